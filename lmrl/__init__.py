@@ -1,0 +1,19 @@
+"""Fine-tunes causal language models on sequence-level rewards with REINFORCE and PPO, on top of TRL."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmrl.trainers import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
+
+__version__ = "0.1.0"
+
+__all__ = ["PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Returns a trainer or its configuration, loaded when it is first asked for: `import lmrl` loads no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lmrl import trainers
+
+    return getattr(trainers, name)

@@ -1,0 +1,294 @@
+"""
+What the recipes can be told, on the command line or in a YAML file, and the entry point that they share.
+
+Every field says in its `help` what it does, beside its default; `--help` of a recipe prints them.
+"""
+
+import argparse
+import difflib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from trl import ModelConfig, TrlParser
+
+
+def reward_spec(text: str) -> str | dict[str, Any]:
+    """
+    Returns a reward as it is written on a command line: a name, or JSON with the name and what it is made with.
+
+    Args:
+        text (`str`):
+            `bleu` or `{"length": {"target": 20}}`.
+
+    Returns:
+        `str` or `dict[str, Any]`.
+
+    Raises:
+        argparse.ArgumentTypeError: If the text begins as JSON and is none.
+    """
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return dict(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid JSON ({error}): quote it in '...'") from error
+
+
+# The parser takes the type of a list's items as the function that reads one, so at run time this is that function.
+if TYPE_CHECKING:
+    RewardSpec = str | dict[str, Any]
+else:
+    RewardSpec = reward_spec
+
+
+def _option(default: Any, meaning: str) -> Any:
+    """Returns a field of a dataclass with what `--help` says of it."""
+    return field(default=default, metadata={"help": meaning})
+
+
+def _check_at_least(least: int, **values: int | None) -> None:
+    """Refuses values under `least`; None is no value."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, but must be at least {least}")
+
+
+def _check_specs(name: str, specs: Iterable[str | dict[str, Any]]) -> None:
+    """Refuses what is neither a name nor a mapping with one key."""
+    for spec in specs:
+        if not (isinstance(spec, str) and spec) and not (isinstance(spec, dict) and len(spec) == 1):
+            raise ValueError(f'{name} has {spec!r}, but each must be a name, or a name with options: {{"name": {{}}}}')
+
+
+@dataclass
+class ModelArguments(ModelConfig):
+    """The model to train: TRL's [`~trl.ModelConfig`] with defaults for reinforcement learning."""
+
+    model_name_or_path: str | None = _option(
+        None, "Model to start from: folder or hub id. Default: lmrl's demo model."
+    )
+    lora_dropout: float = _option(
+        0.0,
+        "Dropout of the LoRA layers. Anything over 0 makes the policy that is trained another one than the "
+        "policy that wrote the completions.",
+    )
+
+
+@dataclass
+class DataArguments:
+    """Prompts to train on, held-out prompts, and how rows become prompts."""
+
+    dataset_name: str = _option(
+        "demo",
+        "Rows to train on: `demo` (inside lmrl), a .json, .jsonl, .csv, .tsv or .parquet file, a folder of "
+        "such files named after their splits, or a hub id.",
+    )
+    dataset_config: str | None = _option(None, "Configuration (subset) of a hub dataset.")
+    dataset_train_split: str = _option("train", "Split to train on.")
+    dataset_test_split: str = _option("test", "Split to evaluate on; never trained on.")
+    eval_dataset_name: str | None = _option(None, "Held-out rows, written as dataset_name. Default: its test split.")
+    prompt_template: str | None = _option(None, "Prompt made of columns, for example `Describe {name}:`.")
+    prompt_column: str = _option("prompt", "Column with the prompt (text or chat messages), without a template.")
+    reference_column: str | None = _option(
+        None,
+        "Column with the reference text, or a list of them, that BLEU, ROUGE and the like compare with. "
+        "Default: `references`, if there is one.",
+    )
+    chat: bool = _option(False, "Make a chat of every text prompt; the model needs a chat template.")
+    system_prompt: str | None = _option(None, "System message that every chat begins with. Implies chat.")
+    max_prompt_length: int | None = _option(None, "Tokens that a prompt may have. Default: what the model can take.")
+    long_prompts: Literal["error", "drop", "cut"] = _option(
+        "error", "Longer prompts: refuse to start, drop these rows, or cut off the beginning of the text."
+    )
+    max_train_rows: int | None = _option(None, "Train on the first so many rows only, for a quick try. Default: all.")
+    eval_rows: int | None = _option(
+        None,
+        "Held-out rows: the first so many of the test split (default: all of it) or, where there is no "
+        "test split, so many split off from the training rows.",
+    )
+
+    def __post_init__(self) -> None:
+        _check_at_least(
+            1, max_prompt_length=self.max_prompt_length, max_train_rows=self.max_train_rows, eval_rows=self.eval_rows
+        )
+
+
+@dataclass
+class RewardArguments:
+    """What a completion is rewarded for. Several rewards are added up, weighted by TRL's `reward_weights`."""
+
+    rewards: list[RewardSpec] = field(
+        default_factory=lambda: ["bleu", "rougeL"],
+        metadata={
+            "help": 'Rewards by name, with options as JSON: `--rewards bleu \'{"length": {"target": 20}}\'`; in YAML '
+            "`- bleu` and `- length: {target: 20}`. Their weights are --reward_weights, in the same order."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not self.rewards:
+            raise ValueError("rewards is empty, but there must be at least one: name one, for example bleu")
+        _check_specs("rewards", self.rewards)
+
+
+@dataclass
+class EvaluationArguments:
+    """How held-out rows are completed and measured; no field is named like one of a trainer's configuration."""
+
+    metrics: list[RewardSpec] | None = _option(
+        None,
+        "Measured besides the rewards, and written like them. What was not rewarded shows whether the "
+        "reward was learned or gamed.",
+    )
+    max_new_tokens: int | None = _option(None, "Tokens of a completion at most. Default: as in training, or 64.")
+    do_sample: bool = _option(False, "Sample completions. Default: greedy, so no luck in it.")
+    num_beams: int = _option(1, "Beams of a beam search; 1 is none.")
+    batch_size: int = _option(32, "Prompts completed at a time: memory, not results.")
+    perplexity_model: str | None = _option(None, "Another language model (folder or hub id), which measures fluency.")
+    num_samples_shown: int = _option(5, "Completions printed at the end.")
+    results_path: str | None = _option(None, "JSON file for the results. Default: in the output folder.")
+
+    def __post_init__(self) -> None:
+        _check_at_least(1, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams, batch_size=self.batch_size)
+        _check_at_least(0, num_samples_shown=self.num_samples_shown)
+        _check_specs("metrics", self.metrics or [])
+
+
+@dataclass
+class ComparisonArguments:
+    """The checkpoints that `evaluate_gen.py` compares, and what a trainer's configuration says elsewhere."""
+
+    checkpoints: list[str] | None = _option(
+        None,
+        "Checkpoints to compare, as `path` or `name=path`; the others are tested against the first. "
+        "Default: model_name_or_path alone.",
+    )
+    num_samples: int = _option(1, "Completions of a prompt; more than 1 needs do_sample.")
+    temperature: float = _option(1.0, "Temperature of sampling, with do_sample.")
+    seed: int = _option(42, "Seed of sampling and of the intervals and tests.")
+
+    def __post_init__(self) -> None:
+        _check_at_least(1, num_samples=self.num_samples)
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}, but must be over 0: without do_sample it is greedy")
+
+
+class _Parser(TrlParser):
+    """TRL's parser, with errors that are raised and not printed together with pages of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would exit with."""
+        raise ValueError(message)
+
+
+def parse(*dataclass_types: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """
+    Returns one object of each dataclass, from `--config file.yaml` and the command line, which has the last word.
+
+    Args:
+        dataclass_types (`type`):
+            Dataclasses without a field in common: those of this module, a trainer's configuration.
+        argv (`list[str]`, *optional*):
+            Defaults to the command line.
+
+    Returns:
+        `tuple`, in the order of `dataclass_types`.
+
+    Raises:
+        ValueError: In a sentence, for an unknown name, a value of the wrong kind, or a file that cannot be read.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(dataclass_types, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these; the command line overrides it.")
+    hints = {name: hint for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
+    given, unknown = parser.parse_known_args(argv)
+    for text in sorted(unknown, key=lambda text: not text.startswith("-"))[:1]:
+        raise ValueError(f"unknown argument {text!r}" + _closest(text.lstrip("-").split("=")[0], "--", hints))
+    if given.config is not None:
+        parser.set_defaults_with_config(**_read_config(given.config, parser, hints))
+    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
+
+
+def _closest(name: str, prefix: str, known: Iterable[str]) -> str:
+    """Returns the end of a sentence about an unknown name."""
+    close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+    return f": did you mean {prefix}{close[0]}?" if close else ": --help lists what there is"
+
+
+def _read_config(path: str, parser: _Parser, hints: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of a YAML file, each checked and converted as on the command line."""
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"the file of --config, {path!r}, cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must have lines `name: value`, but is of type {type(config).__name__}")
+    values = {}
+    for name, value in config.items():
+        if name not in hints:
+            raise ValueError(f"{path}: unknown name {str(name)!r}" + _closest(str(name), "", hints))
+        try:
+            values[name] = _read_value(name, value, parser, hints[name])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return values
+
+
+def _read_value(name: str, value: Any, parser: _Parser, hint: Any) -> Any:
+    """Returns a value of a YAML file as the command line has it: YAML takes 1e-4 for text and `no` for false."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = {get_origin(member) or member for member in members}
+    if (value is None or isinstance(value, dict | list)) and type(value) not in kinds:
+        raise ValueError(f"{name} is {value!r}, but must be of type {' or '.join(map(_name, kinds))}")
+    # An empty list and `str | list[str]` have no form on a command line, and are taken as they are.
+    if value is None or isinstance(value, dict) or (isinstance(value, list) and (not value or str in kinds)):
+        return value
+    if isinstance(value, list):
+        tokens = [f"--{name}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in value)]
+    else:
+        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) and bool not in kinds else value
+        tokens = [f"--{name}={text}"]
+    return getattr(parser.parse_known_args(tokens)[0], name)
+
+
+def _name(kind: Any) -> str:
+    """Returns a type's name."""
+    return "null" if kind is NoneType else getattr(kind, "__name__", str(kind))
+
+
+def run(main: Callable[[], object]) -> None:
+    """
+    Calls the `main` of a recipe, and exits with a sentence where what it was told is wrong.
+
+    `LMRL_DEBUG=1` shows the traceback. Of several processes only the first one speaks.
+
+    Args:
+        main (`Callable`):
+            A `ValueError` or `OSError` of it becomes `error: ...` and exit status 2, Ctrl-C exit status 130.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("LMRL_DEBUG") == "1":
+            traceback.print_exc()
+        _say("error: " + " ".join(str(error).split()))
+        sys.exit(2)
+
+
+def _say(sentence: str) -> None:
+    """Prints on the first process."""
+    if os.environ.get("RANK", "0") == "0":
+        print(sentence, file=sys.stderr)

@@ -1,0 +1,45 @@
+"""The arithmetic of policy-gradient fine-tuning: tensors in, tensors out, torch alone.
+
+Legend of the shapes, here and in every docstring of lmrl:
+
+- B: completions in the batch at hand
+- P: prompts, G: completions per prompt, B = P * G, the completions of a prompt side by side
+- T: completion tokens, L: prompt and completion tokens
+- `mask` (B, T): 1 where a completion token counts (up to and with the first EOS), 0 on padding
+"""
+
+from .baselines import batch_mean, greedy, leave_one_out, moving_average, no_baseline
+from .diagnostics import approximate_kl, clip_fraction, explained_variance
+from .kl import adaptive_coefficient, k1, k2, k3, sequence_kl
+from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
+from .masking import last_index, masked_mean, masked_moments, masked_sum, standardize, whiten
+from .returns import discounted_returns, generalized_advantages, place_at_end
+
+
+__all__ = [
+    "adaptive_coefficient",
+    "approximate_kl",
+    "batch_mean",
+    "clip_fraction",
+    "clipped_policy_loss",
+    "clipped_value_loss",
+    "discounted_returns",
+    "explained_variance",
+    "generalized_advantages",
+    "greedy",
+    "k1",
+    "k2",
+    "k3",
+    "last_index",
+    "leave_one_out",
+    "masked_mean",
+    "masked_moments",
+    "masked_sum",
+    "moving_average",
+    "no_baseline",
+    "place_at_end",
+    "reinforce_loss",
+    "sequence_kl",
+    "standardize",
+    "whiten",
+]

@@ -1,0 +1,83 @@
+"""The losses, element by element: the caller says over what it averages."""
+
+import torch
+from torch import Tensor
+
+
+def reinforce_loss(logps: Tensor, advantages: Tensor) -> Tensor:
+    """
+    Returns `-A * log p`, whose gradient is that of the expected reward.
+
+    From "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning" (Williams, 1992,
+    https://link.springer.com/article/10.1007/BF00992696). Its value means nothing: watch the reward.
+
+    Args:
+        logps (`torch.Tensor`):
+            Log-probabilities of what was sampled under the policy being trained: `(B,)` of whole completions, or
+            `(B, T)` of tokens.
+        advantages (`torch.Tensor`, same shape):
+            Reward minus baseline; detached.
+
+    Returns:
+        `torch.Tensor`, same shape.
+    """
+    return -advantages * logps
+
+
+def clipped_policy_loss(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, epsilon_low: float = 0.2, epsilon_high: float = 0.2
+) -> Tensor:
+    """
+    Returns the clipped surrogate of PPO.
+
+        ratio = exp(logps - old_logps)
+        loss = -min(ratio * A, clip(ratio, 1 - epsilon_low, 1 + epsilon_high) * A)
+
+    From "Proximal Policy Optimization Algorithms" (Schulman et al., 2017, https://huggingface.co/papers/1707.06347),
+    equation 7; its gradient at ratio 1 is that of [`reinforce_loss`].
+
+    Args:
+        logps (`torch.Tensor`):
+            Log-probabilities under the policy being trained: `(B, T)` of tokens or `(B,)` of whole completions.
+        old_logps (`torch.Tensor`, same shape):
+            The same under the policy that sampled; detached.
+        advantages (`torch.Tensor`, same shape):
+            Advantages; detached.
+        epsilon_low (`float`, *optional*, defaults to `0.2`):
+            How far below 1 the ratio may go, in [0, 1].
+        epsilon_high (`float`, *optional*, defaults to `0.2`):
+            How far above 1 the ratio may go, >= 0.
+
+    Returns:
+        `torch.Tensor`, same shape.
+    """
+    ratio = torch.exp(logps - old_logps)
+    clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
+    return -torch.min(ratio * advantages, clipped * advantages)
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, cliprange: float = 0.2) -> Tensor:
+    """
+    Returns half the squared error of the values, or that of the clipped values where it is larger.
+
+        clipped = old_values + clip(values - old_values, -cliprange, cliprange)
+        loss = max((values - returns)^2, (clipped - returns)^2) / 2
+
+    As in OpenAI's baselines, described in "The N+ Implementation Details of RLHF with PPO" (Huang et al., 2024,
+    https://huggingface.co/papers/2403.17031).
+
+    Args:
+        values (`torch.Tensor` of shape `(B, T)`):
+            Values of the critic being trained.
+        old_values (`torch.Tensor` of shape `(B, T)`):
+            Values at the time of the rollout; detached.
+        returns (`torch.Tensor` of shape `(B, T)`):
+            What the values should have been; detached.
+        cliprange (`float`, *optional*, defaults to `0.2`):
+            How far the values may move from the old ones, in units of the reward, > 0.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`, >= 0.
+    """
+    clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
+    return torch.max((values - returns).square(), (clipped - returns).square()) / 2

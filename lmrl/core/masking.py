@@ -1,0 +1,124 @@
+"""Sums, means and whitening over the tokens that count.
+
+Masked positions are selected away, never multiplied by zero: a NaN or an infinity on padding stays on padding.
+"""
+
+import torch
+from torch import Tensor
+
+
+def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
+    """
+    Returns the sum of the values where the mask is 1.
+
+    Args:
+        values (`torch.Tensor` of shape `(B, T)`):
+            Any values; those where the mask is 0 may be anything, NaN included.
+        mask (`torch.Tensor` of shape `(B, T)`):
+            1 where the value counts.
+        dim (`int`, *optional*):
+            Dimension to sum over. All of them by default.
+
+    Returns:
+        `torch.Tensor`: a scalar, or `(B,)` with `dim=1`. An empty selection sums to 0.
+    """
+    kept = torch.where(mask.bool(), values, torch.zeros_like(values))
+    return kept.sum() if dim is None else kept.sum(dim)
+
+
+def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
+    """
+    Returns the mean of the values where the mask is 1; the mean of an empty selection is 0.
+
+    Args:
+        values (`torch.Tensor` of shape `(B, T)`):
+            Any values.
+        mask (`torch.Tensor` of shape `(B, T)`):
+            1 where the value counts.
+        dim (`int`, *optional*):
+            Dimension to average over. All of them by default.
+
+    Returns:
+        `torch.Tensor`: a scalar, or `(B,)` with `dim=1`.
+    """
+    count = mask.sum() if dim is None else mask.sum(dim)
+    return masked_sum(values, mask, dim) / count.clamp(min=1)
+
+
+def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
+    """
+    Returns the count, the sum and the sum of squares of the values where the mask is 1.
+
+    Moments add up over processes, which means and variances do not: reduce these three, then [`standardize`].
+
+    Args:
+        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
+            Any values.
+        mask (`torch.Tensor`, same shape):
+            1 where the value counts.
+
+    Returns:
+        `torch.Tensor` of shape `(3,)`, float64, so that the variance survives the subtraction of two large sums.
+    """
+    values = values.double()
+    return torch.stack([mask.sum().double(), masked_sum(values, mask), masked_sum(values**2, mask)])
+
+
+def standardize(values: Tensor, moments: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """
+    Returns `(values - mean) / sqrt(variance + epsilon)` for the mean and variance that the moments describe.
+
+    The variance is the unbiased one (divided by n - 1). With fewer than two values there is no variance, and the
+    values are returned as they are.
+
+    Args:
+        values (`torch.Tensor`):
+            Values to centre and scale.
+        moments (`torch.Tensor` of shape `(3,)`):
+            Count, sum and sum of squares from [`masked_moments`], summed over all processes.
+        epsilon (`float`, *optional*, defaults to `1e-8`):
+            Keeps equal values from being divided by 0: they become 0.
+
+    Returns:
+        `torch.Tensor`, same shape and dtype as `values`.
+    """
+    count, total, squares = moments.unbind()
+    if count < 2:
+        return values
+    mean = total / count
+    variance = ((squares - total * mean) / (count - 1)).clamp(min=0)
+    return (values - mean.to(values.dtype)) * torch.rsqrt(variance + epsilon).to(values.dtype)
+
+
+def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """
+    Returns the values with mean 0 and variance 1 over the positions where the mask is 1, and 0 elsewhere.
+
+    Args:
+        values (`torch.Tensor` of shape `(B, T)`):
+            Values to whiten.
+        mask (`torch.Tensor` of shape `(B, T)`):
+            1 where the value counts.
+        epsilon (`float`, *optional*, defaults to `1e-8`):
+            Added to the variance, see [`standardize`].
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`.
+    """
+    white = standardize(values, masked_moments(values, mask), epsilon)
+    return torch.where(mask.bool(), white, torch.zeros_like(white))
+
+
+def last_index(mask: Tensor) -> Tensor:
+    """
+    Returns the index of the last position where the mask is 1, and -1 for a row without any.
+
+    Args:
+        mask (`torch.Tensor` of shape `(B, T)`):
+            1 where a token counts.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`, int64, in [-1, T - 1].
+    """
+    positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (positions * mask.bool()).amax(dim=1) - 1

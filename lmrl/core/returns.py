@@ -1,0 +1,87 @@
+"""From a score per completion to rewards, returns and advantages per token.
+
+Time runs so that `values[:, t]` is the value of the state *before* token t, `V(s_t)`, and `token_rewards[:, t]` is
+received for token t. The state after the last real token has the value 0.
+"""
+
+import torch
+from torch import Tensor
+
+from .masking import last_index
+
+
+def place_at_end(rewards: Tensor, mask: Tensor) -> Tensor:
+    """
+    Returns token rewards that are 0 but for each completion's reward at its last real token.
+
+    That is the EOS where there is one, and the last token sampled where there is none.
+
+    Args:
+        rewards (`torch.Tensor` of shape `(B,)`):
+            One reward per completion.
+        mask (`torch.Tensor` of shape `(B, T)`):
+            1 where a token counts. A row without any gets no reward.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`.
+    """
+    at_end = torch.arange(mask.shape[1], device=mask.device) == last_index(mask).unsqueeze(1)
+    return torch.where(at_end, rewards.unsqueeze(1), torch.zeros_like(rewards).unsqueeze(1))
+
+
+def discounted_returns(token_rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """
+    Returns `R_t = r_t + gamma * R_{t+1}`, the discounted reward-to-go of each token.
+
+    Args:
+        token_rewards (`torch.Tensor` of shape `(B, T)`):
+            Reward received for each token.
+        mask (`torch.Tensor` of shape `(B, T)`):
+            1 where a token counts; the returns elsewhere are 0.
+        gamma (`float`, *optional*, defaults to `1.0`):
+            Discount in [0, 1].
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`.
+    """
+    zeros = torch.zeros_like(token_rewards)
+    return generalized_advantages(token_rewards, zeros, mask, gamma=gamma, lam=1.0)
+
+
+def generalized_advantages(
+    token_rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> Tensor:
+    """
+    Returns the generalized advantage estimates.
+
+        delta_t = r_t + gamma * V(s_{t+1}) - V(s_t)
+        A_t = delta_t + gamma * lam * A_{t+1}
+
+    with `V = A = 0` after the last real token, of a completion that was cut off too: a completion is an episode of at
+    most T tokens. From "High-Dimensional Continuous Control Using Generalized Advantage Estimation" (Schulman et al.,
+    2015, https://huggingface.co/papers/1506.02438), equation 16. The returns that a critic learns are `A + values`.
+
+    Args:
+        token_rewards (`torch.Tensor` of shape `(B, T)`):
+            Reward received for each token.
+        values (`torch.Tensor` of shape `(B, T)`):
+            Value of the state before each token.
+        mask (`torch.Tensor` of shape `(B, T)`):
+            1 where a token counts; what stands elsewhere is not read, and the advantages there are 0.
+        gamma (`float`, *optional*, defaults to `1.0`):
+            Discount in [0, 1].
+        lam (`float`, *optional*, defaults to `0.95`):
+            Lambda in [0, 1]: 1 gives the Monte Carlo return minus the value, 0 the one-step TD error.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`.
+    """
+    kept, zero = mask.bool(), torch.zeros((), dtype=values.dtype, device=values.device)
+    token_rewards, values = torch.where(kept, token_rewards, zero), torch.where(kept, values, zero)
+    advantages, following = torch.zeros_like(values), torch.zeros_like(values[:, 0])
+    next_value = following
+    for t in reversed(range(values.shape[1])):
+        delta = token_rewards[:, t] + gamma * next_value - values[:, t]
+        following = torch.where(kept[:, t], delta + gamma * lam * following, zero)
+        advantages[:, t], next_value = following, values[:, t]
+    return advantages

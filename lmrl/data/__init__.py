@@ -1,0 +1,13 @@
+"""Rows with a "prompt" column and the columns that the rewards read. Light to import: `datasets` is loaded on use."""
+
+from lmrl.data.demo import demo_model_path, demo_rows
+from lmrl.data.prompts import fit_prompts, load_prompts, split_held_out, to_supervised
+
+__all__ = [
+    "demo_model_path",
+    "demo_rows",
+    "fit_prompts",
+    "load_prompts",
+    "split_held_out",
+    "to_supervised",
+]

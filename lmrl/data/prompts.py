@@ -1,0 +1,294 @@
+"""Rows that the trainers take: a "prompt", "references" where there are any, and the columns that rewards read."""
+
+import json
+import logging
+import random
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Literal
+
+from lmrl.data.sources import read_split
+from lmrl.data.templates import check_column, fill_template, template_fields
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+Prompt = str | list[dict[str, Any]]
+
+
+def load_prompts(
+    dataset_name: str = "demo",
+    *,
+    dataset_config: str | None = None,
+    split: str = "train",
+    prompt_template: str | None = None,
+    prompt_column: str = "prompt",
+    reference_column: str | None = None,
+    chat: bool = False,
+    system_prompt: str | None = None,
+    max_rows: int | None = None,
+) -> "Dataset":
+    """
+    Returns the rows of a split with a "prompt" column, "references" where there are any, and every other column.
+
+    Args:
+        dataset_name (`str`, *optional*, defaults to `"demo"`):
+            `"demo"` (the embedded corpus); a JSON, JSON Lines, CSV, TSV or Parquet file; a folder of such files, where
+            those named train\\*, dev\\*, validation\\*, test\\* are the splits; a folder written by `save_to_disk`; or
+            the id of a dataset on the hub. CSV and TSV have a header and all their cells are text.
+        dataset_config (`str`, *optional*):
+            Configuration of a hub dataset.
+        split (`str`, *optional*, defaults to `"train"`):
+            The split. A single file is `"train"`, or what its name begins with.
+        prompt_template (`str`, *optional*):
+            Makes the prompt of columns: `"{mr} ->"`. `{{` and `}}` are literal braces.
+        prompt_column (`str`, *optional*, defaults to `"prompt"`):
+            The prompt where there is no template: text, or a list of chat messages, taken as it is.
+        reference_column (`str`, *optional*):
+            Text or list of texts that becomes `"references"`. Without it, a column `"references"` is used if there.
+        chat (`bool`, *optional*, defaults to `False`):
+            Whether a text prompt becomes a chat with one user message.
+        system_prompt (`str`, *optional*):
+            First message of every chat. Implies `chat`.
+        max_rows (`int`, *optional*):
+            Reads only the first rows.
+
+    Returns:
+        `datasets.Dataset`, at least one row.
+
+    Raises:
+        FileNotFoundError: If there is nothing by that name.
+        ValueError: If the data cannot be read or a prompt or reference is missing; rows are counted from 0.
+    """
+    from datasets import Dataset, concatenate_datasets
+
+    if max_rows is not None and max_rows < 1:
+        raise ValueError(f"max_rows is {max_rows}, but must be at least 1: leave it out to read all rows")
+    rows = _read_demo(dataset_config, split) if dataset_name == "demo" else read_split(
+        dataset_name, dataset_config, split
+    )
+    if not len(rows):
+        raise ValueError(f"{dataset_name!r}, split {split!r}, has 0 rows; at least 1 is needed: check the file")
+    rows = rows.select(range(min(max_rows or len(rows), len(rows))))
+    made: dict[str, list[Any]] = {"prompt": _prompts(rows, prompt_template, prompt_column, chat, system_prompt)}
+    if reference_column is not None or "references" in rows.column_names:
+        made["references"] = _references(rows, reference_column or "references")
+    others = [name for name in rows.column_names if name not in made]
+    front = Dataset.from_dict(made)
+    return concatenate_datasets([front, rows.select_columns(others)], axis=1) if others else front
+
+
+def split_held_out(dataset: "Dataset", eval_rows: int, seed: int) -> "tuple[Dataset, Dataset]":
+    """
+    Returns the rows to train on and held-out rows, for data that comes without a held-out split.
+
+    Rows with the same prompt stay on one side. Where that leaves no way to take exactly `eval_rows`, fewer are held
+    out, never more.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Rows with a "prompt".
+        eval_rows (`int`):
+            Rows to hold out, at least 1.
+        seed (`int`):
+            Chooses them. The order of the rows is kept on both sides.
+
+    Returns:
+        `tuple[datasets.Dataset, datasets.Dataset]`, train and held out.
+
+    Raises:
+        ValueError: If `eval_rows` leaves nothing on one of the sides.
+    """
+    if not 1 <= eval_rows < len(dataset):
+        raise ValueError(f"eval_rows is {eval_rows}, but must be from 1 to {len(dataset) - 1}, as there are {len(dataset)} rows")
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for number, prompt in enumerate(dataset["prompt"]):
+        groups[json.dumps(prompt, sort_keys=True)].append(number)
+    shuffled = list(groups.values())
+    random.Random(seed).shuffle(shuffled)
+    held_out: set[int] = set()
+    for group in shuffled:
+        if len(held_out) + len(group) <= eval_rows:
+            held_out.update(group)
+    if not held_out:
+        raise ValueError(
+            f"eval_rows is {eval_rows}, but every prompt is repeated, at least {min(map(len, shuffled))} times, and rows "
+            "with the same prompt stay together: raise eval_rows"
+        )
+    kept = [number for number in range(len(dataset)) if number not in held_out]
+    return dataset.select(kept), dataset.select(sorted(held_out))
+
+
+def fit_prompts(
+    dataset: "Dataset",
+    tokenizer: "PreTrainedTokenizerBase",
+    max_prompt_length: int,
+    long_prompts: Literal["error", "drop", "cut"] = "error",
+) -> "Dataset":
+    """
+    Returns the rows, none with a prompt of more than `max_prompt_length` tokens.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Rows with a "prompt".
+        tokenizer (`PreTrainedTokenizerBase`):
+            Counts tokens as the trainers do: special tokens and, for chats, the generation prompt included.
+        max_prompt_length (`int`):
+            Tokens that a prompt may have.
+        long_prompts (`str`, *optional*, defaults to `"error"`):
+            What happens to longer ones: `"error"` refuses them, `"drop"` drops the rows, `"cut"` keeps the longest end
+            of the text that fits (text prompts only).
+
+    Returns:
+        `datasets.Dataset`.
+
+    Raises:
+        ValueError: If prompts are too long and refused, cannot be cut, or all of them would be dropped.
+    """
+    if max_prompt_length < 1:
+        raise ValueError(f"max_prompt_length is {max_prompt_length}, but must be at least 1")
+    if long_prompts not in ("error", "drop", "cut"):
+        raise ValueError(f"long_prompts is {long_prompts!r}, but must be 'error', 'drop' or 'cut'")
+    prompts = list(dataset["prompt"])
+    lengths = [_token_count(prompt, tokenizer) for prompt in prompts]
+    long = [number for number, length in enumerate(lengths) if length > max_prompt_length]
+    if not long:
+        return dataset
+    found = f"{len(long)} of {len(prompts)} prompts are longer than max_prompt_length={max_prompt_length} tokens"
+    found += f" (the longest has {max(lengths)}; the first is row {long[0]}, counting from 0, with {lengths[long[0]]})"
+    if long_prompts == "error":
+        raise ValueError(f"{found}: raise max_prompt_length, or set long_prompts to 'drop' or 'cut'")
+    if long_prompts == "drop":
+        if len(long) == len(prompts):
+            raise ValueError(f"{found}, so that none would be left: raise max_prompt_length")
+        logger.warning("%s: these rows are dropped, %d are left", found, len(prompts) - len(long))
+        return dataset.select([number for number, length in enumerate(lengths) if length <= max_prompt_length])
+    for number in long:
+        prompts[number] = _cut(prompts[number], tokenizer, max_prompt_length, number)
+    logger.warning("%s: their beginnings are cut off", found)
+    names = dataset.column_names
+    return dataset.remove_columns("prompt").add_column("prompt", prompts).select_columns(names)
+
+
+def to_supervised(dataset: "Dataset", completion_prefix: str = " ") -> "Dataset":
+    """
+    Returns one row with a "prompt" and a "completion" per reference, for `trl.SFTTrainer`.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Rows with a "prompt" and "references".
+        completion_prefix (`str`, *optional*, defaults to `" "`):
+            Goes between a text prompt and its completion, as part of the completion. Chats have no such seam.
+
+    Returns:
+        `datasets.Dataset` with these two columns; the completion of a chat is a list with one assistant message.
+
+    Raises:
+        ValueError: If there is no "references" column.
+    """
+    from datasets import Dataset
+
+    if "references" not in dataset.column_names:
+        raise ValueError(
+            "supervised fine-tuning needs 'references', one completion each; the columns are "
+            f"{dataset.column_names}: pass reference_column to load_prompts"
+        )
+    prompts: list[Prompt] = []
+    completions: list[Prompt] = []
+    for prompt, references in zip(dataset["prompt"], dataset["references"], strict=True):
+        for text in references:
+            prompts.append(prompt)
+            is_text = isinstance(prompt, str)
+            completions.append(completion_prefix + text if is_text else [{"role": "assistant", "content": text}])
+    return Dataset.from_dict({"prompt": prompts, "completion": completions})
+
+
+def _read_demo(config: str | None, split: str) -> "Dataset":
+    """Returns a split of the embedded corpus."""
+    from datasets import Dataset
+
+    from lmrl.data.demo import demo_rows
+
+    if config is not None:
+        raise ValueError(f"dataset_config is {config!r}, but 'demo' has no configurations: leave it out")
+    return Dataset.from_list(demo_rows(split))
+
+
+def _prompts(
+    rows: "Dataset", template: str | None, column: str, chat: bool, system_prompt: str | None
+) -> list[Prompt]:
+    """Returns the prompt of every row, checked."""
+    if template is None:
+        check_column(column, rows.column_names, "prompt_column (or make the prompt with prompt_template)")
+        raw = list(rows[column])
+    else:
+        fields = template_fields(template, rows.column_names)
+        raw = [fill_template(template, fields, row, number) for number, row in enumerate(rows)]
+    return [_prompt(prompt, number, chat, system_prompt) for number, prompt in enumerate(raw)]
+
+
+def _prompt(prompt: Any, number: int, chat: bool, system_prompt: str | None) -> Prompt:
+    """Returns one prompt, as a chat where one is asked for; chats are checked and taken as they are."""
+    where = f"row {number} (the first is 0)"
+    if isinstance(prompt, list) and prompt:
+        roles = [message.get("role") if isinstance(message, dict) else None for message in prompt]
+        if None in roles or not all(message.get("content") for message in prompt):
+            raise ValueError(
+                f"{where}: the chat prompt {prompt!r} has a message without role or content: each must be "
+                '{"role": ..., "content": ...}'
+            )
+        if system_prompt is not None and "system" in roles:
+            raise ValueError(f"{where}: the chat has a system message and system_prompt is {system_prompt!r}: keep one")
+        return prompt if system_prompt is None else [{"role": "system", "content": system_prompt}, *prompt]
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(
+            f"{where}: the prompt is {prompt!r}; it must be text or chat messages, and not empty: fill it in, or drop "
+            "the row"
+        )
+    if not chat and system_prompt is None:
+        return prompt
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    return [*system, {"role": "user", "content": prompt}]
+
+
+def _references(rows: "Dataset", column: str) -> list[list[str]]:
+    """Returns the references of every row, checked, always as lists."""
+    check_column(column, rows.column_names, "reference_column")
+    references = []
+    for number, value in enumerate(rows[column]):
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError(
+                f"row {number} (the first is 0): the reference in column {column!r} is {value!r}; it must be text or a "
+                "list of texts, none of them empty: fill it in, drop the row, or rename a column that is not references"
+            )
+        references.append(texts)
+    return references
+
+
+def _token_count(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Returns the tokens of a prompt as TRL makes them."""
+    if isinstance(prompt, str):
+        return len(tokenizer(text=prompt)["input_ids"])
+    return len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
+
+
+def _cut(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", max_prompt_length: int, number: int) -> str:
+    """Returns the longest end of a text that has at most `max_prompt_length` tokens, found by bisection."""
+    where = f"row {number} (the first is 0)"
+    if not isinstance(prompt, str):
+        raise ValueError(f"{where}: a chat cannot be cut, as its template would break: set long_prompts to 'drop'")
+    # prompt[fits:] always fits. Cutting characters of the text, not tokens of it, never leaves half a character, and
+    # what is returned is what was counted: decoding a tail of tokens may tokenise into more of them.
+    too_long, fits = 0, len(prompt)
+    while fits - too_long > 1:
+        middle = (too_long + fits) // 2
+        if _token_count(prompt[middle:], tokenizer) <= max_prompt_length:
+            fits = middle
+        else:
+            too_long = middle
+    if not prompt[fits:].strip():
+        raise ValueError(f"{where}: nothing of the prompt fits into max_prompt_length={max_prompt_length}: raise it")
+    return prompt[fits:]

@@ -1,0 +1,110 @@
+"""Prompts made of columns: `"{mr} ->"` is filled in for every row."""
+
+import difflib
+import string
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def template_fields(template: str, columns: Iterable[str]) -> list[str]:
+    """
+    Returns the columns that a template names, after checking that it names nothing else.
+
+    Templates come from configuration files, so nothing but a whole column can be reached: `{mr}` is a field,
+    `{mr.__class__}`, `{mr[0]}`, `{mr!r}`, `{mr:>9}` and `{}` are refused. `{{` and `}}` are literal braces.
+
+    Args:
+        template (`str`):
+            The template.
+        columns (iterable of `str`):
+            Columns that the rows have.
+
+    Returns:
+        `list[str]`, in order of appearance, without repetition.
+
+    Raises:
+        ValueError: If the template is malformed or a field is not the plain name of a column.
+    """
+    columns = list(columns)
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(
+            f"malformed prompt_template {template!r} ({error}): a field is {{column}}; write {{{{ and }}}} for literal "
+            "braces"
+        ) from error
+    fields = []
+    for _, field, spec, conversion in parts:
+        if field is None:
+            continue
+        if spec or conversion or (field not in columns and (not field or any(mark in field for mark in ".[]{}"))):
+            raise ValueError(
+                f"prompt_template {template!r}: the field {_written(field, conversion, spec)!r} is not a plain column "
+                "name; attributes, indices, conversions and formats are not allowed: make a column that holds the text"
+            )
+        check_column(field, columns, f"prompt_template {template!r}")
+        fields.append(field)
+    return list(dict.fromkeys(fields))
+
+
+def fill_template(template: str, fields: list[str], row: Mapping[str, Any], number: int) -> str:
+    """
+    Returns the template filled in with one row; a field whose cell is null or not a scalar is refused.
+
+    Args:
+        template (`str`):
+            The template, as checked by [`template_fields`].
+        fields (`list[str]`):
+            What [`template_fields`] returned.
+        row (`Mapping[str, Any]`):
+            The row.
+        number (`int`):
+            Its index, for messages.
+
+    Returns:
+        `str`; empty if every field is blank, so that the caller refuses it.
+
+    Raises:
+        ValueError: If a cell is null, a list or an object.
+    """
+    for field in fields:
+        if row[field] is None or isinstance(row[field], (list, dict)):
+            raise ValueError(
+                f"row {number} (the first is 0): column {field!r}, used by prompt_template {template!r}, is "
+                f"{row[field]!r}; it must be text or a number: fill it in, or drop the row"
+            )
+    if fields and all(not str(row[field]).strip() for field in fields):
+        return ""
+    # Safe: the fields are names of columns and the cells are scalars; vformat would look up dotted names.
+    pieces = []
+    for literal, field, _, _ in string.Formatter().parse(template):
+        pieces += [literal, "" if field is None else str(row[field])]
+    return "".join(pieces)
+
+
+def check_column(name: str, columns: Iterable[str], wanted_by: str) -> None:
+    """
+    Refuses the name of a column that is not there, with the names that are and the nearest of them.
+
+    Args:
+        name (`str`):
+            The column asked for.
+        columns (iterable of `str`):
+            The columns there are.
+        wanted_by (`str`):
+            Who asks, for the message: `"prompt_column"`.
+
+    Raises:
+        ValueError: If the column is missing.
+    """
+    columns = list(columns)
+    if name in columns:
+        return
+    near = difflib.get_close_matches(name, columns, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{wanted_by}: there is no column {name!r}; the columns are {columns}{hint}")
+
+
+def _written(field: str, conversion: str | None, spec: str | None) -> str:
+    """Returns a parsed field as it stood in the template."""
+    return "{" + field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "") + "}"

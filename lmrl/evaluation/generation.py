@@ -1,0 +1,289 @@
+"""Completions of a checkpoint: batched, seeded, decoded as its generation config says they end."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Prompt: TypeAlias = str | list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """
+    One completion of one prompt.
+
+    Args:
+        row (`int`):
+            Index of its prompt in the list of prompts.
+        sample (`int`):
+            Which completion of that prompt it is, counted from 0.
+        text (`str`):
+            The tokens before the first end-of-sequence token, decoded without special tokens; not stripped.
+        length (`int`):
+            Number of tokens generated, the end-of-sequence token included.
+        finished (`bool`):
+            Whether it ended by itself; `False` if `max_new_tokens` cut it.
+    """
+
+    row: int
+    sample: int
+    text: str
+    length: int
+    finished: bool
+
+
+def generate_completions(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    do_sample: bool = False,
+    num_beams: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    num_samples: int = 1,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Completion]:
+    """
+    Returns the model's completions in the order of the prompts, those of one prompt side by side.
+
+    Nothing of the model's saved generation config is used but where its texts end: a saved `top_k` or
+    `repetition_penalty` would measure another distribution than the one that was trained. The model is put in
+    evaluation mode and given back as it was, and so is the random state.
+
+    Args:
+        model (`transformers.PreTrainedModel` or `peft.PeftModel`):
+            A causal language model, on the device where it is to run.
+        tokenizer (`transformers.PreTrainedTokenizerBase`):
+            Its tokenizer; the padding side does not matter.
+        prompts (list of `str`, or list of lists of messages):
+            Texts are tokenised as they are; messages go through the chat template with the generation prompt added.
+        max_new_tokens (`int`):
+            Longest completion in tokens; with the prompt it must fit into the model's positions.
+        do_sample (`bool`, *optional*, defaults to `False`):
+            Sample from the distribution; otherwise take the most likely token (or beam).
+        num_beams (`int`, *optional*, defaults to `1`):
+            Number of beams; 1 is no beam search.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            What the logits are divided by when sampling, above 0.
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Probability mass that sampling keeps, in (0, 1].
+        num_samples (`int`, *optional*, defaults to `1`):
+            Completions per prompt; more than one needs `do_sample`.
+        batch_size (`int`, *optional*, defaults to `32`):
+            Prompts per batch; `batch_size * num_samples` texts are generated at a time.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the sampling. The same seed, prompts and batch size give the same texts.
+        progress (`bool`, *optional*, defaults to `True`):
+            Show a progress bar with the time left.
+
+    Returns:
+        list of [`Completion`], `len(prompts) * num_samples` of them.
+
+    Raises:
+        `ValueError`: if an argument is out of its range, or the longest prompt and `max_new_tokens` do not fit.
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    _check_arguments(max_new_tokens, do_sample, num_beams, temperature, top_p, num_samples, batch_size)
+    prompt_ids = encode_prompts(tokenizer, prompts)
+    check_context(model, [len(ids) for ids in prompt_ids], max_new_tokens)
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if do_sample else {}
+    config = _generation_config(
+        model,
+        tokenizer,
+        max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
+        num_beams=num_beams,
+        num_return_sequences=num_samples,
+        **sampling,
+    )
+    # The longest first: a batch that does not fit in memory fails at once, and the time left is not underestimated.
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompt_ids[row]))
+    completions: list[Completion] = []
+    devices = [model.device] if model.device.type == "cuda" else []
+    bar = tqdm(total=len(prompts) * num_samples, desc="generating", unit="text", disable=not progress)
+    with bar, eval_mode(model), _own_generation_config(model, config), torch.random.fork_rng(devices=devices):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            # Each batch has a seed of its own, so that its texts do not depend on the batches before it.
+            torch.manual_seed(random.Random(f"{seed}/{start}").getrandbits(32))
+            sequences = _generate_batch(model, [prompt_ids[row] for row in rows], config)
+            completions += _read_batch(tokenizer, rows, sequences.tolist(), config.eos_token_id)
+            bar.update(len(sequences))
+    return sorted(completions, key=lambda completion: (completion.row, completion.sample))
+
+
+def encode_prompts(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt]) -> list[list[int]]:
+    """
+    Returns the token ids of the prompts as training has them: texts as the tokenizer makes them, messages by the chat
+    template with the generation prompt added. An empty prompt becomes the beginning-of-sequence token.
+
+    Args:
+        tokenizer (`transformers.PreTrainedTokenizerBase`):
+            The model's tokenizer.
+        prompts (list of `str`, or list of lists of messages):
+            The prompts.
+
+    Returns:
+        list of lists of `int`, one per prompt, none of them empty.
+
+    Raises:
+        `ValueError`: if a prompt is empty and the tokenizer has no beginning-of-sequence token.
+    """
+    encoded: list[list[int]] = []
+    for row, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            encoding: Any = tokenizer(prompt)
+        else:
+            encoding = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+        ids = list(encoding["input_ids"])
+        if not ids:
+            if tokenizer.bos_token_id is None:
+                raise ValueError(
+                    f"Prompt {row} is {prompt!r}, which has no token: a model needs one to start from, and the "
+                    "tokenizer has no bos token. Give the prompt some text, or the tokenizer a bos_token."
+                )
+            ids = [tokenizer.bos_token_id]
+        encoded.append(ids)
+    return encoded
+
+
+def check_context(model: "PreTrainedModel", prompt_lengths: Sequence[int], new_tokens: int) -> None:
+    """
+    Raises `ValueError` if the longest prompt and `new_tokens` more do not fit into the model's positions.
+
+    Args:
+        model (`transformers.PreTrainedModel` or `peft.PeftModel`):
+            The model; one that states no `max_position_embeddings` takes any length.
+        prompt_lengths (list of `int`):
+            Tokens of each prompt.
+        new_tokens (`int`):
+            Tokens that come after it.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(prompt_lengths, default=0)
+    if limit is not None and longest + new_tokens > limit:
+        raise ValueError(
+            f"Prompt {prompt_lengths.index(longest)} has {longest} tokens and max_new_tokens is {new_tokens}: "
+            f"{longest + new_tokens} together, but the model has {limit} positions. "
+            + (f"Set max_new_tokens to {limit - longest} or less, or shorten" if longest < limit else "Shorten")
+            + " the prompt."
+        )
+
+
+@contextmanager
+def eval_mode(model: "PreTrainedModel") -> Iterator[None]:
+    """
+    Puts the model in evaluation mode without gradients, and every module of it back as it was.
+
+    Not `torch.inference_mode`: a tensor that the model caches in there could not be used for training afterwards.
+    """
+    import torch
+
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _own_generation_config(model: "PreTrainedModel", config: "GenerationConfig") -> Iterator[None]:
+    """Replaces the saved generation config: `generate` fills every field that ours leaves open from it."""
+    get_base_model: Any = getattr(model, "get_base_model", None)  # of a PEFT model
+    base = model if get_base_model is None else get_base_model()
+    owners = [owner for owner in (model, base) if "generation_config" in vars(owner)]
+    saved = [(owner, owner.generation_config) for owner in owners]
+    try:
+        for owner in owners:
+            owner.generation_config = config
+        yield
+    finally:
+        for owner, original in reversed(saved):
+            owner.generation_config = original
+
+
+def _generation_config(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", **settings: Any
+) -> "GenerationConfig":
+    from transformers import GenerationConfig
+
+    eos: Any = model.generation_config.eos_token_id
+    eos = tokenizer.eos_token_id if eos is None else eos
+    eos_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    # Any id serves as padding: nothing is ever found by comparing with it.
+    pad = next(id for id in [tokenizer.pad_token_id, *eos_ids, 0] if id is not None)
+    own: Any = GenerationConfig
+    config: GenerationConfig = own(eos_token_id=eos_ids or None, pad_token_id=pad, **settings)
+    return config
+
+
+def _generate_batch(model: "PreTrainedModel", prompt_ids: list[list[int]], config: "GenerationConfig") -> "Tensor":
+    import torch
+
+    width = max(len(ids) for ids in prompt_ids)
+    input_ids = [[config.pad_token_id] * (width - len(ids)) + ids for ids in prompt_ids]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids]
+    generate: Any = model.generate
+    sequences: Tensor = generate(
+        input_ids=torch.tensor(input_ids, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        generation_config=config,
+    )
+    return sequences[:, width:]
+
+
+def _read_batch(
+    tokenizer: "PreTrainedTokenizerBase", rows: list[int], sequences: list[list[int]], eos_ids: list[int] | None
+) -> list[Completion]:
+    num_samples = len(sequences) // len(rows)
+    completions = []
+    for index, ids in enumerate(sequences):
+        end = next((position for position, token in enumerate(ids) if token in (eos_ids or ())), None)
+        text = str(tokenizer.decode(ids[:end], skip_special_tokens=True))
+        length = len(ids) if end is None else end + 1
+        completions.append(Completion(rows[index // num_samples], index % num_samples, text, length, end is not None))
+    return completions
+
+
+def _check_arguments(
+    max_new_tokens: int,
+    do_sample: bool,
+    num_beams: int,
+    temperature: float,
+    top_p: float,
+    num_samples: int,
+    batch_size: int,
+) -> None:
+    counts = {
+        "max_new_tokens": max_new_tokens,
+        "num_beams": num_beams,
+        "num_samples": num_samples,
+        "batch_size": batch_size,
+    }
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, but must be at least 1.")
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}, but must be above 0. Greedy decoding is do_sample=False.")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}, but must be in (0, 1]; 1 keeps the whole distribution.")
+    if num_samples > 1 and not do_sample:
+        raise ValueError(
+            f"num_samples is {num_samples} without sampling, which gives the same text again and again. "
+            "Set do_sample=True or num_samples=1."
+        )

@@ -1,0 +1,266 @@
+"""Evaluations to be read: tables for people, JSON for programs."""
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .comparison import paired_interval
+from .evaluate import Evaluation
+from .generation import Completion, Prompt
+from .metrics import Score
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_PACKAGES = ("lmrl", "torch", "transformers", "tokenizers", "peft", "sacrebleu")
+
+
+def scores_table(
+    columns: Mapping[str, Mapping[str, Score]], *, samples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> "Table":
+    """
+    Returns a table of metrics (rows) by checkpoints (columns), the first of which is the baseline.
+
+    Every other checkpoint has a column of differences from the baseline too: the mean over the rows of the difference
+    of row scores, with its paired bootstrap interval, starred where that excludes 0. For metrics that pool statistics
+    (BLEU, chrF, perplexity) this is not the difference of the two values, but it has their direction. Rows to which a
+    metric does not apply in either checkpoint are left out.
+
+    Args:
+        columns (`dict` of `dict` of [`Score`]):
+            Scores by metric, by the label of the checkpoint.
+        samples (`int`, *optional*, defaults to `1000`):
+            Bootstrap draws.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Of the intervals.
+        seed (`int`, *optional*, defaults to `0`):
+            Of the draws.
+
+    Returns:
+        `rich.table.Table`; [`as_text`] makes it a string.
+
+    Raises:
+        `ValueError`: if there is no checkpoint, or two were scored on different numbers of rows.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not columns:
+        raise ValueError("There are 0 checkpoints, but a table needs at least 1.")
+    baseline, *others = columns
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("metric")
+    for label in columns:
+        table.add_column(Text(label), justify="right")
+    for label in others:
+        table.add_column(Text(f"{label} - {baseline}, by row [{100 * confidence:g}% CI]"), justify="right")
+    if others:
+        table.caption = "by row: mean difference of row scores, paired bootstrap; * the interval excludes 0"
+    for name in dict.fromkeys(name for scores in columns.values() for name in scores):
+        cells = [_number(scores[name].value) if name in scores else "" for scores in columns.values()]
+        before = columns[baseline].get(name)
+        settings = {"samples": samples, "confidence": confidence, "seed": seed}
+        cells += [_difference(before, columns[label].get(name), settings) for label in others]
+        # Text, not str: rich would read "[...]" as markup.
+        table.add_row(Text(name), *map(Text, cells))
+    return table
+
+
+def samples_table(
+    prompts: Sequence[Prompt],
+    references: Sequence[Sequence[str]] | None,
+    completions: Mapping[str, Sequence[str]],
+    rewards: Mapping[str, Sequence[float | None]] | None = None,
+    n: int = 5,
+) -> "Table":
+    """
+    Returns a table of the first `n` prompts with a reference and the text of each checkpoint under it.
+
+    Args:
+        prompts (list of `str`, or list of lists of messages):
+            The prompts.
+        references (list of lists of `str`, *optional*):
+            References of each prompt; the first is shown.
+        completions (`dict` of lists of `str`):
+            One text per prompt, by the label of the checkpoint.
+        rewards (`dict` of lists of `float`, *optional*):
+            One reward per prompt, by the same labels.
+        n (`int`, *optional*, defaults to `5`):
+            How many prompts.
+
+    Returns:
+        `rich.table.Table`; [`as_text`] makes it a string.
+
+    Raises:
+        `ValueError`: if a checkpoint has another number of texts than there are prompts.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    for label, texts in completions.items():
+        if len(texts) != len(prompts):
+            raise ValueError(f"{label!r} has {len(texts)} texts for {len(prompts)} prompts: give one per prompt.")
+    table = Table("", "text", box=box.SIMPLE_HEAD)
+    if rewards:
+        table.add_column("reward", justify="right")
+    for row in range(min(n, len(prompts))):
+        lines = [("prompt", _prompt_text(prompts[row]), "")]
+        if references is not None:
+            lines.append(("reference", references[row][0], ""))
+        for label, texts in completions.items():
+            reward = rewards[label][row] if rewards and label in rewards else None
+            lines.append((label, texts[row].strip(), "" if reward is None else _number(reward)))
+        for line in lines:
+            table.add_row(*map(Text, line if rewards else line[:2]), end_section=line is lines[-1])
+    return table
+
+
+def as_text(table: "Table", width: int = 120) -> str:
+    """
+    Returns the table as plain text without colours: as wide as it needs, at most `width`, long texts wrapped.
+
+    Args:
+        table (`rich.table.Table`):
+            The table.
+        width (`int`, *optional*, defaults to `120`):
+            Most characters in a line.
+
+    Returns:
+        `str`, without trailing spaces in its lines.
+    """
+    from io import StringIO
+
+    from rich.console import Console
+
+    console = Console(file=StringIO(), width=width, force_terminal=False, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+
+
+def show(table: "Table") -> None:
+    """Prints the table: in colours and as wide as the terminal, or as plain text where there is none."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout)
+    if console.is_terminal:
+        console.print(table)
+    else:
+        print(as_text(table))
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """
+    Returns the evaluation as JSON values: scores with signatures and row scores, decoding, versions, completions.
+
+    Args:
+        evaluation ([`Evaluation`]):
+            What was measured.
+
+    Returns:
+        `dict`; a number that is not finite becomes `None`, which JSON has.
+    """
+    scores = {name: asdict(score) for name, score in evaluation.scores.items()}
+    for score in scores.values():
+        score["value"] = _finite(score["value"])
+        score["row_scores"] = score["row_scores"] and [_finite(value) for value in score["row_scores"]]
+    return {
+        "scores": scores,
+        "decoding": evaluation.decoding,
+        "versions": _versions(),
+        "completions": [asdict(completion) for completion in evaluation.completions],
+    }
+
+
+def write_json(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
+    """
+    Writes the evaluation as [`to_json`] gives it, in one go: a reader never sees half a file.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file; its folder is made if need be.
+        evaluation ([`Evaluation`]):
+            What was measured.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    part.replace(path)
+
+
+def read_json(path: str | os.PathLike[str]) -> Evaluation:
+    """
+    Returns the evaluation that [`write_json`] wrote, for a comparison with a later checkpoint.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file.
+
+    Returns:
+        [`Evaluation`], `None` read as NaN.
+    """
+    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    scores = {}
+    for name, score in data["scores"].items():
+        rows = score["row_scores"]
+        score["value"] = _or_nan(score["value"])
+        score["row_scores"] = None if rows is None else [_or_nan(value) for value in rows]
+        scores[name] = Score(**score)
+    return Evaluation([Completion(**completion) for completion in data["completions"]], scores, data["decoding"])
+
+
+def _difference(before: Score | None, after: Score | None, settings: dict[str, Any]) -> str:
+    if before is None or after is None or before.row_scores is None or after.row_scores is None:
+        return ""
+    if len(before.row_scores) != len(after.row_scores):
+        raise ValueError(
+            f"{after.name!r} has {len(before.row_scores)} row scores in the baseline and {len(after.row_scores)} in "
+            "another checkpoint, but a comparison needs the same rows. Evaluate both on the same rows."
+        )
+    both = zip(before.row_scores, after.row_scores, strict=True)
+    pairs = [(old, new) for old, new in both if math.isfinite(old) and math.isfinite(new)]
+    if not pairs:
+        return "n/a"
+    interval = paired_interval([old for old, _ in pairs], [new for _, new in pairs], **settings)
+    low, high = _number(interval.low, sign="+"), _number(interval.high, sign="+")
+    return f"{_number(interval.mean, sign='+')} [{low}, {high}]" + ("*" if interval.excludes_zero else " ")
+
+
+def _number(value: float, sign: str = "") -> str:
+    if not math.isfinite(value):
+        return "n/a" if math.isnan(value) else str(value)
+    return f"{value:{sign}.2f}" if abs(value) >= 1 or value == 0 else f"{value:{sign}.4f}"
+
+
+def _prompt_text(prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt.strip()
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue  # optional, or run from a checkout that is not installed
+    return versions

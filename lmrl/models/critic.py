@@ -1,0 +1,119 @@
+"""The critic: a small head that reads the policy's trunk, or a backbone of its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+CRITIC_FILE = "critic.safetensors"
+
+
+class Critic(nn.Module):
+    """
+    Value of the state before each completion token, from hidden states by two layers.
+
+    The head is computed in its own precision, outside autocast: values are regressed on, and bfloat16 has three
+    digits. Its last layer starts at zero, so every value starts at the bias: set that to the mean reward with
+    [`~Critic.start_at`] and the first advantages are those of the batch-mean baseline.
+
+    Args:
+        hidden_size (`int`):
+            Width of the hidden states.
+        backbone ([`~transformers.PreTrainedModel`], *optional*):
+            A model without LM head, trained together with the head. Without it the critic reads the policy's own
+            hidden states, detached: the values then cost no second pass, and learning them does not move the policy.
+    """
+
+    def __init__(self, hidden_size: int, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Sequential(
+            nn.LayerNorm(hidden_size), nn.Linear(hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1)
+        )
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(self, policy_states: Tensor, read: Callable[[nn.Module], Tensor]) -> Tensor:
+        """
+        Returns the values, (B, T), float32.
+
+        Args:
+            policy_states (`torch.Tensor` of shape `(B, T, D)`):
+                The policy's hidden states before each completion token.
+            read (`Callable`):
+                Runs a backbone over the whole sequences and returns its hidden states, `(B, L, D)`.
+        """
+        if self.backbone is None:
+            states = policy_states.detach()
+        else:
+            states = read(self.backbone)[:, -policy_states.shape[1] - 1 : -1]
+        with torch.autocast(states.device.type, enabled=False):
+            return self.head(states.to(self.head[-1].weight.dtype)).squeeze(-1).float()
+
+    @torch.no_grad()
+    def start_at(self, value: float) -> None:
+        """Set the value that an untrained head gives to every state."""
+        self.head[-1].bias.fill_(value)
+
+
+def attach_critic(model: PreTrainedModel, backbone: PreTrainedModel | None = None) -> Critic:
+    """
+    Returns the new critic of a policy, made a part of it so that every engine wraps, trains and counts it.
+
+    `save_pretrained` leaves it out, so that the folder of the policy stays a plain one; [`save_critic`] writes it.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Policy, not wrapped by PEFT (give its base model).
+        backbone ([`~transformers.PreTrainedModel`], *optional*):
+            Backbone of a separate critic; see [`Critic`].
+    """
+    config = (model if backbone is None else backbone).config.get_text_config()
+    critic = Critic(config.hidden_size, backbone).to(device=model.device)
+    model.critic = critic
+    ignored = model._keys_to_ignore_on_save or ()
+    model._keys_to_ignore_on_save = {*ignored, *(f"critic.{name}" for name in critic.state_dict())}
+    return critic
+
+
+def save_critic(state_dict: dict[str, Tensor], folder: str | Path) -> None:
+    """
+    Write the critic's weights beside the policy's, as `critic.safetensors`.
+
+    Args:
+        state_dict (`dict`):
+            Weights of the critic by their names in [`Critic`], whole ones (gathered from all processes).
+        folder (`str` or `Path`):
+            The checkpoint's folder.
+    """
+    whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state_dict.items()}
+    save_file(whole, Path(folder) / CRITIC_FILE, metadata={"format": "pt"})
+
+
+def load_critic(critic: Critic, folder: str | Path) -> None:
+    """
+    Load into the critic what [`save_critic`] wrote.
+
+    Args:
+        critic ([`Critic`]):
+            Critic of the same shape.
+        folder (`str` or `Path`):
+            The checkpoint's folder.
+
+    Raises:
+        ValueError: If the folder holds no critic, or one of another shape.
+    """
+    path = Path(folder) / CRITIC_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is not there: this checkpoint has no critic, so PPO cannot go on from it as it was. Give the "
+            "folder as `model_name_or_path` instead, and PPO starts with a fresh critic."
+        )
+    try:
+        critic.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds another critic than the one configured: {error}") from error

@@ -1,0 +1,63 @@
+"""Sampling from weights that are already in the compute precision."""
+
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+
+
+@contextmanager
+def decoding_weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
+    """
+    Hold the model's float32 weights in `dtype` while decoding, and run its forward bare.
+
+    Autocast casts every weight again at every token, which makes decoding slower than in float32. Here each weight is
+    cast once a rollout: the parameters keep their identity, so that optimisers, DDP and LoRA do not notice, and get
+    their float32 data back at the end. Not for parameters that are shards (ZeRO-3, FSDP).
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Policy, not wrapped by PEFT (give its base model; its adapters are cast too).
+        dtype (`torch.dtype`):
+            Precision to decode in.
+    """
+    masters = [
+        (parameter, parameter.data)
+        for name, parameter in model.named_parameters()
+        if parameter.dtype == torch.float32 and not name.startswith("critic.")
+    ]
+    wrapped = model.__dict__.get("forward")  # autocast and the scoring forward; decoding needs neither
+    try:
+        for parameter, data in masters:
+            parameter.data = data.to(dtype)
+        model.forward = types.MethodType(type(model).forward, model)
+        yield
+    finally:
+        for parameter, data in masters:
+            parameter.data = data
+        del model.forward
+        if wrapped is not None:
+            model.forward = wrapped
+
+
+@contextmanager
+def neutral_generation_config(model: nn.Module) -> Iterator[None]:
+    """
+    Put the model's own generation defaults aside.
+
+    `generate` fills what the caller leaves open from the checkpoint's `generation_config.json`, where a
+    `no_repeat_ngram_size` or a `min_new_tokens` would change the distribution that is sampled from.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model about to generate.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -1,0 +1,95 @@
+"""Policies and tokenizers from a hub id or a folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """
+    Returns the tokenizer of a causal language model, padding on the left.
+
+    A tokenizer without a pad token gets its EOS as filler. That is safe here, and only here: every mask in lmrl is
+    made from lengths, none from `ids == pad`, so that an EOS which was generated still counts.
+
+    Args:
+        name_or_path (`str` or `Path`):
+            Hub id or folder.
+        **kwargs:
+            Passed on to `AutoTokenizer.from_pretrained`, such as `revision`.
+
+    Raises:
+        ValueError: If there is no tokenizer, or one without an EOS.
+    """
+    _check_folder(name_or_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", truncation_side="left", **kwargs)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"No tokenizer could be loaded from {str(name_or_path)!r} ({_first_line(error)}). A model needs its "
+            "tokenizer beside it: save it there with `tokenizer.save_pretrained(folder)`."
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"The tokenizer of {str(name_or_path)!r} has no EOS token, so no answer could ever end. Set "
+            "`tokenizer.eos_token` to the token that ends a text and save the tokenizer again."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    name_or_path: str | Path, dtype: str | torch.dtype = "float32", trainable: bool = False, **kwargs: Any
+) -> PreTrainedModel:
+    """
+    Returns a causal language model, or a LoRA adapter on its base.
+
+    Args:
+        name_or_path (`str` or `Path`):
+            Hub id or folder of a model, or folder of an adapter (its base is then loaded from where the adapter
+            says).
+        dtype (`str` or `torch.dtype`, *optional*, defaults to `"float32"`):
+            Precision of the weights.
+        trainable (`bool`, *optional*, defaults to `False`):
+            Whether an adapter is to be trained further. Otherwise it is merged into its base, which is faster.
+        **kwargs:
+            Passed on to `from_pretrained`, such as `revision` or `attn_implementation`.
+
+    Raises:
+        ValueError: If there is no causal language model.
+    """
+    folder = _check_folder(name_or_path)
+    try:
+        if folder is not None and (folder / "adapter_config.json").is_file():
+            return _load_adapter(folder, trainable, dtype=dtype, **kwargs)
+        return AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, **kwargs)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"No causal language model could be loaded from {str(name_or_path)!r}: {_first_line(error)}. Give a hub "
+            "id, or a folder written by `save_pretrained`."
+        ) from error
+
+
+def _load_adapter(folder: Path, trainable: bool, **kwargs: Any) -> PreTrainedModel:
+    from peft import AutoPeftModelForCausalLM
+
+    model = AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=trainable, **kwargs)
+    return model if trainable else model.merge_and_unload()
+
+
+def _check_folder(name_or_path: str | Path) -> Path | None:
+    """Returns the folder if it is one. A path that is plainly meant as one must exist."""
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise ValueError(f"There is no folder {text!r} (looked for {path.resolve()}). Give a folder or a hub id.")
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")

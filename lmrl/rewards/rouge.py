@@ -1,0 +1,182 @@
+"""ROUGE-N, ROUGE-L and ROUGE-Lsum, equal to those of Google's rouge_score."""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from .overlap import ReferenceReward, ngrams, occurrences
+
+_WORD = re.compile("[a-z0-9]+")
+_TYPE = re.compile("rouge([1-9]|L|Lsum)")
+
+# A text as its number of units and the units: a set of n-grams, a list of tokens, or a list of sentences of tokens.
+Units = tuple[int, Any]
+
+
+@functools.cache
+def _stemmer() -> Callable[[str], str]:
+    from nltk.stem.porter import PorterStemmer
+
+    stem: Callable[[str], str] = PorterStemmer().stem
+    return stem
+
+
+@functools.lru_cache(maxsize=2**16)
+def _stem(word: str) -> str:
+    return _stemmer()(word) if len(word) > 3 else word  # shorter words are left alone by rouge_score and ROUGE-1.5.5
+
+
+@functools.cache
+def _lcs_length() -> Callable[[list[str], list[str]], int]:
+    from rapidfuzz.distance import LCSseq
+
+    return LCSseq.similarity
+
+
+def _places(tokens: list[str]) -> dict[str, int]:
+    """Returns for each token the bits of its positions."""
+    places: dict[str, int] = {}
+    for position, token in enumerate(tokens):
+        places[token] = places.get(token, 0) | 1 << position
+    return places
+
+
+def _lcs_positions(reference: list[str], places: dict[str, int], width: int) -> list[int]:
+    """
+    Returns the positions in `reference` of one longest common subsequence: among several, the one rouge_score finds.
+
+    Which one matters, as ROUGE-Lsum counts the union of positions over the sentences of the completion. Let `t[i][j]`
+    be the length for the first i tokens of the reference and the first j of the completion: bit j of `rows[i]` is set
+    where `t[i][j + 1] > t[i][j]`. The recurrence over rows is that of "Bit-Parallel LCS-length Computation Revisited"
+    (Hyyrö, 2004), which keeps the complement of these bits.
+    """
+    shared = [position for position, token in enumerate(reference) if token in places]  # others lengthen no sequence
+    ones = (1 << width) - 1
+    rows, row = [0], ones
+    for position in shared:
+        hits = row & places[reference[position]]
+        row = (row + hits | row - hits) & ones
+        rows.append(row ^ ones)
+    positions = []
+    i, j = len(shared), width
+    while i and j:
+        seen = (1 << j) - 1
+        if places[reference[shared[i - 1]]] >> (j - 1) & 1:
+            i, j = i - 1, j - 1
+            positions.append(shared[i])
+        elif (rows[i] & seen).bit_count() > (rows[i - 1] & seen).bit_count():
+            j -= 1
+        else:
+            i -= 1
+    return positions
+
+
+def _summary_hits(reference: list[list[str]], completion: list[list[str]]) -> int:
+    """Returns the size of the union LCS, no token counted more often than either text has it (as ROUGE-1.5.5 does)."""
+    if len(reference) == len(completion) == 1:
+        return _lcs_length()(reference[0], completion[0])  # nothing to unite, and an LCS is in both texts
+    left = Counter(token for sentence in reference for token in sentence)
+    left &= Counter(token for sentence in completion for token in sentence)
+    others = [(_places(sentence), len(sentence)) for sentence in completion]
+    hits = 0
+    for sentence in reference:
+        for position in set().union(*(_lcs_positions(sentence, places, width) for places, width in others)):
+            if left[sentence[position]] > 0:
+                left[sentence[position]] -= 1
+                hits += 1
+    return hits
+
+
+def _f_measure(hits: int, reference: int, completion: int) -> float:
+    if not hits:
+        return 0.0
+    precision, recall = hits / completion, hits / reference
+    return 2 * precision * recall / (precision + recall)
+
+
+class Rouge(ReferenceReward[list[Units]]):
+    """
+    Returns the ROUGE F-measure of each completion, in [0, 1]: rouge_score's `fmeasure`.
+
+    `2 P R / (P + R)` with P the hits over the completion's units and R the hits over the reference's. Hits are the
+    n-grams in common (`"rouge1"`, `"rouge2"` ...), the length of the longest common subsequence of words (`"rougeL"`),
+    or that of the union of the subsequences that the completion's lines share with each line of the reference
+    (`"rougeLsum"`; sentences are lines). From "ROUGE: A Package for Automatic Evaluation of Summaries" (Lin, 2004,
+    https://aclanthology.org/W04-1013). Words are runs of `a-z0-9` in the lowercased text: no other script has any.
+
+    Args:
+        rouge_type (`str`):
+            `"rouge1"` to `"rouge9"`, `"rougeL"` or `"rougeLsum"`.
+        use_stemmer (`bool`, *optional*, defaults to `False`):
+            Whether words of more than three characters are reduced to their Porter stem.
+        aggregate (`str`, *optional*, defaults to `"best"`):
+            `"best"` reference, which is rouge_score's `score_multi`, or `"mean"` over the references.
+        column (`str`, *optional*, defaults to `"references"`):
+            Dataset column with a string or a list of strings per row.
+        name (`str`, *optional*):
+            Name under which trainers log it. Defaults to `rouge_type`.
+        cache_size (`int`, *optional*, defaults to `1024`):
+            Rows whose prepared references are kept.
+
+    Raises:
+        ValueError: if there is no such `rouge_type` or `aggregate`.
+    """
+
+    def __init__(
+        self,
+        rouge_type: str,
+        use_stemmer: bool = False,
+        aggregate: str = "best",
+        column: str = "references",
+        name: str | None = None,
+        cache_size: int = 1024,
+    ):
+        if not _TYPE.fullmatch(rouge_type):
+            raise ValueError(f"`rouge_type` must be rouge1 to rouge9, rougeL or rougeLsum, got {rouge_type!r}.")
+        if aggregate not in ("best", "mean"):
+            raise ValueError(f"`aggregate` must be 'best' or 'mean' (over the references), got {aggregate!r}.")
+        super().__init__(name or rouge_type, column, cache_size)
+        self.rouge_type = rouge_type
+        self.use_stemmer = use_stemmer
+        self.aggregate = aggregate
+        if use_stemmer:
+            _stemmer()  # a missing nltk is to be missed now, not in the first training step
+
+    @property
+    def signature(self) -> str:
+        """The type of ROUGE and its options."""
+        stem = "porter" if self.use_stemmer else "no"
+        return f"{self.rouge_type}|nrefs:var|agg:{self.aggregate}|stem:{stem}|as:rouge_score-0.1.2"
+
+    def _tokens(self, text: str) -> list[str]:
+        words = _WORD.findall(text.lower())
+        return [_stem(word) for word in words] if self.use_stemmer else words
+
+    def _units(self, text: str) -> Units:
+        if self.rouge_type == "rougeL":
+            tokens = self._tokens(text)
+            return len(tokens), tokens
+        if self.rouge_type == "rougeLsum":
+            sentences = [tokens for line in text.split("\n") if (tokens := self._tokens(line))]
+            return sum(map(len, sentences)), sentences
+        grams = occurrences(ngrams(self._tokens(text), int(self.rouge_type[5:])))
+        return len(grams), grams
+
+    def _hits(self, reference: Any, completion: Any) -> int:
+        if self.rouge_type == "rougeL":
+            return _lcs_length()(reference, completion)
+        if self.rouge_type == "rougeLsum":
+            return _summary_hits(reference, completion)
+        return len(reference & completion)
+
+    def prepare(self, references: tuple[str, ...]) -> list[Units]:
+        """Returns the units of each reference of a row."""
+        return [self._units(reference) for reference in references]
+
+    def score(self, completion: str, prepared: list[Units]) -> float:
+        """Returns the F-measure of a completion, over its references the best or the mean."""
+        size, units = self._units(completion)
+        scores = [_f_measure(self._hits(theirs, units), total, size) for total, theirs in prepared]
+        return max(scores) if self.aggregate == "best" else sum(scores) / len(scores)

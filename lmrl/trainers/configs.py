@@ -1,0 +1,183 @@
+"""Configurations of the trainers: TRL's RLOOConfig, what lmrl adds to it, and what it must refuse."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trl import RLOOConfig
+
+
+BASELINES = ("none", "batch_mean", "leave_one_out", "moving_average", "greedy")
+CRITICS = ("shared", "separate")
+
+# `generate` options that leave the distribution sampled from as it is
+_HARMLESS = {"use_cache", "cache_implementation", "prefill_chunk_size"}
+
+
+@dataclass
+class RolloutConfig(RLOOConfig):
+    """
+    What both trainers share. All of [`~trl.RLOOConfig`] and [`~transformers.TrainingArguments`] is there too; `beta` is
+    the coefficient of the KL penalty, subtracted from the reward.
+    """
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of the policy, for AdamW."})
+    gradient_checkpointing: bool = field(
+        default=False,
+        metadata={"help": "Recompute activations in the backward pass: less memory, about a fifth slower."},
+    )
+    disable_dropout: bool = field(
+        default=True,
+        metadata={"help": "Turn dropout off. On, the policy that is trained is not the one that was sampled."},
+    )
+    logging_steps: float = field(default=1, metadata={"help": "Log every so many optimiser steps."})
+    missing_eos_penalty: float | None = field(
+        default=None,
+        metadata={"help": "Subtracted from the reward of an answer that did not end within max_completion_length."},
+    )
+    kl_target: float | None = field(
+        default=None,
+        metadata={
+            "help": "KL per completion, in nats, that an adaptive coefficient steers to (Ziegler et al., 2019), "
+            "starting from beta. Fixed at beta by default."
+        },
+    )
+    kl_horizon: float = field(
+        default=10_000.0, metadata={"help": "Completions in which the adaptive coefficient would correct in full."}
+    )
+    max_kl: float | None = field(
+        default=None, metadata={"help": "Stop training once the mean KL per completion, in nats, passes this."}
+    )
+    startup_checks: bool = field(
+        default=True,
+        metadata={
+            "help": "Before the first update, check that the ratio is 1, the KL 0, and that rewards differ. Turn off "
+            "for a control run with a constant reward."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+        except ValueError as error:  # the last of RLOO's checks, which its leave-one-out needs and others do not
+            if self.num_generations != 1 or "at least 2 generations" not in str(error):
+                raise
+        self._check_sampling()
+        self._check_kl()
+        if self.max_completion_length is None or self.max_completion_length < 1:
+            raise ValueError(f"max_completion_length is {self.max_completion_length}, and must be at least 1.")
+
+    def _check_sampling(self) -> None:
+        neutral = {"top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0.0), "repetition_penalty": (1.0,)}
+        for name, allowed in neutral.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} changes the distribution that is sampled from, and the policy "
+                    "gradient needs the log-probabilities of just that distribution, while the loss has those of the "
+                    f"model. Leave {name} at {allowed[0]} in training and set it when you evaluate."
+                )
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}, and sampling needs one above 0.")
+        for name in set(self.generation_kwargs or {}) - _HARMLESS:
+            raise ValueError(
+                f"generation_kwargs has {name!r}, which may change the distribution that is sampled from or when an "
+                f"answer ends, and the log-probabilities trained on would not know. Allowed: {sorted(_HARMLESS)}. The "
+                "length is max_completion_length, the temperature is temperature."
+            )
+
+    def _check_kl(self) -> None:
+        if self.beta < 0:
+            raise ValueError(f"beta is {self.beta}: a negative KL penalty would drive the policy away. Use 0 or more.")
+        for name in ("kl_target", "max_kl"):
+            value = getattr(self, name)
+            if value is not None and (self.beta == 0 or value <= 0):
+                raise ValueError(
+                    f"{name}={value} needs a value above 0 and beta above 0 (it is {self.beta}): without beta no "
+                    "reference policy is run, so there is no KL."
+                )
+        if self.kl_target is not None and self.kl_horizon <= self.generation_batch_size / 5:
+            raise ValueError(
+                f"kl_horizon={self.kl_horizon} is too short for {self.generation_batch_size} completions a rollout: "
+                f"the coefficient could turn negative. Use more than {self.generation_batch_size / 5:g}."
+            )
+
+
+@dataclass
+class ReinforceConfig(RolloutConfig):
+    """Configuration of [`ReinforceTrainer`]."""
+
+    num_generations: int | None = field(
+        default=4,
+        metadata={"help": "Completions per prompt. 1 is allowed with every baseline but leave_one_out."},
+    )
+    baseline: Literal["none", "batch_mean", "leave_one_out", "moving_average", "greedy"] = field(
+        default="leave_one_out",
+        metadata={"help": "What is subtracted from the reward. greedy decodes each prompt once more, greedily."},
+    )
+    baseline_decay: float = field(
+        default=0.9, metadata={"help": "Share of the past kept by the moving average at each rollout, in [0, 1)."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.baseline not in BASELINES:
+            raise ValueError(f"baseline={self.baseline!r} is not one of {', '.join(BASELINES)}.")
+        if self.baseline == "leave_one_out" and self.num_generations < 2:
+            raise ValueError(
+                f"baseline='leave_one_out' with num_generations={self.num_generations}: the baseline of a completion "
+                "is the mean of the others of its prompt, so there must be at least 2. Raise num_generations, or take "
+                "baseline='moving_average' or 'greedy'."
+            )
+        if self.baseline == "greedy" and self.use_vllm:
+            raise ValueError("baseline='greedy' is not available with use_vllm=True. Use baseline='leave_one_out'.")
+        if not 0 <= self.baseline_decay < 1:
+            raise ValueError(f"baseline_decay={self.baseline_decay} is not in [0, 1).")
+
+
+@dataclass
+class PPOConfig(RolloutConfig):
+    """
+    Configuration of [`PPOTrainer`]. PPO's epochs are `num_iterations`, its minibatches `steps_per_generation`, its clip
+    range `epsilon` (and `epsilon_high`).
+    """
+
+    num_generations: int | None = field(default=1, metadata={"help": "Completions per prompt."})
+    num_iterations: int = field(default=2, metadata={"help": "Epochs over each rollout."})
+    normalize_advantages: bool = field(
+        default=True, metadata={"help": "Whiten the advantages over the rollout's tokens of all processes."}
+    )
+    critic: Literal["shared", "separate"] = field(
+        default="shared",
+        metadata={"help": "shared: a head on the policy's hidden states. separate: a model of its own."},
+    )
+    critic_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where a separate critic starts from, such as a reward model with the policy's vocabulary. The "
+            "policy itself by default."
+        },
+    )
+    critic_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the critic. By default 2e-3 for a shared one, learning_rate else."},
+    )
+    gamma: float = field(default=1.0, metadata={"help": "Discount per token, in [0, 1]."})
+    lam: float = field(default=1.0, metadata={"help": "Lambda of GAE, in [0, 1]. Lower leans on the critic."})
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    cliprange_value: float = field(default=0.2, metadata={"help": "How far a value may move in one rollout."})
+    entropy_coef: float = field(default=0.0, metadata={"help": "Weight of an entropy bonus."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.critic not in CRITICS:
+            raise ValueError(f"critic={self.critic!r} is not one of {', '.join(CRITICS)}.")
+        if self.critic_model_name_or_path is not None and self.critic != "separate":
+            raise ValueError(
+                f"critic_model_name_or_path={self.critic_model_name_or_path!r} is only read with critic='separate'."
+            )
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1].")
+        if self.cliprange_value <= 0:
+            raise ValueError(f"cliprange_value={self.cliprange_value} must be above 0.")
+        if self.critic_learning_rate is None:
+            self.critic_learning_rate = 2e-3 if self.critic == "shared" else self.learning_rate

@@ -1,0 +1,140 @@
+"""PPO with a learned critic."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+
+from lmrl import core
+from lmrl.models import ScoredCompletions, attach_critic, get_critic, load_critic, save_critic
+
+from .rollout import Rollout, RolloutTrainer, kl_penalty
+
+
+class PPOTrainer(RolloutTrainer):
+    """
+    PPO on tokens: the KL penalty at every token, the reward at the last one, advantages by GAE from a critic.
+
+    The critic is a head on the policy's hidden states (`args.critic="shared"`) or a model of its own (`"separate"`).
+    From "Proximal Policy Optimization Algorithms" (Schulman et al., 2017, https://huggingface.co/papers/1707.06347),
+    on language as in "Fine-Tuning Language Models from Human Preferences" (Ziegler et al., 2019,
+    https://huggingface.co/papers/1909.08593).
+
+    Args:
+        model, reward_funcs, args, train_dataset, **kwargs:
+            As for [`RolloutTrainer`], with [`PPOConfig`].
+    """
+
+    _name = "PPO"
+    _has_critic = True
+
+    def __init__(self, model: Any, reward_funcs: Any, args: Any, train_dataset: Any = None, **kwargs: Any) -> None:
+        super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+        attach_critic(self._base_model, self._critic_backbone() if args.critic == "separate" else None)
+
+    def credit(self, rollout: Rollout) -> Rollout:
+        """Returns `advantages` and `returns`, (B, T), and `old_values` as the credit was assigned from them."""
+        mask, values = rollout["completion_mask"], rollout["old_values"]
+        if self._is_first_rollout:
+            values = self._start_critic(rollout["rewards"], values)
+        token_rewards = core.place_at_end(rollout["rewards"], mask) - kl_penalty(rollout, self.beta)
+        advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
+        returns = advantages + values
+        return_moments = self._log_moments("returns", returns, mask)
+        error_moments = self._reduce_moments(returns - values, mask)
+        self._log_value("value/explained_variance", core.explained_variance(error_moments, return_moments))
+        self._log_mean("value/mean", values, mask)
+        if self.args.normalize_advantages:
+            advantages = core.standardize(advantages, self._reduce_moments(advantages, mask))
+        return {"advantages": advantages * mask, "returns": returns, "old_values": values}
+
+    def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
+        """Returns the loss, averaged over the tokens of the rollout: each token weighs the same in any batch."""
+        mask, args = rollout["completion_mask"], self.args
+        tokens = len(mask) * rollout["mean_length"][0]
+        terms = (scored.log_probs, rollout["old_per_token_logps"], rollout["advantages"])
+        values = (scored.values, rollout["old_values"], rollout["returns"])
+        policy = core.masked_sum(core.clipped_policy_loss(*terms, self.epsilon_low, self.epsilon_high), mask) / tokens
+        value = core.masked_sum(core.clipped_value_loss(*values, args.cliprange_value), mask) / tokens
+        self._log_losses(terms, values, policy, value, mask)
+        loss = policy + args.vf_coef * value
+        if args.entropy_coef:
+            loss = loss - args.entropy_coef * core.masked_sum(scored.entropy, mask) / tokens
+        return loss
+
+    @torch.no_grad()
+    def _log_losses(
+        self, terms: tuple[Tensor, ...], values: tuple[Tensor, ...], policy: Tensor, value: Tensor, mask: Tensor
+    ) -> None:
+        clipped = (values[0] - values[1]).abs() > self.args.cliprange_value
+        logged = {
+            "policy/loss": policy,
+            "policy/approx_kl": core.approximate_kl(terms[0], terms[1], mask),
+            "clip_ratio/region_mean": core.clip_fraction(*terms, mask, self.epsilon_low, self.epsilon_high),
+            "value/loss": value,
+            "value/clip_ratio": core.masked_mean(clipped.float(), mask),
+        }
+        means = self.accelerator.reduce(torch.stack(list(logged.values())), reduction="mean")
+        for name, mean in zip(logged, means.tolist(), strict=True):
+            self._log_value(name, mean)
+
+    # -- the critic --------------------------------------------------------------------------------------------------
+
+    def _start_critic(self, rewards: Tensor, values: Tensor) -> Tensor:
+        """A fresh critic says 0 of every state: let it start from the mean reward instead."""
+        mean = torch.nanmean(self.accelerator.gather(rewards)).item()
+        get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
+        return values + mean
+
+    def _critic_backbone(self) -> PreTrainedModel:
+        policy, name = self._base_model, self.args.critic_model_name_or_path
+        if name is None and not is_peft_model(self.accelerator.unwrap_model(self.model)):
+            return copy.deepcopy(policy.base_model)
+        backbone = AutoModel.from_pretrained(name or policy.config._name_or_path, dtype=policy.dtype)
+        sizes = [model.config.get_text_config().vocab_size for model in (policy, backbone)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"The critic {name!r} has a vocabulary of {sizes[1]} tokens and the policy one of {sizes[0]}: the "
+                "critic reads the policy's tokens, so both must have the same. Leave critic_model_name_or_path out to "
+                "start from the policy."
+            )
+        if self.args.disable_dropout:
+            for module in backbone.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
+        return backbone
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Returns Trainer's optimizer with the critic in groups of its own, at `critic_learning_rate`."""
+        optimizer = super().create_optimizer(model)
+        parameters = (self.model if model is None else model).named_parameters()
+        critic = {id(parameter) for name, parameter in parameters if "critic." in name}
+        for group in list(optimizer.param_groups):
+            mine = [parameter for parameter in group["params"] if id(parameter) in critic]
+            if mine and len(mine) < len(group["params"]):
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in critic]
+                optimizer.add_param_group({**group, "params": mine, "lr": self.args.critic_learning_rate})
+            elif mine:
+                group["lr"] = self.args.critic_learning_rate
+        return optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            weights = self.model.state_dict() if state_dict is None else state_dict
+            critic = {name.split("critic.", 1)[1]: value for name, value in weights.items() if "critic." in name}
+            save_critic(critic, output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_critic(get_critic(self.accelerator.unwrap_model(self.model)), resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        load_critic(
+            get_critic(self.accelerator.unwrap_model(self.model)), Path(str(self.state.best_model_checkpoint))
+        )

@@ -1,0 +1,107 @@
+"""REINFORCE with a choice of baselines."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmrl import core
+from lmrl.models import ScoredCompletions
+
+from .rollout import Rollout, RolloutTrainer, kl_penalty
+
+
+class ReinforceTrainer(RolloutTrainer):
+    """
+    REINFORCE on whole completions: the advantage is the reward, less the KL penalty, less a baseline.
+
+        A_i = r_i - beta * sum_t k1_it - b_i
+
+    where the baseline is one of `none`, `batch_mean`, `leave_one_out`, `moving_average` and `greedy` (`args.baseline`;
+    see [`lmrl.core.baselines`]). All but `greedy` are taken of the reward less its KL penalty. Where a rollout serves
+    several updates, the ratio of whole completions is clipped as RLOO does.
+
+    Args:
+        model, reward_funcs, args, train_dataset, **kwargs:
+            As for [`RolloutTrainer`], with [`ReinforceConfig`].
+    """
+
+    _name = "REINFORCE"
+    _average: Tensor | None = None
+
+    def credit(self, rollout: Rollout) -> Rollout:
+        """Returns `advantages`, (B,)."""
+        penalty = core.masked_sum(kl_penalty(rollout, self.beta), rollout["completion_mask"], dim=1)
+        rewards = self.accelerator.gather(rollout["rewards"] - penalty)
+        if self.args.baseline == "greedy":
+            advantages = rewards - core.greedy(self.accelerator.gather(rollout["greedy_rewards"]))
+        else:
+            advantages = rewards - self._baseline(rewards)
+        if self.args.normalize_advantages:
+            advantages = core.standardize(advantages, core.masked_moments(advantages, ~advantages.isnan()))
+        return {"advantages": self._local(advantages)}
+
+    def _baseline(self, rewards: Tensor) -> Tensor:
+        """The baseline of the completions of all processes, (N,)."""
+        match self.args.baseline:
+            case "none":
+                return core.no_baseline(rewards)
+            case "batch_mean":
+                return core.batch_mean(rewards)
+            case "moving_average":
+                baseline, average = core.moving_average(rewards, self._average, self.args.baseline_decay)
+                self._average = average if self.model.training else self._average
+                return baseline
+        num_generations = self.num_generations if self.model.training else self.num_generations_eval
+        return core.leave_one_out(rewards, num_generations)
+
+    def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
+        """Returns the loss, averaged over completions."""
+        mask = rollout["completion_mask"]
+        logps = core.masked_sum(scored.log_probs, mask, dim=1)
+        if self._credit_in_training_pass:
+            return core.reinforce_loss(logps, rollout["advantages"]).mean()
+        old_logps = core.masked_sum(rollout["old_per_token_logps"], mask, dim=1)
+        terms = (logps, old_logps, rollout["advantages"])
+        clipped = core.clip_fraction(*(x.detach() for x in terms), mask.any(dim=1), self.epsilon_low, self.epsilon_high)
+        self._log_value("clip_ratio/region_mean", self.accelerator.reduce(clipped, reduction="mean"))
+        return core.clipped_policy_loss(*terms, self.epsilon_low, self.epsilon_high).mean()
+
+    # -- the self-critical baseline ----------------------------------------------------------------------------------
+
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any], *args: Any) -> Tensor:
+        if self.args.baseline == "greedy":
+            self._greedy_rewards = self._score_greedily(inputs, prompts)
+        return super()._calculate_rewards(inputs, prompts, *args)
+
+    def _rewards(self, rollout: Rollout) -> Rollout:
+        rewards = super()._rewards(rollout)
+        return rewards if self.args.baseline != "greedy" else {**rewards, "greedy_rewards": self._greedy_rewards}
+
+    def _score_greedily(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> Tensor:
+        """The reward of the greedy completion of each local prompt, (B,), decoded once per prompt where it can be."""
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        step = group if len(prompts) % group == 0 else 1
+        inputs, prompts = inputs[::step], prompts[::step]
+        with self._greedy_decoding():
+            ids = self._generate_single_turn(self._tokenize_prompts(prompts)[0], None, {})
+        completions: list[Any] = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+        if not isinstance(prompts[0], str):
+            completions = [[{"role": "assistant", "content": text}] for text in completions]
+        rewards = self._local(self._total_rewards(super()._calculate_rewards(inputs, prompts, completions, ids)))
+        if self.args.missing_eos_penalty is not None:
+            unfinished = torch.tensor([row[-1] not in self.eos_token_ids for row in ids], device=rewards.device)
+            rewards = rewards - self.args.missing_eos_penalty * unfinished
+        return rewards.repeat_interleave(step)
+
+    @contextmanager
+    def _greedy_decoding(self) -> Iterator[None]:
+        sampling, self.generation_config = self.generation_config, copy.deepcopy(self.generation_config)
+        self.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None, min_p=None)
+        try:
+            yield
+        finally:
+            self.generation_config = sampling

@@ -1,0 +1,130 @@
+"""Reward functions on probation: what they return is checked before anything is trained on it."""
+
+import inspect
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+from trl.trainer.utils import get_callable_name, is_async_callable
+
+
+class RewardError(ValueError):
+    """A reward function failed, or returned what cannot be trained on."""
+
+
+class CheckedReward:
+    """
+    A reward function whose failures are told in a sentence that names the reward and the row.
+
+    Args:
+        reward_func (`Callable`):
+            `f(prompts=..., completions=..., **columns) -> list[float | None]`.
+        name (`str`):
+            Name under which it is logged.
+    """
+
+    def __init__(self, reward_func: Callable[..., Any], name: str) -> None:
+        self.reward_func = reward_func
+        self.__name__ = name
+
+    def __call__(self, **kwargs: Any) -> list[float | None]:
+        """Returns the checked rewards, one per completion."""
+        try:
+            rewards = self.reward_func(**kwargs)
+        except Exception as error:
+            raise self._failure(error, kwargs) from error
+        return self._checked(rewards, kwargs)
+
+    def _failure(self, error: Exception, kwargs: dict[str, Any]) -> RewardError:
+        return RewardError(
+            f"The reward {self.__name__!r} raised {type(error).__name__}: {error}. It was scoring "
+            f"{len(kwargs['completions'])} completions, the first of them {_short(kwargs['completions'][0])}."
+        )
+
+    def _checked(self, rewards: Any, kwargs: dict[str, Any]) -> list[float | None]:
+        completions = kwargs["completions"]
+        if isinstance(rewards, str) or not hasattr(rewards, "__len__"):
+            raise RewardError(
+                f"The reward {self.__name__!r} returned {_short(rewards)}, and must return a list of numbers, one per "
+                "completion."
+            )
+        if len(rewards) != len(completions):
+            raise RewardError(
+                f"The reward {self.__name__!r} returned {len(rewards)} values for {len(completions)} completions. It "
+                "must return one per completion, None where it does not apply."
+            )
+        return [self._number(value, row, kwargs) for row, value in enumerate(rewards)]
+
+    def _number(self, value: Any, row: int, kwargs: dict[str, Any]) -> float | None:
+        if value is None:
+            return None
+        if hasattr(value, "item") and getattr(value, "size", 1) in (1, ()):
+            value = value.item()
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise RewardError(
+                f"The reward {self.__name__!r} returned {_short(value)} for row {row}, and must return a finite "
+                f"number, or None where it does not apply. The completion is {_short(kwargs['completions'][row])}"
+                f"{_prompt(kwargs, row)}."
+            )
+        return float(value)
+
+
+class AsyncCheckedReward(CheckedReward):
+    """[`CheckedReward`] for an `async` function: TRL awaits all of those together."""
+
+    async def __call__(self, **kwargs: Any) -> list[float | None]:  # type: ignore[override]
+        """Returns the checked rewards, one per completion."""
+        try:
+            rewards = await self.reward_func(**kwargs)
+        except Exception as error:
+            raise self._failure(error, kwargs) from error
+        return self._checked(rewards, kwargs)
+
+
+def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
+    """
+    Returns the reward functions, each wrapped in its checks and given a name of its own.
+
+    Args:
+        reward_funcs (`Callable` or `list[Callable]`):
+            Reward functions as TRL takes them.
+
+    Raises:
+        TypeError: If one is not callable, or is a model (or the name of one), which TRL would load with a fresh head
+            where the checkpoint is a classifier, and read without its special tokens.
+    """
+    reward_funcs = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    if not reward_funcs:
+        raise ValueError("reward_funcs is empty: give at least one reward.")
+    checked: list[CheckedReward] = []
+    for reward_func in reward_funcs:
+        if isinstance(reward_func, str) or hasattr(reward_func, "state_dict") or not callable(reward_func):
+            raise TypeError(
+                f"reward_funcs has {_short(reward_func)}. A reward is a function of prompts and completions: for a "
+                "classifier write `lmrl.rewards.Classifier(model, label=...)`."
+            )
+        name, taken = get_callable_name(reward_func), [other.__name__ for other in checked]
+        unique = name if name not in taken else f"{name}_{len(taken) + 1}"
+        checked.append((AsyncCheckedReward if is_async_callable(reward_func) else CheckedReward)(reward_func, unique))
+    return checked
+
+
+def missing_columns(reward: CheckedReward, columns: list[str]) -> list[str]:
+    """Returns the columns that a reward reads and that are not there: those it states, or its required arguments."""
+    stated = getattr(reward.reward_func, "columns", None)
+    if stated is None:
+        given = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
+        parameters = inspect.signature(reward.reward_func).parameters.values()
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.default is p.empty]
+        stated = [p.name for p in named if p.name not in given]
+    return [column for column in stated if column not in columns]
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _prompt(kwargs: dict[str, Any], row: int) -> str:
+    return f", of the prompt {_short(kwargs['prompts'][row])}" if kwargs.get("prompts") else ""

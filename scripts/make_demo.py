@@ -1,0 +1,167 @@
+"""Build the model of the embedded demo task: `python scripts/make_demo.py` (three minutes on two cores).
+
+Writes a byte-level BPE tokenizer and a two-layer GPT-2 into lmrl/data/demo. The model is trained on the demo corpus
+*as a crowd would have written it*: a part of the references drop a slot, say a wrong value, say a slot twice or ramble.
+So it writes fluently, but is not to be relied upon, as a real model that was fine-tuned on real data; that leaves work
+for a reward, which is measured against the clean references.
+"""
+
+import argparse
+import math
+import random
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from lmrl.data import demo_model_path, demo_rows
+from lmrl.data.demo import SLOTS, say
+
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+RAMBLES = (
+    "well, I went there once and it was nice.",
+    "my friend likes it a lot, I think.",
+    "what more could you want.",
+    "it is a nice walk, a nice walk indeed.",
+    "I do not know much more about it.",
+    "so that is that.",
+)
+
+
+def parse() -> argparse.Namespace:
+    """Returns the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=demo_model_path(), help="folder to write (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=8, help="passes over the noisy corpus (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
+    parser.add_argument("--vocab", type=int, default=512, help="entries of the tokenizer (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of noise, weights and order (default: %(default)s)")
+    return parser.parse_args()
+
+
+def noisy_reference(mr: str, clean: str, rng: random.Random) -> str:
+    """
+    Returns a reference as a hurried annotator would give it.
+
+    Of a hundred, about 45 are right. The others drop a slot, say another value than the record's, or add a sentence
+    that says nothing.
+
+    Args:
+        mr (`str`):
+            The record, as the prompt has it.
+        clean (`str`):
+            A right reference.
+        rng (`random.Random`):
+            Chooses the fault.
+    """
+    fault = rng.choices(("none", "drop", "alter", "ramble"), weights=(45, 20, 20, 15))[0]
+    if fault == "none":
+        return clean
+    if fault == "ramble":
+        ramble = rng.choice(RAMBLES)
+        return f"{clean} {ramble[0].upper()}{ramble[1:]}"
+    record = dict(part.split("[") for part in mr.removesuffix("]").split("] "))
+    slot = rng.choice([slot for slot in record if slot != "trail"])
+    if fault == "drop":
+        del record[slot]
+    else:
+        record[slot] = rng.choice([value for value in SLOTS[slot] if value != record[slot]])
+    return say(record, rng)
+
+
+def noisy_pairs(seed: int) -> list[tuple[str, str]]:
+    """Returns prompt and completion of the noisy corpus."""
+    rng = random.Random(seed)
+    return [
+        (row["prompt"], " " + noisy_reference(row["mr"], text, rng))
+        for row in demo_rows("train")
+        for text in row["references"]
+    ]
+
+
+def build_tokenizer(pairs: list[tuple[str, str]], vocab: int) -> PreTrainedTokenizerFast:
+    """Returns a byte-level BPE: no text is unknown to it."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab, special_tokens=[EOS, PAD], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator((prompt + completion for prompt, completion in pairs), trainer)
+    # A pad token of its own: with pad = eos, the end of a completion is easily taken for padding and not learnt.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=EOS, eos_token=EOS, pad_token=PAD, padding_side="left", model_max_length=128
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    """Returns an untrained GPT-2 of two layers of 128, with the dropout of 0.1 that GPT-2 has."""
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids["pad_token_id"] = tokenizer.pad_token_id
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=128, n_layer=2, n_head=4, **ids))
+    model.generation_config = GenerationConfig(**ids)
+    return model
+
+
+def batch_of(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
+    """Returns a batch, padded on the right; the loss is on the completion and its end alone."""
+    prompts = [tokenizer(prompt)["input_ids"] for prompt, _ in pairs]
+    completions = [[*tokenizer(completion)["input_ids"], tokenizer.eos_token_id] for _, completion in pairs]
+    length = max(len(prompt) + len(text) for prompt, text in zip(prompts, completions, strict=True))
+    ids, labels, mask = [], [], []
+    for prompt, text in zip(prompts, completions, strict=True):
+        padding = length - len(prompt) - len(text)
+        ids.append(prompt + text + [tokenizer.pad_token_id] * padding)
+        labels.append([-100] * len(prompt) + text + [-100] * padding)
+        mask.append([1] * (length - padding) + [0] * padding)
+    return {
+        "input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "attention_mask": torch.tensor(mask)
+    }  # fmt: skip
+
+
+def train(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]], args: argparse.Namespace
+) -> None:
+    """Trains the model in place: AdamW, a short warm-up, then a cosine to zero."""
+    rng = random.Random(args.seed)
+    steps = args.epochs * (len(pairs) // 64)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+    model.train()
+    order: list[tuple[str, str]] = []
+    for step in range(steps):
+        if len(order) < 64:
+            order = rng.sample(pairs, len(pairs))
+        batch, order = order[:64], order[64:]
+        loss = model(**batch_of(batch, tokenizer)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 100 == 0 or step == steps - 1:
+            print(f"step {step} of {steps}: loss {loss.item():.3f}", flush=True)
+
+
+def main() -> None:
+    """Builds the tokenizer and the model, and writes both."""
+    args = parse()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    pairs = noisy_pairs(args.seed)
+    tokenizer = build_tokenizer(pairs, args.vocab)
+    model = build_model(tokenizer)
+    print(f"{len(pairs)} pairs, {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+    train(model, tokenizer, pairs, args)
+    model.eval().save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    print(f"written to {args.out}: {sum(file.stat().st_size for file in args.out.iterdir()) / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

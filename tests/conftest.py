@@ -1,0 +1,50 @@
+"""What every test stands on: offline, on a CPU, one thread, seeded, with tiny real models."""
+
+import os
+import random
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the numbers expected are a CPU's; CUDA_VISIBLE_DEVICES=0 overrides
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes with all threads each are slower than one
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_gpt2, tiny_llama
+
+ROOT = Path(__file__).resolve().parents[1]
+
+hypothesis.settings.register_profile("lmrl", derandomize=True, deadline=None, max_examples=50)
+hypothesis.settings.load_profile("lmrl")
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Seeds every random number generator before each test."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Returns the folder with real data and models, which is no part of the project; skips where there is none."""
+    folder = Path(os.environ.get("LMRL_SHARED", ROOT.parent / "shared")).resolve()
+    if not (folder / "models").is_dir():
+        pytest.skip(f"real data and models are not in {folder}: name their folder with LMRL_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpt2_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Returns the folder of a tiny random GPT-2, with learned positions and dropout, and its tokenizer."""
+    return tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="session")
+def llama_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Returns the folder of a tiny random Llama, with rotary positions, and its tokenizer."""
+    return tiny_llama(tmp_path_factory.mktemp("llama"))

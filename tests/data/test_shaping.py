@@ -1,0 +1,130 @@
+"""Held-out rows, prompts that fit, and rows for supervised fine-tuning."""
+
+import logging
+
+import pytest
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from lmrl.data import demo_model_path, fit_prompts, split_held_out, to_supervised
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(demo_model_path(), local_files_only=True)
+
+
+def texts(*prompts):
+    return Dataset.from_dict({"prompt": list(prompts), "row": list(range(len(prompts)))})
+
+
+def test_held_out_rows_share_no_prompt_with_the_others_and_none_is_lost():
+    data = texts(*(f"prompt {number % 37}" for number in range(100)))
+    train, held_out = split_held_out(data, eval_rows=20, seed=1)
+    assert 18 <= len(held_out) <= 20
+    assert not set(train["prompt"]) & set(held_out["prompt"])
+    assert sorted([*train["row"], *held_out["row"]]) == list(range(100))
+    assert list(train["row"]) == sorted(train["row"])
+
+
+def test_the_seed_alone_chooses_the_held_out_rows():
+    data = texts(*map(str, range(100)))
+    first, again, other = (split_held_out(data, 10, seed)[1]["row"][:] for seed in (1, 1, 2))
+    assert first == again != other
+    assert len(first) == 10
+
+
+def test_chats_with_the_same_messages_stay_on_one_side():
+    chats = [[{"role": "user", "content": str(number % 5)}] for number in range(10)]
+    train, held_out = split_held_out(texts(*chats), eval_rows=4, seed=0)
+    assert len(held_out) == 4
+    assert not {chat[0]["content"] for chat in train["prompt"]} & {chat[0]["content"] for chat in held_out["prompt"]}
+
+
+@pytest.mark.parametrize("eval_rows", [0, 3, 4])
+def test_a_split_that_leaves_a_side_empty_is_refused(eval_rows):
+    with pytest.raises(ValueError, match=rf"eval_rows is {eval_rows}, but must be from 1 to 2"):
+        split_held_out(texts("a", "b", "c"), eval_rows, seed=0)
+
+
+def test_a_split_smaller_than_every_group_is_refused():
+    with pytest.raises(ValueError, match=r"eval_rows is 1, .* at least 2 times.* raise eval_rows"):
+        split_held_out(texts("a", "a", "b", "b"), 1, seed=0)
+
+
+def test_prompts_that_fit_are_returned_as_they_are(tokenizer):
+    data = texts("a", "a b")
+    assert fit_prompts(data, tokenizer, 8) is data
+
+
+# In this tokenizer "!" is one token wherever it stands.
+def test_long_prompts_are_refused_with_their_number_the_longest_and_the_first(tokenizer):
+    data = texts("!", "!z" * 3, "!z" * 5)
+    with pytest.raises(ValueError) as caught:
+        fit_prompts(data, tokenizer, 4)
+    message = str(caught.value)
+    assert "2 of 3 prompts are longer than max_prompt_length=4" in message
+    assert "the longest has 10" in message and "row 1" in message and "with 6" in message
+    assert "'drop' or 'cut'" in message
+
+
+def test_long_prompts_are_dropped_with_a_log_line(tokenizer, caplog):
+    with caplog.at_level(logging.INFO, logger="lmrl.data.prompts"):
+        kept = fit_prompts(texts("!", "!z" * 3, "z"), tokenizer, 4, "drop")
+    assert list(kept["row"]) == [0, 2]
+    assert "1 of 3 prompts" in caplog.text and "dropped, 2 are left" in caplog.text
+    with pytest.raises(ValueError, match="none would be left"):
+        fit_prompts(texts("!z" * 3), tokenizer, 4, "drop")
+
+
+def test_long_prompts_are_cut_to_their_end_and_still_fit(tokenizer):
+    data = texts("!", "ab!" * 9 + "!!!", "tea 🍵🍵🍵🍵")
+    cut = fit_prompts(data, tokenizer, 4, "cut")
+    assert cut["prompt"][0] == "!"
+    assert cut["prompt"][1] == "!" * 4
+    assert cut["prompt"][2] == "🍵"  # four bytes, four tokens: no half character is left
+    assert all(len(tokenizer(prompt)["input_ids"]) <= 4 for prompt in cut["prompt"])
+    assert cut.column_names == ["prompt", "row"]
+    with pytest.raises(ValueError, match=r"row 0 .*max_prompt_length=3: raise it"):
+        fit_prompts(texts("🍵"), tokenizer, 3, "cut")
+
+
+def test_chats_are_counted_with_their_template_and_not_cut(tokenizer):
+    tokenizer.chat_template = "{% for m in messages %}!{{ m.content }}{% endfor %}{% if add_generation_prompt %}!{% endif %}"
+    try:
+        data = texts([{"role": "user", "content": "!!"}])
+        assert fit_prompts(data, tokenizer, 4) is data
+        with pytest.raises(ValueError, match="1 of 1 prompts .* with 4"):
+            fit_prompts(data, tokenizer, 3)
+        with pytest.raises(ValueError, match=r"row 0 .*a chat cannot be cut.*'drop'"):
+            fit_prompts(data, tokenizer, 3, "cut")
+    finally:
+        tokenizer.chat_template = None
+
+
+def test_bad_settings_of_fit_prompts_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="max_prompt_length is 0, but must be at least 1"):
+        fit_prompts(texts("a"), tokenizer, 0)
+    with pytest.raises(ValueError, match="long_prompts is 'crop', but must be 'error', 'drop' or 'cut'"):
+        fit_prompts(texts("a"), tokenizer, 1, "crop")
+
+
+def test_supervised_rows_are_one_per_reference():
+    data = Dataset.from_dict({"prompt": ["a ->", "b ->"], "references": [["x", "y"], ["z"]], "mr": ["a", "b"]})
+    assert to_supervised(data).to_list() == [
+        {"prompt": "a ->", "completion": " x"},
+        {"prompt": "a ->", "completion": " y"},
+        {"prompt": "b ->", "completion": " z"},
+    ]
+    assert to_supervised(data, completion_prefix="\n")["completion"][2] == "\nz"
+
+
+def test_supervised_rows_of_chats_have_chat_completions():
+    user = [{"role": "user", "content": "a"}]
+    data = Dataset.from_dict({"prompt": [user], "references": [["x"]]})
+    assert to_supervised(data).to_list() == [{"prompt": user, "completion": [{"role": "assistant", "content": "x"}]}]
+
+
+def test_supervised_rows_need_references():
+    with pytest.raises(ValueError, match=r"'references'.*\['prompt', 'row'\].*reference_column"):
+        to_supervised(texts("a"))

@@ -1,0 +1,132 @@
+"""The whole measurement on a tiny model, and once on a real one."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from lmrl.evaluation import evaluate_model, generate_completions, perplexity
+
+ROOT = Path(__file__).parents[2]
+ROWS = [
+    {"prompt": "a b", "references": ["c d", "e"], "wanted": 3},
+    {"prompt": "c", "references": ["f"], "wanted": 0},
+    {"prompt": "d e f", "references": ["a b c"], "wanted": 1},
+]
+
+
+def evaluate(model, tokenizer, rows, **settings):
+    return evaluate_model(model, tokenizer, rows, **{"max_new_tokens": 8, "progress": False, **settings})
+
+
+def wanted_words(*, prompts, completions, wanted, **columns):
+    """1 minus the distance from the number of words wanted; says nothing where none are."""
+    assert sorted(columns) == ["references"]
+    return [None if n == 0 else 1.0 - abs(len(t.split()) - n) for t, n in zip(completions, wanted, strict=True)]
+
+
+def test_no_rows_are_refused(model, tokenizer):
+    for rows in ([], Dataset.from_list([])):
+        with pytest.raises(ValueError, match="0 rows"):
+            evaluate(model, tokenizer, rows)
+    with pytest.raises(ValueError, match="max_rows is 0"):
+        evaluate(model, tokenizer, ROWS, max_rows=0)
+
+
+def test_everything_that_applies_is_scored(model, tokenizer):
+    result = evaluate(model, tokenizer, ROWS, rewards=[wanted_words], perplexity_model=model)
+    assert list(result.scores) == [
+        *("bleu", "bleu_e2e", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum"),
+        *("distinct1", "distinct2", "length", "unfinished", "reward/wanted_words", "perplexity"),
+    ]
+    prompts = [row["prompt"] for row in ROWS]
+    assert result.completions == generate_completions(model, tokenizer, prompts, max_new_tokens=8, progress=False)
+    assert result.scores["perplexity"] == perplexity(model, tokenizer, prompts, result.completions)
+    first, second, third = result.scores["reward/wanted_words"].row_scores
+    words = [len(completion.text.split()) for completion in result.completions]
+    assert (first, third) == (1.0 - abs(words[0] - 3), 1.0 - abs(words[2] - 1)) and math.isnan(second)
+    assert result.scores["reward/wanted_words"].value == (first + third) / 2
+    assert result.decoding["max_new_tokens"] == 8 and result.decoding["do_sample"] is False
+
+
+def test_a_dataset_is_scored_as_a_list_and_cut_to_max_rows(model, tokenizer):
+    assert evaluate(model, tokenizer, Dataset.from_list(ROWS), max_rows=2) == evaluate(model, tokenizer, ROWS[:2])
+    assert evaluate(model, tokenizer, ROWS, max_rows=9) == evaluate(model, tokenizer, ROWS)
+
+
+def test_rows_without_references_have_no_reference_metrics(model, tokenizer):
+    rows = [{"prompt": row["prompt"]} for row in ROWS]
+    assert list(evaluate(model, tokenizer, rows).scores) == ["distinct1", "distinct2", "length", "unfinished"]
+
+
+def test_row_scores_are_means_over_the_samples_of_a_prompt(model, tokenizer):
+    result = evaluate(model, tokenizer, ROWS, do_sample=True, num_samples=4, rewards=[wanted_words])
+    assert len(result.completions) == 12
+    lengths = [completion.length for completion in result.completions]
+    assert result.scores["length"].row_scores == [sum(lengths[i : i + 4]) / 4 for i in (0, 4, 8)]
+    assert result.scores["length"].value == pytest.approx(sum(lengths) / 12)
+    assert len(result.scores["bleu"].row_scores) == len(result.scores["reward/wanted_words"].row_scores) == 3
+
+
+def test_completions_of_chat_prompts_are_messages_to_a_reward(model, tokenizer):
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    seen = []
+
+    def spy(*, prompts, completions, **columns):
+        seen.extend(completions)
+        return [0.0] * len(completions)
+
+    chat = [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+    texts = [completion.text for completion in evaluate(model, tokenizer, chat, rewards=[spy]).completions]
+    assert seen == [[{"role": "assistant", "content": text}] for text in texts]
+    assert texts == [completion.text for completion in evaluate(model, tokenizer, ROWS).completions]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "a"}], r"Row 0 has the columns \['text'\]"),
+        ([ROWS[0], {"prompt": "a"}], "Rows 0 and 1 differ"),
+        ([{"prompt": "a", "references": []}], r"references of row 0 are \[\]"),
+    ],
+)
+def test_rows_that_lack_a_column_are_refused(model, tokenizer, rows, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, tokenizer, rows)
+
+
+def test_rewards_that_clash_or_do_not_answer_every_row_are_refused(model, tokenizer):
+    def short(**columns):
+        return [0.0]
+
+    with pytest.raises(ValueError, match="Two rewards are named 'short'"):
+        evaluate(model, tokenizer, ROWS, rewards=[short, short])
+    with pytest.raises(ValueError, match="'short' returned 1 values for 3 completions"):
+        evaluate(model, tokenizer, ROWS, rewards=[short])
+
+
+def test_importing_evaluation_loads_nothing_heavy():
+    code = (
+        "import sys, lmrl.evaluation; "
+        "print([m for m in ('torch', 'transformers', 'trl', 'datasets', 'sacrebleu', 'rich') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_greedy_e2e_dev_bleu_of_the_shared_model_is_the_published_one(shared):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = shared / "models/e2e-gpt2-3.7m-sft"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    lines = (shared / "data/e2e/dev.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [{"prompt": row["mr"] + " ->", "references": row["references"]} for row in map(json.loads, lines)]
+    result = evaluate(model, tokenizer, rows, max_new_tokens=100, batch_size=64)
+    assert len(result.completions) == 547
+    assert result.scores["bleu_e2e"].value == pytest.approx(71.80, abs=0.02)
+    assert result.scores["unfinished"].value == 0.0

@@ -1,0 +1,64 @@
+"""Perplexity against a token by token computation and a closed form."""
+
+import math
+
+import pytest
+import torch
+
+from lmrl.evaluation import Completion, perplexity
+
+PROMPTS = ["a b c d e", "c", "i h g"]
+COMPLETIONS = [
+    Completion(0, 0, "b c", 3, True),
+    Completion(1, 0, "d e f g h i a b", 8, False),
+    Completion(1, 1, "", 1, True),
+    Completion(2, 0, "a", 1, False),
+]
+
+
+@torch.no_grad()
+def log_probs_by_hand(model, tokenizer, prompt, completion):
+    ids = tokenizer(prompt)["input_ids"]
+    targets = tokenizer(completion.text)["input_ids"] + [tokenizer.eos_token_id] * completion.finished
+    found = []
+    for target in targets:
+        found.append(float(model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[target]))
+        ids = [*ids, target]
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_perplexity_equals_a_loop_over_tokens_whatever_the_padding(model, tokenizer, batch_size):
+    found = [log_probs_by_hand(model, tokenizer, PROMPTS[c.row], c) for c in COMPLETIONS]
+    assert [len(row) for row in found] == [3, 8, 1, 1]
+    score = perplexity(model, tokenizer, PROMPTS, COMPLETIONS, batch_size=batch_size)
+    assert score.value == pytest.approx(math.exp(-sum(map(sum, found)) / 13), rel=1e-5)
+    assert score.row_scores == pytest.approx([math.exp(-sum(row) / len(row)) for row in found], rel=1e-5)
+    assert not score.higher_is_better and "eos:where finished" in score.signature
+
+
+def test_the_perplexity_of_a_model_that_knows_nothing_is_its_vocabulary(model, tokenizer):
+    torch.nn.init.zeros_(model.lm_head.weight)
+    assert perplexity(model, tokenizer, PROMPTS, COMPLETIONS).value == pytest.approx(12)
+
+
+def test_a_completion_without_tokens_has_none(model, tokenizer):
+    empty = Completion(0, 0, "", 1, False)
+    assert math.isnan(perplexity(model, tokenizer, PROMPTS, [empty]).value)
+    mixed = perplexity(model, tokenizer, PROMPTS, [empty, COMPLETIONS[1]])
+    assert math.isnan(mixed.row_scores[0])
+    assert mixed.value == pytest.approx(mixed.row_scores[1])
+
+
+def test_dropout_is_off_and_the_mode_is_given_back(model, tokenizer):
+    expected = perplexity(model, tokenizer, PROMPTS, COMPLETIONS).value
+    model.train()
+    assert perplexity(model, tokenizer, PROMPTS, COMPLETIONS).value == expected
+    assert model.training
+
+
+def test_no_completions_and_too_long_ones_are_refused(model, tokenizer):
+    with pytest.raises(ValueError, match="0 completions"):
+        perplexity(model, tokenizer, PROMPTS, [])
+    with pytest.raises(ValueError, match="32 positions"):
+        perplexity(model, tokenizer, PROMPTS, [Completion(0, 0, "a " * 30, 30, False)])

@@ -1,0 +1,131 @@
+"""Tables that can be read in a log, and JSON that can be read again."""
+
+import json
+import math
+
+import pytest
+
+from lmrl.evaluation import (
+    Completion,
+    Evaluation,
+    Score,
+    as_text,
+    read_json,
+    samples_table,
+    scores_table,
+    show,
+    to_json,
+    write_json,
+)
+
+
+def scores(bleu, rows, length=5.0):
+    return {
+        "bleu": Score("bleu", bleu, "tok:13a", rows, True),
+        "length": Score("length", length, "tokens", None, None),
+    }
+
+
+def line_of(metric, table):
+    return next(line for line in as_text(table).splitlines() if metric in line)
+
+
+def test_no_checkpoints_are_refused():
+    with pytest.raises(ValueError, match="0 checkpoints"):
+        scores_table({})
+
+
+def test_one_checkpoint_is_a_column_without_differences():
+    lines = as_text(scores_table({"sft": scores(71.804, [70.0, 72.0])})).splitlines()
+    assert lines[0].split() == ["metric", "sft"]
+    assert [line.split() for line in lines[2:]] == [["bleu", "71.80"], ["length", "5.00"]]
+
+
+def test_a_second_checkpoint_has_its_difference_with_an_interval():
+    table = scores_table({"sft": scores(71.8, [70.0, 72.0]), "rl": scores(74.0, [72.0, 74.0], 0.0123)})
+    assert "rl - sft, by row [95% CI]" in as_text(table)
+    assert "+2.00 [+2.00, +2.00]*" in line_of("bleu", table)
+    assert line_of("length", table).split() == ["length", "5.00", "0.0123"]
+
+
+def test_a_difference_of_both_signs_has_no_star():
+    table = scores_table({"sft": scores(1.0, [0.0, 0.0, 0.0, 0.0]), "rl": scores(1.0, [1.0, -1.0, 1.0, -1.0])})
+    assert "*" not in line_of("bleu", table)
+
+
+def test_rows_without_a_score_are_left_out_of_the_difference():
+    table = scores_table({"a": scores(1.0, [1.0, math.nan, 2.0]), "b": scores(1.0, [4.0, 9.0, math.nan])})
+    assert "+3.00 [+3.00, +3.00]" in as_text(table)
+    table = scores_table({"a": scores(math.nan, [math.nan]), "b": scores(1.0, [4.0])})
+    assert line_of("bleu", table).split() == [
+        "bleu",
+        "n/a",
+        "1.00",
+        "n/a",
+    ]
+
+
+def test_a_metric_of_one_checkpoint_alone_leaves_the_others_empty():
+    table = scores_table({"a": {}, "b": scores(1.0, [4.0])})
+    assert line_of("bleu", table).split() == ["bleu", "1.00"]
+
+
+def test_checkpoints_on_other_rows_are_refused():
+    with pytest.raises(ValueError, match="'bleu' has 1 row scores in the baseline and 2 in another"):
+        scores_table({"a": scores(1.0, [1.0]), "b": scores(1.0, [1.0, 2.0])})
+
+
+def test_brackets_in_texts_are_no_markup():
+    prompts = ["name[The Eagle], food[red]", [{"role": "user", "content": "near[Burger King]"}]]
+    table = samples_table(prompts, [["One [bold]."], ["Two."]], {"sft": [" one", "two"], "rl": ["x [/y]", "z"]})
+    text = as_text(table)
+    for expected in ("name[The Eagle], food[red]", "user: near[Burger King]", "One [bold].", "x [/y]"):
+        assert expected in text
+    assert "[sft]" in as_text(scores_table({"[sft]": scores(1.0, [1.0])}))
+
+
+def test_samples_show_rewards_and_the_first_rows_only():
+    table = samples_table(["p0", "p1"], None, {"sft": ["t0", "t1"]}, {"sft": [0.5, None]}, n=1)
+    lines = [line.split() for line in as_text(table).splitlines()]
+    assert ["sft", "t0", "0.5000"] in lines and "reward" in lines[0]
+    assert not any("p1" in line or "reference" in line for line in lines)
+    assert len(as_text(samples_table(["p0"], None, {"sft": ["t0"]}, n=9)).splitlines()) >= 3
+
+
+def test_samples_that_do_not_match_the_prompts_are_refused():
+    with pytest.raises(ValueError, match="'sft' has 1 texts for 2 prompts"):
+        samples_table(["p0", "p1"], None, {"sft": ["t0"]})
+
+
+def test_long_texts_are_wrapped_to_the_width(capsys):
+    table = samples_table(["word " * 100], None, {"sft": ["text " * 100]})
+    assert max(map(len, as_text(table, width=60).splitlines())) <= 60
+    show(table)  # pytest's stdout is no terminal
+    out = capsys.readouterr().out
+    assert out.count("word") == 100 and "\x1b" not in out and max(map(len, out.splitlines())) <= 120
+
+
+def test_json_is_read_as_it_was_written(tmp_path):
+    evaluation = Evaluation(
+        [Completion(0, 0, "zwei Wörter", 3, True), Completion(1, 0, "", 8, False)],
+        {
+            "bleu": Score("bleu", 71.8, "tok:13a", [70.0, 73.5], True),
+            "distinct1": Score("distinct1", 0.5, "n:1", None, True),
+        },
+        {"max_new_tokens": 8, "do_sample": False},
+    )
+    path = tmp_path / "new" / "sft.json"
+    write_json(path, evaluation)
+    assert read_json(path) == evaluation
+    assert [file.name for file in path.parent.iterdir()] == ["sft.json"]
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert data["scores"]["bleu"]["signature"] == "tok:13a" and data["completions"][0]["text"] == "zwei Wörter"
+    assert {"python", "torch", "transformers", "sacrebleu"} <= set(data["versions"])
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path):
+    evaluation = Evaluation([], {"r": Score("r", math.nan, "", [math.inf, math.nan, 0.0], True)}, {})
+    assert to_json(evaluation)["scores"]["r"]["row_scores"] == [None, None, 0.0]
+    write_json(tmp_path / "x.json", evaluation)
+    score = read_json(tmp_path / "x.json").scores["r"]
+    assert math.isnan(score.value) and math.isnan(score.row_scores[0]) and score.row_scores[2] == 0.0

@@ -1,0 +1,25 @@
+"""Scores that others published or that a defining implementation gave on real texts."""
+
+import json
+
+import pytest
+
+from lmrl.rewards import BLEU, Rouge
+
+
+def test_rouge_agrees_with_rouge_155_to_five_digits(shared):
+    """The cases of Google's own tests, from runs of the original Perl program."""
+    for case in json.loads((shared / "metric_refs/rouge_google/rouge155_cases.json").read_text()):
+        reward = Rouge(case["type"], use_stemmer=case["use_stemmer"])
+        (score,) = reward(completions=[case["prediction"]], references=[case["target"]])
+        assert score == pytest.approx(case["fmeasure"], abs=1e-5), case
+
+
+@pytest.mark.parametrize("name", ["bleu", "rouge1", "rouge2", "rougeL", "rougeLsum"])
+def test_sentence_scores_of_the_e2e_baseline_are_as_recorded(shared, name):
+    recorded = json.loads((shared / "metric_refs/e2e_metrics/expected_scores.json").read_text())
+    sentences = recorded["e2e_devel10_baseline"]["sentences"]
+    reward = BLEU() if name == "bleu" else Rouge(name, use_stemmer=True)
+    scores = reward(completions=[row["hyp"] for row in sentences], references=[row["refs"] for row in sentences])
+    expected = [row["sacrebleu_sentence_exp"] / 100 if name == "bleu" else row[f"f_{name}"] for row in sentences]
+    assert scores == pytest.approx(expected, abs=1e-9)

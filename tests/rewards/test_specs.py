@@ -1,0 +1,125 @@
+"""Rewards by the names of a configuration."""
+
+import pickle
+
+import pytest
+
+from lmrl.rewards import BLEU, REWARDS, Length, Rouge, make_reward, make_rewards
+
+OWN = """
+def shout(completions, **columns):
+    return [float(text.isupper()) for text in completions]
+
+class Starts:
+    def __init__(self, letter="a"):
+        self.letter = letter
+    def __call__(self, completions, **columns):
+        return [float(text.startswith(self.letter)) for text in completions]
+
+ready = Starts("z")
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", sorted(set(REWARDS) - {"length", "classifier"}))
+def test_every_name_that_needs_no_arguments_makes_a_reward(name):
+    reward = make_reward(name)
+    assert reward.__name__ == name
+    assert reward(completions=["a"], references=["a"]) == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize(
+    "spec", [{"length": {"target": 4}}, '{"length": {"target": 4}}', ' {"length": {"target": 4}}']
+)
+def test_arguments_come_as_a_mapping_or_its_json(spec):
+    reward = make_reward(spec)
+    assert isinstance(reward, Length)
+    assert reward.target == 4
+
+
+def test_a_list_of_specs_makes_a_list_of_rewards():
+    bleu, rouge = make_rewards(["bleu", {"rougeL": {"use_stemmer": True, "name": "r"}}])
+    assert isinstance(bleu, BLEU)
+    assert isinstance(rouge, Rouge)
+    assert (rouge.rouge_type, rouge.use_stemmer, rouge.__name__) == ("rougeL", True, "r")
+
+
+def test_a_mapping_may_leave_out_the_arguments():
+    assert isinstance(make_reward({"bleu": None}), BLEU)
+
+
+def test_a_function_of_ones_own_file_is_a_reward(own):
+    assert make_reward(f"{own}:shout")(completions=["A", "b"]) == [1.0, 0.0]
+
+
+def test_a_class_of_ones_own_file_is_constructed(own):
+    assert make_reward(f"{own}:Starts")(completions=["a", "b"]) == [1.0, 0.0]
+    assert make_reward({f"{own}:Starts": {"letter": "b"}})(completions=["a", "b"]) == [0.0, 1.0]
+
+
+def test_an_object_of_ones_own_file_is_taken_as_it_is(own):
+    assert make_reward(f"{own}:ready")(completions=["z", "b"]) == [1.0, 0.0]
+
+
+def test_a_reward_of_ones_own_file_pickles(own):
+    reward = make_reward(f"{own}:Starts")
+    assert pickle.loads(pickle.dumps(reward))(completions=["a"]) == [1.0]
+
+
+def test_an_attribute_of_a_module_is_a_reward():
+    assert make_reward({"lmrl.rewards.text:Length": {"target": 2}})(completions=["a"]) == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("blue", r"Unknown reward 'blue'.*Did you mean 'bleu'.*rougeL"),
+        ("", "Unknown reward ''"),
+        ("__import__('os')", "Unknown reward"),
+        ({"bleu": {"smoothing": "exp"}}, r"'bleu' has no argument \['smoothing'\].*smooth_method"),
+        ({"rougeL": {"rouge_type": "rouge1"}}, "rougeL"),
+        ("length", r"'length' needs \['target'\]"),
+        ({"bleu": {}, "chrf": {}}, "one name"),
+        ({"bleu": 3}, "mapping of names"),
+        ({3: {}}, "mapping of names"),
+        (3, "a name or a mapping"),
+        ('{"bleu": ', "Not JSON"),
+        ("nowhere.py:reward", "No file .*nowhere.py"),
+        ("no_such_module:reward", "No module 'no_such_module'"),
+        ("lmrl.rewards.text:Lenght", "has no 'Lenght'.*Length"),
+    ],
+)
+def test_a_wrong_spec_is_refused_with_what_would_be_right(spec, told):
+    with pytest.raises(ValueError, match=told):
+        make_reward(spec)
+
+
+def test_arguments_of_a_plain_function_are_refused(own):
+    with pytest.raises(ValueError, match="takes no arguments"):
+        make_reward({f"{own}:shout": {"loud": True}})
+
+
+def test_what_cannot_be_called_is_refused(own):
+    with pytest.raises(ValueError, match="cannot be called"):
+        make_reward(f"{own}:number")
+
+
+@pytest.mark.parametrize("specs", ["bleu", {"bleu": {}}])
+def test_one_spec_in_place_of_a_list_is_refused(specs):
+    with pytest.raises(ValueError, match="list"):
+        make_rewards(specs)
+
+
+def test_a_file_that_fails_to_run_says_so_every_time(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("1 / 0")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            make_reward(f"{path}:reward")
