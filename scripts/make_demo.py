@@ -1,9 +1,9 @@
 """Build the model of the embedded demo task: `python scripts/make_demo.py` (three minutes on two cores).
 
 Writes a byte-level BPE tokenizer and a two-layer GPT-2 into lmrl/data/demo. The model is trained on the demo corpus
-*as a crowd would have written it*: a part of the references drop a slot, say a wrong value, say a slot twice or ramble.
-So it writes fluently, but is not to be relied upon, as a real model that was fine-tuned on real data; that leaves work
-for a reward, which is measured against the clean references.
+*as a crowd would have written it*: of a hundred references 20 drop a slot, 20 say a wrong value, 15 ramble. So it
+writes fluently, but is not to be relied upon, like a real model that was fine-tuned on real data; that leaves work for
+a reward, which is measured against the clean references.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from lmrl.data import demo_model_path, demo_rows
 from lmrl.data.demo import SLOTS, say
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
+BATCH = 32
 RAMBLES = (
     "well, I went there once and it was nice.",
     "my friend likes it a lot, I think.",
@@ -33,9 +34,9 @@ def parse() -> argparse.Namespace:
     """Returns the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=demo_model_path(), help="folder to write (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over the noisy corpus (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over the noisy corpus (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
-    parser.add_argument("--vocab", type=int, default=512, help="entries of the tokenizer (default: %(default)s)")
+    parser.add_argument("--vocab", type=int, default=640, help="entries of the tokenizer (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of noise, weights and order (default: %(default)s)")
     return parser.parse_args()
@@ -101,13 +102,17 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     """Returns an untrained GPT-2 of two layers of 128, with the dropout of 0.1 that GPT-2 has."""
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     ids["pad_token_id"] = tokenizer.pad_token_id
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=128, n_layer=2, n_head=4, **ids))
+    sizes = {"vocab_size": len(tokenizer), "n_positions": 128, "n_embd": 128, "n_layer": 2, "n_head": 4}
+    # The function that GPT-2's "gelu_new" spells out, fused: a third less time for a step on a CPU.
+    model = GPT2LMHeadModel(GPT2Config(activation_function="gelu_pytorch_tanh", **sizes, **ids))
     model.generation_config = GenerationConfig(**ids)
     return model
 
 
-def batch_of(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
-    """Returns a batch, padded on the right; the loss is on the completion and its end alone."""
+def batch_of(
+    pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Returns a batch, padded on the right, and its labels: the completion and its end alone."""
     prompts = [tokenizer(prompt)["input_ids"] for prompt, _ in pairs]
     completions = [[*tokenizer(completion)["input_ids"], tokenizer.eos_token_id] for _, completion in pairs]
     length = max(len(prompt) + len(text) for prompt, text in zip(prompts, completions, strict=True))
@@ -117,9 +122,7 @@ def batch_of(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -
         ids.append(prompt + text + [tokenizer.pad_token_id] * padding)
         labels.append([-100] * len(prompt) + text + [-100] * padding)
         mask.append([1] * (length - padding) + [0] * padding)
-    return {
-        "input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "attention_mask": torch.tensor(mask)
-    }  # fmt: skip
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}, torch.tensor(labels)
 
 
 def train(
@@ -127,7 +130,7 @@ def train(
 ) -> None:
     """Trains the model in place: AdamW, a short warm-up, then a cosine to zero."""
     rng = random.Random(args.seed)
-    steps = args.epochs * (len(pairs) // 64)
+    steps = args.epochs * (len(pairs) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -135,10 +138,12 @@ def train(
     model.train()
     order: list[tuple[str, str]] = []
     for step in range(steps):
-        if len(order) < 64:
+        if len(order) < BATCH:
             order = rng.sample(pairs, len(pairs))
-        batch, order = order[:64], order[64:]
-        loss = model(**batch_of(batch, tokenizer)).loss
+        batch, order = order[:BATCH], order[BATCH:]
+        inputs, labels = batch_of(batch, tokenizer)
+        logits = model(**inputs).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -136,7 +136,7 @@ def test_values_outside_their_range_are_refused(argv: list[str], sentence: str) 
 
 
 def test_comparison_refuses_a_temperature_of_zero() -> None:
-    with pytest.raises(ValueError, match="temperature is 0.0, but must be over 0"):
+    with pytest.raises(ValueError, match=r"temperature is 0\.0, but must be over 0"):
         parse(ComparisonArguments, argv=["--temperature", "0"])
 
 

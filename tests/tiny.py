@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Returns a tokenizer of words parted by spaces (a to z, 0 to 9, w0 to w21) that pads on the left, not with eos."""
+    """Returns a tokenizer of words parted by spaces (a to z, 0 to 9, w0 to w21); it pads left, not with eos."""
     words = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(

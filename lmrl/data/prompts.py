@@ -6,16 +6,14 @@ import random
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Literal
 
+from lmrl.data.cells import Prompt, check_column, fill_template, make_prompt, make_references, template_fields
 from lmrl.data.sources import read_split
-from lmrl.data.templates import check_column, fill_template, template_fields
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-Prompt = str | list[dict[str, Any]]
 
 
 def load_prompts(
@@ -66,15 +64,16 @@ def load_prompts(
 
     if max_rows is not None and max_rows < 1:
         raise ValueError(f"max_rows is {max_rows}, but must be at least 1: leave it out to read all rows")
-    rows = _read_demo(dataset_config, split) if dataset_name == "demo" else read_split(
-        dataset_name, dataset_config, split
-    )
+    read = _read_demo if dataset_name == "demo" else read_split
+    rows = read(dataset_name, dataset_config, split)
     if not len(rows):
         raise ValueError(f"{dataset_name!r}, split {split!r}, has 0 rows; at least 1 is needed: check the file")
     rows = rows.select(range(min(max_rows or len(rows), len(rows))))
     made: dict[str, list[Any]] = {"prompt": _prompts(rows, prompt_template, prompt_column, chat, system_prompt)}
     if reference_column is not None or "references" in rows.column_names:
-        made["references"] = _references(rows, reference_column or "references")
+        column = reference_column or "references"
+        check_column(column, rows.column_names, "reference_column")
+        made["references"] = [make_references(value, number, column) for number, value in enumerate(rows[column])]
     others = [name for name in rows.column_names if name not in made]
     front = Dataset.from_dict(made)
     return concatenate_datasets([front, rows.select_columns(others)], axis=1) if others else front
@@ -102,7 +101,9 @@ def split_held_out(dataset: "Dataset", eval_rows: int, seed: int) -> "tuple[Data
         ValueError: If `eval_rows` leaves nothing on one of the sides.
     """
     if not 1 <= eval_rows < len(dataset):
-        raise ValueError(f"eval_rows is {eval_rows}, but must be from 1 to {len(dataset) - 1}, as there are {len(dataset)} rows")
+        raise ValueError(
+            f"eval_rows is {eval_rows}, but must be from 1 to {len(dataset) - 1}, as there are {len(dataset)} rows"
+        )
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for number, prompt in enumerate(dataset["prompt"]):
         groups[json.dumps(prompt, sort_keys=True)].append(number)
@@ -114,8 +115,8 @@ def split_held_out(dataset: "Dataset", eval_rows: int, seed: int) -> "tuple[Data
             held_out.update(group)
     if not held_out:
         raise ValueError(
-            f"eval_rows is {eval_rows}, but every prompt is repeated, at least {min(map(len, shuffled))} times, and rows "
-            "with the same prompt stay together: raise eval_rows"
+            f"eval_rows is {eval_rows}, but every prompt is repeated, at least {min(map(len, shuffled))} times, and "
+            "rows with the same prompt stay together: raise eval_rows"
         )
     kept = [number for number in range(len(dataset)) if number not in held_out]
     return dataset.select(kept), dataset.select(sorted(held_out))
@@ -205,14 +206,14 @@ def to_supervised(dataset: "Dataset", completion_prefix: str = " ") -> "Dataset"
     return Dataset.from_dict({"prompt": prompts, "completion": completions})
 
 
-def _read_demo(config: str | None, split: str) -> "Dataset":
+def _read_demo(name: str, config: str | None, split: str) -> "Dataset":
     """Returns a split of the embedded corpus."""
     from datasets import Dataset
 
     from lmrl.data.demo import demo_rows
 
     if config is not None:
-        raise ValueError(f"dataset_config is {config!r}, but 'demo' has no configurations: leave it out")
+        raise ValueError(f"dataset_config is {config!r}, but {name!r} has no configurations: leave it out")
     return Dataset.from_list(demo_rows(split))
 
 
@@ -226,53 +227,15 @@ def _prompts(
     else:
         fields = template_fields(template, rows.column_names)
         raw = [fill_template(template, fields, row, number) for number, row in enumerate(rows)]
-    return [_prompt(prompt, number, chat, system_prompt) for number, prompt in enumerate(raw)]
-
-
-def _prompt(prompt: Any, number: int, chat: bool, system_prompt: str | None) -> Prompt:
-    """Returns one prompt, as a chat where one is asked for; chats are checked and taken as they are."""
-    where = f"row {number} (the first is 0)"
-    if isinstance(prompt, list) and prompt:
-        roles = [message.get("role") if isinstance(message, dict) else None for message in prompt]
-        if None in roles or not all(message.get("content") for message in prompt):
-            raise ValueError(
-                f"{where}: the chat prompt {prompt!r} has a message without role or content: each must be "
-                '{"role": ..., "content": ...}'
-            )
-        if system_prompt is not None and "system" in roles:
-            raise ValueError(f"{where}: the chat has a system message and system_prompt is {system_prompt!r}: keep one")
-        return prompt if system_prompt is None else [{"role": "system", "content": system_prompt}, *prompt]
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(
-            f"{where}: the prompt is {prompt!r}; it must be text or chat messages, and not empty: fill it in, or drop "
-            "the row"
-        )
-    if not chat and system_prompt is None:
-        return prompt
-    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    return [*system, {"role": "user", "content": prompt}]
-
-
-def _references(rows: "Dataset", column: str) -> list[list[str]]:
-    """Returns the references of every row, checked, always as lists."""
-    check_column(column, rows.column_names, "reference_column")
-    references = []
-    for number, value in enumerate(rows[column]):
-        texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise ValueError(
-                f"row {number} (the first is 0): the reference in column {column!r} is {value!r}; it must be text or a "
-                "list of texts, none of them empty: fill it in, drop the row, or rename a column that is not references"
-            )
-        references.append(texts)
-    return references
+    return [make_prompt(prompt, number, chat, system_prompt) for number, prompt in enumerate(raw)]
 
 
 def _token_count(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase") -> int:
     """Returns the tokens of a prompt as TRL makes them."""
     if isinstance(prompt, str):
         return len(tokenizer(text=prompt)["input_ids"])
-    return len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
+    tokens = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return len(tokens["input_ids"])
 
 
 def _cut(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", max_prompt_length: int, number: int) -> str:

@@ -189,7 +189,8 @@ def _json_array(text: str, path: Path) -> list[Row]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{str(path)!r}, line {error.lineno}: malformed JSON ({error.msg}): mend that line") from error
+        where = f"{str(path)!r}, line {error.lineno}"
+        raise ValueError(f"{where}: malformed JSON ({error.msg}): mend that line") from error
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ValueError(f"{str(path)!r}, row {number} (the first is 0): {row!r} is not an object with columns")
@@ -207,7 +208,7 @@ def _json_lines(text: str, path: Path) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{str(path)!r}, line {number}: malformed JSON ({error.msg} at column {error.colno}): every line must "
-                f"be one object, such as {{\"prompt\": \"...\"}}; it begins with {line[:60]!r}"
+                f'be one object, such as {{"prompt": "..."}}; it begins with {line[:60]!r}'
             ) from error
         if not isinstance(row, dict):
             raise ValueError(f"{str(path)!r}, line {number}: {line[:60]!r} is not an object with columns")

@@ -70,7 +70,7 @@ def _score(
     with_values: bool = False,
     **_: Any,
 ) -> ScoredCompletions:
-    position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
+    position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
     states = _run_backbone(model.base_model, input_ids, attention_mask, position_ids)[:, -completion_length - 1 : -1]
     mask = attention_mask[:, -completion_length:].bool()
     head = model.get_output_embeddings()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -71,6 +72,25 @@ def load_model(
             f"No causal language model could be loaded from {str(name_or_path)!r}: {_first_line(error)}. Give a hub "
             "id, or a folder written by `save_pretrained`."
         ) from error
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """
+    Turn off every dropout of a model, also the functional ones.
+
+    Many architectures (Llama, Qwen ...) hold their attention dropout as a number and not as a module, and a search for
+    `nn.Dropout` alone leaves it on.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model about to be trained by reinforcement learning. Its config is left as it is.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("dropout" in name or "pdrop" in name):
+                setattr(module, name, 0.0)
 
 
 def _load_adapter(folder: Path, trainable: bool, **kwargs: Any) -> PreTrainedModel:

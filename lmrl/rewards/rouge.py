@@ -73,10 +73,18 @@ def _lcs_positions(reference: list[str], places: dict[str, int], width: int) -> 
     return positions
 
 
+def _gram_hits(reference: set[Any], completion: set[Any]) -> int:
+    return len(reference & completion)
+
+
+def _sequence_hits(reference: list[str], completion: list[str]) -> int:
+    return _lcs_length()(reference, completion)
+
+
 def _summary_hits(reference: list[list[str]], completion: list[list[str]]) -> int:
     """Returns the size of the union LCS, no token counted more often than either text has it (as ROUGE-1.5.5 does)."""
     if len(reference) == len(completion) == 1:
-        return _lcs_length()(reference[0], completion[0])  # nothing to unite, and an LCS is in both texts
+        return _sequence_hits(reference[0], completion[0])  # nothing to unite, and an LCS is in both texts
     left = Counter(token for sentence in reference for token in sentence)
     left &= Counter(token for sentence in completion for token in sentence)
     others = [(_places(sentence), len(sentence)) for sentence in completion]
@@ -87,6 +95,9 @@ def _summary_hits(reference: list[list[str]], completion: list[list[str]]) -> in
                 left[sentence[position]] -= 1
                 hits += 1
     return hits
+
+
+_HITS: dict[str, Callable[[Any, Any], int]] = {"rougeL": _sequence_hits, "rougeLsum": _summary_hits}
 
 
 def _f_measure(hits: int, reference: int, completion: int) -> float:
@@ -164,13 +175,6 @@ class Rouge(ReferenceReward[list[Units]]):
         grams = occurrences(ngrams(self._tokens(text), int(self.rouge_type[5:])))
         return len(grams), grams
 
-    def _hits(self, reference: Any, completion: Any) -> int:
-        if self.rouge_type == "rougeL":
-            return _lcs_length()(reference, completion)
-        if self.rouge_type == "rougeLsum":
-            return _summary_hits(reference, completion)
-        return len(reference & completion)
-
     def prepare(self, references: tuple[str, ...]) -> list[Units]:
         """Returns the units of each reference of a row."""
         return [self._units(reference) for reference in references]
@@ -178,5 +182,6 @@ class Rouge(ReferenceReward[list[Units]]):
     def score(self, completion: str, prepared: list[Units]) -> float:
         """Returns the F-measure of a completion, over its references the best or the mean."""
         size, units = self._units(completion)
-        scores = [_f_measure(self._hits(theirs, units), total, size) for total, theirs in prepared]
+        hits: Callable[[Any, Any], int] = _HITS.get(self.rouge_type, _gram_hits)
+        scores = [_f_measure(hits(theirs, units), total, size) for total, theirs in prepared]
         return max(scores) if self.aggregate == "best" else sum(scores) / len(scores)

@@ -137,7 +137,7 @@ def _module_of_name(where: str) -> ModuleType:
 
 def _module_of_file(path: Path) -> ModuleType:
     path = path.expanduser().resolve()
-    name = f"lmrl_rewards_of:{path}"
+    name = f"rewards_of_{path}".replace(".", "_")  # a dot would make it a part of a package
     if name in sys.modules:  # two rewards of one file share its module
         return sys.modules[name]
     if not path.is_file():

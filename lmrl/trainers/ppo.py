@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from lmrl import core
-from lmrl.models import ScoredCompletions, attach_critic, get_critic, load_critic, save_critic
+from lmrl.models import ScoredCompletions, attach_critic, disable_dropout, get_critic, load_critic, save_critic
 
 from .rollout import Rollout, RolloutTrainer, kl_penalty
 
@@ -103,9 +103,7 @@ class PPOTrainer(RolloutTrainer):
                 "start from the policy."
             )
         if self.args.disable_dropout:
-            for module in backbone.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
+            disable_dropout(backbone)
         return backbone
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -14,7 +14,7 @@ from trl import RLOOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from lmrl import core
-from lmrl.models import ScoredCompletions, add_scoring_forward, check_scoring_forward
+from lmrl.models import ScoredCompletions, add_scoring_forward, check_scoring_forward, disable_dropout
 from lmrl.models.decoding import decoding_weights, neutral_generation_config
 
 from . import startup
@@ -72,6 +72,8 @@ class RolloutTrainer(RolloutMetrics, RLOOTrainer):
         finally:
             args.beta, args.sync_ref_model = wanted
         self.beta = args.beta
+        if args.disable_dropout:
+            disable_dropout(self.model)
         self.ref_model = self._make_reference()
         add_scoring_forward(self._base_model, self.temperature)
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):

@@ -236,7 +236,7 @@ def test_chats_are_made_of_text_or_taken_as_they_are(tmp_path):
     both = write_lines(tmp_path / "both.jsonl", [{"prompt": [system, user]}])
     message = refusal(both, system_prompt="Other.")
     assert "row 0" in message and "'Other.'" in message and "keep one" in message
-    broken = write_lines(tmp_path / "broken.jsonl", [{"prompt": [user]}, {"prompt": [{"role": "user", "content": ""}]}])
+    broken = write_lines(tmp_path / "broken.jsonl", [{"prompt": [user]}, {"prompt": [{**user, "content": ""}]}])
     message = refusal(broken)
     assert "row 1" in message and "without role or content" in message
 

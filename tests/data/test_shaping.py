@@ -90,11 +90,12 @@ def test_long_prompts_are_cut_to_their_end_and_still_fit(tokenizer):
 
 
 def test_chats_are_counted_with_their_template_and_not_cut(tokenizer):
-    tokenizer.chat_template = "{% for m in messages %}!{{ m.content }}{% endfor %}{% if add_generation_prompt %}!{% endif %}"
+    turns = "{% for m in messages %}!{{ m.content }}{% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %}!{% endif %}"
     try:
         data = texts([{"role": "user", "content": "!!"}])
         assert fit_prompts(data, tokenizer, 4) is data
-        with pytest.raises(ValueError, match="1 of 1 prompts .* with 4"):
+        with pytest.raises(ValueError, match=r"1 of 1 prompts .* with 4"):
             fit_prompts(data, tokenizer, 3)
         with pytest.raises(ValueError, match=r"row 0 .*a chat cannot be cut.*'drop'"):
             fit_prompts(data, tokenizer, 3, "cut")

@@ -1,10 +1,12 @@
 """How every reward is called, what it refuses, and that it travels between processes."""
 
+import doctest
 import pickle
 
 import pytest
 
-from lmrl.rewards import BLEU, ChrF, ExactMatch, Length, Rouge, Weighted, completion_text
+import lmrl.rewards
+from lmrl.rewards import BLEU, ChrF, ExactMatch, Length, Rouge, Weighted, completion_text, make_reward
 
 REFERENCES = [["the cat sat on the mat", "a cat sat there"], ["no"]]
 REWARDS = [
@@ -177,3 +179,17 @@ def test_length_refuses_what_it_cannot_measure(options, told):
 def test_a_reward_without_a_name_is_refused():
     with pytest.raises(ValueError, match="name"):
         BLEU(name="")
+
+
+class WithoutFences(doctest.DocTestParser):
+    """Reads the examples of a docstring in Markdown, where a fence follows the last line shown."""
+
+    def parse(self, string, name="<string>"):
+        return super().parse(string.replace("```", ""), name)
+
+
+@pytest.mark.parametrize("shown", [completion_text, Weighted, make_reward])
+def test_an_example_in_a_docstring_gives_what_it_shows(shown):
+    (examples,) = doctest.DocTestFinder(parser=WithoutFences(), recurse=False).find(shown, globs=vars(lmrl.rewards))
+    assert examples.examples
+    assert doctest.DocTestRunner().run(examples).failed == 0

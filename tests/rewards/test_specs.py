@@ -32,7 +32,7 @@ def own(tmp_path):
 def test_every_name_that_needs_no_arguments_makes_a_reward(name):
     reward = make_reward(name)
     assert reward.__name__ == name
-    assert reward(completions=["a"], references=["a"]) == pytest.approx([1.0])
+    assert reward(completions=["a b"], references=["a b"]) == pytest.approx([1.0])
 
 
 @pytest.mark.parametrize(

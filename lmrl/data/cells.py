@@ -1,9 +1,11 @@
-"""Prompts made of columns: `"{mr} ->"` is filled in for every row."""
+"""What the cells of a row become, checked one by one: a template filled in, a prompt, references."""
 
 import difflib
 import string
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+Prompt = str | list[dict[str, Any]]
 
 
 def template_fields(template: str, columns: Iterable[str]) -> list[str]:
@@ -30,8 +32,8 @@ def template_fields(template: str, columns: Iterable[str]) -> list[str]:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ValueError(
-            f"malformed prompt_template {template!r} ({error}): a field is {{column}}; write {{{{ and }}}} for literal "
-            "braces"
+            f"malformed prompt_template {template!r} ({error}): a field is {{column}}; write {{{{ and }}}} for "
+            "literal braces"
         ) from error
     fields = []
     for _, field, spec, conversion in parts:
@@ -103,6 +105,80 @@ def check_column(name: str, columns: Iterable[str], wanted_by: str) -> None:
     near = difflib.get_close_matches(name, columns, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{wanted_by}: there is no column {name!r}; the columns are {columns}{hint}")
+
+
+def make_prompt(prompt: Any, number: int, chat: bool, system_prompt: str | None) -> Prompt:
+    """
+    Returns one prompt, as a chat where one is asked for. A chat that is one already is checked and taken as it is.
+
+    Args:
+        prompt (`Any`):
+            The cell, or the template filled in.
+        number (`int`):
+            Index of the row, for messages.
+        chat (`bool`):
+            Whether text becomes a chat with one user message.
+        system_prompt (`str` or `None`):
+            First message of the chat; implies `chat`.
+
+    Returns:
+        `str`, or a list of messages.
+
+    Raises:
+        ValueError: If the prompt is empty, no text or chat, or would have two system messages.
+    """
+    where = f"row {number} (the first is 0)"
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    if isinstance(prompt, list) and prompt:
+        _check_chat(prompt, where)
+        if system and any(message["role"] == "system" for message in prompt):
+            raise ValueError(
+                f"{where}: the chat has a system message, and system_prompt is {system_prompt!r}: keep one of them"
+            )
+        return [*system, *prompt]
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(
+            f"{where}: the prompt is {prompt!r}; it must be text or chat messages, and not empty: fill it in, or drop "
+            "the row"
+        )
+    return [*system, {"role": "user", "content": prompt}] if chat or system else prompt
+
+
+def make_references(value: Any, number: int, column: str) -> list[str]:
+    """
+    Returns the references of one row, as a list also where there is one.
+
+    Args:
+        value (`Any`):
+            The cell.
+        number (`int`):
+            Index of the row, for messages.
+        column (`str`):
+            Name of the column, for messages.
+
+    Returns:
+        `list[str]`, not empty.
+
+    Raises:
+        ValueError: If the cell is not text or a list of texts, or holds none, or an empty one.
+    """
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(
+            f"row {number} (the first is 0): the reference in column {column!r} is {value!r}; it must be text or a "
+            "list of texts, none of them empty: fill it in, drop the row, or rename a column that is not references"
+        )
+    return texts
+
+
+def _check_chat(messages: list[Any], where: str) -> None:
+    """Refuses a chat of which a message has no role or no content."""
+    for message in messages:
+        if not isinstance(message, dict) or not message.get("role") or not message.get("content"):
+            raise ValueError(
+                f"{where}: the chat prompt {messages!r} has a message without role or content, {message!r}: each must "
+                'be {"role": ..., "content": ...}'
+            )
 
 
 def _written(field: str, conversion: str | None, spec: str | None) -> str:

@@ -1,0 +1,77 @@
+"""The losses element by element, by hand, and what they reduce to."""
+
+import math
+
+import pytest
+import torch
+
+from lmrl import core
+
+
+def test_reinforce_loss_by_hand() -> None:
+    assert core.reinforce_loss(torch.tensor([-2.0, -1.0]), torch.tensor([0.5, -1.0])).tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        (1.0, 2.0, -2.0),
+        (1.5, 2.0, -2.4),  # clipped at 1.2
+        (0.5, 2.0, -1.0),  # the lower of the two is the unclipped one
+        (1.5, -2.0, 3.0),  # not clipped: the loss may always get worse
+        (0.5, -2.0, 1.6),  # clipped at 0.8
+    ],
+)
+def test_clipped_policy_loss_by_hand(ratio: float, advantage: float, expected: float) -> None:
+    loss = core.clipped_policy_loss(torch.tensor([math.log(ratio)]), torch.zeros(1), torch.tensor([advantage]))
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_two_clip_ranges() -> None:
+    logps = torch.tensor([math.log(1.5), math.log(0.5)])
+    loss = core.clipped_policy_loss(logps, torch.zeros(2), torch.tensor([1.0, -1.0]), 0.1, 0.3)
+    assert torch.allclose(loss, torch.tensor([-1.3, 0.9]))
+
+
+def test_at_ratio_one_the_gradient_is_that_of_reinforce() -> None:
+    logps, advantages = torch.randn(5, requires_grad=True), torch.randn(5)
+    (clipped,) = torch.autograd.grad(core.clipped_policy_loss(logps, logps.detach(), advantages).sum(), logps)
+    (plain,) = torch.autograd.grad(core.reinforce_loss(logps, advantages).sum(), logps)
+    assert torch.allclose(clipped, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(1.0, 0.5), (1.1, 0.405), (1.5, 0.32), (0.0, 2.0)],  # old 1, return 2, range .2: 1.5 is held at 1.2
+)
+def test_clipped_value_loss_by_hand(value: float, expected: float) -> None:
+    loss = core.clipped_value_loss(torch.tensor([value]), torch.tensor([1.0]), torch.tensor([2.0]), 0.2)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_clip_fraction_counts_stopped_gradients_and_no_padding() -> None:
+    logps = torch.tensor([[math.log(1.5), math.log(1.5), math.log(0.5), 99.0]])
+    advantages = torch.tensor([[1.0, -1.0, -1.0, 1.0]])
+    fraction = core.clip_fraction(logps, torch.zeros(1, 4), advantages, torch.tensor([[1, 1, 1, 0]]), 0.2, 0.2)
+    assert fraction.item() == pytest.approx(2 / 3)
+
+
+def test_approximate_kl_is_zero_without_a_step_and_positive_after() -> None:
+    old, mask = torch.randn(2, 3), torch.ones(2, 3)
+    assert core.approximate_kl(old, old, mask) == 0
+    assert core.approximate_kl(old + 0.1, old, mask).item() == pytest.approx(math.exp(0.1) - 1 - 0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1.0, 2.0, 3.0], 1.0), ([2.0, 2.0, 2.0], 0.0), ([3.0, 2.0, 1.0], -3.0), ([101.0, 102.0, 103.0], 1.0)],
+)
+def test_explained_variance_by_hand(values: list[float], expected: float) -> None:
+    returns, mask = torch.tensor([1.0, 2.0, 3.0]), torch.ones(3)
+    errors = core.masked_moments(returns - torch.tensor(values), mask)
+    assert core.explained_variance(errors, core.masked_moments(returns, mask)).item() == pytest.approx(expected)
+
+
+def test_explained_variance_of_equal_returns_is_not_a_number() -> None:
+    moments = core.masked_moments(torch.ones(3), torch.ones(3))
+    assert core.explained_variance(moments, moments).isnan()

@@ -1,0 +1,75 @@
+"""RATIO: before any step, the policy that is trained is the one that was sampled and the one that is the reference."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from training import ALGORITHMS, make_trainer, one_rollout
+
+from lmrl.models import get_critic
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("model", ["gpt2_path", "llama_path"])
+def test_without_a_step_ratio_is_one_and_kl_zero(
+    model: str, algorithm: str, temperature: float, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    trainer = make_trainer(
+        algorithm, request.getfixturevalue(model), tmp_path, num_iterations=2, temperature=temperature
+    )
+    rollout = one_rollout(trainer)
+    ids = torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1)
+    mask = torch.cat([rollout["prompt_mask"], rollout["completion_mask"]], dim=1)
+    again = trainer._forward(trainer.model, ids, mask, rollout["completion_ids"].shape[1], with_values=False).log_probs
+    assert (again - rollout["old_per_token_logps"]).abs().max() <= 1e-5
+    assert (rollout["ref_per_token_logps"] - rollout["old_per_token_logps"]).abs().max() <= 1e-5
+    assert trainer._metrics["train"]["kl"] == [pytest.approx(0, abs=1e-5)]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_first_update_logs_no_clipping_and_no_kl(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, max_steps=2)
+    trainer.train()
+    first, second = trainer.state.log_history[:2]
+    assert first["clip_ratio/region_mean"] == 0
+    assert first["kl_per_sequence"] == pytest.approx(0, abs=1e-5)
+    if algorithm == "ppo":  # the second epoch is on the same rollout, and the policy has moved
+        assert first["policy/approx_kl"] == pytest.approx(0, abs=1e-6)
+        assert second["policy/approx_kl"] > 1e-6
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_dropout_left_on_is_refused(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, disable_dropout=False)
+    with pytest.raises(ValueError, match="leave disable_dropout=True"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_reference_that_is_another_model_is_refused(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path)
+    with torch.no_grad():
+        trainer.ref_model.transformer.wte.weight.mul_(1.5)
+    with pytest.raises(ValueError, match="KL does not start at 0"):
+        trainer.train()
+
+
+def test_without_a_kl_penalty_no_reference_is_made_or_run(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, beta=0.0)
+    trainer.train()
+    assert trainer.ref_model is None
+    assert "kl_per_sequence" not in trainer.state.log_history[0]
+
+
+def test_stored_log_probabilities_and_values_carry_no_gradient(gpt2_path: str, tmp_path: Path) -> None:
+    rollout = one_rollout(make_trainer("ppo", gpt2_path, tmp_path, num_iterations=2))
+    assert not any(tensor.requires_grad for tensor in rollout.values())
+
+
+def test_a_fresh_critic_starts_at_the_mean_reward(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, num_iterations=2)
+    rollout = one_rollout(trainer)
+    mask = rollout["completion_mask"].bool()
+    assert torch.allclose(rollout["old_values"][mask], rollout["rewards"].mean())
+    assert get_critic(trainer.model).head[-1].bias.item() == pytest.approx(rollout["rewards"].mean().item())
