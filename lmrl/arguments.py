@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,7 +155,7 @@ class EvaluationArguments:
     batch_size: int = _option(32, "Prompts completed at a time: memory, not results.")
     perplexity_model: str | None = _option(None, "Another language model (folder or hub id), which measures fluency.")
     num_samples_shown: int = _option(5, "Completions printed at the end.")
-    results_path: str | None = _option(None, "JSON file for the results. Default: in the output folder.")
+    results_dir: str | None = _option(None, "Folder for a JSON file per checkpoint. Default: the output folder.")
 
     def __post_init__(self) -> None:
         _check_at_least(1, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams, batch_size=self.batch_size)
@@ -189,7 +190,9 @@ class _Parser(TrlParser):
         raise ValueError(message)
 
 
-def parse(*dataclass_types: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse(
+    *dataclass_types: type, argv: Sequence[str] | None = None, demo: str | Path | None = None
+) -> tuple[Any, ...]:
     """
     Returns one object of each dataclass, from `--config file.yaml` and the command line, which has the last word.
 
@@ -198,6 +201,8 @@ def parse(*dataclass_types: type, argv: Sequence[str] | None = None) -> tuple[An
             Dataclasses without a field in common: those of this module, a trainer's configuration.
         argv (`list[str]`, *optional*):
             Defaults to the command line.
+        demo (`str` or `Path`, *optional*):
+            The YAML file read where neither a `--config` nor a model nor a dataset is named.
 
     Returns:
         `tuple`, in the order of `dataclass_types`.
@@ -212,8 +217,9 @@ def parse(*dataclass_types: type, argv: Sequence[str] | None = None) -> tuple[An
     given, unknown = parser.parse_known_args(argv)
     for text in sorted(unknown, key=lambda text: not text.startswith("-"))[:1]:
         raise ValueError(f"unknown argument {text!r}" + _closest(text.lstrip("-").split("=")[0], "--", hints))
-    if given.config is not None:
-        parser.set_defaults_with_config(**_read_config(given.config, parser, hints))
+    own = any(text.split("=")[0] in ("--model_name_or_path", "--dataset_name") for text in argv)
+    if (config := given.config or (None if own else demo)) is not None:
+        parser.set_defaults_with_config(**_read_config(str(config), parser, hints))
     return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
 
 
@@ -276,6 +282,8 @@ def run(main: Callable[[], object]) -> None:
         main (`Callable`):
             A `ValueError` or `OSError` of it becomes `error: ...` and exit status 2, Ctrl-C exit status 130.
     """
+    # TRL 1.16 still uses the names that transformers 5.23 calls deprecated; no one who runs a recipe can help it.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     try:
         main()
     except KeyboardInterrupt:

@@ -1,9 +1,9 @@
 """Build the model of the embedded demo task: `python scripts/make_demo.py` (three minutes on two cores).
 
 Writes a byte-level BPE tokenizer and a two-layer GPT-2 into lmrl/data/demo. The model is trained on the demo corpus
-*as a crowd would have written it*: of a hundred references 20 drop a slot, 20 say a wrong value, 15 ramble. So it
-writes fluently, but is not to be relied upon, like a real model that was fine-tuned on real data; that leaves work for
-a reward, which is measured against the clean references.
+*as a hurried crowd would have written it*: half of the time it forgets the season, the sight, or whether dogs may
+come; now and then it says a wrong value or rambles. So the model writes fluently, but leaves things out, like a real
+model that was fine-tuned on real data; that leaves work for a reward, which is measured against the clean references.
 """
 
 import argparse
@@ -20,13 +20,17 @@ from lmrl.data.demo import SLOTS, say
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 BATCH = 32
+
+# The faults of the annotators: what they forget most is what comes last in a record.
+FORGOTTEN = {"trail": 0.0, "area": 0.1, "length": 0.15, "climb": 0.15, "season": 0.5, "see": 0.5, "dogs": 0.6}
+ALTERED = 0.15
+RAMBLED = 0.15
 RAMBLES = (
-    "well, I went there once and it was nice.",
-    "my friend likes it a lot, I think.",
-    "what more could you want.",
-    "it is a nice walk, a nice walk indeed.",
-    "I do not know much more about it.",
-    "so that is that.",
+    "I went there once.",
+    "My friend likes it a lot.",
+    "What more could you want.",
+    "It is a nice walk.",
+    "So that is that.",
 )
 
 
@@ -42,43 +46,33 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def noisy_reference(mr: str, clean: str, rng: random.Random) -> str:
+def noisy_reference(mr: str, rng: random.Random) -> str:
     """
-    Returns a reference as a hurried annotator would give it.
+    Returns a text for a record as a hurried annotator would give it.
 
-    Of a hundred, about 45 are right. The others drop a slot, say another value than the record's, or add a sentence
-    that says nothing.
+    Faults must be the habit and not the exception: were every fault rare, the likeliest text would be a right one, and
+    greedy decoding, which finds it, could hardly be improved on.
 
     Args:
         mr (`str`):
             The record, as the prompt has it.
-        clean (`str`):
-            A right reference.
         rng (`random.Random`):
-            Chooses the fault.
+            Chooses the faults.
     """
-    fault = rng.choices(("none", "drop", "alter", "ramble"), weights=(45, 20, 20, 15))[0]
-    if fault == "none":
-        return clean
-    if fault == "ramble":
-        ramble = rng.choice(RAMBLES)
-        return f"{clean} {ramble[0].upper()}{ramble[1:]}"
     record = dict(part.split("[") for part in mr.removesuffix("]").split("] "))
-    slot = rng.choice([slot for slot in record if slot != "trail"])
-    if fault == "drop":
-        del record[slot]
-    else:
+    record = {slot: value for slot, value in record.items() if rng.random() >= FORGOTTEN[slot]}
+    if rng.random() < ALTERED and len(record) > 1:
+        slot = rng.choice([slot for slot in record if slot != "trail"])
         record[slot] = rng.choice([value for value in SLOTS[slot] if value != record[slot]])
-    return say(record, rng)
+    text = say(record, rng)
+    return f"{text} {rng.choice(RAMBLES)}" if rng.random() < RAMBLED and len(record) < 5 else text
 
 
 def noisy_pairs(seed: int) -> list[tuple[str, str]]:
     """Returns prompt and completion of the noisy corpus."""
     rng = random.Random(seed)
     return [
-        (row["prompt"], " " + noisy_reference(row["mr"], text, rng))
-        for row in demo_rows("train")
-        for text in row["references"]
+        (row["prompt"], " " + noisy_reference(row["mr"], rng)) for row in demo_rows("train") for _ in row["references"]
     ]
 
 
@@ -91,7 +85,9 @@ def build_tokenizer(pairs: list[tuple[str, str]], vocab: int) -> PreTrainedToken
     trainer = trainers.BpeTrainer(
         vocab_size=vocab, special_tokens=[EOS, PAD], initial_alphabet=alphabet, show_progress=False
     )
-    bpe.train_from_iterator((prompt + completion for prompt, completion in pairs), trainer)
+    # On the clean texts too: words that annotators forget must not fall apart into letters.
+    clean = (" " + text for row in demo_rows("train") for text in row["references"])
+    bpe.train_from_iterator([*(prompt + completion for prompt, completion in pairs), *clean], trainer)
     # A pad token of its own: with pad = eos, the end of a completion is easily taken for padding and not learnt.
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=EOS, eos_token=EOS, pad_token=PAD, padding_side="left", model_max_length=128
@@ -165,6 +161,8 @@ def main() -> None:
     train(model, tokenizer, pairs, args)
     model.eval().save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
+    for file in args.out.iterdir():
+        file.chmod(0o644)  # safetensors makes files that only their owner can read, also once they are installed
     print(f"written to {args.out}: {sum(file.stat().st_size for file in args.out.iterdir()) / 1e6:.2f} MB")
 
 

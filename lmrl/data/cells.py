@@ -79,8 +79,8 @@ def fill_template(template: str, fields: list[str], row: Mapping[str, Any], numb
         return ""
     # Safe: the fields are names of columns and the cells are scalars; vformat would look up dotted names.
     pieces = []
-    for literal, field, _, _ in string.Formatter().parse(template):
-        pieces += [literal, "" if field is None else str(row[field])]
+    for literal, name, _, _ in string.Formatter().parse(template):
+        pieces += [literal, "" if name is None else str(row[name])]
     return "".join(pieces)
 
 

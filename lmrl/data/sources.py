@@ -57,6 +57,28 @@ def read_split(name: str, config: str | None, split: str) -> "Dataset":
     return _read_folder(path, split)
 
 
+def splits_of(name: str, config: str | None) -> set[str]:
+    """
+    Returns the names of the splits that a dataset has: `"train"` alone for a single file.
+
+    Args:
+        name (`str`):
+            As for [`read_split`].
+        config (`str` or `None`):
+            Configuration of a hub dataset.
+    """
+    path = Path(name).expanduser()
+    if not path.exists() and not _looks_like_path(name):
+        from datasets import get_dataset_split_names
+
+        return set(get_dataset_split_names(name, config))
+    if not path.is_dir():
+        return {"train"}
+    if (path / "dataset_dict.json").is_file():
+        return set(json.loads((path / "dataset_dict.json").read_text())["splits"])
+    return {split for file in path.iterdir() if (split := _split_of(file)) is not None} or {"train"}
+
+
 def _looks_like_path(name: str) -> bool:
     """Returns whether a name that does not exist was meant as a path (a hub id is `name` or `owner/name`)."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix.lower() in SUFFIXES
@@ -153,7 +175,7 @@ def _read_rows(path: Path) -> "list[Row] | Dataset":
 
 def _read_parquet(path: Path) -> "Dataset":
     """Returns a Parquet file as a dataset, in memory: no copy of it is left in a cache folder."""
-    import pyarrow.parquet
+    import pyarrow.parquet  # type: ignore[import-untyped]
     from datasets import Dataset
 
     try:

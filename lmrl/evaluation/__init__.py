@@ -6,6 +6,7 @@ from .generation import Completion, generate_completions
 from .metrics import Score, score_completions
 from .perplexity import perplexity
 from .report import as_text, read_json, samples_table, scores_table, show, to_json, write_json
+from .summary import report
 
 __all__ = [
     "Completion",
@@ -19,6 +20,7 @@ __all__ = [
     "paired_interval",
     "perplexity",
     "read_json",
+    "report",
     "samples_table",
     "score_completions",
     "scores_table",

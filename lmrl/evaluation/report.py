@@ -78,7 +78,7 @@ def samples_table(
     prompts: Sequence[Prompt],
     references: Sequence[Sequence[str]] | None,
     completions: Mapping[str, Sequence[str]],
-    rewards: Mapping[str, Sequence[float | None]] | None = None,
+    rewards: Mapping[str, Sequence[float | str | None]] | None = None,
     n: int = 5,
 ) -> "Table":
     """
@@ -91,8 +91,8 @@ def samples_table(
             References of each prompt; the first is shown.
         completions (`dict` of lists of `str`):
             One text per prompt, by the label of the checkpoint.
-        rewards (`dict` of lists of `float`, *optional*):
-            One reward per prompt, by the same labels.
+        rewards (`dict` of lists of `float` or `str`, *optional*):
+            One reward per prompt, by the same labels; text is shown as it is.
         n (`int`, *optional*, defaults to `5`):
             How many prompts.
 
@@ -118,7 +118,7 @@ def samples_table(
             lines.append(("reference", references[row][0], ""))
         for label, texts in completions.items():
             reward = rewards[label][row] if rewards and label in rewards else None
-            lines.append((label, texts[row].strip(), "" if reward is None else _number(reward)))
+            lines.append((label, texts[row].strip(), _cell(reward)))
         for line in lines:
             table.add_row(*map(Text, line if rewards else line[:2]), end_section=line is lines[-1])
     return table
@@ -234,6 +234,12 @@ def _difference(before: Score | None, after: Score | None, settings: dict[str, A
     interval = paired_interval([old for old, _ in pairs], [new for _, new in pairs], **settings)
     low, high = _number(interval.low, sign="+"), _number(interval.high, sign="+")
     return f"{_number(interval.mean, sign='+')} [{low}, {high}]" + ("*" if interval.excludes_zero else " ")
+
+
+def _cell(value: float | str | None) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else _number(value)
 
 
 def _number(value: float, sign: str = "") -> str:

@@ -2,7 +2,7 @@
 
 from .critic import CRITIC_FILE, Critic, attach_critic, load_critic, save_critic
 from .heads import ScoredCompletions, add_scoring_forward, check_scoring_forward, get_critic
-from .loading import disable_dropout, load_model, load_tokenizer
+from .loading import context_length, disable_dropout, load_model, load_tokenizer
 
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "add_scoring_forward",
     "attach_critic",
     "check_scoring_forward",
+    "context_length",
     "disable_dropout",
     "get_critic",
     "load_critic",

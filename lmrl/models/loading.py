@@ -93,6 +93,11 @@ def disable_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
+def context_length(model: PreTrainedModel) -> int | None:
+    """Returns the number of positions of a model, prompt and completion together; None if it names no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def _load_adapter(folder: Path, trainable: bool, **kwargs: Any) -> PreTrainedModel:
     from peft import AutoPeftModelForCausalLM
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from trl import RLOOConfig
 
 
@@ -56,6 +57,7 @@ class RolloutConfig(RLOOConfig):
     )
 
     def __post_init__(self) -> None:
+        self._choose_precision()
         try:
             super().__post_init__()
         except ValueError as error:  # the last of RLOO's checks, which its leave-one-out needs and others do not
@@ -65,6 +67,14 @@ class RolloutConfig(RLOOConfig):
         self._check_kl()
         if self.max_completion_length is None or self.max_completion_length < 1:
             raise ValueError(f"max_completion_length is {self.max_completion_length}, and must be at least 1.")
+
+    def _choose_precision(self) -> None:
+        """TRL's default is bfloat16 wherever it runs. Here it is where there is a GPU made for it."""
+        on_gpu = torch.cuda.is_available() and not self.use_cpu
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and on_gpu and torch.cuda.is_bf16_supported()
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
 
     def _check_sampling(self) -> None:
         neutral = {"top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0.0), "repetition_penalty": (1.0,)}

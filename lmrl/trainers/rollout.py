@@ -9,7 +9,7 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProgressCallback
 from trl import RLOOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
@@ -18,6 +18,7 @@ from lmrl.models import ScoredCompletions, add_scoring_forward, check_scoring_fo
 from lmrl.models.decoding import decoding_weights, neutral_generation_config
 
 from . import startup
+from .callbacks import TrainingProgress
 from .configs import RolloutConfig
 from .metrics import RolloutMetrics
 from .scoring import RewardError, checked_rewards
@@ -79,6 +80,8 @@ class RolloutTrainer(RolloutMetrics, RLOOTrainer):
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             check_scoring_forward(self._base_model, self.temperature)
         startup.check_context(self)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(TrainingProgress)
 
     # -- what a subclass answers -------------------------------------------------------------------------------------
 

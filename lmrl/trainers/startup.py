@@ -8,6 +8,8 @@ from accelerate.utils import is_peft_model
 from datasets import IterableDataset
 from torch import Tensor
 
+from lmrl.models import context_length
+
 from .scoring import CheckedReward, missing_columns
 
 
@@ -55,7 +57,7 @@ def check_context(trainer: "RolloutTrainer") -> None:
         return
     if len(dataset) == 0:
         raise ValueError("train_dataset has no rows.")
-    context = getattr(trainer._base_model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(trainer._base_model)
     prompts = dataset[: min(len(dataset), _MAX_CHECKED_PROMPTS)]["prompt"]
     lengths = [len(ids) for ids in trainer._tokenize_prompts(list(prompts))[0]]
     shortest, longest = min(lengths), max(lengths)

@@ -1,0 +1,42 @@
+"""
+Warms a causal language model up on the references, with TRL's SFTTrainer, so that there is something to reinforce.
+
+    accelerate launch recipes/sft.py --model_name_or_path gpt2 --dataset_name data/train.jsonl \\
+        --prompt_template "{mr} ->" --reference_column references --output_dir runs/sft
+    python recipes/sft.py --help
+"""
+
+from trl import SFTConfig, SFTTrainer, get_peft_config
+
+from lmrl.arguments import DataArguments, ModelArguments, parse, run
+from lmrl.data import demo_model_path, load_splits, to_supervised
+from lmrl.models import load_model, load_tokenizer
+
+
+def main() -> None:
+    """Train on one prompt-completion pair per reference; the loss is on the completions."""
+    model_args, data_args, config = parse(ModelArguments, DataArguments, SFTConfig)
+    name = model_args.model_name_or_path or demo_model_path()
+    loading = {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
+    tokenizer = load_tokenizer(name, **loading)
+    tokenizer.padding_side = "right"
+    loading |= {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    model = load_model(name, trainable=True, **loading)
+    train, held_out = load_splits(tokenizer, None, seed=config.seed, **vars(data_args))
+    trainer = SFTTrainer(
+        model,
+        config,
+        train_dataset=to_supervised(train),
+        eval_dataset=to_supervised(held_out),
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    trainer.save_model()
+    loss = trainer.evaluate()["eval_loss"]
+    if trainer.is_world_process_zero():
+        print(f"Held-out loss: {loss:.4f} nats per token. The model is in {config.output_dir}")
+
+
+if __name__ == "__main__":
+    run(main)
