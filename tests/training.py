@@ -51,18 +51,19 @@ def make_trainer(
         "beta": 0.05,
         "max_steps": 2,
     }
-    return trainer_class(
+    trainer = trainer_class(
         model,
         reward,
         config_class(**{**defaults, **overrides}),
         Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]) if dataset is None else dataset,
         **rest,
     )
+    trainer.model.train()
+    return trainer
 
 
 def one_rollout(trainer: RolloutTrainer) -> dict[str, torch.Tensor]:
     """Returns the first rollout, generated and scored, in the order of generation."""
-    trainer.model.train()
     return trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
 
 

@@ -76,7 +76,8 @@ def splits_of(name: str, config: str | None) -> set[str]:
         return {"train"}
     if (path / "dataset_dict.json").is_file():
         return set(json.loads((path / "dataset_dict.json").read_text())["splits"])
-    return {split for file in path.iterdir() if (split := _split_of(file)) is not None} or {"train"}
+    files = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
+    return {split for file in files if (split := _split_of(file)) is not None} or {"train"}
 
 
 def _looks_like_path(name: str) -> bool:

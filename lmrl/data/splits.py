@@ -60,8 +60,8 @@ def load_splits(
     """
     Returns the rows to train on and the held-out rows, all of whose prompts fit.
 
-    Held out are `eval_dataset_name`, or else the test split of the dataset, or else `eval_rows` (100 by default) rows
-    split off from the training rows.
+    Held out are `eval_dataset_name`, or else the test split of the dataset, or else its validation split, or else
+    `eval_rows` (100 by default) rows split off from the training rows.
 
     Args:
         tokenizer (`transformers.PreTrainedTokenizerBase`):
@@ -80,10 +80,11 @@ def load_splits(
     """
     train = load_prompts(dataset_name, split=dataset_train_split, **columns)
     present = {"train", "test"} if dataset_name == "demo" else splits_of(dataset_name, columns.get("dataset_config"))
-    if eval_dataset_name is not None or dataset_test_split in present:
+    test_split = next((split for split in (dataset_test_split, "validation", "dev") if split in present), None)
+    if eval_dataset_name is not None or test_split is not None:
         held_out = load_held_out(
             dataset_name=dataset_name,
-            dataset_test_split=dataset_test_split,
+            dataset_test_split=test_split or dataset_test_split,
             eval_dataset_name=eval_dataset_name,
             eval_rows=eval_rows,
             **columns,

@@ -27,11 +27,12 @@ class ScoredCompletions(FusedCausalLMOutput):
             Log-probability of each completion token.
         entropy (`torch.Tensor` of shape `(B, T)`):
             Entropy, in nats, of the distribution each token was drawn from.
-        values (`torch.Tensor` of shape `(B, T)`, *optional*):
-            Value of the state before each token, if the model has a critic and it was asked for.
+        state_values (`torch.Tensor` of shape `(B, T)`, *optional*):
+            Value of the state before each token, if the model has a critic and it was asked for. (An output is a
+            mapping, and DDP calls its `values()`.)
     """
 
-    values: Tensor | None = None
+    state_values: Tensor | None = None
 
 
 def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> None:
@@ -81,7 +82,7 @@ def _score(
     if with_values:
         read_critic = functools.partial(_run_backbone, ids=input_ids, mask=attention_mask, positions=position_ids)
         values = model.critic(states, read_critic).masked_fill(~mask, 0.0)
-    return ScoredCompletions(log_probs=_spread(logps, mask), entropy=_spread(entropies, mask), values=values)
+    return ScoredCompletions(log_probs=_spread(logps, mask), entropy=_spread(entropies, mask), state_values=values)
 
 
 def _run_backbone(backbone: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:

@@ -37,10 +37,8 @@ class PPOTrainer(RolloutTrainer):
         attach_critic(self._base_model, self._critic_backbone() if args.critic == "separate" else None)
 
     def credit(self, rollout: Rollout) -> Rollout:
-        """Returns `advantages` and `returns`, (B, T), and `old_values` as the credit was assigned from them."""
+        """Returns `advantages` and `returns`, (B, T)."""
         mask, values = rollout["completion_mask"], rollout["old_values"]
-        if self._is_first_rollout:
-            values = self._start_critic(rollout["rewards"], values)
         token_rewards = core.place_at_end(rollout["rewards"], mask) - kl_penalty(rollout, self.beta)
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
@@ -50,14 +48,14 @@ class PPOTrainer(RolloutTrainer):
         self._log_mean("value/mean", values, mask)
         if self.args.normalize_advantages:
             advantages = core.standardize(advantages, self._reduce_moments(advantages, mask))
-        return {"advantages": advantages * mask, "returns": returns, "old_values": values}
+        return {"advantages": advantages * mask, "returns": returns}
 
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
         """Returns the loss, averaged over the tokens of the rollout: each token weighs the same in any batch."""
         mask, args = rollout["completion_mask"], self.args
         tokens = len(mask) * rollout["mean_length"][0]
         terms = (scored.log_probs, rollout["old_per_token_logps"], rollout["advantages"])
-        values = (scored.values, rollout["old_values"], rollout["returns"])
+        values = (scored.state_values, rollout["old_values"], rollout["returns"])
         policy = core.masked_sum(core.clipped_policy_loss(*terms, self.epsilon_low, self.epsilon_high), mask) / tokens
         value = core.masked_sum(core.clipped_value_loss(*values, args.cliprange_value), mask) / tokens
         self._log_losses(terms, values, policy, value, mask)
@@ -84,11 +82,13 @@ class PPOTrainer(RolloutTrainer):
 
     # -- the critic --------------------------------------------------------------------------------------------------
 
-    def _start_critic(self, rewards: Tensor, values: Tensor) -> Tensor:
+    def _on_first_rewards(self, rewards: Tensor) -> None:
         """A fresh critic says 0 of every state: let it start from the mean reward instead."""
         mean = torch.nanmean(self.accelerator.gather(rewards)).item()
         get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
-        return values + mean
+        for scored in self._passes[:1]:
+            if scored is not None:
+                scored.state_values = scored.state_values + mean
 
     def _critic_backbone(self) -> PreTrainedModel:
         policy, name = self._base_model, self.args.critic_model_name_or_path

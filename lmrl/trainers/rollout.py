@@ -122,6 +122,8 @@ class RolloutTrainer(RolloutMetrics, RLOOTrainer):
         policy, reference = (*self._passes, None)[:2]
         if reference is not None:
             rollout["ref_per_token_logps"] = reference.log_probs
+        if self._is_first_rollout:
+            self._on_first_rewards(rollout["rewards"])
         if policy is None:
             rollout["index"] = torch.arange(len(inputs), device=self.accelerator.device)
         else:
@@ -130,6 +132,9 @@ class RolloutTrainer(RolloutMetrics, RLOOTrainer):
         if self._is_first_rollout:
             startup.check_rollout(self, rollout)
         return rollout
+
+    def _on_first_rewards(self, rewards: Tensor) -> None:
+        """Called once, when the first rewards are known and before any credit is assigned."""
 
     @property
     def _is_first_rollout(self) -> bool:
@@ -170,7 +175,7 @@ class RolloutTrainer(RolloutMetrics, RLOOTrainer):
                 self._forward(model, ids, mask, logits_to_keep, with_values=of_policy and self._has_critic)
                 for ids, mask in zip(input_ids.split(batch_size), attention_mask.split(batch_size), strict=True)
             ]
-        names = [name for name in ("log_probs", "entropy", "values") if name in parts[0]]
+        names = [name for name in ("log_probs", "entropy", "state_values") if name in parts[0]]
         whole = ScoredCompletions(**{name: torch.cat([part[name] for part in parts]) for name in names})
         self._passes.append(whole)
         return whole.log_probs, None, None
@@ -221,7 +226,7 @@ class RolloutTrainer(RolloutMetrics, RLOOTrainer):
 
     def _as_old(self, scored: ScoredCompletions) -> Rollout:
         old = {"old_per_token_logps": scored.log_probs.detach()}
-        return old if scored.values is None else {**old, "old_values": scored.values.detach()}
+        return old if scored.state_values is None else {**old, "old_values": scored.state_values.detach()}
 
     def _assign_credit(self, rollout: Rollout) -> Rollout:
         kl = self._log_kl(rollout)

@@ -140,7 +140,8 @@ def _check_policy(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None
             "dropout: leave disable_dropout=True, and set lora_dropout to 0."
         )
     if "ref_per_token_logps" in rollout and _starts_at_reference(trainer):
-        if (apart := (evaluation - rollout["ref_per_token_logps"][rows]).abs().max().item()) > tolerance:
+        apart = (evaluation - rollout["ref_per_token_logps"][rows]) * rollout["completion_mask"][rows]
+        if (apart := apart.abs().max().item()) > tolerance:
             raise ValueError(
                 f"Before any update the policy differs from its reference by {apart:.3g} in a token's log-probability, "
                 "so the KL does not start at 0. Load both from the same weights in the same precision."

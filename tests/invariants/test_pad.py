@@ -35,10 +35,10 @@ def test_padding_changes_neither_log_probs_nor_entropy_nor_values(
     alone, padded = _score(model, 0, 0), _score(model, 5, 2)
     assert torch.allclose(alone.log_probs[0], expected, atol=1e-5)
     assert torch.allclose(alone.entropy[0], -(own.exp() * own).sum(-1), atol=1e-5)
-    for name in ("log_probs", "entropy", "values"):
+    for name in ("log_probs", "entropy", "state_values"):
         assert torch.allclose(padded[name][:, :3], alone[name], atol=1e-5), name
         assert (padded[name][:, 3:] == 0).all(), name
-    assert alone.values.abs().min() > 0
+    assert alone.state_values.abs().min() > 0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

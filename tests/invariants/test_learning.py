@@ -1,0 +1,127 @@
+"""BANDIT, GEN and ENUM: the trainers learn, from the policy that they sample, by the exact gradient."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from training import make_trainer, share_of_a
+
+BASELINES = ["none", "batch_mean", "leave_one_out", "moving_average", "greedy"]
+
+
+def _bandit(algorithm: str, gpt2_path: str, folder: Path, **overrides: Any) -> tuple[float, float]:
+    trainer = make_trainer(
+        algorithm,
+        gpt2_path,
+        folder,
+        reward=share_of_a,
+        **{"max_steps": 40, "learning_rate": 1e-2, "per_device_train_batch_size": 32, "beta": 0.0, **overrides},
+    )
+    trainer.train()
+    rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
+    return rewards[0], sum(rewards[-3:]) / 3
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_reinforce_learns_a_bandit(baseline: str, gpt2_path: str, tmp_path: Path) -> None:
+    overrides = {"num_generations": 4 if baseline == "leave_one_out" else 1, "startup_checks": False}
+    dataset = Dataset.from_list([{"prompt": letter} for letter in "abcdefghijklmnopqrstuvwxyz0123456789"])
+    first, last = _bandit("reinforce", gpt2_path, tmp_path, baseline=baseline, train_dataset=dataset, **overrides)
+    assert first < 0.2 and last > first + 0.4, (first, last)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_ppo_learns_a_bandit(critic: str, gpt2_path: str, tmp_path: Path) -> None:
+    first, last = _bandit("ppo", gpt2_path, tmp_path, critic=critic, num_iterations=2, num_generations=4)
+    assert first < 0.2 and last > first + 0.4, (first, last)
+
+
+def test_lora_learns_a_bandit(gpt2_path: str, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    lora = LoraConfig(r=8, target_modules=["c_attn", "c_fc", "c_proj"], task_type="CAUSAL_LM")
+    first, last = _bandit("ppo", gpt2_path, tmp_path, peft_config=lora, learning_rate=2e-2, num_generations=4)
+    assert last > first + 0.3, (first, last)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_tokens_are_drawn_with_the_probabilities_that_are_stored(
+    temperature: float, gpt2_path: str, tmp_path: Path
+) -> None:
+    prompts = Dataset.from_list([{"prompt": "a b c"}] * 2000)
+    trainer = make_trainer(
+        "reinforce", gpt2_path, tmp_path, temperature=temperature, num_iterations=2, max_completion_length=1,
+        per_device_train_batch_size=2000, train_dataset=prompts, startup_checks=False,
+    )
+    counts, logps = torch.zeros(64), torch.full((64,), float("nan"))
+    for _ in range(10):
+        rollout = trainer._generate_and_score_completions([{"prompt": "a b c"}] * 2000)
+        tokens = rollout["completion_ids"][:, 0]
+        counts += torch.bincount(tokens, minlength=64)
+        logps[tokens] = rollout["old_per_token_logps"][:, 0]
+    expected = logps.exp().nan_to_num(0.0) * counts.sum()
+    seen = expected > 5
+    chi_square = ((counts - expected)[seen] ** 2 / expected[seen]).sum().item()
+    degrees = int(seen.sum()) - 1
+    assert degrees > 20
+    assert chi_square < degrees + 4 * (2 * degrees) ** 0.5, (chi_square, degrees)
+
+
+def test_greedy_completions_are_greedy_and_sampled_ones_are_not(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path, baseline="greedy", num_generations=1)
+    drawn: list[list[list[int]]] = []
+    generate = trainer._generate_single_turn
+    trainer._generate_single_turn = lambda *args: drawn.append(generate(*args)) or drawn[-1]
+    rows = [{"prompt": "a b c"}] * 4
+    trainer._generate_and_score_completions(rows)
+    sampled, greedy = drawn
+    own = trainer.model.eval().generate(
+        torch.tensor([trainer._tokenizer("a b c")["input_ids"]]), do_sample=False, max_new_tokens=8
+    )[0, 3:].tolist()
+    assert greedy == [own] * 4
+    assert len({tuple(row) for row in sampled}) > 1
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
+def test_the_expected_gradient_of_the_trainer_is_the_exact_one(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
+    """Every completion of one token, then of two among three: the loss weighted by probability has d E[r - beta KL]."""
+    extra = {"baseline": "none"} if algorithm == "reinforce" else {"normalize_advantages": False, "vf_coef": 0.0}
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, num_generations=1, beta=0.3, **extra)
+    with torch.no_grad():  # a policy that is not its reference any more
+        trainer.model.transformer.wte.weight.add_(0.05 * torch.randn_like(trainer.model.transformer.wte.weight))
+    prompt = torch.tensor([[6, 7, 8]])
+    pairs = torch.tensor(list(itertools.product(range(64), repeat=2)))
+    rewards = torch.sin(pairs[:, 0] * 1.3 + pairs[:, 1] * 0.7)
+    rollout = {
+        "prompt_ids": prompt.expand(len(pairs), -1),
+        "prompt_mask": torch.ones(len(pairs), 3, dtype=torch.long),
+        "completion_ids": pairs,
+        "completion_mask": torch.ones_like(pairs),
+        "rewards": rewards,
+        "mean_length": torch.full((len(pairs),), 2.0),
+    }
+    ids, mask = torch.cat([rollout["prompt_ids"], pairs], 1), torch.ones(len(pairs), 5, dtype=torch.long)
+    with torch.no_grad():
+        old = trainer._forward(trainer.model, ids, mask, 2, with_values=trainer._has_critic)
+        rollout["ref_per_token_logps"] = trainer._forward(trainer.ref_model, ids, mask, 2, False).log_probs
+    rollout |= trainer._as_old(old)
+    trainer._metrics["train"]["kl"].append(0.0)
+    rollout |= trainer._assign_credit(rollout)
+    probs = old.log_probs.sum(1).exp()
+    # The loss is a mean over rows: weigh row i by B * p_i through its advantage.
+    weight = probs * len(pairs)
+    shape = (-1,) if rollout["advantages"].dim() == 1 else (-1, 1)
+    trainer.model.zero_grad()
+    trainer._compute_loss(trainer.model, {**rollout, "advantages": rollout["advantages"] * weight.view(shape)}).backward()
+    scale = 2.0 if algorithm == "ppo" else 1.0  # PPO averages over tokens, two to a completion
+    estimated = -trainer.model.transformer.h[0].mlp.c_fc.weight.grad.clone() * scale
+    trainer.model.zero_grad()
+    new = trainer._forward(trainer.model, ids, mask, 2, with_values=False).log_probs.sum(1)
+    reference = rollout["ref_per_token_logps"].sum(1)
+    (new.exp() * (rewards - 0.3 * (new - reference))).sum().backward()
+    exact = trainer.model.transformer.h[0].mlp.c_fc.weight.grad
+    assert exact.abs().max() > 1e-3
+    assert torch.allclose(estimated, exact, atol=1e-4, rtol=1e-2), (estimated - exact).abs().max()

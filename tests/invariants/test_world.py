@@ -1,0 +1,46 @@
+"""WORLD: two processes give the advantages, gradients and figures of one on the same completions."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training import ALGORITHMS
+
+HERE = Path(__file__).parent
+
+
+def _run(processes: int, algorithm: str, model: str, out: Path, kind: str) -> dict[str, Any]:
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"] if processes == 2 else []
+    launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"] if processes == 2 else []
+    path = os.pathsep.join([str(HERE.parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, *launcher, str(HERE / "world_worker.py"), algorithm, model, str(out), kind, str(processes)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out, weights_only=False)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_two_processes_equal_one(algorithm: str, kind: str, gpt2_path: str, tmp_path: Path) -> None:
+    one = _run(1, algorithm, gpt2_path, tmp_path / "one", kind)
+    two = _run(2, algorithm, gpt2_path, tmp_path / "two", kind)
+    assert torch.allclose(one["advantages"], two["advantages"], atol=1e-5)
+    assert len(one["gradients"]) == len(two["gradients"]) == 2
+    for step, gradients in enumerate(one["gradients"]):
+        assert gradients.keys() == two["gradients"][step].keys()
+        for name, gradient in gradients.items():
+            assert torch.allclose(gradient, two["gradients"][step][name], atol=2e-5), (step, name)
+    assert max(gradient.abs().max() for gradient in one["gradients"][0].values()) > 1e-3
+    for log, other in zip(one["logs"], two["logs"], strict=True):
+        assert log.keys() == other.keys()
+        for name, value in log.items():
+            assert float(other[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-5), name

@@ -1,0 +1,65 @@
+"""One step on eight given completions, by one process or by two; run by test_world.py. Writes what it saw."""
+
+import sys
+from typing import Any
+
+import torch
+from training import make_trainer
+from transformers import TrainerCallback
+
+COMPLETIONS = [[10, 11, 1], [12, 13, 14, 1], [15, 1], [16] * 8, [17, 18, 1], [19, 1], [1], [20, 21, 22, 23, 1]]
+
+
+class Gradients(TrainerCallback):
+    """Keeps a copy of the gradients that the optimiser is about to use."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Called with the gradients reduced over all processes."""
+        model = getattr(model, "module", model)
+        self.seen.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+
+
+def main(algorithm: str, model: str, out: str, lora: bool, processes: int) -> None:
+    """Train one rollout of eight completions, two epochs of it for PPO."""
+    gradients = Gradients()
+    extra: dict[str, Any] = {"kl_target": 1.0, "kl_horizon": 100.0}
+    if lora:
+        from peft import LoraConfig
+
+        extra["peft_config"] = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
+    trainer = make_trainer(
+        algorithm,
+        model,
+        out + ".run",
+        per_device_train_batch_size=8 // processes,
+        num_iterations=2 if algorithm == "ppo" else 1,
+        max_steps=2,
+        max_grad_norm=1e9,
+        callbacks=[gradients],
+        shuffle_dataset=False,
+        **extra,
+    )
+    rank = trainer.accelerator.process_index
+    trainer._generate_single_turn = lambda ids, *_: COMPLETIONS[rank * len(ids) : (rank + 1) * len(ids)]
+    advantages = []
+    credit = trainer.credit
+    trainer.credit = lambda rollout: advantages.append(credit(rollout)) or advantages[-1]
+    trainer.train()
+    mine = advantages[0]["advantages"]
+    if mine.dim() == 2:  # each process pads to its own longest completion
+        mine = torch.nn.functional.pad(mine, (0, 8 - mine.shape[1]))
+    gathered = trainer.accelerator.gather(mine)
+    if rank == 0:
+        logs = [
+            {name: value for name, value in log.items() if "time" not in name and "second" not in name}
+            for log in trainer.state.log_history[:2]
+        ]
+        torch.save({"advantages": gathered, "gradients": gradients.seen, "logs": logs}, out)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == "lora", int(sys.argv[5]))
