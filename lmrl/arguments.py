@@ -82,6 +82,14 @@ class ModelArguments(ModelConfig):
         "policy that wrote the completions.",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("load_in_4bit", "load_in_8bit"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} is set, but the recipes load whole weights: leave it out, use_peft saves memory"
+                )
+
 
 @dataclass
 class DataArguments:
@@ -280,7 +288,8 @@ def run(main: Callable[[], object]) -> None:
 
     Args:
         main (`Callable`):
-            A `ValueError` or `OSError` of it becomes `error: ...` and exit status 2, Ctrl-C exit status 130.
+            A `ValueError`, an `OSError` or a library that is not installed becomes `error: ...` and exit status 2,
+            Ctrl-C exit status 130.
     """
     # TRL 1.16 still uses the names that transformers 5.23 calls deprecated; no one who runs a recipe can help it.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
@@ -289,7 +298,10 @@ def run(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         _say("interrupted")
         sys.exit(130)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        # A tracker that is not installed is a RuntimeError to transformers 5.23; any other is a bug.
+        if isinstance(error, RuntimeError) and "to be installed" not in str(error):
+            raise
         if os.environ.get("LMRL_DEBUG") == "1":
             traceback.print_exc()
         _say("error: " + " ".join(str(error).split()))

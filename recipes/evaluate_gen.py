@@ -6,6 +6,8 @@ Scores one or more checkpoints on held-out rows, side by side; the others are co
     python recipes/evaluate_gen.py --help
 """
 
+import torch
+
 from lmrl.arguments import ComparisonArguments, DataArguments, EvaluationArguments, ModelArguments, parse, run
 from lmrl.data import demo_model_path, load_held_out
 from lmrl.evaluation import evaluate_model, report
@@ -21,11 +23,12 @@ def main() -> None:
     checkpoints = labelled(compare_args.checkpoints or [str(model_args.model_name_or_path or demo_model_path())])
     rows = load_held_out(**vars(data_args))
     judge_name = eval_args.perplexity_model or next(iter(checkpoints.values()))
-    judge = load_model(judge_name), load_tokenizer(judge_name)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    judge = load_model(judge_name).to(device), load_tokenizer(judge_name)
     evaluations = {}
     for label, path in checkpoints.items():
         evaluations[label] = evaluate_model(
-            load_model(path, dtype=model_args.dtype),
+            load_model(path, dtype=model_args.dtype).to(device),
             load_tokenizer(path),
             rows,
             max_new_tokens=eval_args.max_new_tokens or 64,

@@ -1,8 +1,8 @@
 """
 Fine-tunes a causal language model against sequence-level rewards with REINFORCE, and says whether it got better.
 
-    accelerate launch recipes/reinforce_gen.py                                              # the embedded demo, offline
-    accelerate launch recipes/reinforce_gen.py --config recipes/configs/e2e_reinforce.yaml  # a YAML file; flags override it
+    accelerate launch recipes/reinforce_gen.py                                          # the embedded demo, offline
+    accelerate launch recipes/reinforce_gen.py --config recipes/configs/gpt2_lora.yaml  # flags override a YAML file
     python recipes/reinforce_gen.py --help
 """
 
@@ -33,12 +33,14 @@ def main() -> None:
     room = (context_length(model) or 10**9) - config.max_completion_length
     train, held_out = load_splits(tokenizer, room, seed=config.seed, **vars(data_args))
     rewards = make_rewards(reward_args.rewards)
+    judge_name = eval_args.perplexity_model or name
 
     trainer = ReinforceTrainer(
         model, rewards, config, train, processing_class=tokenizer, peft_config=get_peft_config(model_args)
     )
 
     def measure() -> Evaluation:
+        judge = load_model(judge_name, **(loading if judge_name == name else {})).to(trainer.accelerator.device)
         return evaluate_model(
             trainer.model,
             tokenizer,
@@ -48,7 +50,7 @@ def main() -> None:
             num_beams=eval_args.num_beams,
             batch_size=eval_args.batch_size,
             rewards=[*rewards, *make_rewards(eval_args.metrics or [])],
-            perplexity_model=load_model(eval_args.perplexity_model or name, **loading),
+            perplexity_model=(judge, load_tokenizer(judge_name)),
         )
 
     shows = trainer.is_world_process_zero()

@@ -6,6 +6,9 @@ Warms a causal language model up on the references, with TRL's SFTTrainer, so th
     python recipes/sft.py --help
 """
 
+from dataclasses import dataclass
+
+import torch
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from lmrl.arguments import DataArguments, ModelArguments, parse, run
@@ -13,9 +16,19 @@ from lmrl.data import demo_model_path, load_splits, to_supervised
 from lmrl.models import load_model, load_tokenizer
 
 
+@dataclass
+class WarmupConfig(SFTConfig):
+    """TRL's configuration, which without a GPU asks for bfloat16 all the same and stops: there it is float32."""
+
+    def __post_init__(self) -> None:
+        if not torch.accelerator.is_available():
+            self.use_cpu, self.bf16 = True, bool(self.bf16)
+        super().__post_init__()
+
+
 def main() -> None:
     """Train on one prompt-completion pair per reference; the loss is on the completions."""
-    model_args, data_args, config = parse(ModelArguments, DataArguments, SFTConfig)
+    model_args, data_args, config = parse(ModelArguments, DataArguments, WarmupConfig)
     name = model_args.model_name_or_path or demo_model_path()
     loading = {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
     tokenizer = load_tokenizer(name, **loading)

@@ -1,14 +1,14 @@
 """What one training step costs: plain torch, TRL's RLOO, and lmrl's REINFORCE and PPO on the same random model.
 
-    python scripts/benchmark_step.py                                  # GPT-2 small in float32: ten minutes on two cores
+    python scripts/benchmark_step.py                             # GPT-2 small in float32
     python scripts/benchmark_step.py --precision both --json cost.json
-    python scripts/benchmark_step.py --layers 2 --width 128           # a minute, to see that it runs
+    python scripts/benchmark_step.py --layers 2 --width 128      # a minute, to see that it runs
 
 Each contender lives in a process of its own and makes one step at a time in turn (A B C D A B C D ...), so that a
 machine that is slower for a while is so for all of them. The first rounds are thrown away; ratios are medians of the
-ratios within a round. All have a reference model, AdamW and the same 16 completions of 32 tokens: an EOS that the model
-never samples sees to that, and every step is checked. `floor` is what it takes without any trainer: `generate`, a
-pass of the reference, a pass of the policy and back, clipping, AdamW.
+ratios within a round. All have a reference model, AdamW and 16 completions of 32 tokens: the model never samples its
+EOS, and every step is checked. `floor` is what it takes without any trainer: `generate`, a pass of the reference, a
+pass of the policy and back, clipping, AdamW.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
-
 
 CHILD = Path(__file__).with_name("_benchmark_contender.py")
 CONTENDERS = {
@@ -159,8 +158,10 @@ def _names(text: str) -> list[str]:
 
 def settings_for(arguments: argparse.Namespace, precision: str, folder: str) -> Settings:
     """Returns what the contenders of a precision are told."""
-    given = {name: getattr(arguments, name) for name in Settings.__annotations__ if hasattr(arguments, name)}
-    return Settings(folder=folder, precision=precision, steps=arguments.warmup + arguments.repeats, **given)
+    own = {"folder": folder, "precision": precision, "steps": arguments.warmup + arguments.repeats}
+    return Settings(
+        **{name: value for name, value in vars(arguments).items() if name in Settings.__annotations__} | own
+    )
 
 
 def environment_of_children(arguments: argparse.Namespace) -> dict[str, str]:

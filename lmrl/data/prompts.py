@@ -160,7 +160,10 @@ def fit_prompts(
     found = f"{len(long)} of {len(prompts)} prompts are longer than max_prompt_length={max_prompt_length} tokens"
     found += f" (the longest has {max(lengths)}; the first is row {long[0]}, counting from 0, with {lengths[long[0]]})"
     if long_prompts == "error":
-        raise ValueError(f"{found}: raise max_prompt_length, or set long_prompts to 'drop' or 'cut'")
+        raise ValueError(
+            f"{found}: raise max_prompt_length, lower max_completion_length where the model's context is the limit, "
+            "or set long_prompts to 'drop' or 'cut'"
+        )
     if long_prompts == "drop":
         if len(long) == len(prompts):
             raise ValueError(f"{found}, so that none would be left: raise max_prompt_length")

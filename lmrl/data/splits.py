@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from .prompts import fit_prompts, load_prompts, split_held_out
-from .sources import splits_of
+from .sources import SPLIT_OF_PREFIX, splits_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,7 +19,8 @@ def load_held_out(
     **settings: Any,
 ) -> "Dataset":
     """
-    Returns the rows that a checkpoint is scored on: `eval_dataset_name`, or the test split of the dataset.
+    Returns the rows that a checkpoint is scored on: `eval_dataset_name`, or the dataset; of either the test split, or
+    else, where none was asked for by name, the validation split.
 
     A single file is taken whole, whatever it is called.
 
@@ -34,12 +35,19 @@ def load_held_out(
     source = eval_dataset_name or dataset_name
     names = ("dataset_config", "prompt_template", "prompt_column", "reference_column", "chat", "system_prompt")
     columns = {name: settings[name] for name in names if name in settings}
-    split = "train" if _is_one_file(source, columns.get("dataset_config")) else dataset_test_split
+    present = _splits(source, columns.get("dataset_config"))
+    split = "train" if present == {"train"} else _held_out_split(present, dataset_test_split) or dataset_test_split
     return load_prompts(source, split=split, max_rows=eval_rows, **columns)
 
 
-def _is_one_file(source: str, config: str | None) -> bool:
-    return source != "demo" and splits_of(source, config) == {"train"}
+def _splits(source: str, config: str | None) -> set[str]:
+    return {"train", "test"} if source == "demo" else splits_of(source, config)
+
+
+def _held_out_split(present: set[str], wanted: str) -> str | None:
+    """Returns the split asked for, as it is stored; where that is the default, a validation split will do too."""
+    names = (wanted, SPLIT_OF_PREFIX.get(wanted, wanted), *(("validation", "dev") if wanted == "test" else ()))
+    return next((name for name in names if name in present), None)
 
 
 def load_splits(
@@ -78,19 +86,24 @@ def load_splits(
         FileNotFoundError: If there is nothing by that name.
         ValueError: If rows cannot be read, or prompts are too long and `long_prompts` is `"error"`.
     """
+    if max_length is not None and max_length < 1:
+        raise ValueError(
+            f"the completion leaves {max_length} tokens of the model's context for the prompt, but must leave at "
+            "least 1: lower max_completion_length"
+        )
     train = load_prompts(dataset_name, split=dataset_train_split, **columns)
-    present = {"train", "test"} if dataset_name == "demo" else splits_of(dataset_name, columns.get("dataset_config"))
-    test_split = next((split for split in (dataset_test_split, "validation", "dev") if split in present), None)
-    if eval_dataset_name is not None or test_split is not None:
+    present = _splits(dataset_name, columns.get("dataset_config"))
+    may_cut = eval_dataset_name is None and (dataset_test_split == "test" or present == {"train"})
+    if may_cut and _held_out_split(present, dataset_test_split) is None:
+        train, held_out = split_held_out(train, eval_rows or min(100, len(train) // 2), seed)
+    else:
         held_out = load_held_out(
             dataset_name=dataset_name,
-            dataset_test_split=test_split or dataset_test_split,
+            dataset_test_split=dataset_test_split,
             eval_dataset_name=eval_dataset_name,
             eval_rows=eval_rows,
             **columns,
         )
-    else:
-        train, held_out = split_held_out(train, min(eval_rows or 100, len(train) // 2), seed)
     train = train.select(range(min(max_train_rows or len(train), len(train))))
     limits = [limit for limit in (max_prompt_length, max_length) if limit is not None]
     if limits:

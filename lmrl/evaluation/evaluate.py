@@ -150,7 +150,10 @@ def _name_rewards(rewards: Sequence[Reward]) -> dict[str, Reward]:
     for reward in rewards:
         name = str(getattr(reward, "__name__", type(reward).__name__))
         if name in named:
-            raise ValueError(f"Two rewards are named {name!r}, but names must differ. Set __name__ on one of them.")
+            raise ValueError(
+                f"Two rewards are named {name!r}, but names must differ. Give one of them another `name` "
+                "(a function: another __name__); what is rewarded is measured already and need not be a metric too."
+            )
         named[name] = reward
     return named
 

@@ -15,7 +15,7 @@ def report(
     evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", folder: str | Path, samples: int = 5
 ) -> None:
     """
-    Prints the scores and some completions of each checkpoint side by side, and writes `<folder>/<label>.json` for each.
+    Prints scores and some completions of each checkpoint side by side, and writes `<folder>/<label>.json` for each.
 
     Args:
         evaluations (`dict` of [`Evaluation`]):

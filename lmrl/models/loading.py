@@ -7,6 +7,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+# Without any of these transformers 5.23 makes up an empty tokenizer for some architectures (GPT-2, T5).
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model"),
+    *("vocab.json", "vocab.txt", "tekken.json"),
+)
+
 
 def load_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
@@ -24,8 +30,10 @@ def load_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokeniz
     Raises:
         ValueError: If there is no tokenizer, or one without an EOS.
     """
-    _check_folder(name_or_path)
+    folder = _check_folder(name_or_path)
     try:
+        if folder is not None and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+            raise OSError(f"the folder has none of {', '.join(_TOKENIZER_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", truncation_side="left", **kwargs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -66,12 +74,20 @@ def load_model(
     try:
         if folder is not None and (folder / "adapter_config.json").is_file():
             return _load_adapter(folder, trainable, dtype=dtype, **kwargs)
-        return AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, **kwargs)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name_or_path, dtype=dtype, output_loading_info=True, **kwargs
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"No causal language model could be loaded from {str(name_or_path)!r}: {_first_line(error)}. Give a hub "
             "id, or a folder written by `save_pretrained`."
         ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{str(name_or_path)!r} has no weights for {missing[0]!r} ({len(missing)} are missing), which would be "
+            "random. Give a causal language model with its head, not a bare backbone or a classifier."
+        )
+    return model
 
 
 def disable_dropout(model: nn.Module) -> None:

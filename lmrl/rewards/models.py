@@ -150,7 +150,15 @@ class Classifier(Reward):
         from transformers import AutoTokenizer
 
         if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(_tokenizer_name(model), trust_remote_code=False)
+            name = _tokenizer_name(model)
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            except (OSError, ValueError) as error:
+                reason = str(error).strip().split("\n")[0].rstrip(".")
+                raise ValueError(
+                    f"No classifier with its tokenizer could be loaded from {name!r} ({reason}). Give a hub id, or a "
+                    "folder written by `save_pretrained`."
+                ) from error
         if tokenizer.pad_token_id is None:
             raise ValueError(
                 "The classifier's tokenizer has no padding token: set its `pad_token`, pass `tokenizer=`."

@@ -58,27 +58,28 @@ class PPOTrainer(RolloutTrainer):
         values = (scored.state_values, rollout["old_values"], rollout["returns"])
         policy = core.masked_sum(core.clipped_policy_loss(*terms, self.epsilon_low, self.epsilon_high), mask) / tokens
         value = core.masked_sum(core.clipped_value_loss(*values, args.cliprange_value), mask) / tokens
-        self._log_losses(terms, values, policy, value, mask)
+        self._log_losses(terms, values, mask)
         loss = policy + args.vf_coef * value
         if args.entropy_coef:
             loss = loss - args.entropy_coef * core.masked_sum(scored.entropy, mask) / tokens
         return loss
 
     @torch.no_grad()
-    def _log_losses(
-        self, terms: tuple[Tensor, ...], values: tuple[Tensor, ...], policy: Tensor, value: Tensor, mask: Tensor
-    ) -> None:
-        clipped = (values[0] - values[1]).abs() > self.args.cliprange_value
-        logged = {
-            "policy/loss": policy,
+    def _log_losses(self, terms: tuple[Tensor, ...], values: tuple[Tensor, ...], mask: Tensor) -> None:
+        """Means over the tokens of this batch on all processes, which differ in how many they have."""
+        args, clip_range = self.args, (self.epsilon_low, self.epsilon_high)
+        value_clipped = (values[0] - values[1]).abs() > args.cliprange_value
+        means = {
+            "policy/loss": core.masked_mean(core.clipped_policy_loss(*terms, *clip_range), mask),
             "policy/approx_kl": core.approximate_kl(terms[0], terms[1], mask),
-            "clip_ratio/region_mean": core.clip_fraction(*terms, mask, self.epsilon_low, self.epsilon_high),
-            "value/loss": value,
-            "value/clip_ratio": core.masked_mean(clipped.float(), mask),
+            "clip_ratio/region_mean": core.clip_fraction(*terms, mask, *clip_range),
+            "value/loss": core.masked_mean(core.clipped_value_loss(*values, args.cliprange_value), mask),
+            "value/clip_ratio": core.masked_mean(value_clipped.float(), mask),
         }
-        means = self.accelerator.reduce(torch.stack(list(logged.values())), reduction="mean")
-        for name, mean in zip(logged, means.tolist(), strict=True):
-            self._log_value(name, mean)
+        sums = torch.stack([*means.values(), torch.ones_like(means["policy/loss"])]) * mask.sum()
+        *totals, count = self.accelerator.reduce(sums, reduction="sum").tolist()
+        for name, total in zip(means, totals, strict=True):
+            self._log_value(name, total / max(count, 1))
 
     # -- the critic --------------------------------------------------------------------------------------------------
 

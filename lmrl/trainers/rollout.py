@@ -16,6 +16,7 @@ from trl.models import prepare_deepspeed, prepare_fsdp
 from lmrl import core
 from lmrl.models import ScoredCompletions, add_scoring_forward, check_scoring_forward, disable_dropout
 from lmrl.models.decoding import decoding_weights, neutral_generation_config
+from lmrl.models.fusing import fuse_activations
 
 from . import startup
 from .callbacks import TrainingProgress
@@ -75,6 +76,7 @@ class RolloutTrainer(RolloutMetrics, RLOOTrainer):
         self.beta = args.beta
         if args.disable_dropout:
             disable_dropout(self.model)
+        fuse_activations(self.model)
         self.ref_model = self._make_reference()
         add_scoring_forward(self._base_model, self.temperature)
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):

@@ -38,7 +38,7 @@ def test_the_saved_policy_is_a_plain_model(
     assert not any(loading.values()), loading
     AutoTokenizer.from_pretrained(tmp_path)
     own = trainer.model.eval()(IDS).logits
-    assert torch.equal(model.eval()(IDS).logits, own)
+    assert torch.allclose(model.eval()(IDS).logits, own, atol=1e-5)
     assert (tmp_path / "critic.safetensors").exists() == (algorithm == "ppo")
 
 

@@ -1,0 +1,123 @@
+"""How a contender of benchmark_step.py talks to its parent, and how it measures time and memory."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark_step import STAGES
+from torch import Tensor
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Channel:
+    """The pipe to the parent."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._replies = os.fdopen(descriptor, "w")
+        self._imported = 0
+
+    def send(self, **message: Any) -> None:
+        """Send one reply, with the memory so far."""
+        memory = {"peak": peak_memory(), "imported": self._imported}
+        print(json.dumps(message | memory), file=self._replies, flush=True)
+
+    def wait_for_go(self) -> None:
+        """Returns when the parent says go, and ends the process when it hangs up."""
+        if sys.stdin.readline().strip() != "go":
+            raise SystemExit(0)
+
+    def mark_imports(self) -> None:
+        """Call when all is imported and nothing is loaded."""
+        self._imported = 0 if DEVICE.type == "cuda" else peak_memory()
+
+    def send_ready(self, model: torch.nn.Module) -> None:
+        """Tell the parent that the next thing is a step, and on what machine."""
+        cuda = DEVICE.type == "cuda"
+        self.send(
+            kind=DEVICE.type,
+            device=torch.cuda.get_device_name() if cuda else f"CPU ({platform.machine()})",
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            trl=importlib.metadata.version("trl"),
+            parameters=sum(p.numel() for name, p in model.named_parameters() if "critic." not in name),
+        )
+
+
+def peak_memory() -> int:
+    """Returns the largest size so far in bytes: of the tensors on the GPU, or else of the process."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss may start at the size of the process that started this one
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def now() -> float:
+    """Returns the time in seconds, when the GPU has done all it was given."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class StageClock:
+    """Where the time of a step goes, by the same stages for every contender."""
+
+    def start(self) -> None:
+        self._stages = dict.fromkeys(STAGES, 0.0)
+        self._started = self._update_started = now()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = now()
+        yield
+        self._stages[name] += now() - started
+
+    def begin_update(self) -> None:
+        """From here to the end of the step is the update."""
+        self._update_started = now()
+
+    def stop(self) -> dict[str, Any]:
+        """Returns the reply for the step: its `seconds` and its `stages`."""
+        ended = now()
+        self._stages["update"] = ended - self._update_started
+        seconds = ended - self._started
+        self._stages["other"] = seconds - sum(self._stages.values())
+        return {"seconds": seconds, "stages": self._stages}
+
+    def listen(self, trainer: Any) -> None:
+        """Time the stages of a trainer at the methods of TRL's that its stages begin and end with."""
+        generate, score = trainer._generate_single_turn, trainer._get_per_token_logps_and_entropies
+        trainer._generate_single_turn = self._timed("generation", generate)
+        trainer._get_per_token_logps_and_entropies = self._timed("scoring", score, unless=torch.is_grad_enabled)
+        trainer._calculate_rewards = self._timed("reward", trainer._calculate_rewards)
+        compute_loss = trainer._compute_loss
+
+        def loss(*args: Any, **kwargs: Any) -> Tensor:
+            self.begin_update()
+            return compute_loss(*args, **kwargs)
+
+        trainer._compute_loss = loss
+
+    def _timed(
+        self, stage: str, method: Callable[..., Any], unless: Callable[[], bool] = lambda: False
+    ) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if unless():
+                return method(*args, **kwargs)
+            with self.stage(stage):
+                return method(*args, **kwargs)
+
+        return timed
