@@ -34,6 +34,7 @@ def main() -> None:
     train, held_out = load_splits(tokenizer, room, seed=config.seed, **vars(data_args))
     rewards = make_rewards(reward_args.rewards)
     judge_name = eval_args.perplexity_model or name
+    reader = tokenizer if judge_name == name else load_tokenizer(judge_name)
 
     trainer = PPOTrainer(
         model, rewards, config, train, processing_class=tokenizer, peft_config=get_peft_config(model_args)
@@ -50,17 +51,17 @@ def main() -> None:
             num_beams=eval_args.num_beams,
             batch_size=eval_args.batch_size,
             rewards=[*rewards, *make_rewards(eval_args.metrics or [])],
-            perplexity_model=(judge, load_tokenizer(judge_name)),
+            perplexity_model=(judge, reader),
         )
 
     shows = trainer.is_world_process_zero()
-    before = measure() if shows else None
+    evaluations = {"before": measure()} if shows else {}
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     trainer.save_model()
     trainer.save_state()
     if shows:
         folder = eval_args.results_dir or config.output_dir
-        report({"before": before, "after": measure()}, held_out, folder, eval_args.num_samples_shown)
+        report(evaluations | {"after": measure()}, held_out, folder, eval_args.num_samples_shown)
         print(f"The model is in {config.output_dir}")
 
 

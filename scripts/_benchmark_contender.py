@@ -77,10 +77,10 @@ class Floor:
         self.settings, self.clock = settings, StageClock()
         self.bf16 = settings.precision == "bf16"
         self.policy = load_model(settings).to(DEVICE)
-        self.reference = load_model(settings).to(DEVICE).eval().requires_grad_(False)
-        self.decoder = self.policy
-        if self.bf16:
-            self.decoder = load_model(settings).to(DEVICE, torch.bfloat16).eval().requires_grad_(False)
+        # Not `requires_grad_(False)`: where no weight needs a gradient, torch 2.13 copies the LM head once for each row
+        # of the batch at the prefill, whose last states are no contiguous tensor (`bmm` where it would fold to `mm`).
+        self.reference = load_model(settings).to(DEVICE).eval()
+        self.decoder = load_model(settings).to(DEVICE, torch.bfloat16) if self.bf16 else self.policy
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
         self.prompts = torch.tensor(random_prompts(settings, settings.prompts), device=DEVICE)
 

@@ -37,7 +37,8 @@ PRECISIONS = ("fp32", "bf16")
 NUM_GENERATIONS = 4
 PAUSE = 0.3  # seconds; the threads of a contender that has just answered spin for a while
 LEGEND = """\
-seconds: median of a step. /floor, /TRL: median over the rounds of the ratio within a round. peak: {memory}.
+seconds: median of a step. /floor, /TRL: median over the rounds of the ratio within a round.
+peak: {memory}.
 Stages in seconds, medians: generation (decoding), scoring (passes without gradient), reward (calling it), update (the
 pass with gradient, backward, clipping, AdamW), other (tokens to text and back, padding, statistics)."""
 MEMORY = {
@@ -159,9 +160,8 @@ def _names(text: str) -> list[str]:
 def settings_for(arguments: argparse.Namespace, precision: str, folder: str) -> Settings:
     """Returns what the contenders of a precision are told."""
     own = {"folder": folder, "precision": precision, "steps": arguments.warmup + arguments.repeats}
-    return Settings(
-        **{name: value for name, value in vars(arguments).items() if name in Settings.__annotations__} | own
-    )
+    given = {name: value for name, value in vars(arguments).items() if name in Settings.__annotations__}
+    return Settings(**(given | own))
 
 
 def environment_of_children(arguments: argparse.Namespace) -> dict[str, str]:

@@ -33,7 +33,7 @@ LAYERS = {
     "lmrl/rewards": Layer(("lmrl.rewards",), None, ("trl", "accelerate", "datasets")),
     "lmrl/models": Layer(("lmrl.models",), ("peft", "safetensors", "torch", "transformers", "trl")),
     "lmrl/data": Layer(("lmrl.data",), None),
-    "lmrl/trainers": Layer(("lmrl.trainers", "lmrl.core", "lmrl.models.heads"), TRAINER_LIBRARIES),
+    "lmrl/trainers": Layer(("lmrl.trainers", "lmrl.core", "lmrl.models"), TRAINER_LIBRARIES),
     "lmrl/evaluation": Layer(("lmrl.evaluation", "lmrl.rewards", "lmrl.models.loading"), None, ("trl",)),
     "lmrl/arguments.py": Layer((), ("trl", "yaml")),
     "lmrl/__init__.py": Layer(("lmrl.trainers",), ()),

@@ -15,7 +15,6 @@ from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
 from .masking import last_index, masked_mean, masked_moments, masked_sum, standardize, whiten
 from .returns import discounted_returns, generalized_advantages, place_at_end
 
-
 __all__ = [
     "adaptive_coefficient",
     "approximate_kl",

@@ -66,10 +66,11 @@ def explained_variance(error_moments: Tensor, return_moments: Tensor) -> Tensor:
     Returns:
         `torch.Tensor`: a scalar <= 1, negative for a critic worse than a constant, NaN if all returns are equal.
     """
+    variance = _spread(return_moments)
+    return torch.where(variance > 0, 1 - _spread(error_moments) / variance, torch.nan)
 
-    def spread(moments: Tensor) -> Tensor:
-        count, total, squares = moments.unbind()
-        return squares - total * total / count
 
-    variance = spread(return_moments)
-    return torch.where(variance > 0, 1 - spread(error_moments) / variance, torch.nan)
+def _spread(moments: Tensor) -> Tensor:
+    """The sum of squared deviations from the mean."""
+    count, total, squares = moments.unbind()
+    return squares - total * total / count

@@ -1,9 +1,10 @@
 """Models: loading them, and the policy's forward with its critic. They know nothing of how they are trained."""
 
 from .critic import CRITIC_FILE, Critic, attach_critic, load_critic, save_critic
+from .decoding import decoding_weights, neutral_generation_config
+from .fusing import fuse_activations
 from .heads import ScoredCompletions, add_scoring_forward, check_scoring_forward, get_critic
 from .loading import context_length, disable_dropout, load_model, load_tokenizer
-
 
 __all__ = [
     "CRITIC_FILE",
@@ -13,10 +14,13 @@ __all__ = [
     "attach_critic",
     "check_scoring_forward",
     "context_length",
+    "decoding_weights",
     "disable_dropout",
+    "fuse_activations",
     "get_critic",
     "load_critic",
     "load_model",
     "load_tokenizer",
+    "neutral_generation_config",
     "save_critic",
 ]

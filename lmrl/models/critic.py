@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-
 CRITIC_FILE = "critic.safetensors"
 
 
@@ -31,11 +30,10 @@ class Critic(nn.Module):
     def __init__(self, hidden_size: int, backbone: PreTrainedModel | None = None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Sequential(
-            nn.LayerNorm(hidden_size), nn.Linear(hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1)
-        )
-        nn.init.zeros_(self.head[-1].weight)
-        nn.init.zeros_(self.head[-1].bias)
+        self.hidden = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, hidden_size), nn.Tanh())
+        self.value = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
 
     def forward(self, policy_states: Tensor, read: Callable[[nn.Module], Tensor]) -> Tensor:
         """
@@ -52,12 +50,13 @@ class Critic(nn.Module):
         else:
             states = read(self.backbone)[:, -policy_states.shape[1] - 1 : -1]
         with torch.autocast(states.device.type, enabled=False):
-            return self.head(states.to(self.head[-1].weight.dtype)).squeeze(-1).float()
+            values: Tensor = self.value(self.hidden(states.to(self.value.weight.dtype)))
+        return values.squeeze(-1).float()
 
     @torch.no_grad()
     def start_at(self, value: float) -> None:
         """Set the value that an untrained head gives to every state."""
-        self.head[-1].bias.fill_(value)
+        self.value.bias.fill_(value)
 
 
 def attach_critic(model: PreTrainedModel, backbone: PreTrainedModel | None = None) -> Critic:

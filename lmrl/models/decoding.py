@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 
@@ -44,7 +43,7 @@ def decoding_weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[Non
 
 
 @contextmanager
-def neutral_generation_config(model: nn.Module) -> Iterator[None]:
+def neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
     """
     Put the model's own generation defaults aside.
 

@@ -32,7 +32,7 @@ class ScoredCompletions(FusedCausalLMOutput):
             mapping, and DDP calls its `values()`.)
     """
 
-    state_values: Tensor | None = None
+    state_values: Any = None
 
 
 def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> None:
@@ -55,6 +55,7 @@ def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> Non
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
     def forward(self: PreTrainedModel, *args: Any, completion_length: int | None = None, **kwargs: Any) -> Any:
+        """Score the completions if their length is given, else do what the model does."""
         if completion_length is None:
             return inner(*args, **kwargs)
         return _score(self, transform, completion_length, **kwargs)
@@ -76,7 +77,11 @@ def _score(
     mask = attention_mask[:, -completion_length:].bool()
     head = model.get_output_embeddings()
     logps, entropies = token_logps(
-        states[mask], _whole(head.weight), _whole(head.bias), input_ids[:, -completion_length:][mask], transform
+        states[mask],
+        _whole(head.weight),
+        None if head.bias is None else _whole(head.bias),
+        input_ids[:, -completion_length:][mask],
+        transform,
     )
     values = None
     if with_values:
@@ -102,7 +107,7 @@ def _spread(values: Tensor, mask: Tensor) -> Tensor:
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
-def _whole(weight: Tensor | None) -> Tensor | None:
+def _whole(weight: Tensor) -> Tensor:
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
@@ -148,5 +153,5 @@ def check_scoring_forward(model: PreTrainedModel, temperature: float) -> None:
 
 def get_critic(model: nn.Module) -> Critic:
     """Returns the critic of a model, be it plain or wrapped by PEFT."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     return base.critic

@@ -1,11 +1,10 @@
 """Log-probabilities and entropies of given tokens straight from hidden states, a chunk of logits at a time."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-
 
 _CHUNK_ELEMENTS = 2**24  # logits alive at a time: 64 MiB in float32
 
@@ -48,13 +47,14 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
         transform: LogitTransform,
     ) -> tuple[Tensor, Tensor]:
+        """Returns log-probabilities and entropies, (N,) each."""
         logps, entropies = [], []
         for h, target in _chunks(hidden, targets, weight.shape[0]):
             log_softmax = transform.apply(torch.nn.functional.linear(h, weight, bias)).log_softmax(-1)
@@ -66,7 +66,8 @@ class _TokenLogProbs(torch.autograd.Function):
         return torch.cat(logps), entropy
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_logps: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_logps: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns the gradients at hidden states, weight and bias."""
         hidden, weight, bias, targets, entropy = ctx.saved_tensors
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)

@@ -4,5 +4,4 @@ from .configs import PPOConfig, ReinforceConfig
 from .ppo import PPOTrainer
 from .reinforce import ReinforceTrainer
 
-
 __all__ = ["PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer"]

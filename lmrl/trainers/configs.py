@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from trl import RLOOConfig
 
-
 BASELINES = ("none", "batch_mean", "leave_one_out", "moving_average", "greedy")
 CRITICS = ("shared", "separate")
 
@@ -17,8 +16,8 @@ _HARMLESS = {"use_cache", "cache_implementation", "prefill_chunk_size"}
 @dataclass
 class RolloutConfig(RLOOConfig):
     """
-    What both trainers share. All of [`~trl.RLOOConfig`] and [`~transformers.TrainingArguments`] is there too; `beta` is
-    the coefficient of the KL penalty, subtracted from the reward.
+    What both trainers share. All of [`~trl.RLOOConfig`] and [`~transformers.TrainingArguments`] is there too; `beta`
+    is the coefficient of the KL penalty, subtracted from the reward.
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of the policy, for AdamW."})
@@ -131,7 +130,7 @@ class ReinforceConfig(RolloutConfig):
         super().__post_init__()
         if self.baseline not in BASELINES:
             raise ValueError(f"baseline={self.baseline!r} is not one of {', '.join(BASELINES)}.")
-        if self.baseline == "leave_one_out" and self.num_generations < 2:
+        if self.baseline == "leave_one_out" and self.num_generations == 1:
             raise ValueError(
                 f"baseline='leave_one_out' with num_generations={self.num_generations}: the baseline of a completion "
                 "is the mean of the others of its prompt, so there must be at least 2. Raise num_generations, or take "
@@ -146,8 +145,8 @@ class ReinforceConfig(RolloutConfig):
 @dataclass
 class PPOConfig(RolloutConfig):
     """
-    Configuration of [`PPOTrainer`]. PPO's epochs are `num_iterations`, its minibatches `steps_per_generation`, its clip
-    range `epsilon` (and `epsilon_high`).
+    Configuration of [`PPOTrainer`]. PPO's epochs are `num_iterations`, its minibatches `steps_per_generation`, its
+    clip range `epsilon` (and `epsilon_high`).
     """
 
     num_generations: int | None = field(default=1, metadata={"help": "Completions per prompt."})

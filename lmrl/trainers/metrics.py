@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
+from trl import RLOOTrainer
 
 from lmrl import core
 
 
-class RolloutMetrics:
+class MeasuredTrainer(RLOOTrainer):
     """
-    The logging half of [`RolloutTrainer`]: it measures and never changes what is trained.
+    RLOO with its measurements: it never changes what is trained.
 
-    Under TRL's names where it has them: `reward`, `reward_std`, `rewards/<name>/mean`, `rewards/<name>/std`, `kl` (nats
-    per token), `entropy`, `completions/mean_length`, `completions/clipped_ratio` (share that did not end),
+    Under TRL's names where it has them: `reward`, `reward_std`, `rewards/<name>/mean`, `rewards/<name>/std`, `kl`
+    (nats per token), `entropy`, `completions/mean_length`, `completions/clipped_ratio` (share that did not end),
     `clip_ratio/region_mean`. Ours: `kl_per_sequence`, `kl_coef`, `advantages/mean`, `advantages/std`, seconds in
     `time/generation`, `time/scoring`, `time/reward` and `time/update` since the last log, `samples_per_second`,
     `tokens_per_second`.

@@ -53,30 +53,38 @@ class PPOTrainer(RolloutTrainer):
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
         """Returns the loss, averaged over the tokens of the rollout: each token weighs the same in any batch."""
         mask, args = rollout["completion_mask"], self.args
-        tokens = len(mask) * rollout["mean_length"][0]
-        terms = (scored.log_probs, rollout["old_per_token_logps"], rollout["advantages"])
-        values = (scored.state_values, rollout["old_values"], rollout["returns"])
-        policy = core.masked_sum(core.clipped_policy_loss(*terms, self.epsilon_low, self.epsilon_high), mask) / tokens
-        value = core.masked_sum(core.clipped_value_loss(*values, args.cliprange_value), mask) / tokens
-        self._log_losses(terms, values, mask)
-        loss = policy + args.vf_coef * value
+        policy = core.clipped_policy_loss(
+            scored.log_probs,
+            rollout["old_per_token_logps"],
+            rollout["advantages"],
+            self.epsilon_low,
+            self.epsilon_high,
+        )
+        value = core.clipped_value_loss(
+            scored.state_values, rollout["old_values"], rollout["returns"], args.cliprange_value
+        )
+        self._log_update(scored, rollout, policy.detach(), value.detach())
+        per_token = policy + args.vf_coef * value
         if args.entropy_coef:
-            loss = loss - args.entropy_coef * core.masked_sum(scored.entropy, mask) / tokens
-        return loss
+            per_token = per_token - args.entropy_coef * scored.entropy
+        return core.masked_sum(per_token, mask) / (len(mask) * rollout["mean_length"][0])
 
     @torch.no_grad()
-    def _log_losses(self, terms: tuple[Tensor, ...], values: tuple[Tensor, ...], mask: Tensor) -> None:
+    def _log_update(self, scored: ScoredCompletions, rollout: Rollout, policy: Tensor, value: Tensor) -> None:
         """Means over the tokens of this batch on all processes, which differ in how many they have."""
-        args, clip_range = self.args, (self.epsilon_low, self.epsilon_high)
-        value_clipped = (values[0] - values[1]).abs() > args.cliprange_value
+        mask, old_logps = rollout["completion_mask"], rollout["old_per_token_logps"]
+        value_clipped = (scored.state_values - rollout["old_values"]).abs() > self.args.cliprange_value
+        policy_clipped = core.clip_fraction(
+            scored.log_probs, old_logps, rollout["advantages"], mask, self.epsilon_low, self.epsilon_high
+        )
         means = {
-            "policy/loss": core.masked_mean(core.clipped_policy_loss(*terms, *clip_range), mask),
-            "policy/approx_kl": core.approximate_kl(terms[0], terms[1], mask),
-            "clip_ratio/region_mean": core.clip_fraction(*terms, mask, *clip_range),
-            "value/loss": core.masked_mean(core.clipped_value_loss(*values, args.cliprange_value), mask),
+            "policy/loss": core.masked_mean(policy, mask),
+            "policy/approx_kl": core.approximate_kl(scored.log_probs, old_logps, mask),
+            "clip_ratio/region_mean": policy_clipped,
+            "value/loss": core.masked_mean(value, mask),
             "value/clip_ratio": core.masked_mean(value_clipped.float(), mask),
         }
-        sums = torch.stack([*means.values(), torch.ones_like(means["policy/loss"])]) * mask.sum()
+        sums = torch.stack([*means.values(), torch.ones_like(policy_clipped)]) * mask.sum()
         *totals, count = self.accelerator.reduce(sums, reduction="sum").tolist()
         for name, total in zip(means, totals, strict=True):
             self._log_value(name, total / max(count, 1))
@@ -134,6 +142,4 @@ class PPOTrainer(RolloutTrainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        load_critic(
-            get_critic(self.accelerator.unwrap_model(self.model)), Path(str(self.state.best_model_checkpoint))
-        )
+        load_critic(get_critic(self.accelerator.unwrap_model(self.model)), Path(str(self.state.best_model_checkpoint)))

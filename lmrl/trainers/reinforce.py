@@ -65,10 +65,10 @@ class ReinforceTrainer(RolloutTrainer):
         if self._credit_in_training_pass:
             return core.reinforce_loss(logps, rollout["advantages"]).mean()
         old_logps = core.masked_sum(rollout["old_per_token_logps"], mask, dim=1)
-        terms = (logps, old_logps, rollout["advantages"])
-        clipped = core.clip_fraction(*(x.detach() for x in terms), mask.any(dim=1), self.epsilon_low, self.epsilon_high)
+        advantages, low, high = rollout["advantages"], self.epsilon_low, self.epsilon_high
+        clipped = core.clip_fraction(logps.detach(), old_logps, advantages, mask.any(dim=1), low, high)
         self._log_value("clip_ratio/region_mean", self.accelerator.reduce(clipped, reduction="mean"))
-        return core.clipped_policy_loss(*terms, self.epsilon_low, self.epsilon_high).mean()
+        return core.clipped_policy_loss(logps, old_logps, advantages, low, high).mean()
 
     # -- the self-critical baseline ----------------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """RLOO with the credit assignment left open. It listens at TRL's seams, which test_trl_contract.py checks."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,27 +9,31 @@ from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, ProgressCallback
-from trl import RLOOTrainer
-from trl.models import prepare_deepspeed, prepare_fsdp
 
 from lmrl import core
-from lmrl.models import ScoredCompletions, add_scoring_forward, check_scoring_forward, disable_dropout
-from lmrl.models.decoding import decoding_weights, neutral_generation_config
-from lmrl.models.fusing import fuse_activations
+from lmrl.models import (
+    ScoredCompletions,
+    add_scoring_forward,
+    check_scoring_forward,
+    decoding_weights,
+    disable_dropout,
+    fuse_activations,
+    neutral_generation_config,
+)
 
 from . import startup
 from .callbacks import TrainingProgress
 from .configs import RolloutConfig
-from .metrics import RolloutMetrics
+from .metrics import MeasuredTrainer
+from .reference import make_reference
 from .scoring import RewardError, checked_rewards
-
 
 logger = get_logger(__name__)
 
 Rollout = dict[str, Tensor]
 
 
-class RolloutTrainer(RolloutMetrics, RLOOTrainer):
+class RolloutTrainer(MeasuredTrainer):
     """
     The part that REINFORCE and PPO share: from prompts to scored completions, from advantages to a step.
 
@@ -53,7 +56,7 @@ class RolloutTrainer(RolloutMetrics, RLOOTrainer):
             `optimizers`, `quantization_config`, `peft_config`.
     """
 
-    _tag_names = ["trl", "lmrl"]
+    _tag_names = ["trl", "lmrl"]  # noqa: RUF012
     _has_critic = False
 
     def __init__(
@@ -77,7 +80,7 @@ class RolloutTrainer(RolloutMetrics, RLOOTrainer):
         if args.disable_dropout:
             disable_dropout(self.model)
         fuse_activations(self.model)
-        self.ref_model = self._make_reference()
+        self.ref_model = make_reference(self)
         add_scoring_forward(self._base_model, self.temperature)
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             check_scoring_forward(self._base_model, self.temperature)
@@ -210,7 +213,7 @@ class RolloutTrainer(RolloutMetrics, RLOOTrainer):
         return {"rewards": rewards, "completion_mask": mask * (~rewards.isnan()).unsqueeze(1)}
 
     def _total_rewards(self, per_func: Tensor) -> Tensor:
-        """(N, functions) -> (N,), over all processes: the weighted sum, clipped if so configured, NaN if none applies."""
+        """(N, functions) -> (N,), over all processes: the weighted sum, clipped if configured, NaN if none applies."""
         rewards = (per_func * self.reward_weights.to(per_func.device)).nansum(dim=1)
         if self.reward_clip_range:
             rewards = rewards.clamp(*self.reward_clip_range)
@@ -282,22 +285,6 @@ class RolloutTrainer(RolloutMetrics, RLOOTrainer):
                 f"{error} The {self.state.global_step} steps done so far are kept in "
                 f"{self.args.output_dir}/checkpoint-{self.state.global_step}."
             ) from error
-
-    # -- the reference -----------------------------------------------------------------------------------------------
-
-    def _make_reference(self) -> Any:
-        """A frozen copy of the policy as it is now. None without a KL penalty, and with LoRA, where it is the base."""
-        if self.beta == 0 or is_peft_model(self.model):
-            return None
-        reference = copy.deepcopy(self.model)
-        reference.__dict__.pop("forward", None)  # TRL's, whose closure still holds the policy
-        reference.eval().requires_grad_(False)
-        add_scoring_forward(reference, self.temperature)
-        if self.is_deepspeed_enabled:
-            return prepare_deepspeed(reference, self.accelerator)
-        if self.is_fsdp_enabled:
-            return prepare_fsdp(reference, self.accelerator)
-        return self.accelerator.prepare_model(reference, evaluation_mode=True)
 
 
 def kl_penalty(rollout: Rollout, beta: float) -> Tensor:

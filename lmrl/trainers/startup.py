@@ -12,7 +12,6 @@ from lmrl.models import context_length
 
 from .scoring import CheckedReward, missing_columns
 
-
 if TYPE_CHECKING:
     from .rollout import RolloutTrainer
 
@@ -108,7 +107,9 @@ def _check_endings(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> Non
             f"The EOS id {outside[0]} is not in the model's vocabulary of {vocabulary}: no answer could ever end. The "
             "tokenizer does not belong to this model."
         )
-    ended = torch.isin(rollout["completion_ids"], torch.tensor(trainer.eos_token_ids, device=rollout["rewards"].device))
+    ended = torch.isin(
+        rollout["completion_ids"], torch.tensor(trainer.eos_token_ids, device=rollout["rewards"].device)
+    )
     ended = trainer.accelerator.gather((ended & rollout["completion_mask"].bool()).any(dim=1))
     if not ended.any():
         logger.warning(
@@ -125,12 +126,9 @@ def _check_policy(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None
     mask = torch.cat([rollout["prompt_mask"], rollout["completion_mask"]], dim=1)[rows]
     length = rollout["completion_ids"].shape[1]
 
-    def logps() -> Tensor:
-        return trainer._forward(trainer.model, ids, mask, length, with_values=False).log_probs
-
-    training = logps()
+    training = trainer._forward(trainer.model, ids, mask, length, with_values=False).log_probs
     trainer.model.eval()
-    evaluation = logps()
+    evaluation = trainer._forward(trainer.model, ids, mask, length, with_values=False).log_probs
     trainer.model.train()
     tolerance = 0.5 if trainer.args.bf16 or trainer.args.fp16 else 1e-3
     if (apart := (training - evaluation).abs().max().item()) > tolerance:
@@ -140,11 +138,11 @@ def _check_policy(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None
             "dropout: leave disable_dropout=True, and set lora_dropout to 0."
         )
     if "ref_per_token_logps" in rollout and _starts_at_reference(trainer):
-        apart = (evaluation - rollout["ref_per_token_logps"][rows]) * rollout["completion_mask"][rows]
-        if (apart := apart.abs().max().item()) > tolerance:
+        difference = (evaluation - rollout["ref_per_token_logps"][rows]) * rollout["completion_mask"][rows]
+        if (apart := difference.abs().max().item()) > tolerance:
             raise ValueError(
-                f"Before any update the policy differs from its reference by {apart:.3g} in a token's log-probability, "
-                "so the KL does not start at 0. Load both from the same weights in the same precision."
+                f"Before any update the policy differs from its reference by {apart:.3g} in a token's "
+                "log-probability, so the KL does not start at 0. Load both from the same weights in the same precision."
             )
 
 

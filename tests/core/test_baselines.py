@@ -43,7 +43,7 @@ def test_greedy_is_the_reward_of_the_greedy_completion() -> None:
     assert core.greedy(torch.tensor([0.5, 0.25])).tolist() == [0.5, 0.25]
 
 
-# -- ENUM: 3 tokens, completions of length 2, every pair of completions ------------------------------------------------
+# -- ENUM: 3 tokens, completions of length 2, every pair of completions -----------------------------------------------
 
 VOCABULARY, LENGTH = 3, 2
 COMPLETIONS = list(itertools.product(range(VOCABULARY), repeat=LENGTH))

@@ -41,7 +41,12 @@ def test_k1_in_the_reward_gives_the_gradient_of_the_kl() -> None:
 
 @pytest.mark.parametrize(
     ("kl", "expected"),
-    [(6.0, 0.15), (6.6, 0.15 * (1 + 0.1 * 0.0256)), (60.0, 0.15 * (1 + 0.2 * 0.0256)), (0.0, 0.15 * (1 - 0.2 * 0.0256))],
+    [
+        (6.0, 0.15),
+        (6.6, 0.15 * (1 + 0.1 * 0.0256)),
+        (60.0, 0.15 * (1 + 0.2 * 0.0256)),
+        (0.0, 0.15 * (1 - 0.2 * 0.0256)),
+    ],
 )
 def test_the_adaptive_coefficient_by_hand(kl: float, expected: float) -> None:
     # Ziegler et al.: target 6 nats, horizon 10,000, 256 completions

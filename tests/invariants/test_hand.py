@@ -89,14 +89,21 @@ def test_ppo_loss_is_a_mean_over_the_tokens_of_the_rollout(gpt2_path: str, tmp_p
 
 def test_the_reward_is_weighted_clipped_and_charged_for_not_ending(gpt2_path: str, tmp_path: Path) -> None:
     trainer = make_trainer(
-        "reinforce", gpt2_path, tmp_path, reward_clip_range=(-1.0, 1.0), missing_eos_penalty=0.25, num_generations=1,
+        "reinforce",
+        gpt2_path,
+        tmp_path,
+        reward_clip_range=(-1.0, 1.0),
+        missing_eos_penalty=0.25,
+        num_generations=1,
         baseline="none",
     )
     trainer.reward_weights = torch.tensor([2.0, 1.0])
     trainer._rewards_per_func = torch.tensor([[0.3, 0.1], [0.4, 0.8], [NAN, 0.5], [NAN, NAN]])
     trainer._metrics["train"] |= {"reward": [0.0], "reward_std": [0.0]}
     completion_ids = torch.tensor([[5, 1], [5, 6], [5, 1], [5, 1]])
-    rewards = trainer._rewards({"completion_ids": completion_ids, "completion_mask": torch.ones(4, 2, dtype=torch.int)})
+    rewards = trainer._rewards(
+        {"completion_ids": completion_ids, "completion_mask": torch.ones(4, 2, dtype=torch.int)}
+    )
     assert rewards["rewards"][:3].tolist() == pytest.approx([0.7, 0.75, 0.5])
     assert rewards["rewards"][3].isnan()
     assert rewards["completion_mask"].sum(1).tolist() == [2, 2, 2, 0]
@@ -115,7 +122,14 @@ def test_an_unscorable_completion_moves_nothing(gpt2_path: str, tmp_path: Path) 
 
 def test_the_adaptive_coefficient_follows_the_logged_kl(gpt2_path: str, tmp_path: Path) -> None:
     trainer = make_trainer(
-        "ppo", gpt2_path, tmp_path, beta=0.1, kl_target=0.5, kl_horizon=80.0, max_steps=4, learning_rate=1e-2,
+        "ppo",
+        gpt2_path,
+        tmp_path,
+        beta=0.1,
+        kl_target=0.5,
+        kl_horizon=80.0,
+        max_steps=4,
+        learning_rate=1e-2,
         num_iterations=1,
     )
     trainer.train()

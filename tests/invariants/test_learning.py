@@ -53,8 +53,15 @@ def test_tokens_are_drawn_with_the_probabilities_that_are_stored(
 ) -> None:
     prompts = Dataset.from_list([{"prompt": "a b c"}] * 2000)
     trainer = make_trainer(
-        "reinforce", gpt2_path, tmp_path, temperature=temperature, num_iterations=2, max_completion_length=1,
-        per_device_train_batch_size=2000, train_dataset=prompts, startup_checks=False,
+        "reinforce",
+        gpt2_path,
+        tmp_path,
+        temperature=temperature,
+        num_iterations=2,
+        max_completion_length=1,
+        per_device_train_batch_size=2000,
+        train_dataset=prompts,
+        startup_checks=False,
     )
     counts, logps = torch.zeros(64), torch.full((64,), float("nan"))
     for _ in range(10):
@@ -78,16 +85,18 @@ def test_greedy_completions_are_greedy_and_sampled_ones_are_not(gpt2_path: str, 
     rows = [{"prompt": "a b c"}] * 4
     trainer._generate_and_score_completions(rows)
     sampled, greedy = drawn
-    own = trainer.model.eval().generate(
-        torch.tensor([trainer._tokenizer("a b c")["input_ids"]]), do_sample=False, max_new_tokens=8
-    )[0, 3:].tolist()
+    own = (
+        trainer.model.eval()
+        .generate(torch.tensor([trainer._tokenizer("a b c")["input_ids"]]), do_sample=False, max_new_tokens=8)[0, 3:]
+        .tolist()
+    )
     assert greedy == [own] * 4
     assert len({tuple(row) for row in sampled}) > 1
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
 def test_the_expected_gradient_of_the_trainer_is_the_exact_one(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
-    """Every completion of one token, then of two among three: the loss weighted by probability has d E[r - beta KL]."""
+    """Every completion of one token, then of two among three: weighted by probability, the loss has d E[r - beta KL]."""
     extra = {"baseline": "none"} if algorithm == "reinforce" else {"normalize_advantages": False, "vf_coef": 0.0}
     trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, num_generations=1, beta=0.3, **extra)
     with torch.no_grad():  # a policy that is not its reference any more
@@ -115,7 +124,9 @@ def test_the_expected_gradient_of_the_trainer_is_the_exact_one(algorithm: str, g
     weight = probs * len(pairs)
     shape = (-1,) if rollout["advantages"].dim() == 1 else (-1, 1)
     trainer.model.zero_grad()
-    trainer._compute_loss(trainer.model, {**rollout, "advantages": rollout["advantages"] * weight.view(shape)}).backward()
+    trainer._compute_loss(
+        trainer.model, {**rollout, "advantages": rollout["advantages"] * weight.view(shape)}
+    ).backward()
     scale = 2.0 if algorithm == "ppo" else 1.0  # PPO averages over tokens, two to a completion
     estimated = -trainer.model.transformer.h[0].mlp.c_fc.weight.grad.clone() * scale
     trainer.model.zero_grad()

@@ -15,9 +15,7 @@ PROMPT, COMPLETION = [6, 7, 8, 9], [10, 11, 1]
 def _score(model, prompt_padding: int, completion_padding: int):
     ids = torch.tensor([[0] * prompt_padding + PROMPT + COMPLETION + [0] * completion_padding])
     mask = torch.tensor([[0] * prompt_padding + [1] * 7 + [0] * completion_padding])
-    return model(
-        input_ids=ids, attention_mask=mask, completion_length=3 + completion_padding, with_values=True
-    )
+    return model(input_ids=ids, attention_mask=mask, completion_length=3 + completion_padding, with_values=True)
 
 
 @pytest.mark.parametrize("fixture", ["gpt2_path", "llama_path"])
@@ -31,7 +29,7 @@ def test_padding_changes_neither_log_probs_nor_entropy_nor_values(
     backbone = AutoModelForCausalLM.from_pretrained(request.getfixturevalue(fixture)).base_model.eval()
     add_scoring_forward(model)
     attach_critic(model, backbone if separate else None)
-    torch.nn.init.normal_(get_critic(model).head[-1].weight)
+    torch.nn.init.normal_(get_critic(model).value.weight)
     alone, padded = _score(model, 0, 0), _score(model, 5, 2)
     assert torch.allclose(alone.log_probs[0], expected, atol=1e-5)
     assert torch.allclose(alone.entropy[0], -(own.exp() * own).sum(-1), atol=1e-5)
@@ -65,7 +63,9 @@ def test_poison_on_padding_changes_neither_loss_nor_gradient(algorithm: str, gpt
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_mask_ends_with_the_first_eos_and_not_at_the_pad_id(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
+def test_the_mask_ends_with_the_first_eos_and_not_at_the_pad_id(
+    algorithm: str, gpt2_path: str, tmp_path: Path
+) -> None:
     trainer = make_trainer(algorithm, gpt2_path, tmp_path)
     trainer._tokenizer.pad_token = trainer._tokenizer.eos_token  # as for GPT-2, which has no pad token
     drawn = [[10, 11, 1], [12, 1], [13] * 8, [1]] * 2
@@ -77,15 +77,15 @@ def test_the_mask_ends_with_the_first_eos_and_not_at_the_pad_id(algorithm: str, 
     assert eos_row.abs().max() > 0
 
 
-def test_log_probs_through_the_chunks_equal_those_of_the_whole(gpt2_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_probs_through_the_chunks_equal_those_of_the_whole(
+    gpt2_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = AutoModelForCausalLM.from_pretrained(gpt2_path).eval()
     add_scoring_forward(model, temperature=0.7)
     results = []
     for elements in (64 * 2, 2**24):  # two rows of logits at a time, and all of them
         monkeypatch.setattr("lmrl.models.logprobs._CHUNK_ELEMENTS", elements)
-        out = model(
-            input_ids=torch.arange(4, 24).view(2, 10), attention_mask=torch.ones(2, 10), completion_length=7
-        )
+        out = model(input_ids=torch.arange(4, 24).view(2, 10), attention_mask=torch.ones(2, 10), completion_length=7)
         model.zero_grad()
         (out.log_probs.sum() + 0.3 * out.entropy.sum()).backward()
         results.append((out.log_probs.detach(), model.lm_head.weight.grad.clone()))

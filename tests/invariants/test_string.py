@@ -63,8 +63,9 @@ def test_the_ids_trained_on_are_the_ids_drawn(algorithm: str, gpt2_path: str, tm
     for row, ids in enumerate(DRAWN.values()):
         kept = rollout["completion_ids"][row][rollout["completion_mask"][row].bool()]
         assert kept.tolist() == ids
-    assert [row[mask.bool()].tolist() for row, mask in zip(rollout["prompt_ids"], rollout["prompt_mask"], strict=True)] \
-        == [trainer._tokenizer(prompt)["input_ids"] for prompt in DRAWN]
+    assert [
+        row[mask.bool()].tolist() for row, mask in zip(rollout["prompt_ids"], rollout["prompt_mask"], strict=True)
+    ] == [trainer._tokenizer(prompt)["input_ids"] for prompt in DRAWN]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -39,7 +39,9 @@ def _args(folder: Path, **overrides: Any) -> RLOOConfig:
 class Listener(RLOOTrainer):
     """RLOO, noting what passes through the seams."""
 
-    def _get_per_token_logps_and_entropies(self, model: Any, ids: Any, mask: Any, keep: Any, *args: Any, **kwargs: Any):
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, ids: Any, mask: Any, keep: Any, *args: Any, **kwargs: Any
+    ):
         self.models = [*getattr(self, "models", []), model]
         return super()._get_per_token_logps_and_entropies(model, ids, mask, keep, *args, **kwargs)
 

@@ -1,0 +1,337 @@
+"""Every recipe and every configuration runs two steps for real, on tiny models, and leaves what it says it leaves."""
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizer,
+)
+from trl import SFTConfig
+
+from lmrl.arguments import (
+    ComparisonArguments,
+    DataArguments,
+    EvaluationArguments,
+    ModelArguments,
+    RewardArguments,
+)
+from lmrl.data import demo_rows
+from lmrl.trainers import PPOConfig, ReinforceConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = ("sft", "reinforce_gen", "ppo_gen", "evaluate_gen")
+CONFIGS = ("demo_ppo", "demo_reinforce", "e2e_ppo", "e2e_reinforce", "gpt2_lora", "imdb_ppo")
+
+SHORT = (
+    *("--max_steps", "2", "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"),
+    *("--max_completion_length", "12", "--eval_rows", "4", "--batch_size", "4", "--report_to", "none"),
+)
+
+Recipe = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Recipe:
+    """Returns a function that runs a recipe as its command line does, and returns exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name: str, *argv: str) -> tuple[int, str, str]:
+        path = ROOT / "recipes" / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, argv)])
+        status = 0
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as stopped:
+            status = stopped.code
+        return (status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def footpaths(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a folder with rows that have "mr", "references" and "text", of the words that the demo model knows."""
+    folder = tmp_path_factory.mktemp("rows")
+    for split, count in (("train", 16), ("test", 6)):
+        rows = [
+            {
+                "mr": row["prompt"].removesuffix(" ->"),
+                "references": row["references"],
+                "text": row["references"][0],
+            }
+            for row in demo_rows(split)[:count]
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def classifier_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Returns the folder of a tiny random BERT that tells POSITIVE from NEGATIVE by the letters of a text."""
+    folder = tmp_path_factory.mktemp("bert")
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer(vocab=str(folder / "vocab.txt"), model_max_length=256).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=256,
+        initializer_range=0.5,
+        id2label={0: "NEGATIVE", 1: "POSITIVE"},
+        label2id={"NEGATIVE": 0, "POSITIVE": 1},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+def check_printed(out: str, folder: Path) -> None:
+    """The table with both columns, the files and the place of the model; and the files hold what they should."""
+    assert re.search(r"metric +before +after +after - before, by row \[95% CI\]", out)
+    assert f"Scores and completions: {folder}/before.json, {folder}/after.json\n" in out
+    assert out.endswith(f"The model is in {folder}\n")
+    for name in ("before", "after"):
+        found = json.loads((folder / f"{name}.json").read_text())
+        assert len(found["completions"]) == 4
+        assert found["scores"]["perplexity"]["value"] > 1
+
+
+def check_saved(folder: Path, prompt: str = "a b ->") -> None:
+    """The folder is a plain model: nothing missing, nothing unexpected, and it generates."""
+    model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(loading.values()), loading
+    generates(model, folder, prompt)
+
+
+def generates(model: torch.nn.Module, folder: Path, prompt: str) -> None:
+    """The model goes on from a prompt by four tokens."""
+    inputs = AutoTokenizer.from_pretrained(folder)(prompt, return_tensors="pt")
+    texts = model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert texts.shape[1] == inputs["input_ids"].shape[1] + 4
+
+
+def check_critic(folder: Path) -> None:
+    """The critic lies beside the policy, and is one: it ends in a single value."""
+    assert load_file(folder / "critic.safetensors")["head.3.bias"].shape == (1,)
+
+
+def rows_of(footpaths: Path) -> tuple[str, ...]:
+    return (
+        *("--dataset_name", str(footpaths / "train.jsonl"), "--eval_dataset_name", str(footpaths / "test.jsonl")),
+        *("--prompt_template", "{mr} ->", "--reference_column", "references"),
+    )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_trains_two_steps(
+    name: str, recipe: Recipe, footpaths: Path, classifier_path: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    demo = str(ROOT / "lmrl" / "data" / "demo")
+    classifier = {"model": classifier_path, "label": "POSITIVE", "output": "log_odds", "use_prompt": True}
+    offline = {
+        "demo_ppo": (),
+        "demo_reinforce": (),
+        "e2e_ppo": ("--model_name_or_path", demo, *rows_of(footpaths)),
+        "e2e_reinforce": ("--model_name_or_path", demo, *rows_of(footpaths)),
+        "gpt2_lora": ("--model_name_or_path", demo, *rows_of(footpaths)),
+        "imdb_ppo": (
+            *("--model_name_or_path", demo, "--dataset_name", str(footpaths)),
+            *("--rewards", json.dumps({"classifier": classifier})),
+        ),
+    }[name]
+    trainer = "ppo_gen" if "ppo" in name else "reinforce_gen"
+    folder = tmp_path / "out"
+    config = ROOT / "recipes" / "configs" / f"{name}.yaml"
+    status, out, err = recipe(trainer, "--config", config, *SHORT, *offline, "--output_dir", folder)
+    assert status == 0, err
+    check_printed(out, folder)
+    assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == 2
+    if name == "gpt2_lora":
+        assert (folder / "adapter_model.safetensors").is_file()
+    else:
+        check_saved(folder)
+    assert (folder / "critic.safetensors").is_file() == (trainer == "ppo_gen")
+
+
+def test_no_configuration_is_left_out() -> None:
+    assert sorted(path.stem for path in (ROOT / "recipes" / "configs").glob("*.yaml")) == sorted(CONFIGS)
+    assert sorted(path.stem for path in (ROOT / "recipes").glob("*.py")) == sorted(RECIPES)
+
+
+@pytest.mark.parametrize("trainer", ["reinforce_gen", "ppo_gen"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_recipe_trains_a_model_of_ones_own(
+    trainer: str, lora: bool, recipe: Recipe, llama_path: str, tmp_path: Path
+) -> None:
+    letters = "abcdefghijklmnop"
+    rows = [{"prompt": f"{a} {b}", "references": "b c d e f g h i j k l m"} for a in letters[:4] for b in letters[:4]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = tmp_path / "out"
+    argv = ("--model_name_or_path", llama_path, "--dataset_name", "rows.jsonl", "--output_dir", folder)
+    status, out, err = recipe(trainer, *SHORT, *argv, *(("--use_peft", "true", "--lora_r", "4") if lora else ()))
+    assert status == 0, err
+    check_printed(out, folder)
+    if lora:
+        assert not (folder / "model.safetensors").exists()
+        generates(AutoPeftModelForCausalLM.from_pretrained(folder), folder, "a b")
+    else:
+        check_saved(folder, "a b")
+    if trainer == "ppo_gen":
+        check_critic(folder)
+
+
+def test_what_sft_saves_is_reinforced_and_both_are_compared(recipe: Recipe, footpaths: Path, tmp_path: Path) -> None:
+    warm, tuned, adapter = tmp_path / "warm", tmp_path / "tuned", tmp_path / "adapter"
+    short = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--disable_tqdm", "true")
+    status, out, err = recipe("sft", *rows_of(footpaths), *short, "--output_dir", warm)
+    assert status == 0, err
+    assert re.search(rf"Held-out loss: \d+\.\d{{4}} nats per token. The model is in {warm}\n$", out)
+    check_saved(warm)
+
+    trained = ("--model_name_or_path", warm, *rows_of(footpaths), *SHORT)
+    assert recipe("reinforce_gen", *trained, "--output_dir", tuned)[0] == 0
+    check_saved(tuned)
+    assert recipe("reinforce_gen", *trained, "--use_peft", "true", "--output_dir", adapter)[0] == 0
+
+    checkpoints = ("--checkpoints", warm, f"rl={tuned}", f"lora={adapter}")
+    argv = (*rows_of(footpaths), *checkpoints, "--eval_rows", "3", "--max_new_tokens", "8", "--results_dir", "scores")
+    status, out, err = recipe("evaluate_gen", *argv, "--metrics", "chrf", '{"length": {"target": 9}}')
+    assert status == 0, err
+    assert re.search(r"metric +warm +rl +lora +rl - warm, by row \[95% CI\] +lora - warm, by row", out)
+    assert "reward/chrf" in out and "reward/length" in out
+    for label in ("warm", "rl", "lora"):
+        assert len(json.loads((tmp_path / "scores" / f"{label}.json").read_text())["completions"]) == 3
+
+
+def test_evaluation_without_arguments_scores_the_demo_model(recipe: Recipe, tmp_path: Path) -> None:
+    status, out, err = recipe("evaluate_gen", "--eval_rows", "3")
+    assert status == 0, err
+    assert re.search(r"metric +demo\n", out)
+    assert json.loads((tmp_path / "runs" / "evaluation" / "demo.json").read_text())["decoding"]["max_new_tokens"] == 64
+
+
+def test_checkpoints_of_one_name_are_refused(recipe: Recipe) -> None:
+    status, _, err = recipe("evaluate_gen", "--checkpoints", "a/last", "b/last")
+    assert (status, err) == (
+        2,
+        "error: checkpoints are called ['last', 'last'], and names must differ: write name=path.\n",
+    )
+
+
+def test_a_judge_reads_with_its_own_tokenizer(recipe: Recipe, gpt2_path: str, tmp_path: Path) -> None:
+    argv = ("--perplexity_model", gpt2_path, "--output_dir", "out", *SHORT)
+    status, _, err = recipe("reinforce_gen", *argv)
+    assert status == 0, err
+    score = json.loads((tmp_path / "out" / "before.json").read_text())["scores"]["perplexity"]
+    # Ids of the demo's vocabulary of 640 would be out of the judge's range of 64.
+    assert score["signature"].startswith(f"model:{gpt2_path}|") and score["value"] > 1
+
+
+def test_training_goes_on_from_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
+    saving = (*SHORT, "--save_strategy", "steps", "--save_steps", "1", "--output_dir", "out")
+    assert recipe("ppo_gen", *saving)[0] == 0
+    further = (*saving, "--max_steps", "3", "--resume_from_checkpoint", "out/checkpoint-2")
+    status, _, err = recipe("ppo_gen", *further)
+    assert status == 0, err
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3]
+
+
+OWN = {
+    "sft": (ModelArguments, DataArguments, SFTConfig),
+    "reinforce_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig),
+    "ppo_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, PPOConfig),
+    "evaluate_gen": (ModelArguments, DataArguments, EvaluationArguments, ComparisonArguments),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_names_every_field_and_says_what_it_does(name: str, recipe: Recipe) -> None:
+    status, out, err = recipe(name, "--help")
+    assert (status, err) == (0, "")
+    described = " ".join(out.split())
+    for kind in OWN[name]:
+        for field in fields(kind):
+            assert f"--{field.name}" in out, field.name
+            if field.name in kind.__annotations__ and kind is not SFTConfig:
+                first = " ".join(field.metadata["help"].replace("%%", "%").split()[:5])
+                assert first in described, field.name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_misspelt_argument_is_one_sentence(name: str, recipe: Recipe, tmp_path: Path) -> None:
+    assert recipe(name, "--datset_name", "x") == (
+        2,
+        "",
+        "error: unknown argument '--datset_name': did you mean --dataset_name?\n",
+    )
+    (tmp_path / "mine.yaml").write_text("datset_name: x\n")
+    assert recipe(name, "--config", "mine.yaml") == (
+        2,
+        "",
+        "error: mine.yaml: unknown name 'datset_name': did you mean dataset_name?\n",
+    )
+
+
+def test_a_library_that_is_not_installed_is_one_sentence(recipe: Recipe) -> None:
+    for argv, sentence in (
+        (("--report_to", "swanlab"), "swanlab"),
+        (("--use_vllm", "true"), "Please install vLLM"),
+    ):
+        status, _, err = recipe("reinforce_gen", *SHORT, *argv)
+        last = err.strip().splitlines()[-1]
+        assert status == 2 and last.startswith("error: ") and sentence in last
+
+
+def test_quantised_weights_are_refused_and_not_passed_over(recipe: Recipe) -> None:
+    for name in ("load_in_4bit", "load_in_8bit"):
+        status, _, err = recipe("reinforce_gen", f"--{name}", "true")
+        assert (status, err.startswith(f"error: {name} is set, but the recipes load whole weights")) == (2, True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_has_less_than_100_lines_and_a_command_above(name: str) -> None:
+    text = (ROOT / "recipes" / f"{name}.py").read_text()
+    assert len(text.splitlines()) < 100
+    assert f"python recipes/{name}.py --help" in text.split('"""')[1]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_configuration_has_few_keys_and_says_what_it_is(name: str) -> None:
+    text = (ROOT / "recipes" / "configs" / f"{name}.yaml").read_text()
+    assert len(yaml.safe_load(text)) <= 40
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    assert text.startswith("# ") and any(line.startswith("# Tested on: ") for line in header)
+    command = next(line for line in header if line.startswith("#   accelerate launch recipes/"))
+    assert ("ppo_gen.py" if "ppo" in name else "reinforce_gen.py") in command
+
+
+def test_the_command_line_of_the_documentation_works(tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--quiet", "--num_processes", "1", "--cpu"]
+    command = [*launch, str(ROOT / "recipes" / "reinforce_gen.py"), *SHORT, "--output_dir", "out"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    check_saved(tmp_path / "out")
+    assert done.stdout.endswith("The model is in out\n")

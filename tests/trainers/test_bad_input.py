@@ -1,0 +1,412 @@
+"""What a user gets wrong is told before anything is trained, in a sentence with the value, the rule and the remedy."""
+
+import json
+import math
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from tiny import tiny_gpt2, tiny_tokenizer
+from training import ALGORITHMS, PROMPTS, make_trainer, share_of_letters
+from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, LlamaModel
+
+from lmrl.rewards import BLEU
+from lmrl.trainers import PPOConfig, ReinforceConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def rewarding(values: Callable[[list[str]], Any]) -> Callable[..., Any]:
+    """Returns a reward function of the completions alone, called `given`."""
+
+    def given(completions: list[str], **_: Any) -> Any:
+        return values(completions)
+
+    return given
+
+
+def refused(function: Callable[[], Any], *parts: str, error: type[Exception] = ValueError) -> None:
+    """The call is refused, and each part is in the sentence, in this order."""
+    with pytest.raises(error) as caught:
+        function()
+    sentence, place = str(caught.value), 0
+    for part in parts:
+        assert part in sentence[place:], f"{part!r} is not in {sentence!r}, or not in this order"
+        place = sentence.index(part, place)
+
+
+# -- rewards ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        (lambda texts: 1 / 0, ["raised ZeroDivisionError: division by zero", "scoring 8 completions"]),
+        (lambda texts: [1.0], ["returned 1 values for 8 completions", "one per completion, None where"]),
+        (lambda texts: ["good"] * len(texts), ["returned 'good' for row 0", "a finite number", "of the prompt"]),
+        (lambda texts: "a" * len(texts), ["returned 'aaaaaaaa'", "must return a list of numbers"]),
+        (lambda texts: None, ["returned None", "must return a list of numbers"]),
+        (lambda texts: 0.5, ["returned 0.5", "must return a list of numbers"]),
+        (lambda texts: (0.5 for _ in texts), ["returned <generator", "must return a list of numbers"]),
+        (lambda texts: [0.5] * 7 + [math.nan], ["returned nan for row 7", "a finite number, or None"]),
+        (lambda texts: [math.inf] + [0.5] * 7, ["returned inf for row 0", "a finite number, or None"]),
+        (lambda texts: [1j] * 8, ["returned 1j for row 0", "a finite number"]),
+        (lambda texts: [[0.5]] * 8, ["returned [0.5] for row 0", "a finite number"]),
+        (lambda texts: torch.ones(8, 2), ["returned tensor([1., 1.]) for row 0", "a finite number"]),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_a_reward_returns_is_checked(
+    algorithm: str, values: Callable[[list[str]], Any], parts: list[str], gpt2_path: str, tmp_path: Path
+) -> None:
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, reward=rewarding(values))
+    refused(trainer.train, "The reward 'given'", *parts)
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("wrong", [KeyError("slot"), math.nan, math.inf])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_reward_that_fails_in_the_third_step_leaves_the_first_two(
+    algorithm: str, wrong: Any, gpt2_path: str, tmp_path: Path
+) -> None:
+    def flaky(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+        if trainer_state.global_step < 2:
+            return share_of_letters(completions)
+        if isinstance(wrong, Exception):
+            raise wrong
+        return [wrong] * len(completions)
+
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, reward=flaky, max_steps=5, num_iterations=1)
+    kept = tmp_path / "checkpoint-2"
+    what = "raised KeyError: 'slot'" if isinstance(wrong, Exception) else f"returned {wrong} for row 0"
+    refused(
+        trainer.train, f"The reward 'flaky' {what}", f"The 2 steps done so far are kept in {tmp_path}/checkpoint-2."
+    )
+    trained = {name: value for name, value in trainer.model.state_dict().items() if "critic." not in name}
+    saved = AutoModelForCausalLM.from_pretrained(kept).state_dict()
+    assert saved.keys() == trained.keys()
+    assert all(torch.equal(saved[name], value) for name, value in trained.items())
+    assert json.loads((kept / "trainer_state.json").read_text())["global_step"] == 2
+    assert (kept / "critic.safetensors").exists() == (algorithm == "ppo")
+
+
+def test_rewards_that_never_apply_are_refused(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, reward=rewarding(lambda texts: [None] * len(texts)))
+    refused(trainer.train, "No reward applied to any completion", "every one returned None")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_constant_reward_is_refused_unless_it_is_wanted(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
+    constant = rewarding(lambda texts: [0.25] * len(texts))
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, reward=constant)
+    refused(trainer.train, "All 8 completions", "the reward 0.25", "nothing to learn", "startup_checks=False")
+    control = make_trainer(algorithm, gpt2_path, tmp_path, reward=constant, startup_checks=False)
+    assert control.train().global_step == 2
+
+
+@pytest.mark.parametrize("wrong", ["bleu", torch.nn.Linear(1, 1), None, 5, [share_of_letters, "bleu"]])
+def test_a_reward_is_a_function(wrong: Any, gpt2_path: str, tmp_path: Path) -> None:
+    shown = repr(wrong[1] if isinstance(wrong, list) else wrong)
+    refused(
+        lambda: make_trainer("reinforce", gpt2_path, tmp_path, reward=wrong),
+        f"reward_funcs has {shown}",
+        "A reward is a function",
+        "lmrl.rewards.Classifier(model, label=...)",
+        error=TypeError,
+    )
+
+
+def test_there_must_be_a_reward(gpt2_path: str, tmp_path: Path) -> None:
+    refused(lambda: make_trainer("ppo", gpt2_path, tmp_path, reward=[]), "reward_funcs is empty", "at least one")
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_column_that_a_reward_reads_must_be_there(gpt2_path: str, tmp_path: Path) -> None:
+    def slots(completions: list[str], mr: list[str], **_: Any) -> list[float]:
+        return share_of_letters(completions)
+
+    for reward, column in ((BLEU(), "references"), (slots, "mr")):
+        refused(
+            lambda reward=reward: make_trainer("reinforce", gpt2_path, tmp_path, reward=reward),
+            f"reads the column {column!r}, and train_dataset has only ['prompt']",
+            "Rename the column",
+        )
+    rows = Dataset.from_list([{"prompt": prompt, "mr": prompt} for prompt in PROMPTS])
+    refused(
+        lambda: make_trainer(
+            "reinforce", gpt2_path, tmp_path, slots, train_dataset=rows, eval_dataset=rows.remove_columns("mr")
+        ),
+        "reads the column 'mr', and eval_dataset has only ['prompt']",
+    )
+
+
+def test_rows_have_a_prompt_that_is_not_empty(gpt2_path: str, tmp_path: Path) -> None:
+    for rows, parts in (
+        ([{"text": "a"}] * 4, ["train_dataset has no column 'prompt', only ['text']", "load_prompts"]),
+        ([{"prompt": "a"}, {"prompt": ""}] * 2, ["Row 1 of train_dataset has an empty prompt", "at least one token"]),
+    ):
+        dataset = Dataset.from_list(rows)
+        refused(lambda d=dataset: make_trainer("reinforce", gpt2_path, tmp_path, train_dataset=d), *parts)
+
+
+def test_a_null_reference_is_named_with_its_column(gpt2_path: str, tmp_path: Path) -> None:
+    rows = Dataset.from_list([{"prompt": prompt, "references": None} for prompt in PROMPTS])
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path, reward=BLEU(), train_dataset=rows)
+    refused(trainer.train, "The reward 'bleu' raised", "every row of 'references'", "None", "Correct or drop the row")
+
+
+def test_prompt_and_completion_must_fit_the_context(gpt2_path: str, tmp_path: Path) -> None:
+    refused(
+        lambda: make_trainer("reinforce", gpt2_path, tmp_path, max_completion_length=58),
+        "The prompt of row 3 has 7 tokens",
+        "max_completion_length=58 that makes 65, more than the model's context of 64",
+        "Lower max_completion_length to 57",
+    )
+    assert make_trainer("reinforce", gpt2_path, tmp_path, max_completion_length=57).max_completion_length == 57
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+BOTH = [
+    ({"top_k": 3}, ["top_k=3 changes the distribution", "Leave top_k at 0 in training"]),
+    ({"top_p": 0.9}, ["top_p=0.9 changes the distribution", "Leave top_p at 1.0 in training"]),
+    ({"min_p": 0.1}, ["min_p=0.1 changes the distribution", "Leave min_p at None in training"]),
+    ({"repetition_penalty": 1.1}, ["repetition_penalty=1.1 changes the distribution", "at 1.0 in training"]),
+    (
+        {"generation_kwargs": {"min_new_tokens": 2}},
+        ["generation_kwargs has 'min_new_tokens'", "change the distribution", "Allowed: ["],
+    ),
+    ({"temperature": 0.0}, ["temperature is 0.0", "above 0"]),
+    ({"beta": -0.1}, ["beta is -0.1", "negative KL penalty", "Use 0 or more"]),
+    ({"beta": 0.0, "kl_target": 2.0}, ["kl_target=2.0 needs", "beta above 0 (it is 0.0)", "no reference policy"]),
+    ({"beta": 0.0, "max_kl": 2.0}, ["max_kl=2.0 needs", "beta above 0 (it is 0.0)"]),
+    ({"beta": 0.1, "kl_target": -2.0}, ["kl_target=-2.0 needs a value above 0"]),
+    ({"beta": 0.1, "kl_target": 2.0, "kl_horizon": 1.0}, ["kl_horizon=1.0 is too short", "Use more than 1.6"]),
+    ({"max_completion_length": 0}, ["max_completion_length is 0", "at least 1"]),
+    ({"num_generations": 3}, ["(8) must be divisible by num_generations (3)"]),
+]
+REINFORCE = [
+    ({"num_generations": 1}, ["num_generations=1", "must be at least 2", "moving_average"]),
+    ({"baseline": "mean"}, ["baseline='mean' is not one of none, batch_mean, leave_one_out, moving_average, greedy"]),
+    ({"baseline_decay": 1.0}, ["baseline_decay=1.0 is not in [0, 1)"]),
+]
+PPO = [
+    ({"critic": "none"}, ["critic='none' is not one of shared, separate"]),
+    ({"critic_model_name_or_path": "my/critic"}, ["'my/critic' is only read with critic='separate'"]),
+    ({"gamma": 1.5}, ["gamma=1.5 is not in [0, 1]"]),
+    ({"lam": -0.5}, ["lam=-0.5 is not in [0, 1]"]),
+    ({"cliprange_value": 0.0}, ["cliprange_value=0.0 must be above 0"]),
+]
+CASES = [
+    *((ReinforceConfig, settings, parts) for settings, parts in [*BOTH, *REINFORCE]),
+    *((PPOConfig, settings, parts) for settings, parts in [*BOTH, *PPO]),
+]
+
+
+@pytest.mark.parametrize(("config", "settings", "parts"), CASES)
+def test_a_setting_out_of_its_range_is_refused(
+    config: type, settings: dict[str, Any], parts: list[str], tmp_path: Path
+) -> None:
+    whole = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 8, **settings}
+    refused(lambda: config(**whole), *parts)
+
+
+@pytest.mark.parametrize("baseline", ["none", "batch_mean", "moving_average", "greedy"])
+def test_one_completion_a_prompt_is_allowed_where_no_other_is_needed(
+    baseline: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path, num_generations=1, baseline=baseline)
+    assert trainer.train().global_step == 2
+
+
+def test_ppo_takes_one_completion_a_prompt(gpt2_path: str, tmp_path: Path) -> None:
+    assert PPOConfig(output_dir=str(tmp_path), use_cpu=True).num_generations == 1
+    assert make_trainer("ppo", gpt2_path, tmp_path, num_generations=1).train().global_step == 2
+
+
+def test_a_critic_of_another_vocabulary_is_refused(gpt2_path: str, tmp_path: Path) -> None:
+    other = tiny_gpt2(tmp_path / "other", vocab_size=65)
+    refused(
+        lambda: make_trainer(
+            "ppo", gpt2_path, tmp_path, critic="separate", critic_model_name_or_path=str(tmp_path / "other")
+        ),
+        f"The critic {other!r} has a vocabulary of 65 tokens and the policy one of 64",
+        "both must have the same",
+        "Leave critic_model_name_or_path out",
+    )
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, critic="separate", critic_model_name_or_path=gpt2_path)
+    assert trainer.train().global_step == 2
+    trainer.save_model()
+    assert any(name.startswith("backbone.") for name in load_file(tmp_path / "critic.safetensors"))
+
+
+# -- through a recipe: exit status 2 and one sentence, never a traceback ------------------------------------------------
+
+
+@pytest.fixture
+def failing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, gpt2_path: str
+) -> Callable[..., str]:
+    """Returns a function that runs a recipe on the tiny model, and returns the one sentence it stops with."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"mr": mr, "references": ["b c d e f g h"]} for mr in ("a b c", "d", "e f", "g h i j k l", "m n", "o", "p")
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    usual = {
+        "--model_name_or_path": gpt2_path,
+        "--dataset_name": "rows.jsonl",
+        "--prompt_template": "{mr}",
+        "--max_steps": "2",
+        "--per_device_train_batch_size": "8",
+        "--max_completion_length": "8",
+        "--eval_rows": "2",
+        "--output_dir": "out",
+        "--disable_tqdm": "true",
+    }
+
+    def call(recipe: str, argv: dict[str, str], fails: bool = True) -> str:
+        path = str(ROOT / "recipes" / f"{recipe}.py")
+        words = [word for pair in {**usual, **argv}.items() for word in pair]
+        monkeypatch.setattr(sys, "argv", [path, *words])
+        status = 0
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as stopped:
+            status = stopped.code
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert "Traceback" not in "".join(lines)
+        assert status == (2 if fails else 0), lines
+        return lines[-1] if lines else ""
+
+    return call
+
+
+@pytest.mark.parametrize("recipe", ["reinforce_gen", "ppo_gen"])
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ({"--dataset_name": "no.jsonl"}, ["no file or folder", "no.jsonl", "check the spelling"]),
+        ({"--eval_dataset_name": "no.jsonl"}, ["no file or folder", "no.jsonl", "check the spelling"]),
+        ({"--dataset_train_split": "no"}, ["unknown split 'no'", "['train']"]),
+        ({"--prompt_template": "{mrs}"}, ["no column 'mrs'", "did you mean 'mr'?"]),
+        ({"--reference_column": "reference"}, ["no column 'reference'", "did you mean 'references'?"]),
+        ({"--max_completion_length": "60"}, ["longer than max_prompt_length=4", "lower max_completion_length"]),
+        ({"--max_completion_length": "64"}, ["leaves 0 tokens of the model's context", "lower max_completion_length"]),
+        ({"--max_prompt_length": "5"}, ["1 of", "longer than max_prompt_length=5 tokens", "'drop' or 'cut'"]),
+        ({"--max_new_tokens": "99"}, ["max_new_tokens is 99", "64 positions", "or less"]),
+        ({"--eval_rows": "7"}, ["eval_rows is 7", "must be from 1 to 6"]),
+        ({"--num_generations": "3"}, ["must be divisible by num_generations (3)"]),
+        ({"--beta": "-1"}, ["beta is -1.0", "Use 0 or more"]),
+        ({"--temperature": "0"}, ["temperature is 0.0", "above 0"]),
+        ({"--top_k": "5"}, ["top_k=5", "Leave top_k at 0"]),
+        ({"--rewards": "blue"}, ["Unknown reward 'blue'", "Did you mean 'bleu'?"]),
+        ({"--rewards": "mine.py:f"}, ["No file", "mine.py", "to take a reward from"]),
+        ({"--rewards": '{"length": {}}'}, ["'length' needs ['target']"]),
+        ({"--rewards": '{"classifier": {"model": "./no", "label": 1}}'}, ["No classifier", "'./no'", "Give a hub id"]),
+        ({"--rewards": "bleu", "--metrics": "bleu"}, ["Two rewards are named 'bleu'", "another `name`"]),
+        ({"--rewards": "bleu", "--reward_weights": "[1,2]"}, ["reward_weights", "invalid float value"]),
+        ({"--model_name_or_path": "./no"}, ["There is no folder './no'", "Give a folder or a hub id"]),
+        ({"--lora_target_modules": "no", "--use_peft": "true"}, ["Target modules", "not found in the base model"]),
+        ({"--perplexity_model": "./no"}, ["There is no folder './no'", "Give a folder or a hub id"]),
+        ({"--resume_from_checkpoint": "no"}, ["no"]),
+    ],
+)
+def test_a_recipe_says_what_is_wrong(
+    recipe: str, argv: dict[str, str], parts: list[str], failing: Callable[..., str]
+) -> None:
+    sentence, place = failing(recipe, argv), 0
+    assert sentence.startswith("error: ")
+    for part in parts:
+        assert part in sentence[place:], sentence
+        place = sentence.index(part, place)
+
+
+@pytest.mark.parametrize("cell", ['""', "null", '"  "', "7", "[]"])
+@pytest.mark.parametrize("column", ["prompt", "references"])
+def test_a_recipe_names_the_row_of_an_empty_cell(
+    column: str, cell: str, failing: Callable[..., str], tmp_path: Path
+) -> None:
+    good = '{"prompt": "a b", "references": "c d"}\n'
+    bad = json.dumps({"prompt": "a b", "references": "c d", column: json.loads(cell)}) + "\n"
+    (tmp_path / "rows.jsonl").write_text(bad * 3 if cell in ("7", "[]") else good + bad + good)
+    sentence = failing(
+        "reinforce_gen",
+        {"--prompt_template": "{prompt}"} if column == "references" else {"--prompt_template": "{prompt}"},
+        fails=not (column == "prompt" and cell == "7"),
+    )
+    if not (column == "prompt" and cell == "7"):
+        assert f"row {0 if cell in ('7', '[]') else 1} (the first is 0)" in sentence
+        assert repr(column) in sentence or "prompt is" in sentence
+        assert "fill it in" in sentence
+
+
+def test_a_recipe_drops_or_cuts_long_prompts(failing: Callable[..., str], tmp_path: Path) -> None:
+    for choice in ("drop", "cut"):
+        argv = {"--max_prompt_length": "2", "--long_prompts": choice, "--eval_rows": "3"}
+        failing("reinforce_gen", argv, fails=False)
+        tokens = tiny_tokenizer()
+        found = json.loads((tmp_path / "out" / "after.json").read_text())["completions"]
+        assert found and tokens is not None
+    assert "none would be left" in failing(
+        "reinforce_gen", {"--max_prompt_length": "1", "--long_prompts": "drop", "--prompt_template": "x {mr}"}
+    )
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory, llama_path: str, gpt2_path: str) -> dict[str, str]:
+    """Returns folders that are no causal language model with its tokenizer, by what they are."""
+    folder = tmp_path_factory.mktemp("strange")
+    AutoModelForCausalLM.from_pretrained(gpt2_path).save_pretrained(folder / "no_tokenizer")
+    LlamaModel.from_pretrained(llama_path).save_pretrained(folder / "no_head")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertForSequenceClassification(BertConfig(vocab_size=64, **sizes)).save_pretrained(folder / "classifier")
+    (folder / "t5").mkdir()
+    (folder / "t5" / "config.json").write_text('{"model_type": "t5", "vocab_size": 64}')
+    (folder / "empty").mkdir()
+    for name in ("no_head", "classifier", "t5", "empty"):
+        tiny_tokenizer().save_pretrained(folder / name)
+    return {path.name: str(path) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("no_tokenizer", ["No tokenizer could be loaded from", "tokenizer.save_pretrained(folder)"]),
+        ("no_head", ["has no weights for 'lm_head.weight'", "with its head"]),
+        ("classifier", ["has no weights for 'cls.", "with its head, not a bare backbone or a classifier"]),
+        ("t5", ["No causal language model could be loaded from", "T5Config", "`save_pretrained`"]),
+        ("empty", ["No causal language model could be loaded from", "Give a hub id"]),
+    ],
+)
+def test_a_folder_that_is_no_language_model_is_refused(
+    name: str, parts: list[str], strange: dict[str, str], failing: Callable[..., str]
+) -> None:
+    sentence, place = failing("reinforce_gen", {"--model_name_or_path": strange[name]}), 0
+    for part in parts:
+        assert part in sentence[place:], sentence
+        place = sentence.index(part, place)
+
+
+def test_a_failing_reward_keeps_the_steps_done_and_the_recipe_says_where(
+    failing: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def flaky(completions, trainer_state=None, **columns):\n"
+        "    if trainer_state is not None and trainer_state.global_step >= 2:\n"
+        "        raise KeyError('slot')\n"
+        "    return [sum(c.isalpha() for c in text) for text in completions]\n"
+    )
+    argv = {"--rewards": "mine.py:flaky", "--max_steps": "5", "--eval_rows": "1"}
+    sentence = failing("reinforce_gen", argv)
+    assert "The reward 'flaky' raised KeyError: 'slot'" in sentence
+    assert sentence.endswith("The 2 steps done so far are kept in out/checkpoint-2.")
+    assert (tmp_path / "out" / "checkpoint-2" / "model.safetensors").is_file()
