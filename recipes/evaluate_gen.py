@@ -8,7 +8,8 @@ Scores one or more checkpoints on held-out rows, side by side; the others are co
 
 import torch
 
-from lmrl.arguments import ComparisonArguments, DataArguments, EvaluationArguments, ModelArguments, parse, run
+from lmrl.arguments import ComparisonArguments, DataArguments, EvaluationArguments, ModelArguments
+from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_held_out
 from lmrl.evaluation import evaluate_model, report
 from lmrl.models import load_model, load_tokenizer

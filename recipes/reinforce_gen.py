@@ -10,7 +10,8 @@ from pathlib import Path
 
 from trl import get_peft_config
 
-from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, RewardArguments, parse, run
+from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, RewardArguments
+from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_splits
 from lmrl.evaluation import Evaluation, evaluate_model, report
 from lmrl.models import context_length, load_model, load_tokenizer
@@ -34,7 +35,6 @@ def main() -> None:
     train, held_out = load_splits(tokenizer, room, seed=config.seed, **vars(data_args))
     rewards = make_rewards(reward_args.rewards)
     judge_name = eval_args.perplexity_model or name
-    reader = tokenizer if judge_name == name else load_tokenizer(judge_name)
 
     trainer = ReinforceTrainer(
         model, rewards, config, train, processing_class=tokenizer, peft_config=get_peft_config(model_args)
@@ -51,7 +51,7 @@ def main() -> None:
             num_beams=eval_args.num_beams,
             batch_size=eval_args.batch_size,
             rewards=[*rewards, *make_rewards(eval_args.metrics or [])],
-            perplexity_model=(judge, reader),
+            perplexity_model=(judge, tokenizer if judge_name == name else load_tokenizer(judge_name)),
         )
 
     shows = trainer.is_world_process_zero()

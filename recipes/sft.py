@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
-from lmrl.arguments import DataArguments, ModelArguments, parse, run
+from lmrl.arguments import DataArguments, ModelArguments
+from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_splits, to_supervised
 from lmrl.models import load_model, load_tokenizer
 

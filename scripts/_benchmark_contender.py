@@ -77,7 +77,7 @@ class Floor:
         self.settings, self.clock = settings, StageClock()
         self.bf16 = settings.precision == "bf16"
         self.policy = load_model(settings).to(DEVICE)
-        # Not `requires_grad_(False)`: where no weight needs a gradient, torch 2.13 copies the LM head once for each row
+        # Not `requires_grad_(False)`: where no weight needs a gradient, torch 2.13 copies the LM head for every row
         # of the batch at the prefill, whose last states are no contiguous tensor (`bmm` where it would fold to `mm`).
         self.reference = load_model(settings).to(DEVICE).eval()
         self.decoder = load_model(settings).to(DEVICE, torch.bfloat16) if self.bf16 else self.policy

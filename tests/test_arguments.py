@@ -15,9 +15,8 @@ from lmrl.arguments import (
     EvaluationArguments,
     ModelArguments,
     RewardArguments,
-    parse,
-    run,
 )
+from lmrl.cli import parse, run
 
 ALL = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments)
 

@@ -35,11 +35,20 @@ LAYERS = {
     "lmrl/data": Layer(("lmrl.data",), None),
     "lmrl/trainers": Layer(("lmrl.trainers", "lmrl.core", "lmrl.models"), TRAINER_LIBRARIES),
     "lmrl/evaluation": Layer(("lmrl.evaluation", "lmrl.rewards", "lmrl.models.loading"), None, ("trl",)),
-    "lmrl/arguments.py": Layer((), ("trl", "yaml")),
+    "lmrl/arguments.py": Layer((), ("trl",)),
+    "lmrl/cli.py": Layer((), ("trl", "yaml")),
     "lmrl/__init__.py": Layer(("lmrl.trainers",), ()),
     "recipes": Layer(
         (
-            *("lmrl.arguments", "lmrl.data", "lmrl.evaluation", "lmrl.models", "lmrl.rewards", "lmrl.trainers"),
+            *(
+                "lmrl.arguments",
+                "lmrl.cli",
+                "lmrl.data",
+                "lmrl.evaluation",
+                "lmrl.models",
+                "lmrl.rewards",
+                "lmrl.trainers",
+            ),
             *(f"lmrl.{name}" for name in (*TRAINERS, "__version__")),
         ),
         None,

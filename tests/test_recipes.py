@@ -133,7 +133,7 @@ def generates(model: torch.nn.Module, folder: Path, prompt: str) -> None:
 
 def check_critic(folder: Path) -> None:
     """The critic lies beside the policy, and is one: it ends in a single value."""
-    assert load_file(folder / "critic.safetensors")["head.3.bias"].shape == (1,)
+    assert load_file(folder / "critic.safetensors")["value.bias"].shape == (1,)
 
 
 def rows_of(footpaths: Path) -> tuple[str, ...]:

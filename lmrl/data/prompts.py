@@ -173,7 +173,9 @@ def fit_prompts(
         prompts[number] = _cut(prompts[number], tokenizer, max_prompt_length, number)
     logger.warning("%s: their beginnings are cut off", found)
     names = dataset.column_names
-    return dataset.remove_columns("prompt").add_column("prompt", prompts).select_columns(names)
+    # Added before the old one is removed: without any column a dataset would have no rows.
+    cut = dataset.add_column("cut prompt", prompts).remove_columns("prompt").rename_column("cut prompt", "prompt")
+    return cut.select_columns(names)
 
 
 def to_supervised(dataset: "Dataset", completion_prefix: str = " ") -> "Dataset":

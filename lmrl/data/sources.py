@@ -66,12 +66,18 @@ def splits_of(name: str, config: str | None) -> set[str]:
             As for [`read_split`].
         config (`str` or `None`):
             Configuration of a hub dataset.
+
+    Raises:
+        FileNotFoundError: If there is no hub dataset by that name.
     """
     path = Path(name).expanduser()
     if not path.exists() and not _looks_like_path(name):
         from datasets import get_dataset_split_names
 
-        return set(get_dataset_split_names(name, config))
+        try:
+            return set(get_dataset_split_names(name, config))
+        except (FileNotFoundError, ConnectionError) as error:
+            raise _not_found(name, error) from error
     if not path.is_dir():
         return {"train"}
     if (path / "dataset_dict.json").is_file():
@@ -92,13 +98,18 @@ def _read_hub(name: str, config: str | None, split: str) -> "Dataset":
     try:
         rows = load_dataset(name, config, split=split)
     except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"{name!r} is neither a file or folder ({str(Path(name).absolute())!r} does not exist) nor a dataset that "
-            f"the hub could give ({type(error).__name__}: {error}): check the spelling, or go online once to fetch it"
-        ) from error
+        raise _not_found(name, error) from error
     if not isinstance(rows, Dataset):
         raise ValueError(f"split {split!r} of {name!r} is a {type(rows).__name__}: name one split, such as 'train'")
     return rows
+
+
+def _not_found(name: str, error: Exception) -> FileNotFoundError:
+    """Returns the error for what is neither here nor on the hub."""
+    return FileNotFoundError(
+        f"{name!r} is neither a file or folder ({str(Path(name).absolute())!r} does not exist) nor a dataset that "
+        f"the hub could give ({type(error).__name__}: {error}): check the spelling, or go online once to fetch it"
+    )
 
 
 def _read_saved(path: Path, split: str) -> "Dataset":

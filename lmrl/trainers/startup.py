@@ -142,7 +142,8 @@ def _check_policy(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None
         if (apart := difference.abs().max().item()) > tolerance:
             raise ValueError(
                 f"Before any update the policy differs from its reference by {apart:.3g} in a token's "
-                "log-probability, so the KL does not start at 0. Load both from the same weights in the same precision."
+                "log-probability, so the KL does not start at 0. Load both from the same weights, in the same "
+                "precision."
             )
 
 

@@ -96,7 +96,7 @@ def test_greedy_completions_are_greedy_and_sampled_ones_are_not(gpt2_path: str, 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
 def test_the_expected_gradient_of_the_trainer_is_the_exact_one(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
-    """Every completion of one token, then of two among three: weighted by probability, the loss has d E[r - beta KL]."""
+    """Every completion of one token, then of two: weighted by probability, the loss has d E[r - beta KL]."""
     extra = {"baseline": "none"} if algorithm == "reinforce" else {"normalize_advantages": False, "vf_coef": 0.0}
     trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, num_generations=1, beta=0.3, **extra)
     with torch.no_grad():  # a policy that is not its reference any more

@@ -1,0 +1,139 @@
+"""The command line of the recipes: YAML and flags into dataclasses, and errors as sentences."""
+
+import difflib
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from trl import TrlParser
+
+
+class _Parser(TrlParser):
+    """TRL's parser, with errors that are raised and not printed together with pages of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would exit with."""
+        raise ValueError(message)
+
+
+def parse(
+    *dataclass_types: type, argv: Sequence[str] | None = None, demo: str | Path | None = None
+) -> tuple[Any, ...]:
+    """
+    Returns one object of each dataclass, from `--config file.yaml` and the command line, which has the last word.
+
+    Args:
+        dataclass_types (`type`):
+            Dataclasses without a field in common: those of this module, a trainer's configuration.
+        argv (`list[str]`, *optional*):
+            Defaults to the command line.
+        demo (`str` or `Path`, *optional*):
+            The YAML file read where neither a `--config` nor a model nor a dataset is named.
+
+    Returns:
+        `tuple`, in the order of `dataclass_types`.
+
+    Raises:
+        ValueError: In a sentence, for an unknown name, a value of the wrong kind, or a file that cannot be read.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(dataclass_types, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these; the command line overrides it.")
+    hints = {name: hint for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
+    given, unknown = parser.parse_known_args(argv)
+    for text in sorted(unknown, key=lambda text: not text.startswith("-"))[:1]:
+        raise ValueError(f"unknown argument {text!r}" + _closest(text.lstrip("-").split("=")[0], "--", hints))
+    own = any(text.split("=")[0] in ("--model_name_or_path", "--dataset_name") for text in argv)
+    if (config := given.config or (None if own else demo)) is not None:
+        parser.set_defaults_with_config(**_read_config(str(config), parser, hints))
+    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
+
+
+def _closest(name: str, prefix: str, known: Iterable[str]) -> str:
+    """Returns the end of a sentence about an unknown name."""
+    close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+    return f": did you mean {prefix}{close[0]}?" if close else ": --help lists what there is"
+
+
+def _read_config(path: str, parser: _Parser, hints: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of a YAML file, each checked and converted as on the command line."""
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"the file of --config, {path!r}, cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must have lines `name: value`, but is of type {type(config).__name__}")
+    values = {}
+    for name, value in config.items():
+        if name not in hints:
+            raise ValueError(f"{path}: unknown name {str(name)!r}" + _closest(str(name), "", hints))
+        try:
+            values[name] = _read_value(name, value, parser, hints[name])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return values
+
+
+def _read_value(name: str, value: Any, parser: _Parser, hint: Any) -> Any:
+    """Returns a value of a YAML file as the command line has it: YAML takes 1e-4 for text and `no` for false."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = {get_origin(member) or member for member in members}
+    if (value is None or isinstance(value, dict | list)) and type(value) not in kinds:
+        raise ValueError(f"{name} is {value!r}, but must be of type {' or '.join(map(_name, kinds))}")
+    # An empty list and `str | list[str]` have no form on a command line, and are taken as they are.
+    if value is None or isinstance(value, dict) or (isinstance(value, list) and (not value or str in kinds)):
+        return value
+    if isinstance(value, list):
+        tokens = [f"--{name}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in value)]
+    else:
+        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) and bool not in kinds else value
+        tokens = [f"--{name}={text}"]
+    return getattr(parser.parse_known_args(tokens)[0], name)
+
+
+def _name(kind: Any) -> str:
+    """Returns a type's name."""
+    return "null" if kind is NoneType else getattr(kind, "__name__", str(kind))
+
+
+def run(main: Callable[[], object]) -> None:
+    """
+    Calls the `main` of a recipe, and exits with a sentence where what it was told is wrong.
+
+    `LMRL_DEBUG=1` shows the traceback. Of several processes only the first one speaks.
+
+    Args:
+        main (`Callable`):
+            A `ValueError`, an `OSError` or a library that is not installed becomes `error: ...` and exit status 2,
+            Ctrl-C exit status 130.
+    """
+    # TRL 1.16 still uses the names that transformers 5.23 calls deprecated; no one who runs a recipe can help it.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+    try:
+        main()
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(130)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        # A tracker that is not installed is a RuntimeError to transformers 5.23; any other is a bug.
+        if isinstance(error, RuntimeError) and "to be installed" not in str(error):
+            raise
+        if os.environ.get("LMRL_DEBUG") == "1":
+            traceback.print_exc()
+        _say("error: " + " ".join(str(error).split()))
+        sys.exit(2)
+
+
+def _say(sentence: str) -> None:
+    """Prints on the first process."""
+    if os.environ.get("RANK", "0") == "0":
+        print(sentence, file=sys.stderr)

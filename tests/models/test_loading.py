@@ -1,0 +1,150 @@
+"""Models and tokenizers from folders: what is there, what is missing, and what is random is never let in."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tiny import tiny_gpt2, tiny_tokenizer
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, LlamaModel, PreTrainedModel
+
+from lmrl.models import context_length, disable_dropout, load_model, load_tokenizer
+
+IDS = torch.tensor([[6, 7, 8, 9, 10, 11]])
+
+
+@pytest.fixture(scope="module")
+def adapter_path(gpt2_path: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Returns the folder of a LoRA adapter that changes the model, and the tokenizer."""
+    folder = tmp_path_factory.mktemp("adapter")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(gpt2_path),
+            LoraConfig(
+                r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", init_lora_weights=False, fan_in_fan_out=True
+            ),
+        )
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_tokenizer_pads_and_cuts_on_the_left(gpt2_path: str, tmp_path: Path) -> None:
+    right = tiny_tokenizer()
+    right.padding_side = right.truncation_side = "right"
+    right.save_pretrained(tmp_path)
+    for folder in (gpt2_path, str(tmp_path), tmp_path):
+        tokenizer = load_tokenizer(folder)
+        assert (tokenizer.padding_side, tokenizer.truncation_side, tokenizer.pad_token) == ("left", "left", "<pad>")
+
+
+def test_eos_is_the_filler_of_a_tokenizer_without_a_pad_token(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.pad_token, loaded.pad_token_id, loaded.eos_token_id) == ("<eos>", 1, 1)
+    assert loaded(["a b", "a"], padding=True)["input_ids"] == [[3, 4], [1, 3]]
+
+
+def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no EOS token, so no answer could ever end. Set `tokenizer.eos_token`"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("model", ["gpt2_path", "llama_path"])
+def test_a_model_without_its_tokenizer_is_refused(model: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(request.getfixturevalue(model)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"No tokenizer could be loaded from .*tokenizer\.save_pretrained\(folder\)"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+@pytest.mark.parametrize("name", ["./nowhere", "a/b/c", "~/nowhere", Path("nowhere")])
+def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(load: object, name: str | Path) -> None:
+    with pytest.raises(ValueError, match=r"There is no folder .*looked for .*Give a folder or a hub id"):
+        load(name)
+
+
+def test_a_model_that_the_hub_does_not_give_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"No causal language model could be loaded from 'no/such': .*Give a hub id"):
+        load_model("no/such")
+
+
+def test_a_model_without_a_head_is_refused(llama_path: str, tmp_path: Path) -> None:
+    LlamaModel.from_pretrained(llama_path).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no weights for 'lm_head.weight' \(1 are missing\).*random.*its head"):
+        load_model(tmp_path)
+
+
+def test_a_head_that_is_tied_is_not_missing(gpt2_path: str, tmp_path: Path) -> None:
+    own = AutoModelForCausalLM.from_pretrained(gpt2_path)
+    own.transformer.save_pretrained(tmp_path)
+    assert torch.equal(load_model(tmp_path).eval()(IDS).logits, own.eval()(IDS).logits)
+
+
+def test_weights_are_float32_unless_asked_otherwise(gpt2_path: str, tmp_path: Path) -> None:
+    half = AutoModelForCausalLM.from_pretrained(gpt2_path, dtype=torch.bfloat16)
+    half.save_pretrained(tmp_path)
+    assert load_model(tmp_path).dtype == torch.float32
+    assert load_model(tmp_path, dtype="auto").dtype == load_model(tmp_path, dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_an_adapter_is_merged_into_its_base(gpt2_path: str, adapter_path: str) -> None:
+    merged = load_model(adapter_path)
+    assert isinstance(merged, PreTrainedModel)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(gpt2_path), adapter_path)
+    assert torch.allclose(merged.eval()(IDS).logits, adapted.eval()(IDS).logits, atol=1e-5)
+    assert not torch.allclose(merged(IDS).logits, load_model(gpt2_path).eval()(IDS).logits, atol=1e-2)
+
+
+def test_an_adapter_can_be_trained_further(adapter_path: str) -> None:
+    model = load_model(adapter_path, trainable=True)
+    assert isinstance(model, PeftModel)
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == {
+        f"base_model.model.transformer.h.{layer}.attn.c_attn.lora_{part}.default.weight"
+        for layer in (0, 1)
+        for part in "AB"
+    }
+    assert load_tokenizer(adapter_path).eos_token == "<eos>"
+
+
+def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
+    base = tiny_gpt2(tmp_path / "base")
+    config = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"No causal language model could be loaded from .*adapter"):
+        load_model(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("folder", ["gpt2_path", "llama_path"])
+def test_without_dropout_training_is_evaluation(folder: str, request: pytest.FixtureRequest) -> None:
+    model = load_model(request.getfixturevalue(folder), attn_implementation="eager").train()
+    with torch.no_grad():
+        assert not torch.equal(model(IDS).logits, model(IDS).logits)
+        config = model.config.to_dict()
+        disable_dropout(model)
+        first, second = model(IDS).logits, model(IDS).logits
+        assert torch.equal(first, second)
+        assert torch.allclose(first, model.eval()(IDS).logits, atol=1e-6)
+    assert model.config.to_dict() == config
+
+
+def test_the_dropout_of_an_adapter_is_turned_off_too(gpt2_path: str) -> None:
+    config = LoraConfig(r=4, lora_dropout=0.5, target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True)
+    model = get_peft_model(load_model(gpt2_path), config).train()
+    disable_dropout(model)
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, model(IDS).logits)
+
+
+def test_the_context_is_what_the_config_says(gpt2_path: str, llama_path: str) -> None:
+    assert context_length(load_model(gpt2_path)) == context_length(load_model(llama_path)) == 64
+    endless = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=8, n_layer=1, n_head=2))
+    assert context_length(endless) is None
