@@ -101,7 +101,7 @@ def _logit_gradient(
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
     rows = max(_CHUNK_ELEMENTS // weight.shape[0], 1)
-    return (slice(start, start + rows) for start in range(0, len(hidden), rows))
+    return (slice(start, start + rows) for start in range(0, max(len(hidden), 1), rows))
 
 
 def token_logps(

@@ -13,6 +13,14 @@ CRITICS = ("shared", "separate")
 _HARMLESS = {"use_cache", "cache_implementation", "prefill_chunk_size"}
 
 
+def _check_at_least(least: float, config: object, *names: str) -> None:
+    """Refuse values below the least, and NaN; None is no value."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} is {value}, and must be at least {least}.")
+
+
 @dataclass
 class RolloutConfig(RLOOConfig):
     """
@@ -56,6 +64,8 @@ class RolloutConfig(RLOOConfig):
     )
 
     def __post_init__(self) -> None:
+        _check_at_least(1, self, "num_generations", "num_iterations", "max_completion_length")
+        _check_at_least(0, self, "beta", "epsilon", "epsilon_high", "learning_rate")
         self._choose_precision()
         try:
             super().__post_init__()
@@ -64,8 +74,6 @@ class RolloutConfig(RLOOConfig):
                 raise
         self._check_sampling()
         self._check_kl()
-        if self.max_completion_length is None or self.max_completion_length < 1:
-            raise ValueError(f"max_completion_length is {self.max_completion_length}, and must be at least 1.")
 
     def _choose_precision(self) -> None:
         """TRL's default is bfloat16 wherever it runs. Here it is where there is a GPU made for it."""
@@ -84,7 +92,7 @@ class RolloutConfig(RLOOConfig):
                     "gradient needs the log-probabilities of just that distribution, while the loss has those of the "
                     f"model. Leave {name} at {allowed[0]} in training and set it when you evaluate."
                 )
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, and sampling needs one above 0.")
         for name in set(self.generation_kwargs or {}) - _HARMLESS:
             raise ValueError(
@@ -94,8 +102,6 @@ class RolloutConfig(RLOOConfig):
             )
 
     def _check_kl(self) -> None:
-        if self.beta < 0:
-            raise ValueError(f"beta is {self.beta}: a negative KL penalty would drive the policy away. Use 0 or more.")
         for name in ("kl_target", "max_kl"):
             value = getattr(self, name)
             if value is not None and (self.beta == 0 or value <= 0):
@@ -183,10 +189,11 @@ class PPOConfig(RolloutConfig):
             raise ValueError(
                 f"critic_model_name_or_path={self.critic_model_name_or_path!r} is only read with critic='separate'."
             )
+        _check_at_least(0, self, "vf_coef", "critic_learning_rate")
+        if not self.cliprange_value > 0:
+            raise ValueError(f"cliprange_value is {self.cliprange_value}, and must be above 0: no value could move.")
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1].")
-        if self.cliprange_value <= 0:
-            raise ValueError(f"cliprange_value={self.cliprange_value} must be above 0.")
         if self.critic_learning_rate is None:
             self.critic_learning_rate = 2e-3 if self.critic == "shared" else self.learning_rate

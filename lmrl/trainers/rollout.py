@@ -18,6 +18,8 @@ from lmrl.models import (
     decoding_weights,
     disable_dropout,
     fuse_activations,
+    load_model,
+    load_tokenizer,
     neutral_generation_config,
 )
 
@@ -67,6 +69,11 @@ class RolloutTrainer(MeasuredTrainer):
         train_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(model, str):
+            options = dict(args.model_init_kwargs or {})
+            if kwargs.get("processing_class") is None:
+                kwargs["processing_class"] = load_tokenizer(model, revision=options.get("revision", "main"))
+            model = load_model(model, **options)
         rewards = checked_rewards(reward_funcs)
         startup.check_columns(rewards, train_dataset, kwargs.get("eval_dataset"))
         # TRL would load the reference from disk again. Ours is a copy of the policy as it was given.

@@ -38,13 +38,13 @@ class CheckedReward:
 
     def _failure(self, error: Exception, kwargs: dict[str, Any]) -> RewardError:
         return RewardError(
-            f"The reward {self.__name__!r} raised {type(error).__name__}: {error}. It was scoring "
+            f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was scoring "
             f"{len(kwargs['completions'])} completions, the first of them {_short(kwargs['completions'][0])}."
         )
 
     def _checked(self, rewards: Any, kwargs: dict[str, Any]) -> list[float | None]:
         completions = kwargs["completions"]
-        if isinstance(rewards, str) or not hasattr(rewards, "__len__"):
+        if not (isinstance(rewards, list | tuple) or hasattr(rewards, "tolist")):
             raise RewardError(
                 f"The reward {self.__name__!r} returned {_short(rewards)}, and must return a list of numbers, one per "
                 "completion."
@@ -59,7 +59,7 @@ class CheckedReward:
     def _number(self, value: Any, row: int, kwargs: dict[str, Any]) -> float | None:
         if value is None:
             return None
-        if hasattr(value, "item") and getattr(value, "size", 1) in (1, ()):
+        if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1:
             value = value.item()
         if not isinstance(value, numbers.Real) or not math.isfinite(value):
             raise RewardError(

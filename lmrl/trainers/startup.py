@@ -54,11 +54,18 @@ def check_context(trainer: "RolloutTrainer") -> None:
     dataset = trainer.train_dataset
     if isinstance(dataset, IterableDataset):
         return
-    if len(dataset) == 0:
-        raise ValueError("train_dataset has no rows.")
+    needed = trainer.args.generation_batch_size // trainer.num_generations
+    if len(dataset) < needed:
+        raise ValueError(
+            f"train_dataset has {len(dataset)} rows, and one rollout takes {needed} prompts "
+            f"({trainer.args.generation_batch_size} completions, {trainer.num_generations} of each prompt): nothing "
+            "would be trained. Give more rows, or lower per_device_train_batch_size."
+        )
     context = context_length(trainer._base_model)
-    prompts = dataset[: min(len(dataset), _MAX_CHECKED_PROMPTS)]["prompt"]
-    lengths = [len(ids) for ids in trainer._tokenize_prompts(list(prompts))[0]]
+    prompts = list(dataset[: min(len(dataset), _MAX_CHECKED_PROMPTS)]["prompt"])
+    if None in prompts:
+        raise ValueError(f"Row {prompts.index(None)} of train_dataset has no prompt. Fill it in, or drop the row.")
+    lengths = [len(ids) for ids in trainer._tokenize_prompts(prompts)[0]]
     shortest, longest = min(lengths), max(lengths)
     if shortest == 0:
         raise ValueError(f"Row {lengths.index(0)} of train_dataset has an empty prompt. Give it at least one token.")

@@ -64,7 +64,7 @@ def test_without_a_kl_penalty_no_reference_is_made_or_run(gpt2_path: str, tmp_pa
 
 def test_stored_log_probabilities_and_values_carry_no_gradient(gpt2_path: str, tmp_path: Path) -> None:
     rollout = one_rollout(make_trainer("ppo", gpt2_path, tmp_path, num_iterations=2))
-    assert not any(tensor.requires_grad for tensor in rollout.state_values())
+    assert not any(tensor.requires_grad for tensor in rollout.values())
 
 
 def test_a_fresh_critic_starts_at_the_mean_reward(gpt2_path: str, tmp_path: Path) -> None:

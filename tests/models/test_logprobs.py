@@ -1,0 +1,58 @@
+"""Log-probabilities by chunks, forward and backward, against autograd through the whole logits."""
+
+import pytest
+import torch
+
+from lmrl.models.logprobs import LogitTransform, token_logps
+
+
+def _whole(hidden, weight, bias, targets, transform: LogitTransform):
+    logits = (hidden @ weight.T + (0 if bias is None else bias)) * transform.scale
+    if transform.softcap is not None:
+        logits = transform.softcap * torch.tanh(logits / transform.softcap)
+    log_softmax = (logits / transform.temperature).log_softmax(-1)
+    logps = log_softmax.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return logps, -(log_softmax.exp() * log_softmax).sum(-1)
+
+
+@pytest.mark.parametrize("chunk", [2**25, 60])  # all rows at once, and two at a time
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("with_entropy", [False, True])
+@pytest.mark.parametrize(
+    "transform",
+    [LogitTransform(), LogitTransform(temperature=0.7), LogitTransform(scale=0.5, softcap=3.0, temperature=1.3)],
+)
+def test_values_and_gradients_are_those_of_the_whole(
+    transform: LogitTransform, with_entropy: bool, with_bias: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmrl.models.logprobs._CHUNK_ELEMENTS", chunk)
+    hidden, weight = torch.randn(9, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+    bias = torch.randn(30, requires_grad=True) if with_bias else None
+    targets, weights = torch.randint(0, 30, (9,)), torch.randn(2, 9)
+    inputs = [tensor for tensor in (hidden, weight, bias) if tensor is not None]
+    results = []
+    for function in (token_logps, _whole):
+        logps, entropy = function(hidden, weight, bias, targets, transform)
+        loss = (logps * weights[0]).sum() + (entropy * weights[1]).sum() * with_entropy
+        results.append((logps, entropy, *torch.autograd.grad(loss, inputs)))
+    for ours, expected in zip(*results, strict=True):
+        assert torch.allclose(ours, expected, atol=1e-5)
+
+
+def test_no_token_at_all_gives_a_graph_with_zero_gradients() -> None:
+    hidden, weight = torch.randn(0, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+    logps, _ = token_logps(hidden, weight, None, torch.zeros(0, dtype=torch.long), LogitTransform())
+    logps.sum().backward()
+    assert logps.shape == (0,) and weight.grad.abs().max() == 0
+
+
+def test_under_autocast_the_projection_is_bfloat16_and_the_softmax_float32() -> None:
+    hidden, weight = torch.randn(9, 64), torch.randn(30, 64, requires_grad=True)
+    targets = torch.randint(0, 30, (9,))
+    exact, _ = token_logps(hidden, weight, None, targets, LogitTransform())
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, _ = token_logps(hidden, weight, None, targets, LogitTransform())
+    assert rough.dtype == torch.float32
+    assert 1e-6 < (rough - exact).abs().max() < 0.5
+    rough.sum().backward()
+    assert weight.grad.dtype == torch.float32
