@@ -58,10 +58,11 @@ def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
             1 where the value counts.
 
     Returns:
-        `torch.Tensor` of shape `(3,)`, float64, so that the variance survives the subtraction of two large sums.
+        `torch.Tensor` of shape `(3,)`, float64, so that the variance survives the subtraction of two large sums
+        (float32 on Apple's GPUs, which have no other).
     """
-    values = values.double()
-    return torch.stack([mask.sum().double(), masked_sum(values, mask), masked_sum(values**2, mask)])
+    values = values.float() if values.device.type == "mps" else values.double()
+    return torch.stack([mask.sum().to(values.dtype), masked_sum(values, mask), masked_sum(values**2, mask)])
 
 
 def standardize(values: Tensor, moments: Tensor, epsilon: float = 1e-8) -> Tensor:

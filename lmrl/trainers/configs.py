@@ -102,6 +102,8 @@ class RolloutConfig(RLOOConfig):
             )
 
     def _check_kl(self) -> None:
+        if self.sync_ref_model and self.beta == 0:
+            raise ValueError("sync_ref_model=True needs beta above 0: without beta there is no reference to move.")
         for name in ("kl_target", "max_kl"):
             value = getattr(self, name)
             if value is not None and (self.beta == 0 or value <= 0):

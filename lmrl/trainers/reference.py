@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
 from trl.models import prepare_deepspeed, prepare_fsdp
+from trl.trainer.callbacks import SyncRefModelCallback
 
 from lmrl.models import add_scoring_forward
 
@@ -27,6 +28,13 @@ def make_reference(trainer: "RolloutTrainer") -> Any:
     reference.__dict__.pop("forward", None)  # TRL's, whose closure still holds the policy
     reference.eval().requires_grad_(False)
     add_scoring_forward(reference, trainer.temperature)
+    prepared = _prepare(trainer, reference)
+    if trainer.args.sync_ref_model:
+        trainer.add_callback(SyncRefModelCallback(ref_model=prepared, accelerator=trainer.accelerator))
+    return prepared
+
+
+def _prepare(trainer: "RolloutTrainer", reference: Any) -> Any:
     if trainer.is_deepspeed_enabled:
         return prepare_deepspeed(reference, trainer.accelerator)
     if trainer.is_fsdp_enabled:
