@@ -12,7 +12,8 @@ from transformers import AutoModel, PreTrainedModel
 from lmrl import core
 from lmrl.models import ScoredCompletions, attach_critic, disable_dropout, get_critic, load_critic, save_critic
 
-from .rollout import Rollout, RolloutTrainer, kl_penalty
+from .reference import kl_penalty
+from .rollout import Rollout, RolloutTrainer
 
 
 class PPOTrainer(RolloutTrainer):

@@ -4,9 +4,11 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
+from torch import Tensor
 from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.callbacks import SyncRefModelCallback
 
+from lmrl import core
 from lmrl.models import add_scoring_forward
 
 if TYPE_CHECKING:
@@ -40,3 +42,10 @@ def _prepare(trainer: "RolloutTrainer", reference: Any) -> Any:
     if trainer.is_fsdp_enabled:
         return prepare_fsdp(reference, trainer.accelerator)
     return trainer.accelerator.prepare_model(reference, evaluation_mode=True)
+
+
+def kl_penalty(rollout: dict[str, Tensor], beta: float) -> Tensor:
+    """Returns `beta * k1` of each token, (B, T), and zeros where there is no reference."""
+    if "ref_per_token_logps" not in rollout:
+        return torch.zeros_like(rollout["old_per_token_logps"])
+    return beta * core.k1(rollout["old_per_token_logps"], rollout["ref_per_token_logps"])

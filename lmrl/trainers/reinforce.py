@@ -11,7 +11,8 @@ from torch import Tensor
 from lmrl import core
 from lmrl.models import ScoredCompletions
 
-from .rollout import Rollout, RolloutTrainer, kl_penalty
+from .reference import kl_penalty
+from .rollout import Rollout, RolloutTrainer
 
 
 class ReinforceTrainer(RolloutTrainer):

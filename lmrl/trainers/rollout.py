@@ -231,7 +231,7 @@ class RolloutTrainer(MeasuredTrainer):
         return gathered.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
 
     def _lengths(self, rollout: Rollout) -> Rollout:
-        """The mean length over all processes, so that every batch of the rollout averages over the same count."""
+        """The mean length over all processes: every batch of the rollout averages over the same count."""
         lengths = self.accelerator.gather(rollout["completion_mask"].sum(dim=1)).float()
         self._count_completions(len(lengths), int(lengths.sum()))
         return {"mean_length": lengths.mean().clamp(min=1).expand(len(rollout["completion_ids"]))}
@@ -292,10 +292,3 @@ class RolloutTrainer(MeasuredTrainer):
                 f"{error} The {self.state.global_step} steps done so far are kept in "
                 f"{self.args.output_dir}/checkpoint-{self.state.global_step}."
             ) from error
-
-
-def kl_penalty(rollout: Rollout, beta: float) -> Tensor:
-    """Returns `beta * k1` of each token, (B, T), and zeros where there is no reference."""
-    if "ref_per_token_logps" not in rollout:
-        return torch.zeros_like(rollout["old_per_token_logps"])
-    return beta * core.k1(rollout["old_per_token_logps"], rollout["ref_per_token_logps"])
