@@ -3,6 +3,7 @@
 import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate.utils import is_peft_model
 from torch import Tensor
 from trl.models import prepare_deepspeed, prepare_fsdp
