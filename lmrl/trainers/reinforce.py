@@ -64,6 +64,7 @@ class ReinforceTrainer(RolloutTrainer):
         mask = rollout["completion_mask"]
         logps = core.masked_sum(scored.log_probs, mask, dim=1)
         if self._credit_in_training_pass:
+            self._log_value("clip_ratio/region_mean", 0.0)  # the ratio is 1
             return core.reinforce_loss(logps, rollout["advantages"]).mean()
         old_logps = core.masked_sum(rollout["old_per_token_logps"], mask, dim=1)
         advantages, low, high = rollout["advantages"], self.epsilon_low, self.epsilon_high

@@ -73,3 +73,25 @@ def test_a_fresh_critic_starts_at_the_mean_reward(gpt2_path: str, tmp_path: Path
     mask = rollout["completion_mask"].bool()
     assert torch.allclose(rollout["old_values"][mask], rollout["rewards"].mean())
     assert get_critic(trainer.model).value.bias.item() == pytest.approx(rollout["rewards"].mean().item())
+
+
+@pytest.mark.parametrize("num_iterations", [1, 2])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_in_bfloat16_ratio_and_kl_start_right_and_the_weights_stay_float32(
+    algorithm: str, num_iterations: int, gpt2_path: str, tmp_path: Path
+) -> None:
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, bf16=True, num_iterations=num_iterations)
+    drawn_in = []
+    generate = trainer._base_model.generate
+
+    def watched(*args: object, **kwargs: object) -> object:
+        drawn_in.append(trainer._base_model.transformer.wte.weight.dtype)
+        return generate(*args, **kwargs)
+
+    trainer._base_model.generate = watched
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert drawn_in[0] == torch.bfloat16
+    assert first["kl_per_sequence"] == pytest.approx(0, abs=1e-6)  # policy and reference by the same pass
+    assert first["clip_ratio/region_mean"] == 0
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
