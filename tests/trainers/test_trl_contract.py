@@ -144,6 +144,19 @@ def test_trl_still_passes_no_positions(gpt2_path: str) -> None:
     )
 
 
+def test_padding_on_the_left_changes_what_trl_makes_of_gpt2(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = _listener(gpt2_path, tmp_path)
+    trainer.model.eval()
+    ids, mask = torch.tensor([[6, 7, 8, 9, 10]]), torch.ones(1, 5, dtype=torch.long)
+    padding = torch.zeros(1, 20, dtype=torch.long)
+    with torch.no_grad():
+        alone = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 2)[0]
+        padded = trainer._get_per_token_logps_and_entropies(
+            trainer.model, torch.cat([padding, ids], dim=1), torch.cat([padding, mask], dim=1), 2
+        )[0]
+    assert (alone - padded).abs().max() > 0.1, "TRL is right about left padding now: the README's sentence can go"
+
+
 def test_the_output_class_is_a_model_output() -> None:
     assert issubclass(FusedCausalLMOutput, ModelOutput)
     assert {"log_probs", "entropy"} <= set(FusedCausalLMOutput.__dataclass_fields__)
