@@ -4,7 +4,7 @@ from .critic import CRITIC_FILE, Critic, attach_critic, load_critic, save_critic
 from .decoding import decoding_weights, neutral_generation_config
 from .fusing import fuse_activations
 from .heads import ScoredCompletions, add_scoring_forward, check_scoring_forward, get_critic
-from .loading import context_length, disable_dropout, load_model, load_tokenizer
+from .loading import context_length, disable_dropout, load_backbone, load_model, load_tokenizer
 
 __all__ = [
     "CRITIC_FILE",
@@ -18,6 +18,7 @@ __all__ = [
     "disable_dropout",
     "fuse_activations",
     "get_critic",
+    "load_backbone",
     "load_critic",
     "load_model",
     "load_tokenizer",

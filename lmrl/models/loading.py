@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 # Without any of these transformers 5.23 makes up an empty tokenizer for some architectures (GPT-2, T5).
 _TOKENIZER_FILES = (
@@ -88,6 +88,29 @@ def load_model(
             "random. Give a causal language model with its head, not a bare backbone or a classifier."
         )
     return model
+
+
+def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32") -> PreTrainedModel:
+    """
+    Returns a model without its head: of a causal language model, or of a reward model.
+
+    Args:
+        name_or_path (`str` or `Path`):
+            Hub id or folder.
+        dtype (`str` or `torch.dtype`, *optional*, defaults to `"float32"`):
+            Precision of the weights.
+
+    Raises:
+        ValueError: If there is no model.
+    """
+    _check_folder(name_or_path)
+    try:
+        return AutoModel.from_pretrained(name_or_path, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"No model could be loaded from {str(name_or_path)!r}: {_first_line(error)}. Give a hub id, or a folder "
+            "written by `save_pretrained`."
+        ) from error
 
 
 def disable_dropout(model: nn.Module) -> None:

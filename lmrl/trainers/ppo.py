@@ -7,10 +7,18 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lmrl import core
-from lmrl.models import ScoredCompletions, attach_critic, disable_dropout, get_critic, load_critic, save_critic
+from lmrl.models import (
+    ScoredCompletions,
+    attach_critic,
+    disable_dropout,
+    get_critic,
+    load_backbone,
+    load_critic,
+    save_critic,
+)
 
 from .reference import kl_penalty
 from .rollout import Rollout, RolloutTrainer
@@ -104,7 +112,7 @@ class PPOTrainer(RolloutTrainer):
         policy, name = self._base_model, self.args.critic_model_name_or_path
         if name is None and not is_peft_model(self.accelerator.unwrap_model(self.model)):
             return copy.deepcopy(policy.base_model)
-        backbone = AutoModel.from_pretrained(name or policy.config._name_or_path, dtype=policy.dtype)
+        backbone = load_backbone(name or policy.config._name_or_path, dtype=policy.dtype)
         sizes = [model.config.get_text_config().vocab_size for model in (policy, backbone)]
         if sizes[0] != sizes[1]:
             raise ValueError(

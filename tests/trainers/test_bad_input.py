@@ -412,3 +412,11 @@ def test_a_failing_reward_keeps_the_steps_done_and_the_recipe_says_where(
     assert "The reward 'flaky' raised KeyError: 'slot'" in sentence
     assert sentence.endswith("The 2 steps done so far are kept in out/checkpoint-2.")
     assert (tmp_path / "out" / "checkpoint-2" / "model.safetensors").is_file()
+
+
+def test_a_critic_that_is_not_there_is_refused(gpt2_path: str, tmp_path: Path) -> None:
+    refused(
+        lambda: make_trainer("ppo", gpt2_path, tmp_path, critic="separate", critic_model_name_or_path="./no-critic"),
+        "There is no folder './no-critic'",
+        "Give a folder or a hub id",
+    )
