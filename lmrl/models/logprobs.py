@@ -71,7 +71,7 @@ class _TokenLogProbs(torch.autograd.Function):
     def backward(ctx: Any, grad_logps: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients at hidden states, weight and bias."""
         hidden, weight, bias, targets, entropy, normalizers = ctx.saved_tensors
-        grad_hidden, grad_weight = torch.empty_like(hidden), None
+        grad_hidden, grad_weight = torch.empty_like(hidden), None  # the latter as there is at least one chunk
         grad_bias = None if bias is None else torch.zeros_like(bias)
         for rows in _chunks(hidden, weight):
             logits = ctx.transform.apply(linear(hidden[rows], weight, bias))
@@ -80,10 +80,11 @@ class _TokenLogProbs(torch.autograd.Function):
             )
             grad = ctx.transform.backward(grad, logits).to(weight.dtype)
             grad_hidden[rows] = grad @ weight
-            grad_weight = grad.T @ hidden[rows] if grad_weight is None else grad_weight.addmm_(grad.T, hidden[rows])
+            part = grad.T @ hidden[rows]
+            grad_weight = part if grad_weight is None else grad_weight.float().add_(part)  # bfloat16 would lose it
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
-        return grad_hidden, torch.zeros_like(weight) if grad_weight is None else grad_weight, grad_bias, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), grad_bias, None, None
 
 
 def _logit_gradient(

@@ -104,9 +104,8 @@ class PPOTrainer(RolloutTrainer):
         """A fresh critic says 0 of every state: let it start from the mean reward instead."""
         mean = torch.nanmean(self.accelerator.gather(rewards)).item()
         get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
-        for scored in self._passes[:1]:
-            if scored is not None:
-                scored.state_values = scored.state_values + mean
+        if (scored := self._passes[0]) is not None:
+            scored.state_values = scored.state_values + mean
 
     def _critic_backbone(self) -> PreTrainedModel:
         policy, name = self._base_model, self.args.critic_model_name_or_path

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def _run(processes: int, algorithm: str, model: str, out: Path, kind: str) -> dict[str, Any]:
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"] if processes == 2 else []
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if processes == 2 else []
     launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"] if processes == 2 else []
     path = os.pathsep.join([str(HERE.parent), *sys.path])
     done = subprocess.run(

@@ -56,3 +56,15 @@ def test_under_autocast_the_projection_is_bfloat16_and_the_softmax_float32() -> 
     assert 1e-6 < (rough - exact).abs().max() < 0.5
     rough.sum().backward()
     assert weight.grad.dtype == torch.float32
+
+
+def test_in_bfloat16_many_chunks_lose_nothing_against_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, targets = torch.randn(512, 16, dtype=torch.bfloat16), torch.zeros(512, dtype=torch.long)
+    errors = []
+    for chunk in (2**25, 2 * 30):  # all rows at once, and 256 chunks
+        monkeypatch.setattr("lmrl.models.logprobs._CHUNK_ELEMENTS", chunk)
+        weight = torch.ones(30, 16, dtype=torch.bfloat16, requires_grad=True)
+        token_logps(hidden, weight, None, targets, LogitTransform())[0].sum().backward()
+        expected = hidden.double().sum(0) * (1 - 1 / 30)  # of the target's row, under a uniform softmax
+        errors.append(((weight.grad[0].double() - expected).abs() / expected.abs().clamp(min=1)).max().item())
+    assert max(errors) < 0.02, errors

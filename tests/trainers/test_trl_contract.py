@@ -115,7 +115,7 @@ def test_extra_keys_are_shuffled_cut_and_served_again(gpt2_path: str, tmp_path: 
         assert torch.equal(batch["advantages"], trainer.rollout["advantages"][batch["row"]]), "rows are not in unison"
 
 
-def test_a_zero_dimensional_tensor_would_pass_but_rows_are_what_is_shuffled() -> None:
+def test_what_is_shuffled_is_shuffled_by_rows_in_unison() -> None:
     shuffled = shuffle_sequence_dict({"a": torch.arange(5), "b": torch.arange(5) * 2})
     assert torch.equal(shuffled["a"] * 2, shuffled["b"])
 
