@@ -71,7 +71,8 @@ class _TokenLogProbs(torch.autograd.Function):
     def backward(ctx: Any, grad_logps: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients at hidden states, weight and bias."""
         hidden, weight, bias, targets, entropy, normalizers = ctx.saved_tensors
-        grad_hidden, grad_weight = torch.empty_like(hidden), None
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight: Any = None
         grad_bias = None if bias is None else torch.zeros_like(bias)
         for rows in _chunks(hidden, weight):
             logits = ctx.transform.apply(linear(hidden[rows], weight, bias))
