@@ -47,11 +47,17 @@ def _option(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"help": meaning})
 
 
-def _check_at_least(least: int, **values: int | None) -> None:
+def _check_at_least(least: int, **values: float | None) -> None:
     """Refuses values under `least`; None is no value."""
     for name, value in values.items():
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}, but must be at least {least}")
+
+
+def _check_dataset(name: str) -> None:
+    """Refuses no name: what a classifier or a reward model learns has no default."""
+    if not name:
+        raise ValueError("dataset_name is not given: name a file, a folder or a hub id")
 
 
 def _check_specs(name: str, specs: Iterable[str | dict[str, Any]]) -> None:
@@ -106,8 +112,8 @@ class DataArguments:
     chat: bool = _option(False, "Make a chat of every text prompt; the model needs a chat template.")
     system_prompt: str | None = _option(None, "System message that every chat begins with. Implies chat.")
     max_prompt_length: int | None = _option(None, "Tokens that a prompt may have. Default: what the model can take.")
-    long_prompts: Literal["error", "drop", "cut"] = _option(
-        "error", "Longer prompts: refuse to start, drop these rows, or cut off the beginning of the text."
+    long_prompts: Literal["error", "drop", "cut", "cut_end"] = _option(
+        "error", "Longer prompts: refuse to start, drop these rows, cut off the beginning of the text, or its end."
     )
     max_train_rows: int | None = _option(None, "Train on the first so many rows only, for a quick try. Default: all.")
     eval_rows: int | None = _option(
@@ -154,13 +160,26 @@ class EvaluationArguments:
     num_beams: int = _option(1, "Beams of a beam search; 1 is none.")
     batch_size: int = _option(32, "Prompts completed at a time: memory, not results.")
     perplexity_model: str | None = _option(None, "Another language model (folder or hub id), which measures fluency.")
+    eval_rows_in_training: int = _option(
+        100, "Held-out rows, the first ones, that are measured at each evaluation during training (eval_strategy)."
+    )
     num_samples_shown: int = _option(5, "Completions printed at the end.")
     results_dir: str | None = _option(None, "Folder for a JSON file per checkpoint. Default: the output folder.")
 
     def __post_init__(self) -> None:
         _check_at_least(1, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams, batch_size=self.batch_size)
+        _check_at_least(1, eval_rows_in_training=self.eval_rows_in_training)
         _check_at_least(0, num_samples_shown=self.num_samples_shown)
         _check_specs("metrics", self.metrics or [])
+
+    def decoding(self, max_new_tokens: int) -> dict[str, Any]:
+        """Returns how completions are made, as [`~lmrl.evaluation.evaluate_model`] takes it; with a default length."""
+        return {
+            "max_new_tokens": self.max_new_tokens or max_new_tokens,
+            "do_sample": self.do_sample,
+            "num_beams": self.num_beams,
+            "batch_size": self.batch_size,
+        }
 
 
 @dataclass
@@ -172,6 +191,14 @@ class ComparisonArguments:
         "Checkpoints to compare, as `path` or `name=path`; the others are tested against the first. "
         "Default: model_name_or_path alone.",
     )
+    outputs: list[str] | None = _option(
+        None,
+        "Texts of other systems to compare with, as `name=file`: a text file with one per line in the order of the "
+        'rows, or .jsonl with {"id": ..., "completion": ...}.',
+    )
+    datasets: list[str] | None = _option(
+        None, "Several data sets, as `name=path`, written as dataset_name. Default: dataset_name alone."
+    )
     num_samples: int = _option(1, "Completions of a prompt; more than 1 needs do_sample.")
     temperature: float = _option(1.0, "Temperature of sampling, with do_sample.")
     seed: int = _option(42, "Seed of sampling and of the intervals and tests.")
@@ -180,3 +207,63 @@ class ComparisonArguments:
         _check_at_least(1, num_samples=self.num_samples)
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, but must be over 0: without do_sample it is greedy")
+
+    def sampling(self) -> dict[str, Any]:
+        """Returns how completions are drawn, as [`~lmrl.evaluation.evaluate_model`] takes it."""
+        return {"num_samples": self.num_samples, "temperature": self.temperature, "seed": self.seed}
+
+
+@dataclass
+class LabelArguments:
+    """Labelled texts to make a classifier of."""
+
+    dataset_name: str = _option(
+        "", "Rows: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files, or a hub id."
+    )
+    dataset_config: str | None = _option(None, "Configuration (subset) of a hub dataset.")
+    dataset_train_split: str = _option("train", "Split to train on.")
+    dataset_test_split: str = _option("test", "Split to evaluate on; never trained on.")
+    column_names: list[str] | None = _option(None, "Columns of .csv and .tsv files that have no header.")
+    text_column: str = _option("text", "Column with the text.")
+    label_column: str = _option("label", "Column with the label.")
+    class_names: list[str] | None = _option(
+        None, "Names of the labels, in their order. Default: the labels themselves."
+    )
+    max_train_rows: int | None = _option(None, "Train on the first so many rows only, for a quick try. Default: all.")
+    eval_rows: int | None = _option(
+        None, "Held-out rows: the first so many of the test split or, where there is none, so many split off."
+    )
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset_name)
+        _check_at_least(1, max_train_rows=self.max_train_rows, eval_rows=self.eval_rows)
+
+
+@dataclass
+class PreferenceArguments:
+    """Pairs of a better and a worse completion, or graded texts that pairs are made of."""
+
+    dataset_name: str = _option(
+        "", "Rows: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files, or a hub id."
+    )
+    dataset_config: str | None = _option(None, "Configuration (subset) of a hub dataset.")
+    dataset_train_split: str = _option("train", "Split to train on.")
+    dataset_test_split: str = _option("test", "Split to evaluate on; never trained on.")
+    prompt_template: str | None = _option(None, "Prompt made of columns, for example `Describe {name}:`.")
+    prompt_column: str = _option("prompt", "Column with the prompt, without a template.")
+    text_column: str | None = _option(
+        None, "Column with a text that is graded. Default: rows are pairs, with `chosen` and `rejected`."
+    )
+    grade_columns: list[str] | None = _option(None, "Columns with the grades of a text, which are averaged.")
+    min_grade_difference: float = _option(0.0, "Texts whose grades are closer make no pair.")
+    max_train_rows: int | None = _option(None, "Train on the first so many rows only, for a quick try. Default: all.")
+    eval_rows: int | None = _option(
+        None,
+        "Held-out rows (not pairs): the first so many of the test split or, where there is none, so many split off, "
+        "whole prompts.",
+    )
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset_name)
+        _check_at_least(1, max_train_rows=self.max_train_rows, eval_rows=self.eval_rows)
+        _check_at_least(0, min_grade_difference=self.min_grade_difference)

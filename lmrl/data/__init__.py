@@ -1,6 +1,8 @@
 """Rows with a "prompt" column and the columns that the rewards read. Light to import: `datasets` is loaded on use."""
 
 from lmrl.data.demo import demo_model_path, demo_rows
+from lmrl.data.labels import load_labelled
+from lmrl.data.pairs import load_pairs, pairs_of_graded
 from lmrl.data.prompts import fit_prompts, load_prompts, split_held_out, to_supervised
 from lmrl.data.splits import load_held_out, load_splits
 
@@ -9,8 +11,11 @@ __all__ = [
     "demo_rows",
     "fit_prompts",
     "load_held_out",
+    "load_labelled",
+    "load_pairs",
     "load_prompts",
     "load_splits",
+    "pairs_of_graded",
     "split_held_out",
     "to_supervised",
 ]

@@ -3,6 +3,8 @@
 import json
 import logging
 import random
+import re
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,7 +128,7 @@ def fit_prompts(
     dataset: "Dataset",
     tokenizer: "PreTrainedTokenizerBase",
     max_prompt_length: int,
-    long_prompts: Literal["error", "drop", "cut"] = "error",
+    long_prompts: Literal["error", "drop", "cut", "cut_end"] = "error",
 ) -> "Dataset":
     """
     Returns the rows, none with a prompt of more than `max_prompt_length` tokens.
@@ -140,7 +142,8 @@ def fit_prompts(
             Tokens that a prompt may have.
         long_prompts (`str`, *optional*, defaults to `"error"`):
             What happens to longer ones: `"error"` refuses them, `"drop"` drops the rows, `"cut"` keeps the longest end
-            of the text that fits (text prompts only).
+            of the text that fits, `"cut_end"` the words of its beginning that fit, to be gone on with (text prompts
+            only).
 
     Returns:
         `datasets.Dataset`.
@@ -150,8 +153,8 @@ def fit_prompts(
     """
     if max_prompt_length < 1:
         raise ValueError(f"max_prompt_length is {max_prompt_length}, but must be at least 1")
-    if long_prompts not in ("error", "drop", "cut"):
-        raise ValueError(f"long_prompts is {long_prompts!r}, but must be 'error', 'drop' or 'cut'")
+    if long_prompts not in ("error", "drop", "cut", "cut_end"):
+        raise ValueError(f"long_prompts is {long_prompts!r}, but must be 'error', 'drop', 'cut' or 'cut_end'")
     prompts = list(dataset["prompt"])
     lengths = [_token_count(prompt, tokenizer) for prompt in prompts]
     long = [number for number, length in enumerate(lengths) if length > max_prompt_length]
@@ -162,7 +165,7 @@ def fit_prompts(
     if long_prompts == "error":
         raise ValueError(
             f"{found}: raise max_prompt_length, lower max_completion_length where the model's context is the limit, "
-            "or set long_prompts to 'drop' or 'cut'"
+            "or set long_prompts to 'drop', 'cut' or 'cut_end'"
         )
     if long_prompts == "drop":
         if len(long) == len(prompts):
@@ -170,8 +173,8 @@ def fit_prompts(
         logger.warning("%s: these rows are dropped, %d are left", found, len(prompts) - len(long))
         return dataset.select([number for number, length in enumerate(lengths) if length <= max_prompt_length])
     for number in long:
-        prompts[number] = _cut(prompts[number], tokenizer, max_prompt_length, number)
-    logger.warning("%s: their beginnings are cut off", found)
+        prompts[number] = _cut(prompts[number], tokenizer, max_prompt_length, number, long_prompts)
+    logger.warning("%s: their %s are cut off", found, "beginnings" if long_prompts == "cut" else "ends")
     names = dataset.column_names
     # Added before the old one is removed: without any column a dataset would have no rows.
     cut = dataset.add_column("cut prompt", prompts).remove_columns("prompt").rename_column("cut prompt", "prompt")
@@ -243,20 +246,19 @@ def _token_count(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase") -> int:
     return len(tokens["input_ids"])
 
 
-def _cut(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", max_prompt_length: int, number: int) -> str:
-    """Returns the longest end of a text that has at most `max_prompt_length` tokens, found by bisection."""
+def _cut(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", limit: int, number: int, how: str) -> str:
+    """Returns the longest end, or the longest beginning of whole words, that has at most `limit` tokens."""
     where = f"row {number} (the first is 0)"
     if not isinstance(prompt, str):
         raise ValueError(f"{where}: a chat cannot be cut, as its template would break: set long_prompts to 'drop'")
-    # prompt[fits:] always fits. Cutting characters of the text, not tokens of it, never leaves half a character, and
-    # what is returned is what was counted: decoding a tail of tokens may tokenise into more of them.
-    too_long, fits = 0, len(prompt)
-    while fits - too_long > 1:
-        middle = (too_long + fits) // 2
-        if _token_count(prompt[middle:], tokenizer) <= max_prompt_length:
-            fits = middle
-        else:
-            too_long = middle
-    if not prompt[fits:].strip():
-        raise ValueError(f"{where}: nothing of the prompt fits into max_prompt_length={max_prompt_length}: raise it")
-    return prompt[fits:]
+    # Characters of the text are cut, not tokens of it: that never leaves half a character, and what is returned is
+    # what was counted, while some of the tokens, decoded, may tokenise into more of them.
+    if how == "cut":
+        starts = range(len(prompt))
+        kept = prompt[bisect_left(starts, True, key=lambda start: _token_count(prompt[start:], tokenizer) <= limit) :]
+    else:
+        ends = [0, *(word.end() for word in re.finditer(r"\S+", prompt))]
+        kept = prompt[: ends[bisect_right(ends, limit, key=lambda end: _token_count(prompt[:end], tokenizer)) - 1]]
+    if not kept.strip():
+        raise ValueError(f"{where}: nothing of the prompt fits into max_prompt_length={limit}: raise it")
+    return kept

@@ -6,7 +6,7 @@ cell "NA" becomes null, "08:10" a time) and cannot say on which line a file is b
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ SPLIT_OF_PREFIX = {"train": "train", "dev": "validation", "val": "validation", "
 Row = dict[str, Any]
 
 
-def read_split(name: str, config: str | None, split: str) -> "Dataset":
+def read_split(name: str, config: str | None, split: str, column_names: Sequence[str] | None = None) -> "Dataset":
     """
     Returns the rows of one split of a file, a folder or a hub dataset.
 
@@ -30,6 +30,8 @@ def read_split(name: str, config: str | None, split: str) -> "Dataset":
             Configuration of a hub dataset.
         split (`str`):
             Name of the split.
+        column_names (`Sequence[str]`, *optional*):
+            Columns of CSV and TSV files that have no header. Defaults to what their first line names.
 
     Returns:
         `datasets.Dataset`, possibly empty.
@@ -51,10 +53,10 @@ def read_split(name: str, config: str | None, split: str) -> "Dataset":
             f"dataset_config is {config!r}, but {name!r} is a local path, which has no configurations: leave it out"
         )
     if path.is_file():
-        return _read_file_split(path, split)
+        return _read_file_split(path, split, column_names)
     if any((path / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
         return _read_saved(path, split)
-    return _read_folder(path, split)
+    return _read_folder(path, split, column_names)
 
 
 def splits_of(name: str, config: str | None) -> set[str]:
@@ -124,15 +126,15 @@ def _read_saved(path: Path, split: str) -> "Dataset":
     return saved[_check_split(split, set(saved), path)]
 
 
-def _read_file_split(path: Path, split: str) -> "Dataset":
+def _read_file_split(path: Path, split: str, column_names: Sequence[str] | None) -> "Dataset":
     """Returns the rows of a single file: "train", the default, or the split that its name begins with."""
     _check_suffix(path)
     own = _split_of(path)
     _check_split(split, {"train", own} if own else {"train"}, path)
-    return _to_dataset(_read_rows(path), path)
+    return _to_dataset(_read_rows(path, column_names), path)
 
 
-def _read_folder(path: Path, split: str) -> "Dataset":
+def _read_folder(path: Path, split: str, column_names: Sequence[str] | None) -> "Dataset":
     """Returns the rows of the files of a folder whose names begin with the split, in the order of their names."""
     from datasets import concatenate_datasets
 
@@ -144,7 +146,7 @@ def _read_folder(path: Path, split: str) -> "Dataset":
             "name one file"
         )
     wanted = _check_split(split, {str(_split_of(file)) for file in files}, path)
-    parts = [_to_dataset(_read_rows(file), file) for file in files if _split_of(file) == wanted]
+    parts = [_to_dataset(_read_rows(file, column_names), file) for file in files if _split_of(file) == wanted]
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
 
@@ -171,14 +173,14 @@ def _check_suffix(path: Path) -> None:
         )
 
 
-def _read_rows(path: Path) -> "list[Row] | Dataset":
+def _read_rows(path: Path, column_names: Sequence[str] | None) -> "list[Row] | Dataset":
     """Returns the rows of a file, chosen by its suffix."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _read_parquet(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         if suffix in (".csv", ".tsv"):
-            return list(_table_rows(file, path, suffix))
+            return list(_table_rows(file, path, suffix, column_names))
         text = file.read()
     if suffix == ".json" and text.lstrip().startswith("["):
         return _json_array(text, path)
@@ -196,20 +198,20 @@ def _read_parquet(path: Path) -> "Dataset":
         raise ValueError(f"{str(path)!r} is not a Parquet file ({error}): check how it was written") from error
 
 
-def _table_rows(file: Iterator[str], path: Path, suffix: str) -> Iterator[Row]:
+def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequence[str] | None) -> Iterator[Row]:
     """Yields the rows of a CSV or TSV file. Every cell stays text; a TSV has no quoting, a tab ends a cell."""
     if suffix == ".tsv":
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(file, strict=True)
     try:
-        names = next(reader, [])
+        names = list(column_names) if column_names is not None else next(reader, [])
         if len(set(names)) < len(names):
             raise ValueError(f"{str(path)!r}, line 1: two columns have the same name in {names}: rename one")
         for cells in reader:
             if cells and len(cells) != len(names):
                 raise ValueError(
-                    f"{str(path)!r}, line {reader.line_num}: {len(cells)} cells, but the header names {len(names)} "
+                    f"{str(path)!r}, line {reader.line_num}: {len(cells)} cells, but there are {len(names)} "
                     f"columns {names}: quote cells that hold the separator, or use JSON Lines"
                 )
             if cells:

@@ -58,7 +58,7 @@ def load_splits(
     dataset_train_split: str = "train",
     eval_dataset_name: str | None = None,
     max_prompt_length: int | None = None,
-    long_prompts: Literal["error", "drop", "cut"] = "error",
+    long_prompts: Literal["error", "drop", "cut", "cut_end"] = "error",
     max_train_rows: int | None = None,
     eval_rows: int | None = None,
     seed: int = 0,

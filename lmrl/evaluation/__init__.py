@@ -1,30 +1,82 @@
 """The measurement of checkpoints: completions, corpus metrics with signatures, intervals, reports."""
 
-from .comparison import Interval, bootstrap_interval, paired_interval
-from .evaluate import Evaluation, evaluate_model
+from .charts import histogram, lines, scatter, whiskers
+from .classification import classification_scores
+from .comparison import (
+    Comparison,
+    Interval,
+    approximate_randomization,
+    bootstrap_interval,
+    compare,
+    holm,
+    paired_bootstrap,
+)
+from .curves import read_log
+from .differences import Difference, compare_all
+from .divergence import divergence
+from .evaluate import Evaluation, evaluate_model, measure_completions
+from .findings import Findings, find_warnings
 from .generation import Completion, generate_completions
 from .metrics import Score, score_completions
+from .outputs import read_outputs
+from .page import write_page
 from .perplexity import perplexity
+from .preferences import (
+    CalibrationBin,
+    calibration_bins,
+    evaluate_preferences,
+    expected_calibration_error,
+    longer_is_chosen,
+    preference_accuracy,
+)
 from .report import as_text, read_json, samples_table, scores_table, show, to_json, write_json
+from .scores import per_prompt
+from .store import CompletionStore
 from .summary import report
 
 __all__ = [
+    "CalibrationBin",
+    "Comparison",
     "Completion",
+    "CompletionStore",
+    "Difference",
     "Evaluation",
+    "Findings",
     "Interval",
     "Score",
+    "approximate_randomization",
     "as_text",
     "bootstrap_interval",
+    "calibration_bins",
+    "classification_scores",
+    "compare",
+    "compare_all",
+    "divergence",
     "evaluate_model",
+    "evaluate_preferences",
+    "expected_calibration_error",
+    "find_warnings",
     "generate_completions",
-    "paired_interval",
+    "histogram",
+    "holm",
+    "lines",
+    "longer_is_chosen",
+    "measure_completions",
+    "paired_bootstrap",
+    "per_prompt",
     "perplexity",
+    "preference_accuracy",
     "read_json",
+    "read_log",
+    "read_outputs",
     "report",
     "samples_table",
+    "scatter",
     "score_completions",
     "scores_table",
     "show",
     "to_json",
+    "whiskers",
     "write_json",
+    "write_page",
 ]

@@ -1,19 +1,26 @@
 """The measurement of one checkpoint: generate, score, and say how."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lmrl.rewards import call_reward, reward_name
+
+from .divergence import divergence
 from .generation import Completion, generate_completions
 from .metrics import Score, mean_score, score_completions
 from .perplexity import perplexity
+from .processes import on_main
+from .rows import Row, row_ids, take_rows
+from .scores import per_prompt
+from .store import CompletionStore
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Reward: TypeAlias = Callable[..., list[float | None]]
-Row: TypeAlias = Mapping[str, Any]
+Judge: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
 
 
 @dataclass(frozen=True)
@@ -27,12 +34,20 @@ class Evaluation:
         scores (`dict` of [`Score`]):
             Metrics, rewards (`reward/<name>`) and `perplexity` by name, with one row score per prompt.
         decoding (`dict`):
-            How the texts were decoded.
+            How the texts were decoded; empty where that is not known.
+        row_ids (list of `str`):
+            Which row is which, for a comparison with other evaluations of the same rows.
     """
 
     completions: list[Completion]
     scores: dict[str, Score]
     decoding: dict[str, Any]
+    row_ids: list[str] = field(default_factory=list)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The value of each score."""
+        return {name: score.value for name, score in self.scores.items()}
 
 
 def evaluate_model(
@@ -48,9 +63,12 @@ def evaluate_model(
     num_samples: int = 1,
     batch_size: int = 32,
     rewards: Sequence[Reward] = (),
-    perplexity_model: "tuple[PreTrainedModel, PreTrainedTokenizerBase] | PreTrainedModel | None" = None,
+    metrics: Sequence[str] | None = None,
+    perplexity_model: "Judge | PreTrainedModel | None" = None,
+    reference_model: "PreTrainedModel | None" = None,
     max_rows: int | None = None,
     seed: int = 0,
+    store: CompletionStore | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """
@@ -58,6 +76,9 @@ def evaluate_model(
 
     With several samples per prompt, corpus metrics pool all samples, and a row score is the mean over the samples of
     its prompt: the samples of one prompt are not independent of each other, prompts are.
+
+    Where `torch.distributed` has several processes, all must call this: they share the generation, the first one
+    scores, and all return the same.
 
     Args:
         model (`transformers.PreTrainedModel` or `peft.PeftModel`):
@@ -84,12 +105,18 @@ def evaluate_model(
         rewards (list of callables, *optional*, defaults to `()`):
             Reward functions, called as `f(prompts=..., completions=..., **columns)`; each becomes `reward/<name>`.
             Completions of chat prompts are lists of one message, as in TRL.
+        metrics (list of `str`, *optional*):
+            Names for [`score_completions`]; its defaults if not given.
         perplexity_model (`transformers.PreTrainedModel` or a pair of model and tokenizer, *optional*):
             A frozen model that judges how likely the completions are; alone, it is taken to share `tokenizer`.
+        reference_model (`transformers.PreTrainedModel`, *optional*):
+            The policy that training started from, with the same tokens: gives `kl` and `own_perplexity`.
         max_rows (`int`, *optional*):
             Only the first rows.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the sampling.
+        store ([`CompletionStore`], *optional*):
+            Where completions are written as they come, and found again after a kill.
         progress (`bool`, *optional*, defaults to `True`):
             Show a progress bar.
 
@@ -110,45 +137,73 @@ def evaluate_model(
         "batch_size": batch_size,
         "seed": seed,
     }
-    taken = _take_rows(rows, max_rows)
-    named = _name_rewards(rewards)
+    taken = take_rows(rows, max_rows)
+    _name_rewards(rewards)  # refuse before the work, not after it
     prompts = [row["prompt"] for row in taken]
-    completions = generate_completions(model, tokenizer, prompts, progress=progress, **decoding)
+    completions = generate_completions(model, tokenizer, prompts, store=store, progress=progress, **decoding)
+    judge = perplexity_model if isinstance(perplexity_model, tuple | None) else (perplexity_model, tokenizer)
+
+    def measured() -> Evaluation:
+        """On the first process alone."""
+        scores = measure_completions(completions, taken, rewards=rewards, metrics=metrics, judge=judge).scores
+        if reference_model is not None:
+            scores |= divergence(model, reference_model, tokenizer, prompts, completions, batch_size=batch_size)
+        scores = {name: per_prompt(score, num_samples) for name, score in scores.items()}
+        return Evaluation(completions, scores, decoding, row_ids(taken))
+
+    return on_main(measured)
+
+
+def measure_completions(
+    completions: Sequence[Completion],
+    rows: "Dataset | Sequence[Row]",
+    *,
+    rewards: Sequence[Reward] = (),
+    metrics: Sequence[str] | None = None,
+    judge: "Judge | None" = None,
+) -> Evaluation:
+    """
+    Returns the metrics of completions, wherever they come from: this run, a file, another system.
+
+    Args:
+        completions (list of [`Completion`]):
+            In the order of the rows.
+        rows (`datasets.Dataset` or list of `dict`):
+            The rows they complete, as in [`evaluate_model`].
+        rewards (list of callables, *optional*, defaults to `()`):
+            Reward functions.
+        metrics (list of `str`, *optional*):
+            Names for [`score_completions`].
+        judge (pair of model and tokenizer, *optional*):
+            A frozen model that judges how likely the completions are.
+
+    Returns:
+        [`Evaluation`] with one row score per completion.
+
+    Raises:
+        `ValueError`: as [`evaluate_model`] does.
+    """
+    taken = take_rows(rows)
     expanded = [taken[completion.row] for completion in completions]
     scores = score_completions(
         [completion.text for completion in completions],
         [row["references"] for row in expanded] if taken[0].get("references") is not None else None,
         lengths=[completion.length for completion in completions],
         finished=[completion.finished for completion in completions],
+        rows=[completion.row for completion in completions],
+        metrics=metrics,
     )
-    for name, reward in named.items():
+    for name, reward in _name_rewards(rewards).items():
         scores[f"reward/{name}"] = _score_reward(name, reward, expanded, completions)
-    if perplexity_model is not None:
-        judge, reader = perplexity_model if isinstance(perplexity_model, tuple) else (perplexity_model, tokenizer)
-        scores["perplexity"] = perplexity(judge, reader, prompts, completions, batch_size=batch_size)
-    return Evaluation(completions, {k: _per_prompt(v, num_samples) for k, v in scores.items()}, decoding)
-
-
-def _take_rows(rows: "Dataset | Sequence[Row]", max_rows: int | None) -> list[Row]:
-    if max_rows is not None and max_rows < 1:
-        raise ValueError(f"max_rows is {max_rows}, but must be at least 1, or None for all rows.")
-    taken: list[Row] = [rows[i] for i in range(len(rows) if max_rows is None else min(max_rows, len(rows)))]
-    if not taken:
-        raise ValueError("There are 0 rows to evaluate, but at least 1 is needed. Check the split and its filters.")
-    for index, row in enumerate(taken):
-        if "prompt" not in row:
-            raise ValueError(f'Row {index} has the columns {sorted(row)}, but needs "prompt". Rename the column.')
-        if (row.get("references") is None) != (taken[0].get("references") is None):
-            raise ValueError(
-                f'Rows 0 and {index} differ: one has "references", the other has none. Give them to all rows or none.'
-            )
-    return taken
+    if judge is not None:
+        scores["perplexity"] = perplexity(*judge, [row["prompt"] for row in taken], completions)
+    return Evaluation(list(completions), scores, {}, row_ids(taken))
 
 
 def _name_rewards(rewards: Sequence[Reward]) -> dict[str, Reward]:
     named: dict[str, Reward] = {}
     for reward in rewards:
-        name = str(getattr(reward, "__name__", type(reward).__name__))
+        name = reward_name(reward)
         if name in named:
             raise ValueError(
                 f"Two rewards are named {name!r}, but names must differ. Give one of them another `name` "
@@ -158,22 +213,10 @@ def _name_rewards(rewards: Sequence[Reward]) -> dict[str, Reward]:
     return named
 
 
-def _score_reward(name: str, reward: Reward, rows: list[Row], completions: list[Completion]) -> Score:
+def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Sequence[Completion]) -> Score:
     chat = not isinstance(rows[0]["prompt"], str)
     texts = [[{"role": "assistant", "content": c.text}] if chat else c.text for c in completions]
     keys = {key: None for row in rows for key in row if key not in ("prompt", "completion", "completion_ids")}
     columns = {key: [row.get(key) for row in rows] for key in keys}
-    values = reward(prompts=[row["prompt"] for row in rows], completions=texts, **columns)
-    if len(values) != len(completions):
-        raise ValueError(
-            f"The reward {name!r} returned {len(values)} values for {len(completions)} completions, but must "
-            "return one each, None where it does not apply."
-        )
+    values = call_reward(reward, prompts=[row["prompt"] for row in rows], completions=texts, **columns)
     return mean_score(f"reward/{name}", str(getattr(reward, "signature", name)), values, higher_is_better=True)
-
-
-def _per_prompt(score: Score, num_samples: int) -> Score:
-    if score.row_scores is None or num_samples == 1:
-        return score
-    groups = [score.row_scores[i : i + num_samples] for i in range(0, len(score.row_scores), num_samples)]
-    return replace(score, row_scores=[mean_score("", "", group, None).value for group in groups])

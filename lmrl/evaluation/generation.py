@@ -3,14 +3,16 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .encoding import Prompt, check_context, encode_prompts
+from .processes import gather, rank_and_world
+from .store import CompletionStore, Lines, store_key
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-Prompt: TypeAlias = str | list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def generate_completions(
     num_samples: int = 1,
     batch_size: int = 32,
     seed: int = 0,
+    store: CompletionStore | None = None,
     progress: bool = True,
 ) -> list[Completion]:
     """
@@ -59,6 +62,9 @@ def generate_completions(
     Nothing of the model's saved generation config is used but where its texts end: a saved `top_k` or
     `repetition_penalty` would measure another distribution than the one that was trained. The model is put in
     evaluation mode and given back as it was, and so is the random state.
+
+    Where `torch.distributed` has several processes, all must call this: they share the batches, and each returns all
+    completions, which are those of one process.
 
     Args:
         model (`transformers.PreTrainedModel` or `peft.PeftModel`):
@@ -83,6 +89,8 @@ def generate_completions(
             Prompts per batch; `batch_size * num_samples` texts are generated at a time.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the sampling. The same seed, prompts and batch size give the same texts.
+        store ([`CompletionStore`], *optional*):
+            Where batches are written as they come, and found again after a kill.
         progress (`bool`, *optional*, defaults to `True`):
             Show a progress bar with the time left.
 
@@ -99,87 +107,31 @@ def generate_completions(
     prompt_ids = encode_prompts(tokenizer, prompts)
     check_context(model, [len(ids) for ids in prompt_ids], max_new_tokens)
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if do_sample else {}
-    config = _generation_config(
-        model,
-        tokenizer,
-        max_new_tokens=max_new_tokens,
-        do_sample=do_sample,
-        num_beams=num_beams,
-        num_return_sequences=num_samples,
-        **sampling,
-    )
+    settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "num_beams": num_beams, **sampling}
+    config = _generation_config(model, tokenizer, num_return_sequences=num_samples, **settings)
     # The longest first: a batch that does not fit in memory fails at once, and the time left is not underestimated.
     order = sorted(range(len(prompts)), key=lambda row: -len(prompt_ids[row]))
-    completions: list[Completion] = []
+    batches = {start: order[start : start + batch_size] for start in range(0, len(order), batch_size)}
+    rank, world = rank_and_world()
+    key = "" if store is None else store_key(model, prompt_ids, {**settings, "n": [num_samples, batch_size, seed]})
+    done = gather({} if store is None else store.read(key))[0]  # one process's view: all must see the same work left
+    left = [start for start in batches if start not in done]
     devices = [model.device] if model.device.type == "cuda" else []
-    bar = tqdm(total=len(prompts) * num_samples, desc="generating", unit="text", disable=not progress)
+    bar = tqdm(total=len(prompts) * num_samples, desc="generating", unit="text", disable=not progress or rank > 0)
     with bar, eval_mode(model), _own_generation_config(model, config), torch.random.fork_rng(devices=devices):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        bar.update(num_samples * sum(len(batches[start]) for start in batches if start in done))
+        for start in left[rank::world]:
             # Each batch has a seed of its own, so that its texts do not depend on the batches before it.
             torch.manual_seed(random.Random(f"{seed}/{start}").getrandbits(32))
-            sequences = _generate_batch(model, [prompt_ids[row] for row in rows], config)
-            completions += _read_batch(tokenizer, rows, sequences.tolist(), config.eos_token_id)
-            bar.update(len(sequences))
+            sequences = _generate_batch(model, [prompt_ids[row] for row in batches[start]], config)
+            lines = _read_batch(tokenizer, batches[start], sequences.tolist(), config.eos_token_id)
+            done[start] = lines
+            if store is not None:
+                store.append(key, rank, start, lines)
+            bar.update(len(sequences) * world)
+    whole = {start: lines for part in gather(done) for start, lines in part.items()}
+    completions = [Completion(**line) for start in batches for line in whole[start]]
     return sorted(completions, key=lambda completion: (completion.row, completion.sample))
-
-
-def encode_prompts(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt]) -> list[list[int]]:
-    """
-    Returns the token ids of the prompts as training has them: texts as the tokenizer makes them, messages by the chat
-    template with the generation prompt added. An empty prompt becomes the beginning-of-sequence token.
-
-    Args:
-        tokenizer (`transformers.PreTrainedTokenizerBase`):
-            The model's tokenizer.
-        prompts (list of `str`, or list of lists of messages):
-            The prompts.
-
-    Returns:
-        list of lists of `int`, one per prompt, none of them empty.
-
-    Raises:
-        `ValueError`: if a prompt is empty and the tokenizer has no beginning-of-sequence token.
-    """
-    encoded: list[list[int]] = []
-    for row, prompt in enumerate(prompts):
-        if isinstance(prompt, str):
-            encoding: Any = tokenizer(prompt)
-        else:
-            encoding = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
-        ids = list(encoding["input_ids"])
-        if not ids:
-            if tokenizer.bos_token_id is None:
-                raise ValueError(
-                    f"Prompt {row} is {prompt!r}, which has no token: a model needs one to start from, and the "
-                    "tokenizer has no bos token. Give the prompt some text, or the tokenizer a bos_token."
-                )
-            ids = [tokenizer.bos_token_id]
-        encoded.append(ids)
-    return encoded
-
-
-def check_context(model: "PreTrainedModel", prompt_lengths: Sequence[int], new_tokens: int) -> None:
-    """
-    Raises `ValueError` if the longest prompt and `new_tokens` more do not fit into the model's positions.
-
-    Args:
-        model (`transformers.PreTrainedModel` or `peft.PeftModel`):
-            The model; one that states no `max_position_embeddings` takes any length.
-        prompt_lengths (list of `int`):
-            Tokens of each prompt.
-        new_tokens (`int`):
-            Tokens that come after it.
-    """
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(prompt_lengths, default=0)
-    if limit is not None and longest + new_tokens > limit:
-        raise ValueError(
-            f"Prompt {prompt_lengths.index(longest)} has {longest} tokens and max_new_tokens is {new_tokens}: "
-            f"{longest + new_tokens} together, but the model has {limit} positions. "
-            + (f"Set max_new_tokens to {limit - longest} or less, or shorten" if longest < limit else "Shorten")
-            + " the prompt."
-        )
 
 
 @contextmanager
@@ -249,15 +201,16 @@ def _generate_batch(model: "PreTrainedModel", prompt_ids: list[list[int]], confi
 
 def _read_batch(
     tokenizer: "PreTrainedTokenizerBase", rows: list[int], sequences: list[list[int]], eos_ids: list[int] | None
-) -> list[Completion]:
+) -> Lines:
     num_samples = len(sequences) // len(rows)
-    completions = []
+    lines = []
     for index, ids in enumerate(sequences):
         end = next((position for position, token in enumerate(ids) if token in (eos_ids or ())), None)
         text = str(tokenizer.decode(ids[:end], skip_special_tokens=True))
         length = len(ids) if end is None else end + 1
-        completions.append(Completion(rows[index // num_samples], index % num_samples, text, length, end is not None))
-    return completions
+        completion = Completion(rows[index // num_samples], index % num_samples, text, length, end is not None)
+        lines.append(asdict(completion))
+    return lines
 
 
 def _check_arguments(

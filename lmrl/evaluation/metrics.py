@@ -1,41 +1,16 @@
-"""Corpus metrics, each with the signature that makes it comparable and the row scores that make it testable."""
+"""Corpus metrics, each with the signature that makes it comparable and the statistics that make it testable."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from lmrl import rewards
+from .diversity import distinct, repetition, self_bleu
+from .overlap import OVERLAP
+from .scores import Score, mean_score
 
+__all__ = ["METRICS", "REFERENCE_METRICS", "TEXT_METRICS", "Score", "mean_score", "score_completions"]
 
-@dataclass(frozen=True)
-class Score:
-    """
-    A metric's value over a corpus.
-
-    Args:
-        name (`str`):
-            Name of the metric.
-        value (`float`):
-            Its value over the corpus; NaN where no row has one.
-        signature (`str`):
-            What exactly was computed: tokenisation, case, version and the like.
-        row_scores (list of `float`, *optional*):
-            The metric of each row by itself (NaN where it does not apply), for paired comparisons; `None` where a row
-            has none. Their mean is not the value where the corpus pools statistics.
-        higher_is_better (`bool`, *optional*):
-            The direction, or `None` where neither is better by itself (length).
-    """
-
-    name: str
-    value: float
-    signature: str
-    row_scores: list[float] | None
-    higher_is_better: bool | None
-
-
-REFERENCE_METRICS = ("bleu", "bleu_e2e", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum")
-TEXT_METRICS = ("distinct1", "distinct2", "length", "unfinished")
+TEXT_METRICS = ("distinct1", "distinct2", "self_bleu", "repetition", "length", "unfinished")
+REFERENCE_METRICS = tuple(name for name in OVERLAP if name != "ter")
+METRICS = (*OVERLAP, *TEXT_METRICS)
 
 
 def score_completions(
@@ -44,18 +19,34 @@ def score_completions(
     *,
     lengths: Sequence[int],
     finished: Sequence[bool],
+    rows: Sequence[int] | None = None,
     metrics: Sequence[str] | None = None,
 ) -> dict[str, Score]:
     """
     Returns the metrics of a corpus of completions by name.
 
-    `bleu`, `chrf`: sacreBLEU's corpus scores on 0..100, statistics pooled over the rows; row scores are sentence
-    scores ("A Call for Clarity in Reporting BLEU Scores", Post, 2018, https://aclanthology.org/W18-6319). `bleu_e2e`:
-    the same lower-cased, which is how the E2E challenge counts. `rouge1`, `rouge2`, `rougeL`, `rougeLsum`: stemmed
-    F-measure of the best reference, mean over rows, on 0..100 (Lin, 2004, https://aclanthology.org/W04-1013).
-    `distinct1`, `distinct2`: different n-grams over all n-grams of the corpus ("A Diversity-Promoting Objective
-    Function for Neural Conversation Models", Li et al., 2016, https://aclanthology.org/N16-1014); it falls as a corpus
-    grows, so compare equal numbers of rows. `length`: mean tokens. `unfinished`: share that `max_new_tokens` cut.
+    Each is made of statistics summed over the rows, so that it can be resampled, but for those that count over all
+    rows at once (`distinct1`, `distinct2`, `self_bleu`). What needs a model or a download (BERTScore, a module of
+    `evaluate`) is a metric too if it is given to [`evaluate_model`] as one of `rewards`.
+
+    - `bleu`, `chrf`, `ter`: sacrebleu's corpus scores on 0..100 (Post, 2018, https://aclanthology.org/W18-6319).
+      `bleu_e2e`: BLEU of lower-cased texts, which is how the E2E challenge counts. Lower `ter` is better; it takes
+      longer than all others together and is computed only if asked for.
+    - `nist`: NIST-5 of lower-cased texts, from 0 (Doddington, 2002). `cider`: CIDEr-D of lower-cased texts, mean over
+      rows, on 0..10 (Vedantam et al., 2015, https://arxiv.org/abs/1411.5726). Both weigh n-grams by how rare they are
+      in the references of these very rows, as mteval and the COCO evaluation do.
+    - `rouge1`, `rouge2`, `rougeL`, `rougeLsum`: stemmed F-measure of the best reference, mean over rows, on 0..100
+      (Lin, 2004, https://aclanthology.org/W04-1013). `meteor`: METEOR of 2005 without synonyms, mean over rows, on
+      0..100 (Banerjee and Lavie, 2005, https://aclanthology.org/W05-0909).
+    - `distinct1`, `distinct2`: different n-grams over all n-grams of the corpus ("A Diversity-Promoting Objective
+      Function for Neural Conversation Models", Li et al., 2016, https://aclanthology.org/N16-1014); it falls as a
+      corpus grows, so compare equal numbers of rows.
+    - `self_bleu`: mean BLEU of each text against the other samples of its prompt, or if there are none against the
+      other texts (of 500 drawn at random), on 0..100; high where all say alike ("Texygen: A Benchmarking Platform for
+      Text Generation Models", Zhu et al., 2018, https://arxiv.org/abs/1802.01886).
+    - `repetition`: share of the 4-grams of a text that repeat an earlier one, mean over rows, in percent ("Neural Text
+      Generation with Unlikelihood Training", Welleck et al., 2020, https://arxiv.org/abs/1908.04319).
+    - `length`: mean tokens. `unfinished`: share that `max_new_tokens` cut.
 
     Args:
         completions (list of `str`):
@@ -66,8 +57,11 @@ def score_completions(
             Length of each completion in tokens.
         finished (list of `bool`):
             Whether each completion ended by itself.
+        rows (list of `int`, *optional*):
+            Which prompt each completion answers; by default each its own. Samples of one prompt have the same number.
         metrics (list of `str`, *optional*):
-            Names of the metrics wanted; by default all that apply: those with references only if there are some.
+            Names of the metrics wanted; by default all that apply but `ter`: those with references only if there are
+            some.
 
     Returns:
         `dict` of [`Score`] by name, in the order of `metrics`.
@@ -78,88 +72,21 @@ def score_completions(
     """
     if metrics is None:
         metrics = TEXT_METRICS if references is None else REFERENCE_METRICS + TEXT_METRICS
-    _check_rows(completions, references, lengths, finished)
+    prompts = range(len(completions)) if rows is None else rows
+    _check_rows(completions, references, lengths, finished, prompts)
     _check_metrics(metrics, references)
     texts, golds = list(completions), [list(row) for row in references or []]
-    compute: dict[str, Callable[[], Score]] = {
-        "bleu": lambda: _bleu("bleu", texts, golds, lowercase=False),
-        "bleu_e2e": lambda: _bleu("bleu_e2e", texts, golds, lowercase=True),
-        "chrf": lambda: _chrf(texts, golds),
-        "rouge1": lambda: _rouge("rouge1", texts, golds),
-        "rouge2": lambda: _rouge("rouge2", texts, golds),
-        "rougeL": lambda: _rouge("rougeL", texts, golds),
-        "rougeLsum": lambda: _rouge("rougeLsum", texts, golds),
-        "distinct1": lambda: _distinct("distinct1", texts, 1),
-        "distinct2": lambda: _distinct("distinct2", texts, 2),
+    of_texts: dict[str, Callable[[], Score]] = {
+        "distinct1": lambda: distinct("distinct1", texts),
+        "distinct2": lambda: distinct("distinct2", texts),
+        "self_bleu": lambda: self_bleu(texts, prompts),
+        "repetition": lambda: repetition(texts),
         "length": lambda: mean_score("length", "unit:tokens|eos:included", [float(n) for n in lengths], None),
         "unfinished": lambda: mean_score("unfinished", "share", [float(not done) for done in finished], False),
     }
-    return {name: compute[name]() for name in metrics}
-
-
-def mean_score(name: str, signature: str, values: Sequence[float | None], higher_is_better: bool | None) -> Score:
-    """
-    Returns the score whose value is the mean of its row scores; `None` counts for nothing and becomes NaN.
-
-    Args:
-        name (`str`):
-            Name of the metric.
-        signature (`str`):
-            What was computed.
-        values (list of `float` or `None`):
-            One per row.
-        higher_is_better (`bool`, *optional*):
-            The direction.
-
-    Returns:
-        [`Score`], its value NaN if no row has one.
-    """
-    row_scores = [math.nan if value is None else float(value) for value in values]
-    applicable = [value for value in row_scores if not math.isnan(value)]
-    value = math.fsum(applicable) / len(applicable) if applicable else math.nan
-    return Score(name, value, signature, row_scores, higher_is_better)
-
-
-def _bleu(name: str, texts: list[str], references: list[list[str]], *, lowercase: bool) -> Score:
-    from sacrebleu.metrics.bleu import BLEU as SacreBLEU
-
-    return _pooled(name, SacreBLEU(lowercase=lowercase), rewards.BLEU(lowercase=lowercase), texts, references)
-
-
-def _chrf(texts: list[str], references: list[list[str]]) -> Score:
-    from sacrebleu.metrics.chrf import CHRF
-
-    return _pooled("chrf", CHRF(), rewards.ChrF(), texts, references)
-
-
-def _pooled(name: str, corpus: Any, reward: rewards.Reward, texts: list[str], references: list[list[str]]) -> Score:
-    # sacreBLEU takes the first references of all rows, then the second, ...: None where a row has no more.
-    most = max(len(row) for row in references)
-    streams = [[row[i] if i < len(row) else None for row in references] for i in range(most)]
-    value = float(corpus.corpus_score(texts, streams).score)
-    row_scores = _row_scores(reward, texts, references)
-    return Score(name, value, str(corpus.get_signature()), row_scores, higher_is_better=True)
-
-
-def _rouge(name: str, texts: list[str], references: list[list[str]]) -> Score:
-    reward = rewards.Rouge(name, use_stemmer=True)
-    return mean_score(name, reward.signature, _row_scores(reward, texts, references), higher_is_better=True)
-
-
-def _row_scores(reward: rewards.Reward, texts: list[str], references: list[list[str]]) -> list[float]:
-    values = reward(completions=texts, references=references)
-    return [math.nan if value is None else 100 * value for value in values]
-
-
-def _distinct(name: str, texts: list[str], n: int) -> Score:
-    total, different = 0, set()
-    for text in texts:
-        tokens = text.split()
-        ngrams = list(zip(*(tokens[i:] for i in range(n)), strict=False))  # cut to the shortest on purpose
-        total += len(ngrams)
-        different.update(ngrams)
-    value = len(different) / total if total else math.nan
-    return Score(name, value, f"n:{n}|tok:whitespace|case:mixed|pooled:corpus", None, higher_is_better=True)
+    return {
+        name: of_texts[name]() if name in of_texts else OVERLAP[name](name, texts, golds, prompts) for name in metrics
+    }
 
 
 def _check_rows(
@@ -167,10 +94,13 @@ def _check_rows(
     references: Sequence[Sequence[str]] | None,
     lengths: Sequence[int],
     finished: Sequence[bool],
+    rows: Sequence[int],
 ) -> None:
     if not completions:
         raise ValueError("There are 0 completions, but a score needs at least 1 row. Check what was selected.")
-    columns = {"lengths": lengths, "finished": finished} | ({} if references is None else {"references": references})
+    columns: dict[str, Sequence[object]] = {"lengths": lengths, "finished": finished, "rows": rows}
+    if references is not None:
+        columns["references"] = references
     for name, column in columns.items():
         if len(column) != len(completions):
             raise ValueError(f"There are {len(completions)} completions but {len(column)} {name}: give one per row.")
@@ -184,7 +114,7 @@ def _check_rows(
 
 def _check_metrics(metrics: Sequence[str], references: Sequence[Sequence[str]] | None) -> None:
     for name in metrics:
-        if name not in REFERENCE_METRICS + TEXT_METRICS:
-            raise ValueError(f"Unknown metric {name!r}: choose from {', '.join(REFERENCE_METRICS + TEXT_METRICS)}.")
-        if name in REFERENCE_METRICS and references is None:
+        if name not in METRICS:
+            raise ValueError(f"Unknown metric {name!r}: choose from {', '.join(METRICS)}.")
+        if name in OVERLAP and references is None:
             raise ValueError(f"The metric {name!r} needs references, but there are none. Give them, or leave it out.")

@@ -11,10 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .comparison import paired_interval
+from .comparison import bootstrap_interval
+from .differences import Columns, Compared, Difference, compare_all
+from .encoding import Prompt
 from .evaluate import Evaluation
-from .generation import Completion, Prompt
+from .generation import Completion
 from .metrics import Score
+from .wording import number, p_value, prompt_text, with_interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,26 +25,19 @@ if TYPE_CHECKING:
 _PACKAGES = ("lmrl", "torch", "transformers", "tokenizers", "peft", "sacrebleu")
 
 
-def scores_table(
-    columns: Mapping[str, Mapping[str, Score]], *, samples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> "Table":
+def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     """
     Returns a table of metrics (rows) by checkpoints (columns), the first of which is the baseline.
 
-    Every other checkpoint has a column of differences from the baseline too: the mean over the rows of the difference
-    of row scores, with its paired bootstrap interval, starred where that excludes 0. For metrics that pool statistics
-    (BLEU, chrF, perplexity) this is not the difference of the two values, but it has their direction. Rows to which a
-    metric does not apply in either checkpoint are left out.
+    Every other checkpoint has a column of differences from the baseline too, with the interval of the paired
+    bootstrap, starred where that excludes 0. One or two checkpoints have intervals of their values as well, and the
+    p-value of their difference by approximate randomization, corrected for the number of metrics (Holm).
 
     Args:
         columns (`dict` of `dict` of [`Score`]):
             Scores by metric, by the label of the checkpoint.
-        samples (`int`, *optional*, defaults to `1000`):
-            Bootstrap draws.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Of the intervals.
-        seed (`int`, *optional*, defaults to `0`):
-            Of the draws.
+        compared (`dict`, *optional*):
+            What [`compare_all`] gives of them, if that is there already.
 
     Returns:
         `rich.table.Table`; [`as_text`] makes it a string.
@@ -55,20 +51,26 @@ def scores_table(
 
     if not columns:
         raise ValueError("There are 0 checkpoints, but a table needs at least 1.")
-    baseline, *others = columns
+    compared = compare_all(columns) if compared is None else compared
+    baseline = next(iter(columns))
+    narrow = len(columns) > 2
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("metric")
     for label in columns:
-        table.add_column(Text(label), justify="right")
-    for label in others:
-        table.add_column(Text(f"{label} - {baseline}, by row [{100 * confidence:g}% CI]"), justify="right")
-    if others:
-        table.caption = "by row: mean difference of row scores, paired bootstrap; * the interval excludes 0"
+        table.add_column(Text(label if narrow else f"{label} [95% CI]"), justify="right")
+    for label in compared:
+        table.add_column(Text(f"{label} - {baseline} [95% CI]"), justify="right")
+    if compared:
+        table.caption = "* the interval of the paired bootstrap excludes 0"
+        if not narrow:
+            table.add_column("p (Holm)", justify="right")
+            table.caption += "; p: approximate randomization, corrected"
     for name in dict.fromkeys(name for scores in columns.values() for name in scores):
-        cells = [_number(scores[name].value) if name in scores else "" for scores in columns.values()]
-        before = columns[baseline].get(name)
-        settings = {"samples": samples, "confidence": confidence, "seed": seed}
-        cells += [_difference(before, columns[label].get(name), settings) for label in others]
+        found = [metrics.get(name) for metrics in compared.values()]
+        cells = [_value(scores.get(name), alone=narrow) for scores in columns.values()]
+        cells += [_difference(difference) for difference in found]
+        if compared and not narrow:
+            cells += [p_value(difference.p) if difference else "" for difference in found]
         # Text, not str: rich would read "[...]" as markup.
         table.add_row(Text(name), *map(Text, cells))
     return table
@@ -113,7 +115,7 @@ def samples_table(
     if rewards:
         table.add_column("reward", justify="right")
     for row in range(min(n, len(prompts))):
-        lines = [("prompt", _prompt_text(prompts[row]), "")]
+        lines = [("prompt", prompt_text(prompts[row]), "")]
         if references is not None:
             lines.append(("reference", references[row][0], ""))
         for label, texts in completions.items():
@@ -176,6 +178,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "scores": scores,
         "decoding": evaluation.decoding,
+        "row_ids": evaluation.row_ids,
         "versions": _versions(),
         "completions": [asdict(completion) for completion in evaluation.completions],
     }
@@ -216,42 +219,27 @@ def read_json(path: str | os.PathLike[str]) -> Evaluation:
         score["value"] = _or_nan(score["value"])
         score["row_scores"] = None if rows is None else [_or_nan(value) for value in rows]
         scores[name] = Score(**score)
-    return Evaluation([Completion(**completion) for completion in data["completions"]], scores, data["decoding"])
+    completions = [Completion(**completion) for completion in data["completions"]]
+    return Evaluation(completions, scores, data["decoding"], data.get("row_ids", []))
 
 
-def _difference(before: Score | None, after: Score | None, settings: dict[str, Any]) -> str:
-    if before is None or after is None or before.row_scores is None or after.row_scores is None:
+def _value(score: Score | None, *, alone: bool) -> str:
+    if score is None:
         return ""
-    if len(before.row_scores) != len(after.row_scores):
-        raise ValueError(
-            f"{after.name!r} has {len(before.row_scores)} row scores in the baseline and {len(after.row_scores)} in "
-            "another checkpoint, but a comparison needs the same rows. Evaluate both on the same rows."
-        )
-    both = zip(before.row_scores, after.row_scores, strict=True)
-    pairs = [(old, new) for old, new in both if math.isfinite(old) and math.isfinite(new)]
-    if not pairs:
-        return "n/a"
-    interval = paired_interval([old for old, _ in pairs], [new for _, new in pairs], **settings)
-    low, high = _number(interval.low, sign="+"), _number(interval.high, sign="+")
-    return f"{_number(interval.mean, sign='+')} [{low}, {high}]" + ("*" if interval.excludes_zero else " ")
+    interval = bootstrap_interval(score)
+    return number(score.value) if alone else with_interval(score.value, interval.low, interval.high, sign="")
+
+
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    return with_interval(*difference.interval) + ("*" if difference.excludes_zero else " ")
 
 
 def _cell(value: float | str | None) -> str:
     if isinstance(value, str):
         return value
-    return "" if value is None else _number(value)
-
-
-def _number(value: float, sign: str = "") -> str:
-    if not math.isfinite(value):
-        return "n/a" if math.isnan(value) else str(value)
-    return f"{value:{sign}.2f}" if abs(value) >= 1 or value == 0 else f"{value:{sign}.4f}"
-
-
-def _prompt_text(prompt: Prompt) -> str:
-    if isinstance(prompt, str):
-        return prompt.strip()
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    return "" if value is None else number(value)
 
 
 def _finite(value: float) -> float | None:

@@ -2,20 +2,36 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .evaluate import Evaluation, Row
+from .curves import Log, read_log
+from .differences import compare_all
+from .evaluate import Evaluation
+from .findings import find_warnings, measured_rewards
+from .matching import matched
+from .page import write_page
 from .report import samples_table, scores_table, show, write_json
+from .rows import Row
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 def report(
-    evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", folder: str | Path, samples: int = 5
+    evaluations: Mapping[str, Evaluation],
+    rows: "Dataset | Sequence[Row]",
+    folder: str | Path,
+    samples: int = 5,
+    *,
+    logs: Mapping[str, Log] | None = None,
+    config: Mapping[str, Any] | None = None,
+    rewarded: Sequence[str] | None = None,
+    title: str = "Evaluation",
 ) -> None:
     """
-    Prints scores and some completions of each checkpoint side by side, and writes `<folder>/<label>.json` for each.
+    Prints scores, some completions and warnings of each checkpoint, and writes all into a folder.
+
+    The folder gets `<label>.json` for each checkpoint, and `report.html`, a page for a browser ([`write_page`]).
 
     Args:
         evaluations (`dict` of [`Evaluation`]):
@@ -25,18 +41,42 @@ def report(
         folder (`str` or `Path`):
             Where the files go.
         samples (`int`, *optional*, defaults to `5`):
-            Prompts whose completions are shown.
+            Prompts whose completions are printed.
+        logs (`dict` of log histories, *optional*):
+            Of the training runs, by label; by default that of `folder`, if a run was saved there.
+        config (`dict`, *optional*):
+            Settings that the page shows at its end.
+        rewarded (list of `str`, *optional*):
+            Names of the rewards trained on; by default all that were measured as `reward/<name>`.
+        title (`str`, *optional*, defaults to `"Evaluation"`):
+            Heading of the page.
     """
+    folder, evaluations = Path(folder), matched(evaluations)
+    logs = {"training": read_log(folder)} if logs is None else logs
+    rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
+    columns = {label: evaluation.scores for label, evaluation in evaluations.items()}
+    compared = compare_all(columns)
     for label, evaluation in evaluations.items():
-        write_json(Path(folder) / f"{label}.json", evaluation)
+        write_json(folder / f"{label}.json", evaluation)
+    page = folder / "report.html"
+    write_page(page, evaluations, rows, logs=logs, config=config, rewarded=rewarded, title=title, compared=compared)
+    _show_samples(evaluations, rows, samples)
+    show(scores_table(columns, compared))
+    findings = find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared)
+    for warning in findings.warnings:
+        print(f"Warning: {warning}")
+    print(findings.summary)
+    print(f"Scores and completions: {', '.join(str(folder / f'{label}.json') for label in evaluations)}")
+    print(f"Report: {page}")
+
+
+def _show_samples(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", samples: int) -> None:
     shown = [rows[i] for i in range(min(samples, len(rows)))]
     if shown:
         texts = {label: _first_texts(evaluation, len(shown)) for label, evaluation in evaluations.items()}
         rewards = {label: _first_rewards(evaluation, len(shown)) for label, evaluation in evaluations.items()}
         references = [row["references"] for row in shown] if shown[0].get("references") else None
         show(samples_table([row["prompt"] for row in shown], references, texts, rewards, n=len(shown)))
-    show(scores_table({label: evaluation.scores for label, evaluation in evaluations.items()}))
-    print(f"Scores and completions: {', '.join(str(Path(folder) / f'{label}.json') for label in evaluations)}")
 
 
 def _first_texts(evaluation: Evaluation, rows: int) -> list[str]:

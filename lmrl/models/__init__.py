@@ -1,5 +1,6 @@
 """Models: loading them, and the policy's forward with its critic. They know nothing of how they are trained."""
 
+from .classifiers import load_trainable_classifier
 from .critic import CRITIC_FILE, Critic, attach_critic, load_critic, save_critic
 from .decoding import decoding_weights, neutral_generation_config
 from .fusing import fuse_activations
@@ -22,6 +23,7 @@ __all__ = [
     "load_critic",
     "load_model",
     "load_tokenizer",
+    "load_trainable_classifier",
     "neutral_generation_config",
     "save_critic",
 ]

@@ -4,28 +4,69 @@ They plug unchanged into any TRL trainer, and evaluation reports the same object
 before the reward that needs it is made.
 """
 
-from .base import Reward, completion_text
+from .base import Reward, call_reward, completion_text, reward_name
+from .bertscore import BERTScore
 from .bleu import BLEU
 from .chrf import ChrF
-from .combine import Weighted
-from .models import Classifier
+from .cider import CIDErD
+from .classifier import Classifier
+from .combine import Minimum, Product, Weighted
+from .content import Format, Keywords, SlotCoverage
+from .fluency import Fluency
+from .gleu import GLEU
+from .hub import EvaluateMetric
+from .meteor import METEOR
+from .nist import NIST
+from .normalize import Normalized
 from .overlap import ExactMatch, ReferenceReward
+from .reward_model import RewardModel
 from .rouge import Rouge
+from .similarity import EditSimilarity, TokenF1
+from .slow import Cached, InWorkers
 from .specs import REWARDS, make_reward, make_rewards
-from .text import Length
+from .ter import TER
+from .text import DistinctN, Length, LengthPenalty
+from .transform import Clipped, Gate, Scaled, Threshold
 
 __all__ = [
     "BLEU",
+    "GLEU",
+    "METEOR",
+    "NIST",
     "REWARDS",
+    "TER",
+    "BERTScore",
+    "CIDErD",
+    "Cached",
     "ChrF",
     "Classifier",
+    "Clipped",
+    "DistinctN",
+    "EditSimilarity",
+    "EvaluateMetric",
     "ExactMatch",
+    "Fluency",
+    "Format",
+    "Gate",
+    "InWorkers",
+    "Keywords",
     "Length",
+    "LengthPenalty",
+    "Minimum",
+    "Normalized",
+    "Product",
     "ReferenceReward",
     "Reward",
+    "RewardModel",
     "Rouge",
+    "Scaled",
+    "SlotCoverage",
+    "Threshold",
+    "TokenF1",
     "Weighted",
+    "call_reward",
     "completion_text",
     "make_reward",
     "make_rewards",
+    "reward_name",
 ]

@@ -1,8 +1,11 @@
 """What a reward is: an object called by keyword with texts and columns that gives one number per completion."""
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+
+from .arithmetic import Arithmetic
 
 
 def _content(message: Mapping[str, Any]) -> str:
@@ -49,7 +52,7 @@ def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-class Reward(ABC):
+class Reward(Arithmetic, ABC):
     """
     Base of every reward: `reward(completions=..., prompts=..., **columns)` returns one number per completion.
 
@@ -111,5 +114,65 @@ class Reward(ABC):
                 )
         return {column: columns[column] for column in self.columns}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what it has learned in training, as JSON can hold it: trainers save it with every checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what [`state_dict`] returned."""
+        if state:
+            raise ValueError(f"The reward {self.__name__!r} learns nothing in training, and was given {dict(state)}.")
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.signature})"
+
+
+def reward_name(reward: Callable[..., Any]) -> str:
+    """Returns the name under which a reward of any kind is logged."""
+    return str(getattr(reward, "__name__", type(reward).__name__))
+
+
+def call_reward(reward: Callable[..., Any], **inputs: Any) -> list[float | None]:
+    """
+    Returns what a reward of any kind gives, one number or `None` per completion.
+
+    An `async` reward is run to its end, in an event loop of its own: a client that it keeps from call to call must not
+    be tied to one loop.
+
+    Args:
+        reward (`Callable`):
+            Any callable that TRL takes as a reward function.
+        inputs:
+            What it is called with: `completions`, and `prompts` and columns as it needs them.
+
+    Raises:
+        ValueError: if it does not give one value per completion.
+    """
+    values = reward(**inputs)
+    if inspect.isawaitable(values):
+        values = _awaited(values)
+    numbers = [None if value is None else float(value) for value in values]
+    if len(numbers) != len(inputs["completions"]):
+        raise ValueError(
+            f"The reward {reward_name(reward)!r} returned {len(numbers)} values for {len(inputs['completions'])} "
+            "completions."
+        )
+    return numbers
+
+
+async def _wait_for(values: Awaitable[Any]) -> Any:
+    return await values
+
+
+def _awaited(values: Awaitable[Any]) -> Any:
+    import asyncio  # it takes as long to import as all rewards together
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_wait_for(values))
+    from concurrent.futures import ThreadPoolExecutor
+
+    # A notebook runs a loop in this thread, and a thread can run one only.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, _wait_for(values)).result()

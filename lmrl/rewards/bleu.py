@@ -1,8 +1,10 @@
 """Sentence BLEU, equal to sacrebleu's."""
 
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from .overlap import ReferenceReward, ngrams, occurrences
+from .tokens import sacrebleu_tokens
 
 MAX_ORDER = 4
 
@@ -12,6 +14,17 @@ class BleuReferences(NamedTuple):
 
     grams: list[set[Any]]
     lengths: set[int]
+
+
+def _grams(tokens: list[str]) -> list[Collection[Any]]:
+    """Returns the occurrences of the n-grams of each order; of the first they are the tokens, not tuples of one."""
+    orders: list[Collection[Any]] = [occurrences(tokens)]
+    repeated = True
+    for n in range(2, MAX_ORDER + 1):
+        grams = ngrams(tokens, n)
+        repeated = repeated and len(set(grams)) < len(grams)  # a repeated one begins with a repeated shorter one
+        orders.append(occurrences(grams) if repeated else grams)
+    return orders
 
 
 class BLEU(ReferenceReward[BleuReferences]):
@@ -87,25 +100,40 @@ class BLEU(ReferenceReward[BleuReferences]):
         return f"bleu|{self.sacrebleu.get_signature().format()}"
 
     def _tokens(self, text: str) -> list[str]:
-        text = text.lower() if self.sacrebleu.lowercase else text
-        tokenized: str = self.sacrebleu.tokenizer(text.rstrip())  # rstrip: as sacrebleu does before any tokenizer
-        return tokenized.split()
+        return sacrebleu_tokens(text.lower() if self.sacrebleu.lowercase else text, self.sacrebleu.tokenizer)
 
     def prepare(self, references: tuple[str, ...]) -> BleuReferences:
         """Returns the n-grams and lengths of the references of a row."""
         tokens = [self._tokens(reference) for reference in references]
-        grams = [set().union(*(occurrences(ngrams(words, n)) for words in tokens)) for n in range(1, MAX_ORDER + 1)]
+        grams = [set().union(*same_order) for same_order in zip(*map(_grams, tokens), strict=True)]
         return BleuReferences(grams, {len(words) for words in tokens})
+
+    def statistics(self, completions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[float]]:
+        """
+        Returns of each row what adds up to the BLEU of a corpus: the tokens of the completion and of the reference
+        closest in length, the n-grams of each order that match, and all n-grams of each order.
+        """
+        rows = [self._references(row, value) for row, value in enumerate(references)]
+        return [[*self._statistics(text, self._prepared(refs))] for text, refs in zip(completions, rows, strict=True)]
+
+    def _statistics(self, completion: str, prepared: BleuReferences) -> list[int]:
+        tokens = self._tokens(completion)
+        length = len(tokens)
+        return [
+            length,
+            min(prepared.lengths, key=lambda reference: (abs(reference - length), reference)),
+            *(len(theirs.intersection(ours)) for ours, theirs in zip(_grams(tokens), prepared.grams, strict=True)),
+            *(max(length - n, 0) for n in range(MAX_ORDER)),
+        ]
 
     def score(self, completion: str, prepared: BleuReferences) -> float:
         """Returns the sentence BLEU of a completion, in [0, 1]."""
-        tokens = self._tokens(completion)
-        length = len(tokens)
+        length, reference, *counts = self._statistics(completion, prepared)
         bleu = self.sacrebleu.compute_bleu(
-            correct=[len(occurrences(ngrams(tokens, n)) & grams) for n, grams in enumerate(prepared.grams, start=1)],
-            total=[max(length - n, 0) for n in range(MAX_ORDER)],
+            correct=counts[:MAX_ORDER],
+            total=counts[MAX_ORDER:],
             sys_len=length,
-            ref_len=min(prepared.lengths, key=lambda reference: (abs(reference - length), reference)),
+            ref_len=reference,
             smooth_method=self.sacrebleu.smooth_method,
             smooth_value=self.sacrebleu.smooth_value,
             effective_order=self.sacrebleu.effective_order,

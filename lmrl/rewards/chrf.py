@@ -1,10 +1,13 @@
 """Sentence chrF and chrF++, equal to sacrebleu's."""
 
 import string
+from collections import Counter
+from collections.abc import Sequence
 from itertools import repeat
+from operator import add
 from typing import Any, NamedTuple
 
-from .overlap import ReferenceReward, ngrams, occurrences
+from .overlap import ReferenceReward, ngrams
 
 _PUNCTUATION = set(string.punctuation)
 _FIELD = 32  # bits of a packed counter: no text has 2^32 n-grams
@@ -34,6 +37,13 @@ def _words(text: str) -> list[str]:
         else:
             words.append(word)
     return words
+
+
+def _occurrences(grams: Sequence[Any]) -> list[Any]:
+    """Returns the members of [`occurrences`], for grams of which many are repeated: counted first."""
+    counts = Counter(grams)
+    repetitions = [(gram, k) for gram, count in counts.items() if count > 1 for k in range(1, count)]
+    return [*counts, *repetitions]
 
 
 class ChrF(ReferenceReward[ChrfReferences]):
@@ -96,41 +106,57 @@ class ChrF(ReferenceReward[ChrfReferences]):
         metric.num_refs = -1  # sacrebleu's way to say: varies
         return f"chrF{self.beta}{'+' * self.word_order}|{metric.get_signature().format()}"
 
-    def _grams(self, text: str) -> list[set[Any]]:
+    def _grams(self, text: str) -> list[list[Any]]:
         text = text.lower() if self.lowercase else text
         characters = "".join(text.split())
-        orders: list[set[Any]] = [
-            occurrences([characters[start : start + n] for start in range(len(characters) - n + 1)])
-            for n in range(1, self.char_order + 1)
-        ]
         words = _words(text) if self.word_order else []
-        return orders + [occurrences(ngrams(words, n)) for n in range(1, self.word_order + 1)]
+        orders: list[Any] = [characters][: self.char_order]
+        for n in range(1, self.char_order):
+            orders.append(list(map(add, orders[-1], characters[n:])))  # each gram with the character that follows it
+        orders += [ngrams(words, n) for n in range(1, self.word_order + 1)]
+        return [_occurrences(grams) for grams in orders]
 
     def prepare(self, references: tuple[str, ...]) -> ChrfReferences:
         """Returns the packed n-grams of the references of a row."""
-        prepared = ChrfReferences({}, [])
+        packed: dict[Any, int] = {}
+        sizes = []
         for place, reference in enumerate(references):
+            one = 1 << _FIELD * place
             orders = self._grams(reference)
-            prepared.sizes.append([len(grams) for grams in orders])
+            sizes.append([len(grams) for grams in orders])
             for grams in orders:
                 for gram in grams:
-                    prepared.packed[gram] = prepared.packed.get(gram, 0) + (1 << _FIELD * place)
-        return prepared
+                    packed[gram] = packed.get(gram, 0) + one
+        return ChrfReferences(packed, sizes)
+
+    def statistics(self, completions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[float]]:
+        """
+        Returns of each row what adds up to the chrF of a corpus: for each order the n-grams of the completion (0 if
+        the reference has none), of the reference, and in both, with the reference that gives the highest score.
+        """
+        rows = [self._references(row, value) for row, value in enumerate(references)]
+        pairs = zip(completions, map(self._prepared, rows), strict=True)
+        return [[n for counts in self._statistics(text, prepared) for n in counts] for text, prepared in pairs]
+
+    def _statistics(self, completion: str, prepared: ChrfReferences) -> list[tuple[int, int, int]]:
+        orders = self._grams(completion)
+        matches = [sum(map(prepared.packed.get, grams, repeat(0))) for grams in orders]
+        candidates = [
+            [
+                (len(grams) if total else 0, total, packed >> _FIELD * place & (1 << _FIELD) - 1)
+                for grams, total, packed in zip(orders, totals, matches, strict=True)
+            ]
+            for place, totals in enumerate(prepared.sizes)
+        ]
+        return max(candidates, key=self._f_score)
 
     def score(self, completion: str, prepared: ChrfReferences) -> float:
         """Returns the chrF of a completion with its best reference, in [0, 1]."""
-        orders = self._grams(completion)
-        ours = [len(grams) for grams in orders]
-        matches = [sum(map(prepared.packed.get, grams, repeat(0))) for grams in orders]
-        best = 0.0
-        for place, theirs in enumerate(prepared.sizes):
-            hits = [packed >> _FIELD * place & (1 << _FIELD) - 1 for packed in matches]
-            best = max(best, self._f_score(hits, ours, theirs))
-        return best
+        return self._f_score(self._statistics(completion, prepared))
 
-    def _f_score(self, hits: list[int], ours: list[int], theirs: list[int]) -> float:
-        both = [(hit, mine, yours) for hit, mine, yours in zip(hits, ours, theirs, strict=True) if mine and yours]
-        if not any(hits):
+    def _f_score(self, counts: list[tuple[int, int, int]]) -> float:
+        both = [(hit, mine, yours) for mine, yours, hit in counts if mine and yours]
+        if not any(hit for hit, _, _ in both):
             return 0.0
         precision = sum(hit / mine for hit, mine, _ in both) / len(both)
         recall = sum(hit / yours for hit, _, yours in both) / len(both)

@@ -15,7 +15,7 @@ Prepared = TypeVar("Prepared")
 
 def ngrams(tokens: Sequence[str], order: int) -> list[tuple[str, ...]]:
     """Returns the n-grams of `tokens`, in order and with repetitions."""
-    return list(zip(*(tokens[start:] for start in range(order)), strict=False))  # the shortest slice ends it
+    return list(zip(*[tokens[start:] for start in range(order)], strict=False))  # the shortest slice ends it
 
 
 def occurrences(grams: Sequence[Hashable]) -> set[Hashable]:

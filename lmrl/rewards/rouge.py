@@ -28,6 +28,13 @@ def _stem(word: str) -> str:
     return _stemmer()(word) if len(word) > 3 else word  # shorter words are left alone by rouge_score and ROUGE-1.5.5
 
 
+@functools.lru_cache(maxsize=2**11)
+def _tokens(text: str, use_stemmer: bool) -> list[str]:
+    """Returns the words of a text, kept for the other types of ROUGE that are asked about the same batch."""
+    words = _WORD.findall(text.lower())
+    return list(map(_stem, words)) if use_stemmer else words
+
+
 @functools.cache
 def _lcs_length() -> Callable[[list[str], list[str]], int]:
     from rapidfuzz.distance import LCSseq
@@ -35,42 +42,50 @@ def _lcs_length() -> Callable[[list[str], list[str]], int]:
     return LCSseq.similarity
 
 
-def _places(tokens: list[str]) -> dict[str, int]:
-    """Returns for each token the bits of its positions."""
-    places: dict[str, int] = {}
-    for position, token in enumerate(tokens):
-        places[token] = places.get(token, 0) | 1 << position
-    return places
-
-
-def _lcs_positions(reference: list[str], places: dict[str, int], width: int) -> list[int]:
+def _places(sentences: list[list[str]]) -> tuple[dict[str, int], int, int]:
     """
-    Returns the positions in `reference` of one longest common subsequence: among several, the one rouge_score finds.
+    Returns the sentences side by side in one integer, a bit free after each: for each token the bits of its positions,
+    the bits of all positions, and those of the last position of each sentence.
+    """
+    places: dict[str, int] = {}
+    everywhere = ends = offset = 0
+    for sentence in sentences:
+        for position, token in enumerate(sentence, start=offset):
+            places[token] = places.get(token, 0) | 1 << position
+        everywhere |= (1 << len(sentence)) - 1 << offset
+        offset += len(sentence) + 1
+        ends |= 1 << offset - 2
+    return places, everywhere, ends
 
-    Which one matters, as ROUGE-Lsum counts the union of positions over the sentences of the completion. Let `t[i][j]`
-    be the length for the first i tokens of the reference and the first j of the completion: bit j of `rows[i]` is set
-    where `t[i][j + 1] > t[i][j]`. The recurrence over rows is that of "Bit-Parallel LCS-length Computation Revisited"
-    (Hyyrö, 2004), which keeps the complement of these bits.
+
+def _union_positions(reference: list[str], places: dict[str, int], everywhere: int, ends: int) -> list[int]:
+    """
+    Returns the positions in `reference` that are in its longest common subsequence with any sentence of a completion.
+
+    Of several longest ones it is the one that rouge_score finds. Let `t[i][j]` be the length for the first i tokens of
+    the reference and the first j of a sentence. The recurrence over i is that of "Bit-Parallel LCS-length Computation
+    Revisited" (Hyyrö, 2004), for all sentences at once: bit j of `level` is set where `t[i][j + 1] == t[i][j]`; the
+    carries of the addition tell where `t[i][j + 1] > t[i - 1][j + 1]`, and stop at the free bits between sentences.
     """
     shared = [position for position, token in enumerate(reference) if token in places]  # others lengthen no sequence
-    ones = (1 << width) - 1
-    rows, row = [0], ones
+    level, takes = everywhere, []
     for position in shared:
-        hits = row & places[reference[position]]
-        row = (row + hits | row - hits) & ones
-        rows.append(row ^ ones)
-    positions = []
-    i, j = len(shared), width
-    while i and j:
-        seen = (1 << j) - 1
-        if places[reference[shared[i - 1]]] >> (j - 1) & 1:
-            i, j = i - 1, j - 1
-            positions.append(shared[i])
-        elif (rows[i] & seen).bit_count() > (rows[i - 1] & seen).bit_count():
-            j -= 1
-        else:
-            i -= 1
-    return positions
+        matches = places[reference[position]]
+        hits = level & matches
+        total = level + hits
+        takes.append(matches | (level ^ hits ^ total) >> 1)
+        level = (total | level ^ hits) & everywhere
+    union = []
+    for position, take in zip(reversed(shared), reversed(takes), strict=True):
+        taken = ends & take
+        if taken:
+            union.append(position)
+        while taken:  # each sentence goes on before its last match that is not after where it had come to
+            end = taken & -taken
+            taken ^= end
+            match = places[reference[position]] & end * 2 - 1
+            ends ^= end | 1 << match.bit_length() - 1 >> 1
+    return union
 
 
 def _gram_hits(reference: set[Any], completion: set[Any]) -> int:
@@ -87,10 +102,10 @@ def _summary_hits(reference: list[list[str]], completion: list[list[str]]) -> in
         return _sequence_hits(reference[0], completion[0])  # nothing to unite, and an LCS is in both texts
     left = Counter(token for sentence in reference for token in sentence)
     left &= Counter(token for sentence in completion for token in sentence)
-    others = [(_places(sentence), len(sentence)) for sentence in completion]
+    places, everywhere, ends = _places(completion)
     hits = 0
     for sentence in reference:
-        for position in set().union(*(_lcs_positions(sentence, places, width) for places, width in others)):
+        for position in _union_positions(sentence, places, everywhere, ends):
             if left[sentence[position]] > 0:
                 left[sentence[position]] -= 1
                 hits += 1
@@ -161,18 +176,15 @@ class Rouge(ReferenceReward[list[Units]]):
         stem = "porter" if self.use_stemmer else "no"
         return f"{self.rouge_type}|nrefs:var|agg:{self.aggregate}|stem:{stem}|as:rouge_score-0.1.2"
 
-    def _tokens(self, text: str) -> list[str]:
-        words = _WORD.findall(text.lower())
-        return [_stem(word) for word in words] if self.use_stemmer else words
-
     def _units(self, text: str) -> Units:
         if self.rouge_type == "rougeL":
-            tokens = self._tokens(text)
+            tokens = _tokens(text, self.use_stemmer)
             return len(tokens), tokens
         if self.rouge_type == "rougeLsum":
-            sentences = [tokens for line in text.split("\n") if (tokens := self._tokens(line))]
+            sentences = [tokens for line in text.split("\n") if (tokens := _tokens(line, self.use_stemmer))]
             return sum(map(len, sentences)), sentences
-        grams = occurrences(ngrams(self._tokens(text), int(self.rouge_type[5:])))
+        tokens, order = _tokens(text, self.use_stemmer), int(self.rouge_type[5:])
+        grams = occurrences(tokens if order == 1 else ngrams(tokens, order))
         return len(grams), grams
 
     def prepare(self, references: tuple[str, ...]) -> list[Units]:

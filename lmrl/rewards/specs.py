@@ -12,12 +12,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .bertscore import BERTScore
 from .bleu import BLEU
 from .chrf import ChrF
-from .models import Classifier
+from .cider import CIDErD
+from .classifier import Classifier
+from .combine import Minimum, Product, Weighted
+from .content import Format, Keywords, SlotCoverage
+from .fluency import Fluency
+from .gleu import GLEU
+from .hub import EvaluateMetric
+from .meteor import METEOR
+from .nist import NIST
+from .normalize import Normalized
 from .overlap import ExactMatch
+from .reward_model import RewardModel
 from .rouge import Rouge
-from .text import Length
+from .similarity import EditSimilarity, TokenF1
+from .slow import Cached, InWorkers
+from .ter import TER
+from .text import DistinctN, Length, LengthPenalty
+from .transform import Clipped, Gate, Scaled, Threshold
 
 REWARDS: dict[str, Callable[..., Any]] = {
     "bleu": BLEU,
@@ -27,9 +42,38 @@ REWARDS: dict[str, Callable[..., Any]] = {
     "rougeL": functools.partial(Rouge, "rougeL"),
     "rougeLsum": functools.partial(Rouge, "rougeLsum"),
     "exact_match": ExactMatch,
+    "gleu": GLEU,
+    "ter": TER,
+    "meteor": METEOR,
+    "cider": CIDErD,
+    "nist": NIST,
+    "bertscore": BERTScore,
+    "evaluate": EvaluateMetric,
+    "token_f1": TokenF1,
+    "edit_similarity": EditSimilarity,
     "length": Length,
+    "length_penalty": LengthPenalty,
+    "distinct_n": DistinctN,
+    "format": Format,
+    "keywords": Keywords,
+    "slot_coverage": SlotCoverage,
     "classifier": Classifier,
+    "reward_model": RewardModel,
+    "fluency": Fluency,
+    "cached": Cached,
+    "in_workers": InWorkers,
+    "weighted": Weighted,
+    "product": Product,
+    "minimum": Minimum,
+    "gate": Gate,
+    "threshold": Threshold,
+    "clipped": Clipped,
+    "scaled": Scaled,
+    "normalized": Normalized,
 }
+
+_WITHOUT_KEY = ("weighted", "product", "minimum")  # what follows the name are their `rewards`
+_TERM = {"reward", "weight"}
 
 
 def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
@@ -40,6 +84,10 @@ def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
         spec (`str` or `Mapping`):
             - a name in [`REWARDS`]: `"bleu"`;
             - a mapping of one name to its arguments, `{"rougeL": {"use_stemmer": True}}`, or the JSON text of one;
+            - one made of others, whose arguments `reward`, `rewards` and `when` are written like this in turn:
+              `{"clipped": {"reward": "bleu", "high": 0.5}}`, `{"product": ["bleu", {"length": {"target": 20}}]}`,
+              `{"weighted": {"bleu": 0.7, "rougeL": 0.3}}`. A weighted component with arguments is an item of a list,
+              `{"weighted": [{"reward": {"length": {"target": 20}}, "weight": 0.3}]}`;
             - the user's own, as `"path/to/file.py:name"` or `"package.module:name"`: any callable that TRL takes as a
               reward function. A class is constructed, with the arguments given. The file is run.
 
@@ -58,7 +106,7 @@ def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
     """
     name, arguments = _name_and_arguments(spec)
     if name in REWARDS:
-        return _constructed(name, REWARDS[name], arguments)
+        return _constructed(name, REWARDS[name], _made_of_rewards(name, arguments))
     if ":" in name:
         return _own_reward(name, arguments)
     close = difflib.get_close_matches(name, REWARDS, n=1, cutoff=0.5)
@@ -71,9 +119,30 @@ def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
 
 def make_rewards(specs: Iterable[str | Mapping[str, Any]]) -> list[Callable[..., Any]]:
     """Returns [`make_reward`] of each."""
-    if isinstance(specs, (str, Mapping)):
+    if isinstance(specs, (str, Mapping)) or not isinstance(specs, Iterable):
         raise ValueError(f"Expected a list of rewards, got {specs!r}. Put it into a list, or use `make_reward`.")
     return [make_reward(spec) for spec in specs]
+
+
+def _made_of_rewards(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments with rewards in place of those that name them."""
+    made: dict[str, Any] = {key: make_reward(value) for key, value in arguments.items() if key in ("reward", "when")}
+    if "rewards" in arguments:
+        made["rewards"] = (_weighted if name == "weighted" else make_rewards)(arguments["rewards"])
+    return arguments | made
+
+
+def _weighted(terms: Any) -> list[tuple[Callable[..., Any], float]]:
+    """Returns the rewards and weights of a sum, written as `{name: weight}` or `[{reward: ..., weight: ...}]`."""
+    pairs = list(terms.items()) if isinstance(terms, Mapping) else []
+    if isinstance(terms, list) and all(isinstance(term, Mapping) and term.keys() == _TERM for term in terms):
+        pairs = [(term["reward"], term["weight"]) for term in terms]
+    if not pairs or any(isinstance(weight, bool) or not isinstance(weight, (int, float)) for _, weight in pairs):
+        raise ValueError(
+            "`weighted` is a mapping of names to weights, {bleu: 0.7, rougeL: 0.3}, or, for rewards with arguments, a "
+            f"list of {{reward: ..., weight: ...}}, got {terms!r}."
+        )
+    return [(make_reward(spec), weight) for spec, weight in pairs]
 
 
 def _name_and_arguments(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -89,6 +158,8 @@ def _name_and_arguments(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, A
     if not isinstance(spec, Mapping) or len(spec) != 1:
         raise ValueError(f"A reward is a name or a mapping of one name to its arguments, got {given!r}.")
     ((name, arguments),) = spec.items()
+    if name in _WITHOUT_KEY and not (isinstance(arguments, Mapping) and "rewards" in arguments):
+        arguments = {"rewards": arguments}
     if not isinstance(name, str) or not isinstance(arguments, Mapping | None):
         raise ValueError(f"The arguments of a reward are a mapping of names to values, got {given!r}.")
     return name, dict(arguments or {})

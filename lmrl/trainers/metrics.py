@@ -2,11 +2,13 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.trainer_utils import EvalLoopOutput
 from trl import RLOOTrainer
 
 from lmrl import core
@@ -21,7 +23,25 @@ class MeasuredTrainer(RLOOTrainer):
     `clip_ratio/region_mean`. Ours: `kl_per_sequence`, `kl_coef`, `advantages/mean`, `advantages/std`, seconds in
     `time/generation`, `time/scoring`, `time/reward` and `time/update` since the last log, `samples_per_second`,
     `tokens_per_second`.
+
+    Attributes:
+        held_out_metrics (`Callable`, *optional*):
+            What `evaluate` measures instead of a rollout on the held-out prompts: a function of the policy that gives
+            its metrics by name. Every process calls it, and must get the same.
     """
+
+    held_out_metrics: Callable[[PreTrainedModel], dict[str, float]] | None = None
+
+    def evaluation_loop(
+        self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Returns the metrics of the held-out rows as Trainer wants them: `eval_bleu`, `eval_length` and so on."""
+        if self.held_out_metrics is None:
+            return super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self.model.eval()
+        metrics = self.held_out_metrics(self.accelerator.unwrap_model(self.model))
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(None, None, named, num_samples=len(dataloader.dataset))
 
     @property
     def _mode(self) -> str:

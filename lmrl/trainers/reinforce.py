@@ -59,6 +59,17 @@ class ReinforceTrainer(RolloutTrainer):
         num_generations = self.num_generations if self.model.training else self.num_generations_eval
         return core.leave_one_out(rewards, num_generations)
 
+    def own_state(self) -> dict[str, Any]:
+        """Returns the state of [`RolloutTrainer`], and the moving average."""
+        state = super().own_state()
+        return state if self._average is None else {**state, "reward_average": self._average.item()}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Takes up what [`own_state`] returned."""
+        super().load_own_state(state)
+        if "reward_average" in state:
+            self._average = torch.tensor(state["reward_average"], device=self.accelerator.device)
+
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
         """Returns the loss, averaged over completions."""
         mask = rollout["completion_mask"]
@@ -75,9 +86,13 @@ class ReinforceTrainer(RolloutTrainer):
     # -- the self-critical baseline ----------------------------------------------------------------------------------
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any], *args: Any) -> Tensor:
+        rewards = super()._calculate_rewards(inputs, prompts, *args)
         if self.args.baseline == "greedy":
+            learned = self._reward_states()  # of what the policy sampled: greedy completions are no part of that
             self._greedy_rewards = self._score_greedily(inputs, prompts)
-        return super()._calculate_rewards(inputs, prompts, *args)
+            self._load_reward_states(learned)
+            self._rewards_per_func = rewards
+        return rewards
 
     def _rewards(self, rollout: Rollout) -> Rollout:
         rewards = super()._rewards(rollout)

@@ -1,6 +1,6 @@
 """RLOO with the credit assignment left open. It listens at TRL's seams, which test_trl_contract.py checks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -26,16 +26,16 @@ from lmrl.models import (
 from . import startup
 from .callbacks import TrainingProgress
 from .configs import RolloutConfig
-from .metrics import MeasuredTrainer
 from .reference import make_reference
-from .scoring import RewardError, checked_rewards
+from .scoring import checked_rewards
+from .state import ResumableTrainer
 
 logger = get_logger(__name__)
 
 Rollout = dict[str, Tensor]
 
 
-class RolloutTrainer(MeasuredTrainer):
+class RolloutTrainer(ResumableTrainer):
     """
     The part that REINFORCE and PPO share: from prompts to scored completions, from advantages to a step.
 
@@ -53,6 +53,10 @@ class RolloutTrainer(MeasuredTrainer):
             Configuration.
         train_dataset ([`~datasets.Dataset`]):
             Rows with a `"prompt"` and the columns that the rewards read.
+        held_out_metrics (`Callable`, *optional*):
+            What [`~transformers.Trainer.evaluate`] measures: a function of the policy that returns metrics by name,
+            which become `eval_<name>` for `metric_for_best_model` and early stopping. By default it is the reward of
+            sampled completions of `eval_dataset`.
         **kwargs:
             The further arguments of [`~trl.RLOOTrainer`]: `eval_dataset`, `processing_class`, `callbacks`,
             `optimizers`, `quantization_config`, `peft_config`.
@@ -67,6 +71,7 @@ class RolloutTrainer(MeasuredTrainer):
         reward_funcs: Any,
         args: RolloutConfig,
         train_dataset: Any = None,
+        held_out_metrics: Callable[[PreTrainedModel], dict[str, float]] | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(model, str):
@@ -77,6 +82,7 @@ class RolloutTrainer(MeasuredTrainer):
         rewards = checked_rewards(reward_funcs)
         startup.check_columns(rewards, train_dataset, kwargs.get("eval_dataset"))
         # TRL would load the reference from disk again. Ours is a copy of the policy as it was given.
+        self.held_out_metrics = held_out_metrics
         wanted = args.beta, args.sync_ref_model
         args.beta, args.sync_ref_model = 0.0, False
         try:
@@ -279,16 +285,3 @@ class RolloutTrainer(MeasuredTrainer):
             inputs = inputs | self._assign_credit(inputs)
         self._log_mean("entropy", scored.entropy, inputs["completion_mask"])
         return self.loss(scored, inputs)
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns what `Trainer.train` returns; a reward that fails does not take the training done so far with it."""
-        try:
-            return super().train(*args, **kwargs)
-        except RewardError as error:
-            if self.state.global_step == 0:
-                raise
-            self._save_checkpoint(self.model, trial=None)
-            raise RewardError(
-                f"{error} The {self.state.global_step} steps done so far are kept in "
-                f"{self.args.output_dir}/checkpoint-{self.state.global_step}."
-            ) from error

@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 
@@ -99,7 +100,7 @@ def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
         raise ValueError("reward_funcs is empty: give at least one reward.")
     checked: list[CheckedReward] = []
     for reward_func in reward_funcs:
-        if isinstance(reward_func, str) or hasattr(reward_func, "state_dict") or not callable(reward_func):
+        if isinstance(reward_func, str | nn.Module) or not callable(reward_func):
             raise TypeError(
                 f"reward_funcs has {_short(reward_func)}. A reward is a function of prompts and completions: for a "
                 "classifier write `lmrl.rewards.Classifier(model, label=...)`."

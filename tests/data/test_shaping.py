@@ -65,7 +65,7 @@ def test_long_prompts_are_refused_with_their_number_the_longest_and_the_first(to
     message = str(caught.value)
     assert "2 of 3 prompts are longer than max_prompt_length=4" in message
     assert "the longest has 10" in message and "row 1" in message and "with 6" in message
-    assert "'drop' or 'cut'" in message
+    assert "'drop', 'cut' or 'cut_end'" in message
 
 
 def test_long_prompts_are_dropped_with_a_log_line(tokenizer, caplog):
@@ -89,6 +89,15 @@ def test_long_prompts_are_cut_to_their_end_and_still_fit(tokenizer):
         fit_prompts(texts("🍵"), tokenizer, 3, "cut")
 
 
+def test_long_prompts_may_keep_their_beginning_in_whole_words(tokenizer):
+    data = texts("!", "!!! !!! !!!", "!! " * 3)
+    cut = fit_prompts(data, tokenizer, 5, "cut_end")
+    assert cut["prompt"][:2] == ["!", "!!!"]
+    assert all(len(tokenizer(prompt)["input_ids"]) <= 5 for prompt in cut["prompt"])
+    with pytest.raises(ValueError, match=r"row 0 .*max_prompt_length=3: raise it"):
+        fit_prompts(texts("!!!!"), tokenizer, 3, "cut_end")
+
+
 def test_chats_are_counted_with_their_template_and_not_cut(tokenizer):
     turns = "{% for m in messages %}!{{ m.content }}{% endfor %}"
     tokenizer.chat_template = turns + "{% if add_generation_prompt %}!{% endif %}"
@@ -106,7 +115,7 @@ def test_chats_are_counted_with_their_template_and_not_cut(tokenizer):
 def test_bad_settings_of_fit_prompts_are_refused(tokenizer):
     with pytest.raises(ValueError, match="max_prompt_length is 0, but must be at least 1"):
         fit_prompts(texts("a"), tokenizer, 0)
-    with pytest.raises(ValueError, match="long_prompts is 'crop', but must be 'error', 'drop' or 'cut'"):
+    with pytest.raises(ValueError, match="long_prompts is 'crop', but must be 'error', 'drop', 'cut' or 'cut_end'"):
         fit_prompts(texts("a"), tokenizer, 1, "crop")
 
 

@@ -1,31 +1,78 @@
-"""Bootstrap intervals against closed forms."""
+"""Intervals and tests against closed forms and sacrebleu's own."""
 
+import json
 import math
 
 import numpy as np
 import pytest
+import sacrebleu
+from sacrebleu.significance import PairedTest, estimate_ci
 
-from lmrl.evaluation import Interval, bootstrap_interval, comparison, paired_interval
+from lmrl.evaluation import (
+    Interval,
+    Score,
+    approximate_randomization,
+    bootstrap_interval,
+    compare,
+    holm,
+    paired_bootstrap,
+    resampling,
+    score_completions,
+)
+from lmrl.evaluation.resampling import bootstrap_values, swapped_values
+from lmrl.evaluation.scores import mean_score, per_prompt
 
 
-def test_no_rows_are_refused():
-    with pytest.raises(ValueError, match="0 row scores"):
-        bootstrap_interval([])
+def mean(values):
+    return mean_score("m", "", values, True)
 
 
-def test_one_row_has_an_interval_without_width():
-    assert bootstrap_interval([3.0]) == Interval(3.0, 3.0, 3.0)
+def known(interval):
+    return not math.isnan(interval.low) and not math.isnan(interval.high)
 
 
-def test_a_constant_difference_has_an_interval_without_width():
-    assert paired_interval([1.0, 5.0, 9.0], [3.0, 7.0, 11.0]) == Interval(2.0, 2.0, 2.0)
+@pytest.mark.parametrize("values", [[], [3.0], [None, 3.0], [None, None]])
+def test_an_interval_of_less_than_two_rows_is_not_known(values):
+    assert not known(bootstrap_interval(mean(values)))
+    assert not bootstrap_interval(mean(values)).excludes_zero
+    comparison = compare(mean(values), mean(values))
+    assert all(map(math.isnan, (comparison.low, comparison.high, comparison.p_bootstrap, comparison.p_randomization)))
+    assert not comparison.excludes_zero
 
 
-def test_what_is_common_to_a_row_cancels():
+def test_one_row_has_an_effect_all_the_same():
+    comparison = compare(mean([3.0]), mean([5.0]))
+    assert (comparison.effect, comparison.rows) == (2.0, 1)
+
+
+def test_rows_that_do_not_add_up_have_an_effect_without_an_interval():
+    before, after = (Score("distinct1", value, "", None, True) for value in (0.25, 0.5))
+    comparison = compare(before, after)
+    assert comparison.effect == 0.25 and comparison.rows == 0
+    assert math.isnan(compare(mean([1.0, 2.0]), mean([math.inf, 2.0])).low)
+    assert not known(bootstrap_interval(before)) and math.isnan(comparison.p_randomization)
+
+
+def test_equal_outputs_are_no_difference_at_all():
+    scores = score_completions(["a b c", "d e", ""], [["a b c"], ["d f"], ["g"]], lengths=[1] * 3, finished=[True] * 3)
+    for score in scores.values():
+        if score.pooling is not None and not math.isnan(score.value):
+            comparison = compare(score, score)
+            assert (comparison.effect, comparison.low, comparison.high) == (0, 0, 0)
+            assert (comparison.p_bootstrap, comparison.p_randomization) == (1, 1)
+
+
+def test_a_constant_difference_is_as_sure_as_can_be():
     rows = np.random.default_rng(0).normal(0, 100, 200)
-    interval = paired_interval(rows.tolist(), (rows + 1).tolist())
-    assert interval.low == pytest.approx(1) and interval.high == pytest.approx(1)
-    assert interval.excludes_zero
+    comparison = compare(mean(rows.tolist()), mean((rows + 1).tolist()), samples=500, trials=999)
+    assert (comparison.effect, comparison.low, comparison.high) == pytest.approx((1, 1, 1))
+    assert comparison.excludes_zero
+    assert (comparison.p_bootstrap, comparison.p_randomization) == (1 / 501, 1 / 1000)
+
+
+def test_rows_that_one_checkpoint_has_no_score_of_are_left_out_of_both():
+    comparison = compare(mean([1.0, None, 2.0, 5.0]), mean([4.0, 9.0, None, 8.0]))
+    assert (comparison.effect, comparison.low, comparison.high, comparison.rows) == (3, 3, 3, 2)
 
 
 @pytest.mark.parametrize(("confidence", "deviations"), [(0.95, 1.959964), (0.68, 0.994458)])
@@ -33,7 +80,7 @@ def test_the_interval_of_many_rows_is_the_normal_one(confidence, deviations):
     values = np.random.default_rng(0).normal(2, 3, 400)
     interval = bootstrap_interval(values.tolist(), samples=20_000, confidence=confidence)
     half = deviations * values.std() / math.sqrt(400)
-    assert interval.mean == pytest.approx(values.mean())
+    assert interval.value == pytest.approx(values.mean())
     assert interval.low == pytest.approx(values.mean() - half, abs=0.02 * 2)
     assert interval.high == pytest.approx(values.mean() + half, abs=0.02 * 2)
 
@@ -47,27 +94,128 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     assert 0.90 <= hits / 300 <= 0.98
 
 
+def test_randomization_finds_as_many_false_differences_as_it_says_and_sacrebleu_s_bootstrap_more():
+    generator = np.random.default_rng(2)
+    found = {"bootstrap": 0, "randomization": 0}
+    for trial in range(600):
+        before, after = generator.normal(size=(2, 40))
+        comparison = compare(mean(before.tolist()), mean(after.tolist()), samples=200, trials=200, seed=trial)
+        found["bootstrap"] += comparison.p_bootstrap <= 0.05
+        found["randomization"] += comparison.p_randomization <= 0.05
+    assert 0.03 <= found["randomization"] / 600 <= 0.07
+    assert 0.07 <= found["bootstrap"] / 600 <= 0.14
+
+
+def test_the_p_value_of_few_rows_is_that_of_all_swaps():
+    differences = [3.0, 1.0, 2.0, 4.0, -1.0]
+    signs = np.array(np.meshgrid(*[[1, -1]] * 5)).reshape(5, -1)
+    exact = (np.abs(signs.T @ differences) >= 9).mean()
+    p = approximate_randomization(mean([0.0] * 5), mean(differences), trials=100_000)
+    assert p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 100_000))
+
+
+def test_samples_of_a_prompt_that_agree_do_not_make_it_surer():
+    values = np.random.default_rng(3).normal(size=60)
+    samples = per_prompt(mean(np.repeat(values, 8).tolist()), 8)
+    got, expected = bootstrap_interval(samples), bootstrap_interval(values.tolist())
+    assert (got.value, got.low, got.high) == pytest.approx((expected.value, expected.low, expected.high))
+
+
 def test_draws_depend_on_the_seed_alone_and_not_on_the_chunks(monkeypatch):
-    values = np.random.default_rng(0).normal(size=100).tolist()
-    expected = bootstrap_interval(values, seed=3)
-    assert bootstrap_interval(values, seed=4) != expected
-    monkeypatch.setattr(comparison, "_CHUNK", 700)
-    assert bootstrap_interval(values, seed=3) == expected
+    before, after = np.random.default_rng(0).normal(size=(2, 101)).tolist()
+    expected = compare(mean(before), mean(after), trials=1000, seed=3)
+    assert compare(mean(before), mean(after), trials=1000, seed=4) != expected
+    monkeypatch.setattr(resampling, "_CHUNK", 7000)
+    assert compare(mean(before), mean(after), trials=1000, seed=3) == expected
 
 
-def test_rows_that_do_not_pair_are_refused():
-    with pytest.raises(ValueError, match="2 row scores before and 1 after"):
-        paired_interval([1.0, 2.0], [1.0])
+REFERENCES = ["The Eagle is a cheap coffee shop near Burger King.", "In the riverside area, with a low rating."]
 
 
-@pytest.mark.parametrize(
-    ("values", "settings", "message"),
-    [
-        ([1.0, math.nan], {}, "Row 1 is nan"),
-        ([1.0], {"samples": 0}, "samples is 0"),
-        ([1.0], {"confidence": 95}, "confidence is 95"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(values, settings, message):
+@pytest.fixture(scope="module")
+def systems():
+    """Two systems on 60 rows: one leaves out words of a reference, the other replaces about as many."""
+    generator = np.random.default_rng(5)
+    words = sorted({word for text in REFERENCES for word in text.split()})
+    references, one, other = [], [], []
+    for _ in range(60):
+        gold = [" ".join(generator.choice(words, size=generator.integers(6, 14))) for _ in range(2)]
+        source = gold[0].split()
+        references.append(gold)
+        one.append(" ".join(word for word in source if generator.random() > 0.2))
+        other.append(" ".join(word if generator.random() > 0.17 else "x" for word in source))
+    return one, other, references
+
+
+METRICS = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF(), "ter": sacrebleu.TER()}
+
+
+def scored(texts, references):
+    settings = {"lengths": [1] * len(texts), "finished": [True] * len(texts)}
+    return score_completions(texts, references, metrics=list(METRICS), **settings)
+
+
+def sacrebleu_results(systems, kind, samples):
+    one, other, references = systems
+    streams = [list(stream) for stream in zip(*references, strict=True)]
+    test = PairedTest([("one", one), ("other", other)], METRICS, streams, test_type=kind, n_samples=samples)
+    _, results = test()
+    return dict(zip(METRICS, list(results.values())[1:], strict=True))
+
+
+def test_the_bootstrap_is_sacrebleu_s_draw_for_draw(systems):
+    one, other, references = systems
+    before, after = scored(one, references), scored(other, references)
+    for name, (theirs, result) in sacrebleu_results(systems, "bs", 500).items():
+        _, p = paired_bootstrap(before[name], after[name], samples=500)
+        assert p == result.p_value, name
+        for score, expected in ((before[name], theirs), (after[name], result)):
+            values = bootstrap_values(score.pooling, np.array(score.statistics, dtype=float), samples=500)
+            assert score.value == pytest.approx(expected.score, abs=1e-9)
+            assert estimate_ci(values) == pytest.approx((expected.mean, expected.ci), abs=1e-4)  # theirs is in float32
+
+
+def test_randomization_is_sacrebleu_s_swap_for_swap(systems):
+    one, other, references = systems
+    before, after = scored(one, references), scored(other, references)
+    for name, (_, result) in sacrebleu_results(systems, "ar", 2000).items():
+        rows = [np.array(score[name].statistics, dtype=float) for score in (before, after)]
+        pseudo = swapped_values(before[name].pooling, *rows, trials=2000)
+        ties = np.isclose(np.abs(pseudo[0] - pseudo[1]), abs(after[name].value - before[name].value)).sum()
+        p = approximate_randomization(before[name], after[name], trials=2000)
+        # The edits of TER are whole numbers, and a trial often has as many as the systems: sacrebleu leaves it out.
+        assert (ties > 0) == (name == "ter")
+        assert result.p_value <= p <= result.p_value + ties / 2001
+        if name != "ter":
+            assert p == result.p_value
+
+
+def test_holm_s_correction_is_that_of_his_paper():
+    # m p of the smallest, (m - 1) p of the next, ..., never less than the one before, at most 1
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02] and holm([]) == []
+    corrected = holm([0.02, math.nan, 0.01])
+    assert corrected[0] == pytest.approx(0.02) and corrected[2] == pytest.approx(0.02) and math.isnan(corrected[1])
+    with pytest.raises(ValueError, match=r"in \[0, 1\], got 1.5"):
+        holm([1.5])
+
+
+def test_scores_that_do_not_pair_are_refused():
+    with pytest.raises(ValueError, match="'m' has 2 rows before and 1 after"):
+        compare(mean([1.0, 2.0]), mean([1.0]))
+    with pytest.raises(ValueError, match="pooled by 'mean' and 'p' by 'perplexity'"):
+        compare(mean([1.0]), Score("p", 1.0, "", [1.0], False, "perplexity", [[0.0, 1.0]]))
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"samples": 0}, "is 0"), ({"confidence": 95}, "confidence is 95")])
+def test_arguments_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        bootstrap_interval(values, **settings)
+        bootstrap_interval([1.0, 2.0], **settings)
+
+
+def test_what_was_read_back_from_disk_compares_as_before():
+    before, after = mean([1.0, 2.0, 4.0]), mean([2.0, 2.0, 7.0])
+    read = [Score(**json.loads(json.dumps(vars(score)))) for score in (before, after)]
+    assert compare(*read) == compare(before, after)
+    assert isinstance(bootstrap_interval(read[0]), Interval)

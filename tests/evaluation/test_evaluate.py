@@ -40,8 +40,9 @@ def test_no_rows_are_refused(model, tokenizer):
 def test_everything_that_applies_is_scored(model, tokenizer):
     result = evaluate(model, tokenizer, ROWS, rewards=[wanted_words], perplexity_model=model)
     assert list(result.scores) == [
-        *("bleu", "bleu_e2e", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum"),
-        *("distinct1", "distinct2", "length", "unfinished", "reward/wanted_words", "perplexity"),
+        *("bleu", "bleu_e2e", "nist", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "meteor", "cider"),
+        *("distinct1", "distinct2", "self_bleu", "repetition", "length", "unfinished"),
+        *("reward/wanted_words", "perplexity"),
     ]
     prompts = [row["prompt"] for row in ROWS]
     assert result.completions == generate_completions(model, tokenizer, prompts, max_new_tokens=8, progress=False)
@@ -60,7 +61,8 @@ def test_a_dataset_is_scored_as_a_list_and_cut_to_max_rows(model, tokenizer):
 
 def test_rows_without_references_have_no_reference_metrics(model, tokenizer):
     rows = [{"prompt": row["prompt"]} for row in ROWS]
-    assert list(evaluate(model, tokenizer, rows).scores) == ["distinct1", "distinct2", "length", "unfinished"]
+    names = ["distinct1", "distinct2", "self_bleu", "repetition", "length", "unfinished"]
+    assert list(evaluate(model, tokenizer, rows).scores) == names
 
 
 def test_row_scores_are_means_over_the_samples_of_a_prompt(model, tokenizer):
@@ -69,6 +71,7 @@ def test_row_scores_are_means_over_the_samples_of_a_prompt(model, tokenizer):
     lengths = [completion.length for completion in result.completions]
     assert result.scores["length"].row_scores == [sum(lengths[i : i + 4]) / 4 for i in (0, 4, 8)]
     assert result.scores["length"].value == pytest.approx(sum(lengths) / 12)
+    assert len(result.scores["bleu"].statistics) == 3 and "against:samples" in result.scores["self_bleu"].signature
     assert len(result.scores["bleu"].row_scores) == len(result.scores["reward/wanted_words"].row_scores) == 3
 
 

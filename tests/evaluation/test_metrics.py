@@ -2,12 +2,16 @@
 
 import json
 import math
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from lmrl.evaluation import score_completions
+from lmrl.evaluation import Score, score_completions
+from lmrl.evaluation.metrics import METRICS, REFERENCE_METRICS
+from lmrl.evaluation.statistics import POOLINGS
 
 TEXTS = ["The Eagle is a cheap coffee shop.", " It is near the river, cheap", "", "Yes."]
 REFERENCES = [
@@ -18,10 +22,10 @@ REFERENCES = [
 ]
 
 
-def score(texts, references, metrics=None, lengths=None, finished=None):
+def score(texts, references, metrics=None, lengths=None, finished=None, rows=None):
     lengths = [len(text.split()) for text in texts] if lengths is None else lengths
     finished = [True] * len(texts) if finished is None else finished
-    return score_completions(texts, references, lengths=lengths, finished=finished, metrics=metrics)
+    return score_completions(texts, references, lengths=lengths, finished=finished, rows=rows, metrics=metrics)
 
 
 def streams(references):
@@ -35,9 +39,12 @@ def test_no_rows_are_refused():
 
 def test_one_empty_completion_scores_zero():
     scores = score([""], [["a text"]], lengths=[1])
-    for name in ("bleu", "bleu_e2e", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum"):
-        assert scores[name].value == 0.0
-    assert scores["bleu"].row_scores == [0.0]
+    for name in ("bleu", "bleu_e2e", "nist", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "meteor"):
+        assert (scores[name].value, scores[name].row_scores) == (0.0, [0.0])
+    assert score([""], [["a text"]], ["ter"])["ter"].value == 100.0
+    assert score([""], [[""]], ["ter"])["ter"].value == 0.0
+    for name in ("cider", "self_bleu"):  # neither can be had of a single row
+        assert math.isnan(scores[name].value)
     assert math.isnan(scores["distinct1"].value)
     assert scores["length"].value == 1.0
 
@@ -50,7 +57,13 @@ def test_a_perfect_row_scores_a_hundred():
 
 
 def test_without_references_only_metrics_of_the_text_are_given():
-    assert list(score(TEXTS, None)) == ["distinct1", "distinct2", "length", "unfinished"]
+    names = ["distinct1", "distinct2", "self_bleu", "repetition", "length", "unfinished"]
+    assert list(score(TEXTS, None)) == names
+
+
+def test_references_without_words_have_no_rare_ones():
+    for name in ("nist", "cider"):
+        assert math.isnan(score(["a"], [[""]], [name])[name].value)
 
 
 @pytest.mark.parametrize(
@@ -59,15 +72,17 @@ def test_without_references_only_metrics_of_the_text_are_given():
         ("bleu", sacrebleu.BLEU(), sacrebleu.BLEU(effective_order=True)),
         ("bleu_e2e", sacrebleu.BLEU(lowercase=True), sacrebleu.BLEU(lowercase=True, effective_order=True)),
         ("chrf", sacrebleu.CHRF(), sacrebleu.CHRF()),
+        ("ter", sacrebleu.TER(), sacrebleu.TER()),
     ],
 )
 def test_pooled_scores_and_signatures_are_sacrebleu_s(name, metric, sentence):
-    got = score(TEXTS, REFERENCES)[name]
-    assert got.value == metric.corpus_score(TEXTS, streams(REFERENCES)).score
+    got = score(TEXTS, REFERENCES, [name])[name]
+    assert got.value == pytest.approx(metric.corpus_score(TEXTS, streams(REFERENCES)).score, abs=1e-9)
     assert got.signature == str(metric.get_signature())
     rows = [sentence.sentence_score(text, row).score for text, row in zip(TEXTS, REFERENCES, strict=True)]
     assert got.row_scores == pytest.approx(rows)
     assert abs(got.value - sum(rows) / len(rows)) > 1  # pooled, no mean of sentences
+    assert got.higher_is_better == (name != "ter")
 
 
 @pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL", "rougeLsum"])
@@ -84,7 +99,11 @@ def test_the_e2e_challenge_s_example_scores_as_its_own_script(shared):
     expected = json.loads((folder / "expected_scores.json").read_text())["e2e_devel10_baseline"]
     texts = (folder / "baseline-output.txt").read_text().splitlines()
     references = [block.splitlines() for block in (folder / "devel-conc.txt").read_text().split("\n\n") if block][:10]
-    scores = score(texts, references)
+    scores = score(texts, references, [*REFERENCE_METRICS, "ter"])
+    assert scores["nist"].value == pytest.approx(expected["pymteval_NIST5"], abs=1e-10)
+    assert scores["cider"].value == pytest.approx(expected["coco_CIDEr"], abs=1e-10)
+    assert scores["cider"].row_scores == pytest.approx([s["coco_CIDEr"] for s in expected["sentences"]], abs=1e-10)
+    assert scores["ter"].value == pytest.approx(expected["sacrebleu_TER"], abs=1e-10)
     assert scores["bleu_e2e"].value == pytest.approx(100 * expected["pymteval_BLEU4_lowercase"], abs=1e-10)
     assert scores["bleu"].value == pytest.approx(expected["sacrebleu_13a_cased"], abs=1e-10)
     assert scores["chrf"].value == pytest.approx(expected["sacrebleu_chrF2"], abs=1e-10)
@@ -98,6 +117,63 @@ def test_distinct_counts_different_ngrams_over_the_corpus():
     scores = score(["a b a b", "a c", ""], None)
     assert scores["distinct1"].value == 3 / 6  # a b c of a b a b a c
     assert scores["distinct2"].value == 3 / 4  # ab ba ac of ab ba ab ac
+
+
+@pytest.mark.parametrize("texts", [["a b c d e", "a b c d f", "g h", "", "a b c d e"], ["one two", "one three two"]])
+def test_self_bleu_is_the_mean_bleu_with_all_others_as_references(texts):
+    metric = sacrebleu.BLEU(effective_order=True)
+    others = [texts[:place] + texts[place + 1 :] for place in range(len(texts))]
+    rows = [metric.sentence_score(text, rest).score for text, rest in zip(texts, others, strict=True)]
+    got = score(texts, None)["self_bleu"]
+    assert got.value == pytest.approx(sum(rows) / len(rows))
+    assert got.pooling is None and got.higher_is_better is False
+    assert "against:texts|most:500|seed:0" in got.signature
+    of_one_prompt = score(texts, None, rows=[7] * len(texts))["self_bleu"]
+    assert of_one_prompt.value == got.value and "against:samples" in of_one_prompt.signature
+
+
+def test_self_bleu_of_samples_is_that_within_prompts():
+    got = score(["a b c d", "a b c d", "x y z w", "q r s t"], None, rows=[0, 0, 1, 1])["self_bleu"]
+    assert got.value == pytest.approx((100 + 100 + 0 + 0) / 4)
+
+
+def test_self_bleu_of_many_texts_is_that_of_five_hundred_of_them():
+    texts = ["same words in all of them"] * 400 + [f"a{i} b{i} c{i} d{i}" for i in range(1600)]
+    got = score(texts, None, ["self_bleu"])["self_bleu"]
+    assert got == score(texts, None, ["self_bleu"])["self_bleu"]
+    assert got.value == pytest.approx(20, abs=5)  # 100 for the share of drawn texts that are the same
+
+
+def test_repetition_is_the_mean_share_of_four_grams_said_before():
+    got = score(["a b c d a b c d", "a b c", ""], None)["repetition"]  # abcd bcda cdab dabc abcd
+    assert got.row_scores == pytest.approx([20, 0, 0])
+    assert got.value == pytest.approx(20 / 3)
+
+
+def test_weights_come_from_the_references_of_each_prompt_once():
+    once = score(TEXTS, REFERENCES, ["nist", "cider"])
+    twice = score([t for t in TEXTS for _ in (0, 1)], [r for r in REFERENCES for _ in (0, 1)], ["nist", "cider"])
+    samples = score(
+        [t for t in TEXTS for _ in (0, 1)],
+        [r for r in REFERENCES for _ in (0, 1)],
+        ["nist", "cider"],
+        rows=[i for i in range(4) for _ in (0, 1)],
+    )
+    for name in ("nist", "cider"):
+        assert samples[name].value == pytest.approx(once[name].value)
+    assert abs(twice["cider"].value - once["cider"].value) > 1e-3  # of eight documents, not of four
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_summed_statistics_make_the_value(name):
+    got = score(TEXTS, REFERENCES, [name], finished=[True, False, True, True])[name]
+    if name in ("distinct1", "distinct2", "self_bleu"):
+        assert got.pooling is None and got.statistics is None
+        return
+    sums = [sum(column) for column in zip(*got.statistics, strict=True)]
+    assert POOLINGS[got.pooling](np.array(sums, dtype=float)) == pytest.approx(got.value)
+    assert len(got.statistics) == len(got.row_scores) == 4
+    assert Score(**json.loads(json.dumps(asdict(got)))) == got
 
 
 def test_length_and_unfinished_are_means_of_what_generation_counted():

@@ -10,6 +10,7 @@ from lmrl.evaluation import (
     Evaluation,
     Score,
     as_text,
+    compare_all,
     read_json,
     samples_table,
     scores_table,
@@ -17,11 +18,12 @@ from lmrl.evaluation import (
     to_json,
     write_json,
 )
+from lmrl.evaluation.scores import mean_score
 
 
-def scores(bleu, rows, length=5.0):
+def scores(rows, length=5.0):
     return {
-        "bleu": Score("bleu", bleu, "tok:13a", rows, True),
+        "bleu": mean_score("bleu", "tok:13a", rows, True),
         "length": Score("length", length, "tokens", None, None),
     }
 
@@ -35,44 +37,63 @@ def test_no_checkpoints_are_refused():
         scores_table({})
 
 
-def test_one_checkpoint_is_a_column_without_differences():
-    lines = as_text(scores_table({"sft": scores(71.804, [70.0, 72.0])})).splitlines()
-    assert lines[0].split() == ["metric", "sft"]
-    assert [line.split() for line in lines[2:]] == [["bleu", "71.80"], ["length", "5.00"]]
+def test_one_checkpoint_is_a_column_of_values_with_intervals():
+    lines = as_text(scores_table({"sft": scores([70.0, 72.0])})).splitlines()
+    assert lines[0].split() == ["metric", "sft", "[95%", "CI]"]
+    assert [line.split() for line in lines[2:]] == [["bleu", "71.00", "[70.00,", "72.00]"], ["length", "5.00"]]
 
 
-def test_a_second_checkpoint_has_its_difference_with_an_interval():
-    table = scores_table({"sft": scores(71.8, [70.0, 72.0]), "rl": scores(74.0, [72.0, 74.0], 0.0123)})
-    assert "rl - sft, by row [95% CI]" in as_text(table)
+def test_a_second_checkpoint_has_its_difference_with_an_interval_and_a_p_value():
+    before, after = [70.0, 72.0, 74.0, 76.0], [72.0, 74.0, 76.0, 78.0]
+    table = scores_table({"sft": scores(before), "rl": scores(after, 0.0123)})
+    assert "rl - sft [95% CI]   p (Holm)" in as_text(table).splitlines()[0]
     assert "+2.00 [+2.00, +2.00]*" in line_of("bleu", table)
-    assert line_of("length", table).split() == ["length", "5.00", "0.0123"]
+    # Four rows can be swapped in 16 ways, two of which give a difference as large: p is 1/8, up to the draws.
+    assert float(line_of("bleu", table).split()[-1]) == pytest.approx(1 / 8, abs=0.02)
+    assert line_of("length", table).split() == ["length", "5.00", "0.0123", "-4.99"]
 
 
 def test_a_difference_of_both_signs_has_no_star():
-    table = scores_table({"sft": scores(1.0, [0.0, 0.0, 0.0, 0.0]), "rl": scores(1.0, [1.0, -1.0, 1.0, -1.0])})
+    table = scores_table({"sft": scores([0.0, 0.0, 0.0, 0.0]), "rl": scores([1.0, -1.0, 1.0, -1.0])})
     assert "*" not in line_of("bleu", table)
 
 
+def test_several_checkpoints_have_no_intervals_of_values_and_no_p_values():
+    columns = {"a": scores([1.0, 2.0, 3.0]), "b": scores([2.0, 3.0, 4.0]), "c": scores([1.0, 2.0, 3.0])}
+    line = line_of("bleu", scores_table(columns)).split()
+    assert line == ["bleu", "2.00", "3.00", "2.00", "+1.00", "[+1.00,", "+1.00]*", "+0.00", "[+0.00,", "+0.00]"]
+
+
+def test_p_values_are_corrected_for_all_that_was_compared():
+    before = {name: mean_score(name, "s", [0.0, 0.0, 0.0, 0.0], True) for name in "ab"}
+    after = {name: mean_score(name, "s", [1.0, 1.0, 1.0, 1.0], True) for name in "ab"}
+    (found,) = compare_all({"before": before, "after": after}).values()
+    assert found["a"].p == found["b"].p == pytest.approx(2 / 8, abs=0.04)  # Holm: twice 1/8
+    (found,) = compare_all({"before": {"a": before["a"]}, "after": {"a": after["a"]}}).values()
+    assert found["a"].p == pytest.approx(1 / 8, abs=0.02)
+
+
 def test_rows_without_a_score_are_left_out_of_the_difference():
-    table = scores_table({"a": scores(1.0, [1.0, math.nan, 2.0]), "b": scores(1.0, [4.0, 9.0, math.nan])})
+    table = scores_table({"a": scores([1.0, math.nan, 2.0, 3.0]), "b": scores([4.0, 9.0, math.nan, 6.0])})
     assert "+3.00 [+3.00, +3.00]" in as_text(table)
-    table = scores_table({"a": scores(math.nan, [math.nan]), "b": scores(1.0, [4.0])})
-    assert line_of("bleu", table).split() == [
-        "bleu",
-        "n/a",
-        "1.00",
-        "n/a",
-    ]
+    table = scores_table({"a": scores([math.nan]), "b": scores([4.0])})
+    assert line_of("bleu", table).split() == ["bleu", "n/a", "4.00", "n/a"]
+
+
+def test_a_score_from_a_file_without_statistics_has_a_difference_and_no_interval():
+    old = {"bleu": Score("bleu", 70.0, "tok:13a", [70.0, 70.0], True)}
+    table = scores_table({"old": old, "new": scores([71.0, 73.0])})
+    assert line_of("bleu", table).split() == ["bleu", "70.00", "72.00", "[71.00,", "73.00]", "+2.00"]
 
 
 def test_a_metric_of_one_checkpoint_alone_leaves_the_others_empty():
-    table = scores_table({"a": {}, "b": scores(1.0, [4.0])})
-    assert line_of("bleu", table).split() == ["bleu", "1.00"]
+    table = scores_table({"a": {}, "b": scores([4.0])})
+    assert line_of("bleu", table).split() == ["bleu", "4.00"]
 
 
 def test_checkpoints_on_other_rows_are_refused():
-    with pytest.raises(ValueError, match="'bleu' has 1 row scores in the baseline and 2 in another"):
-        scores_table({"a": scores(1.0, [1.0]), "b": scores(1.0, [1.0, 2.0])})
+    with pytest.raises(ValueError, match="'bleu' has 1 rows before and 2 after"):
+        scores_table({"a": scores([1.0]), "b": scores([1.0, 2.0])})
 
 
 def test_brackets_in_texts_are_no_markup():
@@ -81,7 +102,7 @@ def test_brackets_in_texts_are_no_markup():
     text = as_text(table)
     for expected in ("name[The Eagle], food[red]", "user: near[Burger King]", "One [bold].", "x [/y]"):
         assert expected in text
-    assert "[sft]" in as_text(scores_table({"[sft]": scores(1.0, [1.0])}))
+    assert "[sft]" in as_text(scores_table({"[sft]": scores([1.0])}))
 
 
 def test_samples_show_rewards_and_the_first_rows_only():
@@ -109,10 +130,11 @@ def test_json_is_read_as_it_was_written(tmp_path):
     evaluation = Evaluation(
         [Completion(0, 0, "zwei Wörter", 3, True), Completion(1, 0, "", 8, False)],
         {
-            "bleu": Score("bleu", 71.8, "tok:13a", [70.0, 73.5], True),
+            "bleu": Score("bleu", 71.8, "tok:13a", [70.0, 73.5], True, "mean", [[70.0, 1.0], [73.5, 1.0]]),
             "distinct1": Score("distinct1", 0.5, "n:1", None, True),
         },
         {"max_new_tokens": 8, "do_sample": False},
+        ["3f", "9a"],
     )
     path = tmp_path / "new" / "sft.json"
     write_json(path, evaluation)

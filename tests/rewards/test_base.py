@@ -6,7 +6,19 @@ import pickle
 import pytest
 
 import lmrl.rewards
-from lmrl.rewards import BLEU, ChrF, ExactMatch, Length, Rouge, Weighted, completion_text, make_reward
+from lmrl.rewards import (
+    BLEU,
+    ChrF,
+    ExactMatch,
+    Gate,
+    Length,
+    Product,
+    Rouge,
+    Scaled,
+    Weighted,
+    completion_text,
+    make_reward,
+)
 
 REFERENCES = [["the cat sat on the mat", "a cat sat there"], ["no"]]
 REWARDS = [
@@ -188,7 +200,7 @@ class WithoutFences(doctest.DocTestParser):
         return super().parse(string.replace("```", ""), name)
 
 
-@pytest.mark.parametrize("shown", [completion_text, Weighted, make_reward])
+@pytest.mark.parametrize("shown", [completion_text, Weighted, Product, Gate, Scaled, make_reward])
 def test_an_example_in_a_docstring_gives_what_it_shows(shown):
     (examples,) = doctest.DocTestFinder(parser=WithoutFences(), recurse=False).find(shown, globs=vars(lmrl.rewards))
     assert examples.examples

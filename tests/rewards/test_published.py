@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from lmrl.rewards import BLEU, Rouge
+from lmrl.rewards import BLEU, NIST, CIDErD, Rouge
+from lmrl.rewards.nist import nist_score
 
 
 def test_rouge_agrees_with_rouge_155_to_five_digits(shared):
@@ -24,3 +25,17 @@ def test_sentence_scores_of_the_e2e_baseline_are_as_recorded(shared, name):
     scores = reward(completions=[row["hyp"] for row in sentences], references=[row["refs"] for row in sentences])
     expected = [row["sacrebleu_sentence_exp"] / 100 if name == "bleu" else row[f"f_{name}"] for row in sentences]
     assert scores == pytest.approx(expected, abs=1e-9)
+
+
+def test_cider_d_and_nist_of_the_e2e_baseline_are_as_recorded(shared):
+    """Those of the COCO and the E2E scripts, which weigh n-grams by the references of the texts that they score."""
+    recorded = json.loads((shared / "metric_refs/e2e_metrics/expected_scores.json").read_text())
+    recorded = recorded["e2e_devel10_baseline"]
+    completions = [row["hyp"] for row in recorded["sentences"]]
+    references = [row["refs"] for row in recorded["sentences"]]
+    scores = CIDErD(references)(completions=completions, references=references)
+    assert scores == pytest.approx([row["coco_CIDEr"] for row in recorded["sentences"]], abs=1e-9)
+    assert sum(scores) / len(scores) == pytest.approx(recorded["coco_CIDEr"], abs=1e-9)
+    rows = NIST(references).statistics(completions, references)
+    pooled = nist_score([sum(numbers) for numbers in zip(*rows, strict=True)])
+    assert pooled == pytest.approx(recorded["pymteval_NIST5"], abs=1e-9)

@@ -1,0 +1,77 @@
+"""Texts of another system, read from a file, so that they can be measured like a checkpoint's."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .generation import Completion
+from .rows import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEXT_KEYS = ("completion", "output", "text", "prediction")
+
+
+def read_outputs(
+    path: str | os.PathLike[str], rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> list[Completion]:
+    """
+    Returns the completions in a file, in the order of the rows.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            A text file with one completion per line, or a `.jsonl` file with one object per line: the text under
+            `"completion"`, `"output"`, `"text"` or `"prediction"`, and an `"id"` if the order is not that of the rows.
+        rows (list of `dict`):
+            The rows that were completed; an `"id"` is that of their column `id`.
+        tokenizer (`transformers.PreTrainedTokenizerBase`, *optional*):
+            Counts the length of a text; by default its words are counted.
+
+    Returns:
+        list of [`Completion`], one per row; all count as finished, as a file does not say.
+
+    Raises:
+        `ValueError`: if the file has another number of texts than there are rows, a line is not such an object, or
+            the ids are not those of the rows.
+    """
+    path = Path(path)
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    texts = _texts_by_row(path, lines, rows) if path.suffix == ".jsonl" else lines
+    if len(texts) != len(rows):
+        raise ValueError(f"{path} has {len(texts)} texts for {len(rows)} rows: it needs one line per row, in order.")
+    return [Completion(row, 0, text, _length(text, tokenizer), True) for row, text in enumerate(texts)]
+
+
+def _length(text: str, tokenizer: "PreTrainedTokenizerBase | None") -> int:
+    if tokenizer is None:
+        return len(text.split())
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _texts_by_row(path: Path, lines: list[str], rows: Sequence[Row]) -> list[str]:
+    pairs = [_id_and_text(path, number, line) for number, line in enumerate(lines, start=1)]
+    if all(name is None for name, _ in pairs):
+        return [text for _, text in pairs]
+    wanted = [row.get("id") for row in rows]
+    found = dict(pairs)
+    if len(found) < len(pairs) or set(found) != set(wanted):
+        odd = next(iter(set(found) ^ set(wanted)), "twice the same")
+        raise ValueError(
+            f"The ids in {path} are not those of the {len(rows)} rows ({odd!r} is in one of the two only): every row "
+            "needs a column `id`, and the file each id once."
+        )
+    return [found[name] for name in wanted]
+
+
+def _id_and_text(path: Path, number: int, line: str) -> tuple[str | int | None, str]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"Line {number} of {path} is not JSON ({error}): write one object per line.") from error
+    text = next((value[key] for key in TEXT_KEYS if key in value), None) if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise ValueError(f"Line {number} of {path} has no text under any of {', '.join(TEXT_KEYS)}: {line[:80]}")
+    return value.get("id"), text

@@ -1,0 +1,130 @@
+"""What a score is: a value over a corpus, and of each row what it is made of."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .statistics import pool
+
+
+@dataclass(frozen=True)
+class Score:
+    """
+    A metric's value over a corpus.
+
+    Args:
+        name (`str`):
+            Name of the metric.
+        value (`float`):
+            Its value over the corpus; NaN where no row has one.
+        signature (`str`):
+            What exactly was computed: tokenisation, case, version and the like.
+        row_scores (list of `float`, *optional*):
+            The metric of each row by itself, NaN where it does not apply; `None` where a row has none. Their mean is
+            not the value where the corpus pools statistics.
+        higher_is_better (`bool`, *optional*):
+            The direction, or `None` where neither is better by itself (length).
+        pooling (`str`, *optional*):
+            Which function makes the value of the summed statistics: a key of
+            [`lmrl.evaluation.statistics.POOLINGS`]. `None` where rows do not add up (distinct n-grams of a corpus),
+            so that there is no interval and no test.
+        statistics (list of lists of `float`, *optional*):
+            What each row adds to the sums. Intervals and tests resample these: nothing is scored again.
+    """
+
+    name: str
+    value: float
+    signature: str
+    row_scores: list[float] | None
+    higher_is_better: bool | None
+    pooling: str | None = None
+    statistics: list[list[float]] | None = None
+
+
+def mean_score(name: str, signature: str, values: Sequence[float | None], higher_is_better: bool | None) -> Score:
+    """
+    Returns the score whose value is the mean of its row scores; `None` counts for nothing and becomes NaN.
+
+    Args:
+        name (`str`):
+            Name of the metric.
+        signature (`str`):
+            What was computed.
+        values (list of `float` or `None`):
+            One per row. If one is infinite there is no interval: the score has no statistics.
+        higher_is_better (`bool`, *optional*):
+            The direction.
+
+    Returns:
+        [`Score`], its value NaN if no row has one.
+    """
+    row_scores = [math.nan if value is None else float(value) for value in values]
+    applicable = [value for value in row_scores if not math.isnan(value)]
+    value = math.fsum(applicable) / len(applicable) if applicable else math.nan
+    if any(map(math.isinf, applicable)):
+        return Score(name, value, signature, row_scores, higher_is_better)
+    statistics = [[0.0, 0.0] if math.isnan(value) else [value, 1.0] for value in row_scores]
+    return Score(name, value, signature, row_scores, higher_is_better, "mean", statistics)
+
+
+def pooled_score(
+    name: str,
+    signature: str,
+    pooling: str,
+    statistics: list[list[float]],
+    row_scores: list[float] | None,
+    higher_is_better: bool | None,
+) -> Score:
+    """
+    Returns the score whose value is made of the summed statistics of its rows.
+
+    Args:
+        name (`str`):
+            Name of the metric.
+        signature (`str`):
+            What was computed.
+        pooling (`str`):
+            A key of [`lmrl.evaluation.statistics.POOLINGS`].
+        statistics (list of lists of `float`):
+            Those of each row.
+        row_scores (list of `float`, *optional*):
+            The metric of each row by itself, NaN for the rows that count for nothing.
+        higher_is_better (`bool`, *optional*):
+            The direction.
+
+    Returns:
+        [`Score`].
+    """
+    value = pool(pooling, statistics)
+    return Score(name, value, signature, row_scores, higher_is_better, pooling, statistics)
+
+
+def per_prompt(score: Score, num_samples: int) -> Score:
+    """
+    Returns the score with the samples of each prompt as one row: statistics summed, row scores averaged.
+
+    Samples of one prompt are not independent of each other, prompts are; resampling prompts takes that into account
+    ("Bootstrap-Based Improvements for Inference with Clustered Errors", Cameron, Gelbach and Miller, 2008,
+    https://doi.org/10.1162/rest.90.3.414). The value stays what it is: pooled over all samples.
+
+    Args:
+        score ([`Score`]):
+            Its rows are `num_samples` completions of the first prompt, then those of the second, ...
+        num_samples (`int`):
+            Completions per prompt.
+
+    Returns:
+        [`Score`].
+    """
+    if num_samples == 1:
+        return score
+    row_scores, statistics = score.row_scores, score.statistics
+    if row_scores is not None:
+        starts = range(0, len(row_scores), num_samples)
+        row_scores = [mean_score("", "", row_scores[i : i + num_samples], None).value for i in starts]
+    if statistics is not None:
+        starts = range(0, len(statistics), num_samples)
+        statistics = [
+            [math.fsum(column) for column in zip(*statistics[i : i + num_samples], strict=True)] for i in starts
+        ]
+    return replace(score, row_scores=row_scores, statistics=statistics)

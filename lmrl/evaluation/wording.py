@@ -1,0 +1,72 @@
+"""Numbers, prompts and directions as people read them."""
+
+import math
+from collections.abc import Sequence
+
+from .encoding import Prompt
+
+
+def number(value: float, sign: str = "") -> str:
+    """
+    Returns a number as text: two decimals from 1 on, four below, powers of ten near 0; `n/a` for NaN.
+
+    Args:
+        value (`float`):
+            The number.
+        sign (`str`, *optional*, defaults to `""`):
+            `"+"` writes the plus of a positive number.
+    """
+    if not math.isfinite(value):
+        return "n/a" if math.isnan(value) else str(value)
+    if value == 0 or abs(value) >= 1:
+        return f"{value:{sign}.2f}"
+    return f"{value:{sign}.4f}" if abs(value) >= 5e-4 else f"{value:{sign}.1e}"
+
+
+def with_interval(value: float, low: float, high: float, sign: str = "+") -> str:
+    """
+    Returns a value and its interval as text: `+1.23 [+0.56, +1.89]`, the value alone if its interval is not known.
+
+    Args:
+        value (`float`):
+            The value.
+        low (`float`):
+            Lower end.
+        high (`float`):
+            Upper end.
+        sign (`str`, *optional*, defaults to `"+"`):
+            As in [`number`]; `""` where the value is no difference.
+    """
+    if math.isnan(low):
+        return number(value, sign)
+    parts = [value, low, high]
+    # The same decimals in all three, unless they would hide on which side of 0 an end is.
+    if max(map(abs, parts)) >= 1 and all(part == 0 or abs(part) >= 0.01 for part in parts):
+        texts = [f"{part:{sign}.2f}" for part in parts]
+    else:
+        texts = [number(part, sign) for part in parts]
+    return "{} [{}, {}]".format(*texts)
+
+
+def p_value(p: float) -> str:
+    """Returns a p-value as text: `0.031`, `<0.001`, nothing for NaN."""
+    if math.isnan(p):
+        return ""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names as a sentence has them: `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def direction(higher_is_better: bool | None) -> str:
+    """Returns the arrow in which better values lie, or nothing."""
+    return "" if higher_is_better is None else "↑" if higher_is_better else "↓"
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """Returns a prompt as text, each message of a chat behind its role."""
+    if isinstance(prompt, str):
+        return prompt.strip()
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

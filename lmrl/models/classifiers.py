@@ -1,0 +1,125 @@
+"""Sequence classifiers to train: on a pretrained model, or a small encoder from scratch."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertTokenizer,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+SCRATCH = "scratch"
+
+
+def load_trainable_classifier(
+    name_or_path: str,
+    labels: Sequence[str],
+    texts: Iterable[str],
+    dtype: str | torch.dtype = "float32",
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    **kwargs: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    Returns a model with a new head of one logit per label, and its tokenizer, which pads on the right.
+
+    A tokenizer without a pad token gets its EOS as filler, as in TRL's `RewardTrainer`. A decoder reads its score at
+    the last token that is not padding, so that the id is written into the model's config.
+
+    Args:
+        name_or_path (`str`):
+            Hub id or folder of any pretrained model with a tokenizer, or `"scratch"`: [`small_encoder`].
+        labels (`Sequence[str]`):
+            Names of the labels, saved in the config; of a reward model one.
+        texts (iterable of `str`):
+            The training texts, whose words are the vocabulary of a model from scratch.
+        dtype (`str` or `torch.dtype`, *optional*, defaults to `"float32"`):
+            Precision of the weights.
+        revision (`str`, *optional*, defaults to `"main"`), trust_remote_code (`bool`, *optional*):
+            Which files of the hub are loaded, and whether their code may be run.
+        **kwargs:
+            Passed on to the model's `from_pretrained`, such as `attn_implementation`.
+
+    Raises:
+        ValueError: If there is no such model, or its tokenizer has neither a pad token nor an EOS.
+    """
+    if name_or_path == SCRATCH:
+        return small_encoder(texts, labels)
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="right", **source)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name_or_path, dtype=dtype, **_label_names(labels), **source, **kwargs
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ValueError(
+            f"No model to make a classifier of could be loaded from {name_or_path!r} ({reason}). Give a hub id, a "
+            f"folder with a model and its tokenizer, or {SCRATCH!r}."
+        ) from error
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise ValueError(f"The tokenizer of {name_or_path!r} has neither a pad token nor an EOS: set one and save it.")
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def small_encoder(
+    texts: Iterable[str], labels: Sequence[str], vocabulary: int = 8000, width: int = 128
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    Returns a ModernBERT of one layer with random weights, and a lower-case word-piece tokenizer made of the texts.
+
+    It averages over the tokens and has much dropout: with little more than word vectors it learns from thousands of
+    texts in a minute on a CPU, where a pretrained model is not at hand.
+
+    Args:
+        texts (iterable of `str`):
+            Texts to make the vocabulary of.
+        labels (`Sequence[str]`):
+            Names of the labels.
+        vocabulary (`int`, *optional*, defaults to `8000`):
+            Word pieces at most.
+        width (`int`, *optional*, defaults to `128`):
+            Size of a token's vector.
+    """
+    tokenizer = _word_piece_tokenizer(texts, vocabulary)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "eos")}
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        classifier_pooling="mean",
+        embedding_dropout=0.3,
+        mlp_dropout=0.1,
+        classifier_dropout=0.3,
+        bos_token_id=None,
+        **ids,
+        **_label_names(labels),
+    )
+    return ModernBertForSequenceClassification(config), tokenizer
+
+
+def _word_piece_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    empty = BertTokenizer(
+        vocab={token: number for number, token in enumerate(special)},
+        eos_token="[SEP]",  # a reward model's texts end in an EOS
+        model_max_length=512,
+        padding_side="right",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    return empty.train_new_from_iterator(texts, vocabulary)
+
+
+def _label_names(labels: Sequence[str]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}

@@ -1,0 +1,131 @@
+"""What the rewards share whose n-grams weigh by how common they are in a training corpus."""
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .overlap import Prepared, ReferenceReward, ngrams
+
+Gram = tuple[str, ...]
+
+
+def ngrams_up_to(tokens: list[str], order: int) -> list[Gram]:
+    """Returns the n-grams of `tokens` of all orders from 1 to `order`, with repetitions."""
+    return [gram for n in range(1, order + 1) for gram in ngrams(tokens, n)]
+
+
+def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[str, ...]]:
+    """
+    Returns the references of each document of a corpus.
+
+    Args:
+        corpus (`str`, `Path` or iterable):
+            A .jsonl file with a row per line, a .json file with a list of rows, or the documents themselves: for each
+            a string or a list of strings.
+        column (`str`):
+            Column of the rows with a string or a list of strings.
+
+    Raises:
+        ValueError: if the file is not of that form, or a document has no references; rows are counted from 0.
+    """
+    documents = list(_read_file(Path(corpus).expanduser(), column) if isinstance(corpus, (str, Path)) else corpus)
+    for row, value in enumerate(documents):
+        document = (value,) if isinstance(value, str) else value
+        if not isinstance(document, (list, tuple)) or not document or not all(isinstance(t, str) for t in document):
+            raise ValueError(
+                f"A document of a corpus is a string or a non-empty list of strings, but row {row} is {value!r}. "
+                "Correct or drop the row."
+            )
+        documents[row] = tuple(document)
+    return documents
+
+
+def _read_file(path: Path, column: str) -> list[Any]:
+    if path.suffix not in (".json", ".jsonl") or not path.is_file():
+        raise ValueError(f"`corpus` must be a .json or .jsonl file, or a list of lists of strings: no file {path}.")
+    text = path.read_text(encoding="utf-8")
+    try:
+        # Not splitlines: a string may hold a line separator of Unicode.
+        rows = json.loads(text) if path.suffix == ".json" else [json.loads(row) for row in text.split("\n") if row]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not {path.suffix[1:].upper()} ({error}).") from error
+    for row, values in enumerate(rows):
+        if not isinstance(values, Mapping) or column not in values:
+            has = sorted(values) if isinstance(values, Mapping) else repr(values)
+            raise ValueError(f"Row {row} of {path} has no column {column!r}, but {has}: name it as `corpus_column`.")
+    return [values[column] for values in rows]
+
+
+class CorpusReward(ReferenceReward[Prepared]):
+    """
+    Base of the rewards whose n-grams weigh by their counts in a training corpus.
+
+    The corpus is read and counted once, when the reward is made; a pickle has the counts. They never come from the
+    batch: a score would depend on what else is in it.
+
+    Args:
+        name (`str`):
+            Name under which trainers log it.
+        corpus (`str`, `Path` or `list[list[str]]`):
+            What [`read_corpus`] takes.
+        corpus_column (`str`, *optional*):
+            Column of a corpus file. Defaults to `column`.
+        tokenize (`str`):
+            Name of a sacrebleu tokenizer.
+        lowercase (`bool`):
+            Whether to ignore case.
+        column (`str`):
+            Dataset column with a string or a list of strings per row.
+        cache_size (`int`):
+            Rows whose prepared references are kept.
+
+    Attributes:
+        documents (`int`): the number of documents of the corpus.
+        counts (`dict[tuple[str, ...], int]`): what `count` returned, but for the n-grams that occur once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        corpus: str | Path | Iterable[Any],
+        corpus_column: str | None,
+        tokenize: str,
+        lowercase: bool,
+        column: str,
+        cache_size: int,
+    ):
+        from sacrebleu.metrics.bleu import BLEU
+
+        if tokenize not in BLEU.TOKENIZERS:
+            raise ValueError(f"`tokenize` must be one of {list(BLEU.TOKENIZERS)}, got {tokenize!r}.")
+        super().__init__(name, column, cache_size)
+        self.tokenize = tokenize
+        self.lowercase = lowercase
+        self._tokenizer = BLEU(tokenize=tokenize).tokenizer
+        rows = read_corpus(corpus, corpus_column or column)
+        documents = [[self.tokens(reference) for reference in references] for references in rows]
+        self.documents = len(documents)
+        self._fingerprint = hashlib.sha256(json.dumps(documents).encode()).hexdigest()[:8]
+        # An n-gram that was never seen counts as if seen once, so that those seen once need not be kept.
+        self.counts = {gram: count for gram, count in self.count(documents).items() if count > 1}
+
+    @abstractmethod
+    def count(self, documents: list[list[list[str]]]) -> Counter[Gram]:
+        """Returns the counts of n-grams in a corpus of documents of tokenised references."""
+
+    def tokens(self, text: str) -> list[str]:
+        """Returns the tokens of a text, as BLEU counts them."""
+        tokenized: str = self._tokenizer((text.lower() if self.lowercase else text).rstrip())
+        return tokenized.split()
+
+    def corpus_signature(self) -> str:
+        """Returns the part of a signature that tells tokens and corpus, the latter by the start of its SHA-256."""
+        import sacrebleu
+
+        case = "lc" if self.lowercase else "mixed"
+        corpus = f"docs:{self.documents}|corpus:{self._fingerprint}"
+        return f"nrefs:var|case:{case}|tok:{self.tokenize}|{corpus}|sacrebleu:{sacrebleu.__version__}"

@@ -1,0 +1,71 @@
+"""Google's sentence GLEU, equal to nltk's."""
+
+from typing import Any
+
+from .overlap import ReferenceReward, ngrams, occurrences
+
+MAX_ORDER = 4
+
+
+class GLEU(ReferenceReward[list[set[Any]]]):
+    """
+    Returns the GLEU of each completion, in [0, 1], best over its references: nltk's `sentence_gleu`.
+
+    `min(P, R)`, with P and R the precision and the recall of all n-grams of 1 to 4 tokens taken together. From
+    "Google's Neural Machine Translation System: Bridging the Gap between Human and Machine Translation" (Wu et al.,
+    2016, https://arxiv.org/abs/1609.08144), where it is the reward: made for single sentences, it needs no smoothing
+    and no brevity penalty. Nothing in common is 0, as is an empty text against an empty one.
+
+    Args:
+        lowercase (`bool`, *optional*, defaults to `False`):
+            Whether to ignore case.
+        tokenize (`str`, *optional*, defaults to `"13a"`):
+            Name of a sacrebleu tokenizer: `"13a"`, `"intl"`, `"char"`, `"zh"`, `"none"` ...
+        column (`str`, *optional*, defaults to `"references"`):
+            Dataset column with a string or a list of strings per row.
+        name (`str`, *optional*, defaults to `"gleu"`):
+            Name under which trainers log it.
+        cache_size (`int`, *optional*, defaults to `1024`):
+            Rows whose prepared references are kept.
+
+    Raises:
+        ValueError: if sacrebleu knows no such tokenizer.
+    """
+
+    def __init__(
+        self,
+        lowercase: bool = False,
+        tokenize: str = "13a",
+        column: str = "references",
+        name: str = "gleu",
+        cache_size: int = 1024,
+    ):
+        from sacrebleu.metrics.bleu import BLEU as SacreBLEU
+
+        if tokenize not in SacreBLEU.TOKENIZERS:
+            raise ValueError(f"`tokenize` must be one of {list(SacreBLEU.TOKENIZERS)}, got {tokenize!r}.")
+        super().__init__(name, column, cache_size)
+        self.lowercase = lowercase
+        self.tokenizer = SacreBLEU(tokenize=tokenize).tokenizer
+
+    @property
+    def signature(self) -> str:
+        """Case, sacrebleu's tokenizer and its version."""
+        from sacrebleu import __version__
+
+        case = "lc" if self.lowercase else "mixed"
+        return f"gleu|nrefs:var|case:{case}|tok:{self.tokenizer.signature()}|sacrebleu:{__version__}"
+
+    def _grams(self, text: str) -> set[Any]:
+        text = text.lower() if self.lowercase else text
+        tokens = self.tokenizer(text.rstrip()).split()  # rstrip: as sacrebleu does before any tokenizer
+        return occurrences([gram for n in range(1, MAX_ORDER + 1) for gram in ngrams(tokens, n)])
+
+    def prepare(self, references: tuple[str, ...]) -> list[set[Any]]:
+        """Returns the n-grams of each reference of a row."""
+        return [self._grams(reference) for reference in references]
+
+    def score(self, completion: str, prepared: list[set[Any]]) -> float:
+        """Returns the GLEU of a completion with its best reference, in [0, 1]."""
+        ours = self._grams(completion)
+        return max(len(ours & theirs) / max(len(ours), len(theirs), 1) for theirs in prepared)

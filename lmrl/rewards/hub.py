@@ -1,0 +1,156 @@
+"""Any module of Hugging Face's `evaluate` as a reward."""
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from .base import Reward
+
+
+def _load(source: str) -> Any:
+    import evaluate
+
+    try:
+        return evaluate.load(source, keep_in_memory=True)  # else every row is written to disk and read back
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"No `evaluate` module {source!r} ({error}). Name one of the hub, or a folder `name` with `name.py` in it."
+        ) from error
+
+
+def _formats(module: Any) -> list[Mapping[str, Any]]:
+    """Returns the inputs that a module takes: one mapping of names to types per format."""
+    return list(module.features) if isinstance(module.features, list) else [module.features]
+
+
+class EvaluateMetric(Reward):
+    """
+    Returns what a module of the `evaluate` library computes for each completion.
+
+    A corpus metric's value over a batch would be one number for all completions, so each row is computed by itself, at
+    some milliseconds a row: where this package has the metric itself, that is faster. What it means for a single text
+    is the module's affair (evaluate's `bleu` is unsmoothed, and 0 without a matching 4-gram). `None` where it is NaN.
+
+    A module given by name is a program that is downloaded from the hub, or taken from evaluate's cache, and run:
+    name only those that you trust. By name or folder it is not pickled, but loaded again.
+
+    Args:
+        module (`str`, `Path` or `evaluate.EvaluationModule`):
+            Name on the hub, folder, or loaded module.
+        key (`str`, *optional*):
+            Which of the module's results is the reward. Defaults to the only one that is a number.
+        kwargs (`dict`, *optional*):
+            Further arguments of the module's `compute`.
+        column (`str`, *optional*, defaults to `"references"`):
+            Dataset column passed as `references`, or `None` for a module without them. A list of a single string is
+            passed as the string to a module that takes no lists.
+        per_row (`bool`, *optional*, defaults to `True`):
+            Whether rows are computed one by one. `False` is for modules that answer with a list of a number per row
+            (`bertscore`, `toxicity`), and computes a batch at once.
+        higher_is_better (`bool`, *optional*, defaults to `True`):
+            Whether the reward is the result, or its negative (error rates).
+        name (`str`, *optional*):
+            Name under which trainers log it. Defaults to the module's.
+
+    Raises:
+        ValueError: if there is no such module, or it takes other inputs; and when called, if `key` names no number
+            among the results, or if the module fails, which some do on an empty text.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        key: str | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        column: str | None = "references",
+        per_row: bool = True,
+        higher_is_better: bool = True,
+        name: str | None = None,
+    ):
+        self._source = str(module) if isinstance(module, (str, Path)) else None
+        self._module = _load(self._source) if self._source else module
+        super().__init__(name or self._module.name, () if column is None else (column,), (-math.inf, math.inf))
+        self.key = key
+        self.kwargs = dict(kwargs or {})
+        self.column = column
+        self.per_row = per_row
+        self.higher_is_better = higher_is_better
+        takes = set(_formats(self._module)[0])
+        if takes != {"predictions"} | ({"references"} if column else set()):
+            raise ValueError(
+                f"The `evaluate` module {self._module.name!r} takes {sorted(takes)}, but a reward passes predictions "
+                "and, unless `column=None`, references. Set `column` to fit, or take another module."
+            )
+        # A format's type is `Value("string")` or a list, which has no dtype.
+        self._no_lists = all(getattr(f.get("references"), "dtype", None) == "string" for f in _formats(self._module))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_module": None} if self._source else dict(vars(self))
+
+    @property
+    def signature(self) -> str:
+        """The module with the start of the hash of its code, and how it is called and read."""
+        import evaluate
+
+        module = self._loaded()
+        code = f"{module.name}@{(module._hash or 'unknown')[:8]}"
+        options = f"kwargs:{self.kwargs}|higher_is_better:{self.higher_is_better}|per_row:{self.per_row}"
+        return f"evaluate|module:{code}|key:{self.key}|{options}|version:{evaluate.__version__}"
+
+    def _loaded(self) -> Any:
+        if self._module is None:
+            self._module = _load(str(self._source))
+        return self._module
+
+    def scores(
+        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
+    ) -> list[float | None]:
+        """Returns the chosen result for each text."""
+        references = [self._reference(value) for value in columns[self.column]] if self.column else None
+        if not self.per_row:
+            return self._computed(completions, references, "the batch") if completions else []
+        rewards = []
+        for row, text in enumerate(completions):
+            reference = references[row : row + 1] if references else None
+            rewards += self._computed([text], reference, f"row {row} of the batch")
+        return rewards
+
+    def _reference(self, value: Any) -> Any:
+        single = self._no_lists and isinstance(value, (list, tuple)) and len(value) == 1
+        return value[0] if single else value
+
+    def _computed(self, texts: list[str], references: list[Any] | None, where: str) -> list[float | None]:
+        inputs = {"predictions": texts} | ({"references": references} if references else {})
+        try:
+            result = self._loaded().compute(**inputs, **self.kwargs)
+        except Exception as error:  # whatever the module raises
+            raise ValueError(
+                f"The reward {self.__name__!r} failed on {where} with {type(error).__name__}: {error}. Its inputs "
+                f"were {inputs} and {self.kwargs}. Correct or drop the row, or wrap the module to answer for it."
+            ) from error
+        sign = 1.0 if self.higher_is_better else -1.0
+        return [None if math.isnan(value) else sign * value for value in self._numbers(result, len(texts))]
+
+    def _numbers(self, result: Any, rows: int) -> list[float]:
+        found = {key: self._as_numbers(value, rows) for key, value in result.items()}
+        numeric = {key: numbers for key, numbers in found.items() if numbers is not None}
+        key = next(iter(numeric)) if self.key is None and len(numeric) == 1 else self.key
+        if key not in numeric:
+            kind = "a number" if self.per_row else "a list of a number per row"
+            raise ValueError(
+                f"The reward {self.__name__!r} needs `key` to name {kind} among its module's results, got "
+                f"{self.key!r}. Of that kind are {sorted(numeric)}, not {sorted(found.keys() - numeric.keys())}."
+            )
+        return numeric[key]
+
+    def _as_numbers(self, value: Any, rows: int) -> list[float] | None:
+        """Returns the number of each row, or `None` if the value is no such thing."""
+        value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
+        values = [value] if self.per_row and not isinstance(value, (list, tuple)) else value
+        if not isinstance(values, (list, tuple)) or len(values) != rows:
+            return None
+        if not all(isinstance(number, Real) and not isinstance(number, bool) for number in values):
+            return None
+        return [float(number) for number in values]

@@ -1,0 +1,120 @@
+"""METEOR of 2005, equal to nltk's."""
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+from .overlap import ReferenceReward
+
+Tokens = list[str]
+
+
+@functools.cache
+def _matchers(synonyms: bool) -> dict[str, Any]:
+    """Returns what nltk's alignment asks for stems and synonyms. It asks for the same words over and over."""
+    from nltk.corpus import wordnet
+    from nltk.stem.porter import PorterStemmer
+
+    remember = functools.lru_cache(maxsize=2**16)
+    if synonyms:
+        try:
+            wordnet.ensure_loaded()
+        except LookupError as error:
+            raise ValueError(
+                "`synonyms=True` needs WordNet, which nltk does not find. Download it once with `python -m "
+                "nltk.downloader wordnet`, or leave `synonyms=False`."
+            ) from error
+    return {
+        "stemmer": SimpleNamespace(stem=remember(PorterStemmer().stem)),
+        "wordnet": SimpleNamespace(synsets=remember(wordnet.synsets) if synonyms else lambda word: ()),
+    }
+
+
+class METEOR(ReferenceReward[list[Tokens]]):
+    """
+    Returns the METEOR of each completion, in [0, 1], best over its references: nltk's `meteor_score`.
+
+    `(1 - gamma (chunks / m)^beta) P R / (alpha P + (1 - alpha) R)` for m matched words, P and R their share of the
+    completion and of the reference, and chunks the number of runs that are in order in both texts. Words match if
+    they are equal, have the same Porter stem, or, with `synonyms`, share a synset of WordNet, in which nltk looks up
+    the stem: "automobile" is not found. Case is ignored, tokens are those of sacrebleu's 13a, stems and synonyms are
+    English. From "METEOR: An Automatic Metric for MT Evaluation with Improved Correlation with Human Judgments"
+    (Banerjee and Lavie, 2005, https://aclanthology.org/W05-0909), whose constants are the defaults.
+
+    Not comparable with published scores of METEOR 1.5 ("Meteor Universal: Language Specific Translation Evaluation for
+    Any Target Language", Denkowski and Lavie, 2014, https://aclanthology.org/W14-3348), which has other constants,
+    weighs function words less and matches paraphrases. A text of n words equal to its reference has `1 - gamma /
+    n^beta`, and no matching word is 0, as is empty against empty.
+
+    Args:
+        alpha (`float`, *optional*, defaults to `0.9`):
+            Weight of recall against precision, in [0, 1]: 1 is recall alone.
+        beta (`float`, *optional*, defaults to `3.0`):
+            Exponent of the penalty for fragmentation, 0 or more.
+        gamma (`float`, *optional*, defaults to `0.5`):
+            Largest penalty for fragmentation, in [0, 1].
+        synonyms (`bool`, *optional*, defaults to `False`):
+            Whether synonyms match. Needs WordNet: `python -m nltk.downloader wordnet`. Without it scores are lower.
+        column (`str`, *optional*, defaults to `"references"`):
+            Dataset column with a string or a list of strings per row.
+        name (`str`, *optional*, defaults to `"meteor"`):
+            Name under which trainers log it.
+        cache_size (`int`, *optional*, defaults to `1024`):
+            Rows whose prepared references are kept.
+
+    Raises:
+        ValueError: if `alpha`, `beta` or `gamma` is out of bounds, or if `synonyms` is set and there is no WordNet.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.9,
+        beta: float = 3.0,
+        gamma: float = 0.5,
+        synonyms: bool = False,
+        column: str = "references",
+        name: str = "meteor",
+        cache_size: int = 1024,
+    ):
+        from sacrebleu.metrics.bleu import BLEU as SacreBLEU
+
+        if not (0 <= alpha <= 1 and beta >= 0 and 0 <= gamma <= 1):
+            raise ValueError(
+                "`alpha` and `gamma` must lie in [0, 1] and `beta` must not be negative, got "
+                f"alpha={alpha}, beta={beta}, gamma={gamma}. METEOR of 2005 is 0.9, 3 and 0.5."
+            )
+        super().__init__(name, column, cache_size)
+        self.alpha = alpha
+        self.beta = beta
+        self.gamma = gamma
+        self.synonyms = synonyms
+        self.tokenizer = SacreBLEU(tokenize="13a").tokenizer
+        _matchers(synonyms)  # a missing WordNet is to be missed now, not in the first training step
+
+    @property
+    def signature(self) -> str:
+        """The constants, the matches and the versions of nltk and of sacrebleu."""
+        import nltk
+        import sacrebleu
+
+        match = "exact+porter+wordnet" if self.synonyms else "exact+porter"
+        return (
+            f"meteor|nrefs:var|alpha:{self.alpha}|beta:{self.beta}|gamma:{self.gamma}|match:{match}|tok:13a"
+            f"|nltk:{nltk.__version__}|sacrebleu:{sacrebleu.__version__}"
+        )
+
+    def _tokens(self, text: str) -> Tokens:
+        tokenized: str = self.tokenizer(text.rstrip().lower())
+        return tokenized.split()
+
+    def prepare(self, references: tuple[str, ...]) -> list[Tokens]:
+        """Returns the tokens of each reference of a row."""
+        return [self._tokens(reference) for reference in references]
+
+    def score(self, completion: str, prepared: list[Tokens]) -> float:
+        """Returns the METEOR of a completion with its best reference, in [0, 1]."""
+        from nltk.translate.meteor_score import meteor_score
+
+        constants = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}
+        best: float = meteor_score(prepared, self._tokens(completion), **_matchers(self.synonyms), **constants)
+        return best

@@ -1,0 +1,152 @@
+"""NIST of a sentence, and what the NIST of a corpus is made of."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .corpus import CorpusReward, Gram, ngrams_up_to
+
+MAX_ORDER = 5
+_BETA = math.log(0.5) / math.log(1.5) ** 2
+
+
+class NistReferences(NamedTuple):
+    """The references of a row: each n-gram with its largest count in any of them, and their mean length."""
+
+    counts: dict[Gram, int]
+    length: float
+
+
+def nist_score(statistics: Sequence[float]) -> float:
+    """
+    Returns the NIST that follows from statistics: those of a completion, or for a corpus their sum over its rows.
+
+    `exp(beta * log(min(1, c / r))^2) * sum over n = 1..5 of info_n / total_n`, as [`NIST`] explains. An order
+    without n-grams adds 0.
+
+    Args:
+        statistics (`Sequence[float]`):
+            11 numbers: `info_1 ... info_5, total_1 ... total_5, r`, as [`NIST.statistics`] gives for each row; c is
+            `total_1`.
+
+    Returns:
+        `float`: the score, at least 0.
+    """
+    *pairs, reference_length = statistics
+    information, totals = pairs[:MAX_ORDER], pairs[MAX_ORDER:]
+    length = totals[0]
+    if not length or not reference_length:  # nothing can match
+        return 0.0
+    penalty = math.exp(_BETA * math.log(min(1.0, length / reference_length)) ** 2)
+    return penalty * sum(info / total for info, total in zip(information, totals, strict=True) if total)
+
+
+class NIST(CorpusReward[NistReferences]):
+    """
+    Returns the NIST-5 of each completion against all its references, at least 0.
+
+    `exp(beta * log(min(1, c / r))^2) * sum over n = 1..5 of info_n / total_n`. Of the `total_n` n-grams of a
+    completion, those that occur in a reference, each counted at most as often as in the reference that has it most
+    often, have together the information `info_n`. One n-gram has `log2(#(w_1 ... w_n-1) / #(w_1 ... w_n))`, where #
+    counts occurrences in a training corpus, the empty sequence occurs once per word, and one that never occurs counts
+    as 1. c is the length of the completion, r the mean length of its references, and beta such that the penalty is 1/2
+    at c / r = 2/3. From "Automatic Evaluation of Machine Translation Quality Using N-gram Co-Occurrence Statistics"
+    (Doddington, 2002), with the penalty of NIST's mteval-v13a.
+
+    The score has no upper end of its own: rare words inform more in a larger corpus. `range` ends at the sum over n
+    of the largest information that any n-gram can have, far above what a text reaches.
+
+    The NIST of a corpus is no mean over rows: [`nist_score`] of the summed [`NIST.statistics`]. With the references of
+    that corpus as `corpus`, it is mteval's. (nltk's differs where a row has several references: it takes for each
+    order the one with the best precision, and its length as r.)
+
+    Args:
+        corpus (`str`, `Path` or `list[list[str]]`):
+            The training corpus: a .json or .jsonl file with rows, or the references of each document.
+        corpus_column (`str`, *optional*):
+            Column with the references in a corpus file. Defaults to `column`.
+        tokenize (`str`, *optional*, defaults to `"13a"`):
+            Name of a sacrebleu tokenizer.
+        lowercase (`bool`, *optional*, defaults to `True`):
+            Whether to ignore case.
+        column (`str`, *optional*, defaults to `"references"`):
+            Dataset column with a string or a list of strings per row.
+        name (`str`, *optional*, defaults to `"nist"`):
+            Name under which trainers log it.
+        cache_size (`int`, *optional*, defaults to `1024`):
+            Rows whose prepared references are kept.
+
+    Raises:
+        ValueError: if the corpus cannot be read or has no words, or if sacrebleu knows no such tokenizer.
+
+    Example:
+
+    ```python
+    >>> nist = NIST(corpus=[["a b a c"]])
+    >>> nist(completions=["b"], references=["b"])  # log2(4 words / 1 b)
+    [2.0]
+    ```
+    """
+
+    def __init__(
+        self,
+        corpus: str | Path | Iterable[Any],
+        corpus_column: str | None = None,
+        tokenize: str = "13a",
+        lowercase: bool = True,
+        column: str = "references",
+        name: str = "nist",
+        cache_size: int = 1024,
+    ):
+        super().__init__(name, corpus, corpus_column, tokenize, lowercase, column, cache_size)
+        most = [0] * MAX_ORDER
+        for gram, count in self.counts.items():
+            if len(gram) < MAX_ORDER:
+                most[len(gram)] = max(most[len(gram)], count)
+        if not most[0]:
+            raise ValueError("NIST needs a corpus of at least 2 words, to weigh n-grams by how common they are.")
+        self.range = (0.0, sum(math.log2(count) for count in most if count))
+
+    @property
+    def signature(self) -> str:
+        """How texts are tokenised, and the corpus."""
+        return f"nist|n:{MAX_ORDER}|{self.corpus_signature()}"
+
+    def count(self, documents: list[list[list[str]]]) -> Counter[Gram]:
+        """Returns for each n-gram how often it occurs, and for the empty one the number of words."""
+        counts: Counter[Gram] = Counter()
+        for tokens in (tokens for references in documents for tokens in references):
+            counts[()] += len(tokens)
+            counts.update(ngrams_up_to(tokens, MAX_ORDER))
+        return counts
+
+    def _information(self, gram: Gram) -> float:
+        return math.log2(self.counts.get(gram[:-1], 1) / self.counts.get(gram, 1))
+
+    def prepare(self, references: tuple[str, ...]) -> NistReferences:
+        """Returns the largest counts of n-grams and the mean length of the references of a row."""
+        tokens = [self.tokens(reference) for reference in references]
+        counts: Counter[Gram] = Counter()
+        for words in tokens:
+            counts |= Counter(ngrams_up_to(words, MAX_ORDER))
+        return NistReferences(dict(counts), sum(map(len, tokens)) / len(tokens))
+
+    def _statistics(self, completion: str, prepared: NistReferences) -> list[float]:
+        tokens = self.tokens(completion)
+        information = [0.0] * MAX_ORDER
+        for gram, count in Counter(ngrams_up_to(tokens, MAX_ORDER)).items():
+            if hits := min(count, prepared.counts.get(gram, 0)):
+                information[len(gram) - 1] += hits * self._information(gram)
+        totals = [float(max(len(tokens) - lost, 0)) for lost in range(MAX_ORDER)]
+        return [*information, *totals, prepared.length]
+
+    def statistics(self, completions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[float]]:
+        """Returns what [`nist_score`] reads of each row; summed over rows, it gives the score of a corpus."""
+        rows = [self._references(row, value) for row, value in enumerate(references)]
+        return [self._statistics(text, self._prepared(refs)) for text, refs in zip(completions, rows, strict=True)]
+
+    def score(self, completion: str, prepared: NistReferences) -> float:
+        """Returns the NIST of a completion."""
+        return nist_score(self._statistics(completion, prepared))

@@ -1,0 +1,154 @@
+"""A model trained on human preferences as a reward, and the format of the texts that it reads."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .base import completion_text
+from .models import FrozenModel, load_classifier
+
+if TYPE_CHECKING:
+    import torch
+
+
+def format_for_reward_model(tokenizer: Any, prompt: Any, completion: Any, **options: Any) -> Any:
+    """
+    Returns the tokens of a prompt and its completion as TRL's `RewardTrainer` makes them.
+
+    A text is `prompt + completion + eos_token` (the EOS unless it ends with one), with nothing in between, tokenised
+    with the special tokens that the tokenizer adds. A chat is the messages of both through the chat template, which
+    ends a message in its own way: no EOS is added. A completion that a policy wrote comes without the EOS that ended
+    it, and a reward model that was trained on texts with an EOS reads its score there.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The reward model's tokenizer.
+        prompt (`str`, `list[dict]` or `None`):
+            Text or chat messages. `None` is no prompt.
+        completion (`str` or `list[dict]`):
+            Text or chat messages. After a chat a text is what the assistant says, after a text the messages are
+            [`completion_text`].
+        **options:
+            Passed on to the tokenizer, such as `truncation` and `max_length`.
+
+    Returns:
+        `BatchEncoding` with the `"input_ids"` of one text.
+
+    Raises:
+        ValueError: if a text is to be formatted and the tokenizer has no EOS token.
+    """
+    if not isinstance(completion if prompt is None else prompt, str):
+        said = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else list(completion)
+        return tokenizer.apply_chat_template([*(prompt or ()), *said], tokenize=True, return_dict=True, **options)
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            "The reward model's tokenizer has no EOS token, and a reward model is trained on texts that end in one: "
+            "set its `eos_token`, pass `tokenizer=`."
+        )
+    text = completion_text(completion)
+    text += "" if text.endswith(tokenizer.eos_token) else tokenizer.eos_token
+    return tokenizer((prompt or "") + text, **options)
+
+
+class RewardModel(FrozenModel):
+    """
+    Returns what a reward model thinks of each completion: its one logit, which grows with what people prefer.
+
+    Its differences have a meaning, and its zero has none: the probability that people prefer a to b is
+    `sigmoid(r(a) - r(b))`. "Learning to summarize from human feedback" (Stiennon et al., 2020,
+    https://arxiv.org/abs/2009.01325). The model is one trained by TRL's `RewardTrainer` (`recipes/
+    train_reward_model.py`), and reads texts in the format of its training: [`format_for_reward_model`]. A completion
+    that was stopped before it ended is read as if it had ended.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            Folder, hub id, folder of a LoRA adapter trained with its head, or a sequence classifier with one label,
+            which is then frozen in place.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The reward model's tokenizer. Defaults to that saved with the model.
+        batch_size (`int`, *optional*, defaults to `32`):
+            Texts in one forward pass.
+        max_length (`int`, *optional*):
+            Longest input in tokens. Defaults to the most that the tokenizer and the model allow. Longer ones are cut,
+            with a warning that says how many.
+        truncation_side (`str`, *optional*, defaults to `"left"`):
+            The end that is cut. `"right"` cuts off the EOS, where the score is read in training.
+        device (`str`, *optional*):
+            Device of the model. Defaults to the GPU current at the first call if there is one, else to the CPU.
+        use_prompt (`bool`, *optional*, defaults to `True`):
+            Whether the model was trained on prompt and completion, or on the completion alone.
+        name (`str`, *optional*, defaults to `"reward_model"`):
+            Name under which trainers log it.
+
+    Raises:
+        ValueError: if the checkpoint has no head or one of several labels, or if an option is out of its range.
+    """
+
+    kind = "reward model"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        truncation_side: str = "left",
+        device: str | None = None,
+        use_prompt: bool = True,
+        name: str = "reward_model",
+    ):
+        everything = (-math.inf, math.inf)
+        super().__init__(
+            model, tokenizer, batch_size, max_length, truncation_side, device, use_prompt, name, everything
+        )
+
+    def _load(self, name: str) -> Any:
+        if (Path(name) / "adapter_config.json").is_file():
+            return _load_adapter(name)
+        return load_classifier(name, self.kind)
+
+    def _prepare(self, model: Any, tokenizer: Any) -> None:
+        super()._prepare(model, tokenizer)
+        config = self._model.config
+        if config.num_labels != 1:
+            raise ValueError(
+                f"{self._model_name!r} tells {config.num_labels} labels apart, and a reward model has one logit: use "
+                "`Classifier`, which takes a label."
+            )
+        # As in training: the score is read at the last token that is not padding, found by this id.
+        self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
+        config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
+
+    @property
+    def signature(self) -> str:
+        """The model, where texts are cut, and whether prompts are read."""
+        cut = f"max:{self.max_length}|cut:{self.truncation_side}"
+        return f"reward_model|model:{self._model_name}|{cut}|prompt:{self.use_prompt}"
+
+    def __call__(
+        self, *, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **columns: Any
+    ) -> list[float | None]:
+        # Completions as they are: a chat goes through the template with all its messages.
+        given = self._given_prompts(prompts) if self.use_prompt else [None] * len(completions)
+        options = {"truncation": self.max_length is not None, "max_length": self.max_length}
+        encoded = [
+            format_for_reward_model(self._tokenizer, prompt, completion, **options)
+            for prompt, completion in zip(given, completions, strict=True)
+        ]
+        rows = [{key: text[key] for key in ("input_ids", "attention_mask")} for text in encoded]
+        return self._rewards(rows, cut=sum(bool(text.encodings and text.encodings[0].overflowing) for text in encoded))
+
+    def _read(self, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
+        logits: torch.Tensor = self._model(**batch).logits
+        return logits.float().squeeze(-1)
+
+
+def _load_adapter(folder: str) -> Any:
+    """Returns a LoRA adapter merged into its base, on which the head that was saved with it is put."""
+    from peft import PeftConfig, PeftModel
+
+    adapter = PeftConfig.from_pretrained(folder)
+    head = adapter.modules_to_save or ()
+    base = load_classifier(adapter.base_model_name_or_path, "reward model", trained=head, num_labels=1)
+    return PeftModel.from_pretrained(base, folder).merge_and_unload()

@@ -1,0 +1,120 @@
+"""How near a short answer is to a reference: words in common, and edits from one to the other."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .overlap import _NORMALIZATIONS, ReferenceReward, occurrences
+
+
+def _f1(ours: set[Any], theirs: set[Any]) -> float:
+    total = len(ours) + len(theirs)
+    return 2 * len(ours & theirs) / total if total else 1.0
+
+
+class TokenF1(ReferenceReward[list[set[Any]]]):
+    """
+    Returns the F1 of the words that a completion shares with a reference, in [0, 1], best over its references.
+
+    `2 P R / (P + R)` with P and R the shares of the completion's and of the reference's words that are in the other,
+    each as often as there. From "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (Rajpurkar et al., 2016,
+    https://arxiv.org/abs/1606.05250). Of texts without words SQuAD 1.1 makes 0; this follows SQuAD 2.0 ("Know What You
+    Don't Know: Unanswerable Questions for SQuAD", Rajpurkar et al., 2018, https://arxiv.org/abs/1806.03822), for which
+    no answer is right where none is expected: 1 if both have none, else 0.
+
+    Args:
+        normalize (`str`, *optional*, defaults to `"squad"`):
+            `"squad"`: case, ASCII punctuation, and the articles a, an and the are dropped, as in the evaluation of
+            SQuAD. `"strip"`: the text is taken as it is. Words are what white space separates.
+        column (`str`, *optional*, defaults to `"references"`):
+            Dataset column with a string or a list of strings per row.
+        name (`str`, *optional*, defaults to `"token_f1"`):
+            Name under which trainers log it.
+        cache_size (`int`, *optional*, defaults to `1024`):
+            Rows whose prepared references are kept.
+
+    Raises:
+        ValueError: if `normalize` is none of the two.
+    """
+
+    def __init__(
+        self,
+        normalize: str = "squad",
+        column: str = "references",
+        name: str = "token_f1",
+        cache_size: int = 1024,
+    ):
+        if normalize not in _NORMALIZATIONS:
+            raise ValueError(f"`normalize` must be one of {sorted(_NORMALIZATIONS)}, got {normalize!r}.")
+        super().__init__(name, column, cache_size)
+        self.normalize = normalize
+
+    @property
+    def signature(self) -> str:
+        """How texts are normalised."""
+        return f"token_f1|nrefs:var|normalize:{self.normalize}"
+
+    def _words(self, text: str) -> set[Any]:
+        return occurrences(_NORMALIZATIONS[self.normalize](text).split())
+
+    def prepare(self, references: tuple[str, ...]) -> list[set[Any]]:
+        """Returns the words of each reference of a row."""
+        return [self._words(reference) for reference in references]
+
+    def score(self, completion: str, prepared: list[set[Any]]) -> float:
+        """Returns the F1 of a completion with its best reference, in [0, 1]."""
+        ours = self._words(completion)
+        return max(_f1(ours, theirs) for theirs in prepared)
+
+
+_UNITS: dict[str, Callable[[str], Sequence[str]]] = {"characters": str.strip, "words": str.split}
+
+
+class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
+    """
+    Returns `1 - d(a, b) / max(|a|, |b|)` of a completion a and a reference b, in [0, 1], best over its references.
+
+    d is the distance of "Binary codes capable of correcting deletions, insertions, and reversals" (Levenshtein, 1966):
+    the least number of units inserted, deleted or replaced that turns one text into the other; |a| is the number of
+    units in a. Case counts, white space at both ends does not. Empty against empty is 1.
+
+    Args:
+        unit (`str`, *optional*, defaults to `"characters"`):
+            `"characters"` (code points) or `"words"` (what white space separates).
+        column (`str`, *optional*, defaults to `"references"`):
+            Dataset column with a string or a list of strings per row.
+        name (`str`, *optional*, defaults to `"edit_similarity"`):
+            Name under which trainers log it.
+        cache_size (`int`, *optional*, defaults to `1024`):
+            Rows whose prepared references are kept.
+
+    Raises:
+        ValueError: if `unit` is none of the two.
+    """
+
+    def __init__(
+        self,
+        unit: str = "characters",
+        column: str = "references",
+        name: str = "edit_similarity",
+        cache_size: int = 1024,
+    ):
+        if unit not in _UNITS:
+            raise ValueError(f"`unit` must be one of {sorted(_UNITS)}, got {unit!r}.")
+        super().__init__(name, column, cache_size)
+        self.unit = unit
+
+    @property
+    def signature(self) -> str:
+        """What is edited."""
+        return f"edit_similarity|nrefs:var|unit:{self.unit}"
+
+    def prepare(self, references: tuple[str, ...]) -> list[Sequence[str]]:
+        """Returns the units of each reference of a row."""
+        return [_UNITS[self.unit](reference) for reference in references]
+
+    def score(self, completion: str, prepared: list[Sequence[str]]) -> float:
+        """Returns the similarity of a completion to its best reference, in [0, 1]."""
+        from rapidfuzz.distance.Levenshtein import normalized_similarity
+
+        ours = _UNITS[self.unit](completion)
+        return max(normalized_similarity(ours, theirs) for theirs in prepared)

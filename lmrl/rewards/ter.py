@@ -1,0 +1,101 @@
+"""One minus the translation edit rate, equal to sacrebleu's."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .overlap import ReferenceReward, occurrences
+
+Words = tuple[list[str], set[Any]]  # in order, and as a multiset
+
+
+class TER(ReferenceReward[list[Words]]):
+    """
+    Returns `1 - min(TER, 1)` of each completion, in [0, 1]: sacrebleu's sentence TER as a reward.
+
+    TER is the least number of edits (words inserted, deleted or replaced, and runs of words moved) that turn the
+    completion into one of its references, over the mean length of the references. From "A Study of Translation Edit
+    Rate with Targeted Human Annotation" (Snover et al., 2006, https://aclanthology.org/2006.amta-papers.25). An error
+    rate above 1 is counted as 1: a completion that needs more edits than its references have words gets 0, however
+    many. Empty against empty is 1.
+
+    Because of the mean length, one more reference can lower the reward. The search for moves is slow: milliseconds for
+    a reference of fifteen words, up to seconds for one of a hundred.
+
+    Args:
+        normalized (`bool`, *optional*, defaults to `False`):
+            Whether to separate punctuation from words. Without it "mat." is another word than "mat".
+        no_punct (`bool`, *optional*, defaults to `False`):
+            Whether to drop punctuation.
+        asian_support (`bool`, *optional*, defaults to `False`):
+            Whether `normalized` and `no_punct` also treat Chinese and Japanese characters and marks.
+        case_sensitive (`bool`, *optional*, defaults to `False`):
+            Whether case counts.
+        column (`str`, *optional*, defaults to `"references"`):
+            Dataset column with a string or a list of strings per row.
+        name (`str`, *optional*, defaults to `"ter"`):
+            Name under which trainers log it.
+        cache_size (`int`, *optional*, defaults to `1024`):
+            Rows whose prepared references are kept.
+
+    Raises:
+        ValueError: if `asian_support` is asked for without `normalized` or `no_punct`, as it would do nothing.
+    """
+
+    def __init__(
+        self,
+        normalized: bool = False,
+        no_punct: bool = False,
+        asian_support: bool = False,
+        case_sensitive: bool = False,
+        column: str = "references",
+        name: str = "ter",
+        cache_size: int = 1024,
+    ):
+        from sacrebleu.metrics.ter import TER as SacreTER
+
+        if asian_support and not (normalized or no_punct):
+            raise ValueError("`asian_support=True` does nothing alone: set `normalized` or `no_punct` as well.")
+        super().__init__(name, column, cache_size)
+        self.sacrebleu = SacreTER(
+            normalized=normalized, no_punct=no_punct, asian_support=asian_support, case_sensitive=case_sensitive
+        )
+        self.sacrebleu.num_refs = -1  # sacrebleu's way to say: varies
+
+    @property
+    def signature(self) -> str:
+        """`ter|` and the signature that sacrebleu gives to these options."""
+        return f"ter|{self.sacrebleu.get_signature().format()}"
+
+    def _words(self, text: str) -> Words:
+        words: list[str] = self.sacrebleu.tokenizer(text.rstrip()).split()  # rstrip: as sacrebleu does
+        return words, occurrences(words)
+
+    def prepare(self, references: tuple[str, ...]) -> list[Words]:
+        """Returns the words of each reference of a row."""
+        return [self._words(reference) for reference in references]
+
+    def statistics(self, completions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[float]]:
+        """Returns of each row what adds up to the TER of a corpus: edits, and mean length of the references."""
+        rows = [self._references(row, value) for row, value in enumerate(references)]
+        return [self._statistics(text, self._prepared(refs)) for text, refs in zip(completions, rows, strict=True)]
+
+    def _statistics(self, completion: str, prepared: list[Words]) -> list[float]:
+        from sacrebleu.metrics.lib_ter import translation_edit_rate
+
+        words, ours = self._words(completion)
+        # No move changes which words there are: those that one text has more of are the least edits. The search takes
+        # milliseconds, so that the most promising reference comes first, and those that cannot be better are left out.
+        bounds = sorted(
+            (max(len(ours), len(theirs)) - len(ours & theirs), place) for place, (_, theirs) in enumerate(prepared)
+        )
+        best = math.inf
+        for bound, place in bounds:
+            if bound < best:
+                best = min(best, translation_edit_rate(words, prepared[place][0])[0])
+        return [best, sum(len(theirs) for theirs, _ in prepared) / len(prepared)]
+
+    def score(self, completion: str, prepared: list[Words]) -> float:
+        """Returns one minus the TER of a completion, in [0, 1]."""
+        edits, length = self._statistics(completion, prepared)
+        return 1 - min(edits / length if length else edits, 1.0)

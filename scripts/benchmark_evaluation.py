@@ -1,0 +1,101 @@
+"""What it costs to score a corpus with each metric, and to say how sure the scores are, on one core.
+
+    python scripts/benchmark_evaluation.py train.jsonl                # 10,000 completions of 8 references
+    python scripts/benchmark_evaluation.py train.jsonl --rows 200     # seconds, to see that it runs
+
+The file has a row with `references` (a list of texts) on each line. A completion is another reference of its row with
+two words left out, or of the next row for every fourth: near hits and misses, as models write them. Rows with too few
+references get those of the next row as well; where the file has less rows than asked for, they come again in the same
+order, too far apart for what is cached of their references to be found.
+"""
+
+import argparse
+import json
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from lmrl.evaluation import bootstrap_interval, compare, score_completions
+from lmrl.evaluation.metrics import METRICS, REFERENCE_METRICS
+from lmrl.evaluation.overlap import OVERLAP
+
+
+def parse() -> argparse.Namespace:
+    """Returns the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="rows with references, one JSON object per line")
+    parser.add_argument("--rows", type=int, default=10_000, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--references", type=int, default=8, metavar="N", help="per row (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="draws (default: %(default)s)")
+    parser.add_argument("--trials", type=int, default=10_000, metavar="N", help="swaps (default: %(default)s)")
+    parser.add_argument("--metrics", type=_names, default=METRICS, metavar="A,B", help=f"of {','.join(METRICS)}")
+    return parser.parse_args()
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(METRICS):
+        raise argparse.ArgumentTypeError(f"no metric is called {', '.join(sorted(unknown))}")
+    return names
+
+
+def corpus(arguments: argparse.Namespace, seed: int) -> tuple[list[str], list[list[str]]]:
+    """Returns completions and their references."""
+    chosen = random.Random(seed)
+    lines = arguments.file.read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line)["references"] for line in lines]
+    rows = [rows[i % len(rows)] for i in range(arguments.rows)]
+    texts = []
+    for place in range(len(rows)):
+        source = rows[(place + (place % 4 == 3)) % len(rows)]
+        words = source[-1].split()
+        for _ in range(min(2, len(words) - 1)):
+            words.pop(chosen.randrange(len(words)))
+        texts.append(" ".join(words))
+    wanted = arguments.references
+    return texts, [(row[:-1] + rows[(i + 1) % len(rows)] + row * wanted)[:wanted] for i, row in enumerate(rows)]
+
+
+def score(arguments: argparse.Namespace, texts: list[str], references: list[list[str]]) -> dict[str, Any]:
+    """Returns for each metric the seconds that it took, and its score."""
+    settings: dict[str, Any] = {"lengths": [len(text.split()) for text in texts], "finished": [True] * len(texts)}
+    found = {}
+    for name in arguments.metrics:
+        golds = references if name in OVERLAP else None
+        few = golds and golds[:2]
+        score_completions(texts[:2], few, lengths=[1] * 2, finished=[True] * 2, metrics=[name])  # what it imports
+        start = time.process_time()  # of this process: what else the machine does takes no part
+        scores = score_completions(texts, golds, **settings, metrics=[name])
+        found[name] = time.process_time() - start, scores[name]
+        print(f"{name:12}{found[name][0]:7.2f}{scores[name].value:9.2f}", flush=True)
+    return found
+
+
+def main() -> None:
+    arguments = parse()
+    texts, references = corpus(arguments, seed=1)
+    others, _ = corpus(arguments, seed=2)
+    count = sum(map(len, references)) / len(references)
+    print(f"{len(texts)} completions, {count:.1f} references each\n\n{'':12}seconds    score")
+    found = score(arguments, texts, references)
+    overlap = sum(seconds for name, (seconds, _) in found.items() if name in REFERENCE_METRICS)
+    print(f"\nmetrics with references, but TER: {overlap:.1f} s")
+    lengths, finished = [1] * len(texts), [True] * len(texts)
+    for name in [name for name in ("bleu", "chrf", "rougeL") if name in found]:
+        after = score_completions(others, references, lengths=lengths, finished=finished, metrics=[name])[name]
+        start = time.process_time()
+        bootstrap_interval(after, samples=arguments.samples)
+        middle = time.process_time()
+        compare(found[name][1], after, samples=arguments.samples, trials=arguments.trials)
+        print(
+            f"{name}: {middle - start:.2f} s for an interval of {arguments.samples} draws, "
+            f"{time.process_time() - middle:.2f} s for a comparison with {arguments.trials} swaps as well"
+        )
+
+
+if __name__ == "__main__":
+    main()

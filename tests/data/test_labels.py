@@ -1,0 +1,68 @@
+"""Labelled texts: which index a label gets, and files without a header."""
+
+from pathlib import Path
+
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from lmrl.data import load_labelled
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_file_without_a_header_is_read_with_the_names_given(tmp_path: Path) -> None:
+    write(tmp_path / "train.tsv", "so good\t1\nso bad\t0\n")
+    write(tmp_path / "dev.tsv", "bad\t0\n")
+    train, held_out, names = load_labelled(
+        str(tmp_path), column_names=["text", "label"], class_names=["negative", "positive"]
+    )
+    assert train.to_list() == [{"text": "so good", "label": 1}, {"text": "so bad", "label": 0}]
+    assert held_out.to_list() == [{"text": "bad", "label": 0}]
+    assert names == ["negative", "positive"]
+
+
+def test_a_row_that_has_other_columns_than_were_named_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.tsv", "so good\t1\n")
+    with pytest.raises(ValueError, match=r"line 1: 2 cells, but there are 3 columns"):
+        load_labelled(str(tmp_path), column_names=["id", "text", "label"])
+
+
+def test_numbers_are_ordered_as_numbers_and_words_as_words(tmp_path: Path) -> None:
+    numbers = write(tmp_path / "numbers.csv", "text,label\na,10\nb,9\nc,10\nd,9\n")
+    assert load_labelled(numbers, eval_rows=1)[2] == ["9", "10"]
+    words = write(tmp_path / "words.csv", "review,mood\na,sad\nb,glad\nc,sad\nd,glad\n")
+    train, held_out, names = load_labelled(words, text_column="review", label_column="mood", eval_rows=2)
+    assert names == ["glad", "sad"]
+    right = {"a": 1, "b": 0, "c": 1, "d": 0}
+    assert {row["text"]: row["label"] for part in (train, held_out) for row in part} == right
+
+
+def test_a_dataset_has_its_own_names(tmp_path: Path) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["world", "sports"])})
+    part = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    DatasetDict(train=part, test=part).save_to_disk(tmp_path)
+    train, _, names = load_labelled(str(tmp_path))
+    assert (names, list(train["label"])) == (["world", "sports"], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("test", "options", "told"),
+    [
+        ("c,7\n", {}, r"row 0 .*label '7'.*\['0', '1'\]"),
+        ("c,0\n", {"class_names": ["one"]}, "a name for each"),
+        ("c,0\n", {"text_column": "txt"}, "no column 'txt'.*did you mean 'text'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, test: str, options: dict, told: str) -> None:
+    write(tmp_path / "train.csv", "text,label\na,0\nb,1\n")
+    write(tmp_path / "test.csv", f"text,label\n{test}")
+    with pytest.raises(ValueError, match=told):
+        load_labelled(str(tmp_path), **options)
+
+
+def test_one_label_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least two labels"):
+        load_labelled(write(tmp_path / "one.csv", "text,label\na,0\nb,0\n"))

@@ -1,0 +1,79 @@
+"""The log of a run, found where Trainer leaves it."""
+
+import json
+
+import pytest
+
+from lmrl.evaluation import read_log
+from lmrl.evaluation.curves import curve, panels, thinned
+from lmrl.evaluation.figures import frontier_charts
+
+
+def write(folder, log):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}), encoding="utf-8")
+
+
+def test_a_folder_without_a_run_has_an_empty_log(tmp_path):
+    assert read_log(tmp_path) == []
+    assert read_log(tmp_path / "missing") == [] and read_log("some/hub-id") == []
+
+
+def test_the_newest_checkpoint_has_the_log_of_a_run_that_was_cut(tmp_path):
+    write(tmp_path / "checkpoint-9", [{"step": 9}])
+    write(tmp_path / "checkpoint-10", [{"step": 10}])
+    (tmp_path / "checkpoint-11").mkdir()  # killed while it was saved
+    write(tmp_path / "checkpoint-best", [{"step": 99}])
+    assert read_log(tmp_path) == [{"step": 10}]
+    write(tmp_path, [{"step": 12}])
+    assert read_log(tmp_path) == [{"step": 12}]
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]"])
+def test_a_file_that_is_no_trainer_state_is_refused(tmp_path, text):
+    (tmp_path / "trainer_state.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"trainer_state\.json is no trainer state"):
+        read_log(tmp_path)
+
+
+def test_a_curve_has_the_steps_at_which_a_number_was_logged():
+    log = [
+        {"step": 1, "reward": 0.5},
+        {"step": 1, "eval_bleu": 70},
+        {"step": 3, "reward": None},
+        {"step": 4, "reward": 1},
+    ]
+    assert curve(log, "reward") == [(1.0, 0.5), (4.0, 1.0)]
+    assert curve(log, "eval_bleu") == [(1.0, 70.0)] and curve(log, "nothing") == []
+
+
+def test_panels_are_of_what_some_run_logged_in_a_fixed_order():
+    first = [{"step": 1, "entropy": 1.0, "kl_per_sequence": 0.1, "kl": 0.01, "reward": 0.5, "rewards/bleu/mean": 0.5}]
+    second = [{"step": 2, "eval_bleu": 70.0, "eval_runtime": 3.0, "eval_samples_per_second": 9.0, "epoch": 0.1}]
+    assert panels({"a": first, "b": second}) == {
+        "Reward": {"a": [(1.0, 0.5)], "b": []},
+        "KL to the reference (nats per completion)": {"a": [(1.0, 0.1)], "b": []},
+        "Entropy (nats per token)": {"a": [(1.0, 1.0)], "b": []},
+        "Held out: bleu": {"a": [], "b": [(2.0, 70.0)]},
+    }
+    assert panels({}) == panels({"a": []}) == panels({"a": [{"step": 1}]}) == {}
+
+
+def test_components_are_shown_where_there_are_several():
+    log = [{"step": 1, "reward": 1.0, "rewards/a/mean": 0.4, "rewards/a/std": 0.1, "rewards/b/mean": 0.6, "kl": 0.2}]
+    assert list(panels({"run": log})) == ["Reward", "Reward: a", "Reward: b", "KL to the reference (nats per token)"]
+
+
+def test_a_long_curve_is_thinned_to_means():
+    points = [(float(step), float(step)) for step in range(1, 481)]
+    assert thinned(points[:240]) == points[:240]
+    assert thinned(points) == [(float(step), step - 0.5) for step in range(2, 481, 2)]
+    assert thinned(points[:241])[-1] == (241.0, 241.0)
+
+
+def test_the_way_of_reward_and_kl_has_the_steps_that_logged_both():
+    log = [{"step": 1, "reward": 0.1, "kl_per_sequence": 1.0}, {"step": 2, "reward": 0.2}, {"step": 3, "reward": 0.3}]
+    log[2]["kl_per_sequence"] = 3.0
+    (chart,) = frontier_charts({}, {"run": log}, [])
+    assert "run, point 1: 1.00, 0.1000" in chart and "run, point 2: 3.00, 0.3000" in chart
+    assert frontier_charts({}, {"run": log[:1], "other": []}, []) == []

@@ -1,0 +1,171 @@
+"""Warnings that hold are given with their numbers, and no others."""
+
+import math
+
+import pytest
+
+from lmrl.evaluation import Completion, Evaluation, Score, find_warnings
+from lmrl.evaluation.findings import is_rewarded
+from lmrl.evaluation.scores import mean_score
+
+ROWS = 15
+BETTER = {"bleu": True, "reward/bleu": True, "reward/length": True, "rougeL": True, "ter": False, "unfinished": False}
+
+
+def evaluation(decoding=None, distinct2=None, rows=ROWS, **means):
+    """Scores whose rows lie closely around their means."""
+    scores = {}
+    for name, mean in means.items():
+        name = name.replace("reward_", "reward/")
+        values = [mean + 0.01 * (row % 5 - 2) for row in range(rows)]
+        scores[name] = mean_score(name, "s", values, BETTER.get(name))
+    if distinct2 is not None:
+        scores["distinct2"] = Score("distinct2", distinct2, "s", None, True)
+    return Evaluation([Completion(row, 0, "a", 2, True) for row in range(rows)], scores, decoding or {})
+
+
+def shifted(base, **by):
+    """The same scores with row-wise changes around a mean: an interval of some width."""
+    scores = dict(base.scores)
+    for name, change in by.items():
+        name = name.replace("reward_", "reward/")
+        values = [old + change * (1 + (row % 3 - 1) / 2) for row, old in enumerate(scores[name].row_scores)]
+        scores[name] = mean_score(name, "s", values, scores[name].higher_is_better)
+    return Evaluation(base.completions, scores, base.decoding)
+
+
+def log_of(**series):
+    return [{"step": i + 1, **{name: values[i] for name, values in series.items()}} for i in range(20)]
+
+
+def warnings(before, after=None, **settings):
+    return find_warnings({"before": before} | ({} if after is None else {"after": after}), **settings).warnings
+
+
+BASE = evaluation(bleu=70.0, rougeL=60.0, reward_length=0.5, length=30.0, unfinished=0.02)
+
+
+def test_a_reward_that_rises_alone_is_said_to_be_gamed():
+    (sentence,) = warnings(BASE, shifted(BASE, reward_length=0.2, rougeL=-3.0))
+    assert sentence.startswith("after: the reward rose (reward/length +0.2000 [")
+    assert "none of the 2 held-out metrics improved (bleu +0.00 [+0.00, +0.00], rougeL -3.00 [" in sentence
+
+
+def test_a_reward_that_rises_with_one_metric_is_no_warning():
+    assert warnings(BASE, shifted(BASE, reward_length=0.2, rougeL=1.0)) == []
+
+
+def test_a_reward_that_did_not_surely_rise_is_no_warning():
+    unsure = shifted(BASE, rougeL=-3.0)
+    values = [0.5 + (0.4 if row % 2 else -0.38) for row in range(ROWS)]
+    unsure.scores["reward/length"] = mean_score("reward/length", "s", values, True)
+    assert warnings(BASE, unsure) == []
+
+
+def test_a_metric_for_which_lower_is_better_counts_the_other_way():
+    base = evaluation(reward_length=0.5, ter=40.0)
+    assert len(warnings(base, shifted(base, reward_length=0.2, ter=5.0))) == 1
+    assert warnings(base, shifted(base, reward_length=0.2, ter=-5.0)) == []
+
+
+def test_what_was_rewarded_is_no_witness_for_itself():
+    base = evaluation(reward_bleu=0.7, bleu=70.0, rougeL=60.0)
+    after = shifted(base, reward_bleu=0.1, bleu=5.0)
+    (sentence,) = warnings(base, after)
+    assert "the held-out metric did not improve (rougeL" in sentence
+    assert warnings(base, after, rewarded=["something_else"]) == []  # measured, and not trained on
+
+
+@pytest.mark.parametrize(
+    ("name", "rewarded", "expected"),
+    [
+        ("reward/bleu", ["bleu"], True),
+        ("bleu_e2e", ["bleu"], True),
+        ("rouge1", ["rougeL"], False),
+        ("reward/length", ["bleu"], False),
+        ("bleu", [], False),
+    ],
+)
+def test_a_reward_goes_by_its_name(name, rewarded, expected):
+    assert is_rewarded(name, rewarded) is expected
+
+
+def test_diversity_below_70_percent_is_a_collapse():
+    before, kept, lost = evaluation(distinct2=0.5), evaluation(distinct2=0.35), evaluation(distinct2=0.34)
+    assert warnings(before, kept) == []
+    assert warnings(before, lost) == ["after: the texts are less diverse (distinct2 0.5000 → 0.3400, -32 %)."]
+    fewer = evaluation(distinct2=0.1, rows=ROWS - 1)  # distinct-n depends on the size of a corpus
+    assert "diversity" in find_warnings({"before": before, "after": fewer}).unchecked
+
+
+def test_texts_a_quarter_longer_or_shorter_are_drift():
+    assert warnings(BASE, shifted(BASE, length=7.4)) == []
+    (longer,) = warnings(BASE, shifted(BASE, length=9.0))
+    assert longer.startswith("after: texts are 30 % longer (30.00 → 39.00 tokens)")
+    (shorter,) = warnings(BASE, shifted(BASE, length=-9.0))
+    assert shorter.startswith("after: texts are 30 % shorter (30.00 → 21.00 tokens)")
+
+
+def test_a_length_that_may_as_well_be_the_same_is_no_drift():
+    noisy = dict(BASE.scores)
+    noisy["length"] = mean_score("length", "s", [300.0] + [25.0] * (ROWS - 1), None)
+    assert warnings(BASE, Evaluation(BASE.completions, noisy, {})) == []
+
+
+def test_many_unfinished_texts_are_named_if_there_were_fewer_before():
+    few, many = evaluation(unfinished=0.02), evaluation(unfinished=0.3)
+    (sentence,) = warnings(few, many)
+    assert sentence.startswith("after: 30.0 % of the texts are unfinished (before: 2.0 %)")
+    assert warnings(many, evaluation(unfinished=0.25)) == []
+    (alone,) = warnings(many)
+    assert alone.startswith("before: 30.0 % of the texts are unfinished: max_new_tokens cut them")
+
+
+def test_entropy_is_compared_between_the_ends_of_a_log():
+    collapsed = log_of(entropy=[2.0] * 10 + [0.4] * 10)
+    (sentence,) = warnings(BASE, logs={"run": collapsed})
+    assert sentence.startswith("run: entropy collapsed to 20 % of what it was (2.00 → 0.4000 nats per token")
+    assert warnings(BASE, logs={"run": log_of(entropy=[2.0] * 10 + [0.5] * 10)}) == []
+
+
+def test_a_kl_beyond_the_bound_is_named_wherever_it_was_measured():
+    far = log_of(kl_per_sequence=[0.0] * 10 + [12.0] * 10)
+    assert warnings(BASE, logs={"run": far}) == [
+        "run: the policy ended training 12.00 nats per completion from the reference, more than 10."
+    ]
+    assert warnings(BASE, logs={"run": far}, kl_bound=12.0) == []
+    assert warnings(evaluation(kl=0.0), evaluation(kl=11.0)) == [
+        "after: the texts are 11.00 nats per completion from the reference, more than 10."
+    ]
+
+
+def test_checkpoints_that_were_measured_differently_are_named():
+    greedy, beams = evaluation({"num_beams": 1, "batch_size": 8}, bleu=1.0), evaluation({"num_beams": 4}, bleu=1.0)
+    (sentence,) = warnings(greedy, beams)
+    assert sentence == "after and before were not measured alike (decoding: num_beams): see the signatures."
+    assert warnings(greedy, evaluation({"num_beams": 1, "batch_size": 64}, bleu=1.0)) == []
+    assert warnings(greedy, evaluation(bleu=1.0)) == []  # texts from a file: nobody knows how they were decoded
+    beams.scores["bleu"] = mean_score("bleu", "other", [1.0] * ROWS, True)
+    assert "(decoding: num_beams and bleu)" in warnings(greedy, beams)[0]
+
+
+def test_without_warnings_it_says_what_was_checked():
+    found = find_warnings({"before": BASE, "after": BASE}, logs={"run": log_of(entropy=[1.0] * 20)})
+    assert found.warnings == []
+    assert found.summary == (
+        "No warnings. Checked: equal settings, reward against held-out metrics, length, unfinished texts and entropy. "
+        "Not checked, for want of data: diversity and KL."
+    )
+    assert find_warnings({"a": Evaluation([], {}, {})}).summary.startswith(
+        "Nothing could be checked, for want of data: "
+    )
+
+
+def test_scores_without_rows_or_numbers_give_no_warnings():
+    empty = {
+        name: mean_score(name, "s", [None] * 3, True) for name in ("bleu", "reward/length", "length", "unfinished")
+    }
+    nothing = Evaluation([], empty, {})
+    assert warnings(nothing, nothing) == warnings(BASE, Evaluation([], {}, {})) == []
+    assert warnings(evaluation(distinct2=math.nan), evaluation(distinct2=0.1)) == []
+    assert warnings(BASE, logs={"run": [{"step": 1, "entropy": 1.0}]}) == []

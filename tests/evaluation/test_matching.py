@@ -1,0 +1,36 @@
+"""Evaluations of the same rows in another order are compared row by row; of other rows, not at all."""
+
+import pytest
+
+from lmrl.evaluation import Completion, Evaluation
+from lmrl.evaluation.matching import matched
+from lmrl.evaluation.scores import Score, mean_score
+
+
+def evaluation(ids, samples=1):
+    """Of each row the id is its text and its score."""
+    values = [float(name) for name in ids]
+    completions = [Completion(row, s, f"{name}.{s}", 1, True) for row, name in enumerate(ids) for s in range(samples)]
+    scores = {"r": mean_score("r", "s", values, True), "distinct1": Score("distinct1", 0.5, "s", None, True)}
+    return Evaluation(completions, scores, {}, list(ids))
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_rows_in_another_order_are_put_into_that_of_the_first(samples):
+    first, other = evaluation("123", samples), evaluation("312", samples)
+    assert first != other
+    assert matched({"a": first, "b": other}) == {"a": first, "b": first}
+
+
+def test_rows_that_are_not_known_are_left_as_they_are():
+    known, old = evaluation("123"), evaluation("312")
+    old.row_ids.clear()
+    assert matched({"a": known, "b": old})["b"] is old and matched({"b": old, "a": known})["a"] is known
+    assert matched({}) == {}
+
+
+def test_other_rows_are_refused():
+    with pytest.raises(ValueError, match="'b' has 3 rows, of which 2 are among the 3 of 'a'"):
+        matched({"a": evaluation("123"), "b": evaluation("124")})
+    with pytest.raises(ValueError, match="'b' has 2 rows, of which 2 are among the 3 of 'a'"):
+        matched({"a": evaluation("123"), "b": evaluation("12")})

@@ -1,0 +1,243 @@
+"""The page as its reader has it: what it says, that it is safe, and that it works in a browser."""
+
+import math
+import random
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from html import escape
+from html.parser import HTMLParser
+
+import pytest
+
+from lmrl.evaluation import Completion, Evaluation, Score, report, write_page
+from lmrl.evaluation.scores import mean_score
+
+EVIL = '</script><script>alert(1)</script><img src=x onerror="alert(1)"> & \'"'
+ALPHABET = ("ape", "bee", "cat", "dog", "elk", "fox", "gnu", "hen")
+
+
+class Texts(HTMLParser):
+    """Tags with their attributes, and the text of all but styles and scripts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text, self._inside = [], "", ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside not in ("style", "script"):
+            self.text += data
+
+
+def rows_of(count):
+    return [{"prompt": f"prompt {row}", "references": [f"gold {row}", "silver"]} for row in range(count)]
+
+
+def evaluation(seed, count=6, gain=0.0, texts=None):
+    draw = random.Random(seed)
+    texts = texts or [" ".join(draw.choices(ALPHABET, k=5)) for _ in range(count)]
+    completions = [Completion(row, 0, text, 6, True) for row, text in enumerate(texts)]
+    rewards = [0.1 * row + gain * (1 if row % 2 else -1) for row in range(len(texts))]
+    scores = {
+        "reward/bleu": mean_score("reward/bleu", "sig:reward", rewards, True),
+        "rougeL": mean_score("rougeL", "sig:rouge", [50.0 + row for row in range(len(texts))], True),
+        "length": mean_score("length", "sig:length", [6.0] * len(texts), None),
+    }
+    return Evaluation(completions, scores, {"max_new_tokens": 8, "do_sample": False, "num_beams": 1})
+
+
+LOG = [{"step": step, "reward": step / 10, "kl_per_sequence": step / 5, "entropy": 1.0} for step in range(1, 9)]
+
+
+def page_of(tmp_path, evaluations, rows=None, **settings):
+    path = tmp_path / "new" / "report.html"
+    write_page(path, evaluations, rows_of(6) if rows is None else rows, **settings)
+    return path.read_text(encoding="utf-8")
+
+
+def both():
+    return {"sft": evaluation(0), "rl": evaluation(1, gain=0.05)}
+
+
+def test_no_checkpoints_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="0 checkpoints"):
+        page_of(tmp_path, {})
+
+
+def test_the_page_has_scores_charts_samples_and_settings(tmp_path):
+    page = page_of(tmp_path, both(), logs={"rl": LOG}, config={"seed": 7, "lora": {"r": 16}}, title="My run")
+    text = Texts(page).text
+    for expected in (
+        "My run",
+        "rl compared with sft on 6 prompts · greedy decoding, at most 8 tokens",
+        "No warnings.",
+    ):
+        assert expected in text
+    for section in ("scores", "distributions", "training", "reward-against-kl", "samples", "settings"):
+        assert f'<section id="{section}">' in page and f'href="#{section}"' in page
+    assert "sig:reward" in text and "seed" in text and "lora" in text and "16" in text
+    assert "prompt 5" in text and "gold 5" in text
+    scores = re.search(r'<th scope="row" title="sig:rouge">.*?</tr>', page).group()
+    assert Texts(scores).text.startswith("rougeL ↑sig:rouge52.50")
+
+
+def test_every_chart_is_well_formed(tmp_path):
+    charts = re.findall(r"<svg.*?</svg>", page_of(tmp_path, both(), logs={"rl": LOG}), flags=re.DOTALL)
+    titles = [ET.fromstring(chart).find("{http://www.w3.org/2000/svg}title").text for chart in charts]
+    assert titles == [
+        *("Change from sft", "Reward/bleu of a prompt", "Length of a prompt", "Reward"),
+        *("KL to the reference (nats per completion)", "Entropy (nats per token)", "In training (darker is later)"),
+    ]
+
+
+def test_checkpoints_with_a_kl_are_set_against_their_reward(tmp_path):
+    measured = both()
+    for kl, (label, found) in enumerate(measured.items()):
+        scores = found.scores | {"kl": mean_score("kl", "s", [float(kl)] * 6, None)}
+        measured[label] = Evaluation(found.completions, scores, found.decoding)
+    page = page_of(tmp_path, measured)
+    assert "<title>sft: 0.00, 0.2500</title>" in page and "<title>rl: 1.00, 0.2500</title>" in page
+
+
+def test_a_checkpoint_has_one_colour_in_all_charts(tmp_path):
+    measured = both() | {"late": evaluation(2)}
+    for label in ("rl", "late"):  # the baseline is its own reference
+        measured[label].scores["kl"] = mean_score("kl", "s", [1.0] * 6, None)
+    page = page_of(tmp_path, measured, logs={"late": LOG})
+    frontier = page[page.index('<section id="reward-against-kl">') : page.index('<section id="samples">')]
+    assert re.findall(r'class="dot (s\d)"', frontier)[:2] == ["s1", "s2"]
+    assert set(re.findall(r'<path class="(s\d)"', frontier)) == {"s2"}
+    assert '<i class="s2"></i>late' in page
+
+
+def test_nothing_is_fetched_and_no_foreign_script_runs(tmp_path):
+    page = page_of(tmp_path, both(), logs={"rl": LOG})
+    assert re.findall(r"https?:(?!//www\.w3\.org/2000/svg)|url\(|@import", page) == []
+    tags = Texts(page).tags
+    assert not [attrs for _, attrs in tags if {"src", "srcset", "onclick"} & {*attrs}]
+    assert all(attrs["href"].startswith("#") for _, attrs in tags if "href" in attrs)
+    policy = next(attrs["content"] for tag, attrs in tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; ") and "script-src 'sha256-" in policy
+
+
+def test_what_is_shown_is_text_and_no_markup(tmp_path):
+    evil = evaluation(2, texts=[EVIL] * 6)
+    evil.scores[f"reward/{EVIL}"] = mean_score(f"reward/{EVIL}", EVIL, [0.0] * 6, True)
+    rows = [{"prompt": [{"role": EVIL, "content": EVIL}], "references": [EVIL, EVIL]} for _ in range(6)]
+    plain = evaluation(2, texts=["a b"] * 6)
+    plain.scores[f"reward/{EVIL}"] = mean_score(f"reward/{EVIL}", EVIL, [1.0] * 6, True)
+    page = page_of(tmp_path, {"a": plain, EVIL: evil}, rows, logs={EVIL: LOG}, config={EVIL: EVIL}, title=EVIL)
+    seen = Texts(page)
+    assert [tag for tag, _ in seen.tags].count("script") == 1
+    assert "img" not in [tag for tag, _ in seen.tags]
+    assert escape(EVIL) in page and EVIL in seen.text
+
+
+def test_tokens_of_accounts_are_hidden(tmp_path):
+    page = page_of(tmp_path, both(), config={"hub_token": "s3cret", "trainer": {"push_to_hub_token": "s3cret"}})
+    assert "s3cret" not in page and page.count("<code>hidden</code>") == 2
+
+
+def test_the_same_arguments_give_the_same_bytes(tmp_path):
+    assert page_of(tmp_path, both(), logs={"rl": LOG}) == page_of(tmp_path, both(), logs={"rl": LOG})
+
+
+def test_rows_are_matched_by_their_ids(tmp_path):
+    first = evaluation(0, texts=["the first", "the second"])
+    other = evaluation(0, texts=["the second", "the first"])
+    first.row_ids.extend("12")
+    other.row_ids.extend("21")
+    assert "<mark>" not in page_of(tmp_path, {"a": first, "b": other}, rows_of(2))
+    other.row_ids[0] = "3"
+    with pytest.raises(ValueError, match="needs the same rows"):
+        page_of(tmp_path, {"a": first, "b": other}, rows_of(2))
+
+
+def test_changed_words_are_marked_against_the_baseline(tmp_path):
+    two = {"a": evaluation(0, texts=["one two three"]), "b": evaluation(0, texts=["one 2 three"])}
+    page = page_of(tmp_path, two, rows_of(1))
+    assert "one <del>two</del> three" in page and "one <mark>2</mark> three" in page
+    page = page_of(tmp_path, two | {"c": evaluation(0, texts=["one two three four"])}, rows_of(1))
+    assert '<p class="text">one two three</p>' in page and "three <mark>four</mark>" in page
+
+
+def test_of_many_rows_the_first_and_the_extremes_are_shown(tmp_path):
+    before, after = evaluation(0, count=50), evaluation(1, count=50)
+    values = [0.0] * 50
+    values[30], values[40] = 1.0, -1.0
+    before.scores["reward/bleu"] = mean_score("reward/bleu", "s", [0.0] * 50, True)
+    after.scores["reward/bleu"] = mean_score("reward/bleu", "s", values, True)
+    page = page_of(tmp_path, {"a": before, "b": after}, rows_of(50), max_samples=4)
+    assert re.findall(r"<header>prompt (\d+)</header>", page) == ["1", "2", "31", "41"]
+    assert "4 of 50 prompts: the first, and those whose reward rose or fell most; the JSON files have all." in page
+    assert re.findall(r'data-changes="(.*?)"', page) == ["0", "0", "1", "-1"]
+    page = page_of(tmp_path, {"a": before}, rows_of(50), max_samples=4)
+    assert "4 of 50 prompts: the first; the JSON files have all." in page
+
+
+def test_little_or_nothing_gives_a_page_as_well(tmp_path):
+    nothing = Evaluation([], {}, {})
+    nan = Evaluation(
+        [Completion(0, 0, "", 1, False)],
+        {
+            "reward/r": mean_score("reward/r", "s", [None], True),
+            "bleu": Score("bleu", math.inf, "s", [math.inf], True),
+            "distinct1": Score("distinct1", math.nan, "s", None, True),
+        },
+        {},
+    )
+    one = evaluation(0, count=1)
+    assert "no text" in page_of(tmp_path, {"a": nan}, rows_of(1))
+    for found in ({"a": nothing}, {"a": nan, "b": nan}, {"a": one}, {"a": one, "b": one}, {"a": one, "b": nothing}):
+        page = page_of(tmp_path, found, rows_of(1), logs={"a": [], "b": [{"step": 1}]})
+        assert "Nothing could be checked" in page or "checked: " in page.lower()
+        for chart in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+            assert "nan" not in chart and ET.fromstring(chart) is not None
+    assert "<h2>Samples</h2>" not in page_of(tmp_path, {"a": one}, [])
+
+
+def test_the_end_of_a_recipe_writes_the_page_and_prints_what_it_warns_of(tmp_path, capsys):
+    measured = both()
+    measured["rl"].scores["unfinished"] = mean_score("unfinished", "share", [1.0] * 6, False)
+    report(measured, rows_of(6), tmp_path, samples=1, logs={"rl": LOG}, title="A run")
+    out = capsys.readouterr().out
+    assert "Warning: rl: 100.0 % of the texts are unfinished" in out and f"Report: {tmp_path}/report.html\n" in out
+    assert "Checked: equal settings" in out
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<h1>A run</h1>" in page and "<li>rl: 100.0 % of the texts are unfinished" in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "rl.json", "sft.json"]
+
+
+def dump(path, fragment, profile):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here: the page is not opened")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+    flags += ("--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}")
+    command = [browser, *flags, "--virtual-time-budget=2000", "--dump-dom", f"{path.as_uri()}{fragment}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_samples_are_sorted_and_searched_in_a_browser(tmp_path):
+    texts = ["plain words", "a heron", "plain words", "the Heron again", "plain words", "heron at last"]
+    before, after = evaluation(0), evaluation(1, texts=texts)
+    changes = [0.0, 0.1, 0.2, -0.3, 0.4, 0.5]
+    before.scores["reward/bleu"] = mean_score("reward/bleu", "s", [0.0] * 6, True)
+    after.scores["reward/bleu"] = mean_score("reward/bleu", "s", changes, True)
+    path = tmp_path / "report.html"
+    write_page(path, {"a": before, "b": after}, rows_of(6), logs={"b": LOG})
+    page = dump(path, "#q=hERON&sort=0:-1", tmp_path / "profile")
+    cards = [attrs for tag, attrs in Texts(page).tags if tag == "article"]
+    assert [card["data-changes"] for card in cards] == ["0.5", "0.4", "0.2", "0.1", "0", "-0.3"]
+    assert [card["data-changes"] for card in cards if "hidden" not in card] == ["0.5", "0.1", "-0.3"]
+    assert re.search(r"<output[^>]*>3 of 6</output>", page) and '<html lang="en" class="js">' in page
+    assert not re.search(r"<svg[^>]*>\s*<title>", page)  # the script took the titles of charts for its own tips

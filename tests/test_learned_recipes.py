@@ -1,0 +1,117 @@
+"""The recipes that train rewards: what they leave is what the rewards load, and what they print is measured."""
+
+import json
+import re
+import runpy
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmrl.arguments import LabelArguments, ModelArguments, PreferenceArguments
+from lmrl.cli import parse
+from lmrl.rewards import Classifier, RewardModel
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = {
+    "train_classifier": (LabelArguments,),
+    "train_reward_model": (ModelArguments, PreferenceArguments),
+}
+CONFIGS = {"sst2_classifier": "train_classifier", "webnlg_reward_model": "train_reward_model"}
+SHORT = ("--max_steps", "40", "--per_device_train_batch_size", "16", "--learning_rate", "3e-3", "--report_to", "none")
+CPU = ("--save_strategy", "no", "--disable_tqdm", "true")
+
+
+@pytest.fixture
+def recipe(monkeypatch, capsys, tmp_path):
+    """Returns a function that runs a recipe as its command line does, and returns exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name, *argv):
+        path = ROOT / "recipes" / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, argv)])
+        status = 0
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as stopped:
+            status = stopped.code
+        return (status, *capsys.readouterr())
+
+    return call
+
+
+def test_a_classifier_from_scratch_learns_and_is_a_reward(recipe, tmp_path):
+    lines = {"good": "1", "bad": "0"}
+    rows = [f"w{n} {word} w{n % 7}\t{label}\n" for n in range(60) for word, label in lines.items()]
+    rows.append("bad\t0\n")  # so that there is a commonest label
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tsv").write_text("".join(rows))
+    (tmp_path / "data" / "dev.tsv").write_text("good w3\t1\nw4 bad\t0\nw9 good\t1\n")
+    told = ("--dataset_name", "data", "--column_names", "text", "label", "--class_names", "sad", "glad")
+    status, out, err = recipe("train_classifier", *told, "--output_dir", "out", *SHORT, *CPU)
+    assert status == 0, err
+    assert re.search(r"on 3 rows: 1\.0000 \[1\.0000, 1\.0000\], macro F1 1\.0000; always 'sad': 0\.3333\.", out)
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["accuracy"]["value"] == 1.0
+    reward = Classifier(str(tmp_path / "out"), "glad")
+    good, bad = reward(completions=["w1 good", "w1 bad"])
+    assert good > 0.5 > bad
+    assert reward.max_length == 128
+
+
+@pytest.mark.parametrize("model", ["scratch", "llama_path"])
+def test_a_reward_model_learns_from_grades_and_is_a_reward(model, request, recipe, tmp_path):
+    rows = [
+        {"record": [f"w{n}", "a"], "text": f"w{n} {word}", "clear": grade, "true": grade}
+        for n in range(20)
+        for word, grade in (("x", 9), ("y", 5), ("z", 1))
+    ]
+    (tmp_path / "graded.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name = model if model == "scratch" else request.getfixturevalue(model)
+    told = ("--model_name_or_path", name, "--dataset_name", "graded.jsonl", "--prompt_template", "{record} ->")
+    grades = ("--text_column", "text", "--grade_columns", "clear", "true", "--eval_rows", "12")
+    status, out, err = recipe("train_reward_model", *told, *grades, "--output_dir", "out", *SHORT, *CPU)
+    assert status == 0, err
+    found = re.search(
+        r"on 12 pairs of 4 prompts: (\S+) \[.*the longer one: 0\.5000, the shorter one: 0\.5000\. Expected cal", out
+    )
+    assert float(found.group(1)) > 0.8
+    good, bad = RewardModel(str(tmp_path / "out"))(completions=[" w3 x", " w3 z"], prompts=["w3; a ->"] * 2)
+    assert good > bad
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_names_every_field_and_a_misspelt_one_is_a_sentence(name, recipe):
+    status, out, err = recipe(name, "--help")
+    assert (status, err) == (0, "")
+    for kind in RECIPES[name]:
+        assert all(f"--{field.name}" in out for field in fields(kind))
+    assert recipe(name, "--datset_name", "x")[2].endswith("did you mean --dataset_name?\n")
+    assert recipe(name)[2].endswith("error: dataset_name is not given: name a file, a folder or a hub id\n")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_has_less_than_100_lines_and_a_command_above(name):
+    text = (ROOT / "recipes" / f"{name}.py").read_text()
+    assert len(text.splitlines()) < 100
+    assert f"python recipes/{name}.py --help" in text.split('"""')[1]
+
+
+@pytest.mark.parametrize(("config", "name"), CONFIGS.items())
+def test_a_configuration_is_understood_and_says_what_it_is(config, name, monkeypatch):
+    path = ROOT / "recipes" / "configs" / f"{config}.yaml"
+    text = path.read_text()
+    assert len(yaml.safe_load(text)) <= 40
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    assert any(line.startswith("# Tested on: ") for line in header)
+    assert any(f"recipes/{name}.py --config" in line for line in header)
+    own = runpy.run_path(str(ROOT / "recipes" / f"{name}.py"))
+    config_class = own["ClassifierConfig" if name == "train_classifier" else "PreferenceConfig"]
+    parse(*RECIPES[name], config_class, argv=["--config", str(path)])
+
+
+@pytest.mark.parametrize("kind", [LabelArguments, PreferenceArguments])
+def test_every_field_says_what_it_does(kind):
+    assert len(fields(kind)) <= 14
+    assert all(field.metadata["help"].endswith(".") for field in fields(kind))
