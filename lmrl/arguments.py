@@ -102,6 +102,7 @@ class DataArguments:
     dataset_train_split: str = _option("train", "Split to train on.")
     dataset_test_split: str = _option("test", "Split to evaluate on; never trained on.")
     eval_dataset_name: str | None = _option(None, "Held-out rows, written as dataset_name. Default: its test split.")
+    column_names: list[str] | None = _option(None, "Columns of .csv and .tsv files that have no header.")
     prompt_template: str | None = _option(None, "Prompt made of columns, for example `Describe {name}:`.")
     prompt_column: str = _option("prompt", "Column with the prompt (text or chat messages), without a template.")
     reference_column: str | None = _option(
@@ -201,7 +202,7 @@ class ComparisonArguments:
     )
     num_samples: int = _option(1, "Completions of a prompt; more than 1 needs do_sample.")
     temperature: float = _option(1.0, "Temperature of sampling, with do_sample.")
-    seed: int = _option(42, "Seed of sampling and of the intervals and tests.")
+    seed: int = _option(42, "Seed of sampling, with do_sample.")
 
     def __post_init__(self) -> None:
         _check_at_least(1, num_samples=self.num_samples)

@@ -7,10 +7,14 @@ Scores checkpoints, and texts of other systems, on held-out rows, side by side; 
     python recipes/evaluate_gen.py --help
 """
 
+from collections.abc import Iterable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrl.arguments import ComparisonArguments, DataArguments, EvaluationArguments, ModelArguments
@@ -26,54 +30,68 @@ def main() -> None:
     model_args, data_args, eval_args, compare_args = parse(
         ModelArguments, DataArguments, EvaluationArguments, ComparisonArguments
     )
-    outputs = labelled(compare_args.outputs or [])
-    own = [] if outputs else [str(model_args.model_name_or_path or demo_model_path())]
-    checkpoints = labelled(compare_args.checkpoints or own)
-    labelled([*checkpoints, *outputs])  # a checkpoint and a file may not share a name
-    process = PartialState()
-    judge_name = eval_args.perplexity_model or next(iter(checkpoints.values()), None)
-    judge = (load_model(judge_name).to(process.device), load_tokenizer(judge_name)) if judge_name else None
-    measure = partial(measure_completions, rewards=make_rewards(eval_args.metrics or []), judge=judge)
-    for name, source in labelled(compare_args.datasets or [data_args.dataset_name]).items():
-        rows = load_held_out(**{**vars(data_args), "dataset_name": source})
+    # The others wait while the first one scores.
+    process = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
+    alone = model_args.model_name_or_path or (None if compare_args.outputs else demo_model_path())
+    checkpoints = labelled(compare_args.checkpoints or ([str(alone)] if alone else []))
+    files = labelled(compare_args.outputs or [], checkpoints)
+    tokenizers = {label: load_tokenizer(path) for label, path in checkpoints.items()}
+    logs = {label: read_log(path) for label, path in checkpoints.items()}
+    data_sets = read_rows(data_args, compare_args.datasets)
+    rewards = make_rewards(eval_args.metrics or [])
+    start = load(next(iter(checkpoints.values())), process.device, model_args.dtype) if checkpoints else None
+    judge = load(eval_args.perplexity_model, process.device) if eval_args.perplexity_model else start
+    unit = "tokens|eos:included" if judge else "words"
+
+    for name, rows in data_sets.items():
         folder = Path(eval_args.results_dir or "runs/evaluation", name if compare_args.datasets else "")
+        texts = {label: read_outputs(path, rows, judge and judge[1]) for label, path in files.items()}
         evaluations = {}
         for label, path in checkpoints.items():
             model = load_model(path, dtype=model_args.dtype).to(process.device)
             evaluations[label] = evaluate_model(
                 model,
-                load_tokenizer(path),
+                tokenizers[label],
                 rows,
                 **eval_args.decoding(64),
                 **compare_args.sampling(),
-                rewards=measure.keywords["rewards"],
+                rewards=rewards,
                 perplexity_model=judge,
-                reference_model=None if eval_args.perplexity_model else reference(judge, model),
+                reference_model=start[0] if start and start[0].config.vocab_size == model.config.vocab_size else None,
                 store=CompletionStore(folder / "partial", label),
             )
         if process.is_main_process:
-            for label, path in outputs.items():
-                evaluations[label] = measure(read_outputs(path, rows, judge and judge[1]), rows)
-            logs = {label: read_log(path) for label, path in checkpoints.items()}
-            report(evaluations, rows, folder, eval_args.num_samples_shown, logs=logs, title=f"Evaluation on {name}")
+            measure = partial(measure_completions, rows=rows, rewards=rewards, judge=judge, length_unit=unit)
+            evaluations |= {label: measure(completions) for label, completions in texts.items()}
+            shown, told = eval_args.num_samples_shown, {**vars(data_args), **vars(eval_args), **vars(compare_args)}
+            report(evaluations, rows, folder, shown, logs=logs, config=told, title=f"Evaluation on {name}")
             for label in checkpoints:
                 CompletionStore(folder / "partial", label).remove()
 
 
-def reference(
-    judge: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None, model: PreTrainedModel
-) -> PreTrainedModel | None:
-    """Returns the first checkpoint, for the KL to it, where it has the tokens of this one."""
-    return judge[0] if judge and judge[0].config.vocab_size == model.config.vocab_size else None
+def read_rows(data_args: DataArguments, names: list[str] | None) -> dict[str, Dataset]:
+    """Returns the held-out rows of each data set, by its label."""
+    named = labelled(names or [data_args.eval_dataset_name or data_args.dataset_name])
+    whole = {**vars(data_args), "eval_dataset_name": None}
+    return {label: load_held_out(**{**whole, "dataset_name": path}) for label, path in named.items()}
 
 
-def labelled(names: list[str]) -> dict[str, str]:
-    """Returns paths by label, given as `label=path`, or by the last part of the path."""
-    pairs = [text.split("=", 1) if "=" in text else [text.rstrip("/").split("/")[-1], text] for text in names]
-    labels = [label for label, _ in pairs]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"{labels} are the names of what is compared, and names must differ: write name=path.")
-    return {label: path for label, path in pairs}
+def load(path: str, device: torch.device, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Returns a checkpoint with its tokenizer."""
+    return load_model(path, dtype=dtype).to(device), load_tokenizer(path)
+
+
+def labelled(names: list[str], others: Iterable[str] = ()) -> dict[str, str]:
+    """Returns paths by label, given as `label=path`, or by the last part of the path; no label may be among others."""
+    found: dict[str, str] = {}
+    for text in names:
+        label, equals, path = text.partition("=")
+        if not equals or "/" in label:  # the folder of a run may have an = in its own name
+            label, path = text.rstrip("/").split("/")[-1], text
+        if label in found or label in others:
+            raise ValueError(f"two of what is compared are called {label!r}, and names must differ: write name=path")
+        found[label] = path
+    return found
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """How fast the rewards are, next to the library that defines each: the same texts, one core, the same scores.
 
-    python scripts/benchmark_rewards.py                            # minutes, most of them TER's
+    python scripts/benchmark_rewards.py                            # a few minutes
     python scripts/benchmark_rewards.py --only bleu,rougeL --json speed.json
 
 Texts are scored in small batches, ours and the library's in turn, so that a machine that is slower for a while is so
 for both, and what counts is the processor's time. Each round begins with empty caches, the library's included, and
 has two passes: in the first, the references of each row are new and come with several completions, as in training; in
 the second, the same references come back with other completions, as in a later epoch. Ratios are medians over the
-rounds. Scores that differ by more than 1e-9 are an error: the exit status is 1.
+rounds. Slow metrics have fewer rows. Scores that differ by more than 1e-9 are an error: the exit status is 1.
 """
 
 import argparse
@@ -20,16 +20,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 from _benchmark_texts import Texts, sentences, summaries
 from nltk.translate.gleu_score import sentence_gleu
+from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU as SacreBLEU
 from sacrebleu.metrics.chrf import CHRF as SacreCHRF
 from sacrebleu.metrics.ter import TER as SacreTER
 
-from lmrl.rewards import BLEU, GLEU, TER, ChrF, Reward, Rouge
+from lmrl.rewards import BLEU, GLEU, METEOR, TER, ChrF, Reward, Rouge
 
 EXACT = 1e-9
 BATCH = 16  # rows scored at a time
@@ -38,6 +40,7 @@ PASSES = ("new", "known")  # the references
 LEGEND = """\
 Completions scored per second of processor time, and how many times faster ours are. new: the references are seen for
 the first time in this pass; known: they were in an earlier one. difference: the largest of two scores."""
+NO_WORDNET = SimpleNamespace(synsets=lambda word: [])  # METEOR without synonyms
 Scorer = Callable[[str, list[str]], list[float]]
 
 
@@ -48,6 +51,7 @@ class Contest:
     ours: Callable[[], list[Reward]]
     library: Callable[[], Scorer]
     texts: Callable[[int, int, int], Texts] = sentences
+    fewer: int = 1  # times fewer rows, where the library is slow
 
 
 def _sacrebleu(metric: Callable[[], Any]) -> Scorer:
@@ -79,10 +83,10 @@ def _ter() -> Scorer:
     return lambda text, references: [1 - min(library.sentence_score(text, references).score / 100, 1.0)]
 
 
-def _gleu() -> Scorer:
+def _nltk(score: Callable[..., float]) -> Scorer:
     tokenizer = SacreBLEU().tokenizer
     return lambda text, references: [
-        sentence_gleu([tokenizer(reference).split() for reference in references], tokenizer(text).split())
+        score([tokenizer(reference).split() for reference in references], tokenizer(text).split())
     ]
 
 
@@ -102,11 +106,12 @@ CONTESTS = {
     "rouge1-unstemmed": _rouge("rouge1", stem=False),
     "rouge2-unstemmed": _rouge("rouge2", stem=False),
     "rougeL-unstemmed": _rouge("rougeL", stem=False),
-    "gleu": Contest(lambda: [GLEU()], _gleu),
-    "ter": Contest(lambda: [TER()], _ter),
-    "rougeL-summaries": _rouge("rougeL", texts=summaries),
-    "rougeLsum": _rouge("rougeLsum", texts=summaries),
-    "rougeLsum-unstemmed": _rouge("rougeLsum", stem=False, texts=summaries),
+    "gleu": Contest(lambda: [GLEU()], lambda: _nltk(sentence_gleu)),
+    "meteor": Contest(lambda: [METEOR()], lambda: _nltk(functools.partial(meteor_score, wordnet=NO_WORDNET))),
+    "ter": Contest(lambda: [TER()], _ter, fewer=10),
+    "rougeL-summaries": _rouge("rougeL", texts=summaries, fewer=3),
+    "rougeLsum": _rouge("rougeLsum", texts=summaries, fewer=3),
+    "rougeLsum-unstemmed": _rouge("rougeLsum", stem=False, texts=summaries, fewer=3),
 }
 
 
@@ -186,7 +191,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--only", type=_names, default=list(CONTESTS), metavar="A,B", help=f"some of {','.join(CONTESTS)}"
     )
-    number("--rows", 60, "rows of references")
+    number("--rows", 60, "rows of references, fewer of slow metrics")
     number("--completions", 4, "completions of each row in a pass")
     number("--rounds", 3, "times that all is measured")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
@@ -211,7 +216,7 @@ def main() -> None:
     results = {}
     for name in arguments.only:
         contest = CONTESTS[name]
-        data = contest.texts(arguments.rows, arguments.completions, len(PASSES))
+        data = contest.texts(max(arguments.rows // contest.fewer, 1), arguments.completions, len(PASSES))
         results[name] = measure(contest, data, arguments.rounds)
         print(f"{name}: {results[name]['new']['ratio']:.1f} x", file=sys.stderr)
     print(f"{arguments.completions} completions of each row.\n\n{table(results)}\n\n{LEGEND}")

@@ -2,6 +2,9 @@
 
 import os
 import random
+import runpy
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -48,3 +51,23 @@ def gpt2_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 def llama_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Returns the folder of a tiny random Llama, with rotary positions, and its tokenizer."""
     return tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def recipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Returns a function that runs a recipe as its command line does, and returns exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name: str, *argv: str) -> tuple[int, str, str]:
+        path = ROOT / "recipes" / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, argv)])
+        status = 0
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as stopped:
+            status = stopped.code
+        return (status, *capsys.readouterr())
+
+    return call

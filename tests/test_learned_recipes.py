@@ -3,7 +3,6 @@
 import json
 import re
 import runpy
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -22,24 +21,6 @@ RECIPES = {
 CONFIGS = {"sst2_classifier": "train_classifier", "webnlg_reward_model": "train_reward_model"}
 SHORT = ("--max_steps", "40", "--per_device_train_batch_size", "16", "--learning_rate", "3e-3", "--report_to", "none")
 CPU = ("--save_strategy", "no", "--disable_tqdm", "true")
-
-
-@pytest.fixture
-def recipe(monkeypatch, capsys, tmp_path):
-    """Returns a function that runs a recipe as its command line does, and returns exit status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(name, *argv):
-        path = ROOT / "recipes" / f"{name}.py"
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, argv)])
-        status = 0
-        try:
-            runpy.run_path(str(path), run_name="__main__")
-        except SystemExit as stopped:
-            status = stopped.code
-        return (status, *capsys.readouterr())
-
-    return call
 
 
 def test_a_classifier_from_scratch_learns_and_is_a_reward(recipe, tmp_path):

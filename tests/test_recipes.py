@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,7 +35,9 @@ from lmrl.trainers import PPOConfig, ReinforceConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ("sft", "reinforce_gen", "ppo_gen", "evaluate_gen")
-CONFIGS = ("demo_ppo", "demo_reinforce", "e2e_ppo", "e2e_reinforce", "gpt2_lora", "imdb_ppo")
+LEARNED_RECIPES = ("train_classifier", "train_reward_model")  # these have test_learned_recipes.py
+LEARNED_CONFIGS = ("sst2_classifier", "webnlg_reward_model")
+CONFIGS = ("demo_ppo", "demo_reinforce", "e2e_ppo", "e2e_reinforce", "gpt2_lora", "imdb_ppo", "tinystories_sentiment")
 
 SHORT = (
     *("--max_steps", "2", "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"),
@@ -44,24 +45,6 @@ SHORT = (
 )
 
 Recipe = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Recipe:
-    """Returns a function that runs a recipe as its command line does, and returns exit status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(name: str, *argv: str) -> tuple[int, str, str]:
-        path = ROOT / "recipes" / f"{name}.py"
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, argv)])
-        status = 0
-        try:
-            runpy.run_path(str(path), run_name="__main__")
-        except SystemExit as stopped:
-            status = stopped.code
-        return (status, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="session")
@@ -108,8 +91,9 @@ def classifier_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def check_printed(out: str, folder: Path) -> None:
     """The table with both columns, the files and the place of the model; and the files hold what they should."""
-    assert re.search(r"metric +before +after +after - before, by row \[95% CI\]", out)
+    assert re.search(r"metric +before \[95% CI\] +after \[95% CI\] +after - before \[95% CI\] +p \(Holm\)", out)
     assert f"Scores and completions: {folder}/before.json, {folder}/after.json\n" in out
+    assert f"Report: {folder}/report.html\n" in out and (folder / "report.html").is_file()
     assert out.endswith(f"The model is in {folder}\n")
     for name in ("before", "after"):
         found = json.loads((folder / f"{name}.json").read_text())
@@ -159,6 +143,11 @@ def test_every_configuration_trains_two_steps(
             *("--model_name_or_path", demo, "--dataset_name", str(footpaths)),
             *("--rewards", json.dumps({"classifier": classifier})),
         ),
+        "tinystories_sentiment": (
+            *("--model_name_or_path", demo, "--dataset_name", str(footpaths)),
+            *("--rewards", json.dumps({"classifier": classifier})),
+            *("--metrics", json.dumps({"classifier": {"model": classifier_path, "label": 0, "name": "other"}})),
+        ),
     }[name]
     trainer = "ppo_gen" if "ppo" in name else "reinforce_gen"
     folder = tmp_path / "out"
@@ -175,8 +164,8 @@ def test_every_configuration_trains_two_steps(
 
 
 def test_no_configuration_is_left_out() -> None:
-    assert sorted(path.stem for path in (ROOT / "recipes" / "configs").glob("*.yaml")) == sorted(CONFIGS)
-    assert sorted(path.stem for path in (ROOT / "recipes").glob("*.py")) == sorted(RECIPES)
+    assert {path.stem for path in (ROOT / "recipes" / "configs").glob("*.yaml")} == {*CONFIGS, *LEARNED_CONFIGS}
+    assert {path.stem for path in (ROOT / "recipes").glob("*.py")} == {*RECIPES, *LEARNED_RECIPES}
 
 
 @pytest.mark.parametrize("trainer", ["reinforce_gen", "ppo_gen"])
@@ -218,7 +207,7 @@ def test_what_sft_saves_is_reinforced_and_both_are_compared(recipe: Recipe, foot
     argv = (*rows_of(footpaths), *checkpoints, "--eval_rows", "3", "--max_new_tokens", "8", "--results_dir", "scores")
     status, out, err = recipe("evaluate_gen", *argv, "--metrics", "chrf", '{"length": {"target": 9}}')
     assert status == 0, err
-    assert re.search(r"metric +warm +rl +lora +rl - warm, by row \[95% CI\] +lora - warm, by row", out)
+    assert re.search(r"metric +warm +rl +lora +rl - warm \[95% CI\] +lora - warm \[95% CI\]", out)
     assert "reward/chrf" in out and "reward/length" in out
     for label in ("warm", "rl", "lora"):
         assert len(json.loads((tmp_path / "scores" / f"{label}.json").read_text())["completions"]) == 3
@@ -227,7 +216,7 @@ def test_what_sft_saves_is_reinforced_and_both_are_compared(recipe: Recipe, foot
 def test_evaluation_without_arguments_scores_the_demo_model(recipe: Recipe, tmp_path: Path) -> None:
     status, out, err = recipe("evaluate_gen", "--eval_rows", "3")
     assert status == 0, err
-    assert re.search(r"metric +demo\n", out)
+    assert re.search(r"metric +demo \[95% CI\]\n", out)
     assert json.loads((tmp_path / "runs" / "evaluation" / "demo.json").read_text())["decoding"]["max_new_tokens"] == 64
 
 
@@ -235,7 +224,7 @@ def test_checkpoints_of_one_name_are_refused(recipe: Recipe) -> None:
     status, _, err = recipe("evaluate_gen", "--checkpoints", "a/last", "b/last")
     assert (status, err) == (
         2,
-        "error: checkpoints are called ['last', 'last'], and names must differ: write name=path.\n",
+        "error: two of what is compared are called 'last', and names must differ: write name=path\n",
     )
 
 
@@ -256,6 +245,29 @@ def test_training_goes_on_from_a_checkpoint(recipe: Recipe, tmp_path: Path) -> N
     assert status == 0, err
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_checkpoint_that_is_best_on_held_out_rows_is_what_is_left(
+    lora: bool, recipe: Recipe, tmp_path: Path
+) -> None:
+    measured = ("--eval_strategy", "steps", "--eval_steps", "1", "--eval_rows_in_training", "2", "--seed", "1")
+    best = ("--metric_for_best_model", "length", "--greater_is_better", "false", "--load_best_model_at_end", "true")
+    saving = ("--save_strategy", "steps", "--save_steps", "1", "--use_peft", str(lora), "--output_dir", "out")
+    status, _, err = recipe(
+        "ppo_gen", *SHORT, "--max_steps", "3", "--learning_rate", "1e-2", *measured, *best, *saving
+    )
+    assert status == 0, err
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    lengths = {entry["step"]: entry["eval_length"] for entry in state["log_history"] if "eval_length" in entry}
+    assert list(lengths) == [1, 2, 3] and state["best_metric"] == min(lengths.values())
+    assert all("eval_reward/bleu" in entry for entry in state["log_history"] if "eval_length" in entry)
+    found = json.loads((tmp_path / "out" / "after.json").read_text())["completions"]
+    assert sum(completion["length"] for completion in found[:2]) / 2 == min(lengths.values())
+    kept = tmp_path / "out" / f"checkpoint-{state['best_global_step']}"
+    for name in ("critic.safetensors", "adapter_model.safetensors" if lora else "model.safetensors"):
+        left, best_one = load_file(tmp_path / "out" / name), load_file(kept / name)
+        assert left.keys() == best_one.keys() and all(torch.equal(left[key], best_one[key]) for key in left), name
 
 
 OWN = {

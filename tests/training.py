@@ -33,7 +33,8 @@ def make_trainer(
         "reinforce": (ReinforceTrainer, ReinforceConfig),
         "ppo": (PPOTrainer, PPOConfig),
     }[algorithm]
-    rest = {name: overrides.pop(name) for name in ("peft_config", "callbacks", "eval_dataset") if name in overrides}
+    own = ("peft_config", "callbacks", "eval_dataset", "held_out_metrics")
+    rest = {name: overrides.pop(name) for name in own if name in overrides}
     dataset = overrides.pop("train_dataset", None)
     defaults: dict[str, Any] = {
         "output_dir": str(folder),

@@ -6,6 +6,7 @@ import random
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmrl.data.cells import Prompt, check_column, fill_template, make_prompt, make_references, template_fields
@@ -23,6 +24,7 @@ def load_prompts(
     *,
     dataset_config: str | None = None,
     split: str = "train",
+    column_names: Sequence[str] | None = None,
     prompt_template: str | None = None,
     prompt_column: str = "prompt",
     reference_column: str | None = None,
@@ -37,11 +39,13 @@ def load_prompts(
         dataset_name (`str`, *optional*, defaults to `"demo"`):
             `"demo"` (the embedded corpus); a JSON, JSON Lines, CSV, TSV or Parquet file; a folder of such files, where
             those named train\\*, dev\\*, validation\\*, test\\* are the splits; a folder written by `save_to_disk`; or
-            the id of a dataset on the hub. CSV and TSV have a header and all their cells are text.
+            the id of a dataset on the hub. All cells of CSV and TSV are text.
         dataset_config (`str`, *optional*):
             Configuration of a hub dataset.
         split (`str`, *optional*, defaults to `"train"`):
             The split. A single file is `"train"`, or what its name begins with.
+        column_names (`Sequence[str]`, *optional*):
+            Columns of CSV and TSV files that have no header. Defaults to what their first line names.
         prompt_template (`str`, *optional*):
             Makes the prompt of columns: `"{mr} ->"`. `{{` and `}}` are literal braces.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
@@ -66,8 +70,10 @@ def load_prompts(
 
     if max_rows is not None and max_rows < 1:
         raise ValueError(f"max_rows is {max_rows}, but must be at least 1: leave it out to read all rows")
-    read = _read_demo if dataset_name == "demo" else read_split
-    rows = read(dataset_name, dataset_config, split)
+    if dataset_name == "demo":
+        rows = _read_demo(dataset_name, dataset_config, split)
+    else:
+        rows = read_split(dataset_name, dataset_config, split, column_names)
     if not len(rows):
         raise ValueError(f"{dataset_name!r}, split {split!r}, has 0 rows; at least 1 is needed: check the file")
     rows = rows.select(range(min(max_rows or len(rows), len(rows))))

@@ -221,12 +221,14 @@ def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequ
 
 
 def _json_array(text: str, path: Path) -> list[Row]:
-    """Returns the objects of a JSON file that is one array."""
+    """Returns the objects of a JSON file that is one array; an array of texts becomes a column `text`."""
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         where = f"{str(path)!r}, line {error.lineno}"
         raise ValueError(f"{where}: malformed JSON ({error.msg}): mend that line") from error
+    if all(isinstance(row, str) for row in rows):
+        return [{"text": row} for row in rows]
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ValueError(f"{str(path)!r}, row {number} (the first is 0): {row!r} is not an object with columns")

@@ -33,7 +33,8 @@ def load_held_out(
         ValueError: If there is no such split, or rows cannot be read.
     """
     source = eval_dataset_name or dataset_name
-    names = ("dataset_config", "prompt_template", "prompt_column", "reference_column", "chat", "system_prompt")
+    about_rows = ("dataset_config", "column_names", "reference_column")
+    names = (*about_rows, "prompt_template", "prompt_column", "chat", "system_prompt")
     columns = {name: settings[name] for name in names if name in settings}
     present = _splits(source, columns.get("dataset_config"))
     split = "train" if present == {"train"} else _held_out_split(present, dataset_test_split) or dataset_test_split

@@ -27,7 +27,7 @@ def divergence(
     `kl` is the mean over completions of `sum over t of KL(policy(. | x, y_<t) || reference(. | x, y_<t))`, each term
     exact over the vocabulary. Of completions sampled at temperature 1 its expectation is the KL of the two policies,
     with less variance than log-ratios have; along greedy texts it is no such expectation, and compares checkpoints
-    only with each other.
+    only with each other. The texts are tokenised anew, as for [`perplexity`].
 
     Args:
         model (`transformers.PreTrainedModel` or `peft.PeftModel`):
@@ -70,7 +70,8 @@ def divergence(
                 kls[row] = float((ours.exp() * (ours - theirs)).double().sum())
                 log_probs[row] = float(ours.gather(-1, targets[:, None]).double().sum())
     name = getattr(reference.config, "name_or_path", "") or type(reference).__name__
-    signature = f"reference:{name}|exact:over the vocabulary|along:the completions|per:completion|unit:nats"
+    along = "exact:over the vocabulary|along:the completions, tokenised anew"
+    signature = f"reference:{name}|{along}|per:completion|unit:nats"
     counts = torch.tensor([len(ids) for _, ids in pairs])
     return {
         "kl": mean_score("kl", signature, kls, higher_is_better=None),

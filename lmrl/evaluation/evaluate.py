@@ -161,6 +161,7 @@ def measure_completions(
     rewards: Sequence[Reward] = (),
     metrics: Sequence[str] | None = None,
     judge: "Judge | None" = None,
+    length_unit: str = "tokens|eos:included",
 ) -> Evaluation:
     """
     Returns the metrics of completions, wherever they come from: this run, a file, another system.
@@ -176,6 +177,8 @@ def measure_completions(
             Names for [`score_completions`].
         judge (pair of model and tokenizer, *optional*):
             A frozen model that judges how likely the completions are.
+        length_unit (`str`, *optional*, defaults to `"tokens|eos:included"`):
+            What the lengths count: `"words"` where [`read_outputs`] had no tokenizer.
 
     Returns:
         [`Evaluation`] with one row score per completion.
@@ -192,6 +195,7 @@ def measure_completions(
         finished=[completion.finished for completion in completions],
         rows=[completion.row for completion in completions],
         metrics=metrics,
+        length_unit=length_unit,
     )
     for name, reward in _name_rewards(rewards).items():
         scores[f"reward/{name}"] = _score_reward(name, reward, expanded, completions)

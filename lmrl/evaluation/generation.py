@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .encoding import Prompt, check_context, encode_prompts
-from .processes import gather, rank_and_world
+from .processes import gather, on_main, rank_and_world
 from .store import CompletionStore, Lines, store_key
 
 if TYPE_CHECKING:
@@ -113,13 +113,20 @@ def generate_completions(
     order = sorted(range(len(prompts)), key=lambda row: -len(prompt_ids[row]))
     batches = {start: order[start : start + batch_size] for start in range(0, len(order), batch_size)}
     rank, world = rank_and_world()
-    key = "" if store is None else store_key(model, prompt_ids, {**settings, "n": [num_samples, batch_size, seed]})
-    done = gather({} if store is None else store.read(key))[0]  # one process's view: all must see the same work left
+    drawn = {"num_samples": num_samples, "batch_size": batch_size, "seed": seed, "eos_ids": config.eos_token_id}
+    key = "" if store is None else store_key(model, prompt_ids, settings | drawn)
+    # One process's view: all must see the same work left.
+    done = {} if store is None else on_main(lambda: store.read(key))
     left = [start for start in batches if start not in done]
+    bar = tqdm(
+        total=len(prompts) * num_samples,
+        initial=num_samples * sum(len(batches[start]) for start in done),  # counts for nothing in the time left
+        desc="generating",
+        unit="text",
+        disable=not progress or rank > 0,
+    )
     devices = [model.device] if model.device.type == "cuda" else []
-    bar = tqdm(total=len(prompts) * num_samples, desc="generating", unit="text", disable=not progress or rank > 0)
     with bar, eval_mode(model), _own_generation_config(model, config), torch.random.fork_rng(devices=devices):
-        bar.update(num_samples * sum(len(batches[start]) for start in batches if start in done))
         for start in left[rank::world]:
             # Each batch has a seed of its own, so that its texts do not depend on the batches before it.
             torch.manual_seed(random.Random(f"{seed}/{start}").getrandbits(32))
@@ -128,7 +135,7 @@ def generate_completions(
             done[start] = lines
             if store is not None:
                 store.append(key, rank, start, lines)
-            bar.update(len(sequences) * world)
+            bar.update(min(len(sequences) * world, bar.total - bar.n))
     whole = {start: lines for part in gather(done) for start, lines in part.items()}
     completions = [Completion(**line) for start in batches for line in whole[start]]
     return sorted(completions, key=lambda completion: (completion.row, completion.sample))

@@ -21,6 +21,7 @@ def score_completions(
     finished: Sequence[bool],
     rows: Sequence[int] | None = None,
     metrics: Sequence[str] | None = None,
+    length_unit: str = "tokens|eos:included",
 ) -> dict[str, Score]:
     """
     Returns the metrics of a corpus of completions by name.
@@ -46,7 +47,7 @@ def score_completions(
       Text Generation Models", Zhu et al., 2018, https://arxiv.org/abs/1802.01886).
     - `repetition`: share of the 4-grams of a text that repeat an earlier one, mean over rows, in percent ("Neural Text
       Generation with Unlikelihood Training", Welleck et al., 2020, https://arxiv.org/abs/1908.04319).
-    - `length`: mean tokens. `unfinished`: share that `max_new_tokens` cut.
+    - `length`: mean of `lengths`. `unfinished`: share that `max_new_tokens` cut.
 
     Args:
         completions (list of `str`):
@@ -54,7 +55,7 @@ def score_completions(
         references (list of lists of `str`, *optional*):
             One or more references per row; rows may have different numbers of them.
         lengths (list of `int`):
-            Length of each completion in tokens.
+            Length of each completion.
         finished (list of `bool`):
             Whether each completion ended by itself.
         rows (list of `int`, *optional*):
@@ -62,6 +63,8 @@ def score_completions(
         metrics (list of `str`, *optional*):
             Names of the metrics wanted; by default all that apply but `ter`: those with references only if there are
             some.
+        length_unit (`str`, *optional*, defaults to `"tokens|eos:included"`):
+            What `lengths` count.
 
     Returns:
         `dict` of [`Score`] by name, in the order of `metrics`.
@@ -81,7 +84,7 @@ def score_completions(
         "distinct2": lambda: distinct("distinct2", texts),
         "self_bleu": lambda: self_bleu(texts, prompts),
         "repetition": lambda: repetition(texts),
-        "length": lambda: mean_score("length", "unit:tokens|eos:included", [float(n) for n in lengths], None),
+        "length": lambda: mean_score("length", f"unit:{length_unit}", [float(n) for n in lengths], None),
         "unfinished": lambda: mean_score("unfinished", "share", [float(not done) for done in finished], False),
     }
     return {

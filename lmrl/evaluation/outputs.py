@@ -2,9 +2,10 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .generation import Completion
 from .rows import Row
@@ -28,7 +29,7 @@ def read_outputs(
         rows (list of `dict`):
             The rows that were completed; an `"id"` is that of their column `id`.
         tokenizer (`transformers.PreTrainedTokenizerBase`, *optional*):
-            Counts the length of a text; by default its words are counted.
+            Counts the length of a text, with the token that ends it; by default its words are counted.
 
     Returns:
         list of [`Completion`], one per row; all count as finished, as a file does not say.
@@ -38,7 +39,11 @@ def read_outputs(
             the ids are not those of the rows.
     """
     path = Path(path)
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    try:
+        whole = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}): save it as UTF-8.") from error
+    lines = whole.removesuffix("\n").split("\n") if whole else []
     texts = _texts_by_row(path, lines, rows) if path.suffix == ".jsonl" else lines
     if len(texts) != len(rows):
         raise ValueError(f"{path} has {len(texts)} texts for {len(rows)} rows: it needs one line per row, in order.")
@@ -48,22 +53,32 @@ def read_outputs(
 def _length(text: str, tokenizer: "PreTrainedTokenizerBase | None") -> int:
     if tokenizer is None:
         return len(text.split())
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1  # the end, as of a generated text
 
 
 def _texts_by_row(path: Path, lines: list[str], rows: Sequence[Row]) -> list[str]:
     pairs = [_id_and_text(path, number, line) for number, line in enumerate(lines, start=1)]
     if all(name is None for name, _ in pairs):
         return [text for _, text in pairs]
-    wanted = [row.get("id") for row in rows]
-    found = dict(pairs)
-    if len(found) < len(pairs) or set(found) != set(wanted):
-        odd = next(iter(set(found) ^ set(wanted)), "twice the same")
+    found, wanted = dict(pairs), [row.get("id") for row in rows]
+    _check_unique(f"lines of {path}", [name for name, _ in pairs])
+    _check_unique("rows", wanted)
+    if missing := [name for name in wanted if name not in found]:
         raise ValueError(
-            f"The ids in {path} are not those of the {len(rows)} rows ({odd!r} is in one of the two only): every row "
-            "needs a column `id`, and the file each id once."
+            f"{path} has no text of the id {missing[0]!r} ({len(missing)} of {len(wanted)} rows have none): write one "
+            "line per row, with the id in its column `id`."
         )
+    if len(found) > len(wanted):
+        odd = next(name for name in found if name not in wanted)
+        raise ValueError(f"{path} has a text of {odd!r}, which is the id of no row. Remove what is of other rows.")
     return [found[name] for name in wanted]
+
+
+def _check_unique(what: str, names: list[Any]) -> None:
+    name, count = Counter(names).most_common(1)[0]
+    if None in names or count > 1:
+        fault = f"{names.count(None)} have no id" if None in names else f"{count} have the id {name!r}"
+        raise ValueError(f"Of the {what} {fault}: give each an id of its own, or no line any.")
 
 
 def _id_and_text(path: Path, number: int, line: str) -> tuple[str | int | None, str]:
@@ -74,4 +89,7 @@ def _id_and_text(path: Path, number: int, line: str) -> tuple[str | int | None, 
     text = next((value[key] for key in TEXT_KEYS if key in value), None) if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise ValueError(f"Line {number} of {path} has no text under any of {', '.join(TEXT_KEYS)}: {line[:80]}")
-    return value.get("id"), text
+    name = value.get("id")
+    if not isinstance(name, str | int | None):
+        raise ValueError(f"Line {number} of {path} has the id {name!r}, but it must be a text or a whole number.")
+    return name, text

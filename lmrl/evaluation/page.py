@@ -20,7 +20,7 @@ from .figures import change_chart, frontier_charts, histograms, training_charts
 from .findings import Findings, find_warnings, is_rewarded, measured_rewards
 from .matching import matched
 from .metrics import Score
-from .rows import Row
+from .rows import Row, data_signature
 from .samples import samples_section
 from .wording import direction, listed, number, p_value, with_interval
 
@@ -259,6 +259,7 @@ def _settings_section(evaluations: Mapping[str, Evaluation], config: Mapping[str
     parts: dict[str, Mapping[str, Any]] = {key: part for key, part in config.items() if isinstance(part, Mapping)}
     parts["Configuration"] = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
     parts |= {f"Decoding of {label}": evaluation.decoding for label, evaluation in evaluations.items()}
+    parts["Data"] = data_signature(next(iter(evaluations.values())).row_ids)  # matched: the rows of all
     parts["Signatures of the metrics"] = signatures
     return "\n".join(
         f'<details class="card"><summary>{escape(name)}</summary>{_list(part)}</details>'

@@ -17,6 +17,7 @@ from .encoding import Prompt
 from .evaluate import Evaluation
 from .generation import Completion
 from .metrics import Score
+from .rows import data_signature
 from .wording import number, p_value, prompt_text, with_interval
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def show(table: "Table") -> None:
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """
-    Returns the evaluation as JSON values: scores with signatures and row scores, decoding, versions, completions.
+    Returns the evaluation as JSON values: scores with signatures and row scores, decoding, data, versions, texts.
 
     Args:
         evaluation ([`Evaluation`]):
@@ -178,6 +179,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "scores": scores,
         "decoding": evaluation.decoding,
+        "data": data_signature(evaluation.row_ids),
         "row_ids": evaluation.row_ids,
         "versions": _versions(),
         "completions": [asdict(completion) for completion in evaluation.completions],

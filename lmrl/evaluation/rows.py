@@ -56,6 +56,7 @@ def row_ids(rows: Sequence[Row]) -> list[str]:
     return ids
 
 
-def data_hash(ids: Sequence[str]) -> str:
-    """Returns 12 hexadecimal digits that stand for a set of rows, whatever their order."""
-    return hashlib.blake2b(" ".join(sorted(ids)).encode(), digest_size=6).hexdigest()
+def data_signature(ids: Sequence[str]) -> dict[str, Any]:
+    """Returns how many rows there are, and 12 hexadecimal digits that stand for them, whatever their order."""
+    digest = hashlib.blake2b(" ".join(sorted(ids)).encode(), digest_size=6).hexdigest()
+    return {"rows": len(ids), "hash": digest} if ids else {}

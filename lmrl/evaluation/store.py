@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 
 Lines = list[dict[str, Any]]
 
+_DIGITS = 12  # of a key
+
 
 class CompletionStore:
     """
     The batches of completions that are done, one per line of `<folder>/<name>-<key>.<rank>.jsonl`.
 
-    `key` stands for all that the texts depend on: the model's weights, the prompts and the decoding. Where one of them
-    has changed, the batches of before are not found.
+    `key` stands for all that the texts depend on ([`store_key`]): the model's weights, the prompts and the decoding.
+    Where one of them has changed, the batches of before are not found.
 
     Args:
         folder (`str` or `Path`):
@@ -40,43 +42,33 @@ class CompletionStore:
     def append(self, key: str, rank: int, start: int, completions: Lines) -> None:
         """Writes the completions of the batch that begins at `start`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / f"{self.name}-{key}.{rank}.jsonl"
-        line = json.dumps([start, completions])
-        with file.open("a", encoding="utf-8") as stream:
-            # A line that a kill has cut short must not swallow this one.
-            stream.write(f"\n{line}\n" if _is_cut_short(file) else f"{line}\n")
+        with (self.folder / f"{self.name}-{key}.{rank}.jsonl").open("a", encoding="utf-8") as stream:
+            # The newline comes first: a line that a kill has cut short must not swallow this one.
+            stream.write("\n" + json.dumps([start, completions]))
 
     def remove(self) -> None:
         """Deletes the files, of every key; the folder too if nothing else is in it."""
-        for file in self.folder.glob(f"{self.name}-*.jsonl"):
+        for file in self._files("[0-9a-f]" * _DIGITS):  # and not those of a name that begins with this one
             file.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
-
-
-def _is_cut_short(file: Path) -> bool:
-    with file.open("rb") as stream:
-        if stream.seek(0, 2) == 0:
-            return False
-        stream.seek(-1, 2)
-        return stream.read(1) != b"\n"
 
 
 def _whole_lines(file: Path) -> Iterator[tuple[int, Lines]]:
     for line in file.read_text(encoding="utf-8").split("\n"):
         try:
             start, completions = json.loads(line)
-        except ValueError:  # cut short by a kill
+        except ValueError:  # empty, or cut short by a kill
             continue
         yield start, completions
 
 
 def store_key(model: "PreTrainedModel", prompt_ids: list[list[int]], settings: Mapping[str, Any]) -> str:
     """Returns 12 hexadecimal digits that change with any weight of the model, any prompt and any setting."""
-    digest = hashlib.blake2b(json.dumps([prompt_ids, dict(settings)], sort_keys=True).encode(), digest_size=6)
+    import torch
+
+    digest = hashlib.sha256(json.dumps([prompt_ids, dict(settings)], sort_keys=True).encode())
     for name, weights in model.state_dict().items():
-        # Two sums stand for a tensor: cheap on any device, and no training step leaves both as they were.
-        flat = weights.detach().float()
-        sums = float(flat.sum()), float(flat.square().sum())
-        digest.update(f"{name}{tuple(weights.shape)}{weights.dtype}{sums}".encode())
-    return digest.hexdigest()
+        digest.update(f"{name}{tuple(weights.shape)}{weights.dtype}".encode())
+        digest.update(weights.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:_DIGITS]

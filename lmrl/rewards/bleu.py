@@ -1,30 +1,21 @@
 """Sentence BLEU, equal to sacrebleu's."""
 
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from .overlap import ReferenceReward, ngrams, occurrences
+from .grams import GramTable
+from .overlap import ReferenceReward
 from .tokens import sacrebleu_tokens
 
 MAX_ORDER = 4
 
 
 class BleuReferences(NamedTuple):
-    """The references of a row: per order the n-grams with their largest count in any of them, and their lengths."""
+    """The references of a row: their n-grams and their lengths."""
 
-    grams: list[set[Any]]
+    table: GramTable
     lengths: set[int]
-
-
-def _grams(tokens: list[str]) -> list[Collection[Any]]:
-    """Returns the occurrences of the n-grams of each order; of the first they are the tokens, not tuples of one."""
-    orders: list[Collection[Any]] = [occurrences(tokens)]
-    repeated = True
-    for n in range(2, MAX_ORDER + 1):
-        grams = ngrams(tokens, n)
-        repeated = repeated and len(set(grams)) < len(grams)  # a repeated one begins with a repeated shorter one
-        orders.append(occurrences(grams) if repeated else grams)
-    return orders
 
 
 class BLEU(ReferenceReward[BleuReferences]):
@@ -92,6 +83,8 @@ class BLEU(ReferenceReward[BleuReferences]):
             max_ngram_order=MAX_ORDER,
             effective_order=effective_order,
         )
+        default = SacreBLEU.SMOOTH_DEFAULTS[smooth_method] or 0
+        self.smooth_value: float = default if smooth_value is None else smooth_value
         self.sacrebleu.num_refs = -1  # sacrebleu's way to say: varies
 
     @property
@@ -105,8 +98,7 @@ class BLEU(ReferenceReward[BleuReferences]):
     def prepare(self, references: tuple[str, ...]) -> BleuReferences:
         """Returns the n-grams and lengths of the references of a row."""
         tokens = [self._tokens(reference) for reference in references]
-        grams = [set().union(*same_order) for same_order in zip(*map(_grams, tokens), strict=True)]
-        return BleuReferences(grams, {len(words) for words in tokens})
+        return BleuReferences(GramTable(tokens, MAX_ORDER), {len(words) for words in tokens})
 
     def statistics(self, completions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[float]]:
         """
@@ -119,24 +111,36 @@ class BLEU(ReferenceReward[BleuReferences]):
     def _statistics(self, completion: str, prepared: BleuReferences) -> list[int]:
         tokens = self._tokens(completion)
         length = len(tokens)
+        rows, counts = prepared.table.shared(tokens)
+        hits = counts.clip(max=prepared.table.counts[rows].max(axis=1)).tolist()
         return [
             length,
             min(prepared.lengths, key=lambda reference: (abs(reference - length), reference)),
-            *(len(theirs.intersection(ours)) for ours, theirs in zip(_grams(tokens), prepared.grams, strict=True)),
+            *(sum(hits[part]) for part in prepared.table.split(rows)),
             *(max(length - n, 0) for n in range(MAX_ORDER)),
         ]
 
     def score(self, completion: str, prepared: BleuReferences) -> float:
         """Returns the sentence BLEU of a completion, in [0, 1]."""
         length, reference, *counts = self._statistics(completion, prepared)
-        bleu = self.sacrebleu.compute_bleu(
-            correct=counts[:MAX_ORDER],
-            total=counts[MAX_ORDER:],
-            sys_len=length,
-            ref_len=reference,
-            smooth_method=self.sacrebleu.smooth_method,
-            smooth_value=self.sacrebleu.smooth_value,
-            effective_order=self.sacrebleu.effective_order,
-            max_ngram_order=MAX_ORDER,
-        )
-        return min(bleu.score / 100, 1.0)  # rounding takes sacrebleu's score of a perfect match to 100 + 4e-14
+        matches, totals = counts[:MAX_ORDER], counts[MAX_ORDER:]
+        if not any(matches):
+            return 0.0
+        logs = [math.log(share) if share else -math.inf for share in self._precisions(matches, totals)]
+        orders = len(logs) if self.sacrebleu.effective_order else MAX_ORDER
+        if len(logs) < orders:
+            return 0.0
+        bleu = math.exp(min(1 - reference / length, 0) + sum(logs) / orders)
+        return min(bleu, 1.0)  # rounding takes a perfect match above
+
+    def _precisions(self, matches: list[int], totals: list[int]) -> Iterator[float]:
+        """Returns the smoothed precision of each order, up to the last of which there are n-grams."""
+        method, halved = self.sacrebleu.smooth_method, 1.0
+        for n, (match, total) in enumerate(zip(matches, totals, strict=True)):
+            added = self.smooth_value if method == "add-k" and n else 0
+            if not total + added:
+                return
+            if not match and method == "exp":
+                halved /= 2
+            instead = {"exp": halved, "floor": self.smooth_value}.get(method, 0)
+            yield (match + added or instead) / (total + added)

@@ -2,28 +2,33 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable
 from itertools import repeat
-from operator import mul
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .corpus import CorpusReward, Gram, ngrams_up_to
+from .corpus import CorpusReward
+from .grams import Gram, GramTable, corpus_counts
 from .overlap import ngrams
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
 
 MAX_ORDER = 4
 SIGMA = 6.0
 
 
 class Vectors(NamedTuple):
-    """A text: for each order the counts of its n-grams and the norm of their tf-idf weights; its number of bigrams."""
+    """Texts: their n-grams with the squared idf of each; norms of each order and text; their numbers of bigrams."""
 
-    counts: list[Counter[Gram]]
-    norms: list[float]
-    bigrams: int
+    table: GramTable
+    squares: "NDArray[float64]"
+    norms: "NDArray[float64]"
+    bigrams: "NDArray[float64]"
 
 
-class CIDErD(CorpusReward[list[Vectors]]):
+class CIDErD(CorpusReward[Vectors]):
     """
     Returns the CIDEr-D of each completion, in [0, 10], mean over its references: the COCO caption evaluation's.
 
@@ -83,42 +88,37 @@ class CIDErD(CorpusReward[list[Vectors]]):
         """How texts are tokenised, and the corpus."""
         return f"cider-d|{self.corpus_signature()}"
 
-    def count(self, documents: list[list[list[str]]]) -> Counter[Gram]:
+    def count(self, documents: list[list[list[str]]]) -> dict[Gram, int]:
         """Returns for each n-gram the number of documents that have it."""
-        counts: Counter[Gram] = Counter()
-        for references in documents:
-            counts.update({gram for tokens in references for gram in ngrams_up_to(tokens, MAX_ORDER)})
-        return counts
+        return corpus_counts(documents, MAX_ORDER, once=True)
 
-    def _squares(self, grams: Collection[Gram]) -> Iterator[float]:
-        """Returns the squared idf of each n-gram: all that a score needs of it."""
-        return map(self._idf_squared.get, grams, repeat(self._most_squared))
+    def prepare(self, references: tuple[str, ...]) -> Vectors:
+        """Returns the weights of the references of a row."""
+        import numpy as np
 
-    def _norm(self, counts: Counter[Gram]) -> float:
-        repeated = {gram: count**2 - 1 for gram, count in counts.items() if count > 1}
-        return math.sqrt(sum(self._squares(counts)) + sum(map(mul, repeated.values(), self._squares(repeated))))
+        tokens = [self.tokens(reference) for reference in references]
+        table = GramTable(tokens, MAX_ORDER)
+        rows = np.arange(len(table.counts))
+        squares = np.fromiter(map(self._idf_squared.get, table.grams(rows), repeat(self._most_squared)), np.float64)
+        weights = table.counts * (table.counts * squares[:, None])
+        norms = np.sqrt([weights[part].sum(axis=0) for part in table.split(rows)])
+        return Vectors(table, squares, norms, np.maximum([len(words) - 1 for words in tokens], 0))
 
-    def _vectors(self, text: str) -> Vectors:
-        tokens = self.tokens(text)
-        counts = [Counter(ngrams(tokens, order)) for order in range(1, MAX_ORDER + 1)]
-        return Vectors(counts, list(map(self._norm, counts)), max(len(tokens) - 1, 0))
+    def _norm(self, grams: list[Gram]) -> float:
+        squares = (self._idf_squared.get(gram, self._most_squared) * n**2 for gram, n in Counter(grams).items())
+        return math.sqrt(sum(squares))
 
-    def _similarity(self, text: Vectors, reference: Vectors) -> float:
-        """Returns the mean over orders of the clipped cosine, times the penalty of a difference in length: 0 to 1."""
-        total = 0.0
-        for ours, theirs, norm, other in zip(text.counts, reference.counts, text.norms, reference.norms, strict=True):
-            if norm and other:
-                shared = list(ours.keys() & theirs.keys())
-                products = [min(ours[gram], theirs[gram]) * theirs[gram] for gram in shared]
-                total += sum(map(mul, products, self._squares(shared))) / (norm * other)
-        return total / MAX_ORDER * math.exp(-((text.bigrams - reference.bigrams) ** 2) / (2 * SIGMA**2))
-
-    def prepare(self, references: tuple[str, ...]) -> list[Vectors]:
-        """Returns the weights of each reference of a row."""
-        return [self._vectors(reference) for reference in references]
-
-    def score(self, completion: str, prepared: list[Vectors]) -> float:
+    def score(self, completion: str, prepared: Vectors) -> float:
         """Returns the CIDEr-D of a completion, in [0, 10]."""
-        vectors = self._vectors(completion)
-        mean = sum(self._similarity(vectors, reference) for reference in prepared) / len(prepared)
-        return min(10 * mean, 10.0)  # rounding takes a perfect match above
+        import numpy as np
+
+        tokens = self.tokens(completion)
+        rows, counts = prepared.table.shared(tokens)
+        theirs = prepared.table.counts[rows]
+        products = counts[:, None].clip(max=theirs) * theirs * prepared.squares[rows, None]
+        dots = np.array([products[part].sum(axis=0) for part in prepared.table.split(rows)])
+        norms = prepared.norms * [[self._norm(ngrams(tokens, n))] for n in range(1, MAX_ORDER + 1)]
+        cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+        surplus = max(len(tokens) - 1, 0) - prepared.bigrams
+        likeness = cosines.mean(axis=0) * np.exp(-(surplus**2) / (2 * SIGMA**2))
+        return min(10 * float(likeness.mean()), 10.0)  # rounding takes a perfect match above

@@ -2,20 +2,15 @@
 
 import hashlib
 import json
+import sys
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .overlap import Prepared, ReferenceReward, ngrams
-
-Gram = tuple[str, ...]
-
-
-def ngrams_up_to(tokens: list[str], order: int) -> list[Gram]:
-    """Returns the n-grams of `tokens` of all orders from 1 to `order`, with repetitions."""
-    return [gram for n in range(1, order + 1) for gram in ngrams(tokens, n)]
+from .grams import Gram
+from .overlap import Prepared, ReferenceReward
+from .tokens import sacrebleu_tokens
 
 
 def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[str, ...]]:
@@ -85,7 +80,7 @@ class CorpusReward(ReferenceReward[Prepared]):
 
     Attributes:
         documents (`int`): the number of documents of the corpus.
-        counts (`dict[tuple[str, ...], int]`): what `count` returned, but for the n-grams that occur once.
+        counts (`dict[tuple[str, ...], int]`): what `count` returned.
     """
 
     def __init__(
@@ -110,17 +105,19 @@ class CorpusReward(ReferenceReward[Prepared]):
         documents = [[self.tokens(reference) for reference in references] for references in rows]
         self.documents = len(documents)
         self._fingerprint = hashlib.sha256(json.dumps(documents).encode()).hexdigest()[:8]
-        # An n-gram that was never seen counts as if seen once, so that those seen once need not be kept.
-        self.counts = {gram: count for gram, count in self.count(documents).items() if count > 1}
+        self.counts = self.count(documents)
 
     @abstractmethod
-    def count(self, documents: list[list[list[str]]]) -> Counter[Gram]:
-        """Returns the counts of n-grams in a corpus of documents of tokenised references."""
+    def count(self, documents: list[list[list[str]]]) -> dict[Gram, int]:
+        """
+        Returns the counts of n-grams in a corpus of documents of tokenised references, but for those of 1: an n-gram
+        that was never seen counts as if seen once.
+        """
 
     def tokens(self, text: str) -> list[str]:
         """Returns the tokens of a text, as BLEU counts them."""
-        tokenized: str = self._tokenizer((text.lower() if self.lowercase else text).rstrip())
-        return tokenized.split()
+        # Interned, a word is one object wherever it occurs, and n-grams are found sooner.
+        return list(map(sys.intern, sacrebleu_tokens(text.lower() if self.lowercase else text, self._tokenizer)))
 
     def corpus_signature(self) -> str:
         """Returns the part of a signature that tells tokens and corpus, the latter by the start of its SHA-256."""

@@ -1,13 +1,13 @@
 """Google's sentence GLEU, equal to nltk's."""
 
-from typing import Any
-
-from .overlap import ReferenceReward, ngrams, occurrences
+from .grams import GramTable
+from .overlap import ReferenceReward
+from .tokens import sacrebleu_tokens
 
 MAX_ORDER = 4
 
 
-class GLEU(ReferenceReward[list[set[Any]]]):
+class GLEU(ReferenceReward[GramTable]):
     """
     Returns the GLEU of each completion, in [0, 1], best over its references: nltk's `sentence_gleu`.
 
@@ -56,16 +56,17 @@ class GLEU(ReferenceReward[list[set[Any]]]):
         case = "lc" if self.lowercase else "mixed"
         return f"gleu|nrefs:var|case:{case}|tok:{self.tokenizer.signature()}|sacrebleu:{__version__}"
 
-    def _grams(self, text: str) -> set[Any]:
-        text = text.lower() if self.lowercase else text
-        tokens = self.tokenizer(text.rstrip()).split()  # rstrip: as sacrebleu does before any tokenizer
-        return occurrences([gram for n in range(1, MAX_ORDER + 1) for gram in ngrams(tokens, n)])
+    def _tokens(self, text: str) -> list[str]:
+        return sacrebleu_tokens(text.lower() if self.lowercase else text, self.tokenizer)
 
-    def prepare(self, references: tuple[str, ...]) -> list[set[Any]]:
-        """Returns the n-grams of each reference of a row."""
-        return [self._grams(reference) for reference in references]
+    def prepare(self, references: tuple[str, ...]) -> GramTable:
+        """Returns the n-grams of the references of a row."""
+        return GramTable([self._tokens(reference) for reference in references], MAX_ORDER)
 
-    def score(self, completion: str, prepared: list[set[Any]]) -> float:
+    def score(self, completion: str, prepared: GramTable) -> float:
         """Returns the GLEU of a completion with its best reference, in [0, 1]."""
-        ours = self._grams(completion)
-        return max(len(ours & theirs) / max(len(ours), len(theirs), 1) for theirs in prepared)
+        tokens = self._tokens(completion)
+        rows, counts = prepared.shared(tokens)
+        hits = counts[:, None].clip(max=prepared.counts[rows]).sum(axis=0)
+        grams = sum(max(len(tokens) - n, 0) for n in range(MAX_ORDER))
+        return float((hits / prepared.totals.sum(axis=0).clip(min=max(grams, 1))).max())

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .overlap import ReferenceReward
+from .tokens import sacrebleu_tokens
 
 Tokens = list[str]
 
@@ -104,8 +105,7 @@ class METEOR(ReferenceReward[list[Tokens]]):
         )
 
     def _tokens(self, text: str) -> Tokens:
-        tokenized: str = self.tokenizer(text.rstrip().lower())
-        return tokenized.split()
+        return sacrebleu_tokens(text.lower(), self.tokenizer)
 
     def prepare(self, references: tuple[str, ...]) -> list[Tokens]:
         """Returns the tokens of each reference of a row."""

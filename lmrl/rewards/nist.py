@@ -1,21 +1,21 @@
 """NIST of a sentence, and what the NIST of a corpus is made of."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .corpus import CorpusReward, Gram, ngrams_up_to
+from .corpus import CorpusReward
+from .grams import Gram, GramTable, corpus_counts
 
 MAX_ORDER = 5
 _BETA = math.log(0.5) / math.log(1.5) ** 2
 
 
 class NistReferences(NamedTuple):
-    """The references of a row: each n-gram with its largest count in any of them, and their mean length."""
+    """The references of a row: their n-grams, and their mean length."""
 
-    counts: dict[Gram, int]
+    table: GramTable
     length: float
 
 
@@ -114,31 +114,26 @@ class NIST(CorpusReward[NistReferences]):
         """How texts are tokenised, and the corpus."""
         return f"nist|n:{MAX_ORDER}|{self.corpus_signature()}"
 
-    def count(self, documents: list[list[list[str]]]) -> Counter[Gram]:
+    def count(self, documents: list[list[list[str]]]) -> dict[Gram, int]:
         """Returns for each n-gram how often it occurs, and for the empty one the number of words."""
-        counts: Counter[Gram] = Counter()
-        for tokens in (tokens for references in documents for tokens in references):
-            counts[()] += len(tokens)
-            counts.update(ngrams_up_to(tokens, MAX_ORDER))
-        return counts
+        words = sum(len(tokens) for references in documents for tokens in references)
+        return ({(): words} if words > 1 else {}) | corpus_counts(documents, MAX_ORDER, once=False)
 
     def _information(self, gram: Gram) -> float:
         return math.log2(self.counts.get(gram[:-1], 1) / self.counts.get(gram, 1))
 
     def prepare(self, references: tuple[str, ...]) -> NistReferences:
-        """Returns the largest counts of n-grams and the mean length of the references of a row."""
+        """Returns the n-grams and the mean length of the references of a row."""
         tokens = [self.tokens(reference) for reference in references]
-        counts: Counter[Gram] = Counter()
-        for words in tokens:
-            counts |= Counter(ngrams_up_to(words, MAX_ORDER))
-        return NistReferences(dict(counts), sum(map(len, tokens)) / len(tokens))
+        return NistReferences(GramTable(tokens, MAX_ORDER), sum(map(len, tokens)) / len(tokens))
 
     def _statistics(self, completion: str, prepared: NistReferences) -> list[float]:
         tokens = self.tokens(completion)
+        rows, counts = prepared.table.shared(tokens)
+        hits = counts.clip(max=prepared.table.counts[rows].max(axis=1)).tolist()
         information = [0.0] * MAX_ORDER
-        for gram, count in Counter(ngrams_up_to(tokens, MAX_ORDER)).items():
-            if hits := min(count, prepared.counts.get(gram, 0)):
-                information[len(gram) - 1] += hits * self._information(gram)
+        for gram, count in zip(prepared.table.grams(rows), hits, strict=True):
+            information[len(gram) - 1] += count * self._information(gram)
         totals = [float(max(len(tokens) - lost, 0)) for lost in range(MAX_ORDER)]
         return [*information, *totals, prepared.length]
 

@@ -301,7 +301,7 @@ def failing(
         ({"--reference_column": "reference"}, ["no column 'reference'", "did you mean 'references'?"]),
         ({"--max_completion_length": "60"}, ["longer than max_prompt_length=4", "lower max_completion_length"]),
         ({"--max_completion_length": "64"}, ["leaves 0 tokens of the model's context", "lower max_completion_length"]),
-        ({"--max_prompt_length": "5"}, ["1 of", "longer than max_prompt_length=5 tokens", "'drop' or 'cut'"]),
+        ({"--max_prompt_length": "5"}, ["1 of", "longer than max_prompt_length=5 tokens", "'drop', 'cut' or"]),
         ({"--max_new_tokens": "99"}, ["max_new_tokens is 99", "64 positions", "or less"]),
         ({"--eval_rows": "7"}, ["eval_rows is 7", "must be from 1 to 6"]),
         ({"--num_generations": "3"}, ["must be divisible by num_generations (3)"]),

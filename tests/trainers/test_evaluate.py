@@ -6,6 +6,10 @@ import pytest
 import torch
 from datasets import Dataset
 from training import ALGORITHMS, make_trainer
+from transformers import EarlyStoppingCallback
+
+from lmrl.evaluation import evaluate_model
+from lmrl.trainers.rollout import RolloutTrainer
 
 HELD_OUT = Dataset.from_list([{"prompt": "a b c"}, {"prompt": "d"}, {"prompt": "e f"}])
 
@@ -29,6 +33,80 @@ def test_evaluate_logs_the_reward_and_moves_nothing(
     assert scores["eval_kl_per_sequence"] == pytest.approx(0, abs=1e-5)
     assert all(torch.equal(old, new) for old, new in zip(before, trainer.model.parameters(), strict=True))
     assert trainer.train().global_step == 2  # the checks of the first rollout still come, and pass
+
+
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "logging_steps": 1, "eval_dataset": HELD_OUT}
+
+
+def parameters_of(trainer: RolloutTrainer) -> dict[str, torch.Tensor]:
+    """Returns a copy of the parameters, the critic's too."""
+    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+
+
+def figures_of(trainer: RolloutTrainer) -> list[dict[str, float]]:
+    """Returns what was logged of each step of training, but times."""
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return [
+        {name: value for name, value in entry.items() if "time" not in name and "_per_second" not in name}
+        for entry in logged
+    ]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_best_checkpoint_by_a_held_out_metric_is_loaded_and_training_stops_early(
+    algorithm: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    """The metric rises at the second step and falls from there on: patience 2 stops after the fourth of six steps."""
+    bleu, seen = iter([10.0, 30.0, 20.0, 5.0, 99.0, 99.0]), []
+
+    def held_out(policy: torch.nn.Module) -> dict[str, float]:
+        seen.append(parameters_of(trainer))
+        assert policy is trainer.model and not policy.training
+        return {"bleu": next(bleu), "reward/length": 1.0}
+
+    trainer = make_trainer(
+        algorithm,
+        gpt2_path,
+        tmp_path,
+        held_out_metrics=held_out,
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
+        metric_for_best_model="bleu",
+        load_best_model_at_end=True,
+        save_strategy="steps",
+        save_steps=1,
+        max_steps=6,
+        **EVALUATED,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 4 and trainer.state.best_metric == 30.0
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+    log = [entry for entry in trainer.state.log_history if "eval_bleu" in entry]
+    assert [(entry["step"], entry["eval_bleu"]) for entry in log] == [(1, 10.0), (2, 30.0), (3, 20.0), (4, 5.0)]
+    timing = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
+    assert all(entry.keys() == {"eval_bleu", "eval_reward/length", "step", "epoch"} | timing for entry in log)
+    at_the_end = parameters_of(trainer)
+    assert at_the_end.keys() == seen[1].keys()
+    assert all(torch.equal(value, seen[1][name]) for name, value in at_the_end.items())
+    assert any(not torch.equal(value, seen[3][name]) for name, value in at_the_end.items())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_measured_on_the_way_changes_nothing(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
+    def measured(policy: torch.nn.Module) -> dict[str, float]:
+        rows = [{**row, "references": ["a b"]} for row in HELD_OUT]
+        settings = {"max_new_tokens": 6, "do_sample": True, "num_samples": 2, "progress": False}
+        return evaluate_model(policy, trainer.processing_class, rows, **settings).values
+
+    common = {"max_steps": 3, "num_iterations": 2, "logging_steps": 1}
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path / "plain", **common)
+    trainer.train()
+    plain, figures = parameters_of(trainer), figures_of(trainer)
+    on_the_way = {"held_out_metrics": measured, "eval_on_start": True, **EVALUATED}
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path / "on", **common | on_the_way)
+    trainer.train()
+    assert len([entry for entry in trainer.state.log_history if "eval_bleu" in entry]) == 4
+    assert all(torch.equal(value, plain[name]) for name, value in parameters_of(trainer).items())
+    assert figures_of(trainer) == figures and len(figures) == 3
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

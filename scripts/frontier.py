@@ -1,0 +1,83 @@
+"""What reward costs in KL: one recipe at several betas, as a table and a picture, beside a reward that is constant.
+
+    python scripts/frontier.py --config recipes/configs/tinystories_sentiment.yaml --betas 0.02 0.1 0.5
+    python scripts/frontier.py --recipe ppo_gen --betas 0.02 0.2 --out runs/frontier -- --max_steps 20
+
+What stands behind `--` goes to the recipe. `<out>/frontier.svg` shows the metric against the KL. The control
+trains on a reward that is 0 for every text: what moves there is not the reward's doing.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from lmrl.evaluation import Evaluation, as_text, read_json, scatter
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTROL = "def constant(completions, **columns):\n    return [0.0] * len(completions)\n"
+COLUMNS = ("kl", "perplexity", "distinct2", "repetition", "length", "unfinished")
+
+
+def main() -> None:
+    """Train at each beta, and print and draw what came of it."""
+    args = _arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
+    control = args.out / "control.py"
+    control.write_text(CONTROL, encoding="utf-8")
+    runs = {f"beta {beta:g}": ["--beta", str(beta)] for beta in args.betas}
+    constant = ["--rewards", f"{control}:constant", "--startup_checks", "no"]
+    runs["constant reward"] = ["--beta", str(min(args.betas)), *constant]
+    evaluations: dict[str, Evaluation] = {}
+    for number, (label, settings) in enumerate(runs.items(), start=1):
+        print(f"{number}/{len(runs)}: {label}", file=sys.stderr, flush=True)
+        folder = args.out / label.replace(" ", "_")
+        _train(args, [*settings, "--output_dir", str(folder)], folder)
+        evaluations.setdefault("start", read_json(folder / "before.json"))
+        evaluations[label] = read_json(folder / "after.json")
+    shared = set.intersection(*(set(evaluation.scores) for evaluation in evaluations.values()))
+    rewards = [name for name in evaluations["constant reward"].scores if name.startswith("reward/") and name in shared]
+    metric = args.metric or rewards[0]
+    print(_table(evaluations, [metric, *(name for name in COLUMNS if name in shared)]))
+    points = {label: (found.values["kl"], found.values[metric]) for label, found in evaluations.items()}
+    picture = scatter(points, title=f"{metric} against KL", x_label="KL, nats per completion", y_label=metric)
+    (args.out / "frontier.svg").write_text(picture, encoding="utf-8")
+    print(f"Picture: {args.out / 'frontier.svg'}. Each run's report: {args.out}/*/report.html")
+
+
+def _train(args: argparse.Namespace, settings: list[str], folder: Path) -> None:
+    """Runs the recipe, whose words go into a file; they are shown if it fails."""
+    config = ["--config", str(args.config)] if args.config else []
+    command = [sys.executable, str(ROOT / "recipes" / f"{args.recipe}.py"), *config, *args.rest, *settings]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "run.log").open("w", encoding="utf-8") as log:
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
+    if done.returncode:
+        words = (folder / "run.log").read_text(encoding="utf-8").strip().split("\n")[-5:]
+        sys.exit("\n".join([*words, f"error: {' '.join(command)} failed; its words are in {folder / 'run.log'}"]))
+
+
+def _table(evaluations: Mapping[str, Evaluation], names: list[str]) -> str:
+    from rich import box
+    from rich.table import Table
+
+    table = Table("", *names, box=box.SIMPLE_HEAD)
+    for label, evaluation in evaluations.items():
+        table.add_row(label, *(f"{evaluation.values[name]:.3f}" for name in names))
+    return as_text(table)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="reinforce_gen", choices=("reinforce_gen", "ppo_gen"))
+    parser.add_argument("--config", type=Path, help="YAML file of the recipe; default: the recipe's demo")
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.02, 0.1, 0.5], help="KL coefficients")
+    parser.add_argument("--metric", help="score on the picture's vertical axis; default: the first of --metrics")
+    parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
+    parser.add_argument("rest", nargs="*", help="after `--`: arguments of the recipe")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

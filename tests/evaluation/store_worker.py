@@ -1,0 +1,70 @@
+"""Generation in one process that is killed, and its going on in two; run by test_store.py. Writes what it saw."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import distributed
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lmrl.evaluation import CompletionStore, evaluate_model, generate_completions
+from lmrl.evaluation.processes import on_main
+
+SETTINGS = {"max_new_tokens": 12, "do_sample": True, "num_samples": 2, "batch_size": 2, "progress": False}
+
+
+def killed(folder, model, tokenizer, prompts):
+    """Ends without a word while the third batch is generated."""
+    generate, calls = model.generate, []
+
+    def generate_or_die(**kwargs):
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(1)
+        return generate(**kwargs)
+
+    model.generate = generate_or_die
+    generate_completions(model, tokenizer, prompts, store=CompletionStore(folder / "partial", "m"), **SETTINGS)
+
+
+def resumed(folder, model, tokenizer, prompts):
+    """Everything once by each process alone, and then by both together."""
+    rows = [{"prompt": prompt} for prompt in prompts]
+    alone = generate_completions(model, tokenizer, prompts, **SETTINGS)
+    distributed.init_process_group("gloo")
+    found = {"alone": alone, "fresh": generate_completions(model, tokenizer, prompts, **SETTINGS)}
+    generate, calls, scored = model.generate, [], []
+    model.generate = lambda **kwargs: calls.append(1) or generate(**kwargs)
+    store = CompletionStore(folder / "partial", "m")
+    found["resumed"] = generate_completions(model, tokenizer, prompts, store=store, **SETTINGS)
+    batches = len(calls)
+
+    def counted(*, completions, **_):
+        scored.append(1)
+        return [0.0] * len(completions)
+
+    found["evaluated"] = evaluate_model(model, tokenizer, rows, rewards=[counted], store=store, **SETTINGS).completions
+
+    def fail():
+        raise ValueError("only the first process sees this")
+
+    try:
+        on_main(fail)
+        error = ""
+    except ValueError as caught:
+        error = f"{type(caught).__name__}: {caught}"
+    lines = {name: [asdict(completion) for completion in completions] for name, completions in found.items()}
+    rank = distributed.get_rank()
+    written = {**lines, "error": error, "batches": batches, "scored": len(scored)}
+    (folder / f"{rank}.json").write_text(json.dumps(written))
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[2])
+    run = {"killed": killed, "resumed": resumed}[sys.argv[1]]
+    texts = json.loads((place / "prompts.json").read_text())
+    run(place, AutoModelForCausalLM.from_pretrained(place), AutoTokenizer.from_pretrained(place), texts)

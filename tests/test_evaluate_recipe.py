@@ -1,0 +1,159 @@
+"""The recipe that compares checkpoints and other systems: published numbers, adapters, and sentences for bad input."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "evaluate_gen.py"
+ROWS = [{"prompt": "a b", "references": ["b c"], "id": 1}, {"prompt": "c", "references": ["d", "e f"], "id": 2}]
+SHORT = ("--max_new_tokens", "6", "--num_samples_shown", "1")
+
+
+@pytest.fixture
+def rows_path(tmp_path):
+    """Returns a file with two rows."""
+    return write_rows(tmp_path / "rows.jsonl", ROWS)
+
+
+@pytest.fixture
+def checkpoints(llama_path, tmp_path):
+    """Returns folders of a model, of another one, and of an adapter on the first, a run's with an = in its name."""
+    model = AutoModelForCausalLM.from_pretrained(llama_path)
+    torch.manual_seed(1)
+    peft = get_peft_model(model, LoraConfig(r=4, init_lora_weights=False, task_type="CAUSAL_LM"))
+    peft.save_pretrained(tmp_path / "lora")
+    peft.merge_and_unload().save_pretrained(tmp_path / "runs" / "lr=1" / "merged")
+    for folder in (tmp_path / "lora", tmp_path / "runs" / "lr=1" / "merged"):
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(f"{llama_path}/{file}", folder)
+    return llama_path, tmp_path / "lora", tmp_path / "runs" / "lr=1" / "merged"
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def found(folder, label):
+    return json.loads((folder / f"{label}.json").read_text())
+
+
+def test_the_e2e_baseline_gets_its_published_scores(recipe, shared, tmp_path):
+    place = shared / "metric_refs" / "e2e_metrics"
+    references = [part.split("\n") for part in (place / "devel-conc.txt").read_text().strip().split("\n\n")]
+    write_rows(tmp_path / "e2e.jsonl", [{"prompt": "-", "references": golds} for golds in references])
+    outputs = f"baseline={place / 'baseline-output.txt'}"
+    status, out, err = recipe("evaluate_gen", "--outputs", outputs, "--dataset_name", "e2e.jsonl")
+    assert status == 0, err
+    scores = found(tmp_path / "runs" / "evaluation", "baseline")["scores"]
+    expected = json.loads((place / "expected_scores.json").read_text())["e2e_devel10_baseline"]
+    rouge = expected["rouge_score_0.1.2_stemmed_best_ref_f_mean"]
+    published = {
+        "bleu_e2e": 100 * expected["pymteval_BLEU4_lowercase"],
+        "bleu": expected["sacrebleu_13a_cased"],
+        "nist": expected["pymteval_NIST5"],
+        "cider": expected["coco_CIDEr"],
+        "chrf": expected["sacrebleu_chrF2"],
+        **{name: 100 * value for name, value in rouge.items()},
+    }
+    assert {name: scores[name]["value"] for name in published} == pytest.approx(published, abs=1e-9)
+    for name, shown in (("bleu_e2e", "72.03"), ("nist", "7.79"), ("cider", "2.28"), ("chrf", "75.80")):
+        assert re.search(rf"{name} +{re.escape(shown)} \[", out), out
+    assert scores["length"]["signature"] == "unit:words" and "perplexity" not in scores
+    assert not (tmp_path / "runs" / "evaluation" / "partial").exists()
+
+
+def test_checkpoints_adapters_and_texts_are_compared_on_every_data_set(recipe, checkpoints, rows_path, tmp_path):
+    base, adapter, merged = checkpoints
+    more = write_rows(tmp_path / "more.jsonl", [*ROWS[::-1], {"prompt": "e f g", "references": ["h"], "id": 3}])
+    texts = write_rows(tmp_path / "texts.jsonl", [{"id": n, "text": f"w{n}"} for n in (2, 1)])
+    argv = ("--checkpoints", f"base={base}", adapter, merged, "--results_dir", "out", *SHORT)
+    status, out, err = recipe("evaluate_gen", *argv, "--datasets", rows_path, f"three={more}", "--metrics", "chrf")
+    assert status == 0, err
+    assert out.count("lora - base [95% CI]") == 2
+    for folder, count in (("rows.jsonl", 2), ("three", 3)):
+        of = {label: found(tmp_path / "out" / folder, label) for label in ("base", "lora", "merged")}
+        assert [one["data"]["rows"] for one in of.values()] == [count] * 3
+        assert len({one["data"]["hash"] for one in of.values()}) == 1
+        assert of["lora"]["completions"] == of["merged"]["completions"] != of["base"]["completions"]
+        assert of["base"]["scores"]["kl"]["value"] == 0 < of["lora"]["scores"]["kl"]["value"]
+        assert (tmp_path / "out" / folder / "report.html").is_file()
+        assert not (tmp_path / "out" / folder / "partial").exists()
+
+    argv = ("--model_name_or_path", base, "--outputs", texts, "--dataset_name", rows_path, *SHORT)
+    status, out, err = recipe("evaluate_gen", *argv)
+    assert status == 0, err
+    other = found(tmp_path / "runs" / "evaluation", "texts.jsonl")
+    assert [completion["text"] for completion in other["completions"]] == ["w1", "w2"]
+    assert other["scores"]["perplexity"]["value"] > 1 and "kl" not in other["scores"]
+
+
+def test_a_killed_evaluation_goes_on_over_half_a_file(recipe, llama_path, rows_path, tmp_path, monkeypatch):
+    argv = ("--model_name_or_path", llama_path, "--dataset_name", rows_path, *SHORT, "--batch_size", "1")
+    named = ("--results_dir", "out", *argv)
+    assert recipe("evaluate_gen", *argv)[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("lmrl.evaluation.evaluate.on_main", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert recipe("evaluate_gen", *named)[0] == 130
+    (file,) = (tmp_path / "out" / "partial").iterdir()
+    file.write_text(file.read_text()[:-9])
+    assert recipe("evaluate_gen", *named)[0] == 0
+    (label,) = (path.stem for path in (tmp_path / "out").glob("*.json"))
+    expected = found(tmp_path / "runs" / "evaluation", label)
+    assert found(tmp_path / "out", label)["completions"] == expected["completions"]
+    assert not (tmp_path / "out" / "partial").exists()
+
+
+def test_the_command_for_two_processes_writes_what_one_writes(recipe, llama_path, rows_path, tmp_path):
+    argv = ["--checkpoints", f"a={llama_path}", "--dataset_name", str(rows_path), *SHORT, "--batch_size", "1"]
+    assert recipe("evaluate_gen", *argv)[0] == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    command = [*launch, str(RECIPE), *argv, "--results_dir", "two"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Report: two/report.html") == 1  # and not from each
+    assert found(tmp_path / "two", "a") == found(tmp_path / "runs" / "evaluation", "a")
+    assert not (tmp_path / "two" / "partial").exists()
+
+
+def test_one_row_is_scored_and_none_are_refused(recipe, llama_path, rows_path, tmp_path):
+    argv = ("--model_name_or_path", llama_path, *SHORT, "--dataset_name", rows_path)
+    twice = ("--eval_rows", "1", "--checkpoints", llama_path, f"b={llama_path}")
+    status, _, err = recipe("evaluate_gen", *argv, *twice)
+    assert status == 0, err
+    assert found(tmp_path / "runs" / "evaluation", "b")["data"]["rows"] == 1
+    rows_path.write_text("")
+    status, _, err = recipe("evaluate_gen", *argv)
+    assert status == 2 and "has 0 rows; at least 1 is needed" in err
+
+
+def test_what_is_wrong_is_said_before_the_work(recipe, llama_path, gpt2_path, rows_path, tmp_path):
+    bare = tmp_path / "bare"
+    AutoModelForCausalLM.from_pretrained(gpt2_path).save_pretrained(bare)
+    (tmp_path / "short.txt").write_text("a\n")
+    (tmp_path / "torn.jsonl").write_text('{"text": "a"}\n{"text": "b')
+    for argv, sentence in (
+        (("--checkpoints", llama_path, bare), f"No tokenizer could be loaded from '{bare}'"),
+        (("--checkpoints", llama_path, "a=./no"), "There is no folder './no'"),
+        (("--outputs", "short.txt"), "short.txt has 1 texts for 2 rows"),
+        (("--outputs", "torn.jsonl"), "Line 2 of torn.jsonl is not JSON"),
+        (("--outputs", "no.txt"), "No such file or directory: 'no.txt'"),
+        (("--checkpoints", f"a={llama_path}", "--outputs", "a=short.txt"), "two of what is compared are called 'a'"),
+        (("--checkpoints", llama_path, "--datasets", rows_path, "no.jsonl"), "no file or folder"),
+        (("--checkpoints", llama_path, "--metrics", "chrf", "chrf"), "Two rewards are named 'chrf'"),
+    ):
+        status, out, err = recipe("evaluate_gen", "--dataset_name", rows_path, *SHORT, *argv)
+        assert (status, out) == (2, ""), (argv, out)
+        assert err.splitlines()[-1].startswith("error: ") and sentence in err.splitlines()[-1], err
+        assert "generating" not in err
