@@ -21,7 +21,7 @@ TABLE = [row for row in EXAMPLES if row[0] in rewards.REWARDS]
 
 COMPLETIONS = ["Answer: 7 a b c d e f", "The Mill serves food", "", "w1 w2 w3"]
 COLUMNS = {
-    "references": [["a b c d e", "Answer: 7"], ["The Mill serves French food"], ["a b"], "w1 w2 w3"],
+    "references": [["a b c d e", "Answer: 7"], ["The Mill serves French food"], ["a b"], ["w1 w2 w3"]],
     "mr": ["name[a b], food[z]", "name[The Mill], food[French]", "name[w1]", "name[w1]"],
 }
 BOUNDS = {"0 to 1": (0, 1), "0 or 1": (0, 1), "0 to 10": (0, 10), "−1 to 0": (-1, 0), "up to 0": (-math.inf, 0)}
@@ -61,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model().save_pretrained(root / name)
         tiny_tokenizer().save_pretrained(root / name)
     (root / "data").mkdir()
-    lines = [json.dumps({"references": row if isinstance(row, list) else [row]}) for row in COLUMNS["references"]]
+    lines = [json.dumps({"references": row}) for row in COLUMNS["references"]]
     (root / "data/train.jsonl").write_text("\n".join(lines))
     (root / "metrics").mkdir()
     (root / "metrics/same_length.py").write_text(SAME_LENGTH)
