@@ -1,6 +1,5 @@
 """The measurement of checkpoints: completions, corpus metrics with signatures, intervals, reports."""
 
-from .charts import histogram, lines, scatter, whiskers
 from .classification import classification_scores
 from .comparison import (
     Comparison,
@@ -11,15 +10,12 @@ from .comparison import (
     holm,
     paired_bootstrap,
 )
-from .curves import read_log
 from .differences import Difference, compare_all
 from .divergence import divergence
 from .evaluate import Evaluation, evaluate_model, measure_completions
-from .findings import Findings, find_warnings
 from .generation import Completion, generate_completions
 from .metrics import Score, score_completions
 from .outputs import read_outputs
-from .page import write_page
 from .perplexity import perplexity
 from .preferences import (
     CalibrationBin,
@@ -29,10 +25,14 @@ from .preferences import (
     longer_is_chosen,
     preference_accuracy,
 )
-from .report import as_text, read_json, samples_table, scores_table, show, to_json, write_json
+from .reporting.charts import histogram, lines, scatter, whiskers
+from .reporting.curves import read_log
+from .reporting.findings import Findings, find_warnings
+from .reporting.page import write_page
+from .reporting.report import as_text, read_json, samples_table, scores_table, show, to_json, write_json
+from .reporting.summary import report
 from .scores import per_prompt
 from .store import CompletionStore
-from .summary import report
 
 __all__ = [
     "CalibrationBin",

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..differences import compare_all
+from ..evaluate import Evaluation
+from ..matching import matched
+from ..rows import Row
 from .curves import Log, read_log
-from .differences import compare_all
-from .evaluate import Evaluation
 from .findings import find_warnings, measured_rewards
-from .matching import matched
 from .page import write_page
 from .report import samples_table, scores_table, show, write_json
-from .rows import Row
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,16 +11,16 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from ..comparison import bootstrap_interval
+from ..differences import Compared, Difference, compare_all
+from ..evaluate import Evaluation
+from ..matching import matched
+from ..metrics import Score
+from ..rows import Row, data_signature
 from .axes import color
-from .comparison import bootstrap_interval
 from .curves import POINTS, Log
-from .differences import Compared, Difference, compare_all
-from .evaluate import Evaluation
 from .figures import change_chart, frontier_charts, histograms, training_charts
 from .findings import Findings, find_warnings, is_rewarded, measured_rewards
-from .matching import matched
-from .metrics import Score
-from .rows import Row, data_signature
 from .samples import samples_section
 from .wording import direction, listed, number, p_value, with_interval
 

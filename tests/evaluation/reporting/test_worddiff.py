@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrl.evaluation.worddiff import word_diff
+from lmrl.evaluation.reporting.worddiff import word_diff
 
 
 def test_equal_texts_have_nothing_marked():

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from ..differences import Compared, Difference, compare_all
+from ..evaluate import Evaluation
+from ..metrics import Score
 from .curves import Log, curve
-from .differences import Compared, Difference, compare_all
-from .evaluate import Evaluation
-from .metrics import Score
 from .wording import listed, number, with_interval
 
 # Below this share of what it was, entropy or diversity has collapsed.

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from ..differences import Compared
+from ..evaluate import Evaluation
 from .charts import histogram, lines, scatter, whiskers
 from .curves import Log, curve, panels, thinned
-from .differences import Compared
-from .evaluate import Evaluation
 from .findings import is_rewarded
 from .wording import direction
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lmrl.evaluation import Completion, Evaluation, Score, find_warnings
-from lmrl.evaluation.findings import is_rewarded
+from lmrl.evaluation.reporting.findings import is_rewarded
 from lmrl.evaluation.scores import mean_score
 
 ROWS = 15

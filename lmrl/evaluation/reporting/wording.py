@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from .encoding import Prompt
+from ..encoding import Prompt
 
 
 def number(value: float, sign: str = "") -> str:

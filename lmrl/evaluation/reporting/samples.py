@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from ..evaluate import Evaluation
+from ..generation import Completion
+from ..rows import Row
 from .axes import color
-from .evaluate import Evaluation
 from .findings import is_rewarded
-from .generation import Completion
-from .rows import Row
 from .worddiff import Piece, word_diff
 from .wording import number, prompt_text
 

@@ -11,13 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .comparison import bootstrap_interval
-from .differences import Columns, Compared, Difference, compare_all
-from .encoding import Prompt
-from .evaluate import Evaluation
-from .generation import Completion
-from .metrics import Score
-from .rows import data_signature
+from ..comparison import bootstrap_interval
+from ..differences import Columns, Compared, Difference, compare_all
+from ..encoding import Prompt
+from ..evaluate import Evaluation
+from ..generation import Completion
+from ..metrics import Score
+from ..rows import data_signature
 from .wording import number, p_value, prompt_text, with_interval
 
 if TYPE_CHECKING:

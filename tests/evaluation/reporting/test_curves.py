@@ -5,8 +5,8 @@ import json
 import pytest
 
 from lmrl.evaluation import read_log
-from lmrl.evaluation.curves import curve, panels, thinned
-from lmrl.evaluation.figures import frontier_charts
+from lmrl.evaluation.reporting.curves import curve, panels, thinned
+from lmrl.evaluation.reporting.figures import frontier_charts
 
 
 def write(folder, log):

@@ -1,0 +1,1 @@
+"""Evaluations to be read: tables, warnings in words, charts, the page."""
