@@ -49,9 +49,15 @@ def template_fields(template: str, columns: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(fields))
 
 
+def joined(value: Any) -> Any:
+    """Returns a list of texts as one text, parted by `; `; anything else as it is."""
+    is_texts = isinstance(value, list) and value and all(isinstance(text, str) for text in value)
+    return "; ".join(value) if is_texts else value
+
+
 def fill_template(template: str, fields: list[str], row: Mapping[str, Any], number: int) -> str:
     """
-    Returns the template filled in with one row; a field whose cell is null or not a scalar is refused.
+    Returns the template filled in with one row; a list of texts is joined by `; `.
 
     Args:
         template (`str`):
@@ -67,13 +73,14 @@ def fill_template(template: str, fields: list[str], row: Mapping[str, Any], numb
         `str`; empty if every field is blank, so that the caller refuses it.
 
     Raises:
-        ValueError: If a cell is null, a list or an object.
+        ValueError: If a cell is null, an object or a list of anything but texts.
     """
+    row = {field: joined(row[field]) for field in fields}
     for field in fields:
         if row[field] is None or isinstance(row[field], (list, dict)):
             raise ValueError(
                 f"row {number} (the first is 0): column {field!r}, used by prompt_template {template!r}, is "
-                f"{row[field]!r}; it must be text or a number: fill it in, or drop the row"
+                f"{row[field]!r}; it must be text, a list of texts or a number: fill it in, or drop the row"
             )
     if fields and all(not str(row[field]).strip() for field in fields):
         return ""

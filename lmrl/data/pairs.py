@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmrl.data.cells import check_column, fill_template, make_prompt, template_fields
+from lmrl.data.cells import check_column, fill_template, joined, make_prompt, template_fields
 from lmrl.data.labels import first_rows, read_train_and_test
 from lmrl.data.prompts import split_held_out
 
@@ -156,19 +156,13 @@ def _with_prompt(rows: "Dataset", template: str | None, column: str) -> "Dataset
         return rows.map(maybe_extract_prompt)
     if template is None:
         check_column(column, rows.column_names, "prompt_column (or make the prompt with prompt_template)")
-        made = [_joined(value) for value in rows[column]]
+        made = [joined(value) for value in rows[column]]
     else:
         fields = template_fields(template, rows.column_names)
-        cells = ({field: _joined(row[field]) for field in fields} for row in rows)
-        made = [fill_template(template, fields, row, number) for number, row in enumerate(cells)]
+        made = [fill_template(template, fields, row, number) for number, row in enumerate(rows)]
     prompts = [make_prompt(prompt, number, False, None) for number, prompt in enumerate(made)]
     others = [name for name in rows.column_names if name != "prompt"]
     return concatenate_datasets([Dataset.from_dict({"prompt": prompts}), rows.select_columns(others)], axis=1)
-
-
-def _joined(value: Any) -> Any:
-    is_texts = isinstance(value, list) and value and all(isinstance(text, str) for text in value)
-    return "; ".join(value) if is_texts else value
 
 
 def _checked_pairs(rows: "Dataset") -> "Dataset":

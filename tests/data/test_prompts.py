@@ -216,7 +216,12 @@ def test_template_mistakes_are_named(tmp_path):
     message = refusal(path, prompt_template="{mr} ->")
     assert "row 1" in message and "'mr'" in message and "None" in message
     message = refusal(path, prompt_template="{tags} ->")
-    assert "row 0" in message and "['t']" in message
+    assert "row 1" in message and "[]" in message
+
+
+def test_a_list_of_texts_fills_a_template_parted_by_semicolons(tmp_path):
+    path = write_lines(tmp_path / "rows.jsonl", [{"triples": ["a | b | c", "d | e | f"]}])
+    assert load_prompts(path, prompt_template="{triples} ->")["prompt"][:] == ["a | b | c; d | e | f ->"]
 
 
 def test_a_template_of_which_every_field_is_blank_is_an_empty_prompt(tmp_path):

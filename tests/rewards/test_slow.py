@@ -58,7 +58,7 @@ def exists(pid):
     return Path(f"/proc/{int(pid)}").exists()
 
 
-def wait_until(condition, seconds=10):
+def wait_until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -322,7 +322,7 @@ def test_a_program_leaves_no_worker_behind(sent, tmp_path):
             time.sleep(0.2)
             assert all(map(alive, pids))
             program.send_signal(sent)
-        program.wait(10)
+        program.wait(60)
     wait_until(lambda: not any(map(alive, pids)))
 
 
