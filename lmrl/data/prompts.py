@@ -195,7 +195,8 @@ def to_supervised(dataset: "Dataset", completion_prefix: str = " ") -> "Dataset"
         dataset (`datasets.Dataset`):
             Rows with a "prompt" and "references".
         completion_prefix (`str`, *optional*, defaults to `" "`):
-            Goes between a text prompt and its completion, as part of the completion. Chats have no such seam.
+            Goes between a text prompt and its completion, as part of the completion, unless the prompt ends in white
+            space. Chats have no such seam.
 
     Returns:
         `datasets.Dataset` with these two columns; the completion of a chat is a list with one assistant message.
@@ -215,8 +216,10 @@ def to_supervised(dataset: "Dataset", completion_prefix: str = " ") -> "Dataset"
     for prompt, references in zip(dataset["prompt"], dataset["references"], strict=True):
         for text in references:
             prompts.append(prompt)
-            is_text = isinstance(prompt, str)
-            completions.append(completion_prefix + text if is_text else [{"role": "assistant", "content": text}])
+            if isinstance(prompt, str):
+                completions.append(text if prompt[-1:].isspace() else completion_prefix + text)
+            else:
+                completions.append([{"role": "assistant", "content": text}])
     return Dataset.from_dict({"prompt": prompts, "completion": completions})
 
 

@@ -127,6 +127,8 @@ def test_supervised_rows_are_one_per_reference():
         {"prompt": "b ->", "completion": " z"},
     ]
     assert to_supervised(data, completion_prefix="\n")["completion"][2] == "\nz"
+    ended = Dataset.from_dict({"prompt": ["a -> "], "references": [["x"]]})
+    assert to_supervised(ended)["completion"][:] == ["x"]
 
 
 def test_supervised_rows_of_chats_have_chat_completions():

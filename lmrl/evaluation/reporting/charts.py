@@ -211,14 +211,20 @@ def _dots(name: str, points: Sequence[Point], x: Axis, y: Axis, index: int) -> I
 
 def _labelled(name: str, at: Point, places: Mapping[str, Point], index: int) -> str:
     px, py = places[name]
-    # A label goes to the side that has room, and under its point where a neighbour's label would cover it.
-    end = px > WIDTH - RIGHT - 7 * len(name) - 12
-    crowded = any(n < name and abs(py - b) < 14 and abs(px - a) < 7 * len(n) + 12 for n, (a, b) in places.items())
-    place = (
-        f'x="{px + (-9 if end else 9)}" y="{py + (16 if crowded else 4)}" text-anchor="{"end" if end else "start"}"'
-    )
-    label = f'<text class="name halo" {place}>{escape(name)}</text>'
-    return _hit(_circle(px, py, 5.5, f"dot {color(index)}") + label, f"{name}: {number(at[0])}, {number(at[1])}")
+    left, right = _span(name, px)
+    # A label goes under its point where that of a neighbour would cover it.
+    near = (_span(n, a) for n, (a, b) in places.items() if n < name and abs(py - b) < 14)
+    crowded = any(left < other_right and other_left < right for other_left, other_right in near)
+    x, anchor = (right, "end") if right < px else (left, "start")
+    label = f'<text class="name halo" x="{x}" y="{py + (16 if crowded else 4)}" text-anchor="{anchor}"'
+    words = f"{name}: {number(at[0])}, {number(at[1])}"
+    return _hit(_circle(px, py, 5.5, f"dot {color(index)}") + f"{label}>{escape(name)}</text>", words)
+
+
+def _span(name: str, px: float) -> Point:
+    """Returns where a label begins and ends: on the right of its point, or on the left where there is more room."""
+    width = 7 * len(name)
+    return (px - 9 - width, px - 9) if px > WIDTH - RIGHT - width - 12 else (px + 9, px + 9 + width)
 
 
 def _edges(values: Sequence[float], bins: int) -> list[float]:
