@@ -1,7 +1,7 @@
 """The measurement of one checkpoint: generate, score, and say how."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmrl.rewards import call_reward, reward_name
@@ -223,4 +223,9 @@ def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Seque
     keys = {key: None for row in rows for key in row if key not in ("prompt", "completion", "completion_ids")}
     columns = {key: [row.get(key) for row in rows] for key in keys}
     values = call_reward(reward, prompts=[row["prompt"] for row in rows], completions=texts, **columns)
-    return mean_score(f"reward/{name}", str(getattr(reward, "signature", name)), values, higher_is_better=True)
+    score = mean_score(f"reward/{name}", str(getattr(reward, "signature", name)), values, higher_is_better=True)
+    if not hasattr(reward, "corpus_value"):
+        return score
+    # A module of `evaluate` is a corpus metric: what it says of all rows is no mean of what it says of each.
+    value = reward.corpus_value([completion.text for completion in completions], columns)
+    return replace(score, value=value, pooling=None, statistics=None)

@@ -110,18 +110,27 @@ class EvaluateMetric(Reward):
         """Returns the chosen result for each text."""
         references = [self._reference(value) for value in columns[self.column]] if self.column else None
         if not self.per_row:
-            return self._computed(completions, references, "the batch") if completions else []
+            return self._computed(completions, references, "the batch", len(completions)) if completions else []
         rewards = []
         for row, text in enumerate(completions):
             reference = references[row : row + 1] if references else None
-            rewards += self._computed([text], reference, f"row {row} of the batch")
+            rewards += self._computed([text], reference, f"row {row} of the batch", 1)
         return rewards
+
+    def corpus_value(self, completions: list[str], columns: Mapping[str, Sequence[Any]]) -> float:
+        """Returns the result for all texts at once, as a corpus metric means it; of numbers per row their mean."""
+        references = [self._reference(value) for value in columns[self.column]] if self.column else None
+        found = self._computed(completions, references, "the corpus", 1 if self.per_row else len(completions))
+        values = [value for value in found if value is not None]
+        return math.fsum(values) / len(values) if values else math.nan
 
     def _reference(self, value: Any) -> Any:
         single = self._no_lists and isinstance(value, (list, tuple)) and len(value) == 1
         return value[0] if single else value
 
-    def _computed(self, texts: list[str], references: list[Any] | None, where: str) -> list[float | None]:
+    def _computed(
+        self, texts: list[str], references: list[Any] | None, where: str, numbers: int
+    ) -> list[float | None]:
         inputs = {"predictions": texts} | ({"references": references} if references else {})
         try:
             result = self._loaded().compute(**inputs, **self.kwargs)
@@ -131,7 +140,7 @@ class EvaluateMetric(Reward):
                 f"were {inputs} and {self.kwargs}. Correct or drop the row, or wrap the module to answer for it."
             ) from error
         sign = 1.0 if self.higher_is_better else -1.0
-        return [None if math.isnan(value) else sign * value for value in self._numbers(result, len(texts))]
+        return [None if math.isnan(value) else sign * value for value in self._numbers(result, numbers)]
 
     def _numbers(self, result: Any, rows: int) -> list[float]:
         found = {key: self._as_numbers(value, rows) for key, value in result.items()}

@@ -37,6 +37,27 @@ def test_no_rows_are_refused(model, tokenizer):
         evaluate(model, tokenizer, ROWS, max_rows=0)
 
 
+class Rate:
+    """A corpus metric: the share of letters that are an a, which is no mean of the rows' shares."""
+
+    __name__ = "rate"
+
+    def __call__(self, *, completions, **columns):
+        return [text.count("a") / max(len(text), 1) for text in completions]
+
+    def corpus_value(self, completions, columns):
+        assert list(columns) == ["references", "wanted"]
+        return sum(text.count("a") for text in completions) / sum(map(len, completions))
+
+
+def test_a_reward_that_knows_the_value_of_a_corpus_is_asked_for_it(model, tokenizer):
+    result = evaluate(model, tokenizer, ROWS, rewards=[Rate()])
+    texts = [completion.text for completion in result.completions]
+    score = result.scores["reward/rate"]
+    assert score.value == sum(text.count("a") for text in texts) / sum(map(len, texts))
+    assert len(score.row_scores) == 3 and score.pooling is None
+
+
 def test_everything_that_applies_is_scored(model, tokenizer):
     result = evaluate(model, tokenizer, ROWS, rewards=[wanted_words], perplexity_model=model)
     assert list(result.scores) == [

@@ -61,6 +61,17 @@ def test_each_row_is_computed_by_itself(letters):
     assert reward(completions=[], references=[]) == []
 
 
+def test_a_corpus_has_the_value_that_the_module_gives_it_and_no_mean_of_rows(modules):
+    body = """hits = sum(len(set(p) & set("".join(r))) for p, r in zip(predictions, references))
+        return {"rate": hits / sum(map(len, predictions))}"""
+    reward = EvaluateMetric(modules("rate", body))
+    columns = {"references": [["ab"], ["x"]]}
+    assert reward(completions=["ab", "xyzw"], **columns) == [1.0, 0.25]
+    assert reward.corpus_value(["ab", "xyzw"], columns) == 0.5  # 3 of 6 letters
+    rows = EvaluateMetric(modules("rows", 'return {"long": [len(p) for p in predictions]}'), per_row=False)
+    assert rows.corpus_value(["ab", "xyzw"], columns) == 3.0
+
+
 def test_the_only_number_is_taken_and_more_need_a_key(letters, modules):
     both = modules("both", 'return {"low": 1, "high": 2.5}')
     assert EvaluateMetric(letters)(completions=["a"], references=[["a"]]) == [1.0]
