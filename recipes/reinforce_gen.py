@@ -63,7 +63,8 @@ def main() -> None:
         folder, shown = eval_args.results_dir or config.output_dir, eval_args.num_samples_shown
         settings = {**vars(data_args), **vars(reward_args), **config.to_dict()}
         names, logs = [reward_name(reward) for reward in rewards], {"after": trainer.state.log_history}
-        report(evaluations, held_out, folder, shown, logs=logs, config=settings, rewarded=names, title=name)
+        title = f"{Path(name).name}, before and after"
+        report(evaluations, held_out, folder, shown, logs=logs, config=settings, rewarded=names, title=title)
         print(f"The model is in {config.output_dir}")
 
 

@@ -10,6 +10,8 @@ def number(value: float, sign: str = "") -> str:
     """
     Returns a number as text: two decimals from 1 on, four below, powers of ten near 0; `n/a` for NaN.
 
+    What is smaller than a millionth is rounding, and is written as 0.
+
     Args:
         value (`float`):
             The number.
@@ -18,7 +20,9 @@ def number(value: float, sign: str = "") -> str:
     """
     if not math.isfinite(value):
         return "n/a" if math.isnan(value) else str(value)
-    if value == 0 or abs(value) >= 1:
+    if abs(value) < 1e-6:
+        return f"{0:{sign}.2f}"
+    if abs(value) >= 1:
         return f"{value:{sign}.2f}"
     return f"{value:{sign}.4f}" if abs(value) >= 5e-4 else f"{value:{sign}.1e}"
 
