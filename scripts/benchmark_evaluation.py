@@ -83,7 +83,7 @@ def main() -> None:
     print(f"{len(texts)} completions, {count:.1f} references each\n\n{'':12}seconds    score")
     found = score(arguments, texts, references)
     overlap = sum(seconds for name, (seconds, _) in found.items() if name in REFERENCE_METRICS)
-    print(f"\nmetrics with references, but TER: {overlap:.1f} s")
+    print(f"\nmetrics with references: {overlap:.1f} s")
     lengths, finished = [1] * len(texts), [True] * len(texts)
     for name in [name for name in ("bleu", "chrf", "rougeL") if name in found]:
         after = score_completions(others, references, lengths=lengths, finished=finished, metrics=[name])[name]

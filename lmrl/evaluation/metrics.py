@@ -9,7 +9,7 @@ from .scores import Score, mean_score
 __all__ = ["METRICS", "REFERENCE_METRICS", "TEXT_METRICS", "Score", "mean_score", "score_completions"]
 
 TEXT_METRICS = ("distinct1", "distinct2", "self_bleu", "repetition", "length", "unfinished")
-REFERENCE_METRICS = tuple(name for name in OVERLAP if name != "ter")
+REFERENCE_METRICS = tuple(OVERLAP)
 METRICS = (*OVERLAP, *TEXT_METRICS)
 
 
@@ -31,8 +31,7 @@ def score_completions(
     `evaluate`) is a metric too if it is given to [`evaluate_model`] as one of `rewards`.
 
     - `bleu`, `chrf`, `ter`: sacrebleu's corpus scores on 0..100 (Post, 2018, https://aclanthology.org/W18-6319).
-      `bleu_e2e`: BLEU of lower-cased texts, which is how the E2E challenge counts. Lower `ter` is better; it takes
-      longer than all others together and is computed only if asked for.
+      `bleu_e2e`: BLEU of lower-cased texts, which is how the E2E challenge counts. Lower `ter` is better.
     - `nist`: NIST-5 of lower-cased texts, from 0 (Doddington, 2002). `cider`: CIDEr-D of lower-cased texts, mean over
       rows, on 0..10 (Vedantam et al., 2015, https://arxiv.org/abs/1411.5726). Both weigh n-grams by how rare they are
       in the references of these very rows, as mteval and the COCO evaluation do.
@@ -61,8 +60,7 @@ def score_completions(
         rows (list of `int`, *optional*):
             Which prompt each completion answers; by default each its own. Samples of one prompt have the same number.
         metrics (list of `str`, *optional*):
-            Names of the metrics wanted; by default all that apply but `ter`: those with references only if there are
-            some.
+            Names of the metrics wanted; by default all that apply: those with references only if there are some.
         length_unit (`str`, *optional*, defaults to `"tokens|eos:included"`):
             What `lengths` count.
 

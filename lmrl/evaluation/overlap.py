@@ -70,13 +70,13 @@ OVERLAP: dict[str, Callable[[str, Texts, References, Sequence[int]], Score]] = {
     "bleu_e2e": _bleu,
     "nist": _nist,
     "chrf": _chrf,
+    "ter": _ter,
     "rouge1": _rouge,
     "rouge2": _rouge,
     "rougeL": _rouge,
     "rougeLsum": _rouge,
     "meteor": _meteor,
     "cider": _cider,
-    "ter": _ter,
 }
 """Functions of the name, the texts, the references and the prompt of each row."""
 

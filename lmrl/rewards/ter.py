@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .moves import edits
 from .overlap import ReferenceReward, occurrences
 
 Words = tuple[list[str], set[Any]]  # in order, and as a multiset
@@ -19,8 +20,7 @@ class TER(ReferenceReward[list[Words]]):
     rate above 1 is counted as 1: a completion that needs more edits than its references have words gets 0, however
     many. Empty against empty is 1.
 
-    Because of the mean length, one more reference can lower the reward. The search for moves is slow: milliseconds for
-    a reference of fifteen words, up to seconds for one of a hundred.
+    Because of the mean length, one more reference can lower the reward.
 
     Args:
         normalized (`bool`, *optional*, defaults to `False`):
@@ -81,18 +81,16 @@ class TER(ReferenceReward[list[Words]]):
         return [self._statistics(text, self._prepared(refs)) for text, refs in zip(completions, rows, strict=True)]
 
     def _statistics(self, completion: str, prepared: list[Words]) -> list[float]:
-        from sacrebleu.metrics.lib_ter import translation_edit_rate
-
         words, ours = self._words(completion)
-        # No move changes which words there are: those that one text has more of are the least edits. The search takes
-        # milliseconds, so that the most promising reference comes first, and those that cannot be better are left out.
+        # No move changes which words there are: those that one text has more of are the least edits. The search for
+        # moves costs most: the most promising reference comes first, and those that cannot be better are left out.
         bounds = sorted(
             (max(len(ours), len(theirs)) - len(ours & theirs), place) for place, (_, theirs) in enumerate(prepared)
         )
         best = math.inf
         for bound, place in bounds:
             if bound < best:
-                best = min(best, translation_edit_rate(words, prepared[place][0])[0])
+                best = min(best, edits(words, prepared[place][0], bound, best))
         return [best, sum(len(theirs) for theirs, _ in prepared) / len(prepared)]
 
     def score(self, completion: str, prepared: list[Words]) -> float:

@@ -61,7 +61,7 @@ def test_a_reward_that_knows_the_value_of_a_corpus_is_asked_for_it(model, tokeni
 def test_everything_that_applies_is_scored(model, tokenizer):
     result = evaluate(model, tokenizer, ROWS, rewards=[wanted_words], perplexity_model=model)
     assert list(result.scores) == [
-        *("bleu", "bleu_e2e", "nist", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "meteor", "cider"),
+        *("bleu", "bleu_e2e", "nist", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "meteor", "cider"),
         *("distinct1", "distinct2", "self_bleu", "repetition", "length", "unfinished"),
         *("reward/wanted_words", "perplexity"),
     ]
