@@ -236,7 +236,7 @@ def test_a_worker_that_died_between_two_calls_is_replaced():
     assert reward(completions=["a"]) == [1]
     (worker,) = reward._pool.workers
     os.kill(worker.process.pid, signal.SIGKILL)
-    wait_until(lambda: not alive(worker.process.pid))
+    worker.process.join(60)  # a zombie may have threads that still end
     assert reward(completions=["bb"]) == [2]
 
 
