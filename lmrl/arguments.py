@@ -90,7 +90,27 @@ class ModelArguments(ModelConfig):
 
 
 @dataclass
-class DataArguments:
+class RowArguments:
+    """Rows to train on and rows held out, whatever is in them."""
+
+    dataset_name: str = _option(
+        "", "Rows: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files, or a hub id."
+    )
+    dataset_config: str | None = _option(None, "Configuration (subset) of a hub dataset.")
+    dataset_train_split: str = _option("train", "Split to train on.")
+    dataset_test_split: str = _option("test", "Split to evaluate on; never trained on.")
+    max_train_rows: int | None = _option(None, "Train on the first so many rows only, for a quick try. Default: all.")
+    eval_rows: int | None = _option(
+        None, "Held-out rows: the first so many of the test split or, where there is none, so many split off."
+    )
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset_name)
+        _check_at_least(1, max_train_rows=self.max_train_rows, eval_rows=self.eval_rows)
+
+
+@dataclass
+class DataArguments(RowArguments):
     """Prompts to train on, held-out prompts, and how rows become prompts."""
 
     dataset_name: str = _option(
@@ -98,9 +118,6 @@ class DataArguments:
         "Rows to train on: `demo` (inside lmrl), a .json, .jsonl, .csv, .tsv or .parquet file, a folder of "
         "such files named after their splits, or a hub id.",
     )
-    dataset_config: str | None = _option(None, "Configuration (subset) of a hub dataset.")
-    dataset_train_split: str = _option("train", "Split to train on.")
-    dataset_test_split: str = _option("test", "Split to evaluate on; never trained on.")
     eval_dataset_name: str | None = _option(None, "Held-out rows, written as dataset_name. Default: its test split.")
     column_names: list[str] | None = _option(None, "Columns of .csv and .tsv files that have no header.")
     prompt_template: str | None = _option(None, "Prompt made of columns, for example `Describe {name}:`.")
@@ -116,7 +133,6 @@ class DataArguments:
     long_prompts: Literal["error", "drop", "cut", "cut_end"] = _option(
         "error", "Longer prompts: refuse to start, drop these rows, cut off the beginning of the text, or its end."
     )
-    max_train_rows: int | None = _option(None, "Train on the first so many rows only, for a quick try. Default: all.")
     eval_rows: int | None = _option(
         None,
         "Held-out rows: the first so many of the test split (default: all of it) or, where there is no "
@@ -124,9 +140,8 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        _check_at_least(
-            1, max_prompt_length=self.max_prompt_length, max_train_rows=self.max_train_rows, eval_rows=self.eval_rows
-        )
+        super().__post_init__()
+        _check_at_least(1, max_prompt_length=self.max_prompt_length)
 
 
 @dataclass
@@ -215,41 +230,21 @@ class ComparisonArguments:
 
 
 @dataclass
-class LabelArguments:
+class LabelArguments(RowArguments):
     """Labelled texts to make a classifier of."""
 
-    dataset_name: str = _option(
-        "", "Rows: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files, or a hub id."
-    )
-    dataset_config: str | None = _option(None, "Configuration (subset) of a hub dataset.")
-    dataset_train_split: str = _option("train", "Split to train on.")
-    dataset_test_split: str = _option("test", "Split to evaluate on; never trained on.")
     column_names: list[str] | None = _option(None, "Columns of .csv and .tsv files that have no header.")
     text_column: str = _option("text", "Column with the text.")
     label_column: str = _option("label", "Column with the label.")
     class_names: list[str] | None = _option(
         None, "Names of the labels, in their order. Default: the labels themselves."
     )
-    max_train_rows: int | None = _option(None, "Train on the first so many rows only, for a quick try. Default: all.")
-    eval_rows: int | None = _option(
-        None, "Held-out rows: the first so many of the test split or, where there is none, so many split off."
-    )
-
-    def __post_init__(self) -> None:
-        _check_dataset(self.dataset_name)
-        _check_at_least(1, max_train_rows=self.max_train_rows, eval_rows=self.eval_rows)
 
 
 @dataclass
-class PreferenceArguments:
+class PreferenceArguments(RowArguments):
     """Pairs of a better and a worse completion, or graded texts that pairs are made of."""
 
-    dataset_name: str = _option(
-        "", "Rows: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files, or a hub id."
-    )
-    dataset_config: str | None = _option(None, "Configuration (subset) of a hub dataset.")
-    dataset_train_split: str = _option("train", "Split to train on.")
-    dataset_test_split: str = _option("test", "Split to evaluate on; never trained on.")
     prompt_template: str | None = _option(None, "Prompt made of columns, for example `Describe {name}:`.")
     prompt_column: str = _option("prompt", "Column with the prompt, without a template.")
     text_column: str | None = _option(
@@ -257,7 +252,6 @@ class PreferenceArguments:
     )
     grade_columns: list[str] | None = _option(None, "Columns with the grades of a text, which are averaged.")
     min_grade_difference: float = _option(0.0, "Texts whose grades are closer make no pair.")
-    max_train_rows: int | None = _option(None, "Train on the first so many rows only, for a quick try. Default: all.")
     eval_rows: int | None = _option(
         None,
         "Held-out rows (not pairs): the first so many of the test split or, where there is none, so many split off, "
@@ -265,6 +259,5 @@ class PreferenceArguments:
     )
 
     def __post_init__(self) -> None:
-        _check_dataset(self.dataset_name)
-        _check_at_least(1, max_train_rows=self.max_train_rows, eval_rows=self.eval_rows)
+        super().__post_init__()
         _check_at_least(0, min_grade_difference=self.min_grade_difference)
