@@ -31,6 +31,7 @@ from lmrl.arguments import (
     RewardArguments,
 )
 from lmrl.data import demo_rows
+from lmrl.models import CRITIC_FILE
 from lmrl.trainers import PPOConfig, ReinforceConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,8 +117,8 @@ def generates(model: torch.nn.Module, folder: Path, prompt: str) -> None:
 
 
 def check_critic(folder: Path) -> None:
-    """The critic lies beside the policy, and is one: it ends in a single value."""
-    assert load_file(folder / "critic.safetensors")["value.bias"].shape == (1,)
+    """The critic lies in the policy's folder, and is one: it ends in a single value."""
+    assert load_file(folder / CRITIC_FILE)["value.bias"].shape == (1,)
 
 
 def rows_of(footpaths: Path) -> tuple[str, ...]:
@@ -160,7 +161,7 @@ def test_every_configuration_trains_two_steps(
         assert (folder / "adapter_model.safetensors").is_file()
     else:
         check_saved(folder)
-    assert (folder / "critic.safetensors").is_file() == (trainer == "ppo_gen")
+    assert (folder / CRITIC_FILE).is_file() == (trainer == "ppo_gen")
 
 
 def test_no_configuration_is_left_out() -> None:
@@ -265,7 +266,7 @@ def test_the_checkpoint_that_is_best_on_held_out_rows_is_what_is_left(
     found = json.loads((tmp_path / "out" / "after.json").read_text())["completions"]
     assert sum(completion["length"] for completion in found[:2]) / 2 == min(lengths.values())
     kept = tmp_path / "out" / f"checkpoint-{state['best_global_step']}"
-    for name in ("critic.safetensors", "adapter_model.safetensors" if lora else "model.safetensors"):
+    for name in (CRITIC_FILE, "adapter_model.safetensors" if lora else "model.safetensors"):
         left, best_one = load_file(tmp_path / "out" / name), load_file(kept / name)
         assert left.keys() == best_one.keys() and all(torch.equal(left[key], best_one[key]) for key in left), name
 

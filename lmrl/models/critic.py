@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-CRITIC_FILE = "critic.safetensors"
+# In a folder of its own: vLLM and others load every `*.safetensors` that lies beside `config.json`.
+CRITIC_FILE = "critic/critic.safetensors"
 
 
 class Critic(nn.Module):
@@ -81,7 +82,7 @@ def attach_critic(model: PreTrainedModel, backbone: PreTrainedModel | None = Non
 
 def save_critic(state_dict: dict[str, Tensor], folder: str | Path) -> None:
     """
-    Write the critic's weights beside the policy's, as `critic.safetensors`.
+    Write the critic's weights into the policy's folder, as `critic/critic.safetensors`.
 
     Args:
         state_dict (`dict`):
@@ -90,7 +91,9 @@ def save_critic(state_dict: dict[str, Tensor], folder: str | Path) -> None:
             The checkpoint's folder.
     """
     whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state_dict.items()}
-    save_file(whole, Path(folder) / CRITIC_FILE, metadata={"format": "pt"})
+    path = Path(folder) / CRITIC_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(whole, path, metadata={"format": "pt"})
 
 
 def load_critic(critic: Critic, folder: str | Path) -> None:

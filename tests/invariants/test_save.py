@@ -9,7 +9,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig
 from training import ALGORITHMS, make_trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmrl.models import get_critic
+from lmrl.models import CRITIC_FILE, get_critic
 
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11, 12]])
 
@@ -39,7 +39,7 @@ def test_the_saved_policy_is_a_plain_model(
     AutoTokenizer.from_pretrained(tmp_path)
     own = trainer.model.eval()(IDS).logits
     assert torch.allclose(model.eval()(IDS).logits, own, atol=1e-5)
-    assert (tmp_path / "critic.safetensors").exists() == (algorithm == "ppo")
+    assert (tmp_path / CRITIC_FILE).exists() == (algorithm == "ppo")
 
 
 @pytest.mark.parametrize("critic", ["shared", "separate"])

@@ -43,7 +43,8 @@ def test_what_is_saved_comes_back(separate: bool, gpt2_path: str, tmp_path: Path
     save_critic(first.critic.state_dict(), tmp_path)
     load_critic(second.critic, tmp_path)
     assert torch.equal(values(first), values(second))
-    assert [path.name for path in tmp_path.iterdir()] == [CRITIC_FILE] == ["critic.safetensors"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / CRITIC_FILE]
+    assert CRITIC_FILE == "critic/critic.safetensors"
 
 
 def test_a_saved_shared_critic_is_its_head(gpt2_path: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tiny import tiny_gpt2, tiny_tokenizer
 from training import ALGORITHMS, PROMPTS, make_trainer, share_of_letters
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, LlamaModel
 
+from lmrl.models import CRITIC_FILE
 from lmrl.rewards import BLEU
 from lmrl.trainers import PPOConfig, ReinforceConfig
 
@@ -93,7 +94,7 @@ def test_a_reward_that_fails_in_the_third_step_leaves_the_first_two(
     assert saved.keys() == trained.keys()
     assert all(torch.equal(saved[name], value) for name, value in trained.items())
     assert json.loads((kept / "trainer_state.json").read_text())["global_step"] == 2
-    assert (kept / "critic.safetensors").exists() == (algorithm == "ppo")
+    assert (kept / CRITIC_FILE).exists() == (algorithm == "ppo")
 
 
 def test_rewards_that_never_apply_are_refused(gpt2_path: str, tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def test_a_critic_of_another_vocabulary_is_refused(gpt2_path: str, tmp_path: Pat
     trainer = make_trainer("ppo", gpt2_path, tmp_path, critic="separate", critic_model_name_or_path=gpt2_path)
     assert trainer.train().global_step == 2
     trainer.save_model()
-    assert any(name.startswith("backbone.") for name in load_file(tmp_path / "critic.safetensors"))
+    assert any(name.startswith("backbone.") for name in load_file(tmp_path / CRITIC_FILE))
 
 
 # -- through a recipe: exit status 2 and one sentence, never a traceback ----------------------------------------------
