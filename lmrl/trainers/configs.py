@@ -38,6 +38,13 @@ class RolloutConfig(RLOOConfig):
         metadata={"help": "Turn dropout off. On, the policy that is trained is not the one that was sampled."},
     )
     logging_steps: float = field(default=1, metadata={"help": "Log every so many optimiser steps."})
+    reference_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Model that the KL is measured to: the one that a first training started from, or a teacher with "
+            "the same tokenizer. By default the policy as it is given, so that each training has a new reference."
+        },
+    )
     missing_eos_penalty: float | None = field(
         default=None,
         metadata={"help": "Subtracted from the reward of an answer that did not end within max_completion_length."},
@@ -104,6 +111,11 @@ class RolloutConfig(RLOOConfig):
     def _check_kl(self) -> None:
         if self.sync_ref_model and self.beta == 0:
             raise ValueError("sync_ref_model=True needs beta above 0: without beta there is no reference to move.")
+        if self.reference_model_name_or_path is not None and self.beta == 0:
+            raise ValueError(
+                f"reference_model_name_or_path={self.reference_model_name_or_path!r} is only read with beta above 0: "
+                "without beta no reference is run."
+            )
         for name in ("kl_target", "max_kl"):
             value = getattr(self, name)
             if value is not None and (self.beta == 0 or value <= 0):

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import is_peft_model
 from torch import Tensor
+from transformers import PreTrainedModel
 from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from lmrl import core
-from lmrl.models import add_scoring_forward
+from lmrl.models import add_scoring_forward, check_scoring_forward, fuse_activations, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from .rollout import RolloutTrainer
@@ -18,23 +19,76 @@ if TYPE_CHECKING:
 
 def make_reference(trainer: "RolloutTrainer") -> Any:
     """
-    Returns a frozen copy of the policy as it is now; None without a KL penalty, and with LoRA, where TRL asks the
-    model without its new adapter.
+    Returns the frozen model that the KL is measured to: the one named by `reference_model_name_or_path`, else a copy
+    of the policy as it is now. None without a KL penalty, and with LoRA where none is named: TRL then asks the model
+    without its new adapter.
 
     Args:
         trainer ([`RolloutTrainer`]):
             Trainer whose policy has not been given its scoring forward yet.
+
+    Raises:
+        ValueError: If the named model reads other tokens than the policy, or a reference cannot follow the policy.
     """
-    if trainer.beta == 0 or is_peft_model(trainer.model):
+    name, lora = trainer.args.reference_model_name_or_path, is_peft_model(trainer.model)
+    if trainer.args.sync_ref_model and lora:
+        raise ValueError(
+            "sync_ref_model=True mixes the policy's weights into those of its reference, and with LoRA the policy is "
+            "an adapter. Leave sync_ref_model out, or train the whole model."
+        )
+    if trainer.beta == 0 or (name is None and lora):
         return None
-    reference = copy.deepcopy(trainer.model)
-    reference.__dict__.pop("forward", None)  # TRL's, whose closure still holds the policy
+    reference = _copy(trainer.model) if name is None else _load(name, trainer)
     reference.eval().requires_grad_(False)
     add_scoring_forward(reference, trainer.temperature)
+    if name is not None and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        check_scoring_forward(reference, trainer.temperature)
     prepared = _prepare(trainer, reference)
     if trainer.args.sync_ref_model:
         trainer.add_callback(SyncRefModelCallback(ref_model=prepared, accelerator=trainer.accelerator))
     return prepared
+
+
+def _copy(policy: Any) -> Any:
+    reference = copy.deepcopy(policy)
+    reference.__dict__.pop("forward", None)  # TRL's, whose closure still holds the policy
+    return reference
+
+
+def _load(name: str, trainer: "RolloutTrainer") -> PreTrainedModel:
+    policy, trust = trainer._base_model, trainer.args.trust_remote_code
+    reference = load_model(name, dtype=policy.dtype, trust_remote_code=trust)
+    _check_vocabulary(name, reference, trainer)
+    if trainer.args.sync_ref_model and _shapes(reference) != _shapes(trainer.model):
+        raise ValueError(
+            f"sync_ref_model=True mixes the policy's weights into those of its reference, and {name!r} has weights of "
+            "other shapes than the policy. Leave sync_ref_model out."
+        )
+    fuse_activations(reference)
+    return reference
+
+
+def _shapes(model: torch.nn.Module) -> list[torch.Size]:
+    return [parameter.shape for parameter in model.parameters()]
+
+
+def _check_vocabulary(name: str, reference: PreTrainedModel, trainer: "RolloutTrainer") -> None:
+    """The reference is given the ids that the policy has sampled. Rows of its embedding past these do no harm."""
+    ours, theirs = (model.config.get_text_config().vocab_size for model in (trainer._base_model, reference))
+    try:
+        words = load_tokenizer(name, trust_remote_code=trainer.args.trust_remote_code).get_vocab()
+    except ValueError:  # no tokenizer lies beside it: the number of tokens has to do
+        words = None
+    remedy = "The KL of a token needs the same tokens in both: name a model with the policy's tokenizer."
+    if theirs < ours or (words is None and theirs != ours):
+        raise ValueError(f"The reference {name!r} has {theirs} tokens and the policy {ours}. {remedy}")
+    own = trainer._tokenizer.get_vocab()
+    if words is not None and (apart := sorted(own.items() ^ words.items(), key=lambda item: item[1])):
+        token, place = apart[0]
+        raise ValueError(
+            f"The tokenizers of the policy and of the reference {name!r} differ in {len(apart)} tokens, such as "
+            f"{token!r} with the id {place}. {remedy}"
+        )
 
 
 def _prepare(trainer: "RolloutTrainer", reference: Any) -> Any:

@@ -47,6 +47,7 @@ class RolloutTrainer(ResumableTrainer):
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Policy. The reference is a frozen copy of it as given; with LoRA it is the model without the new adapter.
+            `args.reference_model_name_or_path` names another.
         reward_funcs (`Callable` or `list[Callable]`):
             Functions of `prompts`, `completions` and the dataset's columns.
         args ([`ReinforceConfig`] or [`PPOConfig`]):

@@ -61,7 +61,9 @@ def check_context(trainer: "RolloutTrainer") -> None:
             f"({trainer.args.generation_batch_size} completions, {trainer.num_generations} of each prompt): nothing "
             "would be trained. Give more rows, or lower per_device_train_batch_size."
         )
-    context = context_length(trainer._base_model)
+    reference = None if trainer.ref_model is None else trainer.accelerator.unwrap_model(trainer.ref_model)
+    limits = [context_length(model) for model in (trainer._base_model, reference) if model is not None]
+    context = min((limit for limit in limits if limit is not None), default=None)
     prompts = list(dataset[: min(len(dataset), _MAX_CHECKED_PROMPTS)]["prompt"])
     if None in prompts:
         raise ValueError(f"Row {prompts.index(None)} of train_dataset has no prompt. Fill it in, or drop the row.")
@@ -71,9 +73,10 @@ def check_context(trainer: "RolloutTrainer") -> None:
         raise ValueError(f"Row {lengths.index(0)} of train_dataset has an empty prompt. Give it at least one token.")
     room = trainer.max_completion_length
     if context is not None and longest + room > context:
+        whose = "model's" if context == limits[0] else "reference's"
         raise ValueError(
             f"The prompt of row {lengths.index(longest)} has {longest} tokens, and with max_completion_length={room} "
-            f"that makes {longest + room}, more than the model's context of {context}. Lower max_completion_length to "
+            f"that makes {longest + room}, more than the {whose} context of {context}. Lower max_completion_length to "
             f"{max(context - longest, 1)}, or drop or cut long prompts (lmrl.data.fit_prompts)."
         )
 
@@ -155,7 +158,12 @@ def _check_policy(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None
 
 
 def _starts_at_reference(trainer: "RolloutTrainer") -> bool:
-    """A LoRA adapter that does not start at zero (`init_lora_weights`) is another policy than its base."""
+    """
+    A reference that is named is another model, and a LoRA adapter that does not start at zero (`init_lora_weights`)
+    another policy than its base.
+    """
+    if trainer.args.reference_model_name_or_path is not None:
+        return False
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not is_peft_model(model) or "ref" in model.peft_config:
         return True

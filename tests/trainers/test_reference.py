@@ -1,0 +1,173 @@
+"""The reference that a user names: the model of a first training, or a teacher of another shape."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig
+from tiny import WORDS, tiny_gpt2, tiny_llama, tiny_tokenizer
+from training import ALGORITHMS, PROMPTS, make_trainer, one_rollout
+from transformers import AutoModelForCausalLM
+
+EOS = WORDS.index("<eos>")
+
+
+def trained(folder: Path, start: str, **overrides: Any) -> str:
+    """Returns the folder of a model that has been trained for two steps, far enough to be another one."""
+    trainer = make_trainer("reinforce", start, folder, learning_rate=5e-2, beta=0.0, **overrides)
+    trainer.train()
+    trainer.save_model()
+    return str(folder)
+
+
+def log_probability(model: torch.nn.Module, prompt: torch.Tensor, completion: torch.Tensor) -> float:
+    """Returns that of a whole completion, by plain transformers and without padding."""
+    with torch.no_grad():
+        logps = model(torch.cat([prompt, completion])[None]).logits[0].log_softmax(-1)
+    return logps[len(prompt) - 1 : -1].gather(1, completion[:, None]).sum().item()
+
+
+def kl_of(rollout: dict[str, torch.Tensor], policy: torch.nn.Module, reference: torch.nn.Module) -> float:
+    """Returns the mean log-ratio of the completions of a rollout."""
+    ratios = []
+    for row in range(len(rollout["prompt_ids"])):
+        prompt = rollout["prompt_ids"][row][rollout["prompt_mask"][row].bool()]
+        completion = rollout["completion_ids"][row][rollout["completion_mask"][row].bool()]
+        ratios.append(log_probability(policy, prompt, completion) - log_probability(reference, prompt, completion))
+    return sum(ratios) / len(ratios)
+
+
+def logged_kl(trainer: Any) -> float:
+    return trainer._metrics["train"]["kl_per_sequence"][0]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_second_training_is_held_to_the_model_of_the_first_or_to_its_own_start(
+    algorithm: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    second = trained(tmp_path / "first", gpt2_path)
+    options = {"num_iterations": 2, "per_device_train_batch_size": 16}
+    kept = make_trainer(algorithm, second, tmp_path, reference_model_name_or_path=gpt2_path, **options)
+    rollout = one_rollout(kept)
+    policy, first = (AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (second, gpt2_path))
+    assert logged_kl(kept) == pytest.approx(kl_of(rollout, policy, first), rel=1e-4)
+    assert logged_kl(kept) > 0.1
+    kept.train()
+    ids = torch.tensor([[6, 7, 8, 9]])
+    assert torch.allclose(kept.ref_model(input_ids=ids).logits, first(ids).logits, atol=1e-5)  # it was not trained
+
+    new = make_trainer(algorithm, second, tmp_path, **options)
+    one_rollout(new)
+    assert logged_kl(new) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_adapter_is_held_to_the_model_that_is_named_and_not_to_its_base(
+    algorithm: str, gpt2_path: str, llama_path: str, tmp_path: Path
+) -> None:
+    lora = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
+    trainer = make_trainer(
+        algorithm, gpt2_path, tmp_path, peft_config=lora, num_iterations=2, reference_model_name_or_path=llama_path
+    )
+    rollout = one_rollout(trainer)
+    policy, teacher = (AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (gpt2_path, llama_path))
+    assert logged_kl(trainer) == pytest.approx(kl_of(rollout, policy, teacher), rel=1e-4)
+    assert trainer.train().global_step == 2
+
+
+def test_an_adapter_may_be_the_reference(gpt2_path: str, tmp_path: Path) -> None:
+    lora = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
+    adapter = trained(tmp_path / "adapter", gpt2_path, peft_config=lora)
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, reference_model_name_or_path=adapter)
+    ids = torch.tensor([[6, 7, 8, 9]])
+    expected = AutoPeftModelForCausalLM.from_pretrained(adapter).eval()(ids).logits
+    assert torch.allclose(trainer.ref_model(input_ids=ids).logits, expected, atol=1e-6)
+    assert not any(parameter.requires_grad for parameter in trainer.ref_model.parameters())
+
+
+@torch.no_grad()
+def exact_kl(policy: torch.nn.Module, teacher: torch.nn.Module) -> float:
+    """Returns KL(policy || teacher) of completions of two tokens, summed over all of them, averaged over prompts."""
+    total = 0.0
+    for prompt in PROMPTS:
+        ids = torch.tensor([WORDS.index(word) for word in prompt.split()])
+        both = torch.cat([ids.expand(len(WORDS), -1), torch.arange(len(WORDS))[:, None]], dim=1)
+        ours, theirs = (model(both).logits.double().log_softmax(-1) for model in (policy, teacher))
+        first, then = ((ours.exp() * (ours - theirs)).sum(-1)[:, place] for place in (-2, -1))
+        then[EOS] = 0.0  # the completion has ended
+        total += (first[0] + (ours[0, -2].exp() * then).sum()).item()
+    return total / len(PROMPTS)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_teacher_of_another_architecture_is_distilled_where_the_reward_says_nothing(
+    algorithm: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    teacher_path = tiny_llama(tmp_path / "teacher", hidden_size=48, num_hidden_layers=3)
+    trainer = make_trainer(
+        algorithm,
+        gpt2_path,
+        tmp_path / "student",
+        reward=lambda completions, **_: [0.0] * len(completions),
+        startup_checks=False,
+        reference_model_name_or_path=teacher_path,
+        beta=1.0,
+        max_completion_length=2,
+        per_device_train_batch_size=64,
+        num_generations=8,
+        learning_rate=3e-3,
+        max_steps=80,
+    )
+    teacher = AutoModelForCausalLM.from_pretrained(teacher_path).eval()
+    before = exact_kl(trainer.model.eval(), teacher)
+    trainer.train()
+    after = exact_kl(trainer.model.eval(), teacher)
+    assert after < before / 2
+
+
+def test_a_teacher_may_have_more_rows_than_its_tokenizer_has_words(gpt2_path: str, tmp_path: Path) -> None:
+    padded = tiny_llama(tmp_path / "padded", vocab_size=72)
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path, reference_model_name_or_path=padded)
+    assert trainer.train().global_step == 2
+
+
+def test_a_reference_that_reads_other_tokens_is_refused(gpt2_path: str, tmp_path: Path) -> None:
+    def make(name: str, **options: Any) -> None:
+        make_trainer("ppo", gpt2_path, tmp_path, reference_model_name_or_path=name, **options)
+
+    few = tiny_gpt2(tmp_path / "few", vocab_size=63)
+    with pytest.raises(ValueError, match=r"few' has 63 tokens and the policy 64\. The KL of a token needs the same"):
+        make(few)
+    bare = tiny_gpt2(tmp_path / "bare", vocab_size=65)
+    for file in (tmp_path / "bare").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"bare' has 65 tokens and the policy 64"):
+        make(bare)
+
+    other = tiny_gpt2(tmp_path / "other")
+    tokenizer = tiny_tokenizer()
+    words = (tmp_path / "other" / "tokenizer.json").read_text().replace('"w21"', '"w99"')
+    (tmp_path / "other" / "tokenizer.json").write_text(words)
+    assert "w21" in tokenizer.get_vocab()
+    with pytest.raises(ValueError, match=r"other' differ in 2 tokens, such as 'w\d\d' with the id 63\. The KL"):
+        make(other)
+
+
+def test_a_reference_that_could_not_serve_is_refused(gpt2_path: str, llama_path: str, tmp_path: Path) -> None:
+    def make(name: str | None, **options: Any) -> None:
+        make_trainer("reinforce", gpt2_path, tmp_path, reference_model_name_or_path=name, **options)
+
+    with pytest.raises(ValueError, match=r"reference_model_name_or_path='.*' is only read with beta above 0"):
+        make(llama_path, beta=0.0)
+    with pytest.raises(ValueError, match=r"There is no folder '\./nowhere'"):
+        make("./nowhere")
+    short = tiny_gpt2(tmp_path / "short", n_positions=10)
+    with pytest.raises(ValueError, match=r"makes 15, more than the reference's context of 10\. Lower"):
+        make(short)
+    with pytest.raises(ValueError, match=r"sync_ref_model=True mixes .* other shapes than the policy"):
+        make(llama_path, sync_ref_model=True)
+    make(tiny_gpt2(tmp_path / "same", seed=1), sync_ref_model=True)
+    lora = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match=r"with LoRA the policy is an adapter\. Leave sync_ref_model out"):
+        make(None, sync_ref_model=True, peft_config=lora)
