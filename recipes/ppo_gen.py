@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import get_peft_config
 
 from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, RewardArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_splits
-from lmrl.evaluation import evaluate_model, report
+from lmrl.evaluation import Evaluation, evaluate_model, report, write_card
 from lmrl.models import context_length, load_model, load_tokenizer
 from lmrl.rewards import make_rewards, reward_name
 from lmrl.trainers import PPOConfig, PPOTrainer
@@ -60,12 +61,10 @@ def main() -> None:
     trainer.save_state()
     evaluations["after"] = measure(model=trainer.model, rows=held_out, **judges())
     if trainer.is_world_process_zero():
-        folder, shown = eval_args.results_dir or config.output_dir, eval_args.num_samples_shown
-        settings = {**vars(data_args), **vars(reward_args), **config.to_dict()}
-        names, logs = [reward_name(reward) for reward in rewards], {"after": trainer.state.log_history}
-        title = f"{Path(name).name}, before and after"
-        report(evaluations, held_out, folder, shown, logs=logs, config=settings, rewarded=names, title=title)
-        print(f"The model is in {config.output_dir}")
+        settings = {**vars(model_args), **vars(data_args), **vars(reward_args), **config.to_dict()}
+        tell(trainer, evaluations, held_out, [reward_name(reward) for reward in rewards], settings, eval_args)
+    if config.push_to_hub:
+        trainer.push_to_hub(commit_message="Scores and model card")
 
 
 def onlookers(
@@ -75,6 +74,32 @@ def onlookers(
     reference = load_model(start, **loading).to(device)
     fluent = (load_model(judge).to(device), load_tokenizer(judge)) if judge else (reference, tokenizer)
     return {"reference_model": reference, "perplexity_model": fluent}
+
+
+def tell(
+    trainer: PPOTrainer,
+    evaluations: dict[str, Evaluation],
+    rows: Dataset,
+    rewarded: list[str],
+    settings: dict[str, Any],
+    eval_args: EvaluationArguments,
+) -> None:
+    """Prints what came out, and writes the report and the model card."""
+    folder, log = trainer.args.output_dir, trainer.state.log_history
+    title = f"{Path(settings['model_name_or_path'] or demo_model_path()).name}, before and after"
+    compared = report(
+        evaluations,
+        rows,
+        eval_args.results_dir or folder,
+        eval_args.num_samples_shown,
+        logs={"after": log},
+        config=settings,
+        rewarded=rewarded,
+        title=title,
+    )
+    card = write_card(folder, "PPO", evaluations, rows[0]["prompt"], settings, rewarded, log, compared=compared)
+    trainer.model_card = card
+    print(f"The model is in {folder}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from .preferences import (
     longer_is_chosen,
     preference_accuracy,
 )
+from .reporting.card import write_card
 from .reporting.charts import histogram, lines, scatter, whiskers
 from .reporting.curves import read_log
 from .reporting.findings import Findings, find_warnings
@@ -77,6 +78,7 @@ __all__ = [
     "show",
     "to_json",
     "whiskers",
+    "write_card",
     "write_json",
     "write_page",
 ]

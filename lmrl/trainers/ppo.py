@@ -39,6 +39,17 @@ class PPOTrainer(RolloutTrainer):
     """
 
     _name = "PPO"
+    _tag_names = ["trl", "lmrl", "ppo"]  # noqa: RUF012
+    _paper = {  # noqa: RUF012
+        "title": "Proximal Policy Optimization Algorithms",
+        "id": "1707.06347",
+        "citation": "@article{schulman2017proximal,\n"
+        "    title   = {{Proximal Policy Optimization Algorithms}},\n"
+        "    author  = {John Schulman and Filip Wolski and Prafulla Dhariwal and Alec Radford and Oleg Klimov},\n"
+        "    year    = 2017,\n"
+        "    journal = {arXiv preprint arXiv:1707.06347},\n"
+        "}",
+    }
     _has_critic = True
 
     def __init__(self, model: Any, reward_funcs: Any, args: Any, train_dataset: Any = None, **kwargs: Any) -> None:

@@ -31,6 +31,7 @@ class ReinforceTrainer(RolloutTrainer):
     """
 
     _name = "REINFORCE"
+    _tag_names = ["trl", "lmrl", "reinforce"]  # noqa: RUF012
     _average: Tensor | None = None
 
     def credit(self, rollout: Rollout) -> Rollout:

@@ -26,6 +26,7 @@ class ResumableTrainer(MeasuredTrainer):
     the same prompts.
     """
 
+    model_card: str | None = None
     _train_sampler: Any = None
 
     def own_state(self) -> dict[str, Any]:
@@ -67,6 +68,13 @@ class ResumableTrainer(MeasuredTrainer):
         """TRL's sampler shuffles anew in each epoch, from one seed: a resumed run would begin with the first order."""
         for _ in range(int(self.state.epoch or 0)):
             next(iter(self._train_sampler or ()), None)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes TRL's draft of a model card, or `model_card` once there is one, which is then pushed, too."""
+        if self.model_card is None:
+            super().create_model_card(*args, **kwargs)
+        elif self.is_world_process_zero():
+            (Path(self.args.output_dir) / "README.md").write_text(self.model_card, encoding="utf-8")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.args.should_save:  # first, so that it is in the folder when that is pushed or counted

@@ -129,6 +129,11 @@ def is_rewarded(name: str, rewarded: Sequence[str]) -> bool:
     return any(plain == reward or plain.startswith(f"{reward}_") for reward in rewarded)
 
 
+def is_quality(score: Score) -> bool:
+    """Returns whether a score says by itself how good the texts are."""
+    return score.higher_is_better is not None and not score.name.startswith(_NOT_QUALITY)
+
+
 def measured_rewards(evaluations: Mapping[str, Evaluation]) -> list[str]:
     """Returns the names of all rewards that were measured, which stand for those trained on where nobody says."""
     names = (name for evaluation in evaluations.values() for name in evaluation.scores)
@@ -167,7 +172,7 @@ def _gamed(pair: _Pair, rewarded: Sequence[str]) -> list[str] | None:
     held_out = {
         name: difference
         for name, difference in pair.differences.items()
-        if name not in gains and _is_quality(pair.scores[name]) and not math.isnan(difference.low)
+        if name not in gains and is_quality(pair.scores[name]) and not math.isnan(difference.low)
     }
     if not any(name.startswith("reward/") for name in gains) or not held_out:
         return None
@@ -258,10 +263,6 @@ def _ends(log: Log, name: str) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
-
-
-def _is_quality(score: Score) -> bool:
-    return score.higher_is_better is not None and not score.name.startswith(_NOT_QUALITY)
 
 
 def _improved(difference: Difference, higher_is_better: bool | None) -> bool:

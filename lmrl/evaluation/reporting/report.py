@@ -23,7 +23,7 @@ from .wording import number, p_value, prompt_text, with_interval
 if TYPE_CHECKING:
     from rich.table import Table
 
-_PACKAGES = ("lmrl", "torch", "transformers", "tokenizers", "peft", "sacrebleu")
+_PACKAGES = ("lmrl", "trl", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "sacrebleu")
 
 
 def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
@@ -181,7 +181,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "decoding": evaluation.decoding,
         "data": data_signature(evaluation.row_ids),
         "row_ids": evaluation.row_ids,
-        "versions": _versions(),
+        "versions": package_versions(),
         "completions": [asdict(completion) for completion in evaluation.completions],
     }
 
@@ -252,7 +252,8 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Returns the versions of Python and of what a score or a model depends on, as far as it is installed."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

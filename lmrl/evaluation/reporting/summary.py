@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..differences import compare_all
+from ..differences import Compared, compare_all
 from ..evaluate import Evaluation
 from ..matching import matched
 from ..rows import Row
@@ -27,7 +27,7 @@ def report(
     config: Mapping[str, Any] | None = None,
     rewarded: Sequence[str] | None = None,
     title: str = "Evaluation",
-) -> None:
+) -> Compared:
     """
     Prints scores, some completions and warnings of each checkpoint, and writes all into a folder.
 
@@ -50,6 +50,9 @@ def report(
             Names of the rewards trained on; by default all that were measured as `reward/<name>`.
         title (`str`, *optional*, defaults to `"Evaluation"`):
             Heading of the page.
+
+    Returns:
+        `dict`, the differences from the baseline as [`compare_all`] gives them.
     """
     folder, evaluations = Path(folder), matched(evaluations)
     logs = {"training": read_log(folder)} if logs is None else logs
@@ -68,6 +71,7 @@ def report(
     print(findings.summary)
     print(f"Scores and completions: {', '.join(str(folder / f'{label}.json') for label in evaluations)}")
     print(f"Report: {page}")
+    return compared
 
 
 def _show_samples(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", samples: int) -> None:
