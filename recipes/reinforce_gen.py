@@ -20,7 +20,7 @@ from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_splits
 from lmrl.evaluation import Evaluation, evaluate_model, report, write_card
 from lmrl.models import context_length, load_model, load_tokenizer
-from lmrl.rewards import make_rewards, reward_name
+from lmrl.rewards import make_rewards
 from lmrl.trainers import ReinforceConfig, ReinforceTrainer
 
 DEMO = Path(__file__).parent / "configs" / "demo_reinforce.yaml"
@@ -61,8 +61,9 @@ def main() -> None:
     trainer.save_state()
     evaluations["after"] = measure(model=trainer.model, rows=held_out, **judges())
     if trainer.is_world_process_zero():
-        settings = {**vars(model_args), **vars(data_args), **vars(reward_args), **config.to_dict()}
-        tell(trainer, evaluations, held_out, [reward_name(reward) for reward in rewards], settings, eval_args)
+        told = (model_args, data_args, reward_args, eval_args)
+        settings = {name: value for part in told for name, value in vars(part).items()} | config.to_dict()
+        tell(trainer, evaluations, held_out, settings)
     if config.push_to_hub:
         trainer.push_to_hub(commit_message="Scores and model card")
 
@@ -77,28 +78,14 @@ def onlookers(
 
 
 def tell(
-    trainer: ReinforceTrainer,
-    evaluations: dict[str, Evaluation],
-    rows: Dataset,
-    rewarded: list[str],
-    settings: dict[str, Any],
-    eval_args: EvaluationArguments,
+    trainer: ReinforceTrainer, evaluations: dict[str, Evaluation], rows: Dataset, settings: dict[str, Any]
 ) -> None:
     """Prints what came out, and writes the report and the model card."""
-    folder, log = trainer.args.output_dir, trainer.state.log_history
-    title = f"{Path(settings['model_name_or_path'] or demo_model_path()).name}, before and after"
-    compared = report(
-        evaluations,
-        rows,
-        eval_args.results_dir or folder,
-        eval_args.num_samples_shown,
-        logs={"after": log},
-        config=settings,
-        rewarded=rewarded,
-        title=title,
-    )
-    card = write_card(folder, "REINFORCE", evaluations, rows[0]["prompt"], settings, rewarded, log, compared=compared)
-    trainer.model_card = card
+    folder, name = trainer.args.output_dir, settings["model_name_or_path"] or demo_model_path()
+    run = {"logs": {"after": trainer.state.log_history}, "rewarded": trainer.reward_func_names, "config": settings}
+    places = settings["results_dir"] or folder, settings["num_samples_shown"]
+    compared = report(evaluations, rows, *places, title=f"{Path(name).name}, before and after", **run)
+    trainer.model_card = write_card(folder, "REINFORCE", evaluations, rows, compared=compared, **run)
     print(f"The model is in {folder}")
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -15,7 +15,7 @@ from ..differences import Compared, compare_all
 from ..encoding import Prompt
 from ..evaluate import Evaluation
 from ..metrics import Score
-from ..rows import data_signature
+from ..rows import Row, data_signature
 from .citations import CITATIONS
 from .curves import Log
 from .findings import find_warnings, is_quality, is_rewarded
@@ -24,6 +24,9 @@ from .report import package_versions
 from .training import data_lines, training_lines
 from .wording import listed, number, p_value, with_interval
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -31,11 +34,11 @@ def write_card(
     folder: str | os.PathLike[str],
     algorithm: str,
     evaluations: Mapping[str, Evaluation],
-    prompt: Prompt,
+    rows: "Dataset | Sequence[Row]",
+    *,
+    logs: Mapping[str, Log],
     config: Mapping[str, Any],
     rewarded: Sequence[str],
-    log: Log,
-    *,
     compared: Compared | None = None,
 ) -> str:
     """
@@ -51,14 +54,14 @@ def write_card(
             What trained it: `"REINFORCE"` or `"PPO"`.
         evaluations (`dict` of [`Evaluation`]):
             Of the model before and after, in this order.
-        prompt (`str`, or list of messages):
-            One that shows how the model is asked.
+        rows (`datasets.Dataset` or list of `dict`):
+            The rows that were completed; the first one's prompt shows how the model is asked.
+        logs (`dict` of log histories):
+            Of the training run, by the label of the model after it.
         config (`dict`):
             All settings of the run, by the names that the recipes have.
         rewarded (list of `str`):
             Names of the rewards trained on.
-        log (list of `dict`):
-            The log history.
         compared (`dict`, *optional*):
             What [`compare_all`] gives of the scores, if that is there already.
 
@@ -67,16 +70,16 @@ def write_card(
     """
     if compared is None:
         compared = compare_all({label: evaluation.scores for label, evaluation in evaluations.items()})
-    *_, last = evaluations.values()
+    *_, (label, last) = evaluations.items()
     name = Path(str(config.get("hub_model_id") or Path(folder).resolve())).name
-    findings = find_warnings(evaluations, logs={"training": log}, rewarded=rewarded, compared=compared)
+    findings = find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared)
     warnings = bullets([plain(sentence) for sentence in findings.warnings])
     sections = {
         f"# {plain(name)}": _introduction(algorithm, config, rewarded),
-        "## Use": _use(str(config.get("hub_model_id") or _shown(Path(folder))), prompt, last.decoding),
+        "## Use": _use(str(config.get("hub_model_id") or _shown(Path(folder))), rows[0]["prompt"], last.decoding),
         "## Scores": _scores(evaluations, compared, rewarded),
         "## Warnings": f"{warnings}\n\n{findings.summary}".strip(),
-        "## Training": bullets(training_lines(algorithm, config, log)),
+        "## Training": bullets(training_lines(algorithm, config, logs[label])),
         "## Data": bullets(data_lines(config)),
         "## Rewards": _rewards(config, rewarded, last.scores),
         "## What each score is": table(

@@ -38,8 +38,8 @@ def data_lines(config: Mapping[str, Any]) -> list[str]:
             All settings of the run, by the names that the recipes have.
     """
     dataset, held_out = config.get("dataset_name"), config.get("eval_dataset_name")
-    lines = [f"Trained on {_short(dataset)}, split {code(config.get('dataset_train_split', 'train'))}."]
-    lines.append(f"Measured on {_short(held_out or dataset)}, split {code(config.get('dataset_test_split', 'test'))}.")
+    measured = _short(held_out) if held_out else "held-out rows of it"
+    lines = [f"Trained on {_short(dataset)}, measured on {measured}."]
     for name in ("prompt_template", "reference_column", "system_prompt", "max_train_rows"):
         if config.get(name):
             lines.append(f"{code(name)}: {code(config[name])}")
