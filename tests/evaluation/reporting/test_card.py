@@ -1,0 +1,143 @@
+"""The model card: what the Hub reads of it, what a person reads of it, and that a user's text stays text."""
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+from lmrl.evaluation import Completion, Evaluation, write_card
+from lmrl.evaluation.scores import Score, mean_score
+
+CONFIG = {
+    "model_name_or_path": "someone/gpt2",
+    "dataset_name": "someone/records",
+    "reward_weights": [0.7, 0.3],
+    "beta": 0.05,
+    "baseline": "leave_one_out",
+    "generation_batch_size": 32,
+    "temperature": 1.0,
+    "kl_target": None,
+    "push_to_hub_token": "secret",
+}
+LOGS = {"after": [{"step": 1, "kl_per_sequence": 0.0}, {"step": 40, "kl_per_sequence": 3.25, "reward": 1.0}]}
+ROWS = [{"prompt": f"say {n} ->"} for n in range(4)]
+
+
+def measured(bleu: list[float], length: float = 20.0) -> Evaluation:
+    scores = {
+        "bleu": mean_score("bleu", "tok:13a|case:mixed", bleu, True),
+        "chrf": mean_score("chrf", "nc:6", bleu, True),
+        "reward/bleu": mean_score("reward/bleu", "bleu|smooth:exp", [value / 100 for value in bleu], True),
+        "reward/polite": mean_score("reward/polite", "polite", [0.5] * 4, True),
+        "distinct1": Score("distinct1", 0.25, "n:1", None, True),
+        "length": mean_score("length", "unit:tokens", [length] * 4, None),
+        "kl": mean_score("kl", "reference:/somewhere/private/start|unit:nats", [0.0] * 4, None),
+    }
+    texts = [Completion(row, 0, "a text", 3, True) for row in range(4)]
+    return Evaluation(texts, scores, {"max_new_tokens": 12, "do_sample": False}, [str(row) for row in range(4)])
+
+
+def written(folder: Path, **changes: object) -> str:
+    """Returns the card of a run whose BLEU rises from 50 to 60, in texts twice as long."""
+    said = {
+        "algorithm": "REINFORCE",
+        "evaluations": {"before": measured([50.0] * 4), "after": measured([59.0, 60.0, 60.0, 61.0], 40.0)},
+        "rows": ROWS,
+        "logs": LOGS,
+        "config": CONFIG,
+        "rewarded": ["bleu", "polite"],
+    }
+    card = write_card(folder, **{**said, **changes})
+    assert (folder / "README.md").read_text(encoding="utf-8") == card
+    return card
+
+
+def test_the_hub_reads_where_it_comes_from_and_what_it_scored(tmp_path: Path) -> None:
+    folder = tmp_path / "tuned"
+    written(folder)
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.base_model, data.datasets, data.library_name) == ("someone/gpt2", ["someone/records"], "transformers")
+    assert (data.pipeline_tag, data.license, data.model_name) == ("text-generation", None, "tuned")
+    assert data.tags == ["trl", "lmrl", "reinforce", "reinforcement-learning"]
+    found = [(result.metric_type, result.metric_value, result.dataset_type) for result in data.eval_results]
+    assert found == [("bleu", 60.0, "someone/records"), ("chrf", 60.0, "someone/records")]
+
+
+def test_a_person_reads_what_was_done_what_it_brought_and_what_it_cost(tmp_path: Path) -> None:
+    card = written(tmp_path / "tuned")
+    assert (
+        "[someone/gpt2](https://huggingface.co/someone/gpt2), fine-tuned by reinforcement learning (REINFORCE)" in card
+    )
+    row = "| `bleu` (trained on) | 50.00 [50.00, 50.00] | 60.00 [59.25, 60.75] | +10.00 [+9.25, +10.75] |"
+    assert row in card
+    assert "| `bleu` | 0.7 | `bleu\\|smooth:exp` |" in card and "| `polite` | 0.3 | `polite` |" in card
+    assert "- after: texts are 100 % longer (20.00 → 40.00 tokens)." in card
+    assert "- REINFORCE: `baseline=leave_one_out`" in card
+    assert "- 40 optimiser steps: `generation_batch_size=32`" in card
+    start = "the model that this training started from"
+    assert f"- KL penalty to {start}: `beta=0.05`. It ended at 3.25 nats per sampled completion." in card
+    assert '"max_new_tokens": 12' in card and "transformers 5." in card and "williams1992simple" in card
+    assert "secret" not in card and "None" not in card
+    ppo = written(
+        tmp_path / "ppo", algorithm="PPO", config={**CONFIG, "use_peft": True, "lora_r": 8, "critic": "shared"}
+    )
+    assert "- PPO: `critic=shared`" in ppo and "- LoRA: `lora_r=8`" in ppo and "schulman2017proximal" in ppo
+    data = ModelCard.load(tmp_path / "ppo" / "README.md").data
+    assert data.library_name == "peft" and {"ppo", "lora"} <= {*data.tags}
+
+
+def test_folders_of_this_machine_are_named_by_their_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("start", "teacher"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "train.jsonl").write_text("")
+    private = {
+        "model_name_or_path": str(tmp_path / "start"),
+        "dataset_name": str(tmp_path / "train.jsonl"),
+        "reference_model_name_or_path": str(tmp_path / "teacher"),
+    }
+    card = written(tmp_path / "tuned", config={**CONFIG, **private})
+    assert str(tmp_path) not in card and "/somewhere/private" not in card
+    for named in ("`start`, fine-tuned", "KL penalty to `teacher`", "`train.jsonl`", "`reference:start\\|unit:nats`"):
+        assert named in card
+    assert 'model="tuned"' in card
+    data = ModelCard.load(tmp_path / "tuned" / "README.md").data
+    assert data.base_model is None and data.datasets is None
+    assert {result.dataset_type for result in data.eval_results} == {"train"}
+    assert 'model="someone/tuned"' in written(tmp_path / "tuned", config={**CONFIG, "hub_model_id": "someone/tuned"})
+
+
+def test_text_of_a_user_is_no_markup(tmp_path: Path) -> None:
+    evil = "a|b `c` <script>\n---\n# d ``e`"
+    scores = {name: measured([50.0] * 4) for name in ("before", "after")}
+    for evaluation in scores.values():
+        evaluation.scores[f"reward/{evil}"] = mean_score(f"reward/{evil}", evil, [1.0] * 4, True)
+    prompt = '```\n"""\n---\nlicense: mit\n<b>|'
+    card = written(
+        tmp_path / "tuned",
+        evaluations=scores,
+        rows=[{"prompt": prompt}],
+        rewarded=["bleu", evil],
+        config={**CONFIG, "prompt_template": evil, "dataset_name": "my rows: #1", "system_prompt": "---"},
+    )
+    data = ModelCard.load(tmp_path / "tuned" / "README.md").data
+    assert data.license is None and data.eval_results[0].dataset_name == "my rows: #1"
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(card.split("\n---\n\n", 1)[1])
+    kinds = [inline.type for token in tokens for inline in (token.children or [])] + [token.type for token in tokens]
+    assert "html_inline" not in kinds and "html_block" not in kinds and "hr" not in kinds
+    heads = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
+    assert heads == [
+        *("tuned", "Use", "Scores", "Warnings", "Training", "Data", "Rewards", "What each score is"),
+        *("Versions", "Citations"),
+    ]
+    rows = [place for place, token in enumerate(tokens) if token.type in ("tr_open", "tr_close")]
+    cells = [
+        sum(token.type in ("td_open", "th_open") for token in tokens[start:end])
+        for start, end in zip(rows[::2], rows[1::2], strict=True)
+    ]
+    assert cells == [5] * 9 + [3] * 3 + [2] * 9
+    (example,) = [token.content for token in tokens if token.type == "fence" and token.info == "python"]
+    given: dict[str, object] = {}
+    exec("\n".join(line for line in example.splitlines() if line.startswith("prompt =")), given)
+    assert given["prompt"] == prompt
