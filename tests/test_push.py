@@ -1,0 +1,103 @@
+"""`push_to_hub` is TRL's, and what it pushes last is the model with its card; the Hub is a server of this test."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from trl import RLOOTrainer
+
+from lmrl.trainers import PPOTrainer, ReinforceTrainer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Takes whole files into its server's `commits`, a dict of bytes by path for each."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        answer: dict[str, Any] = {}
+        if self.path.endswith("/repos/create"):
+            answer = {"url": f"{self.server.address}/me/tuned"}
+        elif "/preupload/" in self.path:
+            names = [file["path"] for file in json.loads(body)["files"]]
+            answer = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+        elif "/commit/" in self.path:
+            lines = [json.loads(line) for line in body.splitlines()]
+            files = {line["value"]["path"]: line["value"]["content"] for line in lines if line["key"] == "file"}
+            self.server.commits.append({name: base64.b64decode(content) for name, content in files.items()})
+            self.server.messages.append(lines[0]["value"]["summary"])
+            answer = {"commitUrl": f"{self.server.address}/me/tuned/commit/0", "commitOid": "0" * 40}
+        self.answer(200, answer)
+
+    def do_GET(self) -> None:
+        self.answer(404, {"error": "there is no such thing"})
+
+    do_HEAD = do_GET
+
+    def answer(self, status: int, content: dict[str, Any]) -> None:
+        text = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def hub() -> Iterator[Any]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.address, server.commits, server.messages = f"http://127.0.0.1:{server.server_port}", [], []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("trainer_class", [ReinforceTrainer, PPOTrainer])
+def test_pushing_is_trl_s(trainer_class: type) -> None:
+    assert trainer_class.push_to_hub is RLOOTrainer.push_to_hub
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_is_pushed_last_is_the_model_with_its_scores(hub: Any, lora: bool, tmp_path: Path) -> None:
+    argv = [
+        *("--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1", "--eval_rows", "4"),
+        *("--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1", "--report_to", "none"),
+        *("--max_completion_length", "12", "--output_dir", "out", "--use_peft", str(lora)),
+        *("--push_to_hub", "true", "--hub_model_id", "me/tuned", "--hub_token", "hf_secret", "--hub_strategy", "end"),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "recipes" / "ppo_gen.py"), *argv],
+        env={**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert hub.messages == ["Model save", "Scores and model card"]
+    pushed = hub.commits[-1]
+    weights = "adapter_model.safetensors" if lora else "model.safetensors"
+    assert {weights, "README.md", "tokenizer.json", "critic/critic.safetensors", "after.json"} <= pushed.keys()
+    assert not any(name.startswith("checkpoint-") for name in pushed)
+    assert pushed["README.md"] == (tmp_path / "out" / "README.md").read_bytes()
+    card = ModelCard(pushed["README.md"].decode())
+    assert card.data.model_name == "tuned" and {"trl", "lmrl", "ppo"} <= {*card.data.tags}
+    assert card.data.eval_results and "hf_secret" not in card.content
+    assert "| `bleu` (trained on) |" in card.content and 'model="me/tuned"' in card.content
+    draft = hub.commits[0]["README.md"].decode()
+    assert "trained with PPO" in draft and "1707.06347" in draft and "## Scores" not in draft
