@@ -1,8 +1,12 @@
-"""What a person sees while training runs."""
+"""What a person, or another program, sees while training runs."""
 
+import json
+from pathlib import Path
 from typing import Any
 
-from transformers import ProgressCallback
+from transformers import ProgressCallback, TrainerCallback
+
+LOG_NAME = "log.jsonl"
 
 SHOWN = {
     "reward": "reward",
@@ -30,3 +34,27 @@ class TrainingProgress(ProgressCallback):
         values = {shown: logs.get(name) for shown, name in SHOWN.items()}
         self.newest |= {shown: f"{float(value):.3g}" for shown, value in values.items() if value is not None}
         self.training_bar.set_postfix(self.newest)
+
+
+class LogFile(TrainerCallback):
+    """
+    The log history as JSON Lines in the output folder, a line as soon as it is logged.
+
+    Trainer's own `trainer_state.json` is there at checkpoints and at the end only. A resumed run writes the history
+    of its checkpoint first, so that the file is at all times what the history is.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begins the file."""
+        if state.is_world_process_zero:
+            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+            self._write("w", args, state.log_history)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Adds what was logged."""
+        if state.is_world_process_zero and (Path(args.output_dir) / LOG_NAME).is_file():
+            self._write("a", args, state.log_history[-1:])
+
+    def _write(self, mode: str, args: Any, rows: list[dict[str, Any]]) -> None:
+        with (Path(args.output_dir) / LOG_NAME).open(mode, encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row) + "\n" for row in rows)

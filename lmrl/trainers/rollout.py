@@ -24,7 +24,7 @@ from lmrl.models import (
 )
 
 from . import startup
-from .callbacks import TrainingProgress
+from .callbacks import LogFile, TrainingProgress
 from .configs import RolloutConfig
 from .reference import make_reference
 from .scoring import checked_rewards
@@ -99,6 +99,7 @@ class RolloutTrainer(ResumableTrainer):
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             check_scoring_forward(self._base_model, self.temperature)
         startup.check_context(self)
+        self.add_callback(LogFile())
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress)
 

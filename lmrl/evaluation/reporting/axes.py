@@ -56,6 +56,55 @@ class Axis:
         """The round values between the ends."""
         return nice_ticks(self.low, self.high)
 
+    @property
+    def labels(self) -> list[str]:
+        """What is written at the ticks."""
+        return tick_labels(self.ticks)
+
+
+@dataclass(frozen=True)
+class LogAxis(Axis):
+    """A logarithmic scale, of values above 0."""
+
+    def __call__(self, value: float) -> float:
+        """Returns the pixel of a value, to a tenth."""
+        share = math.log(value / self.low) / math.log(self.high / self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+    @property
+    def ticks(self) -> list[float]:
+        """The powers of ten between the ends, with 2 and 5 times them where there are few."""
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for digits in ((1,), (1, 3), (1, 2, 5)):
+            found = [float(f"{digit}e{power}") for power in powers for digit in digits]
+            inside = [tick for tick in found if self.low * (1 - 1e-9) <= tick <= self.high * (1 + 1e-9)]
+            if len(inside) >= 3:
+                break
+        return inside
+
+    @property
+    def labels(self) -> list[str]:
+        """What is written at the ticks."""
+        return [f"{tick:g}" for tick in self.ticks]
+
+
+@dataclass(frozen=True)
+class NamedAxis(Axis):
+    """A scale with a place for each of some names, at 0, 1 and so on."""
+
+    names: tuple[str, ...] = ()
+
+    @property
+    def ticks(self) -> list[float]:
+        """The places of the names."""
+        return [float(place) for place in range(len(self.names))]
+
+    @property
+    def labels(self) -> list[str]:
+        """The names, cut where they would run into each other."""
+        most = max(3, int((self.end - self.start) / max(1, len(self.names)) / 7))
+        return [name if len(name) <= most else f"{name[: most - 1]}…" for name in self.names]
+
 
 def axis_of(values: Iterable[float], start: float, end: float, *, margin: float = 0.05) -> Axis:
     """
@@ -168,16 +217,14 @@ def color(index: int) -> str:
 
 
 def _x_ticks(x: Axis, floor: float, *, grid: bool) -> Iterable[str]:
-    ticks = x.ticks
-    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
+    for tick, label in zip(x.ticks, x.labels, strict=True):
         kind, top = ("grid", TOP) if grid else ("axis", floor)
         yield f'<line class="{kind}" x1="{x(tick)}" x2="{x(tick)}" y1="{top}" y2="{floor + (0 if grid else 4)}"/>'
         yield f'<text class="tick" x="{x(tick)}" y="{floor + 18}" text-anchor="middle">{label}</text>'
 
 
 def _y_ticks(y: Axis) -> Iterable[str]:
-    ticks = y.ticks
-    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
+    for tick, label in zip(y.ticks, y.labels, strict=True):
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick)}" y2="{y(tick)}"/>'
         yield f'<text class="tick" x="{LEFT - 8}" y="{y(tick)}" dy="4" text-anchor="end">{label}</text>'
 
