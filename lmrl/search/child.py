@@ -10,7 +10,7 @@ from pathlib import Path
 
 _GRACE = 5.0  # seconds between being asked to stop and being killed
 # The pipe closes when the sweep dies, however it dies.
-_GUARD = 'read word || kill -KILL -- "-$1"'
+_GUARD = 'read word || kill -s KILL -- "-$1"'
 
 
 @contextmanager

@@ -50,7 +50,8 @@ def draw(sweep: Sweep) -> str:
         words = f"{len(placed)} trials"
         return framed(marks, title=title, description=words, x=x, y=y, x_label=x_label, y_label=name, legend=legend)
 
-    numbers = axis_of([float(trial.number) for trial in shown], *_ACROSS)
+    ends = axis_of([float(trial.number) for trial in shown], *_ACROSS)
+    numbers = _Whole(ends.low, ends.high, ends.start, ends.end)
     panels = [panel(f"{name} by trial", "trial", numbers, lambda trial: trial.number, _frontier(sweep, numbers, y))]
     paid = [trial.user_attrs["kl"] for trial in shown if "kl" in trial.user_attrs]
     bound = [] if sweep.objective.max_kl is None else [sweep.objective.max_kl]
@@ -64,6 +65,14 @@ def draw(sweep: Sweep) -> str:
         share = f", {100 * weights[key]:.0f} % of the importance" if key in weights else ""
         panels.append(panel(f"{name} by {key}{share}", key, _axis(dimension), _place(dimension)))
     return _grid(panels)
+
+
+class _Whole(Axis):
+    """A scale of whole numbers."""
+
+    @property
+    def ticks(self) -> list[float]:
+        return [tick for tick in super().ticks if tick == int(tick)]
 
 
 def _axis(dimension: Dimension) -> Axis:
@@ -128,6 +137,7 @@ def _frontier(sweep: Sweep, x: Axis, y: Axis) -> Iterable[str]:
         best = list(accumulate((trial.value for trial in kept), better))
         path = f"M{x(kept[0].number)},{y(best[0])}"
         path += "".join(f" H{x(trial.number)} V{y(value)}" for trial, value in zip(kept, best, strict=True))
+        path += f" H{x.end}"
         style = 'fill="none" stroke="currentColor" stroke-width="1.5" opacity="0.6"'
         yield f'<path class="{color(0)}" d="{path}" {style}/>'
 

@@ -1,5 +1,6 @@
 """The study: which trials there are, who runs the next one, and what is left when a sweep is killed."""
 
+import hashlib
 import json
 import math
 import sys
@@ -208,7 +209,8 @@ class Sweep:
             pruner=_AmongFeasible(pruner) if self.prune else library.pruners.NopPruner(),
             load_if_exists=True,
         )
-        seed = (100_003 * self.seed + len(study.trials)) % 2**32
+        digest = hashlib.sha256(f"{self.seed}, {len(study.trials)}".encode()).digest()  # consecutive seeds are alike
+        seed = int.from_bytes(digest[:4], "big")
         study.sampler = library.samplers.TPESampler(n_startup_trials=self.startup_trials, seed=seed)
         return study
 
