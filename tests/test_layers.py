@@ -36,7 +36,7 @@ LAYERS = {
     "lmrl/trainers": Layer(("lmrl.trainers", "lmrl.core", "lmrl.models"), TRAINER_LIBRARIES),
     "lmrl/evaluation": Layer(("lmrl.evaluation", "lmrl.rewards", "lmrl.models.loading"), None, ("trl",)),
     "lmrl/search": Layer(("lmrl.search", "lmrl.evaluation"), ("optuna", "rich", "yaml")),
-    "lmrl/envs": Layer(("lmrl.envs",), ("gymnasium", "numpy")),
+    "lmrl/envs": Layer(("lmrl.envs", "lmrl.rewards"), ("gymnasium", "numpy")),
     "lmrl/arguments.py": Layer((), ("trl",)),
     "lmrl/cli.py": Layer((), ("trl", "yaml")),
     "lmrl/__init__.py": Layer(("lmrl.trainers",), ()),

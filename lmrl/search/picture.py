@@ -43,6 +43,7 @@ def draw(sweep: Sweep) -> str:
     best = sweep.best()
 
     def panel(title: str, x_label: str, x: Axis, at: Callable[[Any], Any], extra: Iterable[str] = ()) -> str:
+        """Returns the chart of the objective against what `at` says of a trial."""
         placed = [trial for trial in shown if at(trial) is not None]
         marks = [*extra, *(_dot(trial, x(at(trial)), y, name, trial is _same(best, placed)) for trial in placed)]
         kinds = {_kind(trial): None for trial in shown}
@@ -72,6 +73,7 @@ class _Whole(Axis):
 
     @property
     def ticks(self) -> list[float]:
+        """The round values between the ends that are whole."""
         return [tick for tick in super().ticks if tick == int(tick)]
 
 
@@ -86,6 +88,7 @@ def _axis(dimension: Dimension) -> Axis:
 
 def _place(dimension: Dimension) -> Callable[[Any], float | None]:
     def at(trial: Any) -> float | None:
+        """Returns where a trial stands; None if it was drawn without this argument."""
         if dimension.name not in trial.params:
             return None
         value = trial.params[dimension.name]

@@ -90,6 +90,7 @@ class Sweep:
         Raises:
             ValueError: If the folder holds another study, or trials of none.
         """
+        optuna()
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             if not (self.folder / JOURNAL).exists() and any(self.folder.glob("trial-*")):
@@ -166,6 +167,10 @@ class Sweep:
 
     def _outcome(self, trial: Any, stop: Event) -> tuple[str, float | None, str]:
         """Runs a trial; returns how it ended, its objective, and why it has none."""
+        same = (one for one in self.trials() if one.state.name == "COMPLETE" and one.params == trial.params)
+        if (known := next(same, None)) is not None:  # it would train the same model
+            self._note(trial, known.user_attrs["kl"])
+            return "COMPLETE", known.value, f"as trial {known.number}"
         folder = self.folder_of(trial.number)
         (folder / "command.txt").write_text(as_command(self.command_of(trial)) + "\n", encoding="utf-8")
         try:
@@ -179,17 +184,23 @@ class Sweep:
             raise ValueError(f"objective {self.objective.name!r} was not measured, only {', '.join(scores)}")
         if not math.isfinite(value):
             return "FAIL", None, f"{self.objective.name} is {value}"
+        self._note(trial, kl)
+        return "COMPLETE", value, ""
+
+    def _note(self, trial: Any, kl: float) -> None:
         trial.set_user_attr("kl", kl)
         if self.objective.max_kl is not None:
             trial.set_constraint("kl", math.inf if math.isnan(kl) else kl - self.objective.max_kl)
-        return "COMPLETE", value, ""
 
     def _finish(self, study: Any, trial: Any, state: str, value: float | None, reason: str) -> None:
         trial.set_user_attr("reason", reason)
         self._tell_folder(trial, state, reason, value)
         study.tell(trial.number, value, state=getattr(optuna().trial.TrialState, state))
-        shown = f"{self.objective.name} {value:.6g}" if value is not None else f"{state.lower()}, {reason}"
-        print(f"trial {trial.number}: {shown}", file=sys.stderr, flush=True)
+        shown = [
+            state.lower() if value is None else f"{self.objective.name} {value:.6g}",
+            *([reason] if reason else []),
+        ]
+        print(f"trial {trial.number}: {', '.join(shown)}", file=sys.stderr, flush=True)
 
     def _tell_folder(self, trial: Any, state: str, reason: str, value: float | None = None) -> None:
         told = {"state": state, "reason": reason, self.objective.name: value, **trial.params}
@@ -252,6 +263,7 @@ class _AmongFeasible:
         self._pruner = pruner
 
     def prune(self, study: Any, trial: Any) -> bool:
+        """Returns whether a trial is to be stopped."""
         return bool(self._pruner.prune(_Feasible(study), trial))
 
 
@@ -265,4 +277,5 @@ class _Feasible:
         return getattr(self._study, name)
 
     def get_trials(self, **kwargs: Any) -> list[Any]:
+        """Returns those that keep the bound."""
         return [trial for trial in self._study.get_trials(**kwargs) if is_feasible(trial)]

@@ -25,6 +25,7 @@ def summary(sweep: Sweep) -> str:
     order = ("COMPLETE", "PRUNED", "RUNNING", "FAIL")
 
     def key(trial: Any) -> tuple[int, bool, float]:
+        """Returns the place of a trial."""
         value = trial.value if trial.state.name == "COMPLETE" else 0.0
         return order.index(trial.state.name), not is_feasible(trial), sign * value
 
@@ -44,9 +45,9 @@ def summary(sweep: Sweep) -> str:
     return "\n".join(parts)
 
 
-def _state(trial: Any) -> str:
+def _state(trial: Any) -> Any:
     if trial.state.name == "COMPLETE":
-        return "" if is_feasible(trial) else "over max_kl"
+        return trial.user_attrs["reason"] if is_feasible(trial) else "over max_kl"
     reason = trial.user_attrs.get("reason", "")
     return {"PRUNED": "pruned, ", "FAIL": "failed: ", "RUNNING": "running"}[trial.state.name] + reason
 

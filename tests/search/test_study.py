@@ -106,6 +106,16 @@ def test_no_trial_is_held_to_what_was_reached_over_the_bound(max_kl: float | Non
     assert [trial.state.name for trial in sweep.trials()] == ["COMPLETE", state]
 
 
+def test_what_would_train_the_same_model_is_run_once(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, Dimension("x", (2.0, 4.0)), max_kl=3.0)
+    enqueue(sweep, 4.0, 2.0, 2.0, 4.0)
+    sweep.run(4)
+    assert [trial.value for trial in sweep.trials()] == [40.0, 20.0, 20.0, 40.0]
+    assert [trial.constraints["kl"] for trial in sweep.trials()] == [1.0, -1.0, -1.0, 1.0]
+    assert [path.parent.name for path in sorted(tmp_path.glob("*/after.json"))] == ["trial-0000", "trial-0001"]
+    assert sweep.best().number == 1 and summary(sweep).splitlines()[3].endswith("as trial 1")
+
+
 def test_trials_that_fail_say_why_and_the_sweep_goes_on(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, Dimension("x", (13.0, 1.0)))
     enqueue(sweep, 13.0, 1.0)

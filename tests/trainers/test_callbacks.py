@@ -1,0 +1,43 @@
+"""What is written while training runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import ALGORITHMS, make_trainer
+from transformers import TrainerCallback
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+class Reader(TrainerCallback):
+    """Reads the file at the end of each step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.seen = folder, []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen.append(len(rows_of(self.folder)))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_log_is_in_the_output_folder_while_training_runs(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
+    reader = Reader(tmp_path / "out")
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path / "out", callbacks=[reader], max_steps=3)
+    trainer.train()
+    assert reader.seen == [0, 1, 2]
+    assert rows_of(tmp_path / "out") == trainer.state.log_history
+    assert [row["step"] for row in rows_of(tmp_path / "out")] == [1, 2, 3, 3]
+
+
+def test_a_resumed_run_goes_on_with_the_log_of_its_checkpoint(gpt2_path: str, tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 3}
+    make_trainer("reinforce", gpt2_path, tmp_path / "out", **options).train()
+    (tmp_path / "out" / "log.jsonl").open("a").write('{"step": 99}\n{"cut sho')  # what a kill may leave
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path / "out", **options)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    assert rows_of(tmp_path / "out") == trainer.state.log_history
+    assert [row["step"] for row in rows_of(tmp_path / "out") if "loss" in row] == [1, 2, 3]
