@@ -9,4 +9,4 @@ from .text_generation import TextGeneration
 
 __all__ = ["TextGeneration"]
 
-gymnasium.register("lmrl/TextGeneration-v0", entry_point=TextGeneration)
+gymnasium.register("lmrl/TextGeneration-v0", entry_point="lmrl.envs:TextGeneration")

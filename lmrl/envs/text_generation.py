@@ -13,7 +13,7 @@ Observation = dict[str, np.ndarray]
 _NO_COLUMNS = ("prompt", "completion", "completion_ids")  # TRL gives these by other names
 
 
-class TextGeneration(gymnasium.Env[Observation, int]):
+class TextGeneration(gymnasium.Env[Any, Any]):
     """
     An environment in which an episode is the completion of a prompt, and the reward what a trainer would give it.
 
@@ -137,7 +137,7 @@ class TextGeneration(gymnasium.Env[Observation, int]):
         if self._over:
             raise ValueError("the episode is over: call reset() before step()")
         if not self.action_space.contains(action):
-            raise ValueError(f"action is {action!r}, but must be an integer from 0 to {self.action_space.n - 1}")
+            raise ValueError(f"action is {action!r}, but must be an integer from 0 to {len(self.allowed_tokens) - 1}")
         self.completion_ids.append(self.allowed_tokens[int(action)])
         finished = self.completion_ids[-1] == self.tokenizer.eos_token_id
         self._over = finished or len(self.completion_ids) == self.max_completion_length
