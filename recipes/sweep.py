@@ -48,7 +48,8 @@ def main() -> None:
 
     weights = config.reward_weights or [1.0] * len(rewarded.rewards)
     objective = Objective(args.objective, args.direction, args.max_kl, weights)
-    command = [os.path.relpath(HERE / f"{args.recipe}.py"), *rest]
+    path = HERE / f"{args.recipe}.py"
+    command = [min(os.path.relpath(path), str(path), key=len), *rest]
     sweep = Sweep(Path(args.output_dir), command, space, objective, args.seed, args.startup_trials, prune=args.prune)
     sweep.run(args.trials, args.workers)
     picture = sweep.folder / "sweep.svg"

@@ -227,7 +227,8 @@ class Sweep:
 
     def _settings(self) -> dict[str, Any]:
         """Returns what makes trials comparable, as JSON gives it back."""
-        told = {"command": self.command, "space": {k: asdict(v) for k, v in self.space.items()}}
+        command = [Path(self.command[0]).name, *self.command[1:]]  # which is the same from another folder
+        told = {"command": command, "space": {k: asdict(v) for k, v in self.space.items()}}
         return dict(json.loads(json.dumps({**told, "objective": asdict(self.objective)})))
 
     def _locked(self) -> FileLock:
