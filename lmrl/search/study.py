@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,7 @@ class Sweep:
         with self._locked():
             if not (self.folder / JOURNAL).exists() and any(self.folder.glob("trial-*")):
                 raise ValueError(f"{self.folder} has trials but no {JOURNAL}: name another output_dir, or empty it")
+            self._mend()
             study = self._study()
             known, settings = study.user_attrs.get("settings"), self._settings()
             for name in settings if known else ():
@@ -224,6 +226,13 @@ class Sweep:
         seed = int.from_bytes(digest[:4], "big")
         study.sampler = library.samplers.TPESampler(n_startup_trials=self.startup_trials, seed=seed)
         return study
+
+    def _mend(self) -> None:
+        """Cuts off a last line that a crash of the machine has left without its end: the next would be glued to it."""
+        path = self.folder / JOURNAL
+        with FileLock(f"{path}.lock"):
+            if path.exists() and not (written := path.read_bytes()).endswith(b"\n"):
+                os.truncate(path, written.rfind(b"\n") + 1)
 
     def _settings(self) -> dict[str, Any]:
         """Returns what makes trials comparable, as JSON gives it back."""

@@ -147,6 +147,15 @@ def test_a_study_that_was_stopped_draws_what_it_would_have_drawn(tmp_path: Path)
     assert len(parts.trials()) == 5
 
 
+def test_a_line_that_a_crash_has_cut_short_does_not_spoil_the_study(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path)
+    sweep.run(1)
+    with (tmp_path / "study.journal").open("a") as stream:
+        stream.write('{"op_code":4,"worker')
+    sweep.run(2)
+    assert [trial.state.name for trial in sweep.trials()] == ["COMPLETE"] * 2
+
+
 def test_a_folder_holds_one_study(tmp_path: Path) -> None:
     make_sweep(tmp_path).open()
     with pytest.raises(ValueError, match=r"holds a study with objective .* name another output_dir"):
