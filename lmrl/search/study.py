@@ -214,7 +214,7 @@ class Sweep:
         """Each call reads the file, and begins the random numbers anew: a resumed study goes on, and repeats none."""
         library, path = optuna(), self.folder / JOURNAL
         pruner = self.pruner or library.pruners.MedianPruner(self.startup_trials)
-        backend = library.storages.journal.JournalFileBackend(str(path), FileLock(f"{path}.lock"))
+        backend = library.storages.journal.JournalFileBackend(str(path), self._journal_lock())
         study = library.create_study(
             study_name="sweep",
             storage=library.storages.JournalStorage(backend),
@@ -230,7 +230,7 @@ class Sweep:
     def _mend(self) -> None:
         """Cuts off a last line that a crash of the machine has left without its end: the next would be glued to it."""
         path = self.folder / JOURNAL
-        with FileLock(f"{path}.lock"):
+        with self._journal_lock():
             if path.exists() and not (written := path.read_bytes()).endswith(b"\n"):
                 os.truncate(path, written.rfind(b"\n") + 1)
 
@@ -239,6 +239,10 @@ class Sweep:
         command = [Path(self.command[0]).name, *self.command[1:]]  # which is the same from another folder
         told = {"command": command, "space": {k: asdict(v) for k, v in self.space.items()}}
         return dict(json.loads(json.dumps({**told, "objective": asdict(self.objective)})))
+
+    def _journal_lock(self) -> FileLock:
+        """Not `study.journal.lock`: that is Optuna's own, which outlives a killed process."""
+        return FileLock(self.folder / "journal.lock")
 
     def _locked(self) -> FileLock:
         return FileLock(self.folder / "sweep.lock")
