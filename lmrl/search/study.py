@@ -148,15 +148,24 @@ class Sweep:
                         return
                     study, trial, held = self._next()
                 try:
-                    self._finish(study, trial, *self._outcome(trial, stop))
-                except Interrupted:
-                    with self._locked():
-                        self._run_again(study, trial)
+                    self._see_through(study, trial, stop)
                 finally:
                     held.release()
         except BaseException:
             stop.set()
             raise
+
+    def _see_through(self, study: Any, trial: Any, stop: Event) -> None:
+        """Runs a trial and tells how it ended."""
+        try:
+            ended = self._outcome(trial, stop)
+        except Interrupted:
+            ended = None
+        with self._locked():  # else another process may see it unfinished, and then held by nobody
+            if ended is None:
+                self._run_again(study, trial)
+            else:
+                self._finish(study, trial, *ended)
 
     def _next(self) -> tuple[Any, Any, FileLock]:
         """Returns a new trial, and the lock that says that its process lives."""
