@@ -20,8 +20,9 @@ from lmrl.evaluation.reporting.axes import (
     framed,
 )
 
+from .feasible import is_feasible
 from .space import Dimension
-from .study import Sweep, is_feasible
+from .study import Sweep
 
 _COLUMNS = 2
 _ACROSS, _UP = (LEFT, WIDTH - RIGHT), (HEIGHT - BOTTOM, TOP)

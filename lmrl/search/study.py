@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from .feasible import AmongFeasible, is_feasible
 from .library import optuna
 from .locks import FileLock
 from .objective import Objective
@@ -228,7 +229,7 @@ class Sweep:
             study_name="sweep",
             storage=library.storages.JournalStorage(backend),
             direction=self.objective.direction,
-            pruner=_AmongFeasible(pruner) if self.prune else library.pruners.NopPruner(),
+            pruner=AmongFeasible(pruner) if self.prune else library.pruners.NopPruner(),
             load_if_exists=True,
         )
         digest = hashlib.sha256(f"{self.seed}, {len(study.trials)}".encode()).digest()  # consecutive seeds are alike
@@ -272,33 +273,3 @@ class Sweep:
             self._tell_folder(trial, "INTERRUPTED", "its sweep was stopped; it is run again under another number")
         study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
         study.tell(trial.number, state=optuna().trial.TrialState.FAIL)
-
-
-def is_feasible(trial: Any) -> bool:
-    """Returns whether a trial keeps the bound on the KL."""
-    return all(value <= 0 for value in trial.constraints.values())
-
-
-class _AmongFeasible:
-    """A pruner that does not hold a trial to what others reached by paying more KL than is allowed."""
-
-    def __init__(self, pruner: Any) -> None:
-        self._pruner = pruner
-
-    def prune(self, study: Any, trial: Any) -> bool:
-        """Returns whether a trial is to be stopped."""
-        return bool(self._pruner.prune(_Feasible(study), trial))
-
-
-class _Feasible:
-    """A study without the trials over the bound."""
-
-    def __init__(self, study: Any) -> None:
-        self._study = study
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def get_trials(self, **kwargs: Any) -> list[Any]:
-        """Returns those that keep the bound."""
-        return [trial for trial in self._study.get_trials(**kwargs) if is_feasible(trial)]

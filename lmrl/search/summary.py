@@ -4,7 +4,8 @@ from typing import Any
 
 from lmrl.evaluation import as_text
 
-from .study import Sweep, is_feasible
+from .feasible import is_feasible
+from .study import Sweep
 from .trials import as_command
 
 
