@@ -15,6 +15,7 @@ from lmrl.arguments import DataArguments, ModelArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_splits, to_supervised
 from lmrl.models import load_model, load_tokenizer
+from lmrl.trainers import find_checkpoint
 
 
 @dataclass
@@ -45,7 +46,7 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
-    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
     loss = trainer.evaluate()["eval_loss"]
     if trainer.is_world_process_zero():

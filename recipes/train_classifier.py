@@ -20,6 +20,7 @@ from lmrl.cli import parse, run
 from lmrl.data import load_labelled
 from lmrl.evaluation import classification_scores
 from lmrl.models import load_trainable_classifier
+from lmrl.trainers import find_checkpoint
 
 
 @dataclass
@@ -56,7 +57,7 @@ def main() -> None:
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
     )
-    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
     predicted = trainer.predict(held_out).predictions.argmax(-1).tolist()
     if trainer.is_world_process_zero():

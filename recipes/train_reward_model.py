@@ -22,6 +22,7 @@ from lmrl.data import demo_model_path, load_pairs
 from lmrl.evaluation import evaluate_preferences
 from lmrl.models import load_trainable_classifier
 from lmrl.rewards import RewardModel
+from lmrl.trainers import find_checkpoint
 
 
 @dataclass
@@ -54,7 +55,7 @@ def main() -> None:
     trainer = RewardTrainer(
         model, config, train_dataset=train, processing_class=tokenizer, peft_config=get_peft_config(model_args)
     )
-    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
     if trainer.is_world_process_zero():
         scores = evaluate_preferences(RewardModel(config.output_dir), held_out)  # what was saved, as it will be used

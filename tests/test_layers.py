@@ -24,8 +24,8 @@ class Layer:
 
 
 # The standard library is open to every layer, but for what `never` names. safetensors, which transformers requires,
-# is how a critic is saved.
-TRAINER_LIBRARIES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
+# is how a critic and a rollout are saved.
+TRAINER_LIBRARIES = ("accelerate", "datasets", "peft", "safetensors", "torch", "transformers", "trl")
 LAYERS = {
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")

@@ -1,7 +1,8 @@
 """The trainers: TRL's RLOOTrainer with the credit assignment changed. The only room that knows TRL's private names."""
 
+from .checkpoints import find_checkpoint
 from .configs import PPOConfig, ReinforceConfig
 from .ppo import PPOTrainer
 from .reinforce import ReinforceTrainer
 
-__all__ = ["PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer"]
+__all__ = ["PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer", "find_checkpoint"]

@@ -62,6 +62,13 @@ class RolloutConfig(RLOOConfig):
     max_kl: float | None = field(
         default=None, metadata={"help": "Stop training once the mean KL per completion, in nats, passes this."}
     )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoint to go on from: its folder; `true` for the newest whole one in output_dir; `latest` "
+            "for the same, or a start from the beginning where there is none."
+        },
+    )
     startup_checks: bool = field(
         default=True,
         metadata={

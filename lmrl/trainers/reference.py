@@ -1,10 +1,13 @@
 """The reference policy that the KL penalty holds on to."""
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
+from safetensors.torch import load_model, save_model
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl.models import prepare_deepspeed, prepare_fsdp
@@ -15,6 +18,10 @@ from lmrl.models import add_scoring_forward, check_scoring_forward, fuse_activat
 
 if TYPE_CHECKING:
     from .rollout import RolloutTrainer
+
+logger = get_logger(__name__)
+
+REFERENCE_NAME = "reference.safetensors"
 
 
 def make_reference(trainer: "RolloutTrainer") -> Any:
@@ -104,3 +111,29 @@ def kl_penalty(rollout: dict[str, Tensor], beta: float) -> Tensor:
     if "ref_per_token_logps" not in rollout:
         return torch.zeros_like(rollout["old_per_token_logps"])
     return beta * core.k1(rollout["old_per_token_logps"], rollout["ref_per_token_logps"])
+
+
+def save_reference(trainer: "RolloutTrainer", folder: Path) -> None:
+    """
+    Write a reference that moves into a checkpoint, on the process that saves.
+
+    Args:
+        trainer ([`RolloutTrainer`]):
+            Trainer with `sync_ref_model`.
+        folder (`Path`):
+            The checkpoint.
+    """
+    if trainer.args.should_save and not _is_sharded(trainer):
+        save_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE_NAME))
+
+
+def load_reference(trainer: "RolloutTrainer", folder: Path) -> None:
+    """Load what [`save_reference`] wrote, into the reference of each process."""
+    if (folder / REFERENCE_NAME).is_file() and not _is_sharded(trainer):
+        load_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE_NAME))
+    else:
+        logger.warning(f"{folder} has no moving reference: it begins anew from the policy as it was given.")
+
+
+def _is_sharded(trainer: "RolloutTrainer") -> bool:
+    return bool(trainer.is_fsdp_enabled or trainer._dist.is_zero3)

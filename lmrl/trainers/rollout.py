@@ -27,15 +27,15 @@ from . import startup
 from .callbacks import LogFile, TrainingProgress
 from .configs import RolloutConfig
 from .reference import make_reference
+from .saving import SavingTrainer
 from .scoring import checked_rewards
-from .state import ResumableTrainer
 
 logger = get_logger(__name__)
 
 Rollout = dict[str, Tensor]
 
 
-class RolloutTrainer(ResumableTrainer):
+class RolloutTrainer(SavingTrainer):
     """
     The part that REINFORCE and PPO share: from prompts to scored completions, from advantages to a step.
 

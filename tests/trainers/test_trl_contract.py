@@ -23,7 +23,7 @@ LISTENED = {
 READ = [
     "beta", "ref_model", "temperature", "eos_token_ids", "reward_weights", "reward_clip_range", "num_generations",
     "num_generations_eval", "num_iterations", "epsilon_low", "epsilon_high", "generation_config", "_metrics", "_logs",
-    "_step", "_dist", "_tokenizer", "max_completion_length",
+    "_step", "_buffered_inputs", "log_completions", "_dist", "_tokenizer", "max_completion_length",
 ]  # fmt: skip
 
 

@@ -1,0 +1,127 @@
+"""SIGTERM ends a run after the step it is in, with a checkpoint; SIGKILL at any moment loses nothing."""
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from forked import run, started
+from resume_worker import differences, recipe, train, train_until_told, train_until_told_twice
+from training import make_trainer
+
+from lmrl.trainers.checkpoints import newest_first
+from lmrl.trainers.manifest import what_is_wrong
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_gets_sigterm_saves_its_step_and_goes_on_as_if_it_had_not(
+    processes: int, gpt2_path: str, tmp_path: Path
+) -> None:
+    given = (gpt2_path, tmp_path, processes)
+    said = run(train_until_told, *given, out=tmp_path / "told", processes=processes, ends=143)
+    checkpoint = tmp_path / "stopped" / "checkpoint-2"
+    assert f"Stopped by SIGTERM after step 2, which is saved in {checkpoint}. Go on from there with" in said
+    assert "handler afterwards: SIG_DFL" in said
+    assert what_is_wrong(checkpoint) is None
+    for mode in ("straight", "resumed"):
+        run(
+            train,
+            "reinforce",
+            False,
+            gpt2_path,
+            tmp_path,
+            processes,
+            mode,
+            {},
+            out=tmp_path / mode,
+            processes=processes,
+        )
+    for rank in range(processes):
+        straight, resumed = (
+            torch.load(tmp_path / f"{m}-{rank}.pt", weights_only=False) for m in ("straight", "resumed")
+        )
+        assert differences(straight, resumed) == []
+
+
+def test_a_second_sigterm_ends_a_run_at_once(gpt2_path: str, tmp_path: Path) -> None:
+    run(train_until_told_twice, gpt2_path, tmp_path / "run", out=tmp_path, ends=-signal.SIGTERM)
+    assert newest_first(tmp_path / "run") == []
+
+
+def test_a_recipe_that_gets_sigterm_exits_with_143_and_the_same_command_goes_on(
+    gpt2_path: str, tmp_path: Path
+) -> None:
+    argv = ["--output_dir", str(tmp_path / "run"), "--max_steps", "40", "--per_device_train_batch_size", "8"]
+    argv += ["--max_completion_length", "8", "--report_to", "none", "--use_cpu", "yes", "--save_steps", "1"]
+    argv += ["--save_total_limit", "2", "--resume_from_checkpoint", "latest", "--num_samples_shown", "0"]
+    with started(recipe, RECIPES / "reinforce_gen.py", argv, out=tmp_path / "first") as (process,):
+        waited = time.monotonic()
+        while not newest_first(tmp_path / "run") and time.monotonic() - waited < 120 and process.is_alive():
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(timeout=60)
+        assert process.exitcode == 143, (tmp_path / "first" / "0.txt").read_text()[-3000:]
+    said = (tmp_path / "first" / "0.txt").read_text()
+    assert "Stopped by SIGTERM after step" in said and "Traceback" not in said
+    assert "the training starts from the beginning" not in said
+    stopped_at = newest_first(tmp_path / "run")[0]
+    assert what_is_wrong(stopped_at) is None and not (tmp_path / "run" / "after.json").exists()
+
+
+def test_training_leaves_the_handler_that_was_there_and_works_in_a_thread(gpt2_path: str, tmp_path: Path) -> None:
+    mine = lambda *_: None  # noqa: E731
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        trainer = make_trainer("reinforce", gpt2_path, tmp_path, max_steps=1)
+        callbacks = list(trainer.callback_handler.callbacks)
+        trainer.train()
+        assert signal.getsignal(signal.SIGTERM) is mine
+        assert trainer.callback_handler.callbacks == callbacks
+        other = make_trainer("reinforce", gpt2_path, tmp_path, max_steps=1)
+        thread = threading.Thread(target=other.train)
+        thread.start()
+        thread.join()
+        assert other.state.global_step == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm, lora, processes, steps", [("ppo", False, 1, 30), ("reinforce", True, 2, 14)])
+def test_killed_at_random_moments_a_run_loses_nothing(
+    algorithm: str, lora: bool, processes: int, steps: int, gpt2_path: str, tmp_path: Path
+) -> None:
+    options = {"max_steps": steps, "save_steps": 1, "save_total_limit": 2}
+    given = (algorithm, lora, gpt2_path, tmp_path, processes)
+    run(train, *given, "straight", options, out=tmp_path / "straight", processes=processes)
+    chance, folder, kills, reached = random.Random(processes), tmp_path / "stopped", 0, 0
+    while True:
+        with started(train, *given, "resumed", options, out=tmp_path / "resumed", processes=processes) as ranks:
+            while _steps(folder) == reached and all(rank.is_alive() for rank in ranks):
+                time.sleep(0.001)
+            time.sleep(chance.expovariate(1 / 0.3))
+            if not any(rank.is_alive() for rank in ranks):
+                break
+            for rank in chance.sample(ranks, len(ranks)):
+                rank.kill()
+            kills += 1
+        whole = [checkpoint for checkpoint in newest_first(folder) if what_is_wrong(checkpoint) is None]
+        assert whole and _steps(folder) >= reached
+        reached = _steps(folder)
+    assert [rank.exitcode for rank in ranks] == [0] * processes, (tmp_path / "resumed" / "0.txt").read_text()[-3000:]
+    assert kills >= 4
+    for rank in range(processes):
+        straight, resumed = (
+            torch.load(tmp_path / f"{m}-{rank}.pt", weights_only=False) for m in ("straight", "resumed")
+        )
+        assert differences(straight, resumed) == []
+
+
+def _steps(folder: Path) -> int:
+    return max((int(checkpoint.name.split("-")[1]) for checkpoint in newest_first(folder)), default=0)
