@@ -4,10 +4,10 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import safetensors.torch
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
-from safetensors.torch import load_model, save_model
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl.models import prepare_deepspeed, prepare_fsdp
@@ -124,13 +124,13 @@ def save_reference(trainer: "RolloutTrainer", folder: Path) -> None:
             The checkpoint.
     """
     if trainer.args.should_save and not _is_sharded(trainer):
-        save_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE_NAME))
+        safetensors.torch.save_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE_NAME))
 
 
 def load_reference(trainer: "RolloutTrainer", folder: Path) -> None:
     """Load what [`save_reference`] wrote, into the reference of each process."""
     if (folder / REFERENCE_NAME).is_file() and not _is_sharded(trainer):
-        load_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE_NAME))
+        safetensors.torch.load_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE_NAME))
     else:
         logger.warning(f"{folder} has no moving reference: it begins anew from the policy as it was given.")
 

@@ -89,11 +89,11 @@ class SavingTrainer(ResumableTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes the model as Trainer does. Within a checkpoint all processes fail if one does: they meet again."""
 
-        def save() -> None:
+        def _told() -> None:
             with told_of(self._writing or output_dir or self.args.output_dir):
                 super(SavingTrainer, self).save_model(output_dir, _internal_call)
 
-        together(save) if self._writing else save()
+        together(_told) if self._writing else _told()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """

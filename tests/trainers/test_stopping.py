@@ -54,24 +54,34 @@ def test_a_second_sigterm_ends_a_run_at_once(gpt2_path: str, tmp_path: Path) -> 
     assert newest_first(tmp_path / "run") == []
 
 
-def test_a_recipe_that_gets_sigterm_exits_with_143_and_the_same_command_goes_on(
-    gpt2_path: str, tmp_path: Path
-) -> None:
-    argv = ["--output_dir", str(tmp_path / "run"), "--max_steps", "40", "--per_device_train_batch_size", "8"]
-    argv += ["--max_completion_length", "8", "--report_to", "none", "--use_cpu", "yes", "--save_steps", "1"]
-    argv += ["--save_total_limit", "2", "--resume_from_checkpoint", "latest", "--num_samples_shown", "0"]
-    with started(recipe, RECIPES / "reinforce_gen.py", argv, out=tmp_path / "first") as (process,):
+def test_a_recipe_that_gets_sigterm_saves_and_exits_with_143(gpt2_path: str, tmp_path: Path) -> None:
+    argv = ["--output_dir", str(tmp_path / "run"), "--max_steps", "2000", "--per_device_train_batch_size", "8"]
+    argv += [
+        "--max_completion_length",
+        "8",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "1",
+        "--save_total_limit",
+        "2",
+    ]
+    argv += ["--report_to", "none", "--use_cpu", "yes", "--resume_from_checkpoint", "latest"]
+    log, folder = tmp_path / "0.txt", tmp_path / "run"
+    with started(recipe, RECIPES / "reinforce_gen.py", argv, out=tmp_path) as (process,):
         waited = time.monotonic()
-        while not newest_first(tmp_path / "run") and time.monotonic() - waited < 120 and process.is_alive():
+        while not newest_first(folder) and process.is_alive() and time.monotonic() - waited < 120:
             time.sleep(0.01)
+        assert process.is_alive(), log.read_text()[-3000:]
         os.kill(process.pid, signal.SIGTERM)
         process.join(timeout=60)
-        assert process.exitcode == 143, (tmp_path / "first" / "0.txt").read_text()[-3000:]
-    said = (tmp_path / "first" / "0.txt").read_text()
-    assert "Stopped by SIGTERM after step" in said and "Traceback" not in said
-    assert "the training starts from the beginning" not in said
-    stopped_at = newest_first(tmp_path / "run")[0]
-    assert what_is_wrong(stopped_at) is None and not (tmp_path / "run" / "after.json").exists()
+        assert process.exitcode == 143, log.read_text()[-3000:]
+    said, newest = log.read_text(), newest_first(folder)[0]
+    assert f"{folder} has no whole checkpoint yet: training starts from the beginning." in said
+    assert f"Stopped by SIGTERM after step {newest.name.split('-')[1]}, which is saved in {newest}." in said
+    assert "Traceback" not in said
+    assert what_is_wrong(newest) is None
+    assert not (folder / "after.json").exists()
 
 
 def test_training_leaves_the_handler_that_was_there_and_works_in_a_thread(gpt2_path: str, tmp_path: Path) -> None:
