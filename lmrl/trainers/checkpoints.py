@@ -51,10 +51,15 @@ def find_checkpoint(asked: str | bool | None, output_dir: str | Path) -> str | N
 def _instead(damaged: Path) -> str:
     siblings = newest_first(damaged.parent)
     older = siblings[siblings.index(damaged) + 1 :] if damaged in siblings else siblings or newest_first(damaged)
-    whole = next((checkpoint for checkpoint in older if what_is_wrong(checkpoint) is None), None)
+    whole = newest_whole(older)
     if whole is None:
         return "There is no whole one before it."
     return f"The one before it is whole: --resume_from_checkpoint {whole}"
+
+
+def newest_whole(checkpoints: list[Path]) -> Path | None:
+    """Returns the first that nothing is wrong with, or None."""
+    return next((checkpoint for checkpoint in checkpoints if what_is_wrong(checkpoint) is None), None)
 
 
 def newest_first(output_dir: str | Path) -> list[Path]:
@@ -69,7 +74,7 @@ def _age(checkpoint: Path) -> tuple[float, int]:
     if listed.is_file():
         try:
             saved_at = float(json.loads(listed.read_text(encoding="utf-8"))["saved_at"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             saved_at = listed.stat().st_mtime
     return saved_at, int(checkpoint.name.split("-")[1])
 
@@ -94,22 +99,20 @@ def put_in_place(staged: Path, checkpoint: Path) -> None:
 
 def _move(staged: Path, checkpoint: Path) -> None:
     if checkpoint.exists():
-        _remove(checkpoint)
+        _take_away(checkpoint)
     staged.rename(checkpoint)
     to_disk(checkpoint.parent)
 
 
-def _remove(checkpoint: Path) -> None:
-    """A folder that is half removed must not look like a checkpoint."""
+def _take_away(checkpoint: Path) -> None:
+    """For [`tidy`] to remove: a folder that is half removed must not look like a checkpoint."""
     doomed = checkpoint.parent / UNFINISHED / f"removed-{checkpoint.name}"
     doomed.parent.mkdir(exist_ok=True)
-    shutil.rmtree(doomed, ignore_errors=True)
     checkpoint.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def tidy(output_dir: str | Path) -> None:
-    """Put in place the checkpoint that a kill left written but not moved, and remove what it left unfinished."""
+    """Put in place the checkpoint that is written but not moved yet, and remove all else that is unfinished."""
     unfinished = Path(output_dir) / UNFINISHED
     for staged in unfinished.glob("checkpoint-*"):
         if (staged / MANIFEST).is_file() and what_is_wrong(staged) is None:
@@ -119,7 +122,7 @@ def tidy(output_dir: str | Path) -> None:
 
 def rotate(output_dir: str | Path, limit: int | None, best: str | Path | None = None) -> None:
     """
-    Remove the oldest checkpoints beyond a number, never the newest nor the best one.
+    Take away the oldest checkpoints beyond a number, never the newest nor the best one; [`tidy`] removes them.
 
     Args:
         output_dir (`str` or `Path`):
@@ -134,4 +137,4 @@ def rotate(output_dir: str | Path, limit: int | None, best: str | Path | None = 
     found = newest_first(output_dir)
     kept = {*found[:1], *([] if best is None else [Path(best)])}
     for checkpoint in [path for path in found if path not in kept][max(limit - len(kept), 0) :]:
-        _remove(checkpoint)
+        _take_away(checkpoint)

@@ -41,7 +41,7 @@ def what_is_wrong(checkpoint: str | Path) -> str | None:
         listed = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
         listed = {}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return f"is damaged: {MANIFEST} cannot be read"
     for name, (size, crc) in listed.items():
         path = checkpoint / name

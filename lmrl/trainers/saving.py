@@ -1,13 +1,12 @@
 """Training that can be stopped at any moment: whole checkpoints, and what happens when a run ends before its end."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .checkpoints import UNFINISHED, find_checkpoint, newest_first, put_in_place, rotate, tidy
+from .checkpoints import UNFINISHED, find_checkpoint, newest_first, newest_whole, put_in_place, rotate, tidy
 from .processes import together
 from .scoring import RewardError
 from .state import ResumableTrainer
@@ -40,12 +39,12 @@ class SavingTrainer(ResumableTrainer):
             together(lambda: self._write(staged, checkpoint, model, trial))
             together(lambda: self._publish(staged, checkpoint))
         except SaveError as error:
-            whole = next(iter(newest_first(checkpoint.parent)), None)
+            whole = newest_whole(newest_first(checkpoint.parent))
             left = "No checkpoint was saved before it." if whole is None else f"{whole}, saved before it, is whole."
             raise SaveError(f"{error} {left}") from error
         finally:
             if self.args.should_save:
-                shutil.rmtree(staged.parent, ignore_errors=True)
+                tidy(checkpoint.parent)
         self._kept = checkpoint.resolve()
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(checkpoint))

@@ -86,7 +86,7 @@ class ResumableTrainer(MeasuredTrainer):
             rollout = {name: torch.cat([batch[name] for batch in self._buffered_inputs]) for name in names}
             save_file(rollout, self._own(folder, ROLLOUT_NAME))
             state["completions"] = self._completions_table()
-        self._own(folder, STATE_NAME).write_text(json.dumps(state, indent=2, default=str), encoding="utf-8")
+        self._own(folder, STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
         if self.args.sync_ref_model:
             save_reference(self, folder)
 
@@ -95,7 +95,8 @@ class ResumableTrainer(MeasuredTrainer):
         if not self.log_completions:
             return {}
         plain = {name: list(self._logs[name]) for name in ("prompt", "completion", "advantages")}
-        return plain | {group: {k: list(v) for k, v in self._logs[group].items()} for group in ("rewards", "extra")}
+        groups = {group: {k: list(v) for k, v in self._logs[group].items()} for group in ("rewards", "extra")}
+        return dict(json.loads(json.dumps(plain | groups, default=str)))  # a reward may log anything
 
     # -- resuming ----------------------------------------------------------------------------------------------------
 

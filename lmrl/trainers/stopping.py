@@ -34,7 +34,6 @@ class _Termination(TrainerCallback):
         self.trainer = trainer
         self.process = os.getpid()
         self.told_at: float | None = None
-        self.stopping = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Called by Python between two instructions, in a process forked from this one too."""
@@ -44,15 +43,18 @@ class _Termination(TrainerCallback):
             os.kill(os.getpid(), number)
         self.told_at = self.told_at or time.monotonic()
 
+    def _stops(self) -> bool:
+        """Whether any process was told: all of them ask at once, and stop after the same step."""
+        told = torch.tensor(float(self.told_at is not None), device=self.trainer.args.device)
+        return bool(self.trainer.accelerator.reduce(told, reduction="sum").item() > 0)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """All processes stop after the same step, if any one of them was told."""
-        told = torch.tensor(float(self.told_at is not None), device=args.device)
-        self.stopping = self.trainer.accelerator.reduce(told, reduction="sum").item() > 0
-        control.should_save |= self.stopping
+        """Asks for a checkpoint."""
+        control.should_save |= self._stops()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The checkpoint is whole: there is no more to do."""
-        if self.stopping:
+        if self._stops():
             checkpoint = f"{args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             logger.warning(
                 f"Stopped by SIGTERM after step {state.global_step}, which is saved in {checkpoint}. Go on from there "

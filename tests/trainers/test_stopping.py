@@ -54,6 +54,7 @@ def test_a_second_sigterm_ends_a_run_at_once(gpt2_path: str, tmp_path: Path) -> 
     assert newest_first(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_a_recipe_that_gets_sigterm_saves_and_exits_with_143(gpt2_path: str, tmp_path: Path) -> None:
     argv = ["--output_dir", str(tmp_path / "run"), "--max_steps", "2000", "--per_device_train_batch_size", "8"]
     argv += [
