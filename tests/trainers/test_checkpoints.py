@@ -194,7 +194,7 @@ def test_a_file_that_finds_no_room_ends_the_run_with_a_sentence(
         assert told.startswith(f"error: {folder}/checkpoint-4 could not be written: ") and reason in told
         assert told.endswith(f" {folder}/checkpoint-2, saved before it, is whole.")
     assert what_is_wrong(folder / "checkpoint-2") is None
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "checkpoint-2"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "checkpoint-2", "log.jsonl"]
 
 
 @pytest.fixture
@@ -227,12 +227,12 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole_and_with_room_the_run_go
 
 
 def test_a_disk_that_turns_read_only_is_told_of_by_all_that_writes(gpt2_path: str, small_disk: Path) -> None:
-    options = {"save_strategy": "steps", "save_steps": 1}
-    trainer = make_trainer("reinforce", gpt2_path, small_disk, **options)
+    trainer = make_trainer("reinforce", gpt2_path, small_disk)
+    trainer.train()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     read_only = "Read-only file system"
-    with pytest.raises(SaveError, match=rf"checkpoint-1 could not be written: {read_only} .* No checkpoint was saved"):
-        trainer.train()
+    with pytest.raises(SaveError, match=rf"checkpoint-2 could not be written: {read_only} .* No checkpoint was saved"):
+        trainer._save_checkpoint(trainer.model, trial=None)
     with pytest.raises(SaveError, match=rf"small could not be written: .*{read_only}"):
         trainer.save_model()
     with pytest.raises(
