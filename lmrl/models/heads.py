@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -52,6 +51,9 @@ def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> Non
     """
     transform = _logit_transform(model, temperature)
     inner = model.forward
+    for module in model.get_output_embeddings().modules():  # more than one where PEFT trains a copy of the head
+        if "weight" in dict(module.named_parameters(recurse=False)):
+            _add_scoring_head(module)
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
     def forward(self: PreTrainedModel, *args: Any, completion_length: int | None = None, **kwargs: Any) -> Any:
@@ -61,6 +63,21 @@ def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> Non
         return _score(self, transform, completion_length, **kwargs)
 
     model.forward = types.MethodType(forward, model)
+
+
+def _add_scoring_head(head: nn.Module) -> None:
+    """Teach the LM head's forward to score targets: ZeRO-3 and FSDP have its weight while that runs, and only then."""
+    inner = head.forward
+
+    def forward(
+        self: Any, hidden: Tensor, targets: Tensor | None = None, transform: LogitTransform | None = None
+    ) -> Any:
+        """Score the targets if they are given, else make logits."""
+        if targets is None or transform is None:
+            return inner(hidden)
+        return token_logps(hidden, self.weight, self.bias, targets, transform)
+
+    head.forward = types.MethodType(forward, head)  # type: ignore[method-assign]
 
 
 def _score(
@@ -75,14 +92,8 @@ def _score(
     position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
     states = _run_backbone(model.base_model, input_ids, attention_mask, position_ids)[:, -completion_length - 1 : -1]
     mask = attention_mask[:, -completion_length:].bool()
-    head = model.get_output_embeddings()
-    logps, entropies = token_logps(
-        states[mask],
-        _whole(head.weight),
-        None if head.bias is None else _whole(head.bias),
-        input_ids[:, -completion_length:][mask],
-        transform,
-    )
+    targets = input_ids[:, -completion_length:][mask]
+    logps, entropies = model.get_output_embeddings()(states[mask], targets=targets, transform=transform)
     values = None
     if with_values:
         read_critic = functools.partial(_run_backbone, ids=input_ids, mask=attention_mask, positions=position_ids)
@@ -105,10 +116,6 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
     """(N,) -> (B, T). `masked_scatter` keeps the graph also where a micro-batch has no token at all."""
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
-
-
-def _whole(weight: Tensor) -> Tensor:
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def _logit_transform(model: PreTrainedModel, temperature: float) -> LogitTransform:
