@@ -55,11 +55,13 @@ def main() -> None:
         peft_config=get_peft_config(model_args),
     )
     judges = partial(onlookers, eval_args.perplexity_model, name, tokenizer, trainer.accelerator.device, **loading)
-    evaluations = {"before": measure(model=trainer.model, rows=held_out, **judges())}
+    with trainer.whole_model() as policy:
+        evaluations = {"before": measure(model=policy, rows=held_out, **judges())}
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     trainer.save_model()
     trainer.save_state()
-    evaluations["after"] = measure(model=trainer.model, rows=held_out, **judges())
+    with trainer.whole_model() as policy:
+        evaluations["after"] = measure(model=policy, rows=held_out, **judges())
     if trainer.is_world_process_zero():
         told = (model_args, data_args, reward_args, eval_args)
         settings = {name: value for part in told for name, value in vars(part).items()} | config.to_dict()

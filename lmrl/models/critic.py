@@ -17,8 +17,9 @@ class Critic(nn.Module):
     Value of the state before each completion token, from hidden states by two layers.
 
     The head is computed in its own precision, outside autocast: values are regressed on, and bfloat16 has three
-    digits. Its last layer starts at zero, so every value starts at the bias: set that to the mean reward with
-    [`~Critic.start_at`] and the first advantages are those of the batch-mean baseline.
+    digits. Its last layer starts at zero, so every value starts at `start`: set that to the mean reward with
+    [`~Critic.start_at`] and the first advantages are those of the batch-mean baseline. It is no weight, so that an
+    engine which holds weights as shards, or a second time in float32, has no part in it.
 
     Args:
         hidden_size (`int`):
@@ -35,6 +36,8 @@ class Critic(nn.Module):
         self.value = nn.Linear(hidden_size, 1)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
+        self.register_buffer("start", torch.zeros(()))
+        self.start: Tensor
 
     def forward(self, policy_states: Tensor, read: Callable[[nn.Module], Tensor]) -> Tensor:
         """
@@ -52,12 +55,12 @@ class Critic(nn.Module):
             states = read(self.backbone)[:, -policy_states.shape[1] - 1 : -1]
         with torch.autocast(states.device.type, enabled=False):
             values: Tensor = self.value(self.hidden(states.to(self.value.weight.dtype)))
-        return values.squeeze(-1).float()
+        return values.squeeze(-1).float() + self.start.float()
 
     @torch.no_grad()
     def start_at(self, value: float) -> None:
         """Set the value that an untrained head gives to every state."""
-        self.value.bias.fill_(value)
+        self.start.fill_(value)
 
 
 def attach_critic(model: PreTrainedModel, backbone: PreTrainedModel | None = None) -> Critic:

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +12,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import RLOOTrainer
 
 from lmrl import core
+
+from .engines import whole_policy
 
 
 class MeasuredTrainer(RLOOTrainer):
@@ -39,9 +41,23 @@ class MeasuredTrainer(RLOOTrainer):
         if self.held_out_metrics is None:
             return super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         self.model.eval()
-        metrics = self.held_out_metrics(self.accelerator.unwrap_model(self.model))
+        with self.whole_model() as policy:
+            metrics = self.held_out_metrics(policy)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(None, None, named, num_samples=len(dataloader.dataset))
+
+    def whole_model(self) -> AbstractContextManager[PreTrainedModel]:
+        """
+        Returns a context with the policy whole on every process, whatever the engine: evaluate it there, and save it
+        with `save_model`.
+
+            with trainer.whole_model() as policy:
+                evaluation = evaluate_model(policy, tokenizer, rows, max_new_tokens=64)
+
+        Under ZeRO-3 and FSDP weights are shards outside of it, and a process that runs the policy once more than the
+        others waits for ever. All processes must enter and leave it together.
+        """
+        return whole_policy(self)
 
     @property
     def _mode(self) -> str:

@@ -45,10 +45,11 @@ def make_reference(trainer: "RolloutTrainer") -> Any:
         )
     if trainer.beta == 0 or (name is None and lora):
         return None
-    reference = _copy(trainer.model) if name is None else _load(name, trainer)
+    with trainer.whole_model() as policy:
+        reference = _copy(policy) if name is None else _load(name, trainer)
     reference.eval().requires_grad_(False)
     add_scoring_forward(reference, trainer.temperature)
-    if name is not None and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+    if name is not None:
         check_scoring_forward(reference, trainer.temperature)
     prepared = _prepare(trainer, reference)
     if trainer.args.sync_ref_model:

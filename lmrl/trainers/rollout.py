@@ -96,7 +96,7 @@ class RolloutTrainer(SavingTrainer):
         fuse_activations(self.model)
         self.ref_model = make_reference(self)
         add_scoring_forward(self._base_model, self.temperature)
-        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        with self.whole_model():
             check_scoring_forward(self._base_model, self.temperature)
         startup.check_context(self)
         self.add_callback(LogFile())
@@ -173,11 +173,17 @@ class RolloutTrainer(SavingTrainer):
         with self._clock("generation"), self._decoding():
             return super()._generate_single_turn(*args, **kwargs)
 
+    @property
+    def _may_cast_to_decode(self) -> bool:
+        elsewhere = self.use_vllm or self._dist.is_zero3 or hasattr(self._base_model, "hf_device_map")
+        return self.args.bf16 and not elsewhere
+
     @contextmanager
     def _decoding(self) -> Iterator[None]:
-        sharded = self.is_fsdp_enabled or self._dist.is_zero3
         with ExitStack() as stack:
-            if self.args.bf16 and not sharded and not hasattr(self._base_model, "hf_device_map"):
+            if self.is_fsdp_enabled:  # TRL sees to ZeRO-3
+                stack.enter_context(self.whole_model())
+            elif self._may_cast_to_decode:
                 stack.enter_context(decoding_weights(self._base_model, torch.bfloat16))
             stack.enter_context(neutral_generation_config(self._base_model))
             yield

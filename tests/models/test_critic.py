@@ -56,6 +56,7 @@ def test_a_saved_shared_critic_is_its_head(gpt2_path: str, tmp_path: Path) -> No
         "hidden.1.bias": (32,),
         "value.weight": (1, 32),
         "value.bias": (1,),
+        "start": (),
     }
 
 
