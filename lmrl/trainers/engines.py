@@ -30,6 +30,7 @@ def whole_policy(trainer: "MeasuredTrainer") -> Iterator[PreTrainedModel]:
         if trainer._dist.is_zero3:
             stack.enter_context(loading_whole())
         model = stack.enter_context(unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator))
+        stack.enter_context(_out_of_step(trainer.model_wrapped))
         stack.enter_context(unsharded(model, trainer.accelerator.state))
         stack.enter_context(_on_device(model, trainer.accelerator.device))
         yield model
@@ -46,6 +47,21 @@ def loading_whole() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = reference
+
+
+@contextmanager
+def _out_of_step(engine: Any) -> Iterator[None]:
+    """ZeRO-3 compares the processes whenever a forward begins, with a hook that TRL 1.16 leaves in place."""
+    offload = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)
+    if offload is None:
+        yield
+        return
+    hooks, place = offload.module._forward_pre_hooks, offload.fwd_pre_hook.id
+    hook = hooks.pop(place)
+    try:
+        yield
+    finally:
+        hooks[place] = hook
 
 
 @contextmanager

@@ -54,7 +54,8 @@ class PPOTrainer(RolloutTrainer):
 
     def __init__(self, model: Any, reward_funcs: Any, args: Any, train_dataset: Any = None, **kwargs: Any) -> None:
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
-        attach_critic(self._base_model, self._critic_backbone() if args.critic == "separate" else None)
+        with self.whole_model():
+            attach_critic(self._base_model, self._critic_backbone() if args.critic == "separate" else None)
 
     def credit(self, rollout: Rollout) -> Rollout:
         """Returns `advantages` and `returns`, (B, T)."""
@@ -149,10 +150,10 @@ class PPOTrainer(RolloutTrainer):
         return optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        weights = self.model.state_dict() if state_dict is None else state_dict
+        critic = {name.split("critic.", 1)[1]: value for name, value in weights.items() if "critic." in name}
+        super()._save(output_dir, state_dict)  # takes the critic out of a state_dict that it was given
         if self.args.should_save:
-            weights = self.model.state_dict() if state_dict is None else state_dict
-            critic = {name.split("critic.", 1)[1]: value for name, value in weights.items() if "critic." in name}
             save_critic(critic, output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

@@ -1,0 +1,98 @@
+"""The policy's forward under torch's `fully_shard`, against the same model whole; run by test_fully_shard.py."""
+
+import copy
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from lmrl.models import add_scoring_forward, attach_critic, disable_dropout, load_model
+from lmrl.trainers.engines import unsharded
+
+PROMPTS = torch.tensor([[0, 0, 6, 7, 8], [9, 10, 11, 12, 13], [0, 0, 0, 0, 5], [20, 21, 22, 23, 24]])
+COMPLETIONS = torch.tensor([[30, 31, 1, 0], [33, 34, 35, 36], [37, 1, 0, 0], [1, 0, 0, 0]])
+IDS = torch.cat([PROMPTS, COMPLETIONS], dim=1)
+MASK = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 0], [1] * 9, [0, 0, 0, 0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 0, 0, 0]])
+
+
+def forward(model: nn.Module, rows: slice) -> Any:
+    """Returns log-probabilities, entropies and values of some of the completions."""
+    return model(input_ids=IDS[rows], attention_mask=MASK[rows], completion_length=4, with_values=True)
+
+
+def loss(scored: Any, rows: slice) -> Tensor:
+    """Returns a sum in which every token weighs differently."""
+    weights = torch.arange(1.0, 17.0).view(4, 4)[rows]
+    return ((scored.log_probs + 0.1 * scored.entropy + (scored.state_values - 1) ** 2) * weights).sum()
+
+
+def make(path: str, critic: str) -> nn.Module:
+    """Returns a policy with a critic whose values differ, and the scoring forward."""
+    torch.manual_seed(0)
+    model = load_model(path)
+    disable_dropout(model)
+    attach_critic(model, copy.deepcopy(model.base_model) if critic == "separate" else None)
+    nn.init.normal_(model.critic.value.weight)
+    add_scoring_forward(model, temperature=0.7)
+    return model
+
+
+def shard(model: nn.Module, wrapping: str, plugin: FullyShardedDataParallelPlugin) -> None:
+    """As Accelerate's own function groups a policy (layers, embedding and head apart), or all as one group."""
+    if wrapping == "one group":
+        fully_shard(model)
+        return
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    accelerator: Any = SimpleNamespace(state=state, mixed_precision="no", is_main_process=True)
+    fsdp2_prepare_model(accelerator, model)
+
+
+def check(path: str, critic: str, wrapping: str) -> None:
+    """Two steps of plain gradient descent, whole and sharded, with an evaluation by one process between them."""
+    rank = distributed.get_rank()
+    mine, parts = slice(2 * rank, 2 * rank + 2), (slice(0, 2), slice(2, 4))
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        reshard_after_forward=True,
+        cpu_ram_efficient_loading=False,
+    )
+    whole, model = make(path, critic), make(path, critic)
+    shard(model, wrapping, plugin)
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    for step in range(2):
+        whole.zero_grad()
+        model.zero_grad()  # now, while its parameters are the shards
+        expected = forward(whole, mine)
+        scored = forward(model, mine)
+        for name in ("log_probs", "entropy", "state_values"):
+            assert torch.allclose(scored[name], expected[name], atol=1e-5), (step, name)
+        (sum(loss(forward(whole, rows), rows) for rows in parts) / 2).backward()
+        loss(scored, mine).backward()
+        gradients = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+        assert gradients.keys() == {name for name, _ in whole.named_parameters()}
+        for name, parameter in whole.named_parameters():
+            apart = (gradients[name] - parameter.grad).abs().max() / parameter.grad.abs().max().clamp(min=1e-2)
+            assert apart < 1e-4, (step, name, apart, parameter.grad.abs().max())
+        for copied in (whole, model):
+            torch.optim.SGD(copied.parameters(), lr=1e-3).step()
+        with unsharded(model, SimpleNamespace(fsdp_plugin=plugin)), torch.no_grad():
+            assert not any(isinstance(parameter, DTensor) for parameter in model.parameters())
+            for _ in range(1 + 2 * rank):  # not equally often: one that waited for the other would wait for ever
+                logits = model(IDS[:1]).logits
+            assert torch.allclose(logits, whole(IDS[:1]).logits, atol=1e-4)
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+if __name__ == "__main__":
+    distributed.init_process_group("gloo")
+    for critic in ("shared", "separate"):
+        for wrapping in ("accelerate", "one group"):
+            check(sys.argv[1], critic, wrapping)
+    distributed.destroy_process_group()

@@ -1,0 +1,130 @@
+"""DDP and DeepSpeed's ZeRO on two CPU processes give what one process gives, and save it whole."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+HERE = Path(__file__).parent
+CONFIGS = HERE.parents[1] / "recipes" / "accelerate"
+# DeepSpeed compiles its collectives for a CPU when it is first used, which takes a minute.
+IDS = torch.tensor([[10, 11]])
+
+if importlib.util.find_spec("deepspeed") is None:
+    pytest.skip("DeepSpeed is not installed: pip install deepspeed", allow_module_level=True)
+
+
+def launch(engine: str | None, *command: str, timeout: int = 400) -> str:
+    """Runs a script by one process, or by two under a configuration of recipes/accelerate; returns what it printed."""
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{engine}.yaml")]
+    port = ["--rdzv_backend", "c10d", "--main_process_port", "0"]
+    path = os.pathsep.join([str(HERE.parent), *sys.path])
+    child = subprocess.Popen(
+        [sys.executable, *([*launcher, *port] if engine else []), *command],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, _ = child.communicate(timeout=timeout)
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, 9)
+            child.wait()
+    assert child.returncode == 0, out[-5000:]
+    return out
+
+
+def run(engine: str | None, algorithm: str, critic: str, kind: str, model: str, folder: Path) -> dict[str, Any]:
+    """Returns what engine_worker.py saw."""
+    processes = "2" if engine else "1"
+    launch(engine, str(HERE / "engine_worker.py"), algorithm, critic, kind, model, str(folder), processes)
+    return torch.load(f"{folder}.pt", weights_only=False)
+
+
+def check_same(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Advantages and figures to rounding; weights after two steps of at most 1e-3 each, to 2e-5."""
+    assert torch.allclose(one["advantages"], two["advantages"], atol=1e-5)
+    for log, other in zip(one["logs"], two["logs"], strict=True):
+        assert log.keys() == other.keys()
+        for name, value in log.items():
+            assert float(other[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-5), name
+    assert one["parameters"].keys() == two["parameters"].keys()
+    for name, parameter in one["parameters"].items():
+        assert torch.allclose(two["parameters"][name], parameter, atol=2e-5), name
+    assert torch.allclose(one["logits"], two["logits"], atol=1e-3)
+
+
+def check_saved(folder: Path, seen: dict[str, Any], algorithm: str, kind: str) -> None:
+    """The folder is a plain model or adapter that says what the trained one says; the critic beside it is whole."""
+    if kind == "lora":
+        model = AutoPeftModelForCausalLM.from_pretrained(folder)
+    else:
+        model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        assert not any(loading.values()), loading
+    assert torch.allclose(model.eval()(IDS).logits, seen["logits"], atol=1e-5)
+    if algorithm == "ppo":
+        critic = load_file(folder / "critic.safetensors")
+        trained = {n.split("critic.")[1]: p for n, p in seen["parameters"].items() if "critic." in n}
+        assert critic.keys() == {*trained, "start"}
+        assert all(torch.equal(critic[name], parameter) for name, parameter in trained.items())
+        assert critic["start"] == pytest.approx(0.6298, abs=1e-3)  # the mean reward
+
+
+CASES = [
+    pytest.param("zero3", "ppo", "separate", "full"),
+    pytest.param("zero2", "ppo", "shared", "lora"),
+    pytest.param("ddp", "ppo", "shared", "full", marks=pytest.mark.slow),
+    pytest.param("zero2", "ppo", "shared", "full", marks=pytest.mark.slow),
+    pytest.param("zero3", "ppo", "shared", "full", marks=pytest.mark.slow),
+    pytest.param("zero3", "reinforce", "none", "lora", marks=pytest.mark.slow),
+    pytest.param("zero3", "ppo", "shared", "lora", marks=pytest.mark.slow),
+]
+WRAPPER = {"ddp": "DistributedDataParallel", "zero2": "DeepSpeedEngine", "zero3": "DeepSpeedEngine"}
+
+
+@pytest.mark.parametrize("engine, algorithm, critic, kind", CASES)
+def test_two_processes_under_an_engine_equal_one(
+    engine: str, algorithm: str, critic: str, kind: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    one = run(None, algorithm, critic, kind, gpt2_path, tmp_path / "one")
+    two = run(engine, algorithm, critic, kind, gpt2_path, tmp_path / "two")
+    assert two["engine"] == WRAPPER[engine]
+    check_same(one, two)
+    check_saved(tmp_path / "two", two, algorithm, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
+def test_a_recipe_runs_under_an_engine(engine: str, tmp_path: Path) -> None:
+    recipe = str(CONFIGS.parent / "ppo_gen.py")
+    few = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--max_completion_length", "12"]
+    held_out = ["--eval_rows", "5", "--batch_size", "2", "--eval_strategy", "steps", "--eval_steps", "1"]
+    out = launch(engine, recipe, *few, *held_out, "--report_to", "none", "--output_dir", str(tmp_path))
+    assert out.count("after - before") == 1
+    assert (tmp_path / "report.html").is_file() and (tmp_path / "critic.safetensors").is_file()
+    _, loading = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(loading.values()), loading
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3"])
+def test_accelerate_reads_every_configuration(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))  # refuses a key that it does not know
+    assert (config.distributed_type.value, config.num_machines, config.mixed_precision) == (
+        {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(name, "DEEPSPEED"),
+        1,
+        "no",
+    )
+    assert config.deepspeed_config.get("zero_stage") == {"zero2": 2, "zero3": 3}.get(name)
