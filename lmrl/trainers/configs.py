@@ -108,10 +108,11 @@ class RolloutConfig(RLOOConfig):
                 )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, and sampling needs one above 0.")
-        for name in set(self.generation_kwargs or {}) - _HARMLESS:
+        allowed = set() if self.use_vllm else _HARMLESS  # vLLM knows none of these
+        for name in set(self.generation_kwargs or {}) - allowed:
             raise ValueError(
                 f"generation_kwargs has {name!r}, which may change the distribution that is sampled from or when an "
-                f"answer ends, and the log-probabilities trained on would not know. Allowed: {sorted(_HARMLESS)}. The "
+                f"answer ends, and the log-probabilities trained on would not know. Allowed: {sorted(allowed)}. The "
                 "length is max_completion_length, the temperature is temperature."
             )
 

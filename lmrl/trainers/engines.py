@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
+from trl.generation.vllm_generation import VLLMGeneration
 from trl.models import unwrap_model_for_generation
 
 if TYPE_CHECKING:
@@ -99,3 +100,20 @@ def _on_device(model: nn.Module, device: Any) -> Iterator[None]:
     model.to(device)
     yield
     model.to(before)
+
+
+def push_policy_only(generation: VLLMGeneration) -> None:
+    """
+    Keep the critic, a part of the policy's module, out of the weights that TRL sends to vLLM, which knows none.
+
+    Args:
+        generation ([`~trl.generation.vllm_generation.VLLMGeneration`]):
+            The trainer's.
+    """
+    everything = generation._iter_named_params
+
+    def of_policy() -> Iterator[tuple[str, Tensor]]:
+        """Walks over all: under ZeRO-3 each weight comes together, on every process, as it is passed."""
+        return ((name, weight) for name, weight in everything() if not name.startswith("critic."))
+
+    generation._iter_named_params = of_policy

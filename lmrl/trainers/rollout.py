@@ -26,6 +26,7 @@ from lmrl.models import (
 from . import startup
 from .callbacks import LogFile, TrainingProgress
 from .configs import RolloutConfig
+from .engines import push_policy_only
 from .reference import make_reference
 from .saving import SavingTrainer
 from .scoring import checked_rewards
@@ -98,6 +99,8 @@ class RolloutTrainer(SavingTrainer):
         add_scoring_forward(self._base_model, self.temperature)
         with self.whole_model():
             check_scoring_forward(self._base_model, self.temperature)
+        if self.use_vllm:
+            push_policy_only(self.vllm_generation)
         startup.check_context(self)
         self.add_callback(LogFile())
         if self.pop_callback(ProgressCallback) is not None:
@@ -173,17 +176,14 @@ class RolloutTrainer(SavingTrainer):
         with self._clock("generation"), self._decoding():
             return super()._generate_single_turn(*args, **kwargs)
 
-    @property
-    def _may_cast_to_decode(self) -> bool:
-        elsewhere = self.use_vllm or self._dist.is_zero3 or hasattr(self._base_model, "hf_device_map")
-        return self.args.bf16 and not elsewhere
-
     @contextmanager
     def _decoding(self) -> Iterator[None]:
         with ExitStack() as stack:
-            if self.is_fsdp_enabled:  # TRL sees to ZeRO-3
+            if self.use_vllm:  # decodes with weights of its own
+                pass
+            elif self.is_fsdp_enabled:  # TRL sees to ZeRO-3
                 stack.enter_context(self.whole_model())
-            elif self._may_cast_to_decode:
+            elif self.args.bf16 and not self._dist.is_zero3 and not hasattr(self._base_model, "hf_device_map"):
                 stack.enter_context(decoding_weights(self._base_model, torch.bfloat16))
             stack.enter_context(neutral_generation_config(self._base_model))
             yield
