@@ -1,54 +1,27 @@
 """DDP and DeepSpeed's ZeRO on two CPU processes give what one process gives, and save it whole."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from launching import CONFIGS, RECIPES, finish, start
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 HERE = Path(__file__).parent
-CONFIGS = HERE.parents[1] / "recipes" / "accelerate"
-# DeepSpeed compiles its collectives for a CPU when it is first used, which takes a minute.
 IDS = torch.tensor([[10, 11]])
 
 if importlib.util.find_spec("deepspeed") is None:
     pytest.skip("DeepSpeed is not installed: pip install deepspeed", allow_module_level=True)
 
 
-def launch(engine: str | None, *command: str, timeout: int = 400) -> str:
-    """Runs a script by one process, or by two under a configuration of recipes/accelerate; returns what it printed."""
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{engine}.yaml")]
-    port = ["--rdzv_backend", "c10d", "--main_process_port", "0"]
-    path = os.pathsep.join([str(HERE.parent), *sys.path])
-    child = subprocess.Popen(
-        [sys.executable, *([*launcher, *port] if engine else []), *command],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, _ = child.communicate(timeout=timeout)
-    finally:
-        if child.poll() is None:
-            os.killpg(child.pid, 9)
-            child.wait()
-    assert child.returncode == 0, out[-5000:]
-    return out
-
-
 def run(engine: str | None, algorithm: str, critic: str, kind: str, model: str, folder: Path) -> dict[str, Any]:
     """Returns what engine_worker.py saw."""
     processes = "2" if engine else "1"
-    launch(engine, str(HERE / "engine_worker.py"), algorithm, critic, kind, model, str(folder), processes)
+    finish(start(engine, HERE / "engine_worker.py", algorithm, critic, kind, model, str(folder), processes))
     return torch.load(f"{folder}.pt", weights_only=False)
 
 
@@ -107,10 +80,10 @@ def test_two_processes_under_an_engine_equal_one(
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
 def test_a_recipe_runs_under_an_engine(engine: str, tmp_path: Path) -> None:
-    recipe = str(CONFIGS.parent / "ppo_gen.py")
     few = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--max_completion_length", "12"]
     held_out = ["--eval_rows", "5", "--batch_size", "2", "--eval_strategy", "steps", "--eval_steps", "1"]
-    out = launch(engine, recipe, *few, *held_out, "--report_to", "none", "--output_dir", str(tmp_path))
+    rest = ["--report_to", "none", "--output_dir", str(tmp_path)]
+    out = finish(start(engine, RECIPES / "ppo_gen.py", *few, *held_out, *rest))
     assert out.count("after - before") == 1
     assert (tmp_path / "report.html").is_file() and (tmp_path / "critic.safetensors").is_file()
     _, loading = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
