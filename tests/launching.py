@@ -1,9 +1,13 @@
 """Scripts run by several processes under a configuration of recipes/accelerate, for the tests of engines."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 TESTS = Path(__file__).parent
 RECIPES = TESTS.parent / "recipes"
@@ -12,34 +16,52 @@ CONFIGS = RECIPES / "accelerate"
 ANY_PORT = ("--rdzv_backend", "c10d", "--main_process_port", "0")
 
 
+@dataclass
+class Child:
+    """A process, and the file that it prints to: a pipe that no one reads fills up."""
+
+    process: subprocess.Popen[str]
+    printed: IO[str]
+
+
 def start(
-    engine: str | None, script: str | Path, *argv: str, options: tuple[str, ...] = ANY_PORT, prefix=(), **env: str
-):
-    """Starts a script by one process, or under a configuration, and returns the child, which leads its own session."""
+    engine: str | None,
+    script: str | Path,
+    *argv: str,
+    options: tuple[str, ...] = ANY_PORT,
+    prefix: tuple[str, ...] = (),
+    **env: str,
+) -> Child:
+    """Starts a script by one process, or by several under a configuration."""
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{engine}.yaml"), *options]
     path = os.pathsep.join([str(TESTS), *sys.path])
-    return subprocess.Popen(
+    printed = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    process = subprocess.Popen(
         [*prefix, sys.executable, *(launcher if engine else []), str(script), *argv],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **env},
-        stdout=subprocess.PIPE,
+        stdout=printed,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
+    return Child(process, printed)
 
 
-def finish(child: subprocess.Popen, timeout: int = 400) -> str:
-    """Returns what a child printed; it must end by itself, and well. It is killed with all of its own otherwise."""
+def finish(child: Child, timeout: int = 400) -> str:
+    """Returns what a child printed; it must end by itself, and well. It is ended otherwise."""
     try:
-        out, _ = child.communicate(timeout=timeout)
+        status = child.process.wait(timeout=timeout)
     finally:
         kill(child)
-    assert child.returncode == 0, out[-5000:]
+    child.printed.seek(0)
+    out = child.printed.read()
+    assert status == 0, out[-5000:]
     return out
 
 
-def kill(child: subprocess.Popen) -> None:
-    """Kills a child that still runs, and its children."""
-    if child.poll() is None:
-        os.killpg(child.pid, 9)
-        child.wait()
+def kill(child: Child) -> None:
+    """Ends a child that still runs. Asked kindly, a launcher ends its children, which lead sessions of their own."""
+    for ask in (child.process.terminate, child.process.kill):
+        if child.process.poll() is None:
+            ask()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(timeout=40)

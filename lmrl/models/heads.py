@@ -77,7 +77,7 @@ def _add_scoring_head(head: nn.Module) -> None:
             return inner(hidden)
         return token_logps(hidden, self.weight, self.bias, targets, transform)
 
-    head.forward = types.MethodType(forward, head)  # type: ignore[method-assign]
+    head.forward = types.MethodType(forward, head)
 
 
 def _score(

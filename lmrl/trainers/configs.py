@@ -108,11 +108,11 @@ class RolloutConfig(RLOOConfig):
                 )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, and sampling needs one above 0.")
-        allowed = set() if self.use_vllm else _HARMLESS  # vLLM knows none of these
-        for name in set(self.generation_kwargs or {}) - allowed:
+        harmless = set() if self.use_vllm else _HARMLESS  # vLLM knows none of them
+        for name in set(self.generation_kwargs or {}) - harmless:
             raise ValueError(
                 f"generation_kwargs has {name!r}, which may change the distribution that is sampled from or when an "
-                f"answer ends, and the log-probabilities trained on would not know. Allowed: {sorted(allowed)}. The "
+                f"answer ends, and the log-probabilities trained on would not know. Allowed: {sorted(harmless)}. The "
                 "length is max_completion_length, the temperature is temperature."
             )
 
