@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent
 RECIPES = TESTS.parent / "recipes"
 CONFIGS = RECIPES / "accelerate"
 
-ANY_PORT = ("--rdzv_backend", "c10d", "--main_process_port", "0")
+ANY_PORT = ("--main_process_port", "0")
 
 
 @dataclass
