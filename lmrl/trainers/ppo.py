@@ -1,7 +1,6 @@
 """PPO with a learned critic."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -158,8 +157,13 @@ class PPOTrainer(RolloutTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_critic(get_critic(self.accelerator.unwrap_model(self.model)), resume_from_checkpoint)
+        self._load_critic(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        load_critic(get_critic(self.accelerator.unwrap_model(self.model)), Path(str(self.state.best_model_checkpoint)))
+        self._load_critic(str(self.state.best_model_checkpoint))
+
+    def _load_critic(self, folder: str) -> None:
+        """A checkpoint of DeepSpeed or FSDP has the whole module, critic and all: what they have loaded is shards."""
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            load_critic(get_critic(self.accelerator.unwrap_model(self.model)), folder)

@@ -11,6 +11,8 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from lmrl.models import CRITIC_FILE
+
 HERE = Path(__file__).parent
 IDS = torch.tensor([[10, 11]])
 
@@ -47,7 +49,7 @@ def check_saved(folder: Path, seen: dict[str, Any], algorithm: str, kind: str) -
         assert not any(loading.values()), loading
     assert torch.allclose(model.eval()(IDS).logits, seen["logits"], atol=1e-5)
     if algorithm == "ppo":
-        critic = load_file(folder / "critic.safetensors")
+        critic = load_file(folder / CRITIC_FILE)
         trained = {n.split("critic.")[1]: p for n, p in seen["parameters"].items() if "critic." in n}
         assert critic.keys() == {*trained, "start"}
         assert all(torch.equal(critic[name], parameter) for name, parameter in trained.items())
@@ -85,7 +87,7 @@ def test_a_recipe_runs_under_an_engine(engine: str, tmp_path: Path) -> None:
     rest = ["--report_to", "none", "--output_dir", str(tmp_path)]
     out = finish(start(engine, RECIPES / "ppo_gen.py", *few, *held_out, *rest))
     assert out.count("after - before") == 1
-    assert (tmp_path / "report.html").is_file() and (tmp_path / "critic.safetensors").is_file()
+    assert (tmp_path / "report.html").is_file() and (tmp_path / CRITIC_FILE).is_file()
     _, loading = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(loading.values()), loading
 

@@ -13,6 +13,8 @@ import torch
 from launching import RECIPES, finish, kill, start
 from safetensors.torch import load_file
 
+from lmrl.models import CRITIC_FILE
+
 FEW = (
     *("--max_steps", "2", "--per_device_train_batch_size", "4", "--max_completion_length", "12"),
     *("--eval_rows", "5", "--batch_size", "2", "--report_to", "none"),
@@ -75,7 +77,7 @@ def test_two_nodes_give_what_two_processes_of_one_give(
     assert [out.count("after - before") for out in outs] == [1, 0]  # the first machine speaks, and writes
     assert not (tmp_path / "two1" / "report.html").exists()
     one, two = tmp_path / "one", tmp_path / "two0"
-    for name in ("model.safetensors", "critic.safetensors"):
+    for name in ("model.safetensors", CRITIC_FILE):
         expected, found = load_file(one / name), load_file(two / name)
         assert expected.keys() == found.keys()
         assert all(torch.allclose(found[key], value, atol=1e-6) for key, value in expected.items()), name
