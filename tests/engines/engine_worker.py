@@ -21,7 +21,8 @@ def main(algorithm: str, critic: str, kind: str, model: str, folder: str, proces
         algorithm,
         model,
         Path(folder),
-        per_device_train_batch_size=8 // processes,
+        per_device_train_batch_size=4 // processes,
+        gradient_accumulation_steps=2,
         num_iterations=2 if algorithm == "ppo" else 1,
         max_steps=2,
         shuffle_dataset=False,
@@ -33,6 +34,8 @@ def main(algorithm: str, critic: str, kind: str, model: str, folder: str, proces
     advantages = []
     credit = trainer.credit
     trainer.credit = lambda rollout: advantages.append(credit(rollout)) or advantages[-1]
+    if (plugin := trainer.accelerator.state.deepspeed_plugin) is not None:  # else all weights are too small to spread
+        plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     trainer.train()
     trainer.save_model()
     mine = advantages[0]["advantages"]

@@ -54,7 +54,7 @@ def shard(model: nn.Module, wrapping: str, plugin: FullyShardedDataParallelPlugi
 
 
 def check(path: str, critic: str, wrapping: str) -> None:
-    """Two steps of plain gradient descent, whole and sharded, with an evaluation by one process between them."""
+    """Two steps of plain gradient descent, whole and sharded, with an evaluation before each."""
     rank = distributed.get_rank()
     mine, parts = slice(2 * rank, 2 * rank + 2), (slice(0, 2), slice(2, 4))
     plugin = FullyShardedDataParallelPlugin(
@@ -65,8 +65,8 @@ def check(path: str, critic: str, wrapping: str) -> None:
     )
     whole, model = make(path, critic), make(path, critic)
     shard(model, wrapping, plugin)
-    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     for step in range(2):
+        evaluate(model, whole, plugin)
         whole.zero_grad()
         model.zero_grad()  # now, while its parameters are the shards
         expected = forward(whole, mine)
@@ -82,12 +82,18 @@ def check(path: str, critic: str, wrapping: str) -> None:
             assert apart < 1e-4, (step, name, apart, parameter.grad.abs().max())
         for copied in (whole, model):
             torch.optim.SGD(copied.parameters(), lr=1e-3).step()
-        with unsharded(model, SimpleNamespace(fsdp_plugin=plugin)), torch.no_grad():
-            assert not any(isinstance(parameter, DTensor) for parameter in model.parameters())
-            for _ in range(1 + 2 * rank):  # not equally often: one that waited for the other would wait for ever
-                logits = model(IDS[:1]).logits
-            assert torch.allclose(logits, whole(IDS[:1]).logits, atol=1e-4)
-        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def evaluate(model: nn.Module, whole: nn.Module, plugin: FullyShardedDataParallelPlugin) -> None:
+    """One process runs the model more often than the other; it would wait for ever if they had to be in step."""
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    with unsharded(model, SimpleNamespace(fsdp_plugin=plugin)), torch.no_grad():
+        assert not any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        for _ in range(1 + 2 * distributed.get_rank()):
+            logits = model(IDS[:1]).logits
+        assert torch.allclose(logits, whole(IDS[:1]).logits, atol=1e-4)
+        distributed.barrier()  # the one that was ready first has not gone on to what both do
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 if __name__ == "__main__":

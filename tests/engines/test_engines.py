@@ -19,6 +19,16 @@ IDS = torch.tensor([[10, 11]])
 if importlib.util.find_spec("deepspeed") is None:
     pytest.skip("DeepSpeed is not installed: pip install deepspeed", allow_module_level=True)
 
+# Means over the two micro-batches of an update of their means: two processes mix the rows of these differently.
+BATCH_MEANS = {
+    "entropy",
+    "policy/loss",
+    "policy/approx_kl",
+    "value/loss",
+    "value/clip_ratio",
+    "clip_ratio/region_mean",
+}
+
 
 def run(engine: str | None, algorithm: str, critic: str, kind: str, model: str, folder: Path) -> dict[str, Any]:
     """Returns what engine_worker.py saw."""
@@ -32,7 +42,8 @@ def check_same(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert torch.allclose(one["advantages"], two["advantages"], atol=1e-5)
     for log, other in zip(one["logs"], two["logs"], strict=True):
         assert log.keys() == other.keys()
-        for name, value in log.items():
+        for name in log.keys() - BATCH_MEANS:
+            value = log[name]
             assert float(other[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-5), name
     assert one["parameters"].keys() == two["parameters"].keys()
     for name, parameter in one["parameters"].items():
@@ -58,7 +69,7 @@ def check_saved(folder: Path, seen: dict[str, Any], algorithm: str, kind: str) -
 
 CASES = [
     pytest.param("zero3", "ppo", "separate", "full"),
-    pytest.param("zero2", "ppo", "shared", "lora"),
+    pytest.param("zero2", "ppo", "shared", "lora", marks=pytest.mark.slow),
     pytest.param("ddp", "ppo", "shared", "full", marks=pytest.mark.slow),
     pytest.param("zero2", "ppo", "shared", "full", marks=pytest.mark.slow),
     pytest.param("zero3", "ppo", "shared", "full", marks=pytest.mark.slow),
@@ -90,6 +101,22 @@ def test_a_recipe_runs_under_an_engine(engine: str, tmp_path: Path) -> None:
     assert (tmp_path / "report.html").is_file() and (tmp_path / CRITIC_FILE).is_file()
     _, loading = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(loading.values()), loading
+
+
+@pytest.mark.slow
+def test_a_run_under_zero3_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    few = ["--max_steps", "3", "--per_device_train_batch_size", "4", "--max_completion_length", "12"]
+    few += ["--eval_rows", "4", "--report_to", "none"]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    keep = ["--save_strategy", "steps", "--save_steps", "2"]
+    finish(start("zero3", RECIPES / "ppo_gen.py", *few, *keep, "--output_dir", str(whole)))
+    kept = str(whole / "checkpoint-2")
+    finish(start("zero3", RECIPES / "ppo_gen.py", *few, "--resume_from_checkpoint", kept, "--output_dir", str(again)))
+    for name in ("model.safetensors", CRITIC_FILE):
+        expected, found, old = (load_file(folder / name) for folder in (whole, again, Path(kept)))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(found[key], value) for key, value in expected.items()), name
+        assert any(not torch.equal(old[key], value) for key, value in expected.items()), name
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3"])
