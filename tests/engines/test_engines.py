@@ -81,10 +81,11 @@ WRAPPER = {"ddp": "DistributedDataParallel", "zero2": "DeepSpeedEngine", "zero3"
 
 @pytest.mark.parametrize("engine, algorithm, critic, kind", CASES)
 def test_two_processes_under_an_engine_equal_one(
-    engine: str, algorithm: str, critic: str, kind: str, gpt2_path: str, tmp_path: Path
+    engine: str, algorithm: str, critic: str, kind: str, gpt2_path: str, llama_path: str, tmp_path: Path
 ) -> None:
-    one = run(None, algorithm, critic, kind, gpt2_path, tmp_path / "one")
-    two = run(engine, algorithm, critic, kind, gpt2_path, tmp_path / "two")
+    model = llama_path if critic == "separate" else gpt2_path  # head and embedding apart, or tied
+    one = run(None, algorithm, critic, kind, model, tmp_path / "one")
+    two = run(engine, algorithm, critic, kind, model, tmp_path / "two")
     assert two["engine"] == WRAPPER[engine]
     check_same(one, two)
     check_saved(tmp_path / "two", two, algorithm, kind)
