@@ -44,8 +44,10 @@ def make(path: str, critic: str) -> nn.Module:
 
 
 def shard(model: nn.Module, wrapping: str, plugin: FullyShardedDataParallelPlugin) -> None:
-    """As Accelerate's own function groups a policy (layers, embedding and head apart), or all as one group."""
-    if wrapping == "one group":
+    """As Accelerate's own function groups a policy (norm and head together), or with a head that is on its own."""
+    if wrapping == "head apart":
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        fully_shard(head if head.weight is not embedding.weight else [embedding, head])
         fully_shard(model)
         return
     state = SimpleNamespace(fsdp_plugin=plugin)
@@ -99,6 +101,6 @@ def evaluate(model: nn.Module, whole: nn.Module, plugin: FullyShardedDataParalle
 if __name__ == "__main__":
     distributed.init_process_group("gloo")
     for critic in ("shared", "separate"):
-        for wrapping in ("accelerate", "one group"):
+        for wrapping in ("accelerate", "head apart"):
             check(sys.argv[1], critic, wrapping)
     distributed.destroy_process_group()
