@@ -19,6 +19,7 @@ from .meteor import METEOR
 from .nist import NIST
 from .normalize import Normalized
 from .overlap import ExactMatch, ReferenceReward
+from .retried import Retried
 from .reward_model import RewardModel
 from .rouge import Rouge
 from .similarity import EditSimilarity, TokenF1
@@ -56,6 +57,7 @@ __all__ = [
     "Normalized",
     "Product",
     "ReferenceReward",
+    "Retried",
     "Reward",
     "RewardModel",
     "Rouge",

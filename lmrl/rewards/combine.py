@@ -85,9 +85,14 @@ class Combined(Reward):
         Raises:
             ValueError: if a component does not give one finite number, or `None`, per completion.
         """
-        results = {
-            name: call_reward(reward, **inputs) for name, reward in zip(self.names, self.components, strict=True)
-        }
+        results, failures = {}, []
+        for name, reward in zip(self.names, self.components, strict=True):
+            try:
+                results[name] = call_reward(reward, **inputs)
+            except Exception as error:  # after the others: one may be waited for by its like in another process
+                failures.append(error)
+        if failures:
+            raise failures[0]
         for name, values in results.items():
             for row, value in enumerate(values):
                 if value is not None and not math.isfinite(value):  # a bound or a minimum could hide it

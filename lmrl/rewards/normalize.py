@@ -46,15 +46,23 @@ class Moments:
         return (value - self.mean) / std if std > NEGLIGIBLE * abs(self.mean) else 0.0
 
 
-def _of_all_processes(values: Any) -> list[Any]:
-    """Returns what each process has, in their order."""
+class FailedElsewhere(RuntimeError):
+    """Raised where the scores of another process are missing, because its reward failed."""
+
+    of_another_process = True  # a trainer that knows the reason tells that one
+
+
+def _of_all_processes(values: Any, failed: bool = False) -> list[Any]:
+    """Returns what each process has, in their order; raises if one has `failed`, on the others."""
     from torch import distributed
 
     if not (distributed.is_available() and distributed.is_initialized()):
         return [values]
     everyone: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everyone, values)
-    return everyone
+    distributed.all_gather_object(everyone, (failed, values))
+    if not failed and (ranks := [rank for rank, (missing, _) in enumerate(everyone) if missing]):
+        raise FailedElsewhere(f"process {ranks[0]} has no scores, as its reward failed")
+    return [value for _, value in everyone]
 
 
 def _in_training(inputs: Mapping[str, Any]) -> bool:
@@ -122,6 +130,15 @@ class Normalized(Combined):
     def combined_range(self, ranges: list[tuple[float, float]]) -> tuple[float, float]:
         """Returns that there is no bound."""
         return UNBOUNDED
+
+    def raw(self, **inputs: Any) -> dict[str, list[float | None]]:
+        """Returns the scores; where there are none, the other processes are told, which wait for them in training."""
+        try:
+            return super().raw(**inputs)
+        except Exception:
+            if _in_training(inputs):
+                _of_all_processes(None, failed=True)
+            raise
 
     def combined(self, values: tuple[float | None, ...]) -> float | None:
         """Returns the reward as it is: outside training."""

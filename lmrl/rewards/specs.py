@@ -26,6 +26,7 @@ from .meteor import METEOR
 from .nist import NIST
 from .normalize import Normalized
 from .overlap import ExactMatch
+from .retried import Retried
 from .reward_model import RewardModel
 from .rouge import Rouge
 from .similarity import EditSimilarity, TokenF1
@@ -62,6 +63,7 @@ REWARDS: dict[str, Callable[..., Any]] = {
     "fluency": Fluency,
     "cached": Cached,
     "in_workers": InWorkers,
+    "retried": Retried,
     "weighted": Weighted,
     "product": Product,
     "minimum": Minimum,

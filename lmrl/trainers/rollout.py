@@ -27,16 +27,16 @@ from . import startup
 from .callbacks import LogFile, TrainingProgress
 from .configs import RolloutConfig
 from .engines import push_policy_only
+from .guards import GuardedTrainer
 from .reference import make_reference
-from .saving import SavingTrainer
-from .scoring import checked_rewards
+from .scoring import RewardError, checked_rewards, raise_together
 
 logger = get_logger(__name__)
 
 Rollout = dict[str, Tensor]
 
 
-class RolloutTrainer(SavingTrainer):
+class RolloutTrainer(GuardedTrainer):
     """
     The part that REINFORCE and PPO share: from prompts to scored completions, from advantages to a step.
 
@@ -218,8 +218,14 @@ class RolloutTrainer(SavingTrainer):
             )
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        with self._clock("reward"):
-            self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+        learned = self._reward_states()
+        try:
+            with self._clock("reward"):
+                self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+            raise_together(self.reward_funcs, self.accelerator)
+        except RewardError:
+            self._load_reward_states(learned)  # what is kept of this run will score these prompts again
+            raise
         return self._rewards_per_func
 
     def _rewards(self, rollout: Rollout) -> Rollout:
@@ -256,6 +262,7 @@ class RolloutTrainer(SavingTrainer):
 
     def _assign_credit(self, rollout: Rollout) -> Rollout:
         kl = self._log_kl(rollout)
+        self._check_finite("the KL to the reference", kl)
         credit = {name: value.nan_to_num(0.0) for name, value in self.credit(rollout).items()}
         self._log_advantages(credit["advantages"], rollout["completion_mask"])
         if kl is not None and self.model.training:
@@ -291,5 +298,6 @@ class RolloutTrainer(SavingTrainer):
         if "advantages" not in inputs:
             inputs = inputs | self._as_old(scored)
             inputs = inputs | self._assign_credit(inputs)
-        self._log_mean("entropy", scored.entropy, inputs["completion_mask"])
+        entropy = self._log_mean("entropy", scored.entropy, inputs["completion_mask"])
+        self._check_finite("the entropy", entropy.item())
         return self.loss(scored, inputs)

@@ -6,6 +6,9 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
@@ -18,6 +21,9 @@ class CheckedReward:
     """
     A reward function whose failures are told in a sentence that names the reward and the row.
 
+    On several processes a failure is kept until [`raise_together`], and the rewards are `None`: the others are about
+    to gather theirs, and would wait for a process that had raised.
+
     Args:
         reward_func (`Callable`):
             `f(prompts=..., completions=..., **columns) -> list[float | None]`.
@@ -27,20 +33,28 @@ class CheckedReward:
 
     def __init__(self, reward_func: Callable[..., Any], name: str) -> None:
         self.reward_func = reward_func
+        self.failure: RewardError | None = None
         self.__name__ = name
 
     def __call__(self, **kwargs: Any) -> list[float | None]:
         """Returns the checked rewards, one per completion."""
         try:
-            rewards = self.reward_func(**kwargs)
+            return self._checked(self.reward_func(**kwargs), kwargs)
         except Exception as error:
-            raise self._failure(error, kwargs) from error
-        return self._checked(rewards, kwargs)
+            return self._failed(error, kwargs)
 
-    def _failure(self, error: Exception, kwargs: dict[str, Any]) -> RewardError:
+    def _failed(self, error: Exception, kwargs: dict[str, Any]) -> list[float | None]:
+        completions = kwargs["completions"]
+        self.failure = error if isinstance(error, RewardError) else self._failure(error, completions)
+        self.failure.__cause__ = None if error is self.failure else error
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            raise self.failure
+        return [None] * len(completions)
+
+    def _failure(self, error: Exception, completions: list[Any]) -> RewardError:
         return RewardError(
             f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was scoring "
-            f"{len(kwargs['completions'])} completions, the first of them {_short(kwargs['completions'][0])}."
+            f"{len(completions)} completions, the first of them {_short(completions[0])}."
         )
 
     def _checked(self, rewards: Any, kwargs: dict[str, Any]) -> list[float | None]:
@@ -62,7 +76,7 @@ class CheckedReward:
             return None
         if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1:
             value = value.item()
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        if not isinstance(value, numbers.Real) or not abs(value) <= torch.finfo(torch.float32).max:
             raise RewardError(
                 f"The reward {self.__name__!r} returned {_short(value)} for row {row}, and must return a finite "
                 f"number, or None where it does not apply. The completion is {_short(kwargs['completions'][row])}"
@@ -77,10 +91,39 @@ class AsyncCheckedReward(CheckedReward):
     async def __call__(self, **kwargs: Any) -> list[float | None]:  # type: ignore[override]
         """Returns the checked rewards, one per completion."""
         try:
-            rewards = await self.reward_func(**kwargs)
+            return self._checked(await self.reward_func(**kwargs), kwargs)
         except Exception as error:
-            raise self._failure(error, kwargs) from error
-        return self._checked(rewards, kwargs)
+            return self._failed(error, kwargs)
+
+
+def raise_together(rewards: list[CheckedReward], accelerator: Accelerator) -> None:
+    """
+    Raises on every process what a reward met on one of them; returns where all went well on all.
+
+    Args:
+        rewards (`list[CheckedReward]`):
+            Rewards that have just been called, on every process.
+        accelerator ([`~accelerate.Accelerator`]):
+            What joins the processes.
+
+    Raises:
+        RewardError: The first failure of the first process, on all alike.
+    """
+    failures = [reward.failure for reward in rewards if reward.failure is not None]
+    for reward in rewards:
+        reward.failure = None
+    failed = torch.tensor(len(failures), device=accelerator.device)
+    if accelerator.reduce(failed, reduction="sum") == 0:
+        return
+    # What fails only because another process did, in statistics that all take part in, says nothing of the reason.
+    mine = sorted(failures, key=_is_echo)[:1]
+    said = gather_object([(_is_echo(failure), accelerator.process_index, str(failure)) for failure in mine])
+    _, rank, sentence = min(said)
+    raise RewardError(f"{sentence} This was process {rank} of {accelerator.num_processes}.") from (*mine, None)[0]
+
+
+def _is_echo(failure: RewardError) -> bool:
+    return getattr(failure.__cause__, "of_another_process", False)
 
 
 def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
