@@ -2,8 +2,11 @@
 
 import difflib
 import json
+import math
 import os
+import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -53,7 +56,28 @@ def parse(
     own = any(text.split("=")[0] in ("--model_name_or_path", "--dataset_name") for text in argv)
     if (config := given.config or (None if own else demo)) is not None:
         parser.set_defaults_with_config(**_read_config(str(config), parser, hints))
-    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
+    for name, value in vars(parser.parse_known_args(argv)[0]).items():
+        if name in hints:
+            _check_value(name, value, hints[name])
+    try:
+        return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of a library, which checks less
+        raise ValueError(f"these arguments cannot be used together ({type(error).__name__}: {error})") from error
+
+
+def _check_value(name: str, value: Any, hint: Any) -> None:
+    """Refuses what has the right form and is no value all the same."""
+    kinds = {get_origin(member) or member for member in (get_args(hint) or (hint,))}
+    if isinstance(value, list) and not kinds & {list, Any} and get_origin(hint) is not list:
+        raise ValueError(f"{name} has no value: `--` cannot be one")
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int | float) and not (math.isfinite(number) and abs(number) < 2**63):
+            raise ValueError(f"{name} is {number}, but must be a finite number of at most 64 bits")
+    if dict in kinds and isinstance(value, str) and not Path(value).is_file():
+        try:
+            json.loads(value).keys()
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f'{name} is {value!r}, but must be a JSON object, such as {{"name": 1}}') from error
 
 
 def _closest(name: str, prefix: str, known: Iterable[str]) -> str:
@@ -109,31 +133,57 @@ def run(main: Callable[[], object]) -> None:
     """
     Calls the `main` of a recipe, and exits with a sentence where what it was told is wrong.
 
-    `LMRL_DEBUG=1` shows the traceback. Of several processes only the first one speaks.
+    `LMRL_DEBUG=1` shows the traceback. Of several processes that stop for the same reason only one speaks.
 
     Args:
         main (`Callable`):
-            A `ValueError`, an `OSError` or a library that is not installed becomes `error: ...` and exit status 2,
-            Ctrl-C exit status 130.
+            A `ValueError`, an `OSError`, a library that is not installed or another process that has died becomes
+            `error: ...` and exit status 2, Ctrl-C exit status 130.
     """
     # TRL 1.16 still uses the names that transformers 5.23 calls deprecated; no one who runs a recipe can help it.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     try:
         main()
     except KeyboardInterrupt:
-        _say("interrupted")
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        # A tracker that is not installed is a RuntimeError to transformers 5.23; any other is a bug.
-        if isinstance(error, RuntimeError) and "to be installed" not in str(error):
+        if (sentence := _sentence(error)) is None:
             raise
         if os.environ.get("LMRL_DEBUG") == "1":
             traceback.print_exc()
-        _say("error: " + " ".join(str(error).split()))
+        _say(f"error: {sentence}")
         sys.exit(2)
 
 
+_GRACE = 5.0  # seconds in which a launcher ends the other processes once one has ended
+
+# How gloo and NCCL say that another process is not there any more, or does not answer.
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timed out")
+_LOST += ("NCCL communicator was aborted", "remote process exited", "Socket Timeout", "Connection refused")
+
+
+def _sentence(error: Exception) -> str | None:
+    """Returns what to say of an error; None if it is a bug, which Python shows with its traceback."""
+    sentence = " ".join(str(error).split())
+    if os.environ.get("WORLD_SIZE", "1") != "1" and any(sign in sentence for sign in _LOST):
+        return (
+            f"another process of this run has ended or does not answer ({sentence.rstrip('.')}). What it wrote says "
+            "why; one that was killed wrote nothing, most often for lack of memory. Run the same command with "
+            "--resume_from_checkpoint to go on from the newest checkpoint."
+        )
+    # A tracker that is not installed is a RuntimeError to transformers 5.23; any other is a bug.
+    if isinstance(error, RuntimeError) and "to be installed" not in sentence:
+        return None
+    return sentence or f"{type(error).__name__}, and nothing is said of the reason: LMRL_DEBUG=1 shows where"
+
+
 def _say(sentence: str) -> None:
-    """Prints on the first process."""
-    if os.environ.get("RANK", "0") == "0":
-        print(sentence, file=sys.stderr)
+    """Prints on the first process, and on another if the first has not ended meanwhile: it has other troubles."""
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher's: whatever was to follow it is over
+        time.sleep(_GRACE)
+        sentence = f"process {rank}: {sentence}"
+    print(sentence, file=sys.stderr, flush=True)

@@ -48,14 +48,17 @@ def neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
     Put the model's own generation defaults aside.
 
     `generate` fills what the caller leaves open from the checkpoint's `generation_config.json`, where a
-    `no_repeat_ngram_size` or a `min_new_tokens` would change the distribution that is sampled from.
+    `no_repeat_ngram_size` or a `min_new_tokens` would change the distribution that is sampled from. NaN in the logits
+    does not raise here, on one process of several or, on a GPU, beyond repair: the forward that scores tells of it.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Model about to generate.
     """
     own = model.generation_config
-    model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id, remove_invalid_values=True
+    )
     try:
         yield
     finally:

@@ -1,0 +1,77 @@
+"""One of two processes that train, in the second of which something goes wrong; run by test_processes.py."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from training import make_trainer, share_of_letters
+
+from lmrl.cli import run
+from lmrl.rewards import Normalized, Weighted
+from lmrl.trainers.scoring import RewardError
+
+RANK = int(os.environ["RANK"])
+FAULT = {"what": "", "step": 2}
+
+
+def wrong(completions: list[str], trainer_state: Any = None, **_: Any) -> list[float]:
+    """Returns rewards; in the third step of the second process it does what it is told to."""
+    if RANK == 1 and trainer_state.global_step == FAULT["step"]:
+        if FAULT["what"] == "raise":
+            raise KeyError("slot")
+        if FAULT["what"] == "nan":
+            return [float("nan")] * len(completions)
+        if FAULT["what"] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+    return share_of_letters(completions)
+
+
+async def wrong_later(**inputs: Any) -> list[float]:
+    """Returns the same, as a client of a service would."""
+    return wrong(**inputs)
+
+
+REWARDS: dict[str, tuple[str, Any]] = {
+    "nan": ("ppo", lambda: wrong),
+    "plain": ("reinforce", lambda: [share_of_letters, wrong]),
+    "async": ("reinforce", lambda: [wrong_later, share_of_letters]),
+    "before a normalized one": ("ppo", lambda: [wrong, Normalized(share_of_letters)]),
+    "inside a normalized one": ("ppo", lambda: Normalized(wrong)),
+    "beside a normalized one": ("ppo", lambda: Weighted({wrong: 1.0, Normalized(share_of_letters): 1.0})),
+    "inside a group": ("reinforce", lambda: Weighted({Normalized(wrong, by="group"): 1.0, share_of_letters: 1.0})),
+}
+
+
+def train(name: str, model: str, folder: Path, resume: bool = False) -> Any:
+    """Returns a trainer after 4 steps, with a checkpoint after each second one."""
+    algorithm, reward = REWARDS[name]
+    options: dict[str, Any] = {"baseline": "greedy"} if algorithm == "reinforce" else {"num_iterations": 1}
+    options |= {"per_device_train_batch_size": 4, "max_steps": 4, "save_strategy": "steps", "save_steps": 4}
+    trainer = make_trainer(algorithm, model, folder, reward=reward(), **options)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def main(what: str, model: str, folder: str) -> None:
+    """Meet the fault, with each of the rewards if it is one to be told of, and go on from what was kept."""
+    if what == "kill":
+        FAULT["what"] = "kill"
+        train("plain", model, Path(folder))
+    seen: dict[str, Any] = {}
+    for name in REWARDS:
+        FAULT["what"] = "nan" if name == "nan" else "raise"
+        place = Path(folder, name.replace(" ", "_"))
+        try:
+            train(name, model, place)
+        except RewardError as error:
+            FAULT["what"] = ""
+            kept = sorted(path.name for path in place.glob("checkpoint-*"))
+            seen[name] = [str(error), kept, train(name, model, place, resume=True).own_state()]
+    Path(folder, f"seen_{RANK}.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    run(lambda: main(*sys.argv[1:]))
