@@ -70,7 +70,9 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
     kinds = {get_origin(member) or member for member in (get_args(hint) or (hint,))}
     if isinstance(value, list) and not kinds & {list, Any} and get_origin(hint) is not list:
         raise ValueError(f"{name} has no value: `--` cannot be one")
-    for number in value if isinstance(value, list) else [value]:
+    if isinstance(value, tuple) and any(isinstance(part, str) for part in value):
+        raise ValueError(f"{name} is a list of numbers and has no form on a command line: put it into a YAML file")
+    for number in value if isinstance(value, list | tuple) else [value]:
         if isinstance(number, int | float) and not (math.isfinite(number) and abs(number) < 2**63):
             raise ValueError(f"{name} is {number}, but must be a finite number of at most 64 bits")
     if dict in kinds and isinstance(value, str) and not Path(value).is_file():
@@ -92,7 +94,7 @@ def _read_config(path: str, parser: _Parser, hints: dict[str, Any]) -> dict[str,
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"the file of --config, {path!r}, cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} must have lines `name: value`, but is of type {type(config).__name__}")
@@ -111,6 +113,8 @@ def _read_value(name: str, value: Any, parser: _Parser, hint: Any) -> Any:
     """Returns a value of a YAML file as the command line has it: YAML takes 1e-4 for text and `no` for false."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds = {get_origin(member) or member for member in members}
+    if tuple in kinds and isinstance(value, list):  # it has no form on a command line either
+        return tuple(value)
     if (value is None or isinstance(value, dict | list)) and type(value) not in kinds:
         raise ValueError(f"{name} is {value!r}, but must be of type {' or '.join(map(_name, kinds))}")
     # An empty list and `str | list[str]` have no form on a command line, and are taken as they are.
@@ -160,8 +164,10 @@ def run(main: Callable[[], object]) -> None:
 _GRACE = 5.0  # seconds in which a launcher ends the other processes once one has ended
 
 # How gloo and NCCL say that another process is not there any more, or does not answer.
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timed out")
-_LOST += ("NCCL communicator was aborted", "remote process exited", "Socket Timeout", "Connection refused")
+_LOST = (
+    *("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe"),
+    *("Timed out waiting", "timed out", "Socket Timeout", "NCCL communicator was aborted", "remote process exited"),
+)
 
 
 def _sentence(error: Exception) -> str | None:

@@ -18,7 +18,7 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, se
 from lmrl.arguments import LabelArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_labelled
-from lmrl.evaluation import classification_scores
+from lmrl.evaluation import classification_scores, interval_as_text
 from lmrl.models import load_trainable_classifier
 from lmrl.trainers import find_checkpoint
 
@@ -36,6 +36,9 @@ class ClassifierConfig(TrainingArguments):
     def __post_init__(self) -> None:
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
+        for name, wanted in (("prediction_loss_only", False), ("eval_do_concat_batches", True), ("label_names", None)):
+            if getattr(self, name) != wanted:
+                raise ValueError(f"{name} is {getattr(self, name)}, but the accuracy needs {wanted}: leave it out")
 
 
 def main() -> None:
@@ -64,10 +67,9 @@ def main() -> None:
         commonest = Counter(train["label"]).most_common(1)[0][0]
         scores = classification_scores(predicted, list(held_out["label"]), commonest)
         Path(config.output_dir, "scores.json").write_text(json.dumps(scores, indent=2))
-        accuracy = scores["accuracy"]
         print(
-            f"Held-out accuracy on {scores['rows']} rows: {accuracy['value']:.4f} "
-            f"[{accuracy['low']:.4f}, {accuracy['high']:.4f}], macro F1 {scores['macro_f1']:.4f}; always "
+            f"Held-out accuracy on {scores['rows']} rows: {interval_as_text(scores['accuracy'])}, "
+            f"macro F1 {scores['macro_f1']:.4f}; always "
             f"{names[commonest]!r}: {scores['commonest_label_accuracy']:.4f}. The model is in {config.output_dir}"
         )
 

@@ -19,7 +19,7 @@ from trl import RewardConfig, RewardTrainer, get_peft_config
 from lmrl.arguments import ModelArguments, PreferenceArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_pairs
-from lmrl.evaluation import evaluate_preferences
+from lmrl.evaluation import evaluate_preferences, interval_as_text
 from lmrl.models import load_trainable_classifier
 from lmrl.rewards import RewardModel
 from lmrl.trainers import find_checkpoint
@@ -60,10 +60,9 @@ def main() -> None:
     if trainer.is_world_process_zero():
         scores = evaluate_preferences(RewardModel(config.output_dir), held_out)  # what was saved, as it will be used
         Path(config.output_dir, "scores.json").write_text(json.dumps(scores, indent=2))
-        accuracy = scores["accuracy"]
         print(
-            f"Held-out accuracy on {scores['pairs']} pairs of {scores['prompts']} prompts: {accuracy['value']:.4f} "
-            f"[{accuracy['low']:.4f}, {accuracy['high']:.4f}]; the longer one: {scores['longer_is_chosen']:.4f}, the "
+            f"Held-out accuracy on {scores['pairs']} pairs of {scores['prompts']} prompts: "
+            f"{interval_as_text(scores['accuracy'])}; the longer one: {scores['longer_is_chosen']:.4f}, the "
             f"shorter one: {scores['shorter_is_chosen']:.4f}. Expected calibration error: "
             f"{scores['expected_calibration_error']:.4f}. The model is in {config.output_dir}"
         )

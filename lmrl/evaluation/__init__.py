@@ -1,6 +1,7 @@
 """The measurement of checkpoints: completions, corpus metrics with signatures, intervals, reports."""
 
 from .classification import classification_scores
+from .clusters import interval_as_text
 from .comparison import (
     Comparison,
     Interval,
@@ -60,6 +61,7 @@ __all__ = [
     "generate_completions",
     "histogram",
     "holm",
+    "interval_as_text",
     "lines",
     "longer_is_chosen",
     "measure_completions",

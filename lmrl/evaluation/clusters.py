@@ -61,3 +61,10 @@ def interval_to_json(interval: Interval) -> dict[str, float | None]:
     """Returns an interval by name, ready for JSON, where an end that is not known is `None`."""
     value, low, high = vars(interval).values()
     return {"value": value, "low": None if math.isnan(low) else low, "high": None if math.isnan(high) else high}
+
+
+def interval_as_text(interval: dict[str, float | None]) -> str:
+    """Returns an interval of [`interval_to_json`] in words: a single row or prompt has a value and no interval."""
+    if interval["low"] is None or interval["high"] is None:
+        return f"{interval['value']:.4f} [no interval]"
+    return f"{interval['value']:.4f} [{interval['low']:.4f}, {interval['high']:.4f}]"

@@ -222,7 +222,11 @@ def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Seque
     texts = [[{"role": "assistant", "content": c.text}] if chat else c.text for c in completions]
     keys = {key: None for row in rows for key in row if key not in ("prompt", "completion", "completion_ids")}
     columns = {key: [row.get(key) for row in rows] for key in keys}
-    values = call_reward(reward, prompts=[row["prompt"] for row in rows], completions=texts, **columns)
+    try:
+        values = call_reward(reward, prompts=[row["prompt"] for row in rows], completions=texts, **columns)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).rstrip('.')}"
+        raise ValueError(f"The reward {name!r} raised {reason}. It was scoring {len(rows)} held-out rows.") from error
     score = mean_score(f"reward/{name}", str(getattr(reward, "signature", name)), values, higher_is_better=True)
     if not hasattr(reward, "corpus_value"):
         return score

@@ -14,6 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from .loading import reason_of
+
 SCRATCH = "scratch"
 
 
@@ -57,8 +59,8 @@ def load_trainable_classifier(
         model = AutoModelForSequenceClassification.from_pretrained(
             name_or_path, dtype=dtype, **_label_names(labels), **source, **kwargs
         )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
+    except Exception as error:  # a damaged folder raises anything
+        reason = reason_of(error)
         raise ValueError(
             f"No model to make a classifier of could be loaded from {name_or_path!r} ({reason}). Give a hub id, a "
             f"folder with a model and its tokenizer, or {SCRATCH!r}."

@@ -35,9 +35,9 @@ def load_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokeniz
         if folder is not None and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
             raise OSError(f"the folder has none of {', '.join(_TOKENIZER_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", truncation_side="left", **kwargs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a damaged folder raises anything
         raise ValueError(
-            f"No tokenizer could be loaded from {str(name_or_path)!r} ({_first_line(error)}). A model needs its "
+            f"No tokenizer could be loaded from {str(name_or_path)!r} ({reason_of(error)}). A model needs its "
             "tokenizer beside it: save it there with `tokenizer.save_pretrained(folder)`."
         ) from error
     if tokenizer.eos_token_id is None:
@@ -77,9 +77,9 @@ def load_model(
         model, info = AutoModelForCausalLM.from_pretrained(
             name_or_path, dtype=dtype, output_loading_info=True, **kwargs
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise ValueError(
-            f"No causal language model could be loaded from {str(name_or_path)!r}: {_first_line(error)}. Give a hub "
+            f"No causal language model could be loaded from {str(name_or_path)!r}: {reason_of(error)}. Give a hub "
             "id, or a folder written by `save_pretrained`."
         ) from error
     if missing := sorted(info["missing_keys"]):
@@ -106,9 +106,9 @@ def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32"
     _check_folder(name_or_path)
     try:
         return AutoModel.from_pretrained(name_or_path, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise ValueError(
-            f"No model could be loaded from {str(name_or_path)!r}: {_first_line(error)}. Give a hub id, or a folder "
+            f"No model could be loaded from {str(name_or_path)!r}: {reason_of(error)}. Give a hub id, or a folder "
             "written by `save_pretrained`."
         ) from error
 
@@ -155,5 +155,7 @@ def _check_folder(name_or_path: str | Path) -> Path | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
+def reason_of(error: Exception) -> str:
+    """Returns what a library says of a folder that it cannot load, in a line."""
+    line = str(error).strip().split("\n")[0].rstrip(".")
+    return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"

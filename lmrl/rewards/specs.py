@@ -188,7 +188,14 @@ def _constructed(name: str, constructor: Callable[..., Any], arguments: dict[str
     missing = [key for key, p in accepted.items() if p.default is p.empty and key not in arguments]
     if missing:
         raise ValueError(f"The reward {name!r} needs {missing}: write {{{name!r}: {{{missing[0]!r}: ...}}}}.")
-    reward: Callable[..., Any] = constructor(**arguments)
+    try:
+        reward: Callable[..., Any] = constructor(**arguments)
+    except (ValueError, OSError, ImportError):  # sentences
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"The reward {name!r} cannot be made with {arguments}: {type(error).__name__}: {error}."
+        ) from error
     return reward
 
 
@@ -222,7 +229,9 @@ def _module_of_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # before it runs: dataclasses and pickle look a class up by its module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, Exception):
+            raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}. Mend it.") from error
         raise
     return module

@@ -88,6 +88,13 @@ class RolloutConfig(RLOOConfig):
                 raise
         self._check_sampling()
         self._check_kl()
+        match self.reward_clip_range:
+            case None:
+                pass
+            case [int() | float() as low, int() | float() as high] if low < high:
+                pass
+            case wrong:
+                raise ValueError(f"reward_clip_range is {wrong}, and must be two numbers, the lower one first.")
 
     def _choose_precision(self) -> None:
         """TRL's default is bfloat16 wherever it runs. Here it is where there is a GPU made for it."""

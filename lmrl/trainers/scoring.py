@@ -76,7 +76,7 @@ class CheckedReward:
             return None
         if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1:
             value = value.item()
-        if not isinstance(value, numbers.Real) or not abs(value) <= torch.finfo(torch.float32).max:
+        if not isinstance(value, numbers.Real) or not abs(float(value)) <= torch.finfo(torch.float32).max:
             raise RewardError(
                 f"The reward {self.__name__!r} returned {_short(value)} for row {row}, and must return a finite "
                 f"number, or None where it does not apply. The completion is {_short(kwargs['completions'][row])}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training import make_trainer, share_of_letters
+from transformers import TrainerCallback
 
 from lmrl.cli import run
 from lmrl.rewards import Normalized, Weighted
@@ -45,11 +46,21 @@ REWARDS: dict[str, tuple[str, Any]] = {
 }
 
 
+class Bug(TrainerCallback):
+    """What no one has foreseen, in the third step of the second process."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called before the batches of the step are made."""
+        if (RANK, state.global_step, FAULT["what"]) == (1, 2, "bug"):
+            raise ZeroDivisionError("a bug of the second process")
+
+
 def train(name: str, model: str, folder: Path, resume: bool = False) -> Any:
     """Returns a trainer after 4 steps, with a checkpoint after each second one."""
     algorithm, reward = REWARDS[name]
     options: dict[str, Any] = {"baseline": "greedy"} if algorithm == "reinforce" else {"num_iterations": 1}
     options |= {"per_device_train_batch_size": 4, "max_steps": 4, "save_strategy": "steps", "save_steps": 4}
+    options["callbacks"] = [Bug()]
     trainer = make_trainer(algorithm, model, folder, reward=reward(), **options)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -57,8 +68,8 @@ def train(name: str, model: str, folder: Path, resume: bool = False) -> Any:
 
 def main(what: str, model: str, folder: str) -> None:
     """Meet the fault, with each of the rewards if it is one to be told of, and go on from what was kept."""
-    if what == "kill":
-        FAULT["what"] = "kill"
+    if what in ("kill", "bug"):
+        FAULT["what"] = what
         train("plain", model, Path(folder))
     seen: dict[str, Any] = {}
     for name in REWARDS:
