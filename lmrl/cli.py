@@ -152,7 +152,7 @@ def run(main: Callable[[], object]) -> None:
         if os.environ.get("RANK", "0") == "0":
             print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except Exception as error:
         if (sentence := _sentence(error)) is None:
             raise
         if os.environ.get("LMRL_DEBUG") == "1":
@@ -179,8 +179,11 @@ def _sentence(error: Exception) -> str | None:
             "why; one that was killed wrote nothing, most often for lack of memory. Run the same command with "
             "--resume_from_checkpoint to go on from the newest checkpoint."
         )
+    if type(error).__name__ in ("SafetensorError", "UnpicklingError") or "PytorchStreamReader failed" in sentence:
+        return f"a file of weights or of a training state is damaged ({sentence.rstrip('.')}): take another checkpoint"
     # A tracker that is not installed is a RuntimeError to transformers 5.23; any other is a bug.
-    if isinstance(error, RuntimeError) and "to be installed" not in sentence:
+    told = (ValueError, OSError, ImportError)
+    if not isinstance(error, told) and not (isinstance(error, RuntimeError) and "to be installed" in sentence):
         return None
     return sentence or f"{type(error).__name__}, and nothing is said of the reason: LMRL_DEBUG=1 shows where"
 

@@ -267,7 +267,8 @@ def write_file(path: Path, names: list[str], draw: random.Random) -> None:
     else:
         lines = [json.dumps(row) for row in rows]
     text = draw.choice(["", "", "\ufeff"]) + end.join(lines) + end
-    content = text.encode(draw.choice(["utf-8", "utf-8", "utf-8", "utf-16", "latin-1"]), errors="surrogatepass")
+    encoding = draw.choice(["utf-8", "utf-8", "utf-8", "utf-16", "latin-1"])
+    content = text.encode(encoding, errors="replace" if encoding == "latin-1" else "surrogatepass")
     path.write_bytes(content[: draw.choice([len(content), len(content), len(content) // 2])])
 
 

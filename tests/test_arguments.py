@@ -17,6 +17,7 @@ from lmrl.arguments import (
     RewardArguments,
 )
 from lmrl.cli import parse, run
+from lmrl.trainers import PPOConfig
 
 ALL = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments)
 
@@ -207,3 +208,58 @@ def test_arguments_are_imported_without_torch() -> None:
     code = "import sys, lmrl.arguments; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("--warmup_steps=inf", "warmup_steps is inf, but must be a finite number of at most 64 bits"),
+        ("--beta=nan", "beta is nan, but must be a finite number"),
+        (
+            f"--num_iterations={10**30}",
+            "num_iterations is 1000000000000000000000000000000, but must be a finite number",
+        ),
+        ("--run_name=--", "run_name has no value: `--` cannot be one"),
+        ("--lr_scheduler_kwargs=epoch", "lr_scheduler_kwargs is 'epoch', but must be a JSON object"),
+        ("--generation_kwargs=[1]", "generation_kwargs is '[1]', but must be a JSON object"),
+        ('--accelerator_config={"a": 1}', "these arguments cannot be used together (TypeError: "),
+        ("--reward_clip_range=0", "reward_clip_range is a list of numbers and has no form on a command line"),
+    ],
+)
+def test_what_a_library_would_stumble_over_later_is_refused_at_once(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse(PPOConfig, argv=["--output_dir", "out", text])
+    assert sentence in str(caught.value)
+
+
+def test_two_numbers_have_a_form_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("reward_clip_range: [-1, 1]\noutput_dir: out\n")
+    (config,) = parse(PPOConfig, argv=["--config", str(tmp_path / "mine.yaml")])
+    assert config.reward_clip_range == (-1, 1)
+    (tmp_path / "mine.yaml").write_text("reward_clip_range: [1, -1]\noutput_dir: out\n")
+    with pytest.raises(ValueError, match="the lower one first"):
+        parse(PPOConfig, argv=["--config", str(tmp_path / "mine.yaml")])
+
+
+def test_a_file_that_only_a_machine_would_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text("{a: " * 3000)
+    (tmp_path / "code.yaml").write_text(f"seed: !!python/object/apply:os.mkdir ['{tmp_path}/owned']\n")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    for name in ("deep", "code", "bytes"):
+        with pytest.raises(ValueError, match=f"{name}.yaml is not valid YAML"):
+            parse(PPOConfig, argv=["--config", str(tmp_path / f"{name}.yaml")])
+    assert not (tmp_path / "owned").exists()
+
+
+def test_another_process_that_is_gone_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:4711")
+    with pytest.raises(RuntimeError):  # of one process it is a bug
+        run(lambda: raising(gone))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        run(lambda: raising(gone))
+    told = capsys.readouterr().err
+    assert told.startswith("error: another process of this run has ended or does not answer ([pair.cc:547] Connection")
+    assert "--resume_from_checkpoint" in told

@@ -35,6 +35,7 @@ def load_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokeniz
         if folder is not None and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
             raise OSError(f"the folder has none of {', '.join(_TOKENIZER_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", truncation_side="left", **kwargs)
+        tokenizer.decode(tokenizer("a")["input_ids"])  # what is damaged may show only when it is used
     except Exception as error:  # a damaged folder raises anything
         raise ValueError(
             f"No tokenizer could be loaded from {str(name_or_path)!r} ({reason_of(error)}). A model needs its "

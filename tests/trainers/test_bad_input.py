@@ -191,6 +191,7 @@ BOTH = [
     ({"beta": 0.0, "max_kl": 2.0}, ["max_kl=2.0 needs", "beta above 0 (it is 0.0)"]),
     ({"beta": 0.1, "kl_target": -2.0}, ["kl_target=-2.0 needs a value above 0"]),
     ({"beta": 0.1, "kl_target": 2.0, "kl_horizon": 1.0}, ["kl_horizon=1.0 is too short", "Use more than 1.6"]),
+    ({"reward_clip_range": (1.0, -1.0)}, ["reward_clip_range is (1.0, -1.0)", "two numbers, the lower one first"]),
     ({"max_completion_length": 0}, ["max_completion_length is 0", "at least 1"]),
     ({"num_generations": 3}, ["(8) must be divisible by num_generations (3)"]),
 ]
@@ -413,6 +414,79 @@ def test_a_failing_reward_keeps_the_steps_done_and_the_recipe_says_where(
     assert "The reward 'flaky' raised KeyError: 'slot'" in sentence
     assert sentence.endswith("The 2 steps done so far are kept in out/checkpoint-2.")
     assert (tmp_path / "out" / "checkpoint-2" / "model.safetensors").is_file()
+
+
+OWN_REWARDS = """
+import time
+count = 0
+def letters(completions, **columns):
+    return [sum(c.isalpha() for c in text) / 9 for text in completions]
+def always(completions, **columns):
+    raise KeyError("slot")
+def once(completions, **columns):
+    global count
+    count += 1
+    if count % 2:
+        raise ConnectionError("no route")
+    return letters(completions)
+def hanging(completions, **columns):
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("reward", "parts"),
+    [
+        ("mine.py:always", ["The reward 'always' raised KeyError: 'slot'. It was scoring 2 held-out rows"]),
+        (
+            '{"in_workers": {"reward": "mine.py:hanging", "workers": 1, "timeout": 0.5, "retries": 1}}',
+            ["'hanging' failed on rows 0 to 1", "(attempts: 2)", "longer than the timeout of 0.5 s and was killed"],
+        ),
+        (
+            '{"retried": {"reward": "mine.py:always", "retries": 1, "wait": 0}}',
+            ["The reward 'always' raised KeyError: 'slot'"],
+        ),
+    ],
+)
+def test_a_reward_that_fails_or_hangs_stops_a_recipe_with_a_sentence(
+    reward: str, parts: list[str], failing: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(OWN_REWARDS)
+    sentence, place = failing("ppo_gen", {"--rewards": reward}), 0
+    for part in parts:
+        assert part in sentence[place:], sentence
+        place = sentence.index(part, place)
+
+
+@pytest.mark.filterwarnings("ignore:The reward 'once'")
+@pytest.mark.parametrize(
+    "options",
+    [
+        '{"retried": {"reward": "mine.py:once", "wait": 0}}',
+        '{"in_workers": {"reward": "mine.py:once", "workers": 1, "retries": 1}}',
+    ],
+)
+def test_a_reward_that_fails_every_other_time_is_trained_on_with_retries(
+    options: str, failing: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(OWN_REWARDS)
+    failing("reinforce_gen", {"--rewards": options}, fails=False)
+    assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 2
+
+
+@pytest.mark.parametrize("recipe", ["reinforce_gen", "ppo_gen"])
+def test_a_learning_rate_that_breaks_the_policy_is_told_of(
+    recipe: str, failing: Callable[..., str], tmp_path: Path
+) -> None:
+    argv = {"--learning_rate": "1e30", "--lr_scheduler_type": "constant", "--max_steps": "4", "--save_steps": "1"}
+    (tmp_path / "mine.py").write_text(OWN_REWARDS)
+    sentence = failing(recipe, {**argv, "--rewards": "mine.py:letters", "--save_strategy": "steps"})
+    assert sentence.startswith("error: Training was stopped in step 2: ")
+    assert (
+        "The last checkpoint is out/checkpoint-1; if it was saved from these very weights, there is none" in sentence
+    )
+    assert "Lower learning_rate (it is 1e+30)" in sentence
+    assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_a_critic_that_is_not_there_is_refused(gpt2_path: str, tmp_path: Path) -> None:
