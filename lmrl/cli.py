@@ -73,8 +73,10 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
     if isinstance(value, tuple) and any(isinstance(part, str) for part in value):
         raise ValueError(f"{name} is a list of numbers and has no form on a command line: put it into a YAML file")
     for number in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(number, int | float) and not (math.isfinite(number) and abs(number) < 2**63):
-            raise ValueError(f"{name} is {number}, but must be a finite number of at most 64 bits")
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError(f"{name} is {number}, but must be a finite number")
+        if isinstance(number, int) and abs(number) >= 2**63:
+            raise ValueError(f"{name} is {number}, but must be a number of at most 64 bits")
     if dict in kinds and isinstance(value, str) and not Path(value).is_file():
         try:
             json.loads(value).keys()

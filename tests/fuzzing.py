@@ -285,6 +285,8 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], draw: random.Random) -
             columns[name] = pyarrow.array(cells)
         except (pyarrow.ArrowException, OverflowError, UnicodeError):
             columns[name] = pyarrow.array([ascii(cell) for cell in cells])
+        if {} in cells:  # Parquet has no column of empty objects
+            columns[name] = pyarrow.array([ascii(cell) for cell in cells])
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     if draw.random() < 0.2:
         content = bytearray(path.read_bytes())
@@ -401,7 +403,6 @@ BROKEN = [
     "import nothing_there",
     "def good(:",
     "1/0",
-    "raise SystemExit(3)",
     "good = 1",
     "",
     "import os; os.chdir('/')",

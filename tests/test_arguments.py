@@ -213,11 +213,11 @@ def test_arguments_are_imported_without_torch() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("--warmup_steps=inf", "warmup_steps is inf, but must be a finite number of at most 64 bits"),
+        ("--warmup_steps=inf", "warmup_steps is inf, but must be a finite number"),
         ("--beta=nan", "beta is nan, but must be a finite number"),
         (
             f"--num_iterations={10**30}",
-            "num_iterations is 1000000000000000000000000000000, but must be a finite number",
+            "num_iterations is 1000000000000000000000000000000, but must be a number of at most 64 bits",
         ),
         ("--run_name=--", "run_name has no value: `--` cannot be one"),
         ("--lr_scheduler_kwargs=epoch", "lr_scheduler_kwargs is 'epoch', but must be a JSON object"),

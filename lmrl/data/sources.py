@@ -18,6 +18,8 @@ SPLIT_OF_PREFIX = {"train": "train", "dev": "validation", "val": "validation", "
 
 Row = dict[str, Any]
 
+_TOO_DEEP = "lists or objects within others, too many to be read: flatten them"
+
 
 def read_split(name: str, config: str | None, split: str, column_names: Sequence[str] | None = None) -> "Dataset":
     """
@@ -178,10 +180,13 @@ def _read_rows(path: Path, column_names: Sequence[str] | None) -> "list[Row] | D
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _read_parquet(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if suffix in (".csv", ".tsv"):
-            return list(_table_rows(file, path, suffix, column_names))
-        text = file.read()
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if suffix in (".csv", ".tsv"):
+                return list(_table_rows(file, path, suffix, column_names))
+            text = file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not UTF-8 text ({error}): save it again as UTF-8") from error
     if suffix == ".json" and text.lstrip().startswith("["):
         return _json_array(text, path)
     return list(_json_lines(text, path))
@@ -227,6 +232,8 @@ def _json_array(text: str, path: Path) -> list[Row]:
     except json.JSONDecodeError as error:
         where = f"{str(path)!r}, line {error.lineno}"
         raise ValueError(f"{where}: malformed JSON ({error.msg}): mend that line") from error
+    except RecursionError as error:
+        raise ValueError(f"{str(path)!r}: {_TOO_DEEP}") from error
     if all(isinstance(row, str) for row in rows):
         return [{"text": row} for row in rows]
     for number, row in enumerate(rows):
@@ -248,6 +255,8 @@ def _json_lines(text: str, path: Path) -> Iterator[Row]:
                 f"{str(path)!r}, line {number}: malformed JSON ({error.msg} at column {error.colno}): every line must "
                 f'be one object, such as {{"prompt": "..."}}; it begins with {line[:60]!r}'
             ) from error
+        except RecursionError as error:
+            raise ValueError(f"{str(path)!r}, line {number}: {_TOO_DEEP}") from error
         if not isinstance(row, dict):
             raise ValueError(f"{str(path)!r}, line {number}: {line[:60]!r} is not an object with columns")
         yield row
@@ -267,6 +276,8 @@ def _to_dataset(rows: "list[Row] | Dataset", path: Path) -> "Dataset":
         return Dataset.from_dict(columns)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
         raise ValueError(_mixed_types(columns, path)) from error
+    except (OverflowError, UnicodeError, pyarrow.ArrowException) as error:  # 10**40, half of a surrogate pair
+        raise ValueError(f"{str(path)!r} has a value that no column can hold ({error}): write it as text") from error
 
 
 def _mixed_types(columns: dict[str, list[Any]], path: Path) -> str:
