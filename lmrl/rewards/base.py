@@ -160,6 +160,23 @@ def call_reward(reward: Callable[..., Any], **inputs: Any) -> list[float | None]
     return numbers
 
 
+def call_rewards(rewards: Mapping[str, Callable[..., Any]], **inputs: Any) -> dict[str, list[float | None]]:
+    """
+    Returns [`call_reward`] of each, by name; raises the first failure when all were called.
+
+    One that comes later may have its like waiting for it in another process.
+    """
+    results, failures = {}, []
+    for name, reward in rewards.items():
+        try:
+            results[name] = call_reward(reward, **inputs)
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return results
+
+
 async def _wait_for(values: Awaitable[Any]) -> Any:
     return await values
 

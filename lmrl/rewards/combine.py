@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .base import Reward, call_reward, reward_name
+from .base import Reward, call_rewards, reward_name
 
 UNBOUNDED = (-math.inf, math.inf)
 
@@ -85,14 +85,7 @@ class Combined(Reward):
         Raises:
             ValueError: if a component does not give one finite number, or `None`, per completion.
         """
-        results, failures = {}, []
-        for name, reward in zip(self.names, self.components, strict=True):
-            try:
-                results[name] = call_reward(reward, **inputs)
-            except Exception as error:  # after the others: one may be waited for by its like in another process
-                failures.append(error)
-        if failures:
-            raise failures[0]
+        results = call_rewards(dict(zip(self.names, self.components, strict=True)), **inputs)
         for name, values in results.items():
             for row, value in enumerate(values):
                 if value is not None and not math.isfinite(value):  # a bound or a minimum could hide it
