@@ -1,5 +1,7 @@
 """Models and tokenizers from folders: what is there, what is missing, and what is random is never let in."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,24 @@ def test_the_context_is_what_the_config_says(gpt2_path: str, llama_path: str) ->
     assert context_length(load_model(gpt2_path)) == context_length(load_model(llama_path)) == 64
     endless = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=8, n_layer=1, n_head=2))
     assert context_length(endless) is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_file_that_was_cut_off_is_a_sentence(name: str, share: float, gpt2_path: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(gpt2_path, folder)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(share * len(content))])
+    load = load_tokenizer if name == "tokenizer.json" else load_model
+    with pytest.raises(ValueError, match=r"could be loaded from '.*model'"):
+        load(folder)
+
+
+def test_a_tokenizer_that_fails_when_it_is_used_is_refused(gpt2_path: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(gpt2_path, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": "gpt2"}))
+    with pytest.raises(ValueError, match=r"No tokenizer could be loaded from .* \(TypeError: "):
+        load_tokenizer(folder)

@@ -45,6 +45,7 @@ NEED_MORE = {  # arguments or columns
     "minimum",
     "nist",
     "normalized",
+    "retried",
     "product",
     "reward_model",
     "scaled",
@@ -148,5 +149,5 @@ def test_a_file_that_fails_to_run_says_so_every_time(tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("1 / 0")
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ValueError, match=r"broken\.py cannot be run: ZeroDivisionError: division by zero"):
             make_reward(f"{path}:reward")
