@@ -25,6 +25,9 @@ DRAWN = {
 }
 
 
+REWARDED = ["reinforce_gen", "ppo_gen", "evaluate_gen"]
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Returns the folder of a tiny model, beside which are an adapter on it and a checkpoint of its training."""
@@ -45,7 +48,7 @@ def check(kind: str, numbers: range, recipe: Recipe, model: str, tmp_path: Path)
     seen = {0: 0, 2: 0}
     for number in numbers:
         draw = random.Random(f"{kind} {number}")
-        name = draw.choice(list(fuzzing.KINDS))
+        name = draw.choice(REWARDED if kind == "reward" else list(fuzzing.KINDS))
         folder = tmp_path / str(number)
         folder.mkdir()
         os.chdir(folder)
