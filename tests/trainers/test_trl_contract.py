@@ -77,6 +77,12 @@ def test_a_seam_takes_the_arguments_it_took(method: str) -> None:
     assert taken == LISTENED[method], f"RLOOTrainer.{method} now takes {taken}: RolloutTrainer listens there"
 
 
+def test_the_norm_of_the_gradients_is_asked_for_before_the_update() -> None:
+    assert list(inspect.signature(RLOOTrainer._get_grad_norm).parameters) == ["self", "model", "grad_norm"]
+    source = inspect.getsource(RLOOTrainer._run_epoch)
+    assert source.index("self._get_grad_norm(") < source.index("self.optimizer.step()"), "the guard would be too late"
+
+
 def test_log_probabilities_are_asked_for_by_model_ids_mask_and_length() -> None:
     taken = list(inspect.signature(RLOOTrainer._get_per_token_logps_and_entropies).parameters)[1:6]
     assert taken == ["model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"]
