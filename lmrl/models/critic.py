@@ -1,12 +1,15 @@
-"""The critic: a small head that reads the policy's trunk, or a backbone of its own."""
+"""The critic: a small head that reads the policy's trunk, the trunk with another adapter, or a backbone of its own."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from .adapters import TrunkAdapter
 
 # In a folder of its own: vLLM and others load every `*.safetensors` that lies beside `config.json`.
 CRITIC_FILE = "critic/critic.safetensors"
@@ -27,11 +30,16 @@ class Critic(nn.Module):
         backbone ([`~transformers.PreTrainedModel`], *optional*):
             A model without LM head, trained together with the head. Without it the critic reads the policy's own
             hidden states, detached: the values then cost no second pass, and learning them does not move the policy.
+        adapter ([`TrunkAdapter`], *optional*):
+            In place of a backbone: an adapter on the policy's, trained together with the head.
     """
 
-    def __init__(self, hidden_size: int, backbone: PreTrainedModel | None = None) -> None:
+    def __init__(
+        self, hidden_size: int, backbone: PreTrainedModel | None = None, adapter: TrunkAdapter | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.adapter = adapter
         self.hidden = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, hidden_size), nn.Tanh())
         self.value = nn.Linear(hidden_size, 1)
         nn.init.zeros_(self.value.weight)
@@ -39,7 +47,7 @@ class Critic(nn.Module):
         self.register_buffer("start", torch.zeros(()))
         self.start: Tensor
 
-    def forward(self, policy_states: Tensor, read: Callable[[nn.Module], Tensor]) -> Tensor:
+    def forward(self, policy_states: Tensor, read: Callable[[nn.Module | None], Tensor]) -> Tensor:
         """
         Returns the values, (B, T), float32.
 
@@ -47,12 +55,14 @@ class Critic(nn.Module):
             policy_states (`torch.Tensor` of shape `(B, T, D)`):
                 The policy's hidden states before each completion token.
             read (`Callable`):
-                Runs a backbone over the whole sequences and returns its hidden states, `(B, L, D)`.
+                Runs a backbone, the policy's if it is given `None`, over the whole sequences and returns its hidden
+                states, `(B, L, D)`.
         """
-        if self.backbone is None:
+        if self.backbone is None and self.adapter is None:
             states = policy_states.detach()
         else:
-            states = read(self.backbone)[:, -policy_states.shape[1] - 1 : -1]
+            with nullcontext() if self.adapter is None else self.adapter.active():
+                states = read(self.backbone)[:, -policy_states.shape[1] - 1 : -1]
         with torch.autocast(states.device.type, enabled=False):
             values: Tensor = self.value(self.hidden(states.to(self.value.weight.dtype)))
         return values.squeeze(-1).float() + self.start.float()
@@ -63,7 +73,9 @@ class Critic(nn.Module):
         self.start.fill_(value)
 
 
-def attach_critic(model: PreTrainedModel, backbone: PreTrainedModel | None = None) -> Critic:
+def attach_critic(
+    model: PreTrainedModel, backbone: PreTrainedModel | None = None, adapter: TrunkAdapter | None = None
+) -> Critic:
     """
     Returns the new critic of a policy, made a part of it so that every engine wraps, trains and counts it.
 
@@ -74,9 +86,11 @@ def attach_critic(model: PreTrainedModel, backbone: PreTrainedModel | None = Non
             Policy, not wrapped by PEFT (give its base model).
         backbone ([`~transformers.PreTrainedModel`], *optional*):
             Backbone of a separate critic; see [`Critic`].
+        adapter ([`TrunkAdapter`], *optional*):
+            Adapter of a critic that has one on the policy's backbone.
     """
     config = (model if backbone is None else backbone).config.get_text_config()
-    critic = Critic(config.hidden_size, backbone).to(device=model.device)
+    critic = Critic(config.hidden_size, backbone, adapter).to(device=model.device)
     model.critic = critic
     ignored = model._keys_to_ignore_on_save or ()
     model._keys_to_ignore_on_save = {*ignored, *(f"critic.{name}" for name in critic.state_dict())}

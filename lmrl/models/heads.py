@@ -96,8 +96,11 @@ def _score(
     logps, entropies = model.get_output_embeddings()(states[mask], targets=targets, transform=transform)
     values = None
     if with_values:
-        read_critic = functools.partial(_run_backbone, ids=input_ids, mask=attention_mask, positions=position_ids)
-        values = model.critic(states, read_critic).masked_fill(~mask, 0.0)
+
+        def read(backbone: nn.Module | None) -> Tensor:
+            return _run_backbone(backbone or model.base_model, input_ids, attention_mask, position_ids)
+
+        values = model.critic(states, read).masked_fill(~mask, 0.0)
     return ScoredCompletions(log_probs=_spread(logps, mask), entropy=_spread(entropies, mask), state_values=values)
 
 

@@ -7,7 +7,7 @@ import torch
 from trl import RLOOConfig
 
 BASELINES = ("none", "batch_mean", "leave_one_out", "moving_average", "greedy")
-CRITICS = ("shared", "separate")
+CRITICS = ("shared", "adapter", "separate")
 
 # `generate` options that leave the distribution sampled from as it is
 _HARMLESS = {"use_cache", "cache_implementation", "prefill_chunk_size"}
@@ -189,9 +189,12 @@ class PPOConfig(RolloutConfig):
     normalize_advantages: bool = field(
         default=True, metadata={"help": "Whiten the advantages over the rollout's tokens of all processes."}
     )
-    critic: Literal["shared", "separate"] = field(
+    critic: Literal["shared", "adapter", "separate"] = field(
         default="shared",
-        metadata={"help": "shared: a head on the policy's hidden states. separate: a model of its own."},
+        metadata={
+            "help": "shared: a head on the policy's hidden states. adapter: a head on the policy's base with a LoRA "
+            "adapter of the critic's own, where the policy is trained with one. separate: a model of its own."
+        },
     )
     critic_model_name_or_path: str | None = field(
         default=None,

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from lmrl import core
 from lmrl.models import (
     ScoredCompletions,
+    TrunkAdapter,
     attach_critic,
     disable_dropout,
     get_critic,
@@ -27,7 +28,8 @@ class PPOTrainer(RolloutTrainer):
     """
     PPO on tokens: the KL penalty at every token, the reward at the last one, advantages by GAE from a critic.
 
-    The critic is a head on the policy's hidden states (`args.critic="shared"`) or a model of its own (`"separate"`).
+    The critic is a head on the policy's hidden states (`args.critic="shared"`), on the policy's base with a LoRA adapter
+    of the critic's own (`"adapter"`), or a model of its own (`"separate"`).
     From "Proximal Policy Optimization Algorithms" (Schulman et al., 2017, https://huggingface.co/papers/1707.06347),
     on language as in "Fine-Tuning Language Models from Human Preferences" (Ziegler et al., 2019,
     https://huggingface.co/papers/1909.08593).
@@ -54,7 +56,11 @@ class PPOTrainer(RolloutTrainer):
     def __init__(self, model: Any, reward_funcs: Any, args: Any, train_dataset: Any = None, **kwargs: Any) -> None:
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         with self.whole_model():
-            attach_critic(self._base_model, self._critic_backbone() if args.critic == "separate" else None)
+            attach_critic(
+                self._base_model,
+                backbone=self._critic_backbone() if args.critic == "separate" else None,
+                adapter=self._critic_adapter() if args.critic == "adapter" else None,
+            )
 
     def credit(self, rollout: Rollout) -> Rollout:
         """Returns `advantages` and `returns`, (B, T)."""
@@ -117,6 +123,16 @@ class PPOTrainer(RolloutTrainer):
         get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
         if (scored := self._passes[0]) is not None:
             scored.state_values = scored.state_values + mean
+
+    def _critic_adapter(self) -> TrunkAdapter:
+        options = self.args.gradient_checkpointing_kwargs or {}
+        if self.args.gradient_checkpointing and options.get("use_reentrant"):
+            raise ValueError(
+                "critic='adapter' with reentrant gradient checkpointing: the backward pass would run the policy's "
+                "layers again without knowing whose adapter was on. Take critic='shared', turn gradient_checkpointing "
+                "off, or (not under ZeRO-3) set gradient_checkpointing_kwargs to {'use_reentrant': False}."
+            )
+        return TrunkAdapter(self._base_model)
 
     def _critic_backbone(self) -> PreTrainedModel:
         policy, name = self._base_model, self.args.critic_model_name_or_path

@@ -18,6 +18,7 @@ from lmrl.models import (
     decoding_weights,
     disable_dropout,
     fuse_activations,
+    lend_base,
     load_model,
     load_tokenizer,
     neutral_generation_config,
@@ -101,6 +102,8 @@ class RolloutTrainer(GuardedTrainer):
             check_scoring_forward(self._base_model, self.temperature)
         if self.use_vllm:
             push_policy_only(self.vllm_generation)
+        if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            lend_base(self._base_model, (reward.reward_func for reward in rewards))
         startup.check_context(self)
         self.add_callback(LogFile())
         if self.pop_callback(ProgressCallback) is not None:

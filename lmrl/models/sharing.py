@@ -1,0 +1,65 @@
+"""The base weights of a policy that is trained with LoRA, for others to run on."""
+
+import copy
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from transformers import PreTrainedModel
+
+
+def bare_backbone(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    Returns a policy's backbone without its head and its adapters: new modules around the very same base weights.
+
+    It costs no memory to speak of, and what is done to it (an adapter put in, another mode) is not done to the policy.
+    It stays what it is only as long as the base weights do: do not merge the policy's adapter in place.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Policy with adapters, the base model inside PEFT's wrapper.
+    """
+    return _shell(model.base_model).eval()
+
+
+def _shell(module: Any) -> Any:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if isinstance(module, BaseTunerLayer):
+        return _shell(module.get_base_layer())
+    if isinstance(module, AuxiliaryTrainingWrapper):
+        return _shell(module.original_module)
+    shell = copy.copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, OrderedDict) and "hooks" in name:
+            vars(shell)[name] = OrderedDict()
+    for name in ("_parameters", "_buffers"):
+        vars(shell)[name] = dict(vars(module)[name])
+    vars(shell)["_modules"] = {
+        name: None if child is None else _shell(child) for name, child in vars(module)["_modules"].items()
+    }
+    return shell
+
+
+def lend_base(model: PreTrainedModel, rewards: Iterable[Any]) -> None:
+    """
+    Offer the base weights of a policy that is trained with LoRA to the rewards, as [`bare_backbone`].
+
+    A reward that has a use for them has a method `share_base`, which takes a function that makes such a backbone and
+    returns whether it took one: a reward model that is an adapter on the same base then needs no base of its own.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Policy with adapters, the base model inside PEFT's wrapper.
+        rewards (iterable of `Callable`):
+            Rewards of any kind.
+    """
+    lend: Callable[[], PreTrainedModel] = functools.partial(bare_backbone, model)
+    if any(weight.requires_grad for weight in lend().parameters()):  # `bias="all"`: it moves with the policy
+        return
+    for reward in rewards:
+        share: Any = getattr(reward, "share_base", None)
+        if share is not None:
+            share(lend)
