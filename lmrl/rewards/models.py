@@ -78,7 +78,10 @@ class FrozenModel(Reward):
 
     @abstractmethod
     def _load(self, name: str) -> Any:
-        """Returns the model in a folder or on the hub; refuses to make up what its checkpoint lacks."""
+        """
+        Returns the model in a folder or on the hub; refuses to make up what its checkpoint lacks. `None` is one that is
+        loaded at the first call.
+        """
 
     @abstractmethod
     def _read(self, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
@@ -88,7 +91,8 @@ class FrozenModel(Reward):
         self._tokenizer = self._load_tokenizer(model) if tokenizer is None else tokenizer
         self._tokenizer.truncation_side = self.truncation_side
         self._model: Any = self._load(model) if isinstance(model, str) else model
-        self._model.requires_grad_(False).eval()
+        if self._model is not None:
+            self._model.requires_grad_(False).eval()
         self._placed = False
 
     def _load_tokenizer(self, model: Any) -> Any:
@@ -107,8 +111,12 @@ class FrozenModel(Reward):
             ) from error
 
     def _limit(self) -> int | None:
-        limits = [self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", None)]
+        limits = [self._tokenizer.model_max_length, getattr(self._config, "max_position_embeddings", None)]
         return min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
+
+    @property
+    def _config(self) -> Any:
+        return self._model.config
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_model": None} if self._source else dict(vars(self))

@@ -1,15 +1,19 @@
 """A model trained on human preferences as a reward, and the format of the texts that it reads."""
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adapter import RewardAdapter
 from .base import completion_text
 from .models import FrozenModel, load_classifier
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 
 def format_for_reward_model(tokenizer: Any, prompt: Any, completion: Any, **options: Any) -> Any:
@@ -61,6 +65,9 @@ class RewardModel(FrozenModel):
     train_reward_model.py`), and reads texts in the format of its training: [`format_for_reward_model`]. A completion
     that was stopped before it ended is read as if it had ended.
 
+    A LoRA adapter that was saved with its head is loaded at the first call. Where a policy is trained with LoRA on the
+    same base, it runs on the policy's own base weights ([`share_base`]), and else on a base that it loads.
+
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
             Folder, hub id, folder of a LoRA adapter trained with its head, or a sequence classifier with one label,
@@ -80,6 +87,9 @@ class RewardModel(FrozenModel):
             Whether the model was trained on prompt and completion, or on the completion alone.
         name (`str`, *optional*, defaults to `"reward_model"`):
             Name under which trainers log it.
+        quantized_base (`bool`, *optional*, defaults to `False`):
+            Whether an adapter may run on the base of a policy that is quantised (`load_in_4bit`), because it was
+            trained on one. Without a policy it runs on the whole weights all the same.
 
     Raises:
         ValueError: if the checkpoint has no head or one of several labels, or if an option is out of its range.
@@ -97,28 +107,77 @@ class RewardModel(FrozenModel):
         device: str | None = None,
         use_prompt: bool = True,
         name: str = "reward_model",
+        quantized_base: bool = False,
     ):
+        self.quantized_base = quantized_base
+        self._adapter: RewardAdapter | None = None
+        self._called = self._shares = False
         everything = (-math.inf, math.inf)
         super().__init__(
             model, tokenizer, batch_size, max_length, truncation_side, device, use_prompt, name, everything
         )
 
     def _load(self, name: str) -> Any:
-        if (Path(name) / "adapter_config.json").is_file():
-            return _load_adapter(name)
-        return load_classifier(name, self.kind)
+        """Returns `None` for an adapter whose base may still be lent."""
+        if not (Path(name) / "adapter_config.json").is_file():
+            return load_classifier(name, self.kind)
+        self._adapter = self._adapter or RewardAdapter(name, self.quantized_base)
+        if self._adapter.labels is not None and not self._called:
+            return None
+        logger.info(f"The reward {self.__name__!r} loads a base of its own, {self._adapter.base!r}.")
+        return self._adapter.on_its_own_base()
 
     def _prepare(self, model: Any, tokenizer: Any) -> None:
         super()._prepare(model, tokenizer)
-        config = self._model.config
-        if config.num_labels != 1:
+        waiting = self._model is None and self._adapter is not None
+        labels = self._adapter.labels if waiting and self._adapter else self._config.num_labels
+        if labels != 1:
             raise ValueError(
-                f"{self._model_name!r} tells {config.num_labels} labels apart, and a reward model has one logit: use "
+                f"{self._model_name!r} tells {labels} labels apart, and a reward model has one logit: use "
                 "`Classifier`, which takes a label."
             )
         # As in training: the score is read at the last token that is not padding, found by this id.
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
-        config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
+        self._config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
+
+    @property
+    def _config(self) -> Any:
+        return self._adapter.config if self._model is None and self._adapter else self._model.config
+
+    def _place(self) -> None:
+        self._called = True
+        if self._shares:  # the base is where the policy is
+            self._model.to(self._model.device)
+        else:
+            super()._place()
+
+    def share_base(self, lend: Callable[[], Any]) -> bool:
+        """
+        Returns whether it is an adapter on the base that is lent, and from now on runs on that.
+
+        Scores are the same, to rounding. The base must be the same and must hold all that the checkpoint holds: not
+        quantised (but see `quantized_base`), not in a lower precision.
+
+        Args:
+            lend (`Callable`):
+                Returns the policy's backbone without its head and its adapters, in modules made for this reward around
+                the policy's frozen weights.
+        """
+        if self._adapter is None or self._adapter.labels is None:
+            return False
+        backbone = lend()
+        reason = self._adapter.why_not_on(backbone, self.device)
+        if reason is not None:
+            logger.warning(f"The reward {self.__name__!r} will load a base of its own: {reason}.")
+            return False
+        self._model = self._adapter.on_backbone(backbone).requires_grad_(False).eval()
+        self._config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
+        self._shares = True
+        logger.info(f"The reward {self.__name__!r} runs on the policy's base, {self._adapter.base!r}.")
+        return True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_shares": False} if self._source else super().__getstate__()
 
     @property
     def signature(self) -> str:
@@ -142,13 +201,3 @@ class RewardModel(FrozenModel):
     def _read(self, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
         logits: torch.Tensor = self._model(**batch).logits
         return logits.float().squeeze(-1)
-
-
-def _load_adapter(folder: str) -> Any:
-    """Returns a LoRA adapter merged into its base, on which the head that was saved with it is put."""
-    from peft import PeftConfig, PeftModel
-
-    adapter = PeftConfig.from_pretrained(folder)
-    head = adapter.modules_to_save or ()
-    base = load_classifier(adapter.base_model_name_or_path, "reward model", trained=head, num_labels=1)
-    return PeftModel.from_pretrained(base, folder).merge_and_unload()

@@ -141,6 +141,11 @@ class Cached(Wrapped):
             self._known.popitem(last=False)
         return rewards
 
+    def share_base(self, lend: Callable[[], Any]) -> bool:
+        """Returns whether the reward runs on a policy's base from now on."""
+        share = getattr(self.reward, "share_base", None)
+        return share is not None and bool(share(lend))
+
 
 class InWorkers(Wrapped):
     """

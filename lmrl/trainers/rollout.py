@@ -18,13 +18,13 @@ from lmrl.models import (
     decoding_weights,
     disable_dropout,
     fuse_activations,
-    lend_base,
     load_model,
     load_tokenizer,
     neutral_generation_config,
 )
 
 from . import startup
+from .adapters import adapter_weights, settle_adapters, share_base
 from .callbacks import LogFile, TrainingProgress
 from .configs import RolloutConfig
 from .engines import push_policy_only
@@ -86,12 +86,14 @@ class RolloutTrainer(GuardedTrainer):
         startup.check_columns(rewards, train_dataset, kwargs.get("eval_dataset"))
         # TRL would load the reference from disk again. Ours is a copy of the policy as it was given.
         self.held_out_metrics = held_out_metrics
+        given = adapter_weights(model)
         wanted = args.beta, args.sync_ref_model
         args.beta, args.sync_ref_model = 0.0, False
         try:
             super().__init__(model, list(rewards), args, train_dataset, **kwargs)
         finally:
             args.beta, args.sync_ref_model = wanted
+        settle_adapters(self.model, given)
         self.beta = args.beta
         if args.disable_dropout:
             disable_dropout(self.model)
@@ -102,8 +104,7 @@ class RolloutTrainer(GuardedTrainer):
             check_scoring_forward(self._base_model, self.temperature)
         if self.use_vllm:
             push_policy_only(self.vllm_generation)
-        if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            lend_base(self._base_model, (reward.reward_func for reward in rewards))
+        share_base(self, (reward.reward_func for reward in rewards))
         startup.check_context(self)
         self.add_callback(LogFile())
         if self.pop_callback(ProgressCallback) is not None:

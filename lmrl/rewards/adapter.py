@@ -1,0 +1,126 @@
+"""A reward model that is a LoRA adapter saved with its head: on a base of its own, or on one that a policy lends."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .models import load_classifier
+
+if TYPE_CHECKING:
+    import torch
+
+
+class RewardAdapter:
+    """
+    The adapter in a folder, before any weight of its base is loaded.
+
+    Args:
+        folder (`str`):
+            Folder written by `save_pretrained` of a PEFT model.
+        quantized_base (`bool`):
+            Whether it may run on quantised weights, as those it was trained on.
+
+    Attributes:
+        config ([`~transformers.PreTrainedConfig`]): that of the base.
+        labels (`int` or `None`): outputs of the head that was saved with the adapter; `None` if none was.
+
+    Raises:
+        ValueError: if the adapter names no base, or one that is not there.
+    """
+
+    def __init__(self, folder: str, quantized_base: bool):
+        from peft import PeftConfig
+        from transformers import AutoConfig
+
+        self.folder = folder
+        self.quantized_base = quantized_base
+        self._adapter = PeftConfig.from_pretrained(folder)
+        self.base = str(self._adapter.base_model_name_or_path)
+        try:
+            self.config = AutoConfig.from_pretrained(self.base, revision=self._adapter.revision or "main")
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0].rstrip(".")
+            raise ValueError(
+                f"The adapter {folder!r} says that its base is {self.base!r}, from which no model could be loaded "
+                f"({reason}). Correct `base_model_name_or_path` in its adapter_config.json."
+            ) from error
+        self._heads = self._saved_heads()
+        self.labels = next(iter(self._heads.values()), None)
+
+    def _saved_heads(self) -> dict[str, int]:
+        """Returns the outputs of each module that was saved whole, by its name."""
+        from safetensors import safe_open
+
+        wanted = self._adapter.modules_to_save or ()
+        with safe_open(Path(self.folder) / "adapter_model.safetensors", "pt") as weights:
+            places = {name.split(".")[-2]: name for name in list(weights.keys()) if name.endswith(".weight")}
+            return {
+                module: weights.get_slice(name).get_shape()[0] for module, name in places.items() if module in wanted
+            }
+
+    def on_its_own_base(self) -> Any:
+        """Returns the adapter merged into its base, on which the head that was saved with it is put."""
+        from peft import PeftModel
+
+        revision = self._adapter.revision or "main"
+        head = self._adapter.modules_to_save or ()
+        base = load_classifier(self.base, "reward model", trained=head, num_labels=1, revision=revision)
+        return PeftModel.from_pretrained(base, self.folder).merge_and_unload()
+
+    def on_backbone(self, backbone: Any) -> Any:
+        """
+        Returns the adapter with its head on base weights that stay what they are, and stay another's.
+
+        Args:
+            backbone ([`~transformers.PreTrainedModel`]):
+                The base without its head, whose modules, but not whose weights, may be changed.
+        """
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForSequenceClassification
+
+        config = type(self.config).from_dict(self.config.to_dict() | {"num_labels": 1})
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config, dtype=backbone.dtype)
+        setattr(model, model.base_model_prefix, backbone)
+        for name, child in model.named_children():
+            if name != model.base_model_prefix:
+                child.to_empty(device=backbone.device)
+        if random := [name for name in _outside(model) if name.split(".")[0] not in self._heads]:
+            raise ValueError(f"The adapter {self.folder!r} was saved without the weights of {random}.")
+        return PeftModel.from_pretrained(model, self.folder, torch_device=str(backbone.device))
+
+    def why_not_on(self, backbone: Any, device: str | None) -> str | None:
+        """Returns why its scores would not be the same on a backbone, or `None` if they would."""
+        theirs, quantized = backbone.config, bool(getattr(backbone, "is_quantized", False))
+        if not _same_source(self.base, str(theirs._name_or_path)):
+            return f"the policy's base is another one, {theirs._name_or_path!r}"
+        if getattr(theirs, "_commit_hash", None) != getattr(self.config, "_commit_hash", None):
+            return "the policy's base is another revision"
+        if quantized != self.quantized_base:
+            return f"the policy's base is {'' if quantized else 'not '}quantised (see `quantized_base`)"
+        if not quantized and _digits(backbone.dtype) < _digits(self.config.dtype):
+            return f"the policy's base is held in {backbone.dtype}, less precise than the checkpoint's"
+        if theirs.get_text_config().vocab_size != self.config.get_text_config().vocab_size:
+            return "the policy's base has another vocabulary"
+        if hasattr(backbone, "_hf_hook"):
+            return "the policy's base is spread over devices"
+        if device is not None and backbone.device.type != device.split(":")[0]:
+            return f"the policy is on {backbone.device} and the reward model is to be on {device}"
+        return None
+
+
+def _outside(model: Any) -> list[str]:
+    return [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
+
+
+def _same_source(one: str, other: str) -> bool:
+    if Path(one).is_dir() and Path(other).is_dir():
+        return Path(one).samefile(other)
+    return one == other
+
+
+def _digits(dtype: "torch.dtype | str | None") -> float:
+    import torch
+
+    found = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+    return -torch.finfo(found).eps
