@@ -5,12 +5,14 @@ Every field says in its `help` what it does, beside its default; `--help` of a r
 """
 
 import argparse
+import importlib.util
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trl import ModelConfig
+from trl import ModelConfig, get_quantization_config
 
 
 def reward_spec(text: str) -> str | dict[str, Any]:
@@ -80,13 +82,49 @@ class ModelArguments(ModelConfig):
         "policy that wrote the completions.",
     )
 
+    merge: bool = _option(
+        False,
+        "After training with LoRA, also write the adapter merged into its base: a plain model in the folder `merged` "
+        "inside output_dir.",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("load_in_4bit", "load_in_8bit"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"{name} is set, but the recipes load whole weights: leave it out, use_peft saves memory"
-                )
+        if self.load_in_8bit:
+            raise ValueError(
+                "load_in_8bit is set, but in 8 bits a model is another one in training mode than in evaluation mode, so "
+                "that the policy that is trained is not the one that was sampled: take load_in_4bit"
+            )
+        if self.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError("load_in_4bit needs bitsandbytes, which is not installed: install lmrl[quantization]")
+        if self.merge and not self._has_adapter:
+            raise ValueError(
+                "merge is set, but there will be no adapter to merge: add use_peft, start from an adapter, or leave it "
+                "out, as a model trained whole is a plain one"
+            )
+
+    @property
+    def _has_adapter(self) -> bool:
+        return self.use_peft or Path(self.model_name_or_path or "", "adapter_config.json").is_file()
+
+    def loading(self, to_train: bool = True) -> dict[str, Any]:
+        """
+        Returns how weights are loaded, as `from_pretrained` takes it: precision, attention, quantisation.
+
+        Args:
+            to_train (`bool`, *optional*, defaults to `True`):
+                Whether the model is to be trained: quantised weights are not, only an adapter on them.
+        """
+        whole = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
+        quantization = get_quantization_config(self)
+        if quantization is None:
+            return whole
+        if to_train and not self._has_adapter:
+            raise ValueError(
+                "load_in_4bit is set, but quantised weights cannot be trained: add use_peft, which trains a LoRA "
+                "adapter on them, or start from an adapter"
+            )
+        return {**whole, "quantization_config": quantization}
 
 
 @dataclass

@@ -39,7 +39,8 @@ def main() -> None:
     logs = {label: read_log(path) for label, path in checkpoints.items()}
     data_sets = read_rows(data_args, compare_args.datasets)
     rewards = make_rewards(eval_args.metrics or [])
-    start = load(next(iter(checkpoints.values())), process.device, model_args.dtype) if checkpoints else None
+    loading = model_args.loading(to_train=False)
+    start = load(next(iter(checkpoints.values())), process.device, **loading) if checkpoints else None
     judge = load(eval_args.perplexity_model, process.device) if eval_args.perplexity_model else start
     unit = "tokens|eos:included" if judge else "words"
 
@@ -48,7 +49,7 @@ def main() -> None:
         texts = {label: read_outputs(path, rows, judge and judge[1]) for label, path in files.items()}
         evaluations = {}
         for label, path in checkpoints.items():
-            model = load_model(path, dtype=model_args.dtype).to(process.device)
+            model = load_model(path, device=process.device, **loading)
             evaluations[label] = evaluate_model(
                 model,
                 tokenizers[label],
@@ -76,9 +77,9 @@ def read_rows(data_args: DataArguments, names: list[str] | None) -> dict[str, Da
     return {label: load_held_out(**{**whole, "dataset_name": path}) for label, path in named.items()}
 
 
-def load(path: str, device: torch.device, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(path: str, device: torch.device, **loading: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Returns a checkpoint with its tokenizer."""
-    return load_model(path, dtype=dtype).to(device), load_tokenizer(path)
+    return load_model(path, device=device, **loading), load_tokenizer(path)
 
 
 def labelled(names: list[str], others: Iterable[str] = ()) -> dict[str, str]:

@@ -19,7 +19,7 @@ from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, R
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_splits
 from lmrl.evaluation import Evaluation, evaluate_model, report, write_card
-from lmrl.models import context_length, load_model, load_tokenizer
+from lmrl.models import context_length, load_model, load_tokenizer, write_merged
 from lmrl.rewards import make_rewards
 from lmrl.trainers import ReinforceConfig, ReinforceTrainer
 
@@ -34,7 +34,7 @@ def main() -> None:
     name = str(model_args.model_name_or_path or demo_model_path())
     loading = {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
     tokenizer = load_tokenizer(name, **loading)
-    loading |= {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    loading |= model_args.loading()
     model = load_model(name, trainable=True, **loading)
     room = (context_length(model) or 10**9) - config.max_completion_length
     train, held_out = load_splits(tokenizer, room, seed=config.seed, **vars(data_args))
@@ -65,6 +65,8 @@ def main() -> None:
     if trainer.is_world_process_zero():
         told = (model_args, data_args, reward_args, eval_args)
         settings = {name: value for part in told for name, value in vars(part).items()} | config.to_dict()
+        if model_args.merge:
+            print(f"The merged model is in {write_merged(config.output_dir, dtype=model_args.dtype)}")
         tell(trainer, evaluations, held_out, settings)
     if config.push_to_hub:
         trainer.push_to_hub(commit_message="Scores and model card")
@@ -74,8 +76,8 @@ def onlookers(
     judge: str | None, start: str, tokenizer: PreTrainedTokenizerBase, device: torch.device, **loading: Any
 ) -> dict[str, Any]:
     """Returns the frozen models of an evaluation: the one that training starts from, and one that judges fluency."""
-    reference = load_model(start, **loading).to(device)
-    fluent = (load_model(judge).to(device), load_tokenizer(judge)) if judge else (reference, tokenizer)
+    reference = load_model(start, device=device, **loading)
+    fluent = (load_model(judge, device=device), load_tokenizer(judge)) if judge else (reference, tokenizer)
     return {"reference_model": reference, "perplexity_model": fluent}
 
 

@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 from lmrl.arguments import DataArguments, ModelArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_splits, to_supervised
-from lmrl.models import load_model, load_tokenizer
+from lmrl.models import load_model, load_tokenizer, write_merged
 from lmrl.trainers import find_checkpoint
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     loading = {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
     tokenizer = load_tokenizer(name, **loading)
     tokenizer.padding_side = "right"
-    loading |= {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    loading |= model_args.loading()
     model = load_model(name, trainable=True, **loading)
     train, held_out = load_splits(tokenizer, None, seed=config.seed, **vars(data_args))
     trainer = SFTTrainer(
@@ -50,6 +50,8 @@ def main() -> None:
     trainer.save_model()
     loss = trainer.evaluate()["eval_loss"]
     if trainer.is_world_process_zero():
+        if model_args.merge:
+            print(f"The merged model is in {write_merged(config.output_dir, dtype=model_args.dtype)}")
         print(f"Held-out loss: {loss:.4f} nats per token. The model is in {config.output_dir}")
 
 

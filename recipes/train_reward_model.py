@@ -20,7 +20,7 @@ from lmrl.arguments import ModelArguments, PreferenceArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_pairs
 from lmrl.evaluation import evaluate_preferences, interval_as_text
-from lmrl.models import load_trainable_classifier
+from lmrl.models import load_trainable_classifier, write_merged
 from lmrl.rewards import RewardModel
 from lmrl.trainers import find_checkpoint
 
@@ -47,10 +47,9 @@ def main() -> None:
         name,
         ["reward"],
         texts,
-        dtype=model_args.dtype,
         revision=model_args.model_revision,
-        attn_implementation=model_args.attn_implementation,
         trust_remote_code=config.trust_remote_code,
+        **model_args.loading(),
     )
     trainer = RewardTrainer(
         model, config, train_dataset=train, processing_class=tokenizer, peft_config=get_peft_config(model_args)
@@ -58,6 +57,8 @@ def main() -> None:
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
     if trainer.is_world_process_zero():
+        if model_args.merge:
+            print(f"The merged model is in {write_merged(config.output_dir, dtype=model_args.dtype)}")
         scores = evaluate_preferences(RewardModel(config.output_dir), held_out)  # what was saved, as it will be used
         Path(config.output_dir, "scores.json").write_text(json.dumps(scores, indent=2))
         print(

@@ -52,8 +52,12 @@ def load_trainable_classifier(
         ValueError: If there is no such model, or its tokenizer has neither a pad token nor an EOS.
     """
     if name_or_path == SCRATCH:
+        if kwargs.get("quantization_config") is not None:
+            raise ValueError(f"A model from {SCRATCH!r} is trained whole, and quantised weights cannot be.")
         return small_encoder(texts, labels)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if (quantization := kwargs.get("quantization_config")) is not None:
+        quantization.llm_int8_skip_modules = ["score", "classifier"]  # the new head is trained whole
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="right", **source)
         model = AutoModelForSequenceClassification.from_pretrained(

@@ -52,7 +52,11 @@ def load_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokeniz
 
 
 def load_model(
-    name_or_path: str | Path, dtype: str | torch.dtype = "float32", trainable: bool = False, **kwargs: Any
+    name_or_path: str | Path,
+    dtype: str | torch.dtype = "float32",
+    trainable: bool = False,
+    device: torch.device | None = None,
+    **kwargs: Any,
 ) -> PreTrainedModel:
     """
     Returns a causal language model, or a LoRA adapter on its base.
@@ -64,7 +68,10 @@ def load_model(
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"float32"`):
             Precision of the weights.
         trainable (`bool`, *optional*, defaults to `False`):
-            Whether an adapter is to be trained further. Otherwise it is merged into its base, which is faster.
+            Whether an adapter is to be trained further. Otherwise it is merged into its base, which is faster; not
+            into a quantised one (`quantization_config`), where the sum would be rounded.
+        device (`torch.device`, *optional*):
+            Where the model is put. Quantised weights are where they were loaded, on the current GPU if there is one.
         **kwargs:
             Passed on to `from_pretrained`, such as `revision` or `attn_implementation`.
 
@@ -74,7 +81,7 @@ def load_model(
     folder = _check_folder(name_or_path)
     try:
         if folder is not None and (folder / "adapter_config.json").is_file():
-            return _load_adapter(folder, trainable, dtype=dtype, **kwargs)
+            return _placed(_load_adapter(folder, trainable, dtype=dtype, **kwargs), device)
         model, info = AutoModelForCausalLM.from_pretrained(
             name_or_path, dtype=dtype, output_loading_info=True, **kwargs
         )
@@ -88,7 +95,7 @@ def load_model(
             f"{str(name_or_path)!r} has no weights for {missing[0]!r} ({len(missing)} are missing), which would be "
             "random. Give a causal language model with its head, not a bare backbone or a classifier."
         )
-    return model
+    return _placed(model, device)
 
 
 def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32") -> PreTrainedModel:
@@ -142,7 +149,21 @@ def _load_adapter(folder: Path, trainable: bool, **kwargs: Any) -> PreTrainedMod
     from peft import AutoPeftModelForCausalLM
 
     model = AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=trainable, **kwargs)
-    return model if trainable else model.merge_and_unload()
+    return model if trainable or _is_quantized(model.get_base_model()) else model.merge_and_unload()
+
+
+def _is_quantized(model: PreTrainedModel) -> bool:
+    return getattr(model, "is_quantized", False)
+
+
+def _placed(model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
+    if not _is_quantized(model):
+        return model if device is None else model.to(device)
+    for module in model.modules():
+        # On some CPUs bitsandbytes multiplies in bfloat16 in evaluation mode, and not in training mode: two policies.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _check_folder(name_or_path: str | Path) -> Path | None:
