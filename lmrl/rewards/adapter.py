@@ -1,5 +1,6 @@
 """A reward model that is a LoRA adapter saved with its head: on a base of its own, or on one that a policy lends."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,9 @@ class RewardAdapter:
 
         revision = self._adapter.revision or "main"
         head = self._adapter.modules_to_save or ()
-        base = load_classifier(self.base, "reward model", trained=head, num_labels=1, revision=revision)
-        return PeftModel.from_pretrained(base, self.folder).merge_and_unload()
+        with _own_random_numbers():
+            base = load_classifier(self.base, "reward model", trained=head, num_labels=1, revision=revision)
+            return PeftModel.from_pretrained(base, self.folder).merge_and_unload()
 
     def on_backbone(self, backbone: Any) -> Any:
         """
@@ -87,7 +89,8 @@ class RewardAdapter:
                 child.to_empty(device=backbone.device)
         if random := [name for name in _outside(model) if name.split(".")[0] not in self._heads]:
             raise ValueError(f"The adapter {self.folder!r} was saved without the weights of {random}.")
-        return PeftModel.from_pretrained(model, self.folder, torch_device=str(backbone.device))
+        with _own_random_numbers():
+            return PeftModel.from_pretrained(model, self.folder, torch_device=str(backbone.device))
 
     def why_not_on(self, backbone: Any, device: str | None) -> str | None:
         """Returns why its scores would not be the same on a backbone, or `None` if they would."""
@@ -107,6 +110,13 @@ class RewardAdapter:
         if device is not None and backbone.device.type != device.split(":")[0]:
             return f"the policy is on {backbone.device} and the reward model is to be on {device}"
         return None
+
+
+def _own_random_numbers() -> AbstractContextManager[None]:
+    """Weights are drawn before they are loaded, maybe in the midst of training: its draws are to be what they were."""
+    import torch
+
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def _outside(model: Any) -> list[str]:

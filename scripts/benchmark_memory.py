@@ -1,0 +1,135 @@
+"""
+How much memory full PPO takes with four models, and with LoRA the more of them share one set of base weights.
+
+    python scripts/benchmark_memory.py                            # GPT-2 small in float32
+    python scripts/benchmark_memory.py --layers 2 --width 128     # half a minute, to see that it runs
+    python scripts/benchmark_memory.py --only full,shared --json memory.json
+
+Each variant trains two steps of PPO in a process of its own, with a policy, a reference, a critic and a reward model of
+the same size with random weights, AdamW, and few short completions: what is compared is weights, gradients and
+optimiser states. The peak is that of the steps, less what the imports take; loading has a column of its own. On a CPU
+it is the largest resident size of the process, on a GPU the largest size of tensors.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmark_step import Settings, environment_of_children
+
+CHILD = Path(__file__).with_name("_benchmark_footprint.py")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which models there are. `reward` is the folder of the reward model."""
+
+    what: str
+    lora: bool = True
+    reference_shared: bool = True
+    critic: Literal["separate", "adapter", "shared"] = "separate"
+    reward: Literal["reward_model", "reward_adapter"] = "reward_model"
+    four_bits: bool = False
+
+
+VARIANTS = {
+    "full": Variant("all four models, trained whole", lora=False),
+    "lora": Variant("LoRA, all four models", reference_shared=False),
+    "reference": Variant("LoRA, reference = adapter off"),
+    "critic_adapter": Variant("  + critic = its own adapter", critic="adapter"),
+    "critic_shared": Variant("  + critic = head on the policy", critic="shared"),
+    "reward_adapter": Variant("  + critic and reward model = adapters", critic="adapter", reward="reward_adapter"),
+    "shared": Variant("  + critic = head, reward model = adapter", critic="shared", reward="reward_adapter"),
+    "four_bits": Variant("  the last but one, base in 4 bits", critic="adapter", reward="reward_adapter", four_bits=True),
+}
+
+
+def parse() -> argparse.Namespace:
+    """Returns the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(VARIANTS), metavar="A,B", help="some of %(default)s")
+    numbers = {
+        "layers": (12, "layers of the models"),
+        "width": (768, "hidden size"),
+        "vocabulary": (50257, "tokens"),
+        "prompts": (4, "completions in a step"),
+        "prompt_length": (16, "tokens of each prompt"),
+        "new_tokens": (16, "tokens of each completion"),
+        "threads": (1, "threads of torch"),
+    }
+    for name, (default, text) in numbers.items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)")
+    parser.add_argument("--cpu", action="store_true", help="run on the CPU where there is a GPU")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured there")
+    arguments = parser.parse_args()
+    arguments.only = arguments.only.split(",")
+    if unknown := set(arguments.only) - set(VARIANTS):
+        parser.error(f"no variant is called {', '.join(sorted(unknown))}")
+    return arguments
+
+
+def settings_for(arguments: argparse.Namespace, folder: str) -> Settings:
+    """Returns what the children are told."""
+    own = {"folder": folder, "precision": "fp32", "steps": 2, "heads": max(arguments.width // 64, 1)}
+    given = {name: value for name, value in vars(arguments).items() if name in Settings.__annotations__}
+    return Settings(**(given | own))
+
+
+def run_child(name: str, settings: Settings, environment: dict[str, str]) -> dict[str, Any]:
+    """Returns what a child says in its last line."""
+    done = subprocess.run(
+        [sys.executable, str(CHILD), name, json.dumps(asdict(settings))],
+        capture_output=True,
+        env=environment,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"error: {name} ended with status {done.returncode}:\n{done.stderr[-3000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Returns the aligned table, with ratios to the first row."""
+    first = next(iter(results.values()))
+    rows = [["", "training, MiB", "ratio", "with loading, MiB", "ratio", "trained parameters"]]
+    for name, result in results.items():
+        figures = []
+        for peak in ("training", "whole"):
+            figures += [f"{result[peak] / 2**20:.0f}", f"{result[peak] / first[peak]:.2f}"]
+        rows.append([VARIANTS[name].what, *figures, f"{result['trained'] / 1e6:.1f}M"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+    )
+
+
+def main() -> None:
+    arguments = parse()
+    environment = environment_of_children(arguments)
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="lmrl-benchmark-") as folder:
+        settings = settings_for(arguments, folder)
+        run_child("models", settings, environment)
+        for name in arguments.only:
+            results[name] = run_child(name, settings, environment)
+            print(f"{name}: {results[name]['training'] / 2**20:.0f} MiB", file=sys.stderr)
+    print(
+        f"PPO on {results[arguments.only[0]]['device']}: {arguments.layers} layers of {arguments.width}, vocabulary "
+        f"{arguments.vocabulary}, float32; {arguments.prompts} completions a step, {arguments.prompt_length} + "
+        f"{arguments.new_tokens} tokens.\n\n{table(results)}"
+    )
+    if arguments.json:
+        told = {name: value for name, value in vars(arguments).items() if name != "json"}
+        arguments.json.write_text(json.dumps({"arguments": told, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
