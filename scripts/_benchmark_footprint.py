@@ -50,6 +50,7 @@ def make_trainer(variant: Variant, settings: Settings) -> Any:
         max_completion_length=settings.new_tokens,
         num_iterations=settings.steps,
         critic=variant.critic,
+        reference_model_name_or_path=None if variant.reference_shared else settings.folder,
         bf16=False,
         use_cpu=DEVICE.type == "cpu",
         save_strategy="no",
@@ -57,7 +58,7 @@ def make_trainer(variant: Variant, settings: Settings) -> Any:
         disable_tqdm=True,
     )
     rows = [[f"t{token}" for token in row] for row in random_prompts(settings, 4 * settings.prompts)]
-    trainer = PPOTrainer(
+    return PPOTrainer(
         load_model(settings.folder, **loading),
         RewardModel(f"{settings.folder}/{variant.reward}", quantized_base=variant.four_bits),
         args,
@@ -65,18 +66,6 @@ def make_trainer(variant: Variant, settings: Settings) -> Any:
         processing_class=AutoTokenizer.from_pretrained(settings.folder),
         peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA) if variant.lora else None,
     )
-    if variant.lora and not variant.reference_shared:
-        trainer.ref_model = separate_reference(settings, trainer.temperature)
-    return trainer
-
-
-def separate_reference(settings: Settings, temperature: float) -> Any:
-    """Returns a reference of its own, which a policy with an adapter would not need."""
-    from lmrl.models import add_scoring_forward, load_model
-
-    reference = load_model(settings.folder).to(DEVICE).eval().requires_grad_(False)
-    add_scoring_forward(reference, temperature)
-    return reference
 
 
 def reset_peak() -> None:

@@ -38,7 +38,7 @@ class Variant:
 
 
 VARIANTS = {
-    "full": Variant("all four models, trained whole", lora=False),
+    "full": Variant("all four models, the policy trained whole", lora=False),
     "lora": Variant("LoRA, all four models", reference_shared=False),
     "reference": Variant("LoRA, reference = adapter off"),
     "critic_adapter": Variant("  + critic = its own adapter", critic="adapter"),

@@ -317,12 +317,6 @@ def test_a_library_that_is_not_installed_is_one_sentence(recipe: Recipe) -> None
         assert status == 2 and last.startswith("error: ") and sentence in last
 
 
-def test_quantised_weights_are_refused_and_not_passed_over(recipe: Recipe) -> None:
-    for name in ("load_in_4bit", "load_in_8bit"):
-        status, _, err = recipe("reinforce_gen", f"--{name}", "true")
-        assert (status, err.startswith(f"error: {name} is set, but the recipes load whole weights")) == (2, True)
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_has_less_than_100_lines_and_a_command_above(name: str) -> None:
     text = (ROOT / "recipes" / f"{name}.py").read_text()

@@ -42,8 +42,10 @@ def test_the_saved_policy_is_a_plain_model(
     assert (tmp_path / CRITIC_FILE).exists() == (algorithm == "ppo")
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate"])
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize(
+    ("critic", "lora"),
+    [("shared", False), ("separate", False), ("shared", True), ("separate", True), ("adapter", True)],
+)
 def test_a_checkpoint_brings_policy_and_critic_back(critic: str, lora: bool, gpt2_path: str, tmp_path: Path) -> None:
     options = {"critic": critic, "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 2}
     peft = {"peft_config": _lora()} if lora else {}

@@ -1,5 +1,6 @@
 """WORLD: two processes give the advantages, gradients and figures of one on the same completions."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -28,8 +29,9 @@ def _run(processes: int, algorithm: str, model: str, out: Path, kind: str) -> di
     return torch.load(out, weights_only=False)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("algorithm", "kind"), [*itertools.product(ALGORITHMS, ["full", "lora"]), ("ppo", "critic_adapter")]
+)
 def test_two_processes_equal_one(algorithm: str, kind: str, gpt2_path: str, tmp_path: Path) -> None:
     one = _run(1, algorithm, gpt2_path, tmp_path / "one", kind)
     two = _run(2, algorithm, gpt2_path, tmp_path / "two", kind)

@@ -22,14 +22,16 @@ class Gradients(TrainerCallback):
         self.seen.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
 
-def main(algorithm: str, model: str, out: str, lora: bool, processes: int) -> None:
+def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> None:
     """Train one rollout of eight completions, two epochs of it for PPO."""
     gradients = Gradients()
     extra: dict[str, Any] = {"kl_target": 1.0, "kl_horizon": 100.0}
-    if lora:
+    if kind != "full":
         from peft import LoraConfig
 
         extra["peft_config"] = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
+    if kind == "critic_adapter":
+        extra["critic"] = "adapter"
     trainer = make_trainer(
         algorithm,
         model,
@@ -62,4 +64,4 @@ def main(algorithm: str, model: str, out: str, lora: bool, processes: int) -> No
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == "lora", int(sys.argv[5]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))

@@ -1,0 +1,130 @@
+"""The critic's own LoRA adapter: on the policy's layers, and out of the policy's way."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+
+from lmrl.models import TrunkAdapter, add_scoring_forward, attach_critic, load_critic, load_model, save_critic
+
+IDS = torch.tensor([[6, 7, 8, 9, 10, 11], [0, 0, 12, 13, 14, 15]])
+MASK = (IDS != 0).long()
+
+
+def policy(folder: str, seed: int = 0, **lora: object) -> PeftModel:
+    """Returns a policy whose adapter is not zero, with a critic that has an adapter, whose last layer is not zero."""
+    torch.manual_seed(seed)
+    config = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", "init_lora_weights": False, **lora}
+    model = get_peft_model(load_model(folder), LoraConfig(**config)).eval()
+    critic = attach_critic(model.get_base_model(), adapter=TrunkAdapter(model.get_base_model()))
+    torch.nn.init.normal_(critic.value.weight)
+    add_scoring_forward(model.get_base_model())
+    return model
+
+
+def scored(model: PeftModel) -> tuple[torch.Tensor, torch.Tensor]:
+    out = model(input_ids=IDS, attention_mask=MASK, completion_length=3, with_values=True)
+    return out.log_probs, out.state_values
+
+
+def critic_of(model: PeftModel) -> torch.nn.Module:
+    return model.get_base_model().critic
+
+
+def head_on(model: PeftModel) -> torch.Tensor:
+    """Returns what the critic's head says of the hidden states that the policy itself has."""
+    positions = (MASK.cumsum(1) - 1).clamp(min=0)
+    states = model.get_base_model().base_model(IDS, attention_mask=MASK, position_ids=positions).last_hidden_state
+    critic = critic_of(model)
+    return critic.value(critic.hidden(states[:, 2:-1])).squeeze(-1)
+
+
+@pytest.mark.parametrize("folder", ["gpt2_path", "llama_path"])
+def test_it_starts_as_a_copy_of_the_policys(folder: str, request: pytest.FixtureRequest) -> None:
+    model = policy(request.getfixturevalue(folder))
+    assert torch.allclose(scored(model)[1], head_on(model), atol=1e-5)
+    with model.disable_adapter():
+        assert not torch.allclose(scored(model)[1], head_on(model), atol=1e-2)
+
+
+@pytest.mark.parametrize("folder", ["gpt2_path", "llama_path"])
+def test_what_the_critic_learns_does_not_move_the_policy_nor_the_policy_the_critic(
+    folder: str, request: pytest.FixtureRequest
+) -> None:
+    model = policy(request.getfixturevalue(folder))
+    logps, values = scored(model)
+    values.sum().backward()
+    moved = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
+    assert moved and all("critic." in name for name in moved)
+    assert {name.rsplit(".", 2)[1] for name in moved if "critic.adapter." in name} == {"down", "up"}
+    with torch.no_grad():
+        for weight in critic_of(model).parameters():
+            weight.add_(0.1)
+        assert torch.equal(scored(model)[0], logps)
+        values = scored(model)[1]
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.add_(0.1)
+        assert torch.equal(scored(model)[1], values)
+        assert not torch.allclose(scored(model)[0], logps, atol=1e-2)
+
+
+def test_peft_leaves_it_alone(gpt2_path: str, tmp_path: Path) -> None:
+    model = policy(gpt2_path)
+    values, own = scored(model)[1], list(critic_of(model).parameters())
+    with model.disable_adapter():
+        assert torch.equal(scored(model)[1], values)
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM"))
+    model.set_adapter("other")
+    assert all(weight.requires_grad for weight in own)
+    model.set_adapter("default")
+    assert torch.equal(scored(model)[1], values)
+    model.save_pretrained(tmp_path, selected_adapters=["default"])
+    names = load_file(tmp_path / "adapter_model.safetensors")
+    assert names and not any("critic" in name for name in names)
+    logits = model(IDS).logits
+    merged = model.merge_and_unload()
+    assert torch.allclose(merged(IDS).logits, logits, atol=1e-4)
+
+
+def test_it_is_saved_with_the_head_and_without_the_base(gpt2_path: str, tmp_path: Path) -> None:
+    first, second = policy(gpt2_path), policy(gpt2_path)
+    with torch.no_grad():
+        for weight in critic_of(first).parameters():
+            weight.add_(0.1)
+    assert not torch.allclose(scored(first)[1], scored(second)[1], atol=1e-2)
+    save_critic(critic_of(first).state_dict(), tmp_path)
+    load_critic(critic_of(second), tmp_path)
+    assert torch.equal(scored(first)[1], scored(second)[1])
+    saved = load_file(next(tmp_path.rglob("*.safetensors")))
+    shapes = [tuple(value.shape) for name, value in saved.items() if "h/0/attn/c_attn" in name]
+    assert sorted(shapes) == [(4, 32), (96, 4)]
+
+
+def test_gradient_checkpointing_changes_nothing(gpt2_path: str) -> None:
+    found = []
+    for checkpointing in (False, True):
+        model = policy(gpt2_path, lora_dropout=0.0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        logps, values = scored(model)
+        (values.square().sum() + logps.sum()).backward()
+        found.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], atol=1e-4), name
+
+
+def test_without_plain_lora_it_is_refused(gpt2_path: str) -> None:
+    with pytest.raises(ValueError, match=r"critic='adapter' is a LoRA adapter beside the policy's, and the policy has"):
+        TrunkAdapter(load_model(gpt2_path))
+    for lora in ({"use_dora": True}, {"target_modules": ["wte"]}):
+        config = LoraConfig(**{"target_modules": ["c_attn"], "task_type": "CAUSAL_LM", **lora})
+        with pytest.raises(ValueError, match=r"needs plain LoRA on linear layers, and the policy's 'transformer\."):
+            TrunkAdapter(get_peft_model(load_model(gpt2_path), config).get_base_model())

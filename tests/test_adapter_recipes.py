@@ -1,0 +1,142 @@
+"""The recipes with LoRA: held to the adapter they start from, on a base in 4 bits, merged at the end."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from lmrl.rewards import RewardModel
+
+Recipe = Callable[..., tuple[int, str, str]]
+
+SHORT = (
+    *("--max_steps", "2", "--per_device_train_batch_size", "8", "--report_to", "none", "--disable_tqdm", "true"),
+    *("--learning_rate", "1e-2", "--use_peft", "true", "--lora_r", "4", "--lora_target_modules", "all-linear"),
+)
+RL = (*("--gradient_accumulation_steps", "1", "--max_completion_length", "8", "--eval_rows", "4"),)
+IDS = torch.tensor([[6, 7, 8, 9, 10, 11, 12]])
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> tuple[str, ...]:
+    """Returns the arguments that name rows of single letters."""
+    letters = "abcdefghijklmnop"
+    found = [{"prompt": f"{a} {b}", "references": "b c d e f g h i j k l m"} for a in letters[:4] for b in letters[:4]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    return ("--dataset_name", "rows.jsonl")
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    return model.eval()(IDS).logits
+
+
+def without_peft(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the arguments up to those of LoRA: who starts from an adapter trains that one."""
+    return argv[: argv.index("--use_peft")]
+
+
+def first_log(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "trainer_state.json").read_text())["log_history"][0]
+
+
+def test_what_starts_from_an_adapter_is_held_to_it_and_not_to_its_base(
+    recipe: Recipe, rows: tuple[str, ...], llama_path: str, tmp_path: Path
+) -> None:
+    sft, out = tmp_path / "sft", tmp_path / "out"
+    supervised = (*SHORT, "--model_name_or_path", llama_path, *rows, "--max_steps", "6", "--output_dir", sft)
+    assert recipe("sft", *supervised)[0] == 0
+    base = AutoModelForCausalLM.from_pretrained(llama_path)
+    assert not torch.allclose(logits(AutoPeftModelForCausalLM.from_pretrained(sft)), logits(base), atol=0.1)
+
+    tuned = (*without_peft(SHORT), *RL, "--model_name_or_path", sft, *rows, "--critic", "adapter", "--output_dir", out)
+    saving = ("--num_iterations", "1", "--save_strategy", "steps", "--save_steps", "1", "--merge", "true")
+    status, printed, err = recipe("ppo_gen", *tuned, *saving)
+    assert status == 0, err
+    assert f"The merged model is in {out}/merged\n" in printed
+    assert first_log(out)["kl_per_sequence"] == pytest.approx(0, abs=1e-5)
+    scores = {name: json.loads((out / f"{name}.json").read_text())["scores"] for name in ("before", "after")}
+    assert scores["before"]["kl"]["value"] == pytest.approx(0, abs=1e-4)
+    assert scores["after"]["kl"]["value"] > 1e-3
+    folders = {path.name for path in out.iterdir() if path.is_dir()}
+    assert folders == {"checkpoint-1", "checkpoint-2", "critic", "merged"}
+    assert not (out / "checkpoint-2" / "ref").exists()
+
+    adapter = AutoPeftModelForCausalLM.from_pretrained(out)
+    plain, loading = AutoModelForCausalLM.from_pretrained(out / "merged", output_loading_info=True)
+    assert not any(loading.values()), loading
+    assert torch.allclose(logits(plain), logits(adapter), atol=1e-4)
+    assert AutoTokenizer.from_pretrained(out / "merged")("a b")["input_ids"]
+
+    further = ("--max_steps", "3", "--resume_from_checkpoint", out / "checkpoint-2")
+    status, _, err = recipe("ppo_gen", *tuned, *saving, *further)
+    assert status == 0, err
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3]
+    assert history[0]["kl_per_sequence"] == pytest.approx(0, abs=1e-5)
+    before = json.loads((out / "before.json").read_text())["scores"]["kl"]["value"]
+    assert before == pytest.approx(0, abs=1e-4)  # the policy as given, not the one of the checkpoint
+
+
+@pytest.mark.parametrize("trainer", ["reinforce_gen", "ppo_gen"])
+def test_on_a_base_in_4_bits_the_merged_model_is_whole(
+    trainer: str, recipe: Recipe, rows: tuple[str, ...], llama_path: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    out = tmp_path / "out"
+    argv = (*SHORT, *RL, "--model_name_or_path", llama_path, *rows, "--output_dir", out)
+    status, _, err = recipe(trainer, *argv, "--load_in_4bit", "true", "--merge", "true")
+    assert status == 0, err
+    assert first_log(out)["kl_per_sequence"] == 0
+    before = json.loads((out / "before.json").read_text())["scores"]
+    assert before["kl"]["value"] == pytest.approx(0, abs=1e-4)  # to the start in 4 bits, too
+    merged = load_file(out / "merged" / "model.safetensors")
+    assert {weight.dtype for weight in merged.values()} == {torch.float32}
+    plain = AutoModelForCausalLM.from_pretrained(out / "merged")
+    assert not hasattr(plain.config, "quantization_config")
+    adapter = AutoPeftModelForCausalLM.from_pretrained(out, dtype="float32")
+    assert torch.allclose(logits(plain), logits(adapter), atol=1e-4)
+    assert not torch.allclose(logits(plain), logits(AutoModelForCausalLM.from_pretrained(llama_path)), atol=1e-3)
+
+
+@pytest.mark.parametrize("four_bits", [False, True])
+def test_a_reward_model_is_trained_as_an_adapter_and_used_as_one(
+    four_bits: bool, recipe: Recipe, rows: tuple[str, ...], llama_path: str, tmp_path: Path
+) -> None:
+    if four_bits:
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    pairs = [{"prompt": f"{a} ", "chosen": "b c", "rejected": f"{a} {a} d"} for a in "abcdefghijklmnop"]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    judge, out = tmp_path / "judge", tmp_path / "out"
+    argv = (*SHORT, "--model_name_or_path", llama_path, "--load_in_4bit", str(four_bits))
+    status, printed, err = recipe(
+        "train_reward_model", *argv, "--dataset_name", "pairs.jsonl", "--merge", "true", "--output_dir", judge
+    )
+    assert status == 0, err
+    assert f"The merged model is in {judge}/merged\n" in printed
+    texts = {"prompts": ["a b"] * 2, "completions": [" c d", " e"]}
+    assert RewardModel(str(judge / "merged"))(**texts) == pytest.approx(RewardModel(str(judge))(**texts), abs=1e-5)
+    assert AutoModelForSequenceClassification.from_pretrained(judge / "merged").config.num_labels == 1
+
+    reward = json.dumps({"reward_model": {"model": str(judge), "quantized_base": four_bits}})
+    status, _, err = recipe("reinforce_gen", *argv, *RL, *rows, "--rewards", reward, "--output_dir", out)
+    assert status == 0, err
+    assert "will load a base of its own" not in err
+
+
+@pytest.mark.parametrize("name", ["sft", "reinforce_gen", "ppo_gen", "train_reward_model"])
+def test_what_needs_an_adapter_is_refused_without_one(name: str, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 4)
+    data = ("--dataset_name", "pairs.jsonl") if name == "train_reward_model" else ()
+    status, _, err = recipe(name, *data, "--merge", "true", "--output_dir", "out")
+    assert (status, err.startswith("error: merge is set, but there will be no adapter to merge")) == (2, True)
+    status, _, err = recipe(name, *data, "--load_in_8bit", "true", "--output_dir", "out")
+    assert (status, err.startswith("error: load_in_8bit is set, but in 8 bits")) == (2, True)
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    status, _, err = recipe(name, *data, "--load_in_4bit", "true", "--output_dir", "out")
+    last = err.strip().splitlines()[-1]
+    assert (status, last.startswith("error: load_in_4bit is set, but quantised weights cannot be trained")) == (2, True)
