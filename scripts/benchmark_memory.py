@@ -45,7 +45,9 @@ VARIANTS = {
     "critic_shared": Variant("  + critic = head on the policy", critic="shared"),
     "reward_adapter": Variant("  + critic and reward model = adapters", critic="adapter", reward="reward_adapter"),
     "shared": Variant("  + critic = head, reward model = adapter", critic="shared", reward="reward_adapter"),
-    "four_bits": Variant("  the last but one, base in 4 bits", critic="adapter", reward="reward_adapter", four_bits=True),
+    "four_bits": Variant(
+        "  the last but one, base in 4 bits", critic="adapter", reward="reward_adapter", four_bits=True
+    ),
 }
 
 

@@ -130,7 +130,8 @@ def test_a_reward_model_is_trained_as_an_adapter_and_used_as_one(
 
 @pytest.mark.parametrize("name", ["sft", "reinforce_gen", "ppo_gen", "train_reward_model"])
 def test_what_needs_an_adapter_is_refused_without_one(name: str, recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 4)
+    pairs = [{"prompt": f"{a} ", "chosen": "b c", "rejected": f"{a} d"} for a in "abcdefghijklmnop"]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     data = ("--dataset_name", "pairs.jsonl") if name == "train_reward_model" else ()
     status, _, err = recipe(name, *data, "--merge", "true", "--output_dir", "out")
     assert (status, err.startswith("error: merge is set, but there will be no adapter to merge")) == (2, True)
@@ -139,4 +140,7 @@ def test_what_needs_an_adapter_is_refused_without_one(name: str, recipe: Recipe,
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     status, _, err = recipe(name, *data, "--load_in_4bit", "true", "--output_dir", "out")
     last = err.strip().splitlines()[-1]
-    assert (status, last.startswith("error: load_in_4bit is set, but quantised weights cannot be trained")) == (2, True)
+    assert (status, last.startswith("error: load_in_4bit is set, but quantised weights cannot be trained")) == (
+        2,
+        True,
+    )

@@ -1,6 +1,6 @@
 """Models: loading them, and the policy's forward with its critic. They know nothing of how they are trained."""
 
-from .adapters import TrunkAdapter
+from .adapters import TrunkAdapter, widen_adapters
 from .classifiers import load_trainable_classifier
 from .critic import CRITIC_FILE, Critic, attach_critic, load_critic, save_critic
 from .decoding import decoding_weights, neutral_generation_config
@@ -31,5 +31,6 @@ __all__ = [
     "load_trainable_classifier",
     "neutral_generation_config",
     "save_critic",
+    "widen_adapters",
     "write_merged",
 ]

@@ -105,6 +105,20 @@ def _copied(name: str, layer: Any) -> LowRank:
     return LowRank(*parts, layer.scaling[active]).requires_grad_(True)
 
 
+def widen_adapters(model: nn.Module) -> None:
+    """
+    Put what is trained on a quantised base into float32, where TRL has rounded it to bfloat16.
+
+    Args:
+        model (`torch.nn.Module`):
+            Any model; those that are not quantised are left as they are.
+    """
+    if getattr(model, "is_quantized", False):
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
+
+
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     kept = getattr(owner, name)

@@ -48,4 +48,6 @@ def _merged_classifier(folder: Path, **kwargs: Any) -> PreTrainedModel:
         if not heads:
             raise ValueError(f"The adapter in {str(folder)!r} was saved without a head: it cannot be merged.")
         labels = weights.get_slice(heads[0]).get_shape()[0]
-    return AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=labels, **kwargs).merge_and_unload()
+    return AutoPeftModelForSequenceClassification.from_pretrained(
+        folder, num_labels=labels, **kwargs
+    ).merge_and_unload()

@@ -80,7 +80,8 @@ class RewardAdapter:
         from peft import PeftModel
         from transformers import AutoModelForSequenceClassification
 
-        config = type(self.config).from_dict(self.config.to_dict() | {"num_labels": 1})
+        told = {name: value for name, value in self.config.to_dict().items() if name not in ("id2label", "label2id")}
+        config = type(self.config).from_dict({**told, "num_labels": 1})
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config, dtype=backbone.dtype)
         setattr(model, model.base_model_prefix, backbone)

@@ -7,7 +7,7 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from torch import Tensor
 
-from lmrl.models import lend_base
+from lmrl.models import lend_base, widen_adapters
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:
@@ -34,10 +34,10 @@ def settle_adapters(model: Any, given: dict[str, Tensor]) -> None:
     """
     if not is_peft_model(model):
         return
-    if getattr(model.get_base_model(), "is_quantized", False):
-        for name, weight in model.named_parameters():
-            if weight.requires_grad:
-                weight.data = given.get(name, weight.data).to(weight.device).float()
+    for name, weight in model.named_parameters():
+        if name in given and weight.dtype != given[name].dtype:
+            weight.data = given[name].to(weight.device)
+    widen_adapters(model)
     model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=model.active_adapters[:1])
 
 

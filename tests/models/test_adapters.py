@@ -122,7 +122,9 @@ def test_gradient_checkpointing_changes_nothing(gpt2_path: str) -> None:
 
 
 def test_without_plain_lora_it_is_refused(gpt2_path: str) -> None:
-    with pytest.raises(ValueError, match=r"critic='adapter' is a LoRA adapter beside the policy's, and the policy has"):
+    with pytest.raises(
+        ValueError, match=r"critic='adapter' is a LoRA adapter beside the policy's, and the policy has"
+    ):
         TrunkAdapter(load_model(gpt2_path))
     for lora in ({"use_dora": True}, {"target_modules": ["wte"]}):
         config = LoraConfig(**{"target_modules": ["c_attn"], "task_type": "CAUSAL_LM", **lora})
