@@ -92,15 +92,14 @@ class ModelArguments(ModelConfig):
         super().__post_init__()
         if self.load_in_8bit:
             raise ValueError(
-                "load_in_8bit is set, but in 8 bits a model is another one in training mode than in evaluation mode, so "
-                "that the policy that is trained is not the one that was sampled: take load_in_4bit"
+                "load_in_8bit is set, but in 8 bits the model that is trained is not the one that is sampled from: take "
+                "load_in_4bit"
             )
         if self.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
             raise ValueError("load_in_4bit needs bitsandbytes, which is not installed: install lmrl[quantization]")
         if self.merge and not self._has_adapter:
             raise ValueError(
-                "merge is set, but there will be no adapter to merge: add use_peft, start from an adapter, or leave it "
-                "out, as a model trained whole is a plain one"
+                "merge is set, but there will be no adapter to merge: add use_peft, or start from an adapter"
             )
 
     @property
@@ -121,8 +120,7 @@ class ModelArguments(ModelConfig):
             return whole
         if to_train and not self._has_adapter:
             raise ValueError(
-                "load_in_4bit is set, but quantised weights cannot be trained: add use_peft, which trains a LoRA "
-                "adapter on them, or start from an adapter"
+                "load_in_4bit is set, but quantised weights cannot be trained: add use_peft, or start from an adapter"
             )
         return {**whole, "quantization_config": quantization}
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -37,8 +38,7 @@ def main() -> None:
     files = labelled(compare_args.outputs or [], checkpoints)
     tokenizers = {label: load_tokenizer(path) for label, path in checkpoints.items()}
     logs = {label: read_log(path) for label, path in checkpoints.items()}
-    data_sets = read_rows(data_args, compare_args.datasets)
-    rewards = make_rewards(eval_args.metrics or [])
+    data_sets, rewards = read_rows(data_args, compare_args.datasets), make_rewards(eval_args.metrics or [])
     loading = model_args.loading(to_train=False)
     start = load(next(iter(checkpoints.values())), process.device, **loading) if checkpoints else None
     judge = load(eval_args.perplexity_model, process.device) if eval_args.perplexity_model else start

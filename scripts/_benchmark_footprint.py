@@ -1,4 +1,4 @@
-"""A variant of benchmark_memory.py, which starts this file in a process of its own: it trains, and says what it took."""
+"""A variant of benchmark_memory.py, which starts this file in a process for it: it trains, and says what it needs."""
 
 import json
 import sys

@@ -5,8 +5,8 @@ How much memory full PPO takes with four models, and with LoRA the more of them 
     python scripts/benchmark_memory.py --layers 2 --width 128     # half a minute, to see that it runs
     python scripts/benchmark_memory.py --only full,shared --json memory.json
 
-Each variant trains two steps of PPO in a process of its own, with a policy, a reference, a critic and a reward model of
-the same size with random weights, AdamW, and few short completions: what is compared is weights, gradients and
+Each variant trains two steps of PPO in a process of its own, with a policy, a reference, a critic and a reward model
+of the same size with random weights, AdamW, and few short completions: what is compared is weights, gradients and
 optimiser states. The peak is that of the steps, less what the imports take; loading has a column of its own. On a CPU
 it is the largest resident size of the process, on a GPU the largest size of tensors.
 """

@@ -29,7 +29,8 @@ class LowRank(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns the addition, in the precision of the weights or of autocast."""
-        states: Tensor = self.up(self.down(inputs.to(self.down.weight.dtype)))
+        weight: Any = self.down.weight
+        states: Tensor = self.up(self.down(inputs.to(weight.dtype)))
         return states * self.scaling
 
 
@@ -71,8 +72,8 @@ class TrunkAdapter(nn.Module):
         """
         Let the policy's layers work with this adapter in place of their own.
 
-        Gradient checkpointing runs layers again in the backward pass, after this context: those that were run in it are
-        run again in another one. That needs the checkpoints that are not reentrant.
+        Gradient checkpointing runs layers again in the backward pass, after this context: those that were run in it
+        are run again in another one. That needs the checkpoints that are not reentrant.
         """
         with ExitStack() as stack:
             for layer in self._off.values():

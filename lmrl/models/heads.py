@@ -98,6 +98,7 @@ def _score(
     if with_values:
 
         def read(backbone: nn.Module | None) -> Tensor:
+            """Returns the hidden states of a backbone, or of the policy's."""
             return _run_backbone(backbone or model.base_model, input_ids, attention_mask, position_ids)
 
         values = model.critic(states, read).masked_fill(~mask, 0.0)

@@ -79,8 +79,8 @@ class FrozenModel(Reward):
     @abstractmethod
     def _load(self, name: str) -> Any:
         """
-        Returns the model in a folder or on the hub; refuses to make up what its checkpoint lacks. `None` is one that is
-        loaded at the first call.
+        Returns the model in a folder or on the hub; refuses to make up what its checkpoint lacks. `None` is one that
+        is loaded at the first call.
         """
 
     @abstractmethod

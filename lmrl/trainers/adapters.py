@@ -1,4 +1,4 @@
-"""What a policy with adapters needs beyond TRL: its own precision, a folder without copies, its base lent to rewards."""
+"""What a policy with adapters needs beyond TRL: full precision, a folder without copies, its base lent to rewards."""
 
 import functools
 from collections.abc import Iterable

@@ -28,8 +28,8 @@ class PPOTrainer(RolloutTrainer):
     """
     PPO on tokens: the KL penalty at every token, the reward at the last one, advantages by GAE from a critic.
 
-    The critic is a head on the policy's hidden states (`args.critic="shared"`), on the policy's base with a LoRA adapter
-    of the critic's own (`"adapter"`), or a model of its own (`"separate"`).
+    The critic is a head on the policy's hidden states (`args.critic="shared"`), on the policy's base with a LoRA
+    adapter of the critic's own (`"adapter"`), or a model of its own (`"separate"`).
     From "Proximal Policy Optimization Algorithms" (Schulman et al., 2017, https://huggingface.co/papers/1707.06347),
     on language as in "Fine-Tuning Language Models from Human Preferences" (Ziegler et al., 2019,
     https://huggingface.co/papers/1909.08593).

@@ -1,4 +1,4 @@
-"""One base for everything: the policy, its reference, its critic and a reward model as adapters of the same weights."""
+"""One base for everything: policy, reference, critic and reward model as adapters of the same weights."""
 
 from pathlib import Path
 from typing import Any
