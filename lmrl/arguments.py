@@ -92,7 +92,7 @@ class ModelArguments(ModelConfig):
         super().__post_init__()
         if self.load_in_8bit:
             raise ValueError(
-                "load_in_8bit is set, but in 8 bits the model that is trained is not the one that is sampled from: take "
+                "load_in_8bit is set, but in 8 bits the model that is trained is not the one that is sampled: take "
                 "load_in_4bit"
             )
         if self.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
