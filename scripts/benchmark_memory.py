@@ -23,6 +23,8 @@ from typing import Any, Literal
 from benchmark_step import Settings, environment_of_children
 
 CHILD = Path(__file__).with_name("_benchmark_footprint.py")
+# glibc would keep freed tensors of up to 32 MiB, and the size of the process would be that of its leavings.
+RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     arguments = parse()
-    environment = environment_of_children(arguments)
+    environment = environment_of_children(arguments) | RETURN_MEMORY
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="lmrl-benchmark-") as folder:
         settings = settings_for(arguments, folder)
