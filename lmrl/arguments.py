@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trl import ModelConfig, get_quantization_config
+from trl import ModelConfig
 
 
 def reward_spec(text: str) -> str | dict[str, Any]:
@@ -115,14 +115,15 @@ class ModelArguments(ModelConfig):
                 Whether the model is to be trained: quantised weights are not, only an adapter on them.
         """
         whole = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
-        quantization = get_quantization_config(self)
-        if quantization is None:
+        if not self.load_in_4bit:
             return whole
         if to_train and not self._has_adapter:
             raise ValueError(
                 "load_in_4bit is set, but quantised weights cannot be trained: add use_peft, or start from an adapter"
             )
-        return {**whole, "quantization_config": quantization}
+        from trl import get_quantization_config  # it imports torch
+
+        return {**whole, "quantization_config": get_quantization_config(self)}
 
 
 @dataclass

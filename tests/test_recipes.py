@@ -248,13 +248,14 @@ def test_training_goes_on_from_a_checkpoint(recipe: Recipe, tmp_path: Path) -> N
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize(("lora", "critic"), [(False, "shared"), (True, "shared"), (True, "adapter")])
 def test_the_checkpoint_that_is_best_on_held_out_rows_is_what_is_left(
-    lora: bool, recipe: Recipe, tmp_path: Path
+    lora: bool, critic: str, recipe: Recipe, tmp_path: Path
 ) -> None:
     measured = ("--eval_strategy", "steps", "--eval_steps", "1", "--eval_rows_in_training", "2", "--seed", "1")
     best = ("--metric_for_best_model", "length", "--greater_is_better", "false", "--load_best_model_at_end", "true")
     saving = ("--save_strategy", "steps", "--save_steps", "1", "--use_peft", str(lora), "--output_dir", "out")
+    saving = (*saving, "--critic", critic)
     status, _, err = recipe(
         "ppo_gen", *SHORT, "--max_steps", "3", "--learning_rate", "1e-2", *measured, *best, *saving
     )

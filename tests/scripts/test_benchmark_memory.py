@@ -20,7 +20,7 @@ def test_variants_train_alike_and_share_what_they_say(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "memory.json").read_text())["results"]
