@@ -63,11 +63,9 @@ def main() -> None:
     with trainer.whole_model() as policy:
         evaluations["after"] = measure(model=policy, rows=held_out, **judges())
     if trainer.is_world_process_zero():
-        told = (model_args, data_args, reward_args, eval_args)
-        settings = {name: value for part in told for name, value in vars(part).items()} | config.to_dict()
         if model_args.merge:
             print(f"The merged model is in {write_merged(config.output_dir, dtype=model_args.dtype)}")
-        tell(trainer, evaluations, held_out, settings)
+        tell(trainer, evaluations, held_out, model_args, data_args, reward_args, eval_args)
     if config.push_to_hub:
         trainer.push_to_hub(commit_message="Scores and model card")
 
@@ -81,10 +79,9 @@ def onlookers(
     return {"reference_model": reference, "perplexity_model": fluent}
 
 
-def tell(
-    trainer: ReinforceTrainer, evaluations: dict[str, Evaluation], rows: Dataset, settings: dict[str, Any]
-) -> None:
+def tell(trainer: ReinforceTrainer, evaluations: dict[str, Evaluation], rows: Dataset, *told: Any) -> None:
     """Prints what came out, and writes the report and the model card."""
+    settings = {name: value for part in told for name, value in vars(part).items()} | trainer.args.to_dict()
     folder, name = trainer.args.output_dir, settings["model_name_or_path"] or demo_model_path()
     run = {"logs": {"after": trainer.state.log_history}, "rewarded": trainer.reward_func_names, "config": settings}
     places = settings["results_dir"] or folder, settings["num_samples_shown"]

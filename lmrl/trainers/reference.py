@@ -114,6 +114,28 @@ def kl_penalty(rollout: dict[str, Tensor], beta: float) -> Tensor:
     return beta * core.k1(rollout["old_per_token_logps"], rollout["ref_per_token_logps"])
 
 
+def control_kl(trainer: "RolloutTrainer", kl: float) -> None:
+    """
+    Set the coefficient of the next rollout, and stop where the policy has gone too far.
+
+    Args:
+        trainer ([`RolloutTrainer`]):
+            Trainer with a reference.
+        kl (`float`):
+            KL of the rollout to the reference, in nats per completion.
+    """
+    args = trainer.args
+    if args.kl_target is not None:
+        num_samples = args.generation_batch_size
+        trainer.beta = core.adaptive_coefficient(trainer.beta, kl, args.kl_target, args.kl_horizon, num_samples)
+    if args.max_kl is not None and kl > args.max_kl:
+        trainer.control.should_training_stop = True
+        logger.warning(
+            f"Stopping at step {trainer.state.global_step}: the KL to the reference is {kl:.3f} nats per completion, "
+            f"above max_kl={args.max_kl}."
+        )
+
+
 def save_reference(trainer: "RolloutTrainer", folder: Path) -> None:
     """
     Write a reference that moves into a checkpoint, on the process that saves.

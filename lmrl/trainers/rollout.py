@@ -5,12 +5,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, ProgressCallback
 
-from lmrl import core
 from lmrl.models import (
     ScoredCompletions,
     add_scoring_forward,
@@ -29,10 +27,8 @@ from .callbacks import LogFile, TrainingProgress
 from .configs import RolloutConfig
 from .engines import push_policy_only
 from .guards import GuardedTrainer
-from .reference import make_reference
+from .reference import control_kl, make_reference
 from .scoring import RewardError, checked_rewards, raise_together
-
-logger = get_logger(__name__)
 
 Rollout = dict[str, Tensor]
 
@@ -270,21 +266,8 @@ class RolloutTrainer(GuardedTrainer):
         credit = {name: value.nan_to_num(0.0) for name, value in self.credit(rollout).items()}
         self._log_advantages(credit["advantages"], rollout["completion_mask"])
         if kl is not None and self.model.training:
-            self._control_kl(kl)
+            control_kl(self, kl)
         return credit
-
-    def _control_kl(self, kl: float) -> None:
-        """Set the coefficient of the next rollout, and stop where the policy has gone too far."""
-        args = self.args
-        if args.kl_target is not None:
-            num_samples = args.generation_batch_size
-            self.beta = core.adaptive_coefficient(self.beta, kl, args.kl_target, args.kl_horizon, num_samples)
-        if args.max_kl is not None and kl > args.max_kl:
-            self.control.should_training_stop = True
-            logger.warning(
-                f"Stopping at step {self.state.global_step}: the KL to the reference is {kl:.3f} nats per completion, "
-                f"above max_kl={args.max_kl}."
-            )
 
     # -- the step ----------------------------------------------------------------------------------------------------
 
