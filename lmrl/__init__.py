@@ -1,11 +1,15 @@
 """Fine-tunes causal language models on sequence-level rewards with REINFORCE and PPO, on top of TRL."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmrl.trainers import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
 
 __version__ = "0.1.0"
+
+# PEFT imports bitsandbytes wherever it is installed, which warns that a kernel could be had from the hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __all__ = ["PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer", "__version__"]
 

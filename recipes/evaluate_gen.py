@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from lmrl.arguments import ComparisonArguments, DataArguments, EvaluationArguments, ModelArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_held_out
 from lmrl.evaluation import CompletionStore, evaluate_model, measure_completions, read_log, read_outputs, report
 from lmrl.models import load_model, load_tokenizer
 from lmrl.rewards import make_rewards
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from accelerate import PartialState
 
 
 def main() -> None:

@@ -12,9 +12,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
-from trl import get_peft_config
-
 from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, RewardArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_splits
@@ -22,6 +19,8 @@ from lmrl.evaluation import Evaluation, evaluate_model, report, write_card
 from lmrl.models import context_length, load_model, load_tokenizer, write_merged
 from lmrl.rewards import make_rewards
 from lmrl.trainers import ReinforceConfig, ReinforceTrainer
+from transformers import PreTrainedTokenizerBase
+from trl import get_peft_config
 
 DEMO = Path(__file__).parent / "configs" / "demo_reinforce.yaml"
 

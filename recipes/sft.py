@@ -9,13 +9,12 @@ Warms a causal language model up on the references, with TRL's SFTTrainer, so th
 from dataclasses import dataclass
 
 import torch
-from trl import SFTConfig, SFTTrainer, get_peft_config
-
 from lmrl.arguments import DataArguments, ModelArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_splits, to_supervised
 from lmrl.models import load_model, load_tokenizer, write_merged
 from lmrl.trainers import find_checkpoint
+from trl import SFTConfig, SFTTrainer, get_peft_config
 
 
 @dataclass

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
-
 from lmrl.arguments import LabelArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_labelled
 from lmrl.evaluation import classification_scores, interval_as_text
 from lmrl.models import load_trainable_classifier
 from lmrl.trainers import find_checkpoint
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
 
 @dataclass

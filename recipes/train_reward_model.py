@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import set_seed
-from trl import RewardConfig, RewardTrainer, get_peft_config
-
 from lmrl.arguments import ModelArguments, PreferenceArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_pairs
@@ -23,6 +20,8 @@ from lmrl.evaluation import evaluate_preferences, interval_as_text
 from lmrl.models import load_trainable_classifier, widen_adapters, write_merged
 from lmrl.rewards import RewardModel
 from lmrl.trainers import find_checkpoint
+from transformers import set_seed
+from trl import RewardConfig, RewardTrainer, get_peft_config
 
 
 @dataclass

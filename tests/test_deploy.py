@@ -22,7 +22,7 @@ SHORT = (
     *("--max_completion_length", "12", "--eval_rows", "4", "--batch_size", "4", "--report_to", "none"),
 )
 BRIEF = ("--max_steps", "2", "--per_device_train_batch_size", "8", "--report_to", "none", "--save_strategy", "no")
-LORA = ("--use_peft", "true", "--lora_r", "4")
+LORA = ("--use_peft", "true", "--lora_r", "4", "--merge", "true")
 
 Recipe = Callable[..., tuple[int, str, str]]
 
@@ -83,19 +83,20 @@ def test_what_is_trained_answers_alike_where_there_is_no_lmrl(recipe: Recipe, ll
     full = {run("reinforce_gen", *own, *SHORT): prompts, run("ppo_gen", *SHORT): demo_prompts}
     full |= {run("ppo_gen", *own, *SHORT): prompts}
     adapters = {run("ppo_gen", *SHORT, *LORA): demo_prompts, run("reinforce_gen", *own, *SHORT, *LORA): prompts}
+    merged = {folder / "merged": asked for folder, asked in adapters.items()}
     labelled = ("--dataset_name", "labels.tsv", "--column_names", "text", "label", "--class_names", "bad", "good")
     classifier = run("train_classifier", *labelled, *BRIEF, "--eval_rows", "4", "--learning_rate", "1e-2")
     paired = ("--model_name_or_path", llama_path, "--dataset_name", "pairs.jsonl", "--learning_rate", "1e-2")
     judge = run("train_reward_model", *paired, *BRIEF)
 
-    for folder in (warm, *full):
+    for folder in (warm, *full, *merged):
         check_served(folder)
     for folder in adapters:
         assert [path.name for path in folder.glob("*.safetensors")] == ["adapter_model.safetensors"]
 
     jobs = [
         {"what": "generate", "folder": str(folder), "prompts": asked, "length": 12}
-        for folder, asked in {warm: prompts, **full, **adapters}.items()
+        for folder, asked in {warm: prompts, **full, **adapters, **merged}.items()
     ]
     jobs += [{"what": "use", "card": str(folder / "README.md")} for folder in (*full, *adapters)]
     jobs.append({"what": "classify", "folder": str(classifier), "texts": texts, "function": "softmax"})
@@ -106,16 +107,17 @@ def test_what_is_trained_answers_alike_where_there_is_no_lmrl(recipe: Recipe, ll
     for word in ("missing", "unexpected", "mismatch", "newly initialized", "not initialized"):
         assert word not in complaints.lower(), complaints
     trained = [*full, *adapters]
-    for folder, generated, printed in zip(trained, found[:5], found[5:10], strict=True):
+    for folder, generated, printed in zip(trained, found[:5], found[7:12], strict=True):
         said = json.loads((folder / "after.json").read_text())["completions"]
         expected = [completion["text"] for completion in said]  # of the trainer's model
         assert len(set(expected)) > 1
         assert generated == {"loading": {}, "alone": expected, "batch": expected, "pipeline": expected}
         assert printed == expected[0] + "\n"
+    assert found[5:7] == found[3:5]  # merged, an adapter says what it said
     expected = answers(warm, prompts)
     assert of_warm == {"loading": {}, "alone": expected, "batch": expected, "pipeline": expected}
 
-    classes, grades = found[10:]
+    classes, grades = found[12:]
     assert not classes["loading"] and not grades["loading"]
     good = Classifier(str(classifier), "good")(completions=texts)
     assert [row["good"] for row in classes["scores"]] == pytest.approx(good, abs=1e-5)

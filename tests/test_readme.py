@@ -19,7 +19,7 @@ def readme() -> str:
 
 
 def test_files_named_in_the_readme_exist(readme: str) -> None:
-    named = set(re.findall(r"(?<![\w/.-])(?:\./)?((?:scripts|recipes|tests|lmrl|\.ci)/[\w./-]*[\w/])", readme))
+    named = set(re.findall(r"(?<![\w/.:-])(?:\./)?((?:scripts|recipes|tests|lmrl|\.ci)/[\w./-]*[\w/])", readme))
     missing = sorted(name for name in named if not (ROOT / name).exists())
     assert not missing, f"README.md names {missing}, which are not in the tree"
 

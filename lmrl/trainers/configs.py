@@ -1,9 +1,11 @@
 """Configurations of the trainers: TRL's RLOOConfig, what lmrl adds to it, and what it must refuse."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from transformers import get_scheduler
 from trl import RLOOConfig
 
 BASELINES = ("none", "batch_mean", "leave_one_out", "moving_average", "greedy")
@@ -79,7 +81,7 @@ class RolloutConfig(RLOOConfig):
 
     def __post_init__(self) -> None:
         _check_at_least(1, self, "num_generations", "num_iterations", "max_completion_length")
-        _check_at_least(0, self, "beta", "epsilon", "epsilon_high", "learning_rate")
+        _check_at_least(0, self, "beta", "epsilon", "epsilon_high", "learning_rate", "neftune_noise_alpha")
         self._choose_precision()
         try:
             super().__post_init__()
@@ -88,6 +90,7 @@ class RolloutConfig(RLOOConfig):
                 raise
         self._check_sampling()
         self._check_kl()
+        self._check_schedule()
         match self.reward_clip_range:
             case None:
                 pass
@@ -103,6 +106,7 @@ class RolloutConfig(RLOOConfig):
             self.bf16 = not self.fp16 and on_gpu and torch.cuda.is_bf16_supported()
         if not torch.accelerator.is_available():
             self.use_cpu = True
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds no other either, but warns
 
     def _check_sampling(self) -> None:
         neutral = {"top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0.0), "repetition_penalty": (1.0,)}
@@ -143,6 +147,18 @@ class RolloutConfig(RLOOConfig):
                 f"kl_horizon={self.kl_horizon} is too short for {self.generation_batch_size} completions a rollout: "
                 f"the coefficient could turn negative. Use more than {self.generation_batch_size / 5:g}."
             )
+
+    def _check_schedule(self) -> None:
+        """Make the schedule once, of a weight that nobody needs: transformers would only when training begins."""
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        kind, options = self.lr_scheduler_type, self.lr_scheduler_kwargs or {}
+        try:
+            get_scheduler(kind, optimizer, num_warmup_steps=0, num_training_steps=1, scheduler_specific_kwargs=options)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"lr_scheduler_kwargs={options} is not what lr_scheduler_type={str(kind.value)!r} takes ({error}). "
+                "Give it the options of that schedule, and no others."
+            ) from error
 
 
 @dataclass

@@ -1,13 +1,13 @@
 """A policy that is no longer made of numbers: training stops before it is updated with them or saved."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .checkpoints import newest_first
 from .saving import SavingTrainer
 
 
@@ -69,16 +69,13 @@ class GuardedTrainer(SavingTrainer):
 
     def _last_checkpoint(self, suspect: int | None = None) -> str:
         """Say where to go on from. A checkpoint of the very weights that gave NaN may be broken too."""
-        folder = Path(self.args.output_dir)
-        names = [path.name.rpartition("-")[2] for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
-        steps = sorted(int(name) for name in names if name.isdigit())
-        if not steps:
+        last, *older = [*newest_first(self.args.output_dir), None]
+        if last is None:
             return "There is no checkpoint to go back to (save_steps makes them)."
-        path = f"{folder}/{PREFIX_CHECKPOINT_DIR}-"
-        if steps[-1] != suspect:
-            return f"The last checkpoint is {path}{steps[-1]}."
-        before = f"go back to {path}{steps[-2]}" if len(steps) > 1 else "there is none before it"
-        return f"The last checkpoint is {path}{steps[-1]}; if it was saved from these very weights, {before}."
+        if last.name != f"{PREFIX_CHECKPOINT_DIR}-{suspect}":
+            return f"The last checkpoint is {last}."
+        before = "there is none before it" if older[0] is None else f"go back to {older[0]}"
+        return f"The last checkpoint is {last}; if it was saved from these very weights, {before}."
 
     def _remedy(self) -> str:
         args = self.args

@@ -201,7 +201,7 @@ REINFORCE = [
     ({"baseline_decay": 1.0}, ["baseline_decay=1.0 is not in [0, 1)"]),
 ]
 PPO = [
-    ({"critic": "none"}, ["critic='none' is not one of shared, separate"]),
+    ({"critic": "none"}, ["critic='none' is not one of shared, adapter, separate"]),
     ({"critic_model_name_or_path": "my/critic"}, ["'my/critic' is only read with critic='separate'"]),
     ({"gamma": 1.5}, ["gamma=1.5 is not in [0, 1]"]),
     ({"lam": -0.5}, ["lam=-0.5 is not in [0, 1]"]),
@@ -319,7 +319,7 @@ def failing(
         ({"--model_name_or_path": "./no"}, ["There is no folder './no'", "Give a folder or a hub id"]),
         ({"--lora_target_modules": "no", "--use_peft": "true"}, ["Target modules", "not found in the base model"]),
         ({"--perplexity_model": "./no"}, ["There is no folder './no'", "Give a folder or a hub id"]),
-        ({"--resume_from_checkpoint": "no"}, ["no"]),
+        ({"--resume_from_checkpoint": "./no"}, ["./no is not there", "no whole one before it"]),
     ],
 )
 def test_a_recipe_says_what_is_wrong(
