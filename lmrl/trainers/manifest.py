@@ -38,10 +38,11 @@ def what_is_wrong(checkpoint: str | Path) -> str | None:
     if not checkpoint.is_dir():
         return "is not there"
     try:
-        listed = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        written = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        listed = {name: (int(size), int(crc)) for name, (size, crc) in written.items()}
     except FileNotFoundError:
         listed = {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
         return f"is damaged: {MANIFEST} cannot be read"
     for name, (size, crc) in listed.items():
         path = checkpoint / name

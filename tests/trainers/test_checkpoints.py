@@ -64,6 +64,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no random states": (lose("rng_state.pth"), "is damaged: rng_state.pth is missing"),
     "our state emptied": (lambda folder: os.truncate(folder / "lmrl_state.json", 0), "lmrl_state.json has 0 bytes of"),
     "the list itself": (cut("lmrl_files.json"), "is damaged: lmrl_files.json cannot be read"),
+    "a list that is none": (
+        lambda folder: (folder / "lmrl_files.json").write_text('{"files": 1.5}'),
+        "is damaged: lmrl_files.json cannot be read",
+    ),
 }
 
 
