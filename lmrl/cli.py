@@ -183,11 +183,24 @@ def _sentence(error: Exception) -> str | None:
         )
     if type(error).__name__ in ("SafetensorError", "UnpicklingError") or "PytorchStreamReader failed" in sentence:
         return f"a file of weights or of a training state is damaged ({sentence.rstrip('.')}): take another checkpoint"
+    if _is_of_an_option(error):
+        return (
+            f"a library was passed an option that it does not take ({sentence}): look at the arguments that are JSON "
+            "objects, which go to it as they are; LMRL_DEBUG=1 shows where"
+        )
     # A tracker that is not installed is a RuntimeError to transformers 5.23; any other is a bug.
     told = (ValueError, OSError, ImportError)
     if not isinstance(error, told) and not (isinstance(error, RuntimeError) and "to be installed" in sentence):
         return None
     return sentence or f"{type(error).__name__}, and nothing is said of the reason: LMRL_DEBUG=1 shows where"
+
+
+def _is_of_an_option(error: Exception) -> bool:
+    """A library calls one of its own functions with what it was given. If lmrl made that call, it is a bug of ours."""
+    if not isinstance(error, TypeError) or "unexpected keyword argument" not in str(error):
+        return False
+    caller = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return not caller.is_relative_to(Path(__file__).parent)
 
 
 def _say(sentence: str) -> None:

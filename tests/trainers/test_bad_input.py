@@ -16,6 +16,7 @@ from tiny import tiny_gpt2, tiny_tokenizer
 from training import ALGORITHMS, PROMPTS, make_trainer, share_of_letters
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, LlamaModel
 
+from lmrl.data import demo_model_path
 from lmrl.models import CRITIC_FILE
 from lmrl.rewards import BLEU
 from lmrl.trainers import PPOConfig, ReinforceConfig
@@ -275,9 +276,9 @@ def failing(
         "--disable_tqdm": "true",
     }
 
-    def call(recipe: str, argv: dict[str, str], fails: bool = True) -> str:
+    def call(recipe: str, argv: dict[str, str | None], fails: bool = True) -> str:
         path = str(ROOT / "recipes" / f"{recipe}.py")
-        words = [word for pair in {**usual, **argv}.items() for word in pair]
+        words = [word for pair in {**usual, **argv}.items() if pair[1] is not None for word in pair]
         monkeypatch.setattr(sys, "argv", [path, *words])
         status = 0
         try:
@@ -347,6 +348,15 @@ def test_a_recipe_names_the_row_of_an_empty_cell(
         and "fill it in, " in sentence
     )
     assert column in sentence
+
+
+def test_an_option_that_a_library_does_not_know_is_told_of(failing: Callable[..., str]) -> None:
+    options = {"--lr_scheduler_kwargs": '{"a": 1}'}
+    assert "lr_scheduler_kwargs={'a': 1} is not what lr_scheduler_type='linear' takes" in failing("ppo_gen", options)
+    trained = {"--model_name_or_path": str(demo_model_path()), "--max_completion_length": None}
+    sentence = failing("sft", {**trained, **options})
+    assert sentence.startswith("error: a library was passed an option that it does not take (")
+    assert "got an unexpected keyword argument 'a')" in sentence
 
 
 def test_a_recipe_drops_or_cuts_long_prompts(
