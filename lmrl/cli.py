@@ -150,6 +150,10 @@ def run(main: Callable[[], object]) -> None:
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     try:
         main()
+        _leave()
+    except SystemExit:  # as of a run that was told to stop, all processes after the same step
+        _leave()
+        raise
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
             print("interrupted", file=sys.stderr)
@@ -161,6 +165,13 @@ def run(main: Callable[[], object]) -> None:
             traceback.print_exc()
         _say(f"error: {sentence}")
         sys.exit(2)
+
+
+def _leave() -> None:
+    """Parts the processes of a run. Left to Python's exit, threads of gloo now and then abort the whole process."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 _GRACE = 5.0  # seconds in which a launcher ends the other processes once one has ended

@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pytest
+from torch import distributed
 from trl import RLOOConfig
 
 from lmrl.arguments import (
@@ -195,6 +197,18 @@ def test_what_a_user_did_wrong_is_one_sentence(
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(KeyError):
         run(lambda: raising(KeyError("bug")))
+
+
+@pytest.mark.parametrize("status", [None, 143])
+def test_a_run_that_ends_parts_from_the_other_processes(status: int | None, tmp_path: Path) -> None:
+    def main() -> None:
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+        if status is not None:
+            sys.exit(status)
+
+    with nullcontext() if status is None else pytest.raises(SystemExit, match="143"):
+        run(main)
+    assert not distributed.is_initialized()
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ def main(algorithm: str, critic: str, kind: str, model: str, folder: str, proces
         engine = type(trainer.model_wrapped).__name__
         seen = {"advantages": gathered, "parameters": parameters, "logs": logs, "engine": engine, "logits": again[0]}
         torch.save(seen, folder + ".pt")
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
             for log in trainer.state.log_history[:2]
         ]
         torch.save({"advantages": gathered, "gradients": gradients.seen, "logs": logs}, out)
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
