@@ -168,9 +168,10 @@ def run(main: Callable[[], object]) -> None:
 
 
 def _leave() -> None:
-    """Parts the processes of a run. Left to Python's exit, threads of gloo now and then abort the whole process."""
+    """Parts the processes of a run. A thread of gloo that still drops a tensor when Python ends aborts the process."""
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        time.sleep(0.2)  # it waits for the interpreter's lock, which Python's exit would not give it any more
         distributed.destroy_process_group()
 
 

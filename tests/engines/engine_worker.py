@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from training import make_trainer
 
+from lmrl.cli import run
+
 COMPLETIONS = [[10, 11, 1], [12, 13, 14, 1], [15, 1], [16] * 8, [17, 18, 1], [19, 1], [1], [20, 21, 22, 23, 1]]
 
 
@@ -53,9 +55,8 @@ def main(algorithm: str, critic: str, kind: str, model: str, folder: str, proces
         engine = type(trainer.model_wrapped).__name__
         seen = {"advantages": gathered, "parameters": parameters, "logs": logs, "engine": engine, "logits": again[0]}
         torch.save(seen, folder + ".pt")
-    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main(*sys.argv[1:6], int(sys.argv[6]))
+    run(lambda: main(*sys.argv[1:6], int(sys.argv[6])))

@@ -7,6 +7,8 @@ import torch
 from training import make_trainer
 from transformers import TrainerCallback
 
+from lmrl.cli import run
+
 COMPLETIONS = [[10, 11, 1], [12, 13, 14, 1], [15, 1], [16] * 8, [17, 18, 1], [19, 1], [1], [20, 21, 22, 23, 1]]
 
 
@@ -60,9 +62,8 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
             for log in trainer.state.log_history[:2]
         ]
         torch.save({"advantages": gathered, "gradients": gradients.seen, "logs": logs}, out)
-    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    run(lambda: main(*sys.argv[1:5], int(sys.argv[5])))
