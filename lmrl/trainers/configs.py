@@ -91,13 +91,7 @@ class RolloutConfig(RLOOConfig):
         self._check_sampling()
         self._check_kl()
         self._check_schedule()
-        match self.reward_clip_range:
-            case None:
-                pass
-            case [int() | float() as low, int() | float() as high] if low < high:
-                pass
-            case wrong:
-                raise ValueError(f"reward_clip_range is {wrong}, and must be two numbers, the lower one first.")
+        self._check_clip_range()
 
     def _choose_precision(self) -> None:
         """TRL's default is bfloat16 wherever it runs. Here it is where there is a GPU made for it."""
@@ -147,6 +141,15 @@ class RolloutConfig(RLOOConfig):
                 f"kl_horizon={self.kl_horizon} is too short for {self.generation_batch_size} completions a rollout: "
                 f"the coefficient could turn negative. Use more than {self.generation_batch_size / 5:g}."
             )
+
+    def _check_clip_range(self) -> None:
+        match self.reward_clip_range:
+            case None:
+                pass
+            case [int() | float() as low, int() | float() as high] if low < high:
+                pass
+            case wrong:
+                raise ValueError(f"reward_clip_range is {wrong}, and must be two numbers, the lower one first.")
 
     def _check_schedule(self) -> None:
         """Make the schedule once, of a weight that nobody needs: transformers would only when training begins."""

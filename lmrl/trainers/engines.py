@@ -98,8 +98,10 @@ def _on_device(model: nn.Module, device: Any) -> Iterator[None]:
         yield
         return
     model.to(device)
-    yield
-    model.to(before)
+    try:
+        yield
+    finally:
+        model.to(before)
 
 
 def push_policy_only(generation: VLLMGeneration) -> None:
