@@ -169,7 +169,9 @@ def test_a_folder_holds_one_study(tmp_path: Path) -> None:
 def start(sweep: Sweep, trials: int, workers: int) -> "subprocess.Popen[bytes]":
     """Returns a process of its own that runs a sweep like this one."""
     code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); from test_study import make_sweep\n"
+        "import signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from test_study import make_sweep\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it\n"
         f"make_sweep(Path(sys.argv[2]), None, *sys.argv[3:]).run({trials}, {workers})"
     )
     command = [sys.executable, "-c", code, str(CHILD.parent), str(sweep.folder), *sweep.command[1:]]
