@@ -208,11 +208,12 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _is_of_an_option(error: Exception) -> bool:
-    """A library calls one of its own functions with what it was given. If lmrl made that call, it is a bug of ours."""
+    """A library calls one of its own functions with what it was given. A call of lmrl's or a recipe's is a bug."""
     if not isinstance(error, TypeError) or "unexpected keyword argument" not in str(error):
         return False
     caller = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return not caller.is_relative_to(Path(__file__).parent)
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(caller.parts)
+    return installed and not caller.is_relative_to(Path(__file__).parent)
 
 
 def _say(sentence: str) -> None:

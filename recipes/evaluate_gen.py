@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from lmrl.arguments import ComparisonArguments, DataArguments, EvaluationArguments, ModelArguments
 from lmrl.cli import parse, run
@@ -22,8 +23,6 @@ from lmrl.evaluation import CompletionStore, evaluate_model, measure_completions
 from lmrl.models import load_model, load_tokenizer
 from lmrl.rewards import make_rewards
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from accelerate import PartialState
 
 
 def main() -> None:

@@ -197,6 +197,8 @@ def test_what_a_user_did_wrong_is_one_sentence(
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(KeyError):
         run(lambda: raising(KeyError("bug")))
+    with pytest.raises(TypeError):
+        run(lambda: raising(errors=1))
 
 
 @pytest.mark.parametrize("status", [None, 143])

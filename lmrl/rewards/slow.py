@@ -55,6 +55,11 @@ class Wrapped(Reward):
         """That of the reward."""
         return str(getattr(self.reward, "signature", self.__name__))
 
+    def share_base(self, lend: Callable[[], Any]) -> bool:
+        """Returns whether the reward runs on a policy's base from now on."""
+        share = getattr(self.reward, "share_base", None)
+        return share is not None and bool(share(lend))
+
     def _inputs(self, completions: Sequence[Any], prompts: Sequence[Any] | None, columns: Any) -> dict[str, Any]:
         """Returns what the reward is passed: `completions`, and all else that has one value per completion."""
         rows = self._checked(columns, len(completions))
@@ -141,11 +146,6 @@ class Cached(Wrapped):
             self._known.popitem(last=False)
         return rewards
 
-    def share_base(self, lend: Callable[[], Any]) -> bool:
-        """Returns whether the reward runs on a policy's base from now on."""
-        share = getattr(self.reward, "share_base", None)
-        return share is not None and bool(share(lend))
-
 
 class InWorkers(Wrapped):
     """
@@ -228,6 +228,10 @@ class InWorkers(Wrapped):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._make_pool()
+
+    def share_base(self, lend: Callable[[], Any]) -> bool:
+        """Returns that it runs on no policy's base: workers have a memory of their own."""
+        return False
 
     def __call__(
         self, *, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **columns: Any

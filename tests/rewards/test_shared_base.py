@@ -10,7 +10,7 @@ from tiny import tiny_gpt2
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from lmrl.models import lend_base, load_model
-from lmrl.rewards import Cached, Clipped, Gate, InWorkers, Length, RewardModel
+from lmrl.rewards import Cached, Clipped, Gate, InWorkers, Length, Retried, RewardModel
 
 PROMPTS = ["a b ->", "c ->", "d e f g"]
 TEXTS = [" h i", "", " j k l m n o p"]
@@ -113,15 +113,16 @@ def test_scores_do_not_move_with_the_policy(base, folder):
 
 
 def test_rewards_that_are_made_of_it_pass_the_base_on(base, folder):
-    parts = [RewardModel(folder) for _ in range(4)]
+    parts = [RewardModel(folder) for _ in range(5)]
     rewards = [
         parts[0] + Length(4),
         Gate(Length(4), when=Clipped(parts[1], low=-1.0, high=1.0)),
         Cached(parts[2]),
-        InWorkers(parts[3]),
+        Retried(parts[3]),
+        InWorkers(parts[4]),
     ]
     lend_base(policy_on(base).get_base_model(), [*rewards, Length(3), lambda completions, **_: [0.0]])
-    assert [part._shares for part in parts] == [True, True, True, False]
+    assert [part._shares for part in parts] == [True, True, True, True, False]
 
 
 def test_a_copy_in_another_process_loads_its_own(base, folder, loaded):
