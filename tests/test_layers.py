@@ -26,7 +26,11 @@ class Layer:
 # The standard library is open to every layer, but for what `never` names. safetensors, which transformers requires,
 # is how a critic and a rollout are saved.
 TRAINER_LIBRARIES = ("accelerate", "datasets", "peft", "safetensors", "torch", "transformers", "trl")
+SHARED = ("lmrl.utils", "lmrl.distributed", "lmrl.deprecation")  # open to every room but core
 LAYERS = {
+    "lmrl/utils.py": Layer((), ()),
+    "lmrl/deprecation.py": Layer(("lmrl.__version__",), ()),
+    "lmrl/distributed.py": Layer((), ("torch",)),
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")
     ),
@@ -99,7 +103,8 @@ def why_not(module: str, layer: Layer) -> str | None:
     if within(module, layer.never):
         return "which it must never"
     if top == "lmrl":
-        return None if within(module, layer.lmrl) else f"of lmrl it may import {', '.join(layer.lmrl) or 'nothing'}"
+        shared = SHARED if layer.others != ("torch",) else ()
+        return None if within(module, (*layer.lmrl, *shared)) else f"of lmrl it may import {', '.join(layer.lmrl) or 'nothing'}"
     if layer.others is None or top in sys.stdlib_module_names or top in layer.others:
         return None
     return f"of other libraries it may import {', '.join(layer.others) or 'none'}"

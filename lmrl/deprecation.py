@@ -1,0 +1,31 @@
+"""Warnings for names that will be removed, each with the version in which it goes."""
+
+import warnings
+
+from lmrl import __version__
+
+
+def warn_deprecated(old: str, new: str, removed_in: str) -> None:
+    """
+    Warns that a name is deprecated; once the version of its removal is reached, raises instead.
+
+    Args:
+        old (`str`):
+            Deprecated name, as users write it.
+        new (`str`):
+            What to write instead.
+        removed_in (`str`):
+            Version of lmrl in which `old` is removed, for example `0.3.0`.
+
+    Raises:
+        RuntimeError: If this version of lmrl is `removed_in` or later: the code for `old` must be deleted.
+    """
+    if _as_numbers(__version__) >= _as_numbers(removed_in):
+        raise RuntimeError(f"`{old}` was to be removed in lmrl {removed_in}, and this is {__version__}: delete it.")
+    warnings.warn(
+        f"`{old}` is deprecated and will be removed in lmrl {removed_in}. Use `{new}`.", FutureWarning, stacklevel=3
+    )
+
+
+def _as_numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3])

@@ -1,0 +1,94 @@
+"""Collective operations over the processes of a run, which are no-ops on a single process."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def is_distributed() -> bool:
+    """Returns whether `torch.distributed` has been initialized."""
+    from torch import distributed
+
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """Returns the rank of this process and the number of processes: `(0, 1)` without `torch.distributed`."""
+    from torch import distributed
+
+    if is_distributed():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def gather(value: T) -> list[T]:
+    """
+    Returns the values of all ranks, in the order of their ranks. Every rank must call it.
+
+    Args:
+        value (any picklable object):
+            Value of this rank.
+    """
+    from torch import distributed
+
+    _, world_size = rank_and_world_size()
+    if world_size == 1:
+        return [value]
+    values: list[T] = [value] * world_size
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def on_main(fn: Callable[[], T]) -> T:
+    """
+    Runs a function on the main rank and returns its result on every rank. Every rank must call it.
+
+    Args:
+        fn (`Callable`):
+            Function without arguments.
+
+    Raises:
+        Exception: What `fn` raised on the main rank, on every rank.
+    """
+    from torch import distributed
+
+    rank, world_size = rank_and_world_size()
+    if world_size == 1:
+        return fn()
+    outcome: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            outcome = [fn(), None]
+        except Exception as error:
+            outcome = [None, error]
+    distributed.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result
+
+
+def run_on_all_ranks(fn: Callable[[], T]) -> T:
+    """
+    Runs a function on every rank and returns the main rank's result; if it fails on one rank, raises on all.
+
+    Args:
+        fn (`Callable`):
+            Function without arguments that does not wait for another rank.
+
+    Raises:
+        ValueError, OSError: On every rank, if `fn` raised one on any: its own if there is one, else that of the
+            lowest rank. Any other exception is raised at once, on its rank alone.
+    """
+    outcome: tuple[T | None, Exception | None]
+    try:
+        outcome = (fn(), None)
+    except (ValueError, OSError) as error:
+        outcome = (None, error)
+    outcomes = gather(outcome)
+    for _, failure in [outcome, *outcomes]:  # the rank's own first, with its traceback
+        if failure is not None:
+            raise failure
+    result: Any = outcomes[0][0]
+    return result
