@@ -8,7 +8,7 @@ from .fusing import fuse_activations
 from .heads import ScoredCompletions, add_scoring_forward, check_scoring_forward, get_critic
 from .loading import context_length, disable_dropout, load_backbone, load_model, load_tokenizer
 from .merging import write_merged
-from .sharing import lend_base
+from .sharing import offer_base_model
 
 __all__ = [
     "CRITIC_FILE",
@@ -23,13 +23,13 @@ __all__ = [
     "disable_dropout",
     "fuse_activations",
     "get_critic",
-    "lend_base",
     "load_backbone",
     "load_critic",
     "load_model",
     "load_tokenizer",
     "load_trainable_classifier",
     "neutral_generation_config",
+    "offer_base_model",
     "save_critic",
     "widen_adapters",
     "write_merged",

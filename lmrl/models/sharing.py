@@ -43,23 +43,24 @@ def _shell(module: Any) -> Any:
     return shell
 
 
-def lend_base(model: PreTrainedModel, rewards: Iterable[Any]) -> None:
+def offer_base_model(model: PreTrainedModel, reward_funcs: Iterable[Any]) -> None:
     """
-    Offer the base weights of a policy that is trained with LoRA to the rewards, as [`bare_backbone`].
+    Offers the base weights of a policy that is trained with LoRA to the rewards, as [`bare_backbone`].
 
-    A reward that has a use for them has a method `share_base`, which takes a function that makes such a backbone and
-    returns whether it took one: a reward model that is an adapter on the same base then needs no base of its own.
+    A reward that can run on them has a method `use_base_model`, which takes a function that makes such a backbone and
+    returns whether the reward uses one: a reward model that is an adapter on the same base then needs no base of its
+    own. Nothing is offered where base weights are trained too (`bias="all"`).
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Policy with adapters, the base model inside PEFT's wrapper.
-        rewards (iterable of `Callable`):
+        reward_funcs (iterable of `Callable`):
             Rewards of any kind.
     """
-    lend: Callable[[], PreTrainedModel] = functools.partial(bare_backbone, model)
-    if any(weight.requires_grad for weight in lend().parameters()):  # `bias="all"`: it moves with the policy
+    make_backbone: Callable[[], PreTrainedModel] = functools.partial(bare_backbone, model)
+    if any(weight.requires_grad for weight in make_backbone().parameters()):
         return
-    for reward in rewards:
-        share: Any = getattr(reward, "share_base", None)
-        if share is not None:
-            share(lend)
+    for reward in reward_funcs:
+        use_base_model: Any = getattr(reward, "use_base_model", None)
+        if use_base_model is not None:
+            use_base_model(make_backbone)

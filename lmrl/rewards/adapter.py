@@ -58,7 +58,7 @@ class RewardAdapter:
                 module: weights.get_slice(name).get_shape()[0] for module, name in places.items() if module in wanted
             }
 
-    def on_its_own_base(self) -> Any:
+    def load_merged(self) -> Any:
         """Returns the adapter merged into its base, on which the head that was saved with it is put."""
         from peft import PeftModel
 
@@ -68,7 +68,7 @@ class RewardAdapter:
             base = load_classifier(self.base, "reward model", trained=head, num_labels=1, revision=revision)
             return PeftModel.from_pretrained(base, self.folder).merge_and_unload()
 
-    def on_backbone(self, backbone: Any) -> Any:
+    def load_on_backbone(self, backbone: Any) -> Any:
         """
         Returns the adapter with its head on base weights that stay what they are, and stay another's.
 
@@ -93,7 +93,7 @@ class RewardAdapter:
         with _own_random_numbers():
             return PeftModel.from_pretrained(model, self.folder, torch_device=str(backbone.device))
 
-    def why_not_on(self, backbone: Any, device: str | None) -> str | None:
+    def incompatibility_with(self, backbone: Any, device: str | None) -> str | None:
         """Returns why its scores would not be the same on a backbone, or `None` if they would."""
         theirs, quantized = backbone.config, bool(getattr(backbone, "is_quantized", False))
         if not _same_source(self.base, str(theirs._name_or_path)):

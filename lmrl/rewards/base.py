@@ -123,19 +123,19 @@ class Reward(Arithmetic, ABC):
         if state:
             raise ValueError(f"The reward {self.__name__!r} learns nothing in training, and was given {dict(state)}.")
 
-    def share_base(self, lend: Callable[[], Any]) -> bool:
+    def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
         """
         Returns whether it, or a reward it is made of, runs on a policy's base from now on: see [`RewardModel`].
 
         A trainer with a LoRA policy calls it on every reward that has it, before training.
 
         Args:
-            lend (`Callable`):
+            make_backbone (`Callable`):
                 Returns the policy's backbone without its head and its adapters, in modules made for the caller around
                 the policy's frozen weights.
         """
         parts: tuple[Any, ...] = getattr(self, "components", ())
-        return any([part.share_base(lend) for part in parts if hasattr(part, "share_base")])
+        return any([part.use_base_model(make_backbone) for part in parts if hasattr(part, "use_base_model")])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.signature})"

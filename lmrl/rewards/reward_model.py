@@ -66,7 +66,7 @@ class RewardModel(FrozenModel):
     that was stopped before it ended is read as if it had ended.
 
     A LoRA adapter that was saved with its head is loaded at the first call. Where a policy is trained with LoRA on the
-    same base, it runs on the policy's own base weights ([`share_base`]), and else on a base that it loads.
+    same base, it runs on the policy's own base weights ([`use_base_model`]), and else on a base that it loads.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
@@ -125,7 +125,7 @@ class RewardModel(FrozenModel):
         if self._adapter.labels is not None and not self._called:
             return None
         logger.info(f"The reward {self.__name__!r} loads a base of its own, {self._adapter.base!r}.")
-        return self._adapter.on_its_own_base()
+        return self._adapter.load_merged()
 
     def _prepare(self, model: Any, tokenizer: Any) -> None:
         super()._prepare(model, tokenizer)
@@ -151,7 +151,7 @@ class RewardModel(FrozenModel):
         else:
             super()._place()
 
-    def share_base(self, lend: Callable[[], Any]) -> bool:
+    def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
         """
         Returns whether it is an adapter on the base that is lent, and from now on runs on that.
 
@@ -159,18 +159,18 @@ class RewardModel(FrozenModel):
         quantised (but see `quantized_base`), not in a lower precision.
 
         Args:
-            lend (`Callable`):
+            make_backbone (`Callable`):
                 Returns the policy's backbone without its head and its adapters, in modules made for this reward around
                 the policy's frozen weights.
         """
         if self._adapter is None or self._adapter.labels is None:
             return False
-        backbone = lend()
-        reason = self._adapter.why_not_on(backbone, self.device)
+        backbone = make_backbone()
+        reason = self._adapter.incompatibility_with(backbone, self.device)
         if reason is not None:
             logger.warning(f"The reward {self.__name__!r} will load a base of its own: {reason}.")
             return False
-        self._model = self._adapter.on_backbone(backbone).requires_grad_(False).eval()
+        self._model = self._adapter.load_on_backbone(backbone).requires_grad_(False).eval()
         self._config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
         self._shares = True
         logger.info(f"The reward {self.__name__!r} runs on the policy's base, {self._adapter.base!r}.")

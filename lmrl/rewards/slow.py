@@ -55,10 +55,10 @@ class Wrapped(Reward):
         """That of the reward."""
         return str(getattr(self.reward, "signature", self.__name__))
 
-    def share_base(self, lend: Callable[[], Any]) -> bool:
+    def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
         """Returns whether the reward runs on a policy's base from now on."""
-        share = getattr(self.reward, "share_base", None)
-        return share is not None and bool(share(lend))
+        use_base_model = getattr(self.reward, "use_base_model", None)
+        return use_base_model is not None and bool(use_base_model(make_backbone))
 
     def _inputs(self, completions: Sequence[Any], prompts: Sequence[Any] | None, columns: Any) -> dict[str, Any]:
         """Returns what the reward is passed: `completions`, and all else that has one value per completion."""
@@ -229,7 +229,7 @@ class InWorkers(Wrapped):
         vars(self).update(state)
         self._make_pool()
 
-    def share_base(self, lend: Callable[[], Any]) -> bool:
+    def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
         """Returns that it runs on no policy's base: workers have a memory of their own."""
         return False
 

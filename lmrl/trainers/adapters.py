@@ -7,7 +7,7 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from torch import Tensor
 
-from lmrl.models import lend_base, widen_adapters
+from lmrl.models import offer_base_model, widen_adapters
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:
@@ -52,4 +52,4 @@ def share_base(trainer: Any, rewards: Iterable[Any]) -> None:
             Rewards of any kind.
     """
     if is_peft_model(trainer.model) and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-        lend_base(trainer.model.get_base_model(), rewards)
+        offer_base_model(trainer.model.get_base_model(), rewards)

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import tiny_gpt2
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from lmrl.models import lend_base, load_model
+from lmrl.models import load_model, offer_base_model
 from lmrl.rewards import Cached, Clipped, Gate, InWorkers, Length, Retried, RewardModel
 
 PROMPTS = ["a b ->", "c ->", "d e f g"]
@@ -65,7 +65,7 @@ def test_it_scores_as_it_does_alone_and_loads_no_base(base, folder, loaded):
     reward = RewardModel(folder)
     policy = policy_on(base)
     assert loaded == []
-    lend_base(policy.get_base_model(), [reward])
+    offer_base_model(policy.get_base_model(), [reward])
     shared = scores(reward)
     assert loaded == []
     alone = scores(RewardModel(folder))
@@ -76,7 +76,7 @@ def test_it_scores_as_it_does_alone_and_loads_no_base(base, folder, loaded):
 
 def test_its_base_weights_are_the_policys(base, folder):
     reward, policy = RewardModel(folder), policy_on(base)
-    lend_base(policy.get_base_model(), [reward])
+    offer_base_model(policy.get_base_model(), [reward])
     of_policy = {id(weight) for weight in policy.get_base_model().base_model.parameters() if not weight.requires_grad}
     own = [weight for weight in reward._model.parameters() if id(weight) not in of_policy]
     assert sum(weight.numel() for weight in own) < 0.1 * sum(weight.numel() for weight in policy.parameters())
@@ -91,7 +91,7 @@ def test_the_policy_is_left_as_it_was(base, folder):
     before = policy.eval()(ids).logits
     policy.train()
     reward = RewardModel(folder)
-    lend_base(policy.get_base_model(), [reward])
+    offer_base_model(policy.get_base_model(), [reward])
     scores(reward)
     assert [module.training for module in policy.modules()] == modes
     assert {name: weight.requires_grad for name, weight in policy.named_parameters()} == grads
@@ -101,7 +101,7 @@ def test_the_policy_is_left_as_it_was(base, folder):
 
 def test_scores_do_not_move_with_the_policy(base, folder):
     reward, policy = RewardModel(folder), policy_on(base)
-    lend_base(policy.get_base_model(), [reward])
+    offer_base_model(policy.get_base_model(), [reward])
     before = scores(reward)
     with torch.no_grad():
         for weight in policy.parameters():
@@ -121,13 +121,13 @@ def test_rewards_that_are_made_of_it_pass_the_base_on(base, folder):
         Retried(parts[3]),
         InWorkers(parts[4]),
     ]
-    lend_base(policy_on(base).get_base_model(), [*rewards, Length(3), lambda completions, **_: [0.0]])
+    offer_base_model(policy_on(base).get_base_model(), [*rewards, Length(3), lambda completions, **_: [0.0]])
     assert [part._shares for part in parts] == [True, True, True, True, False]
 
 
 def test_a_copy_in_another_process_loads_its_own(base, folder, loaded):
     reward = RewardModel(folder)
-    lend_base(policy_on(base).get_base_model(), [reward])
+    offer_base_model(policy_on(base).get_base_model(), [reward])
     copy = pickle.loads(pickle.dumps(reward))
     assert scores(copy) == pytest.approx(scores(reward), abs=1e-5)
     assert loaded == [base]
@@ -140,7 +140,7 @@ def test_another_base_is_not_taken(base, folder, loaded, tmp_path, caplog):
         reward = RewardModel(folder)
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            lend_base(policy.get_base_model(), [reward])
+            offer_base_model(policy.get_base_model(), [reward])
             alone = scores(reward)
         assert reason in caplog.text and "loads a base of its own" in caplog.text
         assert alone == scores(RewardModel(folder))
@@ -152,7 +152,7 @@ def test_a_base_that_moves_with_the_policy_is_not_lent(gpt2_path, tmp_path):
     get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", bias="all"))
     assert model.transformer.ln_f.bias.requires_grad
     reward = RewardModel(save_adapter(gpt2_path, tmp_path))
-    lend_base(model, [reward])
+    offer_base_model(model, [reward])
     assert not reward._shares and model.transformer.ln_f.bias.requires_grad
 
 
