@@ -104,7 +104,9 @@ def why_not(module: str, layer: Layer) -> str | None:
         return "which it must never"
     if top == "lmrl":
         shared = SHARED if layer.others != ("torch",) else ()
-        return None if within(module, (*layer.lmrl, *shared)) else f"of lmrl it may import {', '.join(layer.lmrl) or 'nothing'}"
+        if within(module, (*layer.lmrl, *shared)):
+            return None
+        return f"of lmrl it may import {', '.join(layer.lmrl) or 'nothing'}"
     if layer.others is None or top in sys.stdlib_module_names or top in layer.others:
         return None
     return f"of other libraries it may import {', '.join(layer.others) or 'none'}"
