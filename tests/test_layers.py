@@ -237,7 +237,8 @@ def test_nothing_but_tests_and_scripts_imports_recipes() -> None:
 def test_files_have_at_most_300_lines() -> None:
     """A longer one is two."""
     lines = {
-        path: len(path.read_text(encoding="utf-8").splitlines()) for path in sources("lmrl", "recipes", "scripts")
+        path: len(path.read_text(encoding="utf-8").splitlines())
+        for path in sources("lmrl", "recipes", "scripts", "benchmarks")
     }
     refuse([f"{path.relative_to(ROOT)} has {n} lines, at most 300" for path, n in lines.items() if n > 300])
 
@@ -245,7 +246,7 @@ def test_files_have_at_most_300_lines() -> None:
 def test_function_bodies_have_at_most_40_lines_and_15_in_core() -> None:
     """Counted without signature and docstring."""
     wrong = []
-    for name, tree in parsed("lmrl", "recipes", "scripts"):
+    for name, tree in parsed("lmrl", "recipes", "scripts", "benchmarks"):
         most = 15 if name.startswith("lmrl/core/") else 40
         for function in functions(tree):
             if (lines := body_lines(function)) > most:
@@ -270,7 +271,7 @@ def test_the_tree_names_no_machine_and_no_package_host() -> None:
     machine = re.compile(r"/(?:work|farm|root|opt/w|home|Users)/")
     host = re.compile(r"py[p]i\.org|python[h]osted|wh[l]/cpu|--(?:extra-)?index-url|--find-link[s]")
     texts = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ""}
-    folders = [ROOT / name for name in ("lmrl", "recipes", "scripts", "tests", ".ci", "docs")]
+    folders = [ROOT / name for name in ("lmrl", "recipes", "scripts", "benchmarks", "tests", ".ci", "docs")]
     paths = [path for folder in folders for path in folder.rglob("*")] + list(ROOT.iterdir())
     wrong = []
     for path in paths:

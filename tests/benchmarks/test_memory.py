@@ -6,17 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def test_variants_train_alike_and_share_what_they_say(tmp_path):
     sizes = ("--layers", "1", "--width", "64", "--vocabulary", "200", "--new-tokens", "4", "--prompt-length", "4")
     done = subprocess.run(
         [
-            *(sys.executable, SCRIPTS / "benchmark_memory.py", "--cpu", *sizes),
+            *(sys.executable, BENCHMARKS / "memory.py", "--cpu", *sizes),
             *("--only", "full,reward_adapter", "--json", tmp_path / "memory.json"),
         ],
-        env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent)},
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
         capture_output=True,
         text=True,
         check=False,

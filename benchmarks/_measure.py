@@ -1,4 +1,4 @@
-"""How a contender of benchmark_step.py talks to its parent, and how it measures time and memory."""
+"""How a contender of step.py talks to its parent, and how it measures time and memory."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_step import STAGES
+from step import STAGES
 from torch import Tensor
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
 """What reward costs in KL: one recipe at several betas, as a table and a picture, beside a reward that is constant.
 
-    python scripts/frontier.py --config recipes/configs/tinystories_sentiment.yaml --betas 0.02 0.1 0.5
-    python scripts/frontier.py --recipe ppo_gen --betas 0.02 0.2 --out runs/frontier -- --max_steps 20
+    python benchmarks/frontier.py --config recipes/configs/tinystories_sentiment.yaml --betas 0.02 0.1 0.5
+    python benchmarks/frontier.py --recipe ppo_gen --betas 0.02 0.2 --out runs/frontier -- --max_steps 20
 
 What stands behind `--` goes to the recipe. `<out>/frontier.svg` shows the metric against the KL. The control
 trains on a reward that is 0 for every text: what moves there is not the reward's doing.

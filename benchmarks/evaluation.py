@@ -1,7 +1,7 @@
 """What it costs to score a corpus with each metric, and to say how sure the scores are, on one core.
 
-    python scripts/benchmark_evaluation.py train.jsonl                # 10,000 completions of 8 references
-    python scripts/benchmark_evaluation.py train.jsonl --rows 200     # seconds, to see that it runs
+    python benchmarks/evaluation.py train.jsonl                # 10,000 completions of 8 references
+    python benchmarks/evaluation.py train.jsonl --rows 200     # seconds, to see that it runs
 
 The file has a row with `references` (a list of texts) on each line. A completion is another reference of its row with
 two words left out, or of the next row for every fourth: near hits and misses, as models write them. Rows with too few

@@ -1,9 +1,9 @@
 """
 How much memory full PPO takes with four models, and with LoRA the more of them share one set of base weights.
 
-    python scripts/benchmark_memory.py                            # GPT-2 small in float32
-    python scripts/benchmark_memory.py --layers 2 --width 128     # half a minute, to see that it runs
-    python scripts/benchmark_memory.py --only full,shared --json memory.json
+    python benchmarks/memory.py                            # GPT-2 small in float32
+    python benchmarks/memory.py --layers 2 --width 128     # half a minute, to see that it runs
+    python benchmarks/memory.py --only full,shared --json memory.json
 
 Each variant trains two steps of PPO in a process of its own, with a policy, a reference, a critic and a reward model
 of the same size with random weights, AdamW, and few short completions: what is compared is weights, gradients and
@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark_step import Settings, environment_of_children
+from step import Settings, environment_of_children
 
-CHILD = Path(__file__).with_name("_benchmark_footprint.py")
+CHILD = Path(__file__).with_name("_footprint.py")
 # glibc would keep freed tensors of up to 32 MiB, and the size of the process would be that of its leavings.
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
 

@@ -11,24 +11,24 @@ import pytest
 
 from lmrl.rewards import BLEU
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
 def benchmark(monkeypatch, tmp_path):
     """The script as a module, with the texts of the demo corpus."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setenv("LMRL_SHARED", str(tmp_path))
-    monkeypatch.delitem(sys.modules, "_benchmark_texts", raising=False)
-    monkeypatch.delitem(sys.modules, "benchmark_rewards", raising=False)
-    return importlib.import_module("benchmark_rewards")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setenv("LMRL_DATA", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "_texts", raising=False)
+    monkeypatch.delitem(sys.modules, "rewards", raising=False)
+    return importlib.import_module("rewards")
 
 
 def test_it_runs_on_the_demo_corpus_and_finds_equal_scores(tmp_path):
-    command = [sys.executable, SCRIPTS / "benchmark_rewards.py", "--only", "bleu,chrf,rougeLsum", "--rows", "2"]
+    command = [sys.executable, BENCHMARKS / "rewards.py", "--only", "bleu,chrf,rougeLsum", "--rows", "2"]
     done = subprocess.run(
         [*command, "--rounds", "1", "--json", tmp_path / "speed.json"],
-        env=os.environ | {"LMRL_SHARED": str(tmp_path), "PYTHONPATH": str(SCRIPTS.parent)},
+        env=os.environ | {"LMRL_DATA": str(tmp_path), "PYTHONPATH": str(BENCHMARKS.parent)},
         capture_output=True,
         text=True,
         check=False,
@@ -43,7 +43,7 @@ def test_scores_that_differ_end_it_with_an_error(benchmark, monkeypatch):
     contest = benchmark.CONTESTS["bleu"]
     other = benchmark.Contest(lambda: [BLEU(lowercase=True)], contest.library)
     monkeypatch.setitem(benchmark.CONTESTS, "bleu", other)
-    monkeypatch.setattr(sys, "argv", ["benchmark_rewards.py", "--only", "bleu", "--rows", "2", "--rounds", "1"])
+    monkeypatch.setattr(sys, "argv", ["rewards.py", "--only", "bleu", "--rows", "2", "--rounds", "1"])
     with pytest.raises(SystemExit, match=r"differ by more than 1e-09.*bleu"):
         benchmark.main()
 

@@ -1,7 +1,7 @@
 """How fast the rewards are, next to the library that defines each: the same texts, one core, the same scores.
 
-    python scripts/benchmark_rewards.py                            # a few minutes
-    python scripts/benchmark_rewards.py --only bleu,rougeL --json speed.json
+    python benchmarks/rewards.py                            # a few minutes
+    python benchmarks/rewards.py --only bleu,rougeL --json speed.json
 
 Texts are scored in small batches, ours and the library's in turn, so that a machine that is slower for a while is so
 for both, and what counts is the processor's time. Each round begins with empty caches, the library's included, and
@@ -23,7 +23,7 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
-from _benchmark_texts import Texts, sentences, summaries
+from _texts import Texts, sentences, summaries
 from nltk.translate.gleu_score import sentence_gleu
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer

@@ -1,4 +1,4 @@
-"""The texts that benchmark_rewards.py scores: like those of training, and the same in every run."""
+"""The texts that rewards.py scores: like those of training, and the same in every run."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from lmrl.data import demo_rows
 
-SHARED = Path(os.environ.get("LMRL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-E2E = SHARED / "data/e2e/dev.jsonl"
-STORIES = SHARED / "data/tinystories/tinystories_1000.json"
+DATA = Path(os.environ.get("LMRL_DATA", os.devnull))  # nothing lies below it where the variable is not set
+E2E = DATA / "data/e2e/dev.jsonl"
+STORIES = DATA / "data/tinystories/tinystories_1000.json"
 SUMMARY_WORDS = 200
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 

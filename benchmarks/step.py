@@ -1,8 +1,8 @@
 """What one training step costs: plain torch, TRL's RLOO, and lmrl's REINFORCE and PPO on the same random model.
 
-    python scripts/benchmark_step.py                             # GPT-2 small in float32
-    python scripts/benchmark_step.py --precision both --json cost.json
-    python scripts/benchmark_step.py --layers 2 --width 128      # a minute, to see that it runs
+    python benchmarks/step.py                             # GPT-2 small in float32
+    python benchmarks/step.py --precision both --json cost.json
+    python benchmarks/step.py --layers 2 --width 128      # a minute, to see that it runs
 
 Each contender lives in a process of its own and makes one step at a time in turn (A B C D A B C D ...), so that a
 machine that is slower for a while is so for all of them. The first rounds are thrown away; ratios are medians of the
@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-CHILD = Path(__file__).with_name("_benchmark_contender.py")
+CHILD = Path(__file__).with_name("_contender.py")
 CONTENDERS = {
     "floor": "plain torch",
     "trl": "trl.RLOOTrainer",

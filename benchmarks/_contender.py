@@ -1,4 +1,4 @@
-"""A contender of benchmark_step.py, which starts this file: it sets up, then makes one step for each "go" it reads."""
+"""A contender of step.py, which starts this file: it sets up, then makes one step for each "go" it reads."""
 
 import json
 import random
@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 import torch
-from _benchmark_measure import DEVICE, Channel, StageClock
-from benchmark_step import NUM_GENERATIONS, Settings
+from _measure import DEVICE, Channel, StageClock
+from step import NUM_GENERATIONS, Settings
 from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, TrainerCallback
 

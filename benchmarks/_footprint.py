@@ -1,4 +1,4 @@
-"""A variant of benchmark_memory.py, which starts this file in a process for it: it trains, and says what it needs."""
+"""A variant of memory.py, which starts this file in a process for it: it trains, and says what it needs."""
 
 import json
 import sys
@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _benchmark_contender import make_model, random_prompts
-from _benchmark_measure import DEVICE, peak_memory
-from benchmark_memory import VARIANTS, Variant
-from benchmark_step import Settings
+from _contender import make_model, random_prompts
+from _measure import DEVICE, peak_memory
+from memory import VARIANTS, Variant
+from step import Settings
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
