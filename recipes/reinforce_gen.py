@@ -84,8 +84,10 @@ def tell(trainer: ReinforceTrainer, evaluations: dict[str, Evaluation], rows: Da
     folder, name = trainer.args.output_dir, settings["model_name_or_path"] or demo_model_path()
     run = {"logs": {"after": trainer.state.log_history}, "rewarded": trainer.reward_func_names, "config": settings}
     places = settings["results_dir"] or folder, settings["num_samples_shown"]
+    facts: dict[str, Any] = {"algorithm": trainer.name, "citation": trainer.citation}
+    facts["settings"] = {field: getattr(trainer.args, field) for field in trainer.reported_settings}
     compared = report(evaluations, rows, *places, title=f"{Path(name).name}, before and after", **run)
-    trainer.model_card = write_card(folder, "REINFORCE", evaluations, rows, compared=compared, **run)
+    trainer.model_card = write_card(folder, evaluations, rows, compared=compared, **facts, **run)
     print(f"The model is in {folder}")
 
 

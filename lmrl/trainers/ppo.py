@@ -39,6 +39,33 @@ class PPOTrainer(RolloutTrainer):
             As for [`RolloutTrainer`], with [`PPOConfig`].
     """
 
+    name = "PPO"
+    citation = r"""@article{schulman2017proximal,
+  title   = {Proximal Policy Optimization Algorithms},
+  author  = {Schulman, John and Wolski, Filip and Dhariwal, Prafulla and Radford, Alec and Klimov, Oleg},
+  journal = {arXiv preprint arXiv:1707.06347},
+  year    = {2017}
+}
+
+@article{ziegler2019fine,
+  title   = {Fine-Tuning Language Models from Human Preferences},
+  author  = {Ziegler, Daniel M. and Stiennon, Nisan and Wu, Jeffrey and Brown, Tom B. and Radford, Alec and
+             Amodei, Dario and Christiano, Paul and Irving, Geoffrey},
+  journal = {arXiv preprint arXiv:1909.08593},
+  year    = {2019}
+}"""
+    reported_settings = (
+        "critic",
+        "critic_learning_rate",
+        "gamma",
+        "lam",
+        "vf_coef",
+        "cliprange_value",
+        "entropy_coef",
+        "num_iterations",
+        "epsilon",
+        "normalize_advantages",
+    )
     _name = "PPO"
     _tag_names = ["trl", "lmrl", "ppo"]  # noqa: RUF012
     _paper = {  # noqa: RUF012

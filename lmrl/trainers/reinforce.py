@@ -30,6 +30,25 @@ class ReinforceTrainer(RolloutTrainer):
             As for [`RolloutTrainer`], with [`ReinforceConfig`].
     """
 
+    name = "REINFORCE"
+    citation = r"""@article{williams1992simple,
+  title   = {Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning},
+  author  = {Williams, Ronald J.},
+  journal = {Machine Learning},
+  volume  = {8},
+  pages   = {229--256},
+  year    = {1992}
+}
+
+@inproceedings{ahmadian2024back,
+  title     = {Back to Basics: Revisiting {REINFORCE}-Style Optimization for Learning from Human Feedback in {LLM}s},
+  author    = {Ahmadian, Arash and Cremer, Chris and Gall{\'e}, Matthias and Fadaee, Marzieh and Kreutzer, Julia and
+               Pietquin, Olivier and {\"U}st{\"u}n, Ahmet and Hooker, Sara},
+  booktitle = {Proceedings of the 62nd Annual Meeting of the Association for Computational Linguistics},
+  year      = {2024},
+  url       = {https://huggingface.co/papers/2402.14740}
+}"""
+    reported_settings = ("baseline", "num_iterations", "epsilon", "normalize_advantages")
     _name = "REINFORCE"
     _tag_names = ["trl", "lmrl", "reinforce"]  # noqa: RUF012
     _average: Tensor | None = None

@@ -16,7 +16,7 @@ from ..encoding import Prompt
 from ..evaluate import Evaluation
 from ..metrics import Score
 from ..rows import Row, data_signature
-from .citations import CITATIONS
+from .citations import TRL_CITATION
 from .curves import Log
 from .findings import find_warnings, is_quality, is_rewarded
 from .markdown import bullets, code, fenced, plain, table
@@ -31,11 +31,13 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def write_card(
-    folder: str | os.PathLike[str],
-    algorithm: str,
+    output_dir: str | os.PathLike[str],
     evaluations: Mapping[str, Evaluation],
     rows: "Dataset | Sequence[Row]",
     *,
+    algorithm: str,
+    citation: str | None,
+    settings: Mapping[str, object],
     logs: Mapping[str, Log],
     config: Mapping[str, Any],
     rewarded: Sequence[str],
@@ -48,14 +50,19 @@ def write_card(
     for the licence, which nobody but the author can know. Folders of this machine are named by their last part.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            The model's folder.
-        algorithm (`str`):
-            What trained it: `"REINFORCE"` or `"PPO"`.
+        output_dir (`str` or `os.PathLike`):
+            Folder of the model.
         evaluations (`dict` of [`Evaluation`]):
             Of the model before and after, in this order.
         rows (`datasets.Dataset` or list of `dict`):
             The rows that were completed; the first one's prompt shows how the model is asked.
+        algorithm (`str`):
+            Name of the algorithm, as the trainer's class has it (`trainer.name`).
+        citation (`str`, *optional*):
+            BibTeX of the algorithm's papers (`trainer.citation`).
+        settings (`dict`):
+            Settings of the algorithm worth reporting, by name (`trainer.reported_settings`); those that are `None` or
+            `False` are left out.
         logs (`dict` of log histories):
             Of the training run, by the label of the model after it.
         config (`dict`):
@@ -71,26 +78,26 @@ def write_card(
     if compared is None:
         compared = compare_all({label: evaluation.scores for label, evaluation in evaluations.items()})
     *_, (label, last) = evaluations.items()
-    name = Path(str(config.get("hub_model_id") or Path(folder).resolve())).name
+    name = Path(str(config.get("hub_model_id") or Path(output_dir).resolve())).name
     findings = find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared)
     warnings = bullets([plain(sentence) for sentence in findings.warnings])
     sections = {
         f"# {plain(name)}": _introduction(algorithm, config, rewarded),
-        "## Use": _use(str(config.get("hub_model_id") or _shown(Path(folder))), rows[0]["prompt"], last.decoding),
+        "## Use": _use(str(config.get("hub_model_id") or _shown(Path(output_dir))), rows[0]["prompt"], last.decoding),
         "## Scores": _scores(evaluations, compared, rewarded),
         "## Warnings": f"{warnings}\n\n{findings.summary}".strip(),
-        "## Training": bullets(training_lines(algorithm, config, logs[label])),
+        "## Training": bullets(training_lines(algorithm, settings, config, logs[label])),
         "## Data": bullets(data_lines(config)),
         "## Rewards": _rewards(config, rewarded, last.scores),
         "## What each score is": table(
             ["score", "signature"], [[code(key), _signature(score)] for key, score in last.scores.items()]
         ),
         "## Versions": ", ".join(f"{package} {version}" for package, version in package_versions().items()),
-        "## Citations": fenced("\n\n".join(CITATIONS[key] for key in ("TRL", algorithm)), "bibtex"),
+        "## Citations": fenced("\n\n".join(filter(None, [TRL_CITATION, citation])), "bibtex"),
     }
     body = "\n\n".join(f"{head}\n\n{text}" for head, text in sections.items())
     card = f"---\n{_metadata(name, algorithm, config, last.scores).to_yaml()}\n---\n\n{body}\n"
-    ModelCard(card).save(Path(folder) / "README.md")
+    ModelCard(card).save(Path(output_dir) / "README.md")
     return card
 
 

@@ -8,25 +8,23 @@ from .curves import Log, curve
 from .markdown import code
 from .wording import number
 
-_METHODS = {
-    "REINFORCE": ("baseline",),
-    "PPO": ("critic", "critic_learning_rate", "gamma", "lam", "vf_coef", "cliprange_value", "entropy_coef"),
-}
 
-
-def training_lines(algorithm: str, config: Mapping[str, Any], log: Log) -> list[str]:
+def training_lines(algorithm: str, settings: Mapping[str, object], config: Mapping[str, Any], log: Log) -> list[str]:
     """
     Returns what was done, a sentence or less to a line, as Markdown.
 
     Args:
         algorithm (`str`):
-            `"REINFORCE"` or `"PPO"`.
+            Name of the algorithm.
+        settings (`dict`):
+            Settings of the algorithm worth reporting, by name.
         config (`dict`):
             All settings of the run, by the names that the recipes have.
         log (list of `dict`):
             The log history.
     """
-    return [_method(algorithm, config), *_amount(config, log), _kl(config, log), _weights(config)]
+    method = ": ".join(filter(None, [algorithm, _listed(settings, *settings)]))
+    return [method, *_amount(config, log), _kl(config, log), _weights(config)]
 
 
 def data_lines(config: Mapping[str, Any]) -> list[str]:
@@ -44,10 +42,6 @@ def data_lines(config: Mapping[str, Any]) -> list[str]:
         if config.get(name):
             lines.append(f"{code(name)}: {code(config[name])}")
     return lines
-
-
-def _method(algorithm: str, config: Mapping[str, Any]) -> str:
-    return f"{algorithm}: {_listed(config, *_METHODS[algorithm], 'num_iterations', 'epsilon', 'normalize_advantages')}"
 
 
 def _amount(config: Mapping[str, Any], log: Log) -> list[str]:
@@ -77,8 +71,9 @@ def _weights(config: Mapping[str, Any]) -> str:
 
 def _listed(config: Mapping[str, Any], *names: str) -> str:
     """Returns those settings that are set: 0 is a value, None and False are none."""
-    given = ((name, config.get(name)) for name in names)
-    return ", ".join(code(f"{name}={value}") for name, value in given if value is not None and value is not False)
+    given = {name: config.get(name) for name in names}
+    shown = {name: value for name, value in given.items() if value is not None and value is not False}
+    return ", ".join(code(f"{name}={getattr(value, '__name__', value)}") for name, value in shown.items())
 
 
 def _short(name: object) -> str:

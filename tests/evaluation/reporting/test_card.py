@@ -40,15 +40,17 @@ def measured(bleu: list[float], length: float = 20.0) -> Evaluation:
 
 def written(folder: Path, **changes: object) -> str:
     """Returns the card of a run whose BLEU rises from 50 to 60, in texts twice as long."""
-    said = {
+    arguments = {
         "algorithm": "REINFORCE",
+        "citation": "@article{williams1992simple,\n  year = {1992}\n}",
+        "settings": {"baseline": "leave_one_out", "epsilon": None, "normalize_advantages": False},
         "evaluations": {"before": measured([50.0] * 4), "after": measured([59.0, 60.0, 60.0, 61.0], 40.0)},
         "rows": ROWS,
         "logs": LOGS,
         "config": CONFIG,
         "rewarded": ["bleu", "polite"],
     }
-    card = write_card(folder, **{**said, **changes})
+    card = write_card(folder, **{**arguments, **changes})
     assert (folder / "README.md").read_text(encoding="utf-8") == card
     return card
 
@@ -78,13 +80,22 @@ def test_a_person_reads_what_was_done_what_it_brought_and_what_it_cost(tmp_path:
     start = "the model that this training started from"
     assert f"- KL penalty to {start}: `beta=0.05`. It ended at 3.25 nats per sampled completion." in card
     assert '"max_new_tokens": 12' in card and "transformers 5." in card and "williams1992simple" in card
-    assert "secret" not in card and "None" not in card
-    ppo = written(
-        tmp_path / "ppo", algorithm="PPO", config={**CONFIG, "use_peft": True, "lora_r": 8, "critic": "shared"}
-    )
-    assert "- PPO: `critic=shared`" in ppo and "- LoRA: `lora_r=8`" in ppo and "schulman2017proximal" in ppo
-    data = ModelCard.load(tmp_path / "ppo" / "README.md").data
-    assert data.library_name == "peft" and {"ppo", "lora"} <= {*data.tags}
+    assert "secret" not in card and "None" not in card and "normalize_advantages" not in card
+
+
+def test_an_algorithm_that_lmrl_does_not_have_gets_a_card(tmp_path: Path) -> None:
+    def my_baseline() -> None: ...
+
+    settings = {"baseline": my_baseline, "epsilon": 0.0, "group_size": 8}
+    config = {**CONFIG, "use_peft": True, "lora_r": 8}
+    card = written(tmp_path / "tuned", algorithm="GRPO", citation=None, settings=settings, config=config)
+    assert "fine-tuned by reinforcement learning (GRPO)" in card
+    assert "- GRPO: `baseline=my_baseline`, `epsilon=0.0`, `group_size=8`\n" in card
+    assert "- LoRA: `lora_r=8`" in card
+    assert card.count("@") == 1 and "@software{vonwerra2020trl," in card
+    data = ModelCard.load(tmp_path / "tuned" / "README.md").data
+    assert data.library_name == "peft" and data.tags == ["trl", "lmrl", "grpo", "reinforcement-learning", "lora"]
+    assert "- GRPO\n" in written(tmp_path / "tuned", algorithm="GRPO", settings={})
 
 
 def test_folders_of_this_machine_are_named_by_their_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
