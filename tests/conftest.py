@@ -33,11 +33,14 @@ def seeds() -> None:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """Returns the folder with real data and models, which is no part of the project; skips where there is none."""
-    folder = Path(os.environ.get("LMRL_SHARED", ROOT.parent / "shared")).resolve()
-    if not (folder / "models").is_dir():
-        pytest.skip(f"real data and models are not in {folder}: name their folder with LMRL_SHARED")
+def data_dir() -> Path:
+    """Returns the folder that `LMRL_DATA` names, with real data and models; skips the test without it."""
+    if "LMRL_DATA" not in os.environ:
+        pytest.skip("LMRL_DATA is not set: it names the folder with data/, models/ and metric_refs/")
+    folder = Path(os.environ["LMRL_DATA"]).resolve()
+    missing = [name for name in ("data", "models", "metric_refs") if not (folder / name).is_dir()]
+    if missing:
+        pytest.fail(f"`LMRL_DATA` must name a folder with {'/, '.join(missing)}/, got {folder}.", pytrace=False)
     return folder
 
 

@@ -47,8 +47,8 @@ def found(folder, label):
     return json.loads((folder / f"{label}.json").read_text())
 
 
-def test_the_e2e_baseline_gets_its_published_scores(recipe, shared, tmp_path):
-    place = shared / "metric_refs" / "e2e_metrics"
+def test_the_e2e_baseline_gets_its_published_scores(recipe, data_dir, tmp_path):
+    place = data_dir / "metric_refs" / "e2e_metrics"
     references = [part.split("\n") for part in (place / "devel-conc.txt").read_text().strip().split("\n\n")]
     write_rows(tmp_path / "e2e.jsonl", [{"prompt": "-", "references": golds} for golds in references])
     outputs = f"baseline={place / 'baseline-output.txt'}"

@@ -37,14 +37,14 @@ def test_the_demo_gets_better_on_held_out_rows(recipe: str, seed: str, tmp_path:
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
-def test_e2e_gets_better(algorithm: str, shared: Path, tmp_path: Path) -> None:
+def test_e2e_gets_better(algorithm: str, data_dir: Path, tmp_path: Path) -> None:
     before, after = _run(
         f"{algorithm}_gen.py",
         tmp_path,
         *("--config", str(ROOT / "recipes" / "configs" / f"e2e_{algorithm}.yaml")),
-        *("--model_name_or_path", str(shared / "models" / "e2e-gpt2-3.7m-sft")),
-        *("--dataset_name", str(shared / "data" / "e2e" / "train.jsonl")),
-        *("--eval_dataset_name", str(shared / "data" / "e2e" / "dev.jsonl")),
+        *("--model_name_or_path", str(data_dir / "models" / "e2e-gpt2-3.7m-sft")),
+        *("--dataset_name", str(data_dir / "data" / "e2e" / "train.jsonl")),
+        *("--eval_dataset_name", str(data_dir / "data" / "e2e" / "dev.jsonl")),
     )
     assert before.scores["bleu_e2e"].value == pytest.approx(71.80, abs=0.02)
     assert after.scores["bleu_e2e"].value > 72.5

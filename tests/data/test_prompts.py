@@ -1,8 +1,6 @@
 """Loading prompts: every format, every refusal."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 
@@ -246,12 +244,9 @@ def test_chats_are_made_of_text_or_taken_as_they_are(tmp_path):
     assert "row 1" in message and "without role or content" in message
 
 
-def test_the_e2e_files_load_whole():
-    shared = Path(os.environ.get("LMRL_SHARED", Path(__file__).parents[2] / ".." / "shared")) / "data" / "e2e"
-    if not shared.is_dir():
-        pytest.skip(f"no E2E data in {shared}: set LMRL_SHARED")
+def test_the_e2e_files_load_completely(data_dir):
     for split, count in (("train", 4862), ("dev", 547)):
-        rows = load_prompts(str(shared), split=split, prompt_template="{mr} ->")
+        rows = load_prompts(str(data_dir / "data/e2e"), split=split, prompt_template="{mr} ->")
         assert len(rows) == count
         assert rows.column_names == ["prompt", "references", "mr"]
     assert rows[0]["prompt"] == "name[Alimentum], area[city centre], familyFriendly[no] ->"

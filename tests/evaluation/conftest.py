@@ -1,7 +1,4 @@
-"""A tiny GPT-2 (learned positions) with a tokenizer of one word per token, and the shared test data."""
-
-import os
-from pathlib import Path
+"""A tiny GPT-2 (learned positions) with a tokenizer of one word per token."""
 
 import pytest
 import torch
@@ -41,11 +38,3 @@ def model():
 @pytest.fixture
 def prompts():
     return ["a b c d e f", "c", "a b", "i h g f e d c b a", "e e e", "d c", "f g h i a", "b"]
-
-
-@pytest.fixture
-def shared():
-    folder = Path(os.environ.get("LMRL_SHARED", Path(__file__).parents[2] / "../shared")).resolve()
-    if not folder.is_dir():
-        pytest.skip(f"no test data at {folder}: set LMRL_SHARED")
-    return folder

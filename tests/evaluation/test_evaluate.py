@@ -143,12 +143,12 @@ def test_importing_evaluation_loads_nothing_heavy():
 
 
 @pytest.mark.slow
-def test_greedy_e2e_dev_bleu_of_the_shared_model_is_the_published_one(shared):
+def test_greedy_e2e_dev_bleu_of_the_shared_model_is_the_published_one(data_dir):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = shared / "models/e2e-gpt2-3.7m-sft"
+    folder = data_dir / "models/e2e-gpt2-3.7m-sft"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    lines = (shared / "data/e2e/dev.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (data_dir / "data/e2e/dev.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [{"prompt": row["mr"] + " ->", "references": row["references"]} for row in map(json.loads, lines)]
     result = evaluate(model, tokenizer, rows, max_new_tokens=100, batch_size=64)
     assert len(result.completions) == 547

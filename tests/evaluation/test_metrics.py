@@ -94,8 +94,8 @@ def test_rouge_is_that_of_rouge_score(name):
     assert got.value == pytest.approx(sum(rows) / 4)
 
 
-def test_the_e2e_challenge_s_example_scores_as_its_own_script(shared):
-    folder = shared / "metric_refs/e2e_metrics"
+def test_the_e2e_challenge_s_example_scores_as_its_own_script(data_dir):
+    folder = data_dir / "metric_refs/e2e_metrics"
     expected = json.loads((folder / "expected_scores.json").read_text())["e2e_devel10_baseline"]
     texts = (folder / "baseline-output.txt").read_text().splitlines()
     references = [block.splitlines() for block in (folder / "devel-conc.txt").read_text().split("\n\n") if block][:10]

@@ -61,8 +61,8 @@ def test_a_search_that_stops_early_never_ends_below_the_best_so_far(completion, 
     assert min(counted(completion, "abcdefghij", best), best) == min(of_sacrebleu(completion, "abcdefghij"), best)
 
 
-def test_edits_and_lengths_are_those_of_sacrebleu_for_e2e(shared):
-    lines = (shared / "data/e2e/dev.jsonl").read_text(encoding="utf-8").splitlines()[:40]
+def test_edits_and_lengths_are_those_of_sacrebleu_for_e2e(data_dir):
+    lines = (data_dir / "data/e2e/dev.jsonl").read_text(encoding="utf-8").splitlines()[:40]
     references = [row["references"][:3] for row in map(json.loads, lines)]
     completions = [" ".join(disturbed(random.Random(k), rows[-1].split(), 2, 1)) for k, rows in enumerate(references)]
     library = SacreTER()

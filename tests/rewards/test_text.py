@@ -134,8 +134,8 @@ def test_a_row_that_is_no_meaning_representation_is_named(mr):
         SlotCoverage()(completions=["a", "b"], mr=[MR, mr])
 
 
-def test_references_cover_their_own_slots_and_not_those_of_others(shared):
-    lines = (shared / "data/e2e/train.jsonl").read_text(encoding="utf-8").splitlines()[:400]
+def test_references_cover_their_own_slots_and_not_those_of_others(data_dir):
+    lines = (data_dir / "data/e2e/train.jsonl").read_text(encoding="utf-8").splitlines()[:400]
     rows = [json.loads(line) for line in lines]
     reward = SlotCoverage(ignore=["familyFriendly"])
 
