@@ -54,12 +54,12 @@ def main() -> None:
         peft_config=get_peft_config(model_args),
     )
     judges = partial(onlookers, eval_args.perplexity_model, name, tokenizer, trainer.accelerator.device, **loading)
-    with trainer.whole_model() as policy:
+    with trainer.gathered_policy() as policy:
         evaluations = {"before": measure(model=policy, rows=held_out, **judges())}
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     trainer.save_model()
     trainer.save_state()
-    with trainer.whole_model() as policy:
+    with trainer.gathered_policy() as policy:
         evaluations["after"] = measure(model=policy, rows=held_out, **judges())
     if trainer.is_world_process_zero():
         if model_args.merge:

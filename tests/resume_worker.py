@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from lmrl.rewards import Length, Normalized, Weighted
 from lmrl.trainers import stopping
-from lmrl.trainers.rollout import RolloutTrainer
+from lmrl.trainers.rollout import PolicyGradientTrainer
 from lmrl.trainers.writing import SaveError
 
 # A checkpoint at step 2 is within an epoch of 3 steps; with PPO it is within a rollout of 4, with a loss not logged.
@@ -48,7 +48,7 @@ class Killed(TrainerCallback):
 
 def trainer_of(
     algorithm: str, lora: bool, model: str, folder: Path, processes: int, **overrides: Any
-) -> RolloutTrainer:
+) -> PolicyGradientTrainer:
     """Returns a trainer that saves every second step."""
     options = {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 2, **RUNS[algorithm]}
     options |= {"lr_scheduler_type": "linear", "weight_decay": 0.1, **overrides}
@@ -60,7 +60,7 @@ def trainer_of(
     return make_trainer(algorithm, model, folder, **{"reward": rewards, "train_dataset": rows, **options})
 
 
-def everything(trainer: RolloutTrainer) -> dict[str, Any]:
+def everything(trainer: PolicyGradientTrainer) -> dict[str, Any]:
     """Returns all that two runs must have in common."""
     state = trainer.state
     return {

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 
 from lmrl.trainers import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
-from lmrl.trainers.rollout import RolloutTrainer
+from lmrl.trainers.rollout import PolicyGradientTrainer
 
 ALGORITHMS = ("reinforce", "ppo")
 
@@ -27,7 +27,7 @@ def share_of_letters(completions: list[str], **_: Any) -> list[float]:
 
 def make_trainer(
     algorithm: str, model: Any, folder: Path, reward: Callable[..., Any] = share_of_letters, **overrides: Any
-) -> RolloutTrainer:
+) -> PolicyGradientTrainer:
     """Returns a trainer of 8 completions a rollout, 2 a prompt, on a CPU in float32."""
     trainer_class, config_class = {
         "reinforce": (ReinforceTrainer, ReinforceConfig),
@@ -63,17 +63,17 @@ def make_trainer(
     return trainer
 
 
-def one_rollout(trainer: RolloutTrainer) -> dict[str, torch.Tensor]:
+def one_rollout(trainer: PolicyGradientTrainer) -> dict[str, torch.Tensor]:
     """Returns the first rollout, generated and scored, in the order of generation."""
     return trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
 
 
-def loss_of(trainer: RolloutTrainer, rollout: dict[str, torch.Tensor]) -> torch.Tensor:
+def loss_of(trainer: PolicyGradientTrainer, rollout: dict[str, torch.Tensor]) -> torch.Tensor:
     """Returns the loss of a rollout, or of some of its rows, with its graph."""
     return trainer._compute_loss(trainer.model, rollout)
 
 
-def gradients(trainer: RolloutTrainer) -> dict[str, torch.Tensor]:
+def gradients(trainer: PolicyGradientTrainer) -> dict[str, torch.Tensor]:
     """Returns a copy of the gradients by parameter name."""
     named = trainer.model.named_parameters()
     return {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}

@@ -46,7 +46,7 @@ def share_base(trainer: Any, rewards: Iterable[Any]) -> None:
     Lend the base of a policy with adapters to the rewards, unless the engine shards or casts it.
 
     Args:
-        trainer ([`RolloutTrainer`]):
+        trainer ([`PolicyGradientTrainer`]):
             Trainer whose policy is in its place.
         rewards (iterable of `Callable`):
             Rewards of any kind.

@@ -24,7 +24,7 @@ def _check_at_least(least: float, config: object, *names: str) -> None:
 
 
 @dataclass
-class RolloutConfig(RLOOConfig):
+class PolicyGradientConfig(RLOOConfig):
     """
     What both trainers share. All of [`~trl.RLOOConfig`] and [`~transformers.TrainingArguments`] is there too; `beta`
     is the coefficient of the KL penalty, subtracted from the reward.
@@ -165,7 +165,7 @@ class RolloutConfig(RLOOConfig):
 
 
 @dataclass
-class ReinforceConfig(RolloutConfig):
+class ReinforceConfig(PolicyGradientConfig):
     """Configuration of [`ReinforceTrainer`]."""
 
     num_generations: int | None = field(
@@ -197,7 +197,7 @@ class ReinforceConfig(RolloutConfig):
 
 
 @dataclass
-class PPOConfig(RolloutConfig):
+class PPOConfig(PolicyGradientConfig):
     """
     Configuration of [`PPOTrainer`]. PPO's epochs are `num_iterations`, its minibatches `steps_per_generation`, its
     clip range `epsilon` (and `epsilon_high`).

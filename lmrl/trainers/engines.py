@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def whole_policy(trainer: "MeasuredTrainer") -> Iterator[PreTrainedModel]:
+def gathered_policy(trainer: "MeasuredTrainer") -> Iterator[PreTrainedModel]:
     """
     Yields the policy out of its engine, with all its weights on every process and on the device that trains.
 

@@ -13,7 +13,7 @@ from trl import RLOOTrainer
 
 from lmrl import core
 
-from .engines import whole_policy
+from .engines import gathered_policy
 
 
 class MeasuredTrainer(RLOOTrainer):
@@ -41,23 +41,23 @@ class MeasuredTrainer(RLOOTrainer):
         if self.held_out_metrics is None:
             return super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         self.model.eval()
-        with self.whole_model() as policy:
+        with self.gathered_policy() as policy:
             metrics = self.held_out_metrics(policy)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(None, None, named, num_samples=len(dataloader.dataset))
 
-    def whole_model(self) -> AbstractContextManager[PreTrainedModel]:
+    def gathered_policy(self) -> AbstractContextManager[PreTrainedModel]:
         """
         Returns a context with the policy whole on every process, whatever the engine: evaluate it there, and save it
         with `save_model`.
 
-            with trainer.whole_model() as policy:
+            with trainer.gathered_policy() as policy:
                 evaluation = evaluate_model(policy, tokenizer, rows, max_new_tokens=64)
 
         Under ZeRO-3 and FSDP weights are shards outside of it, and a process that runs the policy once more than the
         others waits for ever. All processes must enter and leave it together.
         """
-        return whole_policy(self)
+        return gathered_policy(self)
 
     @property
     def _mode(self) -> str:

@@ -21,26 +21,9 @@ from lmrl.models import (
 )
 
 from .reference import kl_penalty
-from .rollout import Rollout, RolloutTrainer
+from .rollout import PolicyGradientTrainer, Rollout
 
-
-class PPOTrainer(RolloutTrainer):
-    """
-    PPO on tokens: the KL penalty at every token, the reward at the last one, advantages by GAE from a critic.
-
-    The critic is a head on the policy's hidden states (`args.critic="shared"`), on the policy's base with a LoRA
-    adapter of the critic's own (`"adapter"`), or a model of its own (`"separate"`).
-    From "Proximal Policy Optimization Algorithms" (Schulman et al., 2017, https://huggingface.co/papers/1707.06347),
-    on language as in "Fine-Tuning Language Models from Human Preferences" (Ziegler et al., 2019,
-    https://huggingface.co/papers/1909.08593).
-
-    Args:
-        model, reward_funcs, args, train_dataset, **kwargs:
-            As for [`RolloutTrainer`], with [`PPOConfig`].
-    """
-
-    name = "PPO"
-    citation = r"""@article{schulman2017proximal,
+CITATION = """@article{schulman2017proximal,
   title   = {Proximal Policy Optimization Algorithms},
   author  = {Schulman, John and Wolski, Filip and Dhariwal, Prafulla and Radford, Alec and Klimov, Oleg},
   journal = {arXiv preprint arXiv:1707.06347},
@@ -54,6 +37,25 @@ class PPOTrainer(RolloutTrainer):
   journal = {arXiv preprint arXiv:1909.08593},
   year    = {2019}
 }"""
+
+
+class PPOTrainer(PolicyGradientTrainer):
+    """
+    PPO on tokens: the KL penalty at every token, the reward at the last one, advantages by GAE from a critic.
+
+    The critic is a head on the policy's hidden states (`args.critic="shared"`), on the policy's base with a LoRA
+    adapter of the critic's own (`"adapter"`), or a model of its own (`"separate"`).
+    From "Proximal Policy Optimization Algorithms" (Schulman et al., 2017, https://huggingface.co/papers/1707.06347),
+    on language as in "Fine-Tuning Language Models from Human Preferences" (Ziegler et al., 2019,
+    https://huggingface.co/papers/1909.08593).
+
+    Args:
+        model, reward_funcs, args, train_dataset, **kwargs:
+            As for [`PolicyGradientTrainer`], with [`PPOConfig`].
+    """
+
+    name = "PPO"
+    citation = CITATION
     reported_settings = (
         "critic",
         "critic_learning_rate",
@@ -62,27 +64,14 @@ class PPOTrainer(RolloutTrainer):
         "vf_coef",
         "cliprange_value",
         "entropy_coef",
-        "num_iterations",
-        "epsilon",
-        "normalize_advantages",
+        *PolicyGradientTrainer.reported_settings,
     )
-    _name = "PPO"
     _tag_names = ["trl", "lmrl", "ppo"]  # noqa: RUF012
-    _paper = {  # noqa: RUF012
-        "title": "Proximal Policy Optimization Algorithms",
-        "id": "1707.06347",
-        "citation": "@article{schulman2017proximal,\n"
-        "    title   = {{Proximal Policy Optimization Algorithms}},\n"
-        "    author  = {John Schulman and Filip Wolski and Prafulla Dhariwal and Alec Radford and Oleg Klimov},\n"
-        "    year    = 2017,\n"
-        "    journal = {arXiv preprint arXiv:1707.06347},\n"
-        "}",
-    }
     _has_critic = True
 
     def __init__(self, model: Any, reward_funcs: Any, args: Any, train_dataset: Any = None, **kwargs: Any) -> None:
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
-        with self.whole_model():
+        with self.gathered_policy():
             attach_critic(
                 self._base_model,
                 backbone=self._critic_backbone() if args.critic == "separate" else None,

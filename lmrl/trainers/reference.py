@@ -17,21 +17,21 @@ from lmrl import core
 from lmrl.models import add_scoring_forward, check_scoring_forward, fuse_activations, load_model, load_tokenizer
 
 if TYPE_CHECKING:
-    from .rollout import RolloutTrainer
+    from .rollout import PolicyGradientTrainer
 
 logger = get_logger(__name__)
 
 REFERENCE_NAME = "reference.safetensors"
 
 
-def make_reference(trainer: "RolloutTrainer") -> Any:
+def make_reference(trainer: "PolicyGradientTrainer") -> Any:
     """
     Returns the frozen model that the KL is measured to: the one named by `reference_model_name_or_path`, else a copy
     of the policy as it is now. None without a KL penalty, and with LoRA where none is named: TRL then asks the model
     without its new adapter.
 
     Args:
-        trainer ([`RolloutTrainer`]):
+        trainer ([`PolicyGradientTrainer`]):
             Trainer whose policy has not been given its scoring forward yet.
 
     Raises:
@@ -45,7 +45,7 @@ def make_reference(trainer: "RolloutTrainer") -> Any:
         )
     if trainer.beta == 0 or (name is None and lora):
         return None
-    with trainer.whole_model() as policy:
+    with trainer.gathered_policy() as policy:
         reference = _copy(policy) if name is None else _load(name, trainer)
     reference.eval().requires_grad_(False)
     add_scoring_forward(reference, trainer.temperature)
@@ -63,7 +63,7 @@ def _copy(policy: Any) -> Any:
     return reference
 
 
-def _load(name: str, trainer: "RolloutTrainer") -> PreTrainedModel:
+def _load(name: str, trainer: "PolicyGradientTrainer") -> PreTrainedModel:
     policy, trust = trainer._base_model, trainer.args.trust_remote_code
     reference = load_model(name, dtype=policy.dtype, trust_remote_code=trust)
     _check_vocabulary(name, reference, trainer)
@@ -80,7 +80,7 @@ def _shapes(model: torch.nn.Module) -> list[torch.Size]:
     return [parameter.shape for parameter in model.parameters()]
 
 
-def _check_vocabulary(name: str, reference: PreTrainedModel, trainer: "RolloutTrainer") -> None:
+def _check_vocabulary(name: str, reference: PreTrainedModel, trainer: "PolicyGradientTrainer") -> None:
     """The reference is given the ids that the policy has sampled. Rows of its embedding past these do no harm."""
     ours, theirs = (model.config.get_text_config().vocab_size for model in (trainer._base_model, reference))
     try:
@@ -99,7 +99,7 @@ def _check_vocabulary(name: str, reference: PreTrainedModel, trainer: "RolloutTr
         )
 
 
-def _prepare(trainer: "RolloutTrainer", reference: Any) -> Any:
+def _prepare(trainer: "PolicyGradientTrainer", reference: Any) -> Any:
     if trainer.is_deepspeed_enabled:
         return prepare_deepspeed(reference, trainer.accelerator)
     if trainer.is_fsdp_enabled:
@@ -114,12 +114,12 @@ def kl_penalty(rollout: dict[str, Tensor], beta: float) -> Tensor:
     return beta * core.k1(rollout["old_per_token_logps"], rollout["ref_per_token_logps"])
 
 
-def control_kl(trainer: "RolloutTrainer", kl: float) -> None:
+def control_kl(trainer: "PolicyGradientTrainer", kl: float) -> None:
     """
     Set the coefficient of the next rollout, and stop where the policy has gone too far.
 
     Args:
-        trainer ([`RolloutTrainer`]):
+        trainer ([`PolicyGradientTrainer`]):
             Trainer with a reference.
         kl (`float`):
             KL of the rollout to the reference, in nats per completion.
@@ -136,12 +136,12 @@ def control_kl(trainer: "RolloutTrainer", kl: float) -> None:
         )
 
 
-def save_reference(trainer: "RolloutTrainer", folder: Path) -> None:
+def save_reference(trainer: "PolicyGradientTrainer", folder: Path) -> None:
     """
     Write a reference that moves into a checkpoint, on the process that saves.
 
     Args:
-        trainer ([`RolloutTrainer`]):
+        trainer ([`PolicyGradientTrainer`]):
             Trainer with `sync_ref_model`.
         folder (`Path`):
             The checkpoint.
@@ -150,7 +150,7 @@ def save_reference(trainer: "RolloutTrainer", folder: Path) -> None:
         safetensors.torch.save_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE_NAME))
 
 
-def load_reference(trainer: "RolloutTrainer", folder: Path) -> None:
+def load_reference(trainer: "PolicyGradientTrainer", folder: Path) -> None:
     """Load what [`save_reference`] wrote, into the reference of each process."""
     if (folder / REFERENCE_NAME).is_file() and not _is_sharded(trainer):
         safetensors.torch.load_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE_NAME))
@@ -158,5 +158,5 @@ def load_reference(trainer: "RolloutTrainer", folder: Path) -> None:
         logger.warning(f"{folder} has no moving reference: it begins anew from the policy as it was given.")
 
 
-def _is_sharded(trainer: "RolloutTrainer") -> bool:
+def _is_sharded(trainer: "PolicyGradientTrainer") -> bool:
     return bool(trainer.is_fsdp_enabled or trainer._dist.is_zero3)

@@ -12,10 +12,28 @@ from lmrl import core
 from lmrl.models import ScoredCompletions
 
 from .reference import kl_penalty
-from .rollout import Rollout, RolloutTrainer
+from .rollout import PolicyGradientTrainer, Rollout
+
+CITATION = """@article{williams1992simple,
+  title   = {Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning},
+  author  = {Williams, Ronald J.},
+  journal = {Machine Learning},
+  volume  = {8},
+  pages   = {229--256},
+  year    = {1992}
+}
+
+@inproceedings{ahmadian2024back,
+  title     = {Back to Basics: Revisiting {REINFORCE}-Style Optimization for Learning from Human Feedback in {LLM}s},
+  author    = {Ahmadian, Arash and Cremer, Chris and Gall{\\'e}, Matthias and Fadaee, Marzieh and Kreutzer, Julia and
+               Pietquin, Olivier and {\\"U}st{\\"u}n, Ahmet and Hooker, Sara},
+  booktitle = {Proceedings of the 62nd Annual Meeting of the Association for Computational Linguistics},
+  year      = {2024},
+  url       = {https://huggingface.co/papers/2402.14740}
+}"""
 
 
-class ReinforceTrainer(RolloutTrainer):
+class ReinforceTrainer(PolicyGradientTrainer):
     """
     REINFORCE on whole completions: the advantage is the reward, less the KL penalty, less a baseline.
 
@@ -27,29 +45,12 @@ class ReinforceTrainer(RolloutTrainer):
 
     Args:
         model, reward_funcs, args, train_dataset, **kwargs:
-            As for [`RolloutTrainer`], with [`ReinforceConfig`].
+            As for [`PolicyGradientTrainer`], with [`ReinforceConfig`].
     """
 
     name = "REINFORCE"
-    citation = r"""@article{williams1992simple,
-  title   = {Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning},
-  author  = {Williams, Ronald J.},
-  journal = {Machine Learning},
-  volume  = {8},
-  pages   = {229--256},
-  year    = {1992}
-}
-
-@inproceedings{ahmadian2024back,
-  title     = {Back to Basics: Revisiting {REINFORCE}-Style Optimization for Learning from Human Feedback in {LLM}s},
-  author    = {Ahmadian, Arash and Cremer, Chris and Gall{\'e}, Matthias and Fadaee, Marzieh and Kreutzer, Julia and
-               Pietquin, Olivier and {\"U}st{\"u}n, Ahmet and Hooker, Sara},
-  booktitle = {Proceedings of the 62nd Annual Meeting of the Association for Computational Linguistics},
-  year      = {2024},
-  url       = {https://huggingface.co/papers/2402.14740}
-}"""
-    reported_settings = ("baseline", "num_iterations", "epsilon", "normalize_advantages")
-    _name = "REINFORCE"
+    citation = CITATION
+    reported_settings = ("baseline", *PolicyGradientTrainer.reported_settings)
     _tag_names = ["trl", "lmrl", "reinforce"]  # noqa: RUF012
     _average: Tensor | None = None
 
@@ -80,7 +81,7 @@ class ReinforceTrainer(RolloutTrainer):
         return core.leave_one_out(rewards, num_generations)
 
     def own_state(self) -> dict[str, Any]:
-        """Returns the state of [`RolloutTrainer`], and the moving average."""
+        """Returns the state of [`PolicyGradientTrainer`], and the moving average."""
         state = super().own_state()
         return state if self._average is None else {**state, "reward_average": self._average.item()}
 

@@ -24,7 +24,7 @@ from lmrl.models import (
 from . import startup
 from .adapters import adapter_weights, settle_adapters, share_base
 from .callbacks import LogFile, TrainingProgress
-from .configs import RolloutConfig
+from .configs import PolicyGradientConfig
 from .engines import push_policy_only
 from .guards import GuardedTrainer
 from .reference import control_kl, make_reference
@@ -33,14 +33,14 @@ from .scoring import RewardError, checked_rewards, raise_together
 Rollout = dict[str, Tensor]
 
 
-class RolloutTrainer(GuardedTrainer):
+class PolicyGradientTrainer(GuardedTrainer):
     """
     The part that REINFORCE and PPO share: from prompts to scored completions, from advantages to a step.
 
-    A subclass says how a scored rollout becomes advantages ([`~RolloutTrainer.credit`]) and these a loss
-    ([`~RolloutTrainer.loss`]). Credit is assigned as soon as the log-probabilities are known. Where a rollout is used
-    for one update in one batch, that is in the training pass itself: its own log-probabilities are those of the policy
-    that sampled, so no pass is spent on asking twice. Else it is at the end of the rollout.
+    A subclass defines how a scored rollout becomes advantages ([`~PolicyGradientTrainer.credit`]) and these a loss
+    ([`~PolicyGradientTrainer.loss`]). Credit is assigned as soon as the log-probabilities are known. Where a rollout
+    is used for one update in one batch, that is in the training pass itself: its log-probabilities are those of the
+    policy that sampled, so that no second pass is needed. Else it is at the end of the rollout.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -59,7 +59,23 @@ class RolloutTrainer(GuardedTrainer):
         **kwargs:
             The further arguments of [`~trl.RLOOTrainer`]: `eval_dataset`, `processing_class`, `callbacks`,
             `optimizers`, `quantization_config`, `peft_config`.
+
+    Attributes:
+        name (`str`):
+            Name of the algorithm, for example `"PPO"`: the report, the model card and the sweep show it.
+        citation (`str`, *optional*):
+            BibTeX of the algorithm, for the model card.
+        reported_settings (`tuple[str, ...]`):
+            Fields of the configuration that describe the algorithm in the model card.
     """
+
+    name = "policy gradient"
+    citation: str | None = None
+    reported_settings: tuple[str, ...] = ("num_iterations", "epsilon", "normalize_advantages")
+
+    @property
+    def _name(self) -> str:
+        return self.name
 
     _tag_names = ["trl", "lmrl"]  # noqa: RUF012
     _has_critic = False
@@ -68,7 +84,7 @@ class RolloutTrainer(GuardedTrainer):
         self,
         model: "str | PreTrainedModel",
         reward_funcs: Any,
-        args: RolloutConfig,
+        args: PolicyGradientConfig,
         train_dataset: Any = None,
         held_out_metrics: Callable[[PreTrainedModel], dict[str, float]] | None = None,
         **kwargs: Any,
@@ -96,7 +112,7 @@ class RolloutTrainer(GuardedTrainer):
         fuse_activations(self.model)
         self.ref_model = make_reference(self)
         add_scoring_forward(self._base_model, self.temperature)
-        with self.whole_model():
+        with self.gathered_policy():
             check_scoring_forward(self._base_model, self.temperature)
         if self.use_vllm:
             push_policy_only(self.vllm_generation)
@@ -182,7 +198,7 @@ class RolloutTrainer(GuardedTrainer):
             if self.use_vllm:  # decodes with weights of its own
                 pass
             elif self.is_fsdp_enabled:  # TRL sees to ZeRO-3
-                stack.enter_context(self.whole_model())
+                stack.enter_context(self.gathered_policy())
             elif self.args.bf16 and not self._dist.is_zero3 and not hasattr(self._base_model, "hf_device_map"):
                 stack.enter_context(decoding_weights(self._base_model, torch.bfloat16))
             stack.enter_context(neutral_generation_config(self._base_model))

@@ -6,8 +6,9 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from lmrl.distributed import run_on_all_ranks
+
 from .checkpoints import UNFINISHED, find_checkpoint, newest_first, newest_whole, put_in_place, rotate, tidy
-from .processes import together
 from .scoring import RewardError
 from .state import ResumableTrainer
 from .stopping import saved_on_sigterm
@@ -36,8 +37,8 @@ class SavingTrainer(ResumableTrainer):
         checkpoint = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         staged = checkpoint.parent / UNFINISHED / checkpoint.name
         try:
-            together(lambda: self._write(staged, checkpoint, model, trial))
-            together(lambda: self._publish(staged, checkpoint))
+            run_on_all_ranks(lambda: self._write(staged, checkpoint, model, trial))
+            run_on_all_ranks(lambda: self._publish(staged, checkpoint))
         except SaveError as error:
             whole = newest_whole(newest_first(checkpoint.parent))
             left = "No checkpoint was saved before it." if whole is None else f"{whole}, saved before it, is whole."
@@ -92,7 +93,7 @@ class SavingTrainer(ResumableTrainer):
             with told_of(self._writing or output_dir or self.args.output_dir):
                 super(SavingTrainer, self).save_model(output_dir, _internal_call)
 
-        together(_told) if self._writing else _told()
+        run_on_all_ranks(_told) if self._writing else _told()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """
@@ -110,7 +111,7 @@ class SavingTrainer(ResumableTrainer):
             SaveError: If a checkpoint cannot be written; those before it are whole.
             Terminated: If the run got SIGTERM; it is saved.
         """
-        checkpoint = together(lambda: self._find(resume_from_checkpoint))
+        checkpoint = run_on_all_ranks(lambda: self._find(resume_from_checkpoint))
         self._kept = None if checkpoint is None else Path(checkpoint).resolve()
         with saved_on_sigterm(self):
             try:

@@ -13,7 +13,7 @@ from lmrl.models import context_length
 from .scoring import CheckedReward, missing_columns
 
 if TYPE_CHECKING:
-    from .rollout import RolloutTrainer
+    from .rollout import PolicyGradientTrainer
 
 
 logger = get_logger(__name__)
@@ -44,7 +44,7 @@ def check_columns(rewards: list[CheckedReward], train_dataset: Any, eval_dataset
                 )
 
 
-def check_context(trainer: "RolloutTrainer") -> None:
+def check_context(trainer: "PolicyGradientTrainer") -> None:
     """
     Check that every prompt and the longest completion fit the model's context together.
 
@@ -82,7 +82,7 @@ def check_context(trainer: "RolloutTrainer") -> None:
 
 
 @torch.no_grad()
-def check_rollout(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None:
+def check_rollout(trainer: "PolicyGradientTrainer", rollout: dict[str, Tensor]) -> None:
     """
     Check the first rollout: rewards that differ, answers that end, a ratio of 1 and a KL of 0.
 
@@ -96,7 +96,7 @@ def check_rollout(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None
     _check_policy(trainer, rollout)
 
 
-def _check_spread(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None:
+def _check_spread(trainer: "PolicyGradientTrainer", rollout: dict[str, Tensor]) -> None:
     rewards = trainer.accelerator.gather(rollout["rewards"])
     scored = rewards[~rewards.isnan()]
     if len(scored) == 0:
@@ -109,7 +109,7 @@ def _check_spread(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None
         )
 
 
-def _check_endings(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None:
+def _check_endings(trainer: "PolicyGradientTrainer", rollout: dict[str, Tensor]) -> None:
     vocabulary = trainer._base_model.config.get_text_config().vocab_size
     outside = [token for token in trainer.eos_token_ids if token is None or not 0 <= token < vocabulary]
     if outside:
@@ -129,7 +129,7 @@ def _check_endings(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> Non
         )
 
 
-def _check_policy(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None:
+def _check_policy(trainer: "PolicyGradientTrainer", rollout: dict[str, Tensor]) -> None:
     """The policy in training mode against itself in evaluation mode (dropout), and against the reference."""
     rows = slice(0, min(_ROWS, trainer.args.per_device_train_batch_size))
     ids = torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1)[rows]
@@ -157,7 +157,7 @@ def _check_policy(trainer: "RolloutTrainer", rollout: dict[str, Tensor]) -> None
             )
 
 
-def _starts_at_reference(trainer: "RolloutTrainer") -> bool:
+def _starts_at_reference(trainer: "PolicyGradientTrainer") -> bool:
     """
     A reference that is named is another model, and a LoRA adapter that does not start at zero (`init_lora_weights`)
     another policy than its base.

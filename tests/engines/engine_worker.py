@@ -44,7 +44,7 @@ def main(algorithm: str, critic: str, kind: str, model: str, folder: str, proces
     if mine.dim() == 2:  # each process pads to its own longest completion
         mine = torch.nn.functional.pad(mine, (0, 8 - mine.shape[1]))
     gathered = trainer.accelerator.gather(mine)
-    with trainer.whole_model() as policy:
+    with trainer.gathered_policy() as policy:
         parameters = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
         again = [policy(torch.tensor([[10, 11 + rank]])).logits for _ in range(1 + rank)]  # not equally often
     if rank == 0:

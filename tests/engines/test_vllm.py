@@ -15,7 +15,7 @@ from trl.generation.vllm_generation import VLLMGeneration, is_vllm_available
 from lmrl.models import get_critic
 from lmrl.trainers import PPOConfig, ReinforceConfig
 from lmrl.trainers.engines import push_policy_only
-from lmrl.trainers.rollout import RolloutTrainer
+from lmrl.trainers.rollout import PolicyGradientTrainer
 
 LORA = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", init_lora_weights=False)
 
@@ -24,7 +24,7 @@ def parameters(function: Any) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def sender(trainer: RolloutTrainer) -> VLLMGeneration:
+def sender(trainer: PolicyGradientTrainer) -> VLLMGeneration:
     """Returns TRL's object as its constructor leaves it but for the engine, which is not there."""
     generation = VLLMGeneration.__new__(VLLMGeneration)
     generation.model, generation.accelerator, generation._dist = trainer.model, trainer.accelerator, trainer._dist

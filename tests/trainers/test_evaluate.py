@@ -9,7 +9,7 @@ from training import ALGORITHMS, make_trainer
 from transformers import EarlyStoppingCallback
 
 from lmrl.evaluation import evaluate_model
-from lmrl.trainers.rollout import RolloutTrainer
+from lmrl.trainers.rollout import PolicyGradientTrainer
 
 HELD_OUT = Dataset.from_list([{"prompt": "a b c"}, {"prompt": "d"}, {"prompt": "e f"}])
 
@@ -38,12 +38,12 @@ def test_evaluate_logs_the_reward_and_moves_nothing(
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "logging_steps": 1, "eval_dataset": HELD_OUT}
 
 
-def parameters_of(trainer: RolloutTrainer) -> dict[str, torch.Tensor]:
+def parameters_of(trainer: PolicyGradientTrainer) -> dict[str, torch.Tensor]:
     """Returns a copy of the parameters, the critic's too."""
     return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
 
 
-def figures_of(trainer: RolloutTrainer) -> list[dict[str, float]]:
+def figures_of(trainer: PolicyGradientTrainer) -> list[dict[str, float]]:
     """Returns what was logged of each step of training, but times."""
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [

@@ -9,7 +9,7 @@ import torch
 from training import make_trainer, share_of_a, share_of_letters
 
 from lmrl.rewards import Length, Normalized, Weighted
-from lmrl.trainers.rollout import RolloutTrainer
+from lmrl.trainers.rollout import PolicyGradientTrainer
 from lmrl.trainers.scoring import RewardError
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -25,14 +25,14 @@ def rewards() -> list[Any]:
     return [Weighted({Normalized(share_of_letters): 1.0, Length(4): 0.5}, name="sum"), share_of_a]
 
 
-def run(name: str, model: str, folder: Path, **overrides: Any) -> RolloutTrainer:
+def run(name: str, model: str, folder: Path, **overrides: Any) -> PolicyGradientTrainer:
     """Returns a trainer of 4 steps that saves every second one."""
     algorithm, options = RUNS[name]
     options = {**options, "max_steps": 4, "save_strategy": "steps", "save_steps": 2, **overrides}
     return make_trainer(algorithm, model, folder, **{"reward": rewards(), **options})
 
 
-def figures(trainer: RolloutTrainer) -> list[dict[str, float]]:
+def figures(trainer: PolicyGradientTrainer) -> list[dict[str, float]]:
     """Returns what was logged, without what the clock says."""
     return [
         {name: value for name, value in row.items() if not any(word in name for word in SPENT)}

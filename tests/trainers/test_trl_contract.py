@@ -74,7 +74,7 @@ def test_the_version_is_the_one_that_was_read() -> None:
 @pytest.mark.parametrize("method", LISTENED)
 def test_a_seam_takes_the_arguments_it_took(method: str) -> None:
     taken = list(inspect.signature(getattr(RLOOTrainer, method)).parameters)[1:]
-    assert taken == LISTENED[method], f"RLOOTrainer.{method} now takes {taken}: RolloutTrainer listens there"
+    assert taken == LISTENED[method], f"RLOOTrainer.{method} now takes {taken}: PolicyGradientTrainer listens there"
 
 
 def test_the_norm_of_the_gradients_is_asked_for_before_the_update() -> None:
