@@ -1,4 +1,4 @@
-"""Every reward has its row in the README, and what stands there as an example is made and called."""
+"""Every reward has its row in docs/rewards.md, and the example in each row is made and called."""
 
 import json
 import math
@@ -14,8 +14,8 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2ForSequenceClass
 
 from lmrl import rewards
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-ROWS = re.findall(r"^\| ((?:`\w+` ?)+)\| `(.+?)` \| (.+?) \| (.*?) ?\| .+ \|$", README, flags=re.MULTILINE)
+PAGE = (Path(__file__).resolve().parents[1] / "docs/rewards.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| ((?:`\w+` ?)+)\| `(.+?)` \| (.+?) \| (.*?) ?\| .+ \|$", PAGE, flags=re.MULTILINE)
 EXAMPLES = [(names.replace("`", "").split()[0], example, scope) for names, example, scope, _ in ROWS]
 TABLE = [row for row in EXAMPLES if row[0] in rewards.REWARDS]
 
@@ -78,7 +78,7 @@ def test_the_example_is_made_and_stays_in_its_range(
     name: str, example: str, scope: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    reward = eval(example, vars(rewards))  # our own README
+    reward = eval(example, vars(rewards))  # the project's own page
     values = reward(prompts=["p"] * len(COMPLETIONS), completions=COMPLETIONS, **COLUMNS)
     assert len(values) == len(COMPLETIONS) and any(value is not None for value in values)
     low, high = BOUNDS.get(scope, reward.range)
