@@ -19,7 +19,15 @@ from datasets import Dataset
 from lmrl.arguments import ComparisonArguments, DataArguments, EvaluationArguments, ModelArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_held_out
-from lmrl.evaluation import CompletionStore, evaluate_model, measure_completions, read_log, read_outputs, report
+from lmrl.evaluation import (
+    CompletionStore,
+    Decoding,
+    evaluate_model,
+    measure_completions,
+    read_log,
+    read_outputs,
+    report,
+)
 from lmrl.models import load_model, load_tokenizer
 from lmrl.rewards import make_rewards
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,12 +48,14 @@ def main() -> None:
     data_sets, rewards = read_rows(data_args, compare_args.datasets), make_rewards(eval_args.metrics or [])
     loading = model_args.loading(to_train=False)
     start = load(next(iter(checkpoints.values())), process.device, **loading) if checkpoints else None
-    judge = load(eval_args.perplexity_model, process.device) if eval_args.perplexity_model else start
-    unit = "tokens|eos:included" if judge else "words"
+    perplexity_model = load(eval_args.perplexity_model, process.device) if eval_args.perplexity_model else start
+    unit = "tokens|eos:included" if perplexity_model else "words"
+    decoding = Decoding(**eval_args.decoding(64), **compare_args.sampling())
 
     for name, rows in data_sets.items():
         folder = Path(eval_args.results_dir or "runs/evaluation", name if compare_args.datasets else "")
-        texts = {label: read_outputs(path, rows, judge and judge[1]) for label, path in files.items()}
+        counting = perplexity_model and perplexity_model[1]
+        texts = {label: read_outputs(path, rows, counting) for label, path in files.items()}
         evaluations = {}
         for label, path in checkpoints.items():
             model = load_model(path, device=process.device, **loading)
@@ -53,15 +63,20 @@ def main() -> None:
                 model,
                 tokenizers[label],
                 rows,
-                **eval_args.decoding(64),
-                **compare_args.sampling(),
-                rewards=rewards,
-                perplexity_model=judge,
+                decoding,
+                reward_funcs=rewards,
+                perplexity_model=perplexity_model,
                 reference_model=start[0] if start and start[0].config.vocab_size == model.config.vocab_size else None,
                 store=CompletionStore(folder / "partial", label),
             )
         if process.is_main_process:
-            measure = partial(measure_completions, rows=rows, rewards=rewards, judge=judge, length_unit=unit)
+            measure = partial(
+                measure_completions,
+                rows=rows,
+                reward_funcs=rewards,
+                perplexity_model=perplexity_model,
+                length_unit=unit,
+            )
             evaluations |= {label: measure(completions) for label, completions in texts.items()}
             shown, told = eval_args.num_samples_shown, {**vars(data_args), **vars(eval_args), **vars(compare_args)}
             report(evaluations, rows, folder, shown, logs=logs, config=told, title=f"Evaluation on {name}")

@@ -15,7 +15,7 @@ from datasets import Dataset
 from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, RewardArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_splits
-from lmrl.evaluation import Evaluation, evaluate_model, report, write_card
+from lmrl.evaluation import Decoding, Evaluation, Evaluator, FrozenModels, report, write_card
 from lmrl.models import context_length, load_model, load_tokenizer, write_merged
 from lmrl.rewards import make_rewards
 from lmrl.trainers import PPOConfig, PPOTrainer
@@ -37,30 +37,33 @@ def main() -> None:
     model = load_model(name, trainable=True, **loading)
     room = (context_length(model) or 10**9) - config.max_completion_length
     train, held_out = load_splits(tokenizer, room, seed=config.seed, **vars(data_args))
-    few = held_out.select(range(min(eval_args.eval_rows_in_training, len(held_out))))
     rewards = make_rewards(reward_args.rewards)
-    judged = [*rewards, *make_rewards(eval_args.metrics or [])]
-    decoding = eval_args.decoding(config.max_completion_length)
-    measure = partial(evaluate_model, tokenizer=tokenizer, rewards=judged, **decoding)
+    evaluator = Evaluator(
+        tokenizer,
+        held_out,
+        Decoding(**eval_args.decoding(config.max_completion_length)),
+        reward_funcs=[*rewards, *make_rewards(eval_args.metrics or [])],
+        subset_size=eval_args.eval_rows_in_training,
+        load_frozen_models=partial(load_frozen_models, eval_args.perplexity_model, name, tokenizer, **loading),
+    )
 
     trainer = PPOTrainer(
         model,
         rewards,
         config,
         train,
-        held_out_metrics=lambda policy: measure(model=policy, rows=few).values,
-        eval_dataset=few,
+        held_out_metrics=evaluator.scores,
+        eval_dataset=evaluator.subset,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
-    judges = partial(onlookers, eval_args.perplexity_model, name, tokenizer, trainer.accelerator.device, **loading)
     with trainer.gathered_policy() as policy:
-        evaluations = {"before": measure(model=policy, rows=held_out, **judges())}
+        evaluations = {"before": evaluator(policy)}
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     trainer.save_model()
     trainer.save_state()
     with trainer.gathered_policy() as policy:
-        evaluations["after"] = measure(model=policy, rows=held_out, **judges())
+        evaluations["after"] = evaluator(policy)
     if trainer.is_world_process_zero():
         if model_args.merge:
             print(f"The merged model is in {write_merged(config.output_dir, dtype=model_args.dtype)}")
@@ -69,13 +72,14 @@ def main() -> None:
         trainer.push_to_hub(commit_message="Scores and model card")
 
 
-def onlookers(
-    judge: str | None, start: str, tokenizer: PreTrainedTokenizerBase, device: torch.device, **loading: Any
-) -> dict[str, Any]:
-    """Returns the frozen models of an evaluation: the one that training starts from, and one that judges fluency."""
+def load_frozen_models(
+    perplexity_model: str | None, start: str, tokenizer: PreTrainedTokenizerBase, device: torch.device, **loading: Any
+) -> FrozenModels:
+    """Returns the model that training starts from and the one that gives the perplexity, by default the same."""
     reference = load_model(start, device=device, **loading)
-    fluent = (load_model(judge, device=device), load_tokenizer(judge)) if judge else (reference, tokenizer)
-    return {"reference_model": reference, "perplexity_model": fluent}
+    if perplexity_model is None:
+        return FrozenModels(reference, (reference, tokenizer))
+    return FrozenModels(reference, (load_model(perplexity_model, device=device), load_tokenizer(perplexity_model)))
 
 
 def tell(trainer: PPOTrainer, evaluations: dict[str, Evaluation], rows: Dataset, *told: Any) -> None:

@@ -14,7 +14,8 @@ from .comparison import (
 from .differences import Difference, compare_all
 from .divergence import divergence
 from .evaluate import Evaluation, evaluate_model, measure_completions
-from .generation import Completion, generate_completions
+from .evaluator import Evaluator, FrozenModels
+from .generation import Completion, Decoding, generate_completions
 from .metrics import Score, score_completions
 from .outputs import read_outputs
 from .perplexity import perplexity
@@ -41,9 +42,12 @@ __all__ = [
     "Comparison",
     "Completion",
     "CompletionStore",
+    "Decoding",
     "Difference",
     "Evaluation",
+    "Evaluator",
     "Findings",
+    "FrozenModels",
     "Interval",
     "Score",
     "approximate_randomization",

@@ -1,16 +1,16 @@
 """The measurement of one checkpoint: generate, score, and say how."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lmrl.distributed import on_main
 from lmrl.rewards import call_reward, reward_name
 
 from .divergence import divergence
-from .generation import Completion, generate_completions
+from .generation import Completion, Decoding, generate_completions
 from .metrics import Score, mean_score, score_completions
 from .perplexity import perplexity
-from .processes import on_main
 from .rows import Row, row_ids, take_rows
 from .scores import per_prompt
 from .store import CompletionStore
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Reward: TypeAlias = Callable[..., list[float | None]]
-Judge: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
+ModelAndTokenizer: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,13 @@ def evaluate_model(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     rows: "Dataset | Sequence[Row]",
+    decoding: Decoding,
     *,
-    max_new_tokens: int,
-    do_sample: bool = False,
-    num_beams: int = 1,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    num_samples: int = 1,
-    batch_size: int = 32,
-    rewards: Sequence[Reward] = (),
+    reward_funcs: Sequence[Reward] = (),
     metrics: Sequence[str] | None = None,
-    perplexity_model: "Judge | PreTrainedModel | None" = None,
+    perplexity_model: "ModelAndTokenizer | PreTrainedModel | None" = None,
     reference_model: "PreTrainedModel | None" = None,
     max_rows: int | None = None,
-    seed: int = 0,
     store: CompletionStore | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -77,8 +70,8 @@ def evaluate_model(
     With several samples per prompt, corpus metrics pool all samples, and a row score is the mean over the samples of
     its prompt: the samples of one prompt are not independent of each other, prompts are.
 
-    Where `torch.distributed` has several processes, all must call this: they share the generation, the first one
-    scores, and all return the same.
+    With several processes in `torch.distributed`, all must call this: they share the generation, the main process
+    computes the metrics, and all return the same.
 
     Args:
         model (`transformers.PreTrainedModel` or `peft.PeftModel`):
@@ -86,39 +79,25 @@ def evaluate_model(
         tokenizer (`transformers.PreTrainedTokenizerBase`):
             Its tokenizer.
         rows (`datasets.Dataset` or list of `dict`):
-            Rows with `"prompt"` (text or messages) and, if there are some, `"references"` (a list of texts). Rewards
-            see all their columns but `"prompt"`, `"completion"` and `"completion_ids"`, as in TRL.
-        max_new_tokens (`int`):
-            Longest completion in tokens.
-        do_sample (`bool`, *optional*, defaults to `False`):
-            Sample; otherwise decode greedily, or by beams.
-        num_beams (`int`, *optional*, defaults to `1`):
-            Number of beams; 1 is no beam search.
-        temperature (`float`, *optional*, defaults to `1.0`):
-            Temperature of the sampling.
-        top_p (`float`, *optional*, defaults to `1.0`):
-            Probability mass that sampling keeps.
-        num_samples (`int`, *optional*, defaults to `1`):
-            Completions per prompt; more than one needs `do_sample`.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Prompts per batch.
-        rewards (list of callables, *optional*, defaults to `()`):
+            Rows with `"prompt"` (text or messages) and optionally `"references"` (a list of texts). Reward functions
+            get all their columns except `"prompt"`, `"completion"` and `"completion_ids"`, as in TRL.
+        decoding ([`Decoding`]):
+            How completions are generated.
+        reward_funcs (list of callables, *optional*, defaults to `()`):
             Reward functions, called as `f(prompts=..., completions=..., **columns)`; each becomes `reward/<name>`.
             Completions of chat prompts are lists of one message, as in TRL.
         metrics (list of `str`, *optional*):
             Names for [`score_completions`]; its defaults if not given.
         perplexity_model (`transformers.PreTrainedModel` or a pair of model and tokenizer, *optional*):
-            A frozen model that judges how likely the completions are; alone, it is taken to share `tokenizer`.
+            A frozen model that gives the perplexity of the completions; alone, it is used with `tokenizer`.
         reference_model (`transformers.PreTrainedModel`, *optional*):
             The policy that training started from, with the same tokens: gives `kl` and `own_perplexity`.
         max_rows (`int`, *optional*):
-            Only the first rows.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the sampling.
+            Number of rows to evaluate, the first ones; all by default.
         store ([`CompletionStore`], *optional*):
-            Where completions are written as they come, and found again after a kill.
+            Where completions are written as they come, and read again after an interruption.
         progress (`bool`, *optional*, defaults to `True`):
-            Show a progress bar.
+            Whether to show a progress bar.
 
     Returns:
         [`Evaluation`].
@@ -127,40 +106,35 @@ def evaluate_model(
         `ValueError`: if there are no rows, columns are missing in some of them, two rewards have the same name, or a
             reward returns another number of values than there are completions.
     """
-    decoding: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "do_sample": do_sample,
-        "num_beams": num_beams,
-        "temperature": temperature,
-        "top_p": top_p,
-        "num_samples": num_samples,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
     taken = take_rows(rows, max_rows)
-    _name_rewards(rewards)  # refuse before the work, not after it
+    _name_rewards(reward_funcs)  # raises before the generation, not after it
     prompts = [row["prompt"] for row in taken]
-    completions = generate_completions(model, tokenizer, prompts, store=store, progress=progress, **decoding)
-    judge = perplexity_model if isinstance(perplexity_model, tuple | None) else (perplexity_model, tokenizer)
+    completions = generate_completions(model, tokenizer, prompts, decoding, store=store, progress=progress)
+    if perplexity_model is not None and not isinstance(perplexity_model, tuple):
+        perplexity_model = (perplexity_model, tokenizer)
 
-    def measured() -> Evaluation:
-        """On the first process alone."""
-        scores = measure_completions(completions, taken, rewards=rewards, metrics=metrics, judge=judge).scores
+    def measure() -> Evaluation:
+        """Runs on the main process alone."""
+        scores = measure_completions(
+            completions, taken, reward_funcs=reward_funcs, metrics=metrics, perplexity_model=perplexity_model
+        ).scores
         if reference_model is not None:
-            scores |= divergence(model, reference_model, tokenizer, prompts, completions, batch_size=batch_size)
-        scores = {name: per_prompt(score, num_samples) for name, score in scores.items()}
-        return Evaluation(completions, scores, decoding, row_ids(taken))
+            scores |= divergence(
+                model, reference_model, tokenizer, prompts, completions, batch_size=decoding.batch_size
+            )
+        scores = {name: per_prompt(score, decoding.num_samples) for name, score in scores.items()}
+        return Evaluation(completions, scores, asdict(decoding), row_ids(taken))
 
-    return on_main(measured)
+    return on_main(measure)
 
 
 def measure_completions(
     completions: Sequence[Completion],
     rows: "Dataset | Sequence[Row]",
     *,
-    rewards: Sequence[Reward] = (),
+    reward_funcs: Sequence[Reward] = (),
     metrics: Sequence[str] | None = None,
-    judge: "Judge | None" = None,
+    perplexity_model: "ModelAndTokenizer | None" = None,
     length_unit: str = "tokens|eos:included",
 ) -> Evaluation:
     """
@@ -171,12 +145,12 @@ def measure_completions(
             In the order of the rows.
         rows (`datasets.Dataset` or list of `dict`):
             The rows they complete, as in [`evaluate_model`].
-        rewards (list of callables, *optional*, defaults to `()`):
+        reward_funcs (list of callables, *optional*, defaults to `()`):
             Reward functions.
         metrics (list of `str`, *optional*):
             Names for [`score_completions`].
-        judge (pair of model and tokenizer, *optional*):
-            A frozen model that judges how likely the completions are.
+        perplexity_model (pair of model and tokenizer, *optional*):
+            A frozen model that gives the perplexity of the completions.
         length_unit (`str`, *optional*, defaults to `"tokens|eos:included"`):
             What the lengths count: `"words"` where [`read_outputs`] had no tokenizer.
 
@@ -197,10 +171,10 @@ def measure_completions(
         metrics=metrics,
         length_unit=length_unit,
     )
-    for name, reward in _name_rewards(rewards).items():
+    for name, reward in _name_rewards(reward_funcs).items():
         scores[f"reward/{name}"] = _score_reward(name, reward, expanded, completions)
-    if judge is not None:
-        scores["perplexity"] = perplexity(*judge, [row["prompt"] for row in taken], completions)
+    if perplexity_model is not None:
+        scores["perplexity"] = perplexity(*perplexity_model, [row["prompt"] for row in taken], completions)
     return Evaluation(list(completions), scores, {}, row_ids(taken))
 
 

@@ -1,4 +1,4 @@
-"""Completions of a checkpoint: batched, seeded, decoded as its generation config says they end."""
+"""Batched, seeded generation of completions."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -6,13 +6,75 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from lmrl.distributed import gather, on_main, rank_and_world_size
+from lmrl.utils import check_at_least
+
 from .encoding import Prompt, check_context, encode_prompts
-from .processes import gather, on_main, rank_and_world
 from .store import CompletionStore, Lines, store_key
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """
+    How completions are generated.
+
+    Nothing of a model's saved generation config is used except its end-of-sequence tokens: a saved `top_k` or
+    `repetition_penalty` would evaluate another distribution than the one that was trained.
+
+    Args:
+        max_new_tokens (`int`):
+            Maximum length of a completion in tokens; with the prompt it must fit into the model's positions.
+        do_sample (`bool`, *optional*, defaults to `False`):
+            Whether to sample; otherwise the most likely token (or beam) is taken.
+        num_beams (`int`, *optional*, defaults to `1`):
+            Number of beams; 1 is no beam search.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Divisor of the logits when sampling, above 0.
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Probability mass that sampling keeps, in (0, 1].
+        num_samples (`int`, *optional*, defaults to `1`):
+            Completions per prompt; more than one needs `do_sample`.
+        batch_size (`int`, *optional*, defaults to `32`):
+            Prompts per batch; `batch_size * num_samples` completions are generated at a time.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the sampling. The same seed, prompts and batch size give the same completions.
+
+    Raises:
+        `ValueError`: if a value is out of its range.
+    """
+
+    max_new_tokens: int
+    do_sample: bool = False
+    num_beams: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    num_samples: int = 1
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least(
+            1,
+            max_new_tokens=self.max_new_tokens,
+            num_beams=self.num_beams,
+            num_samples=self.num_samples,
+            batch_size=self.batch_size,
+        )
+        if self.temperature <= 0:
+            raise ValueError(
+                f"`temperature` must be above 0, got {self.temperature}. Use `do_sample=False` for greedy decoding."
+            )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}. 1 keeps all tokens.")
+        if self.num_samples > 1 and not self.do_sample:
+            raise ValueError(
+                f"`num_samples` must be 1 without sampling, got {self.num_samples}: all samples of a prompt would be "
+                "equal. Set `do_sample=True` or `num_samples=1`."
+            )
 
 
 @dataclass(frozen=True)
@@ -30,7 +92,7 @@ class Completion:
         length (`int`):
             Number of tokens generated, the end-of-sequence token included.
         finished (`bool`):
-            Whether it ended by itself; `False` if `max_new_tokens` cut it.
+            Whether it ended with an end-of-sequence token; `False` if `max_new_tokens` cut it.
     """
 
     row: int
@@ -44,27 +106,18 @@ def generate_completions(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     prompts: Sequence[Prompt],
+    decoding: Decoding,
     *,
-    max_new_tokens: int,
-    do_sample: bool = False,
-    num_beams: int = 1,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    num_samples: int = 1,
-    batch_size: int = 32,
-    seed: int = 0,
     store: CompletionStore | None = None,
     progress: bool = True,
 ) -> list[Completion]:
     """
     Returns the model's completions in the order of the prompts, those of one prompt side by side.
 
-    Nothing of the model's saved generation config is used but where its texts end: a saved `top_k` or
-    `repetition_penalty` would measure another distribution than the one that was trained. The model is put in
-    evaluation mode and given back as it was, and so is the random state.
+    The model is put in evaluation mode; its mode and the random state are restored afterwards.
 
-    Where `torch.distributed` has several processes, all must call this: they share the batches, and each returns all
-    completions, which are those of one process.
+    With several processes in `torch.distributed`, all must call this: they share the batches, and each returns all
+    completions, equal to those of a single process.
 
     Args:
         model (`transformers.PreTrainedModel` or `peft.PeftModel`):
@@ -72,72 +125,56 @@ def generate_completions(
         tokenizer (`transformers.PreTrainedTokenizerBase`):
             Its tokenizer; the padding side does not matter.
         prompts (list of `str`, or list of lists of messages):
-            Texts are tokenised as they are; messages go through the chat template with the generation prompt added.
-        max_new_tokens (`int`):
-            Longest completion in tokens; with the prompt it must fit into the model's positions.
-        do_sample (`bool`, *optional*, defaults to `False`):
-            Sample from the distribution; otherwise take the most likely token (or beam).
-        num_beams (`int`, *optional*, defaults to `1`):
-            Number of beams; 1 is no beam search.
-        temperature (`float`, *optional*, defaults to `1.0`):
-            What the logits are divided by when sampling, above 0.
-        top_p (`float`, *optional*, defaults to `1.0`):
-            Probability mass that sampling keeps, in (0, 1].
-        num_samples (`int`, *optional*, defaults to `1`):
-            Completions per prompt; more than one needs `do_sample`.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Prompts per batch; `batch_size * num_samples` texts are generated at a time.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the sampling. The same seed, prompts and batch size give the same texts.
+            Texts are tokenized as they are; messages go through the chat template with the generation prompt added.
+        decoding ([`Decoding`]):
+            How completions are generated.
         store ([`CompletionStore`], *optional*):
-            Where batches are written as they come, and found again after a kill.
+            Where batches are written as they come, and read again after an interruption.
         progress (`bool`, *optional*, defaults to `True`):
-            Show a progress bar with the time left.
+            Whether to show a progress bar with the time left.
 
     Returns:
-        list of [`Completion`], `len(prompts) * num_samples` of them.
+        list of [`Completion`], `len(prompts) * decoding.num_samples` of them.
 
     Raises:
-        `ValueError`: if an argument is out of its range, or the longest prompt and `max_new_tokens` do not fit.
+        `ValueError`: if the longest prompt and `max_new_tokens` do not fit into the model's positions.
     """
     import torch
     from tqdm.auto import tqdm
 
-    _check_arguments(max_new_tokens, do_sample, num_beams, temperature, top_p, num_samples, batch_size)
     prompt_ids = encode_prompts(tokenizer, prompts)
-    check_context(model, [len(ids) for ids in prompt_ids], max_new_tokens)
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if do_sample else {}
-    settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "num_beams": num_beams, **sampling}
-    config = _generation_config(model, tokenizer, num_return_sequences=num_samples, **settings)
+    check_context(model, [len(ids) for ids in prompt_ids], decoding.max_new_tokens)
+    config = _generation_config(model, tokenizer, decoding)
     # The longest first: a batch that does not fit in memory fails at once, and the time left is not underestimated.
     order = sorted(range(len(prompts)), key=lambda row: -len(prompt_ids[row]))
-    batches = {start: order[start : start + batch_size] for start in range(0, len(order), batch_size)}
-    rank, world = rank_and_world()
-    drawn = {"num_samples": num_samples, "batch_size": batch_size, "seed": seed, "eos_ids": config.eos_token_id}
-    key = "" if store is None else store_key(model, prompt_ids, settings | drawn)
-    # One process's view: all must see the same work left.
+    size = decoding.batch_size
+    batches = {start: order[start : start + size] for start in range(0, len(order), size)}
+    rank, world_size = rank_and_world_size()
+    settings = {**asdict(decoding), "eos_ids": config.eos_token_id}
+    key = "" if store is None else store_key(model, prompt_ids, settings)
+    # Read by one process only: all must find the same batches missing.
     done = {} if store is None else on_main(lambda: store.read(key))
-    left = [start for start in batches if start not in done]
+    missing = [start for start in batches if start not in done]
     bar = tqdm(
-        total=len(prompts) * num_samples,
-        initial=num_samples * sum(len(batches[start]) for start in done),  # counts for nothing in the time left
+        total=len(prompts) * decoding.num_samples,
+        initial=decoding.num_samples * sum(len(batches[start]) for start in done),  # does not enter the time left
         desc="generating",
         unit="text",
         disable=not progress or rank > 0,
     )
     devices = [model.device] if model.device.type == "cuda" else []
-    with bar, eval_mode(model), _own_generation_config(model, config), torch.random.fork_rng(devices=devices):
-        for start in left[rank::world]:
-            # Each batch has a seed of its own, so that its texts do not depend on the batches before it.
-            torch.manual_seed(random.Random(f"{seed}/{start}").getrandbits(32))
+    with bar, eval_mode(model), _generation_config_replaced(model, config), torch.random.fork_rng(devices=devices):
+        for start in missing[rank::world_size]:
+            # Each batch has its own seed, so that its completions do not depend on the batches before it.
+            torch.manual_seed(random.Random(f"{decoding.seed}/{start}").getrandbits(32))
             sequences = _generate_batch(model, [prompt_ids[row] for row in batches[start]], config)
             lines = _read_batch(tokenizer, batches[start], sequences.tolist(), config.eos_token_id)
             done[start] = lines
             if store is not None:
                 store.append(key, rank, start, lines)
-            bar.update(min(len(sequences) * world, bar.total - bar.n))
-    whole = {start: lines for part in gather(done) for start, lines in part.items()}
-    completions = [Completion(**line) for start in batches for line in whole[start]]
+            bar.update(min(len(sequences) * world_size, bar.total - bar.n))
+    by_start = {start: lines for part in gather(done) for start, lines in part.items()}
+    completions = [Completion(**line) for start in batches for line in by_start[start]]
     return sorted(completions, key=lambda completion: (completion.row, completion.sample))
 
 
@@ -161,7 +198,7 @@ def eval_mode(model: "PreTrainedModel") -> Iterator[None]:
 
 
 @contextmanager
-def _own_generation_config(model: "PreTrainedModel", config: "GenerationConfig") -> Iterator[None]:
+def _generation_config_replaced(model: "PreTrainedModel", config: "GenerationConfig") -> Iterator[None]:
     """Replaces the saved generation config: `generate` fills every field that ours leaves open from it."""
     get_base_model: Any = getattr(model, "get_base_model", None)  # of a PEFT model
     base = model if get_base_model is None else get_base_model()
@@ -177,7 +214,7 @@ def _own_generation_config(model: "PreTrainedModel", config: "GenerationConfig")
 
 
 def _generation_config(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", **settings: Any
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", decoding: Decoding
 ) -> "GenerationConfig":
     from transformers import GenerationConfig
 
@@ -186,8 +223,17 @@ def _generation_config(
     eos_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
     # Any id serves as padding: nothing is ever found by comparing with it.
     pad = next(id for id in [tokenizer.pad_token_id, *eos_ids, 0] if id is not None)
-    own: Any = GenerationConfig
-    config: GenerationConfig = own(eos_token_id=eos_ids or None, pad_token_id=pad, **settings)
+    sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.do_sample else {}
+    make_config: Any = GenerationConfig
+    config: GenerationConfig = make_config(
+        eos_token_id=eos_ids or None,
+        pad_token_id=pad,
+        max_new_tokens=decoding.max_new_tokens,
+        do_sample=decoding.do_sample,
+        num_beams=decoding.num_beams,
+        num_return_sequences=decoding.num_samples,
+        **sampling,
+    )
     return config
 
 
@@ -218,32 +264,3 @@ def _read_batch(
         completion = Completion(rows[index // num_samples], index % num_samples, text, length, end is not None)
         lines.append(asdict(completion))
     return lines
-
-
-def _check_arguments(
-    max_new_tokens: int,
-    do_sample: bool,
-    num_beams: int,
-    temperature: float,
-    top_p: float,
-    num_samples: int,
-    batch_size: int,
-) -> None:
-    counts = {
-        "max_new_tokens": max_new_tokens,
-        "num_beams": num_beams,
-        "num_samples": num_samples,
-        "batch_size": batch_size,
-    }
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}, but must be at least 1.")
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}, but must be above 0. Greedy decoding is do_sample=False.")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p is {top_p}, but must be in (0, 1]; 1 keeps the whole distribution.")
-    if num_samples > 1 and not do_sample:
-        raise ValueError(
-            f"num_samples is {num_samples} without sampling, which gives the same text again and again. "
-            "Set do_sample=True or num_samples=1."
-        )

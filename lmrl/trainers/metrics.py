@@ -52,7 +52,7 @@ class MeasuredTrainer(RLOOTrainer):
         with `save_model`.
 
             with trainer.gathered_policy() as policy:
-                evaluation = evaluate_model(policy, tokenizer, rows, max_new_tokens=64)
+                evaluation = evaluate_model(policy, tokenizer, rows, Decoding(max_new_tokens=64))
 
         Under ZeRO-3 and FSDP weights are shards outside of it, and a process that runs the policy once more than the
         others waits for ever. All processes must enter and leave it together.

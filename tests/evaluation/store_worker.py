@@ -10,10 +10,10 @@ from pathlib import Path
 from torch import distributed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmrl.evaluation import CompletionStore, evaluate_model, generate_completions
-from lmrl.evaluation.processes import on_main
+from lmrl.distributed import on_main
+from lmrl.evaluation import CompletionStore, Decoding, evaluate_model, generate_completions
 
-SETTINGS = {"max_new_tokens": 12, "do_sample": True, "num_samples": 2, "batch_size": 2, "progress": False}
+DECODING = Decoding(max_new_tokens=12, do_sample=True, num_samples=2, batch_size=2)
 
 
 def killed(folder, model, tokenizer, prompts):
@@ -27,26 +27,29 @@ def killed(folder, model, tokenizer, prompts):
         return generate(**kwargs)
 
     model.generate = generate_or_die
-    generate_completions(model, tokenizer, prompts, store=CompletionStore(folder / "partial", "m"), **SETTINGS)
+    store = CompletionStore(folder / "partial", "m")
+    generate_completions(model, tokenizer, prompts, DECODING, store=store, progress=False)
 
 
 def resumed(folder, model, tokenizer, prompts):
     """Everything once by each process alone, and then by both together."""
     rows = [{"prompt": prompt} for prompt in prompts]
-    alone = generate_completions(model, tokenizer, prompts, **SETTINGS)
+    alone = generate_completions(model, tokenizer, prompts, DECODING, progress=False)
     distributed.init_process_group("gloo")
-    found = {"alone": alone, "fresh": generate_completions(model, tokenizer, prompts, **SETTINGS)}
+    fresh = generate_completions(model, tokenizer, prompts, DECODING, progress=False)
+    found = {"alone": alone, "fresh": fresh}
     generate, calls, scored = model.generate, [], []
     model.generate = lambda **kwargs: calls.append(1) or generate(**kwargs)
     store = CompletionStore(folder / "partial", "m")
-    found["resumed"] = generate_completions(model, tokenizer, prompts, store=store, **SETTINGS)
+    found["resumed"] = generate_completions(model, tokenizer, prompts, DECODING, store=store, progress=False)
     batches = len(calls)
 
     def counted(*, completions, **_):
         scored.append(1)
         return [0.0] * len(completions)
 
-    found["evaluated"] = evaluate_model(model, tokenizer, rows, rewards=[counted], store=store, **SETTINGS).completions
+    evaluation = evaluate_model(model, tokenizer, rows, DECODING, reward_funcs=[counted], store=store, progress=False)
+    found["evaluated"] = evaluation.completions
 
     def fail():
         raise ValueError("only the first process sees this")

@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from lmrl.evaluation import Completion, divergence, generate_completions, perplexity
+from lmrl.evaluation import Completion, Decoding, divergence, generate_completions, perplexity
 from lmrl.evaluation.perplexity import pooled_perplexity
 
 PROMPTS = ["a b c d e", "c", "i h g"]
@@ -125,8 +125,8 @@ def test_over_all_texts_of_two_tokens_it_is_the_kl_of_the_two_policies():
     along = divergence(policy, reference, tokenizer, ["a b"], completions)["kl"].row_scores
     assert sum(math.exp(p) * kl for p, kl in zip(log_p, along, strict=True)) == pytest.approx(exact, rel=1e-5)
 
-    settings = {"max_new_tokens": 2, "do_sample": True, "num_samples": 4000, "progress": False}
-    sampled = generate_completions(policy, tokenizer, ["a b"], **settings)
+    decoding = Decoding(max_new_tokens=2, do_sample=True, num_samples=4000)
+    sampled = generate_completions(policy, tokenizer, ["a b"], decoding, progress=False)
     found = divergence(policy, reference, tokenizer, ["a b"], sampled, batch_size=1000)["kl"]
     error = torch.tensor(found.row_scores).std().item() / math.sqrt(4000)
     assert found.value == pytest.approx(exact, abs=4 * error) and error < 0.02

@@ -4,12 +4,13 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
-from lmrl.evaluation import evaluate_model, generate_completions, perplexity
+from lmrl.evaluation import Decoding, evaluate_model, generate_completions, perplexity
 
 ROOT = Path(__file__).parents[2]
 ROWS = [
@@ -20,7 +21,10 @@ ROWS = [
 
 
 def evaluate(model, tokenizer, rows, **settings):
-    return evaluate_model(model, tokenizer, rows, **{"max_new_tokens": 8, "progress": False, **settings})
+    names = {field.name for field in fields(Decoding)}
+    decoding = Decoding(**{"max_new_tokens": 8, **{name: settings[name] for name in names & settings.keys()}})
+    others = {name: value for name, value in settings.items() if name not in names}
+    return evaluate_model(model, tokenizer, rows, decoding, progress=False, **others)
 
 
 def wanted_words(*, prompts, completions, wanted, **columns):
@@ -51,7 +55,7 @@ class Rate:
 
 
 def test_a_reward_that_knows_the_value_of_a_corpus_is_asked_for_it(model, tokenizer):
-    result = evaluate(model, tokenizer, ROWS, rewards=[Rate()])
+    result = evaluate(model, tokenizer, ROWS, reward_funcs=[Rate()])
     texts = [completion.text for completion in result.completions]
     score = result.scores["reward/rate"]
     assert score.value == sum(text.count("a") for text in texts) / sum(map(len, texts))
@@ -59,14 +63,14 @@ def test_a_reward_that_knows_the_value_of_a_corpus_is_asked_for_it(model, tokeni
 
 
 def test_everything_that_applies_is_scored(model, tokenizer):
-    result = evaluate(model, tokenizer, ROWS, rewards=[wanted_words], perplexity_model=model)
+    result = evaluate(model, tokenizer, ROWS, reward_funcs=[wanted_words], perplexity_model=model)
     assert list(result.scores) == [
         *("bleu", "bleu_e2e", "nist", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "meteor", "cider"),
         *("distinct1", "distinct2", "self_bleu", "repetition", "length", "unfinished"),
         *("reward/wanted_words", "perplexity"),
     ]
     prompts = [row["prompt"] for row in ROWS]
-    assert result.completions == generate_completions(model, tokenizer, prompts, max_new_tokens=8, progress=False)
+    assert result.completions == generate_completions(model, tokenizer, prompts, Decoding(8), progress=False)
     assert result.scores["perplexity"] == perplexity(model, tokenizer, prompts, result.completions)
     first, second, third = result.scores["reward/wanted_words"].row_scores
     words = [len(completion.text.split()) for completion in result.completions]
@@ -87,7 +91,7 @@ def test_rows_without_references_have_no_reference_metrics(model, tokenizer):
 
 
 def test_row_scores_are_means_over_the_samples_of_a_prompt(model, tokenizer):
-    result = evaluate(model, tokenizer, ROWS, do_sample=True, num_samples=4, rewards=[wanted_words])
+    result = evaluate(model, tokenizer, ROWS, do_sample=True, num_samples=4, reward_funcs=[wanted_words])
     assert len(result.completions) == 12
     lengths = [completion.length for completion in result.completions]
     assert result.scores["length"].row_scores == [sum(lengths[i : i + 4]) / 4 for i in (0, 4, 8)]
@@ -105,7 +109,7 @@ def test_completions_of_chat_prompts_are_messages_to_a_reward(model, tokenizer):
         return [0.0] * len(completions)
 
     chat = [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
-    texts = [completion.text for completion in evaluate(model, tokenizer, chat, rewards=[spy]).completions]
+    texts = [completion.text for completion in evaluate(model, tokenizer, chat, reward_funcs=[spy]).completions]
     assert seen == [[{"role": "assistant", "content": text}] for text in texts]
     assert texts == [completion.text for completion in evaluate(model, tokenizer, ROWS).completions]
 
@@ -128,9 +132,9 @@ def test_rewards_that_clash_or_do_not_answer_every_row_are_refused(model, tokeni
         return [0.0]
 
     with pytest.raises(ValueError, match="Two rewards are named 'short'"):
-        evaluate(model, tokenizer, ROWS, rewards=[short, short])
+        evaluate(model, tokenizer, ROWS, reward_funcs=[short, short])
     with pytest.raises(ValueError, match="'short' returned 1 values for 3 completions"):
-        evaluate(model, tokenizer, ROWS, rewards=[short])
+        evaluate(model, tokenizer, ROWS, reward_funcs=[short])
 
 
 def test_importing_evaluation_loads_nothing_heavy():

@@ -6,13 +6,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from lmrl.evaluation import Completion, generate_completions
+from lmrl.evaluation import Completion, Decoding, generate_completions
 
 EOS, STOP = 0, 2  # as in conftest.WORDS
 
 
 def generate(model, tokenizer, prompts, **settings):
-    return generate_completions(model, tokenizer, prompts, **{"max_new_tokens": 12, "progress": False, **settings})
+    decoding = Decoding(**{"max_new_tokens": 12, **settings})
+    return generate_completions(model, tokenizer, prompts, decoding, progress=False)
 
 
 def texts(completions):
@@ -205,14 +206,14 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_remedy(model, tokenizer,
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"num_samples": 0}, "num_samples is 0"),
-        ({"temperature": 0.0, "do_sample": True}, r"temperature is 0.0.*do_sample=False"),
-        ({"top_p": 0.0}, "top_p is 0.0"),
-        ({"num_samples": 2}, "num_samples is 2 without sampling"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be at least 1, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"num_samples": 0}, "`num_samples` must be at least 1, got 0"),
+        ({"temperature": 0.0, "do_sample": True}, r"`temperature` must be above 0, got 0.0.*do_sample=False"),
+        ({"top_p": 0.0}, r"`top_p` must be in \(0, 1\], got 0.0"),
+        ({"num_samples": 2}, "`num_samples` must be 1 without sampling, got 2"),
     ],
 )
-def test_arguments_out_of_range_are_refused(model, tokenizer, settings, message):
+def test_arguments_out_of_range_raise(settings, message):
     with pytest.raises(ValueError, match=message):
-        generate(model, tokenizer, ["a"], **settings)
+        Decoding(**{"max_new_tokens": 1, **settings})

@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from lmrl.evaluation import evaluate_model, measure_completions, read_json, to_json, write_json
+from lmrl.evaluation import Decoding, evaluate_model, measure_completions, read_json, to_json, write_json
 from lmrl.evaluation.matching import matched
 from lmrl.evaluation.outputs import read_outputs
 from lmrl.evaluation.rows import data_signature, row_ids, take_rows
@@ -42,7 +42,7 @@ def test_the_signature_of_the_data_is_that_of_the_set():
 
 
 def test_an_evaluation_comes_back_from_its_file_with_the_data_it_is_of(model, tokenizer, tmp_path):
-    found = evaluate_model(model, tokenizer, ROWS, max_new_tokens=8, progress=False, reference_model=model)
+    found = evaluate_model(model, tokenizer, ROWS, Decoding(max_new_tokens=8), progress=False, reference_model=model)
     write_json(tmp_path / "found.json", found)
     assert read_json(tmp_path / "found.json") == found
     assert to_json(found)["data"] == data_signature(row_ids(ROWS))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmrl.evaluation import CompletionStore, evaluate_model, generate_completions
+from lmrl.evaluation import CompletionStore, Decoding, evaluate_model, generate_completions
 from lmrl.evaluation.store import store_key
 
 HERE = Path(__file__).parent
@@ -36,8 +36,9 @@ def calls(model, monkeypatch):
 
 
 def generate(model, tokenizer, prompts, store=None, **settings):
-    settings = {"max_new_tokens": 12, "progress": False, **SAMPLED, **settings}
-    return generate_completions(model, tokenizer, prompts, store=store, **settings)
+    progress = settings.pop("progress", False)
+    decoding = Decoding(**{"max_new_tokens": 12, **SAMPLED, **settings})
+    return generate_completions(model, tokenizer, prompts, decoding, store=store, progress=progress)
 
 
 def stop_at(model, monkeypatch, batch):
@@ -174,11 +175,11 @@ def test_the_progress_bar_counts_what_was_done_before(model, tokenizer, prompts,
 
 def test_an_evaluation_goes_on_too(model, tokenizer, prompts, store, calls, monkeypatch):
     rows = [{"prompt": prompt, "references": ["a b"]} for prompt in prompts]
-    settings = {"max_new_tokens": 12, "progress": False, **SAMPLED}
-    expected = evaluate_model(model, tokenizer, rows, **settings)
+    decoding = Decoding(max_new_tokens=12, **SAMPLED)
+    expected = evaluate_model(model, tokenizer, rows, decoding, progress=False)
     stopped(model, tokenizer, prompts, store, monkeypatch)
     calls.clear()
-    assert evaluate_model(model, tokenizer, rows, store=store, **settings) == expected
+    assert evaluate_model(model, tokenizer, rows, decoding, store=store, progress=False) == expected
     assert len(calls) == 2
 
 

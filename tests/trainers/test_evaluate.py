@@ -8,7 +8,7 @@ from datasets import Dataset
 from training import ALGORITHMS, make_trainer
 from transformers import EarlyStoppingCallback
 
-from lmrl.evaluation import evaluate_model
+from lmrl.evaluation import Decoding, evaluate_model
 from lmrl.trainers.rollout import PolicyGradientTrainer
 
 HELD_OUT = Dataset.from_list([{"prompt": "a b c"}, {"prompt": "d"}, {"prompt": "e f"}])
@@ -94,8 +94,8 @@ def test_the_best_checkpoint_by_a_held_out_metric_is_loaded_and_training_stops_e
 def test_what_is_measured_on_the_way_changes_nothing(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
     def measured(policy: torch.nn.Module) -> dict[str, float]:
         rows = [{**row, "references": ["a b"]} for row in HELD_OUT]
-        settings = {"max_new_tokens": 6, "do_sample": True, "num_samples": 2, "progress": False}
-        return evaluate_model(policy, trainer.processing_class, rows, **settings).values
+        decoding = Decoding(max_new_tokens=6, do_sample=True, num_samples=2)
+        return evaluate_model(policy, trainer.processing_class, rows, decoding, progress=False).values
 
     common = {"max_steps": 3, "num_iterations": 2, "logging_steps": 1}
     trainer = make_trainer(algorithm, gpt2_path, tmp_path / "plain", **common)

@@ -1,0 +1,122 @@
+"""The held-out evaluation of a run, applied to the policy before, during and after training."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lmrl.utils import check_at_least
+
+from .evaluate import Evaluation, ModelAndTokenizer, Reward, evaluate_model
+from .generation import Decoding
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class FrozenModels:
+    """
+    The models that an evaluation compares the policy with.
+
+    Args:
+        reference_model (`transformers.PreTrainedModel`, *optional*):
+            The policy that training started from, with the same tokens: gives `kl` and `own_perplexity`.
+        perplexity_model (pair of model and tokenizer, *optional*):
+            A model that gives the perplexity of the completions.
+    """
+
+    reference_model: "PreTrainedModel | None" = None
+    perplexity_model: "ModelAndTokenizer | None" = None
+
+
+class Evaluator:
+    """
+    The held-out evaluation of a run: rows, reward functions and decoding, the same for every policy.
+
+        evaluator = Evaluator(tokenizer, rows, Decoding(max_new_tokens=64), reward_funcs=[BLEU()], subset_size=100)
+        trainer = PPOTrainer(..., eval_dataset=evaluator.subset, held_out_metrics=evaluator.scores)
+        with trainer.gathered_policy() as policy:
+            before = evaluator(policy)
+
+    With several processes in `torch.distributed`, all must call it, each with the complete policy.
+
+    Args:
+        tokenizer (`transformers.PreTrainedTokenizerBase`):
+            The policy's tokenizer.
+        rows (`datasets.Dataset`):
+            Held-out rows, as in [`evaluate_model`].
+        decoding ([`Decoding`]):
+            How completions are generated.
+        reward_funcs (list of callables, *optional*, defaults to `()`):
+            What is trained on and what else is to be measured; each becomes `reward/<name>`.
+        metrics (list of `str`, *optional*):
+            Names for [`score_completions`]; its defaults if not given.
+        subset_size (`int`, *optional*):
+            Rows that are evaluated during training, the first ones; all by default.
+        load_frozen_models (`Callable`, *optional*):
+            Function of the policy's device that returns [`FrozenModels`]. It is called for each evaluation of all
+            rows, and the models are freed afterwards: during training they take no memory. The caller's context is
+            to make sure that they load completely (under ZeRO-3: `trainer.gathered_policy()`).
+
+    Attributes:
+        rows (`datasets.Dataset`): All held-out rows.
+        subset (`datasets.Dataset`): Those that are evaluated during training.
+
+    Raises:
+        `ValueError`: if `subset_size` is less than 1.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        rows: "Dataset",
+        decoding: Decoding,
+        *,
+        reward_funcs: Sequence[Reward] = (),
+        metrics: Sequence[str] | None = None,
+        subset_size: int | None = None,
+        load_frozen_models: "Callable[[torch.device], FrozenModels] | None" = None,
+    ):
+        check_at_least(1, subset_size=subset_size)
+        self.tokenizer = tokenizer
+        self.rows = rows
+        self.subset = rows if subset_size is None else rows.select(range(min(subset_size, len(rows))))
+        self.decoding = decoding
+        self.reward_funcs = list(reward_funcs)
+        self.metrics = metrics
+        self.load_frozen_models = load_frozen_models
+
+    def __call__(self, policy: "PreTrainedModel") -> Evaluation:
+        """
+        Returns the evaluation of a policy on all rows, with the divergence from the frozen models if there are some.
+
+        Args:
+            policy (`transformers.PreTrainedModel` or `peft.PeftModel`):
+                The complete policy, on the device where it is to run.
+        """
+        frozen = FrozenModels() if self.load_frozen_models is None else self.load_frozen_models(policy.device)
+        return self._evaluate(policy, self.rows, frozen)
+
+    def scores(self, policy: "PreTrainedModel") -> dict[str, float]:
+        """
+        Returns the scores of a policy on the subset by name, without frozen models: what trainers log as `eval_*`.
+
+        Args:
+            policy (`transformers.PreTrainedModel` or `peft.PeftModel`):
+                The complete policy, on the device where it is to run.
+        """
+        return self._evaluate(policy, self.subset, FrozenModels()).values
+
+    def _evaluate(self, policy: "PreTrainedModel", rows: "Dataset", frozen: FrozenModels) -> Evaluation:
+        return evaluate_model(
+            policy,
+            self.tokenizer,
+            rows,
+            self.decoding,
+            reward_funcs=self.reward_funcs,
+            metrics=self.metrics,
+            reference_model=frozen.reference_model,
+            perplexity_model=frozen.perplexity_model,
+        )
