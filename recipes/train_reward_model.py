@@ -17,7 +17,7 @@ from lmrl.arguments import ModelArguments, PreferenceArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path, load_pairs
 from lmrl.evaluation import evaluate_preferences, interval_as_text
-from lmrl.models import load_trainable_classifier, widen_adapters, write_merged
+from lmrl.models import load_trainable_classifier, upcast_adapters_to_fp32, write_merged
 from lmrl.rewards import RewardModel
 from lmrl.trainers import find_checkpoint
 from transformers import set_seed
@@ -53,7 +53,7 @@ def main() -> None:
     trainer = RewardTrainer(
         model, config, train_dataset=train, processing_class=tokenizer, peft_config=get_peft_config(model_args)
     )
-    widen_adapters(trainer.model)
+    upcast_adapters_to_fp32(trainer.model)
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
     if trainer.is_world_process_zero():

@@ -1,13 +1,13 @@
 """Models: loading them, and the policy's forward with its critic. They know nothing of how they are trained."""
 
-from .adapters import TrunkAdapter, widen_adapters
+from .adapters import TrunkAdapter, upcast_adapters_to_fp32
 from .classifiers import load_trainable_classifier
-from .critic import CRITIC_FILE, Critic, attach_critic, load_critic, save_critic
-from .decoding import decoding_weights, neutral_generation_config
+from .critic import CRITIC_FILE, Critic, attach_critic, get_critic, load_critic, save_critic
 from .fusing import fuse_activations
-from .heads import ScoredCompletions, add_scoring_forward, check_scoring_forward, get_critic
 from .loading import context_length, disable_dropout, load_backbone, load_model, load_tokenizer
 from .merging import write_merged
+from .sampling import decoding_weights, neutral_generation_config
+from .scoring import ScoredCompletions, add_scoring_forward, check_scoring_forward
 from .sharing import offer_base_model
 
 __all__ = [
@@ -31,6 +31,6 @@ __all__ = [
     "neutral_generation_config",
     "offer_base_model",
     "save_critic",
-    "widen_adapters",
+    "upcast_adapters_to_fp32",
     "write_merged",
 ]

@@ -106,7 +106,7 @@ def _copied(name: str, layer: Any) -> LowRank:
     return LowRank(*parts, layer.scaling[active]).requires_grad_(True)
 
 
-def widen_adapters(model: nn.Module) -> None:
+def upcast_adapters_to_fp32(model: nn.Module) -> None:
     """
     Put what is trained on a quantised base into float32, where TRL has rounded it to bfloat16.
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -136,3 +137,9 @@ def load_critic(critic: Critic, folder: str | Path) -> None:
         critic.load_state_dict(load_file(path))
     except RuntimeError as error:
         raise ValueError(f"{path} holds another critic than the one configured: {error}") from error
+
+
+def get_critic(model: nn.Module) -> Critic:
+    """Returns the critic of a model, be it plain or wrapped by PEFT."""
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    return base.critic

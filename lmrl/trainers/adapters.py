@@ -7,7 +7,7 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from torch import Tensor
 
-from lmrl.models import offer_base_model, widen_adapters
+from lmrl.models import offer_base_model, upcast_adapters_to_fp32
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:
@@ -37,7 +37,7 @@ def settle_adapters(model: Any, given: dict[str, Tensor]) -> None:
     for name, weight in model.named_parameters():
         if name in given and weight.dtype != given[name].dtype:
             weight.data = given[name].to(weight.device)
-    widen_adapters(model)
+    upcast_adapters_to_fp32(model)
     model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=model.active_adapters[:1])
 
 

@@ -84,7 +84,7 @@ def test_log_probs_through_the_chunks_equal_those_of_the_whole(
     add_scoring_forward(model, temperature=0.7)
     results = []
     for elements in (64 * 2, 2**25):  # two rows of logits at a time, and all of them
-        monkeypatch.setattr("lmrl.models.logprobs._CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr("lmrl.models.log_probs._CHUNK_ELEMENTS", elements)
         out = model(input_ids=torch.arange(4, 24).view(2, 10), attention_mask=torch.ones(2, 10), completion_length=7)
         model.zero_grad()
         (out.log_probs.sum() + 0.3 * out.entropy.sum()).backward()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmrl.models.logprobs import LogitTransform, token_logps
+from lmrl.models.log_probs import LogitTransform, token_log_probs
 
 
 def _whole(hidden, weight, bias, targets, transform: LogitTransform):
@@ -25,13 +25,13 @@ def _whole(hidden, weight, bias, targets, transform: LogitTransform):
 def test_values_and_gradients_are_those_of_the_whole(
     transform: LogitTransform, with_entropy: bool, with_bias: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmrl.models.logprobs._CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr("lmrl.models.log_probs._CHUNK_ELEMENTS", chunk)
     hidden, weight = torch.randn(9, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
     bias = torch.randn(30, requires_grad=True) if with_bias else None
     targets, weights = torch.randint(0, 30, (9,)), torch.randn(2, 9)
     inputs = [tensor for tensor in (hidden, weight, bias) if tensor is not None]
     results = []
-    for function in (token_logps, _whole):
+    for function in (token_log_probs, _whole):
         logps, entropy = function(hidden, weight, bias, targets, transform)
         loss = (logps * weights[0]).sum() + (entropy * weights[1]).sum() * with_entropy
         results.append((logps, entropy, *torch.autograd.grad(loss, inputs)))
@@ -41,7 +41,7 @@ def test_values_and_gradients_are_those_of_the_whole(
 
 def test_no_token_at_all_gives_a_graph_with_zero_gradients() -> None:
     hidden, weight = torch.randn(0, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
-    logps, _ = token_logps(hidden, weight, None, torch.zeros(0, dtype=torch.long), LogitTransform())
+    logps, _ = token_log_probs(hidden, weight, None, torch.zeros(0, dtype=torch.long), LogitTransform())
     logps.sum().backward()
     assert logps.shape == (0,) and weight.grad.abs().max() == 0
 
@@ -49,9 +49,9 @@ def test_no_token_at_all_gives_a_graph_with_zero_gradients() -> None:
 def test_under_autocast_the_projection_is_bfloat16_and_the_softmax_float32() -> None:
     hidden, weight = torch.randn(9, 64), torch.randn(30, 64, requires_grad=True)
     targets = torch.randint(0, 30, (9,))
-    exact, _ = token_logps(hidden, weight, None, targets, LogitTransform())
+    exact, _ = token_log_probs(hidden, weight, None, targets, LogitTransform())
     with torch.autocast("cpu", torch.bfloat16):
-        rough, _ = token_logps(hidden, weight, None, targets, LogitTransform())
+        rough, _ = token_log_probs(hidden, weight, None, targets, LogitTransform())
     assert rough.dtype == torch.float32
     assert 1e-6 < (rough - exact).abs().max() < 0.5
     rough.sum().backward()
@@ -62,9 +62,9 @@ def test_in_bfloat16_many_chunks_lose_nothing_against_one(monkeypatch: pytest.Mo
     hidden, targets = torch.randn(512, 16, dtype=torch.bfloat16), torch.zeros(512, dtype=torch.long)
     errors = []
     for chunk in (2**25, 2 * 30):  # all rows at once, and 256 chunks
-        monkeypatch.setattr("lmrl.models.logprobs._CHUNK_ELEMENTS", chunk)
+        monkeypatch.setattr("lmrl.models.log_probs._CHUNK_ELEMENTS", chunk)
         weight = torch.ones(30, 16, dtype=torch.bfloat16, requires_grad=True)
-        token_logps(hidden, weight, None, targets, LogitTransform())[0].sum().backward()
+        token_log_probs(hidden, weight, None, targets, LogitTransform())[0].sum().backward()
         expected = hidden.double().sum(0) * (1 - 1 / 30)  # of the target's row, under a uniform softmax
         errors.append(((weight.grad[0].double() - expected).abs() / expected.abs().clamp(min=1)).max().item())
     assert max(errors) < 0.02, errors

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-from .critic import Critic
-from .logprobs import LogitTransform, token_logps
+from .log_probs import LogitTransform, token_log_probs
 
 
 @dataclass
@@ -75,7 +74,7 @@ def _add_scoring_head(head: nn.Module) -> None:
         """Score the targets if they are given, else make logits."""
         if targets is None or transform is None:
             return inner(hidden)
-        return token_logps(hidden, self.weight, self.bias, targets, transform)
+        return token_log_probs(hidden, self.weight, self.bias, targets, transform)
 
     head.forward = types.MethodType(forward, head)
 
@@ -160,9 +159,3 @@ def check_scoring_forward(model: PreTrainedModel, temperature: float) -> None:
             f"{ours:.4f}: the architecture does something to its logits that lmrl does not know. Use another "
             "architecture, or report this one."
         )
-
-
-def get_critic(model: nn.Module) -> Critic:
-    """Returns the critic of a model, be it plain or wrapped by PEFT."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    return base.critic

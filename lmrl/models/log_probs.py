@@ -106,7 +106,7 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
     return (slice(start, start + rows) for start in range(0, max(len(hidden), 1), rows))
 
 
-def token_logps(
+def token_log_probs(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: LogitTransform
 ) -> tuple[Tensor, Tensor]:
     """

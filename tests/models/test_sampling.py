@@ -11,7 +11,7 @@ from training import make_trainer, one_rollout
 from transformers import GenerationConfig
 
 from lmrl.models import add_scoring_forward, attach_critic, load_model
-from lmrl.models.decoding import decoding_weights, neutral_generation_config
+from lmrl.models.sampling import decoding_weights, neutral_generation_config
 
 IDS = torch.tensor([[6, 7, 8, 9]])
 
