@@ -3,15 +3,13 @@
 from .classification import classification_scores
 from .clusters import interval_as_text
 from .comparison import (
-    Comparison,
+    Difference,
     Interval,
-    approximate_randomization,
     bootstrap_interval,
     compare,
+    compare_all,
     holm,
-    paired_bootstrap,
 )
-from .differences import Difference, compare_all
 from .divergence import divergence
 from .evaluate import Evaluation, evaluate_model, measure_completions
 from .evaluator import Evaluator, FrozenModels
@@ -39,7 +37,6 @@ from .store import CompletionStore
 
 __all__ = [
     "CalibrationBin",
-    "Comparison",
     "Completion",
     "CompletionStore",
     "Decoding",
@@ -50,7 +47,6 @@ __all__ = [
     "FrozenModels",
     "Interval",
     "Score",
-    "approximate_randomization",
     "as_text",
     "bootstrap_interval",
     "calibration_bins",
@@ -69,7 +65,6 @@ __all__ = [
     "lines",
     "longer_is_chosen",
     "measure_completions",
-    "paired_bootstrap",
     "per_prompt",
     "perplexity",
     "preference_accuracy",

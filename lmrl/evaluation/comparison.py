@@ -1,27 +1,32 @@
-"""How sure a score and a difference between checkpoints are: intervals and paired tests from stored statistics."""
+"""Confidence intervals of scores and paired tests of differences, from stored statistics."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lmrl.utils import check_at_least
 
 from .resampling import SEED, bootstrap_values, swapped_values
 from .scores import Score, mean_score
 from .statistics import Array, pool
 
+SIGNIFICANCE_LEVEL = 0.05
+
 
 @dataclass(frozen=True)
 class Interval:
     """
-    A mean, a corpus score or a difference with its confidence interval.
+    A mean or a corpus score with its confidence interval.
 
     Args:
         value (`float`):
-            The mean, score or difference itself.
+            The mean or score itself.
         low (`float`):
-            Lower end; NaN where it is not known, as for less than two rows.
+            Lower end; NaN if unknown, as for less than two rows.
         high (`float`):
             Upper end, likewise.
     """
@@ -30,43 +35,48 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether 0 lies outside: the value has a sign at this confidence. `False` for an interval not known."""
-        return self.low > 0 or self.high < 0
-
 
 @dataclass(frozen=True)
-class Comparison:
+class Difference:
     """
-    The difference of two checkpoints in a metric, and how sure it is.
+    The difference of two checkpoints in a metric, with its confidence interval and p-value.
 
     Args:
         effect (`float`):
-            Score after less score before, over the rows to which the metric applies in both.
+            The score minus the baseline's, over the rows to which the metric applies in both.
         low (`float`):
-            Lower end of its interval; NaN where it is not known: for less than two rows, or rows that do not add up.
+            Lower end of the interval of the paired bootstrap; NaN if unknown: for less than two rows, or a metric
+            that rows do not add up to.
         high (`float`):
             Upper end, likewise.
-        p_bootstrap (`float`):
-            Of [`paired_bootstrap`]; NaN likewise.
-        p_randomization (`float`):
-            Of [`approximate_randomization`]; NaN likewise.
+        p_value (`float`):
+            p-value of approximate randomization in (0, 1]; NaN likewise.
+        p_corrected (`float`):
+            The p-value corrected by [`holm`] for all comparisons made together; for a single one, the p-value itself.
         rows (`int`):
-            The rows that were resampled, 0 where rows do not add up.
+            Number of rows that were resampled, 0 where rows do not add up.
     """
 
     effect: float
     low: float
     high: float
-    p_bootstrap: float
-    p_randomization: float
+    p_value: float
+    p_corrected: float
     rows: int
 
     @property
-    def excludes_zero(self) -> bool:
-        """Whether 0 lies outside the interval; `False` where that is not known."""
-        return self.low > 0 or self.high < 0
+    def significant(self) -> bool:
+        """Whether the corrected p-value is below 0.05; `False` if it is unknown."""
+        return self.p_corrected < SIGNIFICANCE_LEVEL
+
+    @property
+    def interval(self) -> tuple[float, float, float]:
+        """The effect and the ends of its interval."""
+        return self.effect, self.low, self.high
+
+
+Columns: TypeAlias = Mapping[str, Mapping[str, Score]]
+Compared: TypeAlias = Mapping[str, Mapping[str, Difference]]
 
 
 def bootstrap_interval(
@@ -96,94 +106,14 @@ def bootstrap_interval(
     Raises:
         `ValueError`: if an argument is out of its range.
     """
-    _check(samples, confidence)
+    _check(confidence, samples=samples)
     score = score if isinstance(score, Score) else mean_score("", "", score, None)
     kept = _applies(score)
     if score.pooling is None or kept.sum() < 2:
         return Interval(score.value, math.nan, math.nan)
     rows = np.asarray(score.statistics, dtype=np.float64)[kept]
-    return _interval(score.value, bootstrap_values(score.pooling, rows, samples=samples, seed=seed), confidence)
-
-
-def paired_bootstrap(
-    before: Score, after: Score, *, samples: int = 1000, confidence: float = 0.95, seed: int = SEED
-) -> tuple[Interval, float]:
-    """
-    Returns the difference of two scores with its percentile bootstrap interval, and sacrebleu's p-value.
-
-    Both checkpoints are scored on the same draws of rows, so that what makes a row hard for both cancels:
-    "Statistical Significance Tests for Machine Translation Evaluation" (Koehn, 2004,
-    https://aclanthology.org/W04-3250). With `d` the difference and `d_i` that of draw i of B, `p = (1 + #{i: |d_i| -
-    mean |d_j| >= |d|}) / (B + 1)`, which is how sacrebleu's `--paired-bs` counts.
-
-    That p-value is for comparison with sacrebleu's: as absolute values are taken first, it is nearly one of a
-    one-sided test, and finds a difference at 0.05 in about one of ten comparisons where there is none.
-    [`approximate_randomization`] and the interval keep to their level.
-
-    Args:
-        before ([`Score`]):
-            Of the baseline.
-        after ([`Score`]):
-            Of the other checkpoint on the same rows in the same order.
-        samples (`int`, *optional*, defaults to `1000`):
-            Number of draws.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Share of the draws inside, in (0, 1).
-        seed (`int`, *optional*, defaults to `12345`):
-            Seed of the draws; with sacrebleu's default, its draws and p-values.
-
-    Returns:
-        [`Interval`] of `after - before` over the rows to which the metric applies in both, and the p-value; NaN where
-        they are not known, as in [`bootstrap_interval`].
-
-    Raises:
-        `ValueError`: if the scores are not of the same metric and number of rows, or an argument is out of its range.
-    """
-    _check(samples, confidence)
-    pooling, old, new = _shared(before, after)
-    if pooling is None:
-        return Interval(after.value - before.value, math.nan, math.nan), math.nan
-    effect = pool(pooling, new) - pool(pooling, old)
-    if len(old) < 2:
-        return Interval(effect, math.nan, math.nan), math.nan
-    draws = {"samples": samples, "seed": seed}
-    differences = bootstrap_values(pooling, new, **draws) - bootstrap_values(pooling, old, **draws)
-    sizes = np.abs(differences)
-    return _interval(effect, differences, confidence), _p_value(sizes - sizes.mean(), effect)
-
-
-def approximate_randomization(before: Score, after: Score, *, trials: int = 10_000, seed: int = SEED) -> float:
-    """
-    Returns the p-value of a difference of two scores: how often chance alone makes one as large, of either sign.
-
-    If the checkpoints did not differ, the outputs of a row could be swapped. With `d` the difference and `d_i` that of
-    trial i of R, each row swapped with probability 1/2, `p = (1 + #{i: |d_i| >= |d|}) / (R + 1)`. "On Some Pitfalls in
-    Automatic Evaluation and Significance Testing for MT" (Riezler and Maxwell, 2005,
-    https://aclanthology.org/W05-0908). sacrebleu's `--paired-ar` makes the same trials, but counts `>`: equal outputs,
-    which have p = 1 here, are then as significant as can be.
-
-    Args:
-        before ([`Score`]):
-            Of the baseline.
-        after ([`Score`]):
-            Of the other checkpoint on the same rows in the same order.
-        trials (`int`, *optional*, defaults to `10_000`):
-            Number of trials. A p-value is off by about `sqrt(p (1 - p) / trials)`.
-        seed (`int`, *optional*, defaults to `12345`):
-            Seed of the swaps; with sacrebleu's default, its swaps.
-
-    Returns:
-        `float` in (0, 1]; NaN where it is not known, as in [`bootstrap_interval`].
-
-    Raises:
-        `ValueError`: if the scores are not of the same metric and number of rows, or `trials` is less than 1.
-    """
-    _check(trials)
-    pooling, old, new = _shared(before, after)
-    if pooling is None or len(old) < 2:
-        return math.nan
-    one, other = swapped_values(pooling, old, new, trials=trials, seed=seed)
-    return _p_value(np.abs(other - one), pool(pooling, new) - pool(pooling, old))
+    values = bootstrap_values(score.pooling, rows, samples=samples, seed=seed)
+    return Interval(score.value, *_percentiles(values, confidence))
 
 
 def compare(
@@ -194,41 +124,91 @@ def compare(
     trials: int = 10_000,
     confidence: float = 0.95,
     seed: int = SEED,
-) -> Comparison:
+) -> Difference:
     """
-    Returns the difference of two scores of a metric with its interval and both p-values.
+    Returns the difference of two scores of a metric, with its interval by the paired bootstrap and its p-value by
+    approximate randomization.
 
-    Rows to which the metric does not apply in either checkpoint are left out of both.
+    For the interval, both checkpoints are scored on the same draws of rows, so that what makes a row hard for both
+    cancels: "Statistical Significance Tests for Machine Translation Evaluation" (Koehn, 2004,
+    https://aclanthology.org/W04-3250).
+
+    The p-value is the probability of a difference at least as large, of either sign, by chance alone. If the
+    checkpoints did not differ, the outputs of a row could be swapped. With `d` the difference and `d_i` that of trial
+    i of R, each row swapped with probability 1/2, `p = (1 + #{i: |d_i| >= |d|}) / (R + 1)`: "On Some Pitfalls in
+    Automatic Evaluation and Significance Testing for MT" (Riezler and Maxwell, 2005,
+    https://aclanthology.org/W05-0908). It is off by about `sqrt(p (1 - p) / R)`. sacrebleu's `--paired-ar` makes the
+    same trials, but counts `>`: equal outputs, which have p = 1 here, then have the smallest p there is.
 
     Args:
         before ([`Score`]):
             Of the baseline.
         after ([`Score`]):
-            Of the other checkpoint on the same rows in the same order.
+            Of the other checkpoint on the same rows in the same order. Rows to which the metric does not apply in
+            either are left out of both.
         samples (`int`, *optional*, defaults to `1000`):
-            Draws of [`paired_bootstrap`].
+            Draws of the bootstrap.
         trials (`int`, *optional*, defaults to `10_000`):
-            Trials of [`approximate_randomization`].
+            Trials of the randomization.
         confidence (`float`, *optional*, defaults to `0.95`):
-            Of the interval.
+            Of the interval, in (0, 1).
         seed (`int`, *optional*, defaults to `12345`):
-            Of draws and trials.
+            Seed of draws and trials; with sacrebleu's default, its draws and trials.
 
     Returns:
-        [`Comparison`].
+        [`Difference`].
 
     Raises:
         `ValueError`: if the scores are not of the same metric and number of rows, or an argument is out of its range.
     """
-    interval, p_bootstrap = paired_bootstrap(before, after, samples=samples, confidence=confidence, seed=seed)
-    p_randomization = approximate_randomization(before, after, trials=trials, seed=seed)
-    rows = len(_shared(before, after)[1])
-    return Comparison(interval.value, interval.low, interval.high, p_bootstrap, p_randomization, rows)
+    _check(confidence, samples=samples, trials=trials)
+    if before.pooling is None or after.pooling is None:
+        return Difference(after.value - before.value, math.nan, math.nan, math.nan, math.nan, rows=0)
+    pooling, old, new = _paired_statistics(before, after)
+    effect = pool(pooling, new) - pool(pooling, old)
+    if len(old) < 2:
+        return Difference(effect, math.nan, math.nan, math.nan, math.nan, rows=len(old))
+    drawn_old = bootstrap_values(pooling, old, samples=samples, seed=seed)
+    drawn_new = bootstrap_values(pooling, new, samples=samples, seed=seed)
+    low, high = _percentiles(drawn_new - drawn_old, confidence)
+    one, other = swapped_values(pooling, old, new, trials=trials, seed=seed)
+    p = _p_value(np.abs(other - one), effect)
+    return Difference(effect, low, high, p, p, rows=len(old))
+
+
+def compare_all(columns: Columns) -> dict[str, dict[str, Difference]]:
+    """
+    Returns the differences from the first checkpoint, by metric, by the label of each other checkpoint.
+
+    The p-values are corrected together, by [`holm`], for all metrics of all checkpoints.
+
+    Args:
+        columns (`dict` of `dict` of [`Score`]):
+            Scores by metric, by the label of the checkpoint.
+
+    Raises:
+        `ValueError`: if there is no checkpoint, or a metric was computed on different numbers of rows.
+    """
+    if not columns:
+        raise ValueError("`columns` must have at least 1 checkpoint, got 0.")
+    (_, baseline), *others = columns.items()
+    found = {
+        (label, name): _compare_known(baseline[name], scores[name])
+        for label, scores in others
+        for name in baseline
+        if name in scores
+    }
+    corrected = holm([difference.p_value for difference in found.values()])
+    by_label: dict[str, dict[str, Difference]] = {label: {} for label, _ in others}
+    for ((label, name), difference), p in zip(found.items(), corrected, strict=True):
+        by_label[label][name] = replace(difference, p_corrected=p)
+    return by_label
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """
-    Returns p-values corrected for their number: what is below 0.05 is so with at most 5% risk of any false find.
+    Returns p-values corrected for their number: with those below 0.05 taken as significant, the probability that any
+    of them is a false positive is at most 5%.
 
     The k-th smallest of m becomes the largest of `min(1, (m - j + 1) p_j)` over j = 1..k. "A Simple Sequentially
     Rejective Multiple Test Procedure" (Holm, 1979, https://www.jstor.org/stable/4615733).
@@ -243,8 +223,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Raises:
         `ValueError`: if one is not in [0, 1].
     """
-    if wrong := [p for p in p_values if p < 0 or p > 1]:
-        raise ValueError(f"A p-value must be in [0, 1], got {wrong[0]}.")
+    if invalid := [p for p in p_values if p < 0 or p > 1]:
+        raise ValueError(f"`p_values` must be in [0, 1], got {invalid[0]}.")
     corrected = list(p_values)
     order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
     largest = 0.0
@@ -254,10 +234,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _interval(value: float, values: Array, confidence: float) -> Interval:
+def _compare_known(before: Score, after: Score) -> Difference:
+    if before.pooling != after.pooling:  # one of them was read from a file without statistics
+        return Difference(after.value - before.value, math.nan, math.nan, math.nan, math.nan, rows=0)
+    return compare(before, after)
+
+
+def _percentiles(values: Array, confidence: float) -> tuple[float, float]:
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+    return float(low), float(high)
 
 
 def _p_value(sizes: Array, effect: float) -> float:
@@ -272,28 +258,26 @@ def _applies(score: Score) -> NDArray[np.bool_]:
     return ~np.isnan(np.asarray(rows, dtype=np.float64))
 
 
-def _shared(before: Score, after: Score) -> tuple[str | None, Array, Array]:
-    """Returns how both scores are pooled, `None` if one of them is not, and their statistics on the rows of both."""
-    if before.pooling is None or after.pooling is None:
-        return None, np.empty((0, 1)), np.empty((0, 1))
-    if before.pooling != after.pooling:
+def _paired_statistics(before: Score, after: Score) -> tuple[str, Array, Array]:
+    """Returns how both scores are pooled, and the statistics of the rows to which the metric applies in both."""
+    if before.pooling is None or before.pooling != after.pooling:
         raise ValueError(
-            f"{before.name!r} is pooled by {before.pooling!r} and {after.name!r} by {after.pooling!r}, but only "
-            "scores of one metric can be compared. Evaluate both checkpoints with the same metric."
+            f"`before` and `after` must be scores of one metric, got {before.name!r} pooled by {before.pooling!r} and "
+            f"{after.name!r} by {after.pooling!r}. Evaluate both checkpoints with the same metric."
         )
-    here, there = _applies(before), _applies(after)
-    if len(here) != len(there):
+    applies_before = _applies(before)
+    applies_after = _applies(after)
+    if len(applies_before) != len(applies_after):
         raise ValueError(
-            f"{before.name!r} has {len(here)} rows before and {len(there)} after, but a comparison needs the same "
-            "rows. Evaluate both checkpoints on the same rows."
+            f"`before` and `after` must have the same rows, got {len(applies_before)} and {len(applies_after)} of "
+            f"{before.name!r}. Evaluate both checkpoints on the same rows."
         )
-    both = here & there
+    both = applies_before & applies_after
     old, new = (np.asarray(score.statistics or np.empty((0, 1)), dtype=np.float64) for score in (before, after))
     return before.pooling, old[both], new[both]
 
 
-def _check(samples: int, confidence: float = 0.95) -> None:
-    if samples < 1:
-        raise ValueError(f"The number of samples or trials is {samples}, but must be at least 1.")
+def _check(confidence: float, **counts: int) -> None:
+    check_at_least(1, **counts)
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}, but must be between 0 and 1, 0.95 say.")
+        raise ValueError(f"`confidence` must be in (0, 1), got {confidence}. Write 0.95 for 95%.")

@@ -11,11 +11,10 @@ from sacrebleu.significance import PairedTest, estimate_ci
 from lmrl.evaluation import (
     Interval,
     Score,
-    approximate_randomization,
     bootstrap_interval,
     compare,
+    compare_all,
     holm,
-    paired_bootstrap,
     resampling,
     score_completions,
 )
@@ -34,10 +33,9 @@ def known(interval):
 @pytest.mark.parametrize("values", [[], [3.0], [None, 3.0], [None, None]])
 def test_an_interval_of_less_than_two_rows_is_not_known(values):
     assert not known(bootstrap_interval(mean(values)))
-    assert not bootstrap_interval(mean(values)).excludes_zero
     comparison = compare(mean(values), mean(values))
-    assert all(map(math.isnan, (comparison.low, comparison.high, comparison.p_bootstrap, comparison.p_randomization)))
-    assert not comparison.excludes_zero
+    assert all(map(math.isnan, (comparison.low, comparison.high, comparison.p_value, comparison.p_corrected)))
+    assert not comparison.significant
 
 
 def test_one_row_has_an_effect_all_the_same():
@@ -50,7 +48,7 @@ def test_rows_that_do_not_add_up_have_an_effect_without_an_interval():
     comparison = compare(before, after)
     assert comparison.effect == 0.25 and comparison.rows == 0
     assert math.isnan(compare(mean([1.0, 2.0]), mean([math.inf, 2.0])).low)
-    assert not known(bootstrap_interval(before)) and math.isnan(comparison.p_randomization)
+    assert not known(bootstrap_interval(before)) and math.isnan(comparison.p_value)
 
 
 def test_equal_outputs_are_no_difference_at_all():
@@ -59,15 +57,15 @@ def test_equal_outputs_are_no_difference_at_all():
         if score.pooling is not None and not math.isnan(score.value):
             comparison = compare(score, score)
             assert (comparison.effect, comparison.low, comparison.high) == (0, 0, 0)
-            assert (comparison.p_bootstrap, comparison.p_randomization) == (1, 1)
+            assert comparison.p_value == 1 and not comparison.significant
 
 
 def test_a_constant_difference_is_as_sure_as_can_be():
     rows = np.random.default_rng(0).normal(0, 100, 200)
     comparison = compare(mean(rows.tolist()), mean((rows + 1).tolist()), samples=500, trials=999)
     assert (comparison.effect, comparison.low, comparison.high) == pytest.approx((1, 1, 1))
-    assert comparison.excludes_zero
-    assert (comparison.p_bootstrap, comparison.p_randomization) == (1 / 501, 1 / 1000)
+    assert comparison.significant
+    assert comparison.p_value == comparison.p_corrected == 1 / 1000
 
 
 def test_rows_that_one_checkpoint_has_no_score_of_are_left_out_of_both():
@@ -94,23 +92,21 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     assert 0.90 <= hits / 300 <= 0.98
 
 
-def test_randomization_finds_as_many_false_differences_as_it_says_and_sacrebleu_s_bootstrap_more():
+def test_randomization_has_false_positives_at_the_rate_of_its_level():
     generator = np.random.default_rng(2)
-    found = {"bootstrap": 0, "randomization": 0}
+    found = 0
     for trial in range(600):
         before, after = generator.normal(size=(2, 40))
-        comparison = compare(mean(before.tolist()), mean(after.tolist()), samples=200, trials=200, seed=trial)
-        found["bootstrap"] += comparison.p_bootstrap <= 0.05
-        found["randomization"] += comparison.p_randomization <= 0.05
-    assert 0.03 <= found["randomization"] / 600 <= 0.07
-    assert 0.07 <= found["bootstrap"] / 600 <= 0.14
+        comparison = compare(mean(before.tolist()), mean(after.tolist()), samples=1, trials=200, seed=trial)
+        found += comparison.p_value <= 0.05
+    assert 0.03 <= found / 600 <= 0.07
 
 
 def test_the_p_value_of_few_rows_is_that_of_all_swaps():
     differences = [3.0, 1.0, 2.0, 4.0, -1.0]
     signs = np.array(np.meshgrid(*[[1, -1]] * 5)).reshape(5, -1)
     exact = (np.abs(signs.T @ differences) >= 9).mean()
-    p = approximate_randomization(mean([0.0] * 5), mean(differences), trials=100_000)
+    p = compare(mean([0.0] * 5), mean(differences), samples=1, trials=100_000).p_value
     assert p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 100_000))
 
 
@@ -163,16 +159,27 @@ def sacrebleu_results(systems, kind, samples):
     return dict(zip(METRICS, list(results.values())[1:], strict=True))
 
 
+def sacrebleu_p_value(differences, effect):
+    """Returns the p-value of `--paired-bs`: (1 + #{i: |d_i| - mean |d_j| >= |d|}) / (B + 1)."""
+    sizes = np.abs(differences)
+    return ((sizes - sizes.mean() >= abs(effect)).sum() + 1) / (len(sizes) + 1)
+
+
 def test_the_bootstrap_is_sacrebleu_s_draw_for_draw(systems):
     one, other, references = systems
     before, after = scored(one, references), scored(other, references)
-    for name, (theirs, result) in sacrebleu_results(systems, "bs", 500).items():
-        _, p = paired_bootstrap(before[name], after[name], samples=500)
-        assert p == result.p_value, name
-        for score, expected in ((before[name], theirs), (after[name], result)):
+    for name, (baseline, result) in sacrebleu_results(systems, "bs", 500).items():
+        draws = []
+        for score, expected in ((before[name], baseline), (after[name], result)):
             values = bootstrap_values(score.pooling, np.array(score.statistics, dtype=float), samples=500)
             assert score.value == pytest.approx(expected.score, abs=1e-9)
-            assert estimate_ci(values) == pytest.approx((expected.mean, expected.ci), abs=1e-4)  # theirs is in float32
+            assert estimate_ci(values) == pytest.approx((expected.mean, expected.ci), abs=1e-4)  # a float32 there
+            draws.append(values)
+        differences = draws[1] - draws[0]
+        assert sacrebleu_p_value(differences, after[name].value - before[name].value) == result.p_value, name
+        difference = compare(before[name], after[name], samples=500)
+        assert difference.effect == after[name].value - before[name].value
+        assert difference.interval[1:] == pytest.approx(np.quantile(differences, [0.025, 0.975]), abs=1e-9)
 
 
 def test_randomization_is_sacrebleu_s_swap_for_swap(systems):
@@ -182,7 +189,7 @@ def test_randomization_is_sacrebleu_s_swap_for_swap(systems):
         rows = [np.array(score[name].statistics, dtype=float) for score in (before, after)]
         pseudo = swapped_values(before[name].pooling, *rows, trials=2000)
         ties = np.isclose(np.abs(pseudo[0] - pseudo[1]), abs(after[name].value - before[name].value)).sum()
-        p = approximate_randomization(before[name], after[name], trials=2000)
+        p = compare(before[name], after[name], trials=2000).p_value
         # The edits of TER are whole numbers, and a trial often has as many as the systems: sacrebleu leaves it out.
         assert (ties > 0) == (name == "ter")
         assert result.p_value <= p <= result.p_value + ties / 2001
@@ -197,18 +204,61 @@ def test_holm_s_correction_is_that_of_his_paper():
     assert holm([0.02]) == [0.02] and holm([]) == []
     corrected = holm([0.02, math.nan, 0.01])
     assert corrected[0] == pytest.approx(0.02) and corrected[2] == pytest.approx(0.02) and math.isnan(corrected[1])
-    with pytest.raises(ValueError, match=r"in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"`p_values` must be in \[0, 1\], got 1.5"):
         holm([1.5])
 
 
-def test_scores_that_do_not_pair_are_refused():
-    with pytest.raises(ValueError, match="'m' has 2 rows before and 1 after"):
+def test_a_difference_is_significant_by_its_corrected_p_value_and_not_by_its_interval():
+    generator = np.random.default_rng(0)
+    baseline = {f"m{i}": generator.normal(size=40) for i in range(20)}
+    # The first metric rises by 2 standard deviations, the second by 0.4, the others by nothing.
+    shifts = [2.0, 0.4] + [0.0] * 18
+    other = {}
+    for (name, rows), shift in zip(baseline.items(), shifts, strict=True):
+        noise = generator.normal(size=40)
+        other[name] = rows + shift + noise - noise.mean()
+    columns = [{name: mean(rows.tolist()) for name, rows in each.items()} for each in (baseline, other)]
+    found = compare_all({"before": columns[0], "after": columns[1]})["after"]
+    assert found["m0"].significant and found["m0"].p_corrected == pytest.approx(20 / 10_001)
+    assert found["m1"].low > 0 and found["m1"].p_value < 0.05 < found["m1"].p_corrected
+    assert not found["m1"].significant and found["m1"].p_value == compare(columns[0]["m1"], columns[1]["m1"]).p_value
+    assert [each.p_corrected for each in found.values()] == holm([each.p_value for each in found.values()])
+
+
+def test_p_values_of_all_checkpoints_are_corrected_together():
+    rows = np.random.default_rng(4).normal(size=12)
+    scores = [mean((rows + shift).tolist()) for shift in (0, 1, -1)]
+    once = compare_all({"a": {"m": scores[0]}, "b": {"m": scores[1]}})
+    twice = compare_all({"a": {"m": scores[0]}, "b": {"m": scores[1]}, "c": {"m": scores[2]}})
+    p = compare(scores[0], scores[1]).p_value
+    assert once["b"]["m"].p_corrected == p
+    assert [twice[label]["m"].p_corrected for label in "bc"] == [2 * p, 2 * p]
+
+
+def test_a_comparison_of_no_checkpoints_raises():
+    with pytest.raises(ValueError, match="`columns` must have at least 1 checkpoint, got 0"):
+        compare_all({})
+
+
+def test_a_score_without_statistics_has_a_difference_without_a_p_value():
+    found = compare_all({"a": {"m": mean([1.0, 2.0])}, "b": {"m": Score("m", 4.5, "", None, True)}})["b"]["m"]
+    assert found.effect == 3.0 and math.isnan(found.p_corrected) and not found.significant
+
+
+def test_scores_that_do_not_pair_raise():
+    with pytest.raises(ValueError, match="must have the same rows, got 2 and 1 of 'm'"):
         compare(mean([1.0, 2.0]), mean([1.0]))
-    with pytest.raises(ValueError, match="pooled by 'mean' and 'p' by 'perplexity'"):
+    with pytest.raises(ValueError, match="got 'm' pooled by 'mean' and 'p' by 'perplexity'"):
         compare(mean([1.0]), Score("p", 1.0, "", [1.0], False, "perplexity", [[0.0, 1.0]]))
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"samples": 0}, "is 0"), ({"confidence": 95}, "confidence is 95")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"samples": 0}, "`samples` must be at least 1, got 0"),
+        ({"confidence": 95}, r"`confidence` must be in \(0, 1\), got 95"),
+    ],
+)
 def test_arguments_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval([1.0, 2.0], **settings)

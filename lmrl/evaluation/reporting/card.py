@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..comparison import bootstrap_interval
-from ..differences import Compared, compare_all
+from ..comparison import Compared, bootstrap_interval, compare_all
 from ..encoding import Prompt
 from ..evaluate import Evaluation
 from ..metrics import Score
@@ -182,7 +181,7 @@ def _scores(evaluations: Mapping[str, Evaluation], compared: Compared, rewarded:
         for label, evaluation in others:
             difference = compared[label].get(name)
             cells += [_value(evaluation.scores.get(name))]
-            cells += [with_interval(*difference.interval), p_value(difference.p)] if difference else ["", ""]
+            cells += [with_interval(*difference.interval), p_value(difference.p_corrected)] if difference else ["", ""]
         rows.append(cells)
     decoding = {key: value for key, value in base.decoding.items() if key != "batch_size"}
     note = (

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from ..differences import Compared
+from ..comparison import Compared
 from ..evaluate import Evaluation
 from .charts import histogram, lines, scatter, whiskers
 from .curves import Log, curve, panels, thinned

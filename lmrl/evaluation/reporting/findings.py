@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ..differences import Compared, Difference, compare_all
+from ..comparison import Compared, Difference, compare_all
 from ..evaluate import Evaluation
 from ..metrics import Score
 from .curves import Log, curve
@@ -205,7 +205,7 @@ def _length(pair: _Pair) -> list[str] | None:
     if difference is None:
         return None
     before = pair.base["length"].value
-    if abs(difference.effect) <= _LENGTH_DRIFT * before or not difference.excludes_zero:
+    if abs(difference.effect) <= _LENGTH_DRIFT * before or not (difference.low > 0 or difference.high < 0):
         return []
     way = "longer" if difference.effect > 0 else "shorter"
     return [

@@ -11,8 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from ..comparison import bootstrap_interval
-from ..differences import Compared, Difference, compare_all
+from ..comparison import Compared, Difference, bootstrap_interval, compare_all
 from ..evaluate import Evaluation
 from ..matching import matched
 from ..metrics import Score
@@ -179,7 +178,7 @@ def _scores_section(evaluations: Mapping[str, Evaluation], found: Compared, rewa
     note = "With 95 % bootstrap intervals over prompts. Arrows say which way is better; open a name for what exactly "
     note += "was computed."
     if found:
-        note += " Differences have a triangle where their interval, of the paired bootstrap, excludes 0: ▲ better, "
+        note += " Differences have a triangle where their corrected p is below 0.05: ▲ better, "
         note += "▼ worse. p is of approximate randomization, corrected for the number of metrics (Holm)."
     return "\n".join(
         [
@@ -208,7 +207,7 @@ def _score_row(
         if label in found:
             difference = found[label].get(name)
             change = difference and _change(difference, score.higher_is_better if score else None)
-            cells.append(f"<td>{change or ''}</td><td>{p_value(difference.p) if difference else ''}</td>")
+            cells.append(f"<td>{change or ''}</td><td>{p_value(difference.p_corrected) if difference else ''}</td>")
     score = next(evaluation.scores[name] for evaluation in evaluations.values() if name in evaluation.scores)
     chip = '<span class="chip">trained on</span>' if is_rewarded(name, rewarded) else ""
     summary = f"{escape(name)} {direction(score.higher_is_better)}{chip}"
@@ -225,8 +224,8 @@ def _value(score: Score) -> str:
 
 def _change(difference: Difference, higher_is_better: bool | None) -> str:
     kind = ""
-    if difference.excludes_zero and higher_is_better is not None:
-        kind = "good" if (difference.low > 0) == higher_is_better else "bad"
+    if difference.significant and higher_is_better is not None:
+        kind = "good" if (difference.effect > 0) == higher_is_better else "bad"
     text, _, interval = with_interval(*difference.interval).partition(" ")
     return f'<span class="{kind}">{text}</span><small>{interval}</small>'
 

@@ -11,8 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..comparison import bootstrap_interval
-from ..differences import Columns, Compared, Difference, compare_all
+from ..comparison import Columns, Compared, Difference, bootstrap_interval, compare_all
 from ..encoding import Prompt
 from ..evaluate import Evaluation
 from ..generation import Completion
@@ -31,8 +30,8 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     Returns a table of metrics (rows) by checkpoints (columns), the first of which is the baseline.
 
     Every other checkpoint has a column of differences from the baseline too, with the interval of the paired
-    bootstrap, starred where that excludes 0. One or two checkpoints have intervals of their values as well, and the
-    p-value of their difference by approximate randomization, corrected for the number of metrics (Holm).
+    bootstrap, and a star where its p-value by approximate randomization, corrected for the number of metrics (Holm),
+    is below 0.05. One or two checkpoints have intervals of their values and that p-value as well.
 
     Args:
         columns (`dict` of `dict` of [`Score`]):
@@ -62,7 +61,7 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     for label in compared:
         table.add_column(Text(f"{label} - {baseline} [95% CI]"), justify="right")
     if compared:
-        table.caption = "* the interval of the paired bootstrap excludes 0"
+        table.caption = "* p (Holm) below 0.05; intervals of the paired bootstrap"
         if not narrow:
             table.add_column("p (Holm)", justify="right")
             table.caption += "; p: approximate randomization, corrected"
@@ -71,7 +70,7 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
         cells = [_value(scores.get(name), alone=narrow) for scores in columns.values()]
         cells += [_difference(difference) for difference in found]
         if compared and not narrow:
-            cells += [p_value(difference.p) if difference else "" for difference in found]
+            cells += [p_value(difference.p_corrected) if difference else "" for difference in found]
         # Text, not str: rich would read "[...]" as markup.
         table.add_row(Text(name), *map(Text, cells))
     return table
@@ -235,7 +234,7 @@ def _value(score: Score | None, *, alone: bool) -> str:
 def _difference(difference: Difference | None) -> str:
     if difference is None:
         return ""
-    return with_interval(*difference.interval) + ("*" if difference.excludes_zero else " ")
+    return with_interval(*difference.interval) + ("*" if difference.significant else " ")
 
 
 def _cell(value: float | str | None) -> str:

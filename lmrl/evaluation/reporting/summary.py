@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..differences import Compared, compare_all
+from ..comparison import Compared, compare_all
 from ..evaluate import Evaluation
 from ..matching import matched
 from ..rows import Row
