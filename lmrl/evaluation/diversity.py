@@ -8,11 +8,10 @@ from collections.abc import Hashable, Iterable, Sequence
 import numpy as np
 
 from lmrl import rewards
-from lmrl.rewards.bleu import MAX_ORDER
-from lmrl.rewards.overlap import ngrams, occurrences
+from lmrl.rewards.bleu import MAX_ORDER, corpus_bleu
+from lmrl.rewards.grams import ngrams, occurrences
 
 from .scores import Score, mean_score
-from .statistics import bleu
 
 SELF_BLEU_TEXTS = 500
 
@@ -85,7 +84,7 @@ def _against_others(texts: list[str]) -> list[float]:
         ]
         for place, words in enumerate(group)
     ]
-    scores: list[float] = bleu(np.asarray(statistics, dtype=np.float64), effective_order=True).tolist()
+    scores: list[float] = corpus_bleu(np.asarray(statistics, dtype=np.float64), effective_order=True).tolist()
     return scores
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from lmrl import rewards
+from lmrl.rewards.bleu import corpus_bleu
 
 from .scores import Score, mean_score, pooled_score
-from .statistics import POOLINGS, bleu
+from .statistics import POOLINGS
 
 Texts = list[str]
 References = list[list[str]]
@@ -20,7 +21,7 @@ def _bleu(name: str, texts: Texts, references: References, rows: Sequence[int]) 
 
     lowercase = name == "bleu_e2e"
     statistics = rewards.BLEU(lowercase=lowercase).statistics(texts, references)
-    row_scores = bleu(np.asarray(statistics, dtype=np.float64), effective_order=True).tolist()
+    row_scores = corpus_bleu(np.asarray(statistics, dtype=np.float64), effective_order=True).tolist()
     return pooled_score(
         name, _signature(BLEU(lowercase=lowercase), references), "bleu", statistics, row_scores, higher_is_better=True
     )

@@ -18,11 +18,11 @@ from .hub import EvaluateMetric
 from .meteor import METEOR
 from .nist import NIST
 from .normalize import Normalized
-from .overlap import ExactMatch, ReferenceReward
+from .references import ReferenceReward
 from .retried import Retried
 from .reward_model import RewardModel
 from .rouge import Rouge
-from .similarity import EditSimilarity, TokenF1
+from .similarity import EditSimilarity, ExactMatch, TokenF1
 from .slow import Cached, InWorkers
 from .specs import REWARDS, make_reward, make_rewards
 from .ter import TER

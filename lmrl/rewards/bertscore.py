@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .overlap import ReferenceReward
+from .references import ReferenceReward
 
 if TYPE_CHECKING:
     import torch
@@ -151,21 +151,16 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
     ) -> list[float | None]:
         """Returns the score of each text against its row of references."""
-        references = [self._references(row, value) for row, value in enumerate(columns[self.column])]
+        references = self._prepare_rows(columns[self.column])
         texts = self._embed(completions)
-        return [self._best(text, self._prepared(refs)) for text, refs in zip(texts, references, strict=True)]
+        return [
+            max(self._match(text, reference) for reference in of_row)
+            for text, of_row in zip(texts, references, strict=True)
+        ]
 
     def prepare(self, references: tuple[str, ...]) -> list[Embedded]:
         """Returns the embedded references of a row."""
         return self._embed(references)
-
-    def score(self, completion: str, prepared: list[Embedded]) -> float:
-        """Returns the score of a completion."""
-        (text,) = self._embed([completion])
-        return self._best(text, prepared)
-
-    def _best(self, text: Embedded, references: list[Embedded]) -> float:
-        return max(self._match(text, reference) for reference in references)
 
     def _match(self, text: Embedded, reference: Embedded) -> float:
         if not text.counted.any() or not reference.counted.any():

@@ -1,24 +1,92 @@
-"""Sentence BLEU, equal to sacrebleu's."""
+"""BLEU, equal to sacrebleu's: the formula, for sentences and corpora, and the reward."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from lmrl.utils import check_in
+
 from .grams import GramTable
-from .overlap import ReferenceReward
-from .tokens import sacrebleu_tokens
+from .references import Array, SummedReward
+from .tokens import SacrebleuTokens
 
 MAX_ORDER = 4
 
 
+def log_bleu(
+    sums: Array, smooth_method: str = "exp", smooth_value: float = 0.0, effective_order: bool = False
+) -> tuple[Array, Array]:
+    """
+    Returns the logarithms of both factors of BLEU: the brevity penalty and the mean n-gram precision.
+
+    `min(0, 1 - r / c)` and `mean over n = 1..4 of log p_n`, as [`BLEU`] explains; the second is -inf where nothing
+    matches.
+
+    Args:
+        sums (`numpy.ndarray` of shape `(..., 10)`):
+            Sums of [`BLEU.statistics`] over the rows of a corpus, or those of one sentence.
+        smooth_method (`str`, *optional*, defaults to `"exp"`):
+            One of `"exp"`, `"floor"`, `"add-k"`, `"none"`.
+        smooth_value (`float`, *optional*, defaults to `0.0`):
+            Value of `"floor"` and of `"add-k"`.
+        effective_order (`bool`, *optional*, defaults to `False`):
+            Whether to average only over the orders that have n-grams: for single sentences.
+
+    Returns:
+        Pair of `numpy.ndarray` of shape `(...)`, both at most 0.
+    """
+    import numpy as np
+
+    tokens, reference = sums[..., 0], sums[..., 1]
+    matches, totals = np.split(sums[..., 2:], 2, axis=-1)
+    some = matches.any(axis=-1)
+    if smooth_method == "add-k":
+        added = np.array([0.0] + [smooth_value] * (MAX_ORDER - 1))
+        matches, totals = matches + added, totals + added
+    instead: Array = np.zeros_like(matches)
+    if smooth_method == "exp":
+        instead = 0.5 ** np.cumsum(matches == 0, axis=-1)
+    elif smooth_method == "floor":
+        instead = np.full_like(matches, smooth_value)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(np.where(matches > 0, matches, instead) / totals)
+        brevity = np.where(tokens > 0, np.minimum(1 - reference / tokens, 0), -np.inf)
+    counted = totals > 0
+    if effective_order:
+        precision = np.where(counted, logs, 0).sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
+    else:
+        precision = np.where(counted, logs, -np.inf).mean(axis=-1)
+    return brevity, np.where(some, precision, -np.inf)
+
+
+def corpus_bleu(sums: Array, effective_order: bool = False) -> Array:
+    """
+    Returns the BLEU, in [0, 100], smoothed by `exp`: `100 * BP * exp(mean over n of log p_n)`.
+
+    Args:
+        sums (`numpy.ndarray` of shape `(..., 10)`):
+            Sums of [`BLEU.statistics`].
+        effective_order (`bool`, *optional*, defaults to `False`):
+            Whether to average only over the orders that have n-grams.
+
+    Returns:
+        `numpy.ndarray` of shape `(...)`.
+    """
+    import numpy as np
+
+    brevity, precision = log_bleu(sums, effective_order=effective_order)
+    score: Array = 100 * np.exp(brevity) * np.exp(precision)
+    return score
+
+
 class BleuReferences(NamedTuple):
-    """The references of a row: their n-grams and their lengths."""
+    """The references of a row: their n-grams and their lengths in tokens."""
 
     table: GramTable
     lengths: set[int]
 
 
-class BLEU(ReferenceReward[BleuReferences]):
+class BLEU(SummedReward[BleuReferences]):
     """
     Returns the sentence BLEU of each completion against all its references, in [0, 1]: sacrebleu's, divided by 100.
 
@@ -53,7 +121,7 @@ class BLEU(ReferenceReward[BleuReferences]):
             Rows whose prepared references are kept.
 
     Raises:
-        ValueError: if sacrebleu knows no such smoothing or tokenizer.
+        ValueError: If sacrebleu has no such smoothing or tokenizer.
     """
 
     def __init__(
@@ -69,47 +137,40 @@ class BLEU(ReferenceReward[BleuReferences]):
     ):
         from sacrebleu.metrics.bleu import BLEU as SacreBLEU
 
-        if smooth_method not in SacreBLEU.SMOOTH_DEFAULTS:
-            methods = list(SacreBLEU.SMOOTH_DEFAULTS)
-            raise ValueError(f"`smooth_method` must be one of {methods}, got {smooth_method!r}.")
-        if tokenize not in SacreBLEU.TOKENIZERS:
-            raise ValueError(f"`tokenize` must be one of {list(SacreBLEU.TOKENIZERS)}, got {tokenize!r}.")
+        check_in(SacreBLEU.SMOOTH_DEFAULTS, smooth_method=smooth_method)
         super().__init__(name, column, cache_size)
-        self.sacrebleu = SacreBLEU(
+        self.tokens = SacrebleuTokens(tokenize, lowercase)
+        self.smooth_method = smooth_method
+        self.smooth_value: float = SacreBLEU.SMOOTH_DEFAULTS[smooth_method] or 0.0
+        if smooth_value is not None:
+            self.smooth_value = smooth_value
+        self.effective_order = effective_order
+        metric = SacreBLEU(
             lowercase=lowercase,
             tokenize=tokenize,
             smooth_method=smooth_method,
             smooth_value=smooth_value,
-            max_ngram_order=MAX_ORDER,
             effective_order=effective_order,
         )
-        default = SacreBLEU.SMOOTH_DEFAULTS[smooth_method] or 0
-        self.smooth_value: float = default if smooth_value is None else smooth_value
-        self.sacrebleu.num_refs = -1  # sacrebleu's way to say: varies
+        metric.num_refs = -1  # a number of references that varies
+        self._signature = f"bleu|{metric.get_signature().format()}"
 
     @property
     def signature(self) -> str:
         """`bleu|` and the signature that sacrebleu gives to these options."""
-        return f"bleu|{self.sacrebleu.get_signature().format()}"
-
-    def _tokens(self, text: str) -> list[str]:
-        return sacrebleu_tokens(text.lower() if self.sacrebleu.lowercase else text, self.sacrebleu.tokenizer)
+        return self._signature
 
     def prepare(self, references: tuple[str, ...]) -> BleuReferences:
         """Returns the n-grams and lengths of the references of a row."""
-        tokens = [self._tokens(reference) for reference in references]
+        tokens = [self.tokens(reference) for reference in references]
         return BleuReferences(GramTable(tokens, MAX_ORDER), {len(words) for words in tokens})
 
-    def statistics(self, completions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[float]]:
+    def row_statistics(self, completion: str, prepared: BleuReferences) -> list[int]:
         """
-        Returns of each row what adds up to the BLEU of a corpus: the tokens of the completion and of the reference
-        closest in length, the n-grams of each order that match, and all n-grams of each order.
+        Returns the tokens of the completion and of the reference closest in length, the n-grams of orders 1 to 4 that
+        match, and all n-grams of orders 1 to 4.
         """
-        rows = [self._references(row, value) for row, value in enumerate(references)]
-        return [[*self._statistics(text, self._prepared(refs))] for text, refs in zip(completions, rows, strict=True)]
-
-    def _statistics(self, completion: str, prepared: BleuReferences) -> list[int]:
-        tokens = self._tokens(completion)
+        tokens = self.tokens(completion)
         length = len(tokens)
         rows, counts = prepared.table.shared(tokens)
         hits = counts.clip(max=prepared.table.counts[rows].max(axis=1)).tolist()
@@ -120,27 +181,9 @@ class BLEU(ReferenceReward[BleuReferences]):
             *(max(length - n, 0) for n in range(MAX_ORDER)),
         ]
 
-    def score(self, completion: str, prepared: BleuReferences) -> float:
-        """Returns the sentence BLEU of a completion, in [0, 1]."""
-        length, reference, *counts = self._statistics(completion, prepared)
-        matches, totals = counts[:MAX_ORDER], counts[MAX_ORDER:]
-        if not any(matches):
-            return 0.0
-        logs = [math.log(share) if share else -math.inf for share in self._precisions(matches, totals)]
-        orders = len(logs) if self.sacrebleu.effective_order else MAX_ORDER
-        if len(logs) < orders:
-            return 0.0
-        bleu = math.exp(min(1 - reference / length, 0) + sum(logs) / orders)
-        return min(bleu, 1.0)  # rounding takes a perfect match above
-
-    def _precisions(self, matches: list[int], totals: list[int]) -> Iterator[float]:
-        """Returns the smoothed precision of each order, up to the last of which there are n-grams."""
-        method, halved = self.sacrebleu.smooth_method, 1.0
-        for n, (match, total) in enumerate(zip(matches, totals, strict=True)):
-            added = self.smooth_value if method == "add-k" and n else 0
-            if not total + added:
-                return
-            if not match and method == "exp":
-                halved /= 2
-            instead = {"exp": halved, "floor": self.smooth_value}.get(method, 0)
-            yield (match + added or instead) / (total + added)
+    def from_statistics(self, sums: Array) -> Sequence[float]:
+        """Returns the BLEU of each row of statistics, in [0, 1]."""
+        brevity, precision = log_bleu(sums, self.smooth_method, self.smooth_value, self.effective_order)
+        # Python's exp: the last bit of numpy's depends on the vector instructions of the CPU. Rounding takes a
+        # perfect match above 1.
+        return [min(math.exp(log), 1.0) for log in (brevity + precision).tolist()]

@@ -1,12 +1,40 @@
-"""Sentence chrF and chrF++, equal to sacrebleu's."""
+"""chrF and chrF++, equal to sacrebleu's: the formula, for sentences and corpora, and the reward."""
 
 import string
 from collections.abc import Sequence
 
 from .grams import GramTable
-from .overlap import ReferenceReward
+from .references import Array, SummedReward, divide
 
 _PUNCTUATION = set(string.punctuation)
+
+
+def chrf_score(sums: Array, beta: int = 2) -> Array:
+    """
+    Returns the chrF, in [0, 1]: `(1 + beta^2) P R / (beta^2 P + R)`, 0 where nothing matches.
+
+    P and R are the means of precision and recall over the orders of which both texts have n-grams.
+
+    Args:
+        sums (`numpy.ndarray` of shape `(..., 3 * orders)`):
+            Sums of [`ChrF.statistics`] over the rows of a corpus, or those of one sentence.
+        beta (`int`, *optional*, defaults to `2`):
+            How many times more recall weighs than precision.
+
+    Returns:
+        `numpy.ndarray` of shape `(...)`.
+    """
+    import numpy as np
+
+    of_completion = sums[..., 0::3]
+    of_reference = sums[..., 1::3]
+    matches = sums[..., 2::3]
+    counted = (of_completion > 0) & (of_reference > 0)
+    orders = counted.sum(axis=-1)
+    precision = divide(np.where(counted, divide(matches, of_completion, 0), 0).sum(axis=-1), orders, 0)
+    recall = divide(np.where(counted, divide(matches, of_reference, 0), 0).sum(axis=-1), orders, 0)
+    factor = beta**2
+    return divide((1 + factor) * precision * recall, factor * precision + recall, 0)
 
 
 def _words(text: str) -> list[str]:
@@ -22,7 +50,7 @@ def _words(text: str) -> list[str]:
     return words
 
 
-class ChrF(ReferenceReward[list[GramTable]]):
+class ChrF(SummedReward[list[GramTable]]):
     """
     Returns the sentence chrF of each completion, in [0, 1], best over its references: sacrebleu's, divided by 100.
 
@@ -49,7 +77,7 @@ class ChrF(ReferenceReward[list[GramTable]]):
             tenth of a megabyte.
 
     Raises:
-        ValueError: if an order is negative, or both are 0.
+        ValueError: If an order is negative, or both are 0.
     """
 
     def __init__(
@@ -79,7 +107,7 @@ class ChrF(ReferenceReward[list[GramTable]]):
         from sacrebleu.metrics.chrf import CHRF
 
         metric = CHRF(self.char_order, self.word_order, self.beta, self.lowercase)
-        metric.num_refs = -1  # sacrebleu's way to say: varies
+        metric.num_refs = -1  # a number of references that varies
         return f"chrF{self.beta}{'+' * self.word_order}|{metric.get_signature().format()}"
 
     def _sequences(self, text: str) -> list[Sequence[str]]:
@@ -94,35 +122,28 @@ class ChrF(ReferenceReward[list[GramTable]]):
         orders = [order for order in (self.char_order, self.word_order) if order]
         return [GramTable(same_kind, order) for same_kind, order in zip(texts, orders, strict=True)]
 
-    def statistics(self, completions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[float]]:
+    def row_statistics(self, completion: str, prepared: list[GramTable]) -> list[int]:
         """
-        Returns of each row what adds up to the chrF of a corpus: for each order the n-grams of the completion (0 if
-        the reference has none), of the reference, and in both, with the reference that gives the highest score.
+        Returns for each order the n-grams of the completion (0 if the reference has none), of the reference, and in
+        both, with the reference that gives the highest score.
         """
-        rows = [self._references(row, value) for row, value in enumerate(references)]
-        pairs = zip(completions, map(self._prepared, rows), strict=True)
-        return [[n for counts in self._statistics(text, prepared) for n in counts] for text, prepared in pairs]
+        import numpy as np
 
-    def _statistics(self, completion: str, prepared: list[GramTable]) -> list[tuple[int, int, int]]:
-        orders: list[list[tuple[int, int, int]]] = []
+        orders: list[list[tuple[int, int, int]]] = []  # per order, per reference
         for sequence, table in zip(self._sequences(completion), prepared, strict=True):
             rows, counts = table.shared(sequence)
             hits = counts[:, None].clip(max=table.counts[rows])
             for n, (totals, part) in enumerate(zip(table.totals.tolist(), table.split(rows), strict=True)):
-                mine = max(len(sequence) - n, 0)
+                grams = max(len(sequence) - n, 0)
                 matches = hits[part].sum(axis=0).tolist()
-                orders.append([(mine if total else 0, total, hit) for total, hit in zip(totals, matches, strict=True)])
-        return max(map(list, zip(*orders, strict=True)), key=self._f_score)
+                pairs = zip(totals, matches, strict=True)
+                orders.append([(grams if total else 0, total, match) for total, match in pairs])
+        of_references = np.array(orders).swapaxes(0, 1).reshape(len(orders[0]), -1)
+        best = chrf_score(of_references.astype(np.float64), self.beta).argmax()
+        counted: list[int] = of_references[best].tolist()
+        return counted
 
-    def score(self, completion: str, prepared: list[GramTable]) -> float:
-        """Returns the chrF of a completion with its best reference, in [0, 1]."""
-        return self._f_score(self._statistics(completion, prepared))
-
-    def _f_score(self, counts: list[tuple[int, int, int]]) -> float:
-        both = [(hit, mine, yours) for mine, yours, hit in counts if mine and yours]
-        if not any(hit for hit, _, _ in both):
-            return 0.0
-        precision = sum(hit / mine for hit, mine, _ in both) / len(both)
-        recall = sum(hit / yours for hit, _, yours in both) / len(both)
-        factor = self.beta**2
-        return (1 + factor) * precision * recall / (factor * precision + recall)
+    def from_statistics(self, sums: Array) -> Sequence[float]:
+        """Returns the chrF of each row of statistics, in [0, 1]."""
+        scores: list[float] = chrf_score(sums, self.beta).tolist()
+        return scores

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .corpus import CorpusReward
-from .grams import Gram, GramTable, corpus_counts
-from .overlap import ngrams
+from .grams import Gram, GramTable, corpus_counts, ngrams
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -114,8 +113,8 @@ class CIDErD(CorpusReward[Vectors]):
 
         tokens = self.tokens(completion)
         rows, counts = prepared.table.shared(tokens)
-        theirs = prepared.table.counts[rows]
-        products = counts[:, None].clip(max=theirs) * theirs * prepared.squares[rows, None]
+        of_references = prepared.table.counts[rows]
+        products = counts[:, None].clip(max=of_references) * of_references * prepared.squares[rows, None]
         dots = np.array([products[part].sum(axis=0) for part in prepared.table.split(rows)])
         norms = prepared.norms * [[self._norm(ngrams(tokens, n))] for n in range(1, MAX_ORDER + 1)]
         cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)

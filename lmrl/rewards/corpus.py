@@ -1,4 +1,4 @@
-"""What the rewards share whose n-grams weigh by how common they are in a training corpus."""
+"""Base class of the rewards whose n-grams weigh by how common they are in a training corpus."""
 
 import hashlib
 import json
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .grams import Gram
-from .overlap import Prepared, ReferenceReward
-from .tokens import sacrebleu_tokens
+from .references import Prepared, ReferenceReward
+from .tokens import SacrebleuTokens
 
 
 def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[str, ...]]:
@@ -93,14 +93,9 @@ class CorpusReward(ReferenceReward[Prepared]):
         column: str,
         cache_size: int,
     ):
-        from sacrebleu.metrics.bleu import BLEU
-
-        if tokenize not in BLEU.TOKENIZERS:
-            raise ValueError(f"`tokenize` must be one of {list(BLEU.TOKENIZERS)}, got {tokenize!r}.")
         super().__init__(name, column, cache_size)
         self.tokenize = tokenize
-        self.lowercase = lowercase
-        self._tokenizer = BLEU(tokenize=tokenize).tokenizer
+        self._tokens = SacrebleuTokens(tokenize, lowercase)
         rows = read_corpus(corpus, corpus_column or column)
         documents = [[self.tokens(reference) for reference in references] for references in rows]
         self.documents = len(documents)
@@ -117,12 +112,12 @@ class CorpusReward(ReferenceReward[Prepared]):
     def tokens(self, text: str) -> list[str]:
         """Returns the tokens of a text, as BLEU counts them."""
         # Interned, a word is one object wherever it occurs, and n-grams are found sooner.
-        return list(map(sys.intern, sacrebleu_tokens(text.lower() if self.lowercase else text, self._tokenizer)))
+        return list(map(sys.intern, self._tokens(text)))
 
     def corpus_signature(self) -> str:
-        """Returns the part of a signature that tells tokens and corpus, the latter by the start of its SHA-256."""
+        """Returns the tokenizer and the corpus, by the start of its SHA-256, as part of a signature."""
         import sacrebleu
 
-        case = "lc" if self.lowercase else "mixed"
+        case = "lc" if self._tokens.lowercase else "mixed"
         corpus = f"docs:{self.documents}|corpus:{self._fingerprint}"
         return f"nrefs:var|case:{case}|tok:{self.tokenize}|{corpus}|sacrebleu:{sacrebleu.__version__}"

@@ -1,8 +1,8 @@
 """Google's sentence GLEU, equal to nltk's."""
 
 from .grams import GramTable
-from .overlap import ReferenceReward
-from .tokens import sacrebleu_tokens
+from .references import ReferenceReward
+from .tokens import SacrebleuTokens
 
 MAX_ORDER = 4
 
@@ -29,7 +29,7 @@ class GLEU(ReferenceReward[GramTable]):
             Rows whose prepared references are kept.
 
     Raises:
-        ValueError: if sacrebleu knows no such tokenizer.
+        ValueError: If sacrebleu has no such tokenizer.
     """
 
     def __init__(
@@ -40,32 +40,24 @@ class GLEU(ReferenceReward[GramTable]):
         name: str = "gleu",
         cache_size: int = 1024,
     ):
-        from sacrebleu.metrics.bleu import BLEU as SacreBLEU
-
-        if tokenize not in SacreBLEU.TOKENIZERS:
-            raise ValueError(f"`tokenize` must be one of {list(SacreBLEU.TOKENIZERS)}, got {tokenize!r}.")
         super().__init__(name, column, cache_size)
-        self.lowercase = lowercase
-        self.tokenizer = SacreBLEU(tokenize=tokenize).tokenizer
+        self.tokens = SacrebleuTokens(tokenize, lowercase)
 
     @property
     def signature(self) -> str:
         """Case, sacrebleu's tokenizer and its version."""
         from sacrebleu import __version__
 
-        case = "lc" if self.lowercase else "mixed"
-        return f"gleu|nrefs:var|case:{case}|tok:{self.tokenizer.signature()}|sacrebleu:{__version__}"
-
-    def _tokens(self, text: str) -> list[str]:
-        return sacrebleu_tokens(text.lower() if self.lowercase else text, self.tokenizer)
+        case = "lc" if self.tokens.lowercase else "mixed"
+        return f"gleu|nrefs:var|case:{case}|tok:{self.tokens.name}|sacrebleu:{__version__}"
 
     def prepare(self, references: tuple[str, ...]) -> GramTable:
         """Returns the n-grams of the references of a row."""
-        return GramTable([self._tokens(reference) for reference in references], MAX_ORDER)
+        return GramTable([self.tokens(reference) for reference in references], MAX_ORDER)
 
     def score(self, completion: str, prepared: GramTable) -> float:
         """Returns the GLEU of a completion with its best reference, in [0, 1]."""
-        tokens = self._tokens(completion)
+        tokens = self.tokens(completion)
         rows, counts = prepared.shared(tokens)
         hits = counts[:, None].clip(max=prepared.counts[rows]).sum(axis=0)
         grams = sum(max(len(tokens) - n, 0) for n in range(MAX_ORDER))

@@ -1,5 +1,6 @@
-"""N-grams as numbers: counted by sorting, found by bisection."""
+"""N-grams as tuples, as sets with repetitions, and as numbers that are counted by sorting and found by bisection."""
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -9,6 +10,25 @@ if TYPE_CHECKING:
 
 Gram: TypeAlias = tuple[str, ...]
 Integers: TypeAlias = "NDArray[Any]"  # of 64 bits, or of Python's where those do not suffice
+
+
+def ngrams(tokens: Sequence[str], order: int) -> list[tuple[str, ...]]:
+    """Returns the n-grams of `tokens`, in order and with repetitions."""
+    return list(zip(*[tokens[start:] for start in range(order)], strict=False))  # the shortest slice ends it
+
+
+def occurrences(grams: Sequence[Hashable]) -> set[Hashable]:
+    """
+    Returns a set with one member per occurrence: the gram itself, and `(gram, k)` for its k-th repetition.
+
+    The operations on multisets that overlap metrics need become those of sets, which run in C: the size of an
+    intersection is the number of matches clipped to the smaller count, a union has the larger count of each gram.
+    """
+    members = set(grams)
+    if len(members) < len(grams):
+        counts = Counter(grams)
+        members.update((gram, k) for gram, count in counts.items() if count > 1 for k in range(1, count))
+    return members
 
 
 def _runs(values: Integers) -> tuple[Integers, Integers]:

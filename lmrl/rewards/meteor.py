@@ -4,15 +4,15 @@ import functools
 from types import SimpleNamespace
 from typing import Any
 
-from .overlap import ReferenceReward
-from .tokens import sacrebleu_tokens
+from .references import ReferenceReward
+from .tokens import SacrebleuTokens
 
 Tokens = list[str]
 
 
 @functools.cache
 def _matchers(synonyms: bool) -> dict[str, Any]:
-    """Returns what nltk's alignment asks for stems and synonyms. It asks for the same words over and over."""
+    """Returns the stemmer and the synonyms that nltk's alignment looks up, cached: the same words come up often."""
     from nltk.corpus import wordnet
     from nltk.stem.porter import PorterStemmer
 
@@ -64,7 +64,7 @@ class METEOR(ReferenceReward[list[Tokens]]):
             Rows whose prepared references are kept.
 
     Raises:
-        ValueError: if `alpha`, `beta` or `gamma` is out of bounds, or if `synonyms` is set and there is no WordNet.
+        ValueError: If `alpha`, `beta` or `gamma` is out of bounds, or if `synonyms` is set and there is no WordNet.
     """
 
     def __init__(
@@ -77,20 +77,18 @@ class METEOR(ReferenceReward[list[Tokens]]):
         name: str = "meteor",
         cache_size: int = 1024,
     ):
-        from sacrebleu.metrics.bleu import BLEU as SacreBLEU
-
         if not (0 <= alpha <= 1 and beta >= 0 and 0 <= gamma <= 1):
             raise ValueError(
-                "`alpha` and `gamma` must lie in [0, 1] and `beta` must not be negative, got "
-                f"alpha={alpha}, beta={beta}, gamma={gamma}. METEOR of 2005 is 0.9, 3 and 0.5."
+                "`alpha` and `gamma` must be in [0, 1] and `beta` must be at least 0, got "
+                f"alpha={alpha}, beta={beta}, gamma={gamma}. METEOR of 2005 has 0.9, 3 and 0.5."
             )
         super().__init__(name, column, cache_size)
         self.alpha = alpha
         self.beta = beta
         self.gamma = gamma
         self.synonyms = synonyms
-        self.tokenizer = SacreBLEU(tokenize="13a").tokenizer
-        _matchers(synonyms)  # a missing WordNet is to be missed now, not in the first training step
+        self.tokens = SacrebleuTokens("13a", lowercase=True)
+        _matchers(synonyms)  # a missing WordNet is an error here, not in the first training step
 
     @property
     def signature(self) -> str:
@@ -104,17 +102,14 @@ class METEOR(ReferenceReward[list[Tokens]]):
             f"|nltk:{nltk.__version__}|sacrebleu:{sacrebleu.__version__}"
         )
 
-    def _tokens(self, text: str) -> Tokens:
-        return sacrebleu_tokens(text.lower(), self.tokenizer)
-
     def prepare(self, references: tuple[str, ...]) -> list[Tokens]:
         """Returns the tokens of each reference of a row."""
-        return [self._tokens(reference) for reference in references]
+        return [self.tokens(reference) for reference in references]
 
     def score(self, completion: str, prepared: list[Tokens]) -> float:
         """Returns the METEOR of a completion with its best reference, in [0, 1]."""
         from nltk.translate.meteor_score import meteor_score
 
         constants = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}
-        best: float = meteor_score(prepared, self._tokens(completion), **_matchers(self.synonyms), **constants)
+        best: float = meteor_score(prepared, self.tokens(completion), **_matchers(self.synonyms), **constants)
         return best

@@ -1,4 +1,4 @@
-"""NIST of a sentence, and what the NIST of a corpus is made of."""
+"""NIST: the formula, for sentences and corpora, and the reward."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from .corpus import CorpusReward
 from .grams import Gram, GramTable, corpus_counts
+from .references import Array, SummedReward, divide
 
 MAX_ORDER = 5
 _BETA = math.log(0.5) / math.log(1.5) ** 2
@@ -19,31 +20,31 @@ class NistReferences(NamedTuple):
     length: float
 
 
-def nist_score(statistics: Sequence[float]) -> float:
+def nist_score(sums: Array) -> Array:
     """
-    Returns the NIST that follows from statistics: those of a completion, or for a corpus their sum over its rows.
+    Returns the NIST, at least 0: that of a completion from its statistics, that of a corpus from their sum over rows.
 
     `exp(beta * log(min(1, c / r))^2) * sum over n = 1..5 of info_n / total_n`, as [`NIST`] explains. An order
     without n-grams adds 0.
 
     Args:
-        statistics (`Sequence[float]`):
-            11 numbers: `info_1 ... info_5, total_1 ... total_5, r`, as [`NIST.statistics`] gives for each row; c is
-            `total_1`.
+        sums (`numpy.ndarray` of shape `(..., 11)`):
+            `info_1 ... info_5, total_1 ... total_5, r`, as [`NIST.statistics`] gives for each row; c is `total_1`.
 
     Returns:
-        `float`: the score, at least 0.
+        `numpy.ndarray` of shape `(...)`.
     """
-    *pairs, reference_length = statistics
-    information, totals = pairs[:MAX_ORDER], pairs[MAX_ORDER:]
-    length = totals[0]
-    if not length or not reference_length:  # nothing can match
-        return 0.0
-    penalty = math.exp(_BETA * math.log(min(1.0, length / reference_length)) ** 2)
-    return penalty * sum(info / total for info, total in zip(information, totals, strict=True) if total)
+    import numpy as np
+
+    information, totals, reference = np.split(sums, [MAX_ORDER, 2 * MAX_ORDER], axis=-1)
+    brevity = np.minimum(divide(totals[..., 0], reference[..., 0], 0), 1)
+    with np.errstate(divide="ignore"):
+        penalty = np.exp(_BETA * np.log(brevity) ** 2)  # 0 where brevity is
+    score: Array = penalty * divide(information, totals, 0).sum(axis=-1)
+    return score
 
 
-class NIST(CorpusReward[NistReferences]):
+class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
     """
     Returns the NIST-5 of each completion against all its references, at least 0.
 
@@ -127,7 +128,8 @@ class NIST(CorpusReward[NistReferences]):
         tokens = [self.tokens(reference) for reference in references]
         return NistReferences(GramTable(tokens, MAX_ORDER), sum(map(len, tokens)) / len(tokens))
 
-    def _statistics(self, completion: str, prepared: NistReferences) -> list[float]:
+    def row_statistics(self, completion: str, prepared: NistReferences) -> list[float]:
+        """Returns the information and the number of n-grams of orders 1 to 5, and the mean length of references."""
         tokens = self.tokens(completion)
         rows, counts = prepared.table.shared(tokens)
         hits = counts.clip(max=prepared.table.counts[rows].max(axis=1)).tolist()
@@ -137,11 +139,7 @@ class NIST(CorpusReward[NistReferences]):
         totals = [float(max(len(tokens) - lost, 0)) for lost in range(MAX_ORDER)]
         return [*information, *totals, prepared.length]
 
-    def statistics(self, completions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[float]]:
-        """Returns what [`nist_score`] reads of each row; summed over rows, it gives the score of a corpus."""
-        rows = [self._references(row, value) for row, value in enumerate(references)]
-        return [self._statistics(text, self._prepared(refs)) for text, refs in zip(completions, rows, strict=True)]
-
-    def score(self, completion: str, prepared: NistReferences) -> float:
-        """Returns the NIST of a completion."""
-        return nist_score(self._statistics(completion, prepared))
+    def from_statistics(self, sums: Array) -> Sequence[float]:
+        """Returns the NIST of each row of statistics."""
+        scores: list[float] = nist_score(sums).tolist()
+        return scores

@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from .overlap import ReferenceReward, ngrams, occurrences
+from lmrl.utils import check_in
+
+from .grams import ngrams, occurrences
+from .references import ReferenceReward
 
 _WORD = re.compile("[a-z0-9]+")
 _TYPE = re.compile("rouge([1-9]|L|Lsum)")
@@ -30,7 +33,7 @@ def _stem(word: str) -> str:
 
 @functools.lru_cache(maxsize=2**11)
 def _tokens(text: str, use_stemmer: bool) -> list[str]:
-    """Returns the words of a text, kept for the other types of ROUGE that are asked about the same batch."""
+    """Returns the words of a text, kept for the other types of ROUGE of the same batch."""
     words = _WORD.findall(text.lower())
     return list(map(_stem, words)) if use_stemmer else words
 
@@ -40,52 +43,6 @@ def _lcs_length() -> Callable[[list[str], list[str]], int]:
     from rapidfuzz.distance import LCSseq
 
     return LCSseq.similarity
-
-
-def _places(sentences: list[list[str]]) -> tuple[dict[str, int], int, int]:
-    """
-    Returns the sentences side by side in one integer, a bit free after each: for each token the bits of its positions,
-    the bits of all positions, and those of the last position of each sentence.
-    """
-    places: dict[str, int] = {}
-    everywhere = ends = offset = 0
-    for sentence in sentences:
-        for position, token in enumerate(sentence, start=offset):
-            places[token] = places.get(token, 0) | 1 << position
-        everywhere |= (1 << len(sentence)) - 1 << offset
-        offset += len(sentence) + 1
-        ends |= 1 << offset - 2
-    return places, everywhere, ends
-
-
-def _union_positions(reference: list[str], places: dict[str, int], everywhere: int, ends: int) -> list[int]:
-    """
-    Returns the positions in `reference` that are in its longest common subsequence with any sentence of a completion.
-
-    Of several longest ones it is the one that rouge_score finds. Let `t[i][j]` be the length for the first i tokens of
-    the reference and the first j of a sentence. The recurrence over i is that of "Bit-Parallel LCS-length Computation
-    Revisited" (Hyyrö, 2004), for all sentences at once: bit j of `level` is set where `t[i][j + 1] == t[i][j]`; the
-    carries of the addition tell where `t[i][j + 1] > t[i - 1][j + 1]`, and stop at the free bits between sentences.
-    """
-    shared = [position for position, token in enumerate(reference) if token in places]  # others lengthen no sequence
-    level, takes = everywhere, []
-    for position in shared:
-        matches = places[reference[position]]
-        hits = level & matches
-        total = level + hits
-        takes.append(matches | (level ^ hits ^ total) >> 1)
-        level = (total | level ^ hits) & everywhere
-    union = []
-    for position, take in zip(reversed(shared), reversed(takes), strict=True):
-        taken = ends & take
-        if taken:
-            union.append(position)
-        while taken:  # each sentence goes on before its last match that is not after where it had come to
-            end = taken & -taken
-            taken ^= end
-            match = places[reference[position]] & end * 2 - 1
-            ends ^= end | 1 << match.bit_length() - 1 >> 1
-    return union
 
 
 def _gram_hits(reference: set[Any], completion: set[Any]) -> int:
@@ -98,14 +55,15 @@ def _sequence_hits(reference: list[str], completion: list[str]) -> int:
 
 def _summary_hits(reference: list[list[str]], completion: list[list[str]]) -> int:
     """Returns the size of the union LCS, no token counted more often than either text has it (as ROUGE-1.5.5 does)."""
+    from rouge_score.rouge_scorer import lcs_ind
+
     if len(reference) == len(completion) == 1:
         return _sequence_hits(reference[0], completion[0])  # nothing to unite, and an LCS is in both texts
     left = Counter(token for sentence in reference for token in sentence)
     left &= Counter(token for sentence in completion for token in sentence)
-    places, everywhere, ends = _places(completion)
     hits = 0
     for sentence in reference:
-        for position in _union_positions(sentence, places, everywhere, ends):
+        for position in set().union(*(lcs_ind(sentence, other) for other in completion)):
             if left[sentence[position]] > 0:
                 left[sentence[position]] -= 1
                 hits += 1
@@ -147,7 +105,7 @@ class Rouge(ReferenceReward[list[Units]]):
             Rows whose prepared references are kept.
 
     Raises:
-        ValueError: if there is no such `rouge_type` or `aggregate`.
+        ValueError: If there is no such `rouge_type` or `aggregate`.
     """
 
     def __init__(
@@ -161,14 +119,13 @@ class Rouge(ReferenceReward[list[Units]]):
     ):
         if not _TYPE.fullmatch(rouge_type):
             raise ValueError(f"`rouge_type` must be rouge1 to rouge9, rougeL or rougeLsum, got {rouge_type!r}.")
-        if aggregate not in ("best", "mean"):
-            raise ValueError(f"`aggregate` must be 'best' or 'mean' (over the references), got {aggregate!r}.")
+        check_in(("best", "mean"), aggregate=aggregate)
         super().__init__(name or rouge_type, column, cache_size)
         self.rouge_type = rouge_type
         self.use_stemmer = use_stemmer
         self.aggregate = aggregate
         if use_stemmer:
-            _stemmer()  # a missing nltk is to be missed now, not in the first training step
+            _stemmer()  # a missing nltk is an error here, not in the first training step
 
     @property
     def signature(self) -> str:
@@ -195,5 +152,5 @@ class Rouge(ReferenceReward[list[Units]]):
         """Returns the F-measure of a completion, over its references the best or the mean."""
         size, units = self._units(completion)
         hits: Callable[[Any, Any], int] = _HITS.get(self.rouge_type, _gram_hits)
-        scores = [_f_measure(hits(theirs, units), total, size) for total, theirs in prepared]
+        scores = [_f_measure(hits(reference, units), total, size) for total, reference in prepared]
         return max(scores) if self.aggregate == "best" else sum(scores) / len(scores)

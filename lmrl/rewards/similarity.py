@@ -1,14 +1,74 @@
-"""How near a short answer is to a reference: words in common, and edits from one to the other."""
+"""Equality, word overlap and edit similarity of short texts and their references."""
 
+import re
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .overlap import _NORMALIZATIONS, ReferenceReward, occurrences
+from lmrl.utils import check_in
+
+from .grams import occurrences
+from .references import ReferenceReward
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _f1(ours: set[Any], theirs: set[Any]) -> float:
-    total = len(ours) + len(theirs)
-    return 2 * len(ours & theirs) / total if total else 1.0
+def _squad(text: str) -> str:
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+_NORMALIZATIONS: dict[str, Callable[[str], str]] = {"strip": str.strip, "squad": _squad}
+
+
+class ExactMatch(ReferenceReward[frozenset[str]]):
+    """
+    Returns 1 if the completion equals any of the references after normalisation, else 0.
+
+    Args:
+        normalize (`str`, *optional*, defaults to `"strip"`):
+            `"strip"`: white space at both ends is dropped. `"squad"`: case, ASCII punctuation, the articles a, an and
+            the, and differences of white space are dropped, as in the evaluation of "SQuAD: 100,000+ Questions for
+            Machine Comprehension of Text" (Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250).
+        column (`str`, *optional*, defaults to `"references"`):
+            Dataset column with a string or a list of strings per row.
+        name (`str`, *optional*, defaults to `"exact_match"`):
+            Name under which trainers log it.
+        cache_size (`int`, *optional*, defaults to `1024`):
+            Rows whose prepared references are kept.
+
+    Raises:
+        ValueError: If `normalize` is neither of the two.
+    """
+
+    def __init__(
+        self,
+        normalize: str = "strip",
+        column: str = "references",
+        name: str = "exact_match",
+        cache_size: int = 1024,
+    ):
+        check_in(_NORMALIZATIONS, normalize=normalize)
+        super().__init__(name, column, cache_size)
+        self.normalize = normalize
+
+    @property
+    def signature(self) -> str:
+        """How texts are normalised."""
+        return f"exact_match|nrefs:var|normalize:{self.normalize}"
+
+    def prepare(self, references: tuple[str, ...]) -> frozenset[str]:
+        """Returns the normalised references of a row."""
+        return frozenset(map(_NORMALIZATIONS[self.normalize], references))
+
+    def score(self, completion: str, prepared: frozenset[str]) -> float:
+        """Returns 1 or 0."""
+        return float(_NORMALIZATIONS[self.normalize](completion) in prepared)
+
+
+def _f1(completion: set[Any], reference: set[Any]) -> float:
+    total = len(completion) + len(reference)
+    return 2 * len(completion & reference) / total if total else 1.0
 
 
 class TokenF1(ReferenceReward[list[set[Any]]]):
@@ -19,7 +79,7 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
     each as often as there. From "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (Rajpurkar et al., 2016,
     https://arxiv.org/abs/1606.05250). Of texts without words SQuAD 1.1 makes 0; this follows SQuAD 2.0 ("Know What You
     Don't Know: Unanswerable Questions for SQuAD", Rajpurkar et al., 2018, https://arxiv.org/abs/1806.03822), for which
-    no answer is right where none is expected: 1 if both have none, else 0.
+    an empty completion is correct where no text is expected: 1 if both have no words, else 0.
 
     Args:
         normalize (`str`, *optional*, defaults to `"squad"`):
@@ -33,7 +93,7 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
             Rows whose prepared references are kept.
 
     Raises:
-        ValueError: if `normalize` is none of the two.
+        ValueError: If `normalize` is neither of the two.
     """
 
     def __init__(
@@ -43,8 +103,7 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
         name: str = "token_f1",
         cache_size: int = 1024,
     ):
-        if normalize not in _NORMALIZATIONS:
-            raise ValueError(f"`normalize` must be one of {sorted(_NORMALIZATIONS)}, got {normalize!r}.")
+        check_in(_NORMALIZATIONS, normalize=normalize)
         super().__init__(name, column, cache_size)
         self.normalize = normalize
 
@@ -62,8 +121,8 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
 
     def score(self, completion: str, prepared: list[set[Any]]) -> float:
         """Returns the F1 of a completion with its best reference, in [0, 1]."""
-        ours = self._words(completion)
-        return max(_f1(ours, theirs) for theirs in prepared)
+        words = self._words(completion)
+        return max(_f1(words, reference) for reference in prepared)
 
 
 _UNITS: dict[str, Callable[[str], Sequence[str]]] = {"characters": str.strip, "words": str.split}
@@ -88,7 +147,7 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
             Rows whose prepared references are kept.
 
     Raises:
-        ValueError: if `unit` is none of the two.
+        ValueError: If `unit` is neither of the two.
     """
 
     def __init__(
@@ -98,8 +157,7 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
         name: str = "edit_similarity",
         cache_size: int = 1024,
     ):
-        if unit not in _UNITS:
-            raise ValueError(f"`unit` must be one of {sorted(_UNITS)}, got {unit!r}.")
+        check_in(_UNITS, unit=unit)
         super().__init__(name, column, cache_size)
         self.unit = unit
 
@@ -116,5 +174,5 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
         """Returns the similarity of a completion to its best reference, in [0, 1]."""
         from rapidfuzz.distance.Levenshtein import normalized_similarity
 
-        ours = _UNITS[self.unit](completion)
-        return max(normalized_similarity(ours, theirs) for theirs in prepared)
+        units = _UNITS[self.unit](completion)
+        return max(normalized_similarity(units, reference) for reference in prepared)

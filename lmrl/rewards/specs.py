@@ -25,11 +25,10 @@ from .hub import EvaluateMetric
 from .meteor import METEOR
 from .nist import NIST
 from .normalize import Normalized
-from .overlap import ExactMatch
 from .retried import Retried
 from .reward_model import RewardModel
 from .rouge import Rouge
-from .similarity import EditSimilarity, TokenF1
+from .similarity import EditSimilarity, ExactMatch, TokenF1
 from .slow import Cached, InWorkers
 from .ter import TER
 from .text import DistinctN, Length, LengthPenalty

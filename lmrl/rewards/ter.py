@@ -4,13 +4,31 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .grams import occurrences
 from .moves import edits
-from .overlap import ReferenceReward, occurrences
+from .references import Array, SummedReward, divide
 
 Words = tuple[list[str], set[Any]]  # in order, and as a multiset
 
 
-class TER(ReferenceReward[list[Words]]):
+def error_rate(sums: Array) -> Array:
+    """
+    Returns the TER, at least 0: edits over mean lengths of references; 1 for edits of empty references.
+
+    Args:
+        sums (`numpy.ndarray` of shape `(..., 2)`):
+            Sums of [`TER.statistics`] over the rows of a corpus, or those of one sentence.
+
+    Returns:
+        `numpy.ndarray` of shape `(...)`.
+    """
+    import numpy as np
+
+    edits = sums[..., 0]
+    return divide(edits, sums[..., 1], np.sign(edits))
+
+
+class TER(SummedReward[list[Words]]):
     """
     Returns `1 - min(TER, 1)` of each completion, in [0, 1]: sacrebleu's sentence TER as a reward.
 
@@ -75,12 +93,8 @@ class TER(ReferenceReward[list[Words]]):
         """Returns the words of each reference of a row."""
         return [self._words(reference) for reference in references]
 
-    def statistics(self, completions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[float]]:
-        """Returns of each row what adds up to the TER of a corpus: edits, and mean length of the references."""
-        rows = [self._references(row, value) for row, value in enumerate(references)]
-        return [self._statistics(text, self._prepared(refs)) for text, refs in zip(completions, rows, strict=True)]
-
-    def _statistics(self, completion: str, prepared: list[Words]) -> list[float]:
+    def row_statistics(self, completion: str, prepared: list[Words]) -> list[float]:
+        """Returns the edits and the mean length of the references."""
         words, ours = self._words(completion)
         # No move changes which words there are: those that one text has more of are the least edits. The search for
         # moves costs most: the most promising reference comes first, and those that cannot be better are left out.
@@ -93,7 +107,7 @@ class TER(ReferenceReward[list[Words]]):
                 best = min(best, edits(words, prepared[place][0], bound, best))
         return [best, sum(len(theirs) for theirs, _ in prepared) / len(prepared)]
 
-    def score(self, completion: str, prepared: list[Words]) -> float:
-        """Returns one minus the TER of a completion, in [0, 1]."""
-        edits, length = self._statistics(completion, prepared)
-        return 1 - min(edits / length if length else edits, 1.0)
+    def from_statistics(self, sums: Array) -> Sequence[float]:
+        """Returns one minus the TER of each row of statistics, in [0, 1]."""
+        scores: list[float] = (1 - error_rate(sums).clip(max=1.0)).tolist()
+        return scores

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .base import Reward
-from .overlap import ngrams
+from .grams import ngrams
 
 
 def _lengths(texts: list[str], unit: str) -> list[int]:

@@ -1,30 +1,47 @@
-"""sacrebleu's tokens, sooner."""
+"""The tokens of sacrebleu's tokenizers."""
 
 import re
 import string
-from typing import Any
+
+from lmrl.utils import check_in
 
 _ALONE = re.escape("".join(mark for mark in string.punctuation if mark not in "',-."))
-# What 13a keeps whole: anything but the marks above, with a hyphen that follows no digit, a stop or comma in a number.
+# A token of 13a: anything but the marks above, with a hyphen that follows no digit, a stop or comma in a number.
 _TOKEN = re.compile(rf"(?:[^\s{_ALONE}.,-]+|(?<![0-9])-|(?<=[0-9])[.,](?=[0-9]))+|\S")
 # Entities, <skipped>, words divided at the end of a line, and neighbouring stops, of which 13a misses every second.
 _RARE = ("&", "<", "-\n", "..", ".,", ",.", ",,")
 
 
-def sacrebleu_tokens(text: str, tokenizer: Any) -> list[str]:
+class SacrebleuTokens:
     """
-    Returns the tokens of a text by a tokenizer of sacrebleu's.
+    Splits texts into the tokens of a tokenizer of sacrebleu.
 
-    The four substitutions of its 13a are one expression here, for the texts in which they do not get in each other's
-    way: nearly all. The others are left to sacrebleu.
+    The four substitutions of its 13a are one expression here, for the texts in which they do not interfere with each
+    other: nearly all. The others go through sacrebleu.
 
     Args:
-        text (`str`):
-            Any text.
-        tokenizer (`sacrebleu.tokenizers.tokenizer_base.BaseTokenizer`):
-            Such as `sacrebleu.metrics.bleu.BLEU(tokenize="13a").tokenizer`.
+        tokenize (`str`):
+            Name of a sacrebleu tokenizer: `"13a"`, `"intl"`, `"char"`, `"zh"`, `"none"` ...
+        lowercase (`bool`):
+            Whether to lower-case the text first.
+
+    Raises:
+        ValueError: If sacrebleu has no such tokenizer.
     """
-    if tokenizer.signature() == "13a" and not any(mark in text for mark in _RARE):
-        return _TOKEN.findall(text)
-    tokenized: str = tokenizer(text.rstrip())  # rstrip: as sacrebleu does before any tokenizer
-    return tokenized.split()
+
+    def __init__(self, tokenize: str, lowercase: bool):
+        from sacrebleu.metrics.bleu import BLEU
+
+        check_in(BLEU.TOKENIZERS, tokenize=tokenize)
+        self.lowercase = lowercase
+        self._tokenizer = BLEU(tokenize=tokenize).tokenizer
+        self.name: str = self._tokenizer.signature()
+
+    def __call__(self, text: str) -> list[str]:
+        """Returns the tokens of a text."""
+        if self.lowercase:
+            text = text.lower()
+        if self.name == "13a" and not any(mark in text for mark in _RARE):
+            return _TOKEN.findall(text)
+        tokenized: str = self._tokenizer(text.rstrip())  # rstrip: as sacrebleu does before any tokenizer
+        return tokenized.split()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from lmrl import rewards
 from lmrl.evaluation.scores import Score, mean_score, per_prompt, pooled_score
-from lmrl.evaluation.statistics import POOLINGS, bleu, pool
-from lmrl.rewards.nist import nist_score
+from lmrl.evaluation.statistics import POOLINGS, pool
+from lmrl.rewards.bleu import corpus_bleu
 
 TEXT = st.lists(st.sampled_from(["a", "b", "c", "dd", "E.", "f,", ""]), max_size=9).map(" ".join)
 CORPUS = st.lists(st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=3)), min_size=1, max_size=4)
@@ -45,15 +45,24 @@ def test_bleu_of_effective_order_is_sacrebleu_s_sentence_bleu(corpus):
     texts, references, _ = split(corpus)
     sentence = sacrebleu.BLEU(effective_order=True)
     expected = [sentence.sentence_score(text, golds).score for text, golds in corpus]
-    got = bleu(np.array(rewards.BLEU().statistics(texts, references), dtype=float), effective_order=True)
+    got = corpus_bleu(np.array(rewards.BLEU().statistics(texts, references), dtype=float), effective_order=True)
     assert got == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("pooling", "reward", "of_pooled"),
+    [
+        ("chrf", rewards.ChrF(), lambda score: score / 100),
+        ("ter", rewards.TER(), lambda score: 1 - min(score / 100, 1)),
+        ("nist", rewards.NIST(corpus=[["a b c dd E. f, a b"]]), lambda score: score),
+    ],
+    ids=["chrf", "ter", "nist"],
+)
 @given(corpus=CORPUS)
-def test_nist_is_that_of_the_reward(corpus):
+def test_a_sentence_is_a_corpus_of_one_row(pooling, reward, of_pooled, corpus):
     texts, references, _ = split(corpus)
-    rows = rewards.NIST(corpus=[["a b c dd E. f, a b"]]).statistics(texts, references)
-    assert pool("nist", rows) == pytest.approx(nist_score([sum(column) for column in zip(*rows, strict=True)]))
+    pooled = [of_pooled(pool(pooling, [row])) for row in reward.statistics(texts, references)]
+    assert reward(completions=texts, references=references) == pytest.approx(pooled, abs=1e-12)
 
 
 def test_rates_of_nothing_are_not_known():

@@ -1,0 +1,119 @@
+"""Base classes of the rewards that compare a completion with references."""
+
+import functools
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from lmrl.utils import check_at_least
+
+from .base import Reward
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
+Array: TypeAlias = "NDArray[float64]"
+Prepared = TypeVar("Prepared")
+
+
+class ReferenceReward(Reward, Generic[Prepared]):
+    """
+    Base of the rewards that compare a completion with one or more references.
+
+    What depends on the references alone is computed once by `prepare` and kept for the `cache_size` rows used last, as
+    the completions of a prompt share their references. The cache is not pickled.
+
+    Args:
+        name (`str`):
+            Name under which trainers log it.
+        column (`str`):
+            Dataset column with the references: in each row a string or a list of strings.
+        cache_size (`int`):
+            Rows whose prepared references are kept, at least 1.
+    """
+
+    def __init__(self, name: str, column: str, cache_size: int):
+        super().__init__(name, columns=(column,))
+        check_at_least(1, cache_size=cache_size)
+        self.column = column
+        self.cache_size = cache_size
+        self._start_cache()
+
+    def _start_cache(self) -> None:
+        self._prepared = functools.lru_cache(maxsize=self.cache_size)(self.prepare)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_prepared"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start_cache()
+
+    @abstractmethod
+    def prepare(self, references: tuple[str, ...]) -> Prepared:
+        """Returns what `score` needs of the references of a row."""
+
+    def score(self, completion: str, prepared: Prepared) -> float:
+        """Returns the reward of a completion, given what `prepare` made of its references."""
+        raise NotImplementedError(f"{type(self).__name__} must define `score` or `scores`.")
+
+    def scores(
+        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
+    ) -> list[float | None]:
+        """Returns the reward of each text against its row of references."""
+        prepared = self._prepare_rows(columns[self.column])
+        return [self.score(text, row) for text, row in zip(completions, prepared, strict=True)]
+
+    def _prepare_rows(self, values: Sequence[Any]) -> list[Prepared]:
+        references = [self._checked_references(row, value) for row, value in enumerate(values)]
+        return [self._prepared(of_row) for of_row in references]
+
+    def _checked_references(self, row: int, value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, (list, tuple)) and value and all(isinstance(reference, str) for reference in value):
+            return tuple(value)
+        raise ValueError(
+            f"The reward {self.__name__!r} needs a string or a non-empty list of strings in every row of "
+            f"{self.column!r}, but row {row} of the batch has {value!r}. Correct or drop the row."
+        )
+
+
+class SummedReward(ReferenceReward[Prepared]):
+    """
+    Base of the rewards whose statistics add up over rows, so that a sentence is a corpus of one row.
+
+    The score of a corpus is `from_statistics` of the sum of [`statistics`] over its rows.
+    """
+
+    @abstractmethod
+    def row_statistics(self, completion: str, prepared: Prepared) -> Sequence[float]:
+        """Returns what a completion adds to the sums."""
+
+    @abstractmethod
+    def from_statistics(self, sums: Array) -> Sequence[float]:
+        """Returns the rewards of statistics of shape `(rows, numbers)`."""
+
+    def statistics(self, completions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[float]]:
+        """Returns what each row adds to the sums."""
+        prepared = self._prepare_rows(references)
+        return [[*self.row_statistics(text, row)] for text, row in zip(completions, prepared, strict=True)]
+
+    def scores(
+        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
+    ) -> list[float | None]:
+        """Returns the reward of each text against its row of references."""
+        import numpy as np
+
+        statistics = self.statistics(completions, columns[self.column])
+        return [*self.from_statistics(np.array(statistics, dtype=np.float64))] if statistics else []
+
+
+def divide(numerator: Array, denominator: Any, otherwise: Any) -> Array:
+    """Returns the quotients, and `otherwise` where the denominator is 0."""
+    import numpy as np
+
+    quotients: Array = np.broadcast_to(np.asarray(otherwise, dtype=np.float64), np.shape(numerator)).copy()
+    np.divide(numerator, denominator, out=quotients, where=np.asarray(denominator) != 0)
+    return quotients
