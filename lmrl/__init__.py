@@ -3,10 +3,10 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
+from lmrl.version import __version__
+
 if TYPE_CHECKING:
     from lmrl.trainers import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
-
-__version__ = "0.1.0"
 
 # PEFT imports bitsandbytes wherever it is installed, which warns that a kernel could be had from the hub.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -2,7 +2,7 @@
 
 import warnings
 
-from lmrl import __version__
+from lmrl.version import __version__
 
 
 def warn_deprecated(old: str, new: str, removed_in: str) -> None:

@@ -1,4 +1,7 @@
-"""Who may import whom, and how big a file and a function may be. Layers that are not there yet are skipped."""
+"""The structure of the tree: who may import whom, no circles, and how large rooms, files and functions may be.
+
+What the tree does not meet yet stands in `EXCEPTIONS` and in the numbers called `*_TODAY`: they may only go down.
+"""
 
 import ast
 import re
@@ -11,7 +14,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINERS = ("PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer")
 
 
 @dataclass(frozen=True)
@@ -23,50 +25,86 @@ class Layer:
     never: tuple[str, ...] = ()
 
 
-# The standard library is open to every layer, but for what `never` names. safetensors, which transformers requires,
-# is how a critic and a rollout are saved.
+# The standard library is open to every layer, but for what `never` names; so are lmrl.utils and lmrl.deprecation.
+# safetensors, which transformers requires, is how a critic and a rollout are saved.
+OPEN_TO_ALL = ("lmrl.utils", "lmrl.deprecation")
 TRAINER_LIBRARIES = ("accelerate", "datasets", "peft", "safetensors", "torch", "transformers", "trl")
-SHARED = ("lmrl.utils", "lmrl.distributed", "lmrl.deprecation")  # open to every room but core
+TRAINERS = ("PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer")
+TOP = ("lmrl.arguments", "lmrl.cli", "lmrl.data", "lmrl.experiment", "lmrl.rewards", "lmrl.trainers")
+TOP_NAMES = tuple(f"lmrl.{name}" for name in (*TRAINERS, "__version__"))
 LAYERS = {
+    "lmrl/version.py": Layer((), ()),
     "lmrl/utils.py": Layer((), ()),
-    "lmrl/deprecation.py": Layer(("lmrl.__version__",), ()),
+    "lmrl/deprecation.py": Layer(("lmrl.version",), ()),
     "lmrl/distributed.py": Layer((), ("torch",)),
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")
     ),
-    "lmrl/rewards": Layer(("lmrl.rewards",), None, ("trl", "accelerate", "datasets")),
-    "lmrl/models": Layer(("lmrl.models",), ("peft", "safetensors", "torch", "transformers", "trl")),
     "lmrl/data": Layer(("lmrl.data",), None),
-    "lmrl/trainers": Layer(("lmrl.trainers", "lmrl.core", "lmrl.models"), TRAINER_LIBRARIES),
-    "lmrl/evaluation": Layer(("lmrl.evaluation", "lmrl.rewards", "lmrl.models.loading"), None, ("trl",)),
-    "lmrl/search": Layer(("lmrl.search", "lmrl.evaluation"), ("optuna", "rich", "yaml")),
+    "lmrl/models": Layer(("lmrl.models",), ("peft", "safetensors", "torch", "transformers", "trl")),
+    "lmrl/rewards": Layer(("lmrl.rewards", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")),
     "lmrl/envs": Layer(("lmrl.envs", "lmrl.rewards"), ("gymnasium", "numpy")),
+    "lmrl/trainers": Layer(("lmrl.trainers", "lmrl.core", "lmrl.models", "lmrl.distributed"), TRAINER_LIBRARIES),
+    "lmrl/evaluation": Layer(("lmrl.evaluation", "lmrl.rewards", "lmrl.models", "lmrl.distributed"), None, ("trl",)),
+    "lmrl/search": Layer(("lmrl.search", "lmrl.evaluation", "lmrl.cli"), None, ("torch", "transformers", "trl")),
+    "lmrl/experiment.py": Layer(("lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"), None, ("trl",)),
     "lmrl/arguments.py": Layer((), ("trl",)),
-    "lmrl/cli.py": Layer((), ("trl", "yaml")),
-    "lmrl/__init__.py": Layer(("lmrl.trainers",), ()),
-    "recipes": Layer(
-        (
-            *(
-                "lmrl.arguments",
-                "lmrl.cli",
-                "lmrl.data",
-                "lmrl.evaluation",
-                "lmrl.models",
-                "lmrl.rewards",
-                "lmrl.search",
-                "lmrl.trainers",
-            ),
-            *(f"lmrl.{name}" for name in (*TRAINERS, "__version__")),
-        ),
-        None,
-    ),
+    "lmrl/cli": Layer(("lmrl.cli", "lmrl.arguments"), ("trl", "yaml")),
+    "lmrl/cli.py": Layer(("lmrl.arguments",), ("trl", "yaml")),
+    "lmrl/__init__.py": Layer(("lmrl.trainers", "lmrl.version"), ()),
+    "recipes": Layer((*TOP, *TOP_NAMES, "lmrl.evaluation", "lmrl.models", "lmrl.search"), None),
+    "recipes/ppo_gen.py": Layer((*TOP, *TOP_NAMES), ("transformers", "trl")),
+    "recipes/reinforce_gen.py": Layer((*TOP, *TOP_NAMES), ("transformers", "trl")),
 }
+
+# Lines of a room's Python files, docstrings included, and of the whole library.
+BUDGETS = {
+    "lmrl": 15_500,
+    "lmrl/core": 800,
+    "lmrl/data": 1_300,
+    "lmrl/envs": 250,
+    "lmrl/evaluation": 3_800,
+    "lmrl/evaluation/reporting": 1_800,
+    "lmrl/models": 1_300,
+    "lmrl/rewards": 4_400,
+    "lmrl/search": 500,
+    "lmrl/trainers": 2_700,
+}
+# What main does not meet yet. Each number may only go down, and each entry only go.
+BUDGETS_TODAY = {
+    "lmrl": 18_400,
+    "lmrl/data": 1_381,
+    "lmrl/evaluation": 4_950,
+    "lmrl/evaluation/reporting": 2_350,
+    "lmrl/rewards": 5_200,
+    "lmrl/search": 1_100,
+    "lmrl/trainers": 3_000,
+}
+MODULES_IN_CIRCLES_TODAY = {"lmrl/rewards": 8, "lmrl/trainers": 10}
+RECIPE_LINES_TODAY = {
+    "evaluate_gen": 120,
+    "ppo_gen": 110,
+    "reinforce_gen": 110,
+    "sweep": 62,
+    "train_classifier": 77,
+    "train_reward_model": 73,
+}
+UNLIKE_ASSIGNMENTS_TODAY = 61
+OVERRIDING_FILES_TODAY = tuple(
+    f"lmrl.trainers.{name}" for name in ("guards", "metrics", "ppo", "reinforce", "rollout", "saving", "state")
+)
+LAYER_EXCEPTIONS_TODAY = ("recipes/ppo_gen.py", "recipes/reinforce_gen.py")
 
 
 def sources(*places: str) -> list[Path]:
     """Returns the Python files of folders or files."""
     found = [ROOT / place for place in places]
     return sorted(path for place in found for path in ([place] if place.is_file() else place.rglob("*.py")))
+
+
+def lines_of(path: Path) -> int:
+    """Returns the number of lines of a file."""
+    return len(path.read_text(encoding="utf-8").splitlines())
 
 
 def parsed(*places: str) -> Iterator[tuple[str, ast.Module]]:
@@ -103,13 +141,37 @@ def why_not(module: str, layer: Layer) -> str | None:
     if within(module, layer.never):
         return "which it must never"
     if top == "lmrl":
-        shared = SHARED if layer.others != ("torch",) else ()
-        if within(module, (*layer.lmrl, *shared)):
+        if within(module, (*layer.lmrl, *OPEN_TO_ALL)):
             return None
         return f"of lmrl it may import {', '.join(layer.lmrl) or 'nothing'}"
     if layer.others is None or top in sys.stdlib_module_names or top in layer.others:
         return None
     return f"of other libraries it may import {', '.join(layer.others) or 'none'}"
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Returns the modules of lmrl that each module of lmrl imports, anywhere in its text."""
+    trees = dict(parsed("lmrl"))
+    files = {name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): name for name in trees}
+    graph = {}
+    for module, name in files.items():
+        wanted = [target for _, target in imported(name, trees[name])]
+        # `from lmrl.models import load_model` names an attribute of a module, or a module.
+        targets = {target if target in files else target.rpartition(".")[0] for target in wanted}
+        graph[module] = {target for target in targets if target in files}
+    return graph
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    """Returns the modules that a module imports, directly or through others."""
+    found: set[str] = set()
+    pending = list(graph[start])
+    while pending:
+        module = pending.pop()
+        if module not in found:
+            found.add(module)
+            pending.extend(graph[module])
+    return found
 
 
 def outside_functions(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -136,21 +198,50 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1
 
 
+def packs_unlike_things(node: ast.AST) -> bool:
+    """Returns whether a statement is `a, b = x, y` where x and y differ by more than names and constants."""
+    if not isinstance(node, ast.Assign):
+        return False
+    target, value = node.targets[0], node.value
+    if not isinstance(target, ast.Tuple) or not isinstance(value, ast.Tuple):
+        return False
+    if {ast.unparse(part) for part in target.elts} == {ast.unparse(part) for part in value.elts}:
+        return False  # two values change places
+    return len({skeleton(part) for part in value.elts}) > 1
+
+
+def skeleton(node: ast.expr) -> str:
+    """Returns the text of an expression with every name and constant replaced by a placeholder."""
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|[\w.]+", "x", ast.unparse(node))
+    return re.sub(r"\[[^\[\]]*\]", "", text)
+
+
 def refuse(wrong: list[str]) -> None:
     """Fails with one sentence for each thing that is wrong."""
     if wrong:
         pytest.fail("\n".join(wrong), pytrace=False)
 
 
+def refuse_private_names(*places: str) -> None:
+    """Fails if a file uses a name of a library that begins with an underscore."""
+    wrong = []
+    for name, tree in parsed(*places):
+        for line, module in imported(name, tree):
+            private = [part for part in module.split(".") if part.startswith("_") and not part.endswith("__")]
+            wrong += [f"{name}:{line} imports the private {module}"] * bool(private and module.startswith("lmrl"))
+    refuse(wrong)
+
+
 @pytest.mark.parametrize("place", LAYERS)
 def test_a_layer_imports_only_what_it_may(place: str) -> None:
     """The table of the architecture, in full."""
+    layer = LAYERS["recipes" if place in LAYER_EXCEPTIONS_TODAY else place]
     refuse(
         [
             f"{name}:{line} imports {module}: {reason}"
             for name, tree in parsed(place)
             for line, module in imported(name, tree)
-            if (reason := why_not(module, LAYERS[place]))
+            if (reason := why_not(module, layer))
         ]
     )
 
@@ -159,6 +250,17 @@ def test_every_module_of_lmrl_is_in_a_layer() -> None:
     """A new folder is put into the table before anything else."""
     stray = [name for name, _ in parsed("lmrl") if not any(name == p or name.startswith(p + "/") for p in LAYERS)]
     refuse([f"{name} is in no layer of tests/test_layers.py" for name in stray])
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports inside functions and under `if TYPE_CHECKING` count as well."""
+    graph = import_graph()
+    circular = [module.replace(".", "/") for module in graph if module in reachable(graph, module)]
+    for room, allowed in MODULES_IN_CIRCLES_TODAY.items():
+        inside = [module for module in circular if module.startswith(room + "/")]
+        if len(inside) <= allowed:
+            circular = [module for module in circular if module not in inside]
+    refuse([f"{module} is in a circle of imports" for module in circular])
 
 
 def test_models_take_one_class_of_trl() -> None:
@@ -174,7 +276,7 @@ def test_models_take_one_class_of_trl() -> None:
 
 def test_rewards_load_a_library_only_where_it_is_used() -> None:
     """What runs on `import lmrl.rewards` is the standard library."""
-    layer = Layer(("lmrl.rewards",), ())
+    layer = Layer(("lmrl.rewards", "lmrl.distributed"), ())
     refuse(
         [
             f"{name}:{line} imports {module} on import: put it into the class that needs it"
@@ -189,24 +291,43 @@ def test_rewards_load_a_library_only_where_it_is_used() -> None:
 
 def test_rewards_are_imported_without_torch() -> None:
     """Measured, as an import of an import would be missed by reading."""
-    if not (ROOT / "lmrl/rewards/__init__.py").exists():
-        pytest.skip("lmrl/rewards not written yet")
     code = "import sys, lmrl, lmrl.rewards; print([m for m in ('torch', 'transformers', 'trl') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-def test_recipes_use_public_names_only() -> None:
+def test_only_the_base_trainer_overrides_names_of_trl_and_transformers() -> None:
+    """What a subclass writes is its own: `credit`, `loss` and the facts of its algorithm."""
+    from transformers import Trainer
+    from trl import RLOOTrainer
+
+    from lmrl import trainers
+
+    inherited = {name for name in {*dir(RLOOTrainer), *dir(Trainer)} if not name.startswith("__")}
+    lines = {trainer for name in trainers.__all__ for trainer in getattr(getattr(trainers, name), "__mro__", ())}
+    own = {trainer for trainer in lines if trainer.__module__.startswith("lmrl.")}
+    refuse(
+        sorted(
+            f"{trainer.__module__}.{trainer.__name__} overrides {name}"
+            for trainer in own
+            if trainer.__module__ not in ("lmrl.trainers.base", *OVERRIDING_FILES_TODAY)
+            and issubclass(trainer, Trainer)
+            for name in vars(trainer).keys() & inherited
+        )
+    )
+
+
+def test_recipes_and_benchmarks_use_public_names_only() -> None:
     """A recipe is what a user would write."""
-    wrong = []
-    for name, tree in parsed("recipes"):
-        for line, module in imported(name, tree):
-            private = [part for part in module.split(".") if part.startswith("_") and not part.endswith("__")]
-            wrong += [f"{name}:{line} imports the private {module}"] * bool(private)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
-                wrong.append(f"{name}:{node.lineno} uses the private {ast.unparse(node)}")
-    refuse(wrong)
+    refuse_private_names("recipes", "benchmarks")
+    refuse(
+        [
+            f"{name}:{node.lineno} uses the private {ast.unparse(node)}"
+            for name, tree in parsed("recipes")
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__")
+        ]
+    )
 
 
 def test_recipes_do_not_import_each_other() -> None:
@@ -222,7 +343,7 @@ def test_recipes_do_not_import_each_other() -> None:
     )
 
 
-def test_nothing_but_tests_and_scripts_imports_recipes() -> None:
+def test_nothing_in_the_library_imports_recipes() -> None:
     """Recipes are not a package."""
     refuse(
         [
@@ -234,24 +355,53 @@ def test_nothing_but_tests_and_scripts_imports_recipes() -> None:
     )
 
 
-def test_files_have_at_most_300_lines() -> None:
+@pytest.mark.parametrize("room", BUDGETS)
+def test_a_room_keeps_within_its_budget_of_lines(room: str) -> None:
+    """A room that grows past it gives something up; lines are saved by deleting, not by packing."""
+    lines = sum(lines_of(path) for path in sources(room))
+    limit = max(BUDGETS[room], BUDGETS_TODAY.get(room, 0))
+    assert lines <= limit, f"{room} has {lines} lines, at most {limit}"
+
+
+def test_files_have_at_most_400_lines() -> None:
     """A longer one is two."""
-    lines = {
-        path: len(path.read_text(encoding="utf-8").splitlines())
-        for path in sources("lmrl", "recipes", "scripts", "benchmarks")
-    }
-    refuse([f"{path.relative_to(ROOT)} has {n} lines, at most 300" for path, n in lines.items() if n > 300])
+    long = {path.relative_to(ROOT): lines_of(path) for path in sources("lmrl", "recipes", "scripts", "benchmarks")}
+    refuse([f"{path} has {lines} lines, at most 400" for path, lines in long.items() if lines > 400])
 
 
-def test_function_bodies_have_at_most_40_lines_and_15_in_core() -> None:
+def test_recipes_have_at_most_60_lines_and_the_two_main_ones_50() -> None:
+    """Imports, arguments, model, data, rewards, trainer, train, report, and nothing else."""
+    limits = {"ppo_gen": 50, "reinforce_gen": 50}
+    wrong = []
+    for path in sources("recipes"):
+        limit = max(limits.get(path.stem, 60), RECIPE_LINES_TODAY.get(path.stem, 0))
+        if lines_of(path) > limit:
+            wrong.append(f"recipes/{path.name} has {lines_of(path)} lines, at most {limit}")
+    refuse(wrong)
+
+
+def test_function_bodies_have_at_most_60_lines_and_25_in_core() -> None:
     """Counted without signature and docstring."""
     wrong = []
     for name, tree in parsed("lmrl", "recipes", "scripts", "benchmarks"):
-        most = 15 if name.startswith("lmrl/core/") else 40
+        most = 25 if name.startswith("lmrl/core/") else 60
         for function in functions(tree):
             if (lines := body_lines(function)) > most:
                 wrong.append(f"{name}:{function.lineno} {function.name} has {lines} lines, at most {most}")
     refuse(wrong)
+
+
+def test_assignments_seldom_pack_unlike_things_into_one_line() -> None:
+    """`a, b = f(x), y` is two lines; of 1,000 lines one may be such."""
+    places = ("lmrl", "recipes", "scripts", "benchmarks")
+    packed = [
+        f"{name}:{node.lineno} {ast.unparse(node)}"
+        for name, tree in parsed(*places)
+        for node in ast.walk(tree)
+        if packs_unlike_things(node)
+    ]
+    limit = max(sum(map(lines_of, sources(*places))) // 1000, UNLIKE_ASSIGNMENTS_TODAY)
+    refuse([f"{len(packed)} assignments, at most {limit}:", *packed] if len(packed) > limit else [])
 
 
 def test_public_functions_and_classes_have_docstrings() -> None:
@@ -270,9 +420,9 @@ def test_the_tree_names_no_machine_and_no_package_host() -> None:
     """It is installed with pip's ordinary configuration, anywhere."""
     machine = re.compile(r"/(?:work|farm|root|opt/w|home|Users)/")
     host = re.compile(r"py[p]i\.org|python[h]osted|wh[l]/cpu|--(?:extra-)?index-url|--find-link[s]")
-    texts = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ""}
-    folders = [ROOT / name for name in ("lmrl", "recipes", "scripts", "benchmarks", "tests", ".ci", "docs")]
-    paths = [path for folder in folders for path in folder.rglob("*")]
+    texts = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ".cff", ""}
+    names = ("lmrl", "recipes", "scripts", "benchmarks", "tests", ".ci", ".github", "docs")
+    paths = [path for name in names for path in (ROOT / name).rglob("*")]
     paths += [path for path in ROOT.iterdir() if path.name != ".git"]  # a file in a worktree
     wrong = []
     for path in paths:
@@ -280,4 +430,15 @@ def test_the_tree_names_no_machine_and_no_package_host() -> None:
             for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
                 if found := machine.search(line) or host.search(line):
                     wrong.append(f"{path.relative_to(ROOT)}:{number} names {found.group()}")
+    refuse(wrong)
+
+
+def test_no_test_or_script_looks_for_data_outside_of_the_project() -> None:
+    """Real data and models are found by `LMRL_DATA` alone, which has no default."""
+    outside = re.compile(r"(?:\.\./|parents?\[?\d?\]?\s*/\s*\"\.\.|/\s*\"shared\")")
+    wrong = []
+    for path in sources("tests", "scripts", "benchmarks", "recipes"):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if path != Path(__file__) and outside.search(line):
+                wrong.append(f"{path.relative_to(ROOT)}:{number} leaves the project: {line.strip()}")
     refuse(wrong)
