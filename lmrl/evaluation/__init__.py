@@ -30,8 +30,9 @@ from .reporting.charts import histogram, lines, scatter, whiskers
 from .reporting.curves import read_log
 from .reporting.findings import Findings, find_warnings
 from .reporting.page import write_page
-from .reporting.report import as_text, read_json, samples_table, scores_table, show, to_json, write_json
-from .reporting.summary import report
+from .reporting.report import report
+from .reporting.serialization import read_json, to_json, write_json
+from .reporting.tables import as_text, samples_table, scores_table, show
 from .scores import per_prompt
 from .store import CompletionStore
 

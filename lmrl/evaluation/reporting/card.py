@@ -1,4 +1,4 @@
-"""The model card: what was trained, on what, for what reward, and whether it got better."""
+"""The model card of a trained model."""
 
 import json
 import math
@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..comparison import Compared, bootstrap_interval, compare_all
+from ..comparison import Compared, compare_all
 from ..encoding import Prompt
 from ..evaluate import Evaluation
-from ..metrics import Score
 from ..rows import Row, data_signature
-from .citations import TRL_CITATION
-from .curves import Log
+from ..scores import Score
+from .curves import Log, curve
 from .findings import find_warnings, is_quality, is_rewarded
-from .markdown import bullets, code, fenced, plain, table
-from .report import package_versions
-from .training import data_lines, training_lines
-from .wording import listed, number, p_value, with_interval
+from .markdown import code
+from .serialization import package_versions
+from .templating import render
+from .wording import difference_text, p_value, score_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,18 +44,18 @@ def write_card(
     """
     Writes the model card of a trained model as `README.md`, and returns it.
 
-    Its metadata are those of the Hub ([`~huggingface_hub.ModelCardData`], with the last scores as `model-index`), but
-    for the licence, which nobody but the author can know. Folders of this machine are named by their last part.
+    Its metadata are those of the Hub ([`~huggingface_hub.ModelCardData`], with the last scores as `model-index`),
+    except for the licence, which only the author knows. Of local paths only the last part is written.
 
     Args:
         output_dir (`str` or `os.PathLike`):
             Folder of the model.
         evaluations (`dict` of [`Evaluation`]):
-            Of the model before and after, in this order.
+            Of the model before and after training, in this order.
         rows (`datasets.Dataset` or list of `dict`):
-            The rows that were completed; the first one's prompt shows how the model is asked.
+            The evaluated rows; the first prompt becomes the example of how to use the model.
         algorithm (`str`):
-            Name of the algorithm, as the trainer's class has it (`trainer.name`).
+            Name of the algorithm (`trainer.name`).
         citation (`str`, *optional*):
             BibTeX of the algorithm's papers (`trainer.citation`).
         settings (`dict`):
@@ -65,48 +64,64 @@ def write_card(
         logs (`dict` of log histories):
             Of the training run, by the label of the model after it.
         config (`dict`):
-            All settings of the run, by the names that the recipes have.
+            All settings of the run, by the names of the recipes' options.
         rewarded (list of `str`):
             Names of the rewards trained on.
         compared (`dict`, *optional*):
-            What [`compare_all`] gives of the scores, if that is there already.
+            Result of [`compare_all`] for the scores; computed if not given.
 
     Returns:
         `str`.
     """
     if compared is None:
         compared = compare_all({label: evaluation.scores for label, evaluation in evaluations.items()})
+    baseline, base = next(iter(evaluations.items()))
     *_, (label, last) = evaluations.items()
-    name = Path(str(config.get("hub_model_id") or Path(output_dir).resolve())).name
-    findings = find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared)
-    warnings = bullets([plain(sentence) for sentence in findings.warnings])
-    sections = {
-        f"# {plain(name)}": _introduction(algorithm, config, rewarded),
-        "## Use": _use(str(config.get("hub_model_id") or _shown(Path(output_dir))), rows[0]["prompt"], last.decoding),
-        "## Scores": _scores(evaluations, compared, rewarded),
-        "## Warnings": f"{warnings}\n\n{findings.summary}".strip(),
-        "## Training": bullets(training_lines(algorithm, settings, config, logs[label])),
-        "## Data": bullets(data_lines(config)),
-        "## Rewards": _rewards(config, rewarded, last.scores),
-        "## What each score is": table(
-            ["score", "signature"], [[code(key), _signature(score)] for key, score in last.scores.items()]
-        ),
-        "## Versions": ", ".join(f"{package} {version}" for package, version in package_versions().items()),
-        "## Citations": fenced("\n\n".join(filter(None, [TRL_CITATION, citation])), "bibtex"),
-    }
-    body = "\n\n".join(f"{head}\n\n{text}" for head, text in sections.items())
-    card = f"---\n{_metadata(name, algorithm, config, last.scores).to_yaml()}\n---\n\n{body}\n"
-    ModelCard(card).save(Path(output_dir) / "README.md")
-    return card
+    log = logs[label]
+    model_id = config.get("hub_model_id")
+    folder = Path(output_dir)
+    name = Path(str(model_id or folder.resolve())).name
+    reference = config.get("reference_model_name_or_path")
+    text = render(
+        "card.md",
+        card_data=_metadata(name, algorithm, config, last.scores).to_yaml(),
+        name=name,
+        base_model=_base_model(config.get("model_name_or_path")),
+        algorithm=algorithm,
+        citation=citation,
+        settings=_options(settings, *settings),
+        example=_example(str(model_id or (folder.name if folder.is_absolute() else folder)), rows[0]["prompt"], last),
+        baseline=baseline,
+        compared=compared,
+        scores=_scores(evaluations, compared, rewarded),
+        prompts=len({completion.row for completion in base.completions}),
+        data=json.dumps(data_signature(base.row_ids)),
+        decoding=json.dumps({key: value for key, value in base.decoding.items() if key != "batch_size"}),
+        findings=find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared),
+        steps=max((int(row["step"]) for row in log if "step" in row), default=0),
+        config=config,
+        options=lambda *names: _options(config, *names),
+        reference_model=_local_name(reference) if reference else "the model that this training started from",
+        final_kl=next((value for _, value in reversed(curve(log, "kl_per_sequence"))), None),
+        train_dataset=_local_name(config.get("dataset_name")),
+        eval_dataset=_local_name(config.get("eval_dataset_name")),
+        rewarded=rewarded,
+        rewards=_rewards(config.get("reward_weights"), rewarded, last.scores),
+        signatures=[[code(key), _signature(score)] for key, score in last.scores.items()],
+        versions=package_versions(),
+    )
+    card = ModelCard(text)
+    card.save(folder / "README.md")
+    return text
 
 
 def hub_id(name: object) -> str | None:
     """
-    Returns the name of a model or of a data set if it can be one of the Hub: no folder or file that is here.
+    Returns the name of a model or a data set if it can be one of the Hub, `None` for a local folder or file.
 
     Args:
         name (`object`):
-            As it was given to a recipe; `None` is none.
+            As it was passed to a recipe; may be `None`.
     """
     text = str(name)
     return text if name and _HUB_ID.fullmatch(text) and not Path(text).exists() else None
@@ -139,81 +154,66 @@ def _metadata(name: str, algorithm: str, config: Mapping[str, Any], scores: Mapp
     )
 
 
-def _shown(folder: Path) -> Path:
-    return Path(folder.name) if folder.is_absolute() else folder
+def _base_model(name: str | None) -> str:
+    """Returns a link to a model of the Hub, or the last part of a local path as code."""
+    if hub_id(name):
+        return f"[{name}](https://huggingface.co/{name})"
+    return code(Path(name or "lmrl's demo").name)
 
 
-def _introduction(algorithm: str, config: Mapping[str, Any], rewarded: Sequence[str]) -> str:
-    base = config.get("model_name_or_path")
-    start = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else code(Path(str(base or "lmrl's demo")).name)
-    rewards = listed([code(name) for name in rewarded])
-    return (
-        f"{start}, fine-tuned by reinforcement learning ({algorithm}) for {rewards}, with lmrl and "
-        "[TRL](https://github.com/huggingface/trl). Its licence is not stated here: it depends on those of the model "
-        "and the data that it was made from."
-    )
-
-
-def _use(model: str, prompt: Prompt, decoding: Mapping[str, Any]) -> str:
+def _example(model: str, prompt: Prompt, evaluation: Evaluation) -> str:
+    """Returns Python code that completes a prompt as in the evaluation."""
+    decoding = evaluation.decoding
     options = {"max_new_tokens": decoding.get("max_new_tokens", 64), "do_sample": bool(decoding.get("do_sample"))}
     if decoding.get("num_beams", 1) > 1:
         options["num_beams"] = decoding["num_beams"]
-    given = ", ".join(f"{name}={value}" for name, value in options.items())
-    asked = json.dumps(prompt, ensure_ascii=False)
-    lines = [
-        "from transformers import pipeline",
-        "",
-        f'generator = pipeline("text-generation", model={json.dumps(model)})',
-        f"prompt = {asked}",
-        f'print(generator(prompt, {given}, return_full_text=False)[0]["generated_text"])',
-    ]
-    return fenced("\n".join(lines), "python")
+    arguments = ", ".join(f"{name}={value}" for name, value in options.items())
+    return (
+        "from transformers import pipeline\n\n"
+        f'generator = pipeline("text-generation", model={json.dumps(model)})\n'
+        f"prompt = {json.dumps(prompt, ensure_ascii=False)}\n"
+        f'print(generator(prompt, {arguments}, return_full_text=False)[0]["generated_text"])'
+    )
 
 
-def _scores(evaluations: Mapping[str, Evaluation], compared: Compared, rewarded: Sequence[str]) -> str:
-    (first, base), *others = evaluations.items()
-    head = ["score", first]
-    for label, _ in others:
-        head += [label, f"{label} − {first}", "p"]
+def _scores(evaluations: Mapping[str, Evaluation], compared: Compared, rewarded: Sequence[str]) -> list[list[str]]:
     rows = []
     for name in dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.scores):
-        cells = [code(name) + (" (trained on)" if is_rewarded(name, rewarded) else ""), _value(base.scores.get(name))]
-        for label, evaluation in others:
-            difference = compared[label].get(name)
-            cells += [_value(evaluation.scores.get(name))]
-            cells += [with_interval(*difference.interval), p_value(difference.p_corrected)] if difference else ["", ""]
+        cells = [code(name) + (" (trained on)" if is_rewarded(name, rewarded) else "")]
+        for label, evaluation in evaluations.items():
+            cells.append(score_text(evaluation.scores.get(name)))
+            if label in compared:
+                difference = compared[label].get(name)
+                cells.append(difference_text(difference).replace("*", r"\*"))
+                cells.append(p_value(difference.p_corrected) if difference else "")
         rows.append(cells)
-    decoding = {key: value for key, value in base.decoding.items() if key != "batch_size"}
-    note = (
-        f"On {len({completion.row for completion in base.completions})} held-out prompts "
-        f"({code(json.dumps(data_signature(base.row_ids)))}), decoded with {code(json.dumps(decoding))}. In brackets "
-        "are 95 % intervals of a bootstrap over prompts, of the differences a paired one; p is of approximate "
-        "randomization, corrected for the number of scores (Holm). `kl` is in nats per completion, to the model that "
-        "this training started from."
-    )
-    return f"{table(head, rows, right=True)}\n\n{note}"
+    return rows
 
 
-def _value(score: Score | None) -> str:
-    if score is None:
-        return ""
-    interval = bootstrap_interval(score)
-    return (
-        number(score.value)
-        if math.isnan(interval.low)
-        else with_interval(score.value, interval.low, interval.high, sign="")
-    )
+def _rewards(
+    weights: Sequence[float] | None, rewarded: Sequence[str], scores: Mapping[str, Score]
+) -> list[tuple[str, str, str]]:
+    rows = []
+    for name, weight in zip(rewarded, weights or [1.0] * len(rewarded), strict=True):
+        score = scores.get(f"reward/{name}")
+        rows.append((code(name), f"{weight:g}", _signature(score) if score else ""))
+    return rows
 
 
 def _signature(score: Score) -> str:
-    """Returns the signature; of the folder of a model only the last part."""
+    """Returns the signature as code, with local paths cut to their last part."""
     return code(re.sub(r"(?<=:)(?:[A-Za-z]:\\|/)[^|]*[/\\]", "", score.signature))
 
 
-def _rewards(config: Mapping[str, Any], rewarded: Sequence[str], scores: Mapping[str, Score]) -> str:
-    weights = config.get("reward_weights") or [1.0] * len(rewarded)
-    rows = [
-        [code(name), f"{weight:g}", _signature(scores[f"reward/{name}"]) if f"reward/{name}" in scores else ""]
-        for name, weight in zip(rewarded, weights, strict=True)
-    ]
-    return table(["reward", "weight", "signature"], rows)
+def _options(config: Mapping[str, object], *names: str) -> str:
+    """Returns the options that are set as code, `name=value`; 0 is a value, `None` and `False` are not."""
+    values = {name: config.get(name) for name in names}
+    shown = {name: value for name, value in values.items() if value is not None and value is not False}
+    return ", ".join(code(f"{name}={getattr(value, '__name__', value)}") for name, value in shown.items())
+
+
+def _local_name(name: object) -> str:
+    """Returns the name of a model or a data set as code, cut to its last part if it is a local path."""
+    if name is None:
+        return ""
+    return code(Path(str(name)).name if Path(str(name)).exists() else name)

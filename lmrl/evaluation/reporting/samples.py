@@ -1,184 +1,207 @@
-"""Texts of the checkpoints side by side, what differs from the baseline marked."""
+"""Selection and comparison of the completions that the report shows."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..evaluate import Evaluation
 from ..generation import Completion
 from ..rows import Row
-from .axes import color
 from .findings import is_rewarded
 from .worddiff import Piece, word_diff
-from .wording import number, prompt_text
+from .wording import prompt_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 @dataclass(frozen=True)
-class _Change:
-    """By how much a reward of a checkpoint differs from the baseline's, prompt by prompt."""
+class RewardChange:
+    """
+    The change of a reward from the baseline to a checkpoint.
 
-    name: str
+    Args:
+        reward (`str`):
+            Name of the reward.
+        label (`str`):
+            Label of the checkpoint.
+        by_row (list of `float`):
+            Change of each row; NaN where it is not known.
+    """
+
+    reward: str
     label: str
     by_row: list[float]
 
 
-def samples_section(
-    evaluations: Mapping[str, Evaluation],
-    rows: "Dataset | Sequence[Row]",
-    rewarded: Sequence[str],
-    most: int,
-) -> str:
+@dataclass(frozen=True)
+class Text:
     """
-    Returns the samples as HTML, with a search field and an order to choose that work where scripts do.
+    A completion of a checkpoint.
+
+    Args:
+        label (`str`):
+            Label of the checkpoint.
+        pieces (list of pairs of `str` and `bool`):
+            The text in pieces, with whether a piece is missing in the text it was compared with.
+        rewards (list of triples of `str`, `float` and `float`):
+            Name, value and change of each reward; a change that is not known is 0.
+        length (`int`):
+            Number of tokens.
+        finished (`bool`):
+            Whether it ended with an end token.
+    """
+
+    label: str
+    pieces: list[Piece]
+    rewards: list[tuple[str, float, float]]
+    length: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """
+    A prompt with its references and the completion of each checkpoint.
+
+    Args:
+        row (`int`):
+            Index of the row.
+        prompt (`str`):
+            The prompt as text.
+        references (list of `str`):
+            References, maybe none.
+        changes (list of `float`):
+            Changes of the rewards, in the order of [`reward_changes`].
+        texts (list of [`Text`]):
+            Completions, the baseline's first.
+    """
+
+    row: int
+    prompt: str
+    references: list[str]
+    changes: list[float]
+    texts: list[Text]
+
+
+def reward_changes(evaluations: Mapping[str, Evaluation], rewarded: Sequence[str]) -> list[RewardChange]:
+    """
+    Returns the change of each reward of each checkpoint from the baseline, those trained on first.
 
     Args:
         evaluations (`dict` of [`Evaluation`]):
-            What was measured, by label; the first is the baseline.
-        rows (`datasets.Dataset` or list of `dict`):
-            The rows that were completed.
+            Evaluations by label; the first is the baseline.
         rewarded (list of `str`):
-            Names of the rewards trained on, which come first among the orders.
-        most (`int`):
-            Most rows shown: if there are more, half of them are the first, a quarter those whose reward rose most,
-            a quarter those whose reward fell most.
+            Names of the rewards trained on.
     """
-    texts = {label: _first_samples(evaluation) for label, evaluation in evaluations.items()}
-    in_all = set.intersection(*(set(found) for found in texts.values()))
-    indices = [index for index in range(len(rows)) if index in in_all]
-    changes = _changes(evaluations, rewarded)
-    shown = _chosen(indices, changes[0].by_row if changes else [], most)
-    if not shown:
-        return ""
-    cards = [_card(index, rows[index], texts, evaluations, changes) for index in shown]
-    return "\n".join(
-        [
-            f'<p class="note">{_note(evaluations, len(shown), len(indices), bool(changes))}</p>',
-            f'<div id="samples-list">{_controls(changes, len(cards))}<div class="list">{"".join(cards)}</div></div>',
-        ]
-    )
-
-
-def _first_samples(evaluation: Evaluation) -> dict[int, Completion]:
-    return {completion.row: completion for completion in evaluation.completions if completion.sample == 0}
-
-
-def _changes(evaluations: Mapping[str, Evaluation], rewarded: Sequence[str]) -> list[_Change]:
     (_, base), *others = evaluations.items()
     names = [name for name in base.scores if name.startswith("reward/")]
-    found = []
+    changes = []
     for name in sorted(names, key=lambda name: not is_rewarded(name, rewarded)):
         for label, other in others:
             before = base.scores[name].row_scores
             after = other.scores[name].row_scores if name in other.scores else None
             if before and after and len(before) == len(after):
                 by_row = [new - old for old, new in zip(before, after, strict=True)]
-                found.append(_Change(name.removeprefix("reward/"), label, by_row))
-    return found
+                changes.append(RewardChange(name.removeprefix("reward/"), label, by_row))
+    return changes
 
 
-def _chosen(indices: list[int], by_row: list[float], most: int) -> list[int]:
-    if len(indices) <= most or not by_row:
-        return indices[:most]
-    chosen = set(indices[: most // 2])
-    rest = [i for i in indices if i not in chosen and math.isfinite(by_row[i])]
-    rest.sort(key=lambda i: by_row[i])
-    chosen |= {*rest[: most // 4], *rest[max(0, len(rest) - most // 4) :]}
-    return sorted(chosen)
+def rows_of_all(evaluations: Mapping[str, Evaluation], count: int) -> list[int]:
+    """Returns which of the first `count` rows were completed by every checkpoint."""
+    complete = set.intersection(*(set(_first_completions(evaluation)) for evaluation in evaluations.values()))
+    return [row for row in range(count) if row in complete]
 
 
-def _note(evaluations: Mapping[str, Evaluation], shown: int, total: int, by_change: bool) -> str:
-    words = f"{shown:,} of {total:,} prompts"
-    if shown < total:
-        words += ": the first, and those whose reward rose or fell most" if by_change else ": the first"
-        words += "; the JSON files have all"
-    words += "."
-    if len(evaluations) > 1:
-        words += " Words that the baseline lacks in this place are marked."
-    if any(completion.sample for evaluation in evaluations.values() for completion in evaluation.completions):
-        words += " Of each prompt the first sample is shown; scores are means over all its samples."
-    return words
+def select_rows(rows: Sequence[int], changes: Sequence[RewardChange], most: int) -> list[int]:
+    """
+    Returns the rows to show, in their order.
+
+    If there are more than `most`, half of them are the first, a quarter those whose reward rose most, and a quarter
+    those whose reward fell most; without changes all are the first.
+
+    Args:
+        rows (list of `int`):
+            Rows to choose from.
+        changes (list of [`RewardChange`]):
+            Changes of the rewards, of which the first counts.
+        most (`int`):
+            Maximum number of rows.
+    """
+    if len(rows) <= most or not changes:
+        return list(rows[:most])
+    by_row = changes[0].by_row
+    selected = set(rows[: most // 2])
+    rest = [row for row in rows if row not in selected and math.isfinite(by_row[row])]
+    rest.sort(key=lambda row: by_row[row])
+    selected.update(rest[: most // 4], rest[max(0, len(rest) - most // 4) :])
+    return sorted(selected)
 
 
-def _controls(changes: Sequence[_Change], count: int) -> str:
-    options = ['<option value="">in the order of the data</option>']
-    for column, change in enumerate(changes):
-        for sign, way in ((-1, "rose most"), (1, "fell most")):
-            options.append(
-                f'<option value="{column}:{sign}">{escape(f"{change.name} of {change.label}: {way}")}</option>'
-            )
-    order = f'<select aria-label="Order">{"".join(options)}</select>' if changes else ""
-    search = '<input type="search" placeholder="Search prompts and texts" aria-label="Search">'
-    return f'<div class="controls">{search}{order}<output class="soft">{count} of {count}</output></div>'
-
-
-def _card(
-    index: int,
-    row: Row,
-    texts: Mapping[str, Mapping[int, Completion]],
+def collect_samples(
     evaluations: Mapping[str, Evaluation],
-    changes: Sequence[_Change],
-) -> str:
-    values = [change.by_row[index] for change in changes]
-    pieces = _marked({label: found[index].text.strip() for label, found in texts.items()})
-    columns = []
-    for place, (label, evaluation) in enumerate(evaluations.items()):
-        by_name = {change.name: value for change, value in zip(changes, values, strict=True) if change.label == label}
-        scores = _row_scores(evaluation, texts[label][index], by_name)
-        columns.append(
-            f'<div><h3 class="label"><i class="{color(place)}"></i>{escape(label)}</h3>'
-            f'<p class="text">{pieces[label]}</p><p class="score">{scores}</p></div>'
-        )
-    return (
-        f'<article class="sample" data-changes="{",".join(f"{value:.6g}" for value in values)}">'
-        f"<header>prompt {index + 1}</header>"
-        f'<p class="prompt">{escape(prompt_text(row["prompt"]))}</p>{_references(row)}'
-        f'<div class="texts">{"".join(columns)}</div></article>\n'
-    )
+    rows: "Dataset | Sequence[Row]",
+    selected: Sequence[int],
+    changes: Sequence[RewardChange],
+) -> list[Sample]:
+    """
+    Returns the samples of the selected rows, differences from the baseline marked.
+
+    Args:
+        evaluations (`dict` of [`Evaluation`]):
+            Evaluations by label; the first is the baseline.
+        rows (`datasets.Dataset` or list of `dict`):
+            The evaluated rows.
+        selected (list of `int`):
+            Indices of the rows, as [`select_rows`] returns them.
+        changes (list of [`RewardChange`]):
+            Changes of the rewards.
+    """
+    completions = {label: _first_completions(evaluation) for label, evaluation in evaluations.items()}
+    samples = []
+    for index in selected:
+        row = rows[index]
+        pieces = _compared_pieces({label: found[index].text.strip() for label, found in completions.items()})
+        texts = [
+            Text(
+                label,
+                pieces[label],
+                _row_rewards(evaluation, label, index, changes),
+                completions[label][index].length,
+                completions[label][index].finished,
+            )
+            for label, evaluation in evaluations.items()
+        ]
+        references = [str(reference) for reference in row.get("references") or []]
+        values = [change.by_row[index] for change in changes]
+        samples.append(Sample(index, prompt_text(row["prompt"]), references, values, texts))
+    return samples
 
 
-def _marked(texts: Mapping[str, str]) -> dict[str, str]:
-    """Returns the texts as HTML; of two checkpoints the baseline shows what was taken away, too."""
+def _first_completions(evaluation: Evaluation) -> dict[int, Completion]:
+    return {completion.row: completion for completion in evaluation.completions if completion.sample == 0}
+
+
+def _compared_pieces(texts: Mapping[str, str]) -> dict[str, list[Piece]]:
+    """Returns the texts in pieces; with two checkpoints, what the other lacks is marked in the baseline, too."""
     (baseline, base), *others = texts.items()
-    html = {baseline: escape(base)}
+    pieces = {baseline: [(base, False)] if base else []}
     for label, text in others:
-        gone, new = word_diff(base, text)
-        html[label] = _pieces(new, "mark")
+        removed, pieces[label] = word_diff(base, text)
         if len(others) == 1:
-            html[baseline] = _pieces(gone, "del")
-    return {label: text or '<span class="empty">no text</span>' for label, text in html.items()}
+            pieces[baseline] = removed
+    return pieces
 
 
-def _pieces(pieces: Sequence[Piece], tag: str) -> str:
-    return "".join(f"<{tag}>{escape(text)}</{tag}>" if changed else escape(text) for text, changed in pieces)
-
-
-def _row_scores(evaluation: Evaluation, completion: Completion, changes: Mapping[str, float]) -> str:
-    """Returns the rewards of a text as HTML, each with its change from the baseline's, and its length."""
-    words = []
+def _row_rewards(
+    evaluation: Evaluation, label: str, row: int, changes: Sequence[RewardChange]
+) -> list[tuple[str, float, float]]:
+    by_reward = {change.reward: change.by_row[row] for change in changes if change.label == label}
+    rewards = []
     for name, score in evaluation.scores.items():
-        if name.startswith("reward/") and score.row_scores and completion.row < len(score.row_scores):
+        if name.startswith("reward/") and score.row_scores and row < len(score.row_scores):
             reward = name.removeprefix("reward/")
-            words.append(f"{escape(reward)} {number(score.row_scores[completion.row])}{_change(changes.get(reward))}")
-    words.append(f"{completion.length} tokens{'' if completion.finished else ', unfinished'}")
-    return " · ".join(words)
-
-
-def _change(value: float | None) -> str:
-    if value is None or not math.isfinite(value) or value == 0:
-        return ""
-    return f' <span class="{"good" if value > 0 else "bad"}">{number(value, sign="+")}</span>'
-
-
-def _references(row: Row) -> str:
-    references: Any = row.get("references")
-    if not references:
-        return ""
-    if len(references) == 1:
-        return f'<p class="refs">{escape(str(references[0]))}</p>'
-    items = "".join(f"<li>{escape(str(reference))}</li>" for reference in references)
-    return f'<details class="refs"><summary>{len(references)} references</summary><ol>{items}</ol></details>'
+            change = by_reward.get(reward, 0.0)
+            rewards.append((reward, score.row_scores[row], change if math.isfinite(change) else 0.0))
+    return rewards

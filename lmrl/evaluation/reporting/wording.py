@@ -1,16 +1,18 @@
-"""Numbers, prompts and directions as people read them."""
+"""Numbers, scores, differences and prompts as text."""
 
 import math
 from collections.abc import Sequence
 
+from ..comparison import Difference, bootstrap_interval
 from ..encoding import Prompt
+from ..scores import Score
 
 
 def number(value: float, sign: str = "") -> str:
     """
     Returns a number as text: two decimals from 1 on, four below, powers of ten near 0; `n/a` for NaN.
 
-    What is smaller than a millionth is rounding, and is written as 0.
+    A number below a millionth is a rounding error, and is written as 0.
 
     Args:
         value (`float`):
@@ -39,7 +41,7 @@ def with_interval(value: float, low: float, high: float, sign: str = "+") -> str
         high (`float`):
             Upper end.
         sign (`str`, *optional*, defaults to `"+"`):
-            As in [`number`]; `""` where the value is no difference.
+            As in [`number`]; `""` for a value that is not a difference.
     """
     if math.isnan(low):
         return number(value, sign)
@@ -52,25 +54,42 @@ def with_interval(value: float, low: float, high: float, sign: str = "+") -> str
     return "{} [{}, {}]".format(*texts)
 
 
+def score_text(score: Score | None) -> str:
+    """Returns a score with its 95 % bootstrap interval as text, an empty string for `None`."""
+    if score is None:
+        return ""
+    interval = bootstrap_interval(score)
+    return with_interval(score.value, interval.low, interval.high, sign="")
+
+
+def difference_text(difference: Difference | None) -> str:
+    """Returns a difference with its interval and, if it is significant, `*`; an empty string for `None`."""
+    if difference is None:
+        return ""
+    return with_interval(*difference.interval) + ("*" if difference.significant else "")
+
+
 def p_value(p: float) -> str:
-    """Returns a p-value as text: `0.031`, `<0.001`, nothing for NaN."""
+    """Returns a p-value as text: `0.031`, `<0.001`, an empty string for NaN."""
     if math.isnan(p):
         return ""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Returns names as a sentence has them: `a, b and c`."""
+    """Returns names as an enumeration: `a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def direction(higher_is_better: bool | None) -> str:
-    """Returns the arrow in which better values lie, or nothing."""
-    return "" if higher_is_better is None else "↑" if higher_is_better else "↓"
+    """Returns an arrow that points to better values, an empty string for `None`."""
+    if higher_is_better is None:
+        return ""
+    return "↑" if higher_is_better else "↓"
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """Returns a prompt as text, each message of a chat behind its role."""
+    """Returns a prompt as text, each message of a conversation after its role."""
     if isinstance(prompt, str):
         return prompt.strip()
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

@@ -1,4 +1,4 @@
-"""The model card: what the Hub reads of it, what a person reads of it, and that a user's text stays text."""
+"""The model card: its metadata, its sections, and the escaping of what users write."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ CONFIG = {
     "push_to_hub_token": "secret",
 }
 LOGS = {"after": [{"step": 1, "kl_per_sequence": 0.0}, {"step": 40, "kl_per_sequence": 3.25, "reward": 1.0}]}
-ROWS = [{"prompt": f"say {n} ->"} for n in range(4)]
+ROWS = [{"prompt": f"number {n} ->"} for n in range(4)]
 
 
 def measured(bleu: list[float], length: float = 20.0) -> Evaluation:
@@ -36,6 +36,11 @@ def measured(bleu: list[float], length: float = 20.0) -> Evaluation:
     }
     texts = [Completion(row, 0, "a text", 3, True) for row in range(4)]
     return Evaluation(texts, scores, {"max_new_tokens": 12, "do_sample": False}, [str(row) for row in range(4)])
+
+
+def one_score(values: list[float]) -> Evaluation:
+    texts = [Completion(row, 0, "a text", 3, True) for row in range(len(values))]
+    return Evaluation(texts, {"bleu": mean_score("bleu", "tok:13a", values, True)}, {"max_new_tokens": 12})
 
 
 def written(folder: Path, **changes: object) -> str:
@@ -55,7 +60,7 @@ def written(folder: Path, **changes: object) -> str:
     return card
 
 
-def test_the_hub_reads_where_it_comes_from_and_what_it_scored(tmp_path: Path) -> None:
+def test_the_metadata_have_the_base_model_the_data_and_the_scores(tmp_path: Path) -> None:
     folder = tmp_path / "tuned"
     written(folder)
     data = ModelCard.load(folder / "README.md").data
@@ -66,7 +71,7 @@ def test_the_hub_reads_where_it_comes_from_and_what_it_scored(tmp_path: Path) ->
     assert found == [("bleu", 60.0, "someone/records"), ("chrf", 60.0, "someone/records")]
 
 
-def test_a_person_reads_what_was_done_what_it_brought_and_what_it_cost(tmp_path: Path) -> None:
+def test_the_card_has_scores_warnings_settings_and_citations(tmp_path: Path) -> None:
     card = written(tmp_path / "tuned")
     assert (
         "[someone/gpt2](https://huggingface.co/someone/gpt2), fine-tuned by reinforcement learning (REINFORCE)" in card
@@ -74,13 +79,21 @@ def test_a_person_reads_what_was_done_what_it_brought_and_what_it_cost(tmp_path:
     row = "| `bleu` (trained on) | 50.00 [50.00, 50.00] | 60.00 [59.25, 60.75] | +10.00 [+9.25, +10.75] |"
     assert row in card
     assert "| `bleu` | 0.7 | `bleu\\|smooth:exp` |" in card and "| `polite` | 0.3 | `polite` |" in card
-    assert "- after: texts are 100 % longer (20.00 → 40.00 tokens)." in card
+    assert "- after: completions are 100 % longer (20.00 → 40.00 tokens)." in card
     assert "- REINFORCE: `baseline=leave_one_out`" in card
-    assert "- 40 optimiser steps: `generation_batch_size=32`" in card
+    assert "- 40 optimizer steps: `generation_batch_size=32`" in card
     start = "the model that this training started from"
     assert f"- KL penalty to {start}: `beta=0.05`. It ended at 3.25 nats per sampled completion." in card
     assert '"max_new_tokens": 12' in card and "transformers 5." in card and "williams1992simple" in card
     assert "secret" not in card and "None" not in card and "normalize_advantages" not in card
+
+
+@pytest.mark.parametrize(("rows", "star"), [(4, ""), (8, r"\*")])  # p = 2 / 2^4 and 2 / 2^8
+def test_a_star_marks_a_corrected_p_value_below_5_percent(rows: int, star: str, tmp_path: Path) -> None:
+    evaluations = {"before": one_score([50.0] * rows), "after": one_score([60.0] * rows)}
+    card = written(tmp_path / "tuned", evaluations=evaluations)
+    assert f"| 60.00 [60.00, 60.00] | +10.00 [+10.00, +10.00]{star} | 0." in card
+    assert r"\* marks p below 0.05" in card
 
 
 def test_an_algorithm_that_lmrl_does_not_have_gets_a_card(tmp_path: Path) -> None:
@@ -98,7 +111,7 @@ def test_an_algorithm_that_lmrl_does_not_have_gets_a_card(tmp_path: Path) -> Non
     assert "- GRPO\n" in written(tmp_path / "tuned", algorithm="GRPO", settings={})
 
 
-def test_folders_of_this_machine_are_named_by_their_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_paths_are_cut_to_their_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("start", "teacher"):
         (tmp_path / name).mkdir()
@@ -119,7 +132,7 @@ def test_folders_of_this_machine_are_named_by_their_last_part(tmp_path: Path, mo
     assert 'model="someone/tuned"' in written(tmp_path / "tuned", config={**CONFIG, "hub_model_id": "someone/tuned"})
 
 
-def test_text_of_a_user_is_no_markup(tmp_path: Path) -> None:
+def test_markup_in_the_text_of_users_is_escaped(tmp_path: Path) -> None:
     evil = "a|b `c` <script>\n---\n# d ``e`"
     scores = {name: measured([50.0] * 4) for name in ("before", "after")}
     for evaluation in scores.values():
@@ -139,7 +152,7 @@ def test_text_of_a_user_is_no_markup(tmp_path: Path) -> None:
     assert "html_inline" not in kinds and "html_block" not in kinds and "hr" not in kinds
     heads = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
     assert heads == [
-        *("tuned", "Use", "Scores", "Warnings", "Training", "Data", "Rewards", "What each score is"),
+        *("tuned", "Use", "Scores", "Warnings", "Training", "Data", "Rewards", "Signatures of the scores"),
         *("Versions", "Citations"),
     ]
     rows = [place for place, token in enumerate(tokens) if token.type in ("tr_open", "tr_close")]
@@ -149,6 +162,6 @@ def test_text_of_a_user_is_no_markup(tmp_path: Path) -> None:
     ]
     assert cells == [5] * 9 + [3] * 3 + [2] * 9
     (example,) = [token.content for token in tokens if token.type == "fence" and token.info == "python"]
-    given: dict[str, object] = {}
-    exec("\n".join(line for line in example.splitlines() if line.startswith("prompt =")), given)
-    assert given["prompt"] == prompt
+    names: dict[str, object] = {}
+    exec("\n".join(line for line in example.splitlines() if line.startswith("prompt =")), names)
+    assert names["prompt"] == prompt

@@ -1,4 +1,4 @@
-"""Warnings that hold are given with their numbers, and no others."""
+"""Warnings are given where they apply, with their numbers, and nowhere else."""
 
 import math
 
@@ -45,7 +45,7 @@ def warnings(before, after=None, **settings):
 BASE = evaluation(bleu=70.0, rougeL=60.0, reward_length=0.5, length=30.0, unfinished=0.02)
 
 
-def test_a_reward_that_rises_alone_is_said_to_be_gamed():
+def test_a_reward_that_rises_alone_may_be_reward_hacking():
     (sentence,) = warnings(BASE, shifted(BASE, reward_length=0.2, rougeL=-3.0))
     assert sentence.startswith("after: the reward rose (reward/length +0.2000 [")
     assert "none of the 2 held-out metrics improved (bleu +0.00 [+0.00, +0.00], rougeL -3.00 [" in sentence
@@ -55,20 +55,20 @@ def test_a_reward_that_rises_with_one_metric_is_no_warning():
     assert warnings(BASE, shifted(BASE, reward_length=0.2, rougeL=1.0)) == []
 
 
-def test_a_reward_that_did_not_surely_rise_is_no_warning():
-    unsure = shifted(BASE, rougeL=-3.0)
+def test_a_reward_whose_interval_includes_0_is_no_warning():
+    uncertain = shifted(BASE, rougeL=-3.0)
     values = [0.5 + (0.4 if row % 2 else -0.38) for row in range(ROWS)]
-    unsure.scores["reward/length"] = mean_score("reward/length", "s", values, True)
-    assert warnings(BASE, unsure) == []
+    uncertain.scores["reward/length"] = mean_score("reward/length", "s", values, True)
+    assert warnings(BASE, uncertain) == []
 
 
-def test_a_metric_for_which_lower_is_better_counts_the_other_way():
+def test_a_metric_for_which_lower_is_better_improves_by_falling():
     base = evaluation(reward_length=0.5, ter=40.0)
     assert len(warnings(base, shifted(base, reward_length=0.2, ter=5.0))) == 1
     assert warnings(base, shifted(base, reward_length=0.2, ter=-5.0)) == []
 
 
-def test_what_was_rewarded_is_no_witness_for_itself():
+def test_a_metric_that_was_trained_on_does_not_count_as_held_out():
     base = evaluation(reward_bleu=0.7, bleu=70.0, rougeL=60.0)
     after = shifted(base, reward_bleu=0.1, bleu=5.0)
     (sentence,) = warnings(base, after)
@@ -86,78 +86,80 @@ def test_what_was_rewarded_is_no_witness_for_itself():
         ("bleu", [], False),
     ],
 )
-def test_a_reward_goes_by_its_name(name, rewarded, expected):
+def test_scores_that_were_trained_on_are_recognized_by_their_names(name, rewarded, expected):
     assert is_rewarded(name, rewarded) is expected
 
 
 def test_diversity_below_70_percent_is_a_collapse():
     before, kept, lost = evaluation(distinct2=0.5), evaluation(distinct2=0.35), evaluation(distinct2=0.34)
     assert warnings(before, kept) == []
-    assert warnings(before, lost) == ["after: the texts are less diverse (distinct2 0.5000 → 0.3400, -32 %)."]
+    assert warnings(before, lost) == ["after: completions are less diverse (distinct2 0.5000 → 0.3400, -32 %)."]
     fewer = evaluation(distinct2=0.1, rows=ROWS - 1)  # distinct-n depends on the size of a corpus
     assert "diversity" in find_warnings({"before": before, "after": fewer}).unchecked
 
 
-def test_texts_a_quarter_longer_or_shorter_are_drift():
+def test_a_length_changed_by_more_than_a_quarter_is_a_warning():
     assert warnings(BASE, shifted(BASE, length=7.4)) == []
     (longer,) = warnings(BASE, shifted(BASE, length=9.0))
-    assert longer.startswith("after: texts are 30 % longer (30.00 → 39.00 tokens)")
+    assert longer.startswith("after: completions are 30 % longer (30.00 → 39.00 tokens)")
     (shorter,) = warnings(BASE, shifted(BASE, length=-9.0))
-    assert shorter.startswith("after: texts are 30 % shorter (30.00 → 21.00 tokens)")
+    assert shorter.startswith("after: completions are 30 % shorter (30.00 → 21.00 tokens)")
 
 
-def test_a_length_that_may_as_well_be_the_same_is_no_drift():
+def test_a_change_of_length_whose_interval_includes_0_is_no_warning():
     noisy = dict(BASE.scores)
     noisy["length"] = mean_score("length", "s", [300.0] + [25.0] * (ROWS - 1), None)
     assert warnings(BASE, Evaluation(BASE.completions, noisy, {})) == []
 
 
-def test_many_unfinished_texts_are_named_if_there_were_fewer_before():
+def test_many_unfinished_completions_are_a_warning_if_there_were_fewer_before():
     few, many = evaluation(unfinished=0.02), evaluation(unfinished=0.3)
     (sentence,) = warnings(few, many)
-    assert sentence.startswith("after: 30.0 % of the texts are unfinished (before: 2.0 %)")
+    assert sentence.startswith("after: 30.0 % of the completions are unfinished (before: 2.0 %)")
     assert warnings(many, evaluation(unfinished=0.25)) == []
     (alone,) = warnings(many)
-    assert alone.startswith("before: 30.0 % of the texts are unfinished: max_new_tokens cut them")
+    assert alone.startswith("before: 30.0 % of the completions are unfinished. They were cut at max_new_tokens")
 
 
 def test_entropy_is_compared_between_the_ends_of_a_log():
     collapsed = log_of(entropy=[2.0] * 10 + [0.4] * 10)
     (sentence,) = warnings(BASE, logs={"run": collapsed})
-    assert sentence.startswith("run: entropy collapsed to 20 % of what it was (2.00 → 0.4000 nats per token")
+    assert sentence.startswith("run: entropy collapsed to 20 % of its initial value (2.00 → 0.4000 nats per token")
     assert warnings(BASE, logs={"run": log_of(entropy=[2.0] * 10 + [0.5] * 10)}) == []
 
 
-def test_a_kl_beyond_the_bound_is_named_wherever_it_was_measured():
+def test_a_kl_above_the_bound_is_a_warning_for_logs_and_for_scores():
     far = log_of(kl_per_sequence=[0.0] * 10 + [12.0] * 10)
     assert warnings(BASE, logs={"run": far}) == [
-        "run: the policy ended training 12.00 nats per completion from the reference, more than 10."
+        "run: at the end of training the KL to the reference was 12.00 nats per completion, more than 10."
     ]
     assert warnings(BASE, logs={"run": far}, kl_bound=12.0) == []
     assert warnings(evaluation(kl=0.0), evaluation(kl=11.0)) == [
-        "after: the texts are 11.00 nats per completion from the reference, more than 10."
+        "after: the KL to the reference is 11.00 nats per completion, more than 10."
     ]
 
 
-def test_checkpoints_that_were_measured_differently_are_named():
+def test_checkpoints_evaluated_with_different_settings_are_a_warning():
     greedy, beams = evaluation({"num_beams": 1, "batch_size": 8}, bleu=1.0), evaluation({"num_beams": 4}, bleu=1.0)
     (sentence,) = warnings(greedy, beams)
-    assert sentence == "after and before were not measured alike (decoding: num_beams): see the signatures."
+    assert sentence == (
+        "after and before were evaluated with different settings (decoding: num_beams). Compare the signatures."
+    )
     assert warnings(greedy, evaluation({"num_beams": 1, "batch_size": 64}, bleu=1.0)) == []
-    assert warnings(greedy, evaluation(bleu=1.0)) == []  # texts from a file: nobody knows how they were decoded
+    assert warnings(greedy, evaluation(bleu=1.0)) == []  # texts from a file: their decoding is not known
     beams.scores["bleu"] = mean_score("bleu", "other", [1.0] * ROWS, True)
     assert "(decoding: num_beams and bleu)" in warnings(greedy, beams)[0]
 
 
-def test_without_warnings_it_says_what_was_checked():
+def test_the_summary_lists_what_was_checked():
     found = find_warnings({"before": BASE, "after": BASE}, logs={"run": log_of(entropy=[1.0] * 20)})
     assert found.warnings == []
     assert found.summary == (
-        "No warnings. Checked: equal settings, reward against held-out metrics, length, unfinished texts and entropy. "
-        "Not checked, for want of data: diversity and KL."
+        "No warnings. Checked: equal settings, reward against held-out metrics, length, unfinished completions and "
+        "entropy. Not checked, for lack of data: diversity and KL."
     )
     assert find_warnings({"a": Evaluation([], {}, {})}).summary.startswith(
-        "Nothing could be checked, for want of data: "
+        "Nothing could be checked, for lack of data: "
     )
 
 

@@ -1,4 +1,4 @@
-"""The page as its reader has it: what it says, that it is safe, and that it works in a browser."""
+"""The report in the browser: its content, its safety, its scripts."""
 
 import math
 import random
@@ -69,7 +69,7 @@ def both():
 
 
 def test_no_checkpoints_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="0 checkpoints"):
+    with pytest.raises(ValueError, match=r"^`evaluations` must have at least 1 checkpoint, got 0\."):
         page_of(tmp_path, {})
 
 
@@ -88,6 +88,17 @@ def test_the_page_has_scores_charts_samples_and_settings(tmp_path):
     assert "prompt 5" in text and "gold 5" in text
     scores = re.search(r'<th scope="row" title="sig:rouge">.*?</tr>', page).group()
     assert Texts(scores).text.startswith("rougeL ↑sig:rouge52.50")
+
+
+def test_a_triangle_marks_a_corrected_p_value_below_5_percent(tmp_path):
+    def kinds(count, change):
+        before = Evaluation([], {"bleu": mean_score("bleu", "s", [50.0] * count, True)}, {})
+        after = Evaluation([], {"bleu": mean_score("bleu", "s", [50.0 + change] * count, True)}, {})
+        page = page_of(tmp_path, {"sft": before, "rl": after}, [])
+        return set(re.findall(rf'<span class="(\w*)">{re.escape(f"{change:+.2f}")}</span>', page))
+
+    assert kinds(8, 1.0) == {"good"} and kinds(8, -1.0) == {"bad"}  # p = 2 / 256
+    assert kinds(4, 1.0) == {""}  # p = 2 / 16, although the interval excludes 0
 
 
 def test_every_chart_is_well_formed(tmp_path):
@@ -129,7 +140,7 @@ def test_nothing_is_fetched_and_no_foreign_script_runs(tmp_path):
     assert policy.startswith("default-src 'none'; ") and "script-src 'sha256-" in policy
 
 
-def test_what_is_shown_is_text_and_no_markup(tmp_path):
+def test_markup_in_texts_is_escaped(tmp_path):
     evil = evaluation(2, texts=[EVIL] * 6)
     evil.scores[f"reward/{EVIL}"] = mean_score(f"reward/{EVIL}", EVIL, [0.0] * 6, True)
     rows = [{"prompt": [{"role": EVIL, "content": EVIL}], "references": [EVIL, EVIL]} for _ in range(6)]
@@ -142,7 +153,7 @@ def test_what_is_shown_is_text_and_no_markup(tmp_path):
     assert escape(EVIL) in page and EVIL in seen.text
 
 
-def test_tokens_of_accounts_are_hidden(tmp_path):
+def test_access_tokens_are_hidden(tmp_path):
     page = page_of(tmp_path, both(), config={"hub_token": "s3cret", "trainer": {"push_to_hub_token": "s3cret"}})
     assert "s3cret" not in page and page.count("<code>hidden</code>") == 2
 
@@ -184,7 +195,7 @@ def test_of_many_rows_the_first_and_the_extremes_are_shown(tmp_path):
     assert "4 of 50 prompts: the first; the JSON files have all." in page
 
 
-def test_little_or_nothing_gives_a_page_as_well(tmp_path):
+def test_a_page_can_have_little_or_no_content(tmp_path):
     nothing = Evaluation([], {}, {})
     nan = Evaluation(
         [Completion(0, 0, "", 1, False)],
@@ -205,15 +216,17 @@ def test_little_or_nothing_gives_a_page_as_well(tmp_path):
     assert "<h2>Samples</h2>" not in page_of(tmp_path, {"a": one}, [])
 
 
-def test_the_end_of_a_recipe_writes_the_page_and_prints_what_it_warns_of(tmp_path, capsys):
+def test_the_report_writes_the_page_and_prints_its_warnings(tmp_path, capsys):
     measured = both()
     measured["rl"].scores["unfinished"] = mean_score("unfinished", "share", [1.0] * 6, False)
     report(measured, rows_of(6), tmp_path, samples=1, logs={"rl": LOG}, title="A run")
     out = capsys.readouterr().out
-    assert "Warning: rl: 100.0 % of the texts are unfinished" in out and f"Report: {tmp_path}/report.html\n" in out
+    assert (
+        "Warning: rl: 100.0 % of the completions are unfinished" in out and f"Report: {tmp_path}/report.html\n" in out
+    )
     assert "Checked: equal settings" in out
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<h1>A run</h1>" in page and "<li>rl: 100.0 % of the texts are unfinished" in page
+    assert "<h1>A run</h1>" in page and "<li>rl: 100.0 % of the completions are unfinished" in page
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "rl.json", "sft.json"]
 
 

@@ -1,22 +1,16 @@
-"""Tables that can be read in a log, and JSON that can be read again."""
+"""Tables of scores and completions as text."""
 
-import json
 import math
 
 import pytest
 
 from lmrl.evaluation import (
-    Completion,
-    Evaluation,
     Score,
     as_text,
     compare_all,
-    read_json,
     samples_table,
     scores_table,
     show,
-    to_json,
-    write_json,
 )
 from lmrl.evaluation.scores import mean_score
 
@@ -33,7 +27,7 @@ def line_of(metric, table):
 
 
 def test_no_checkpoints_are_refused():
-    with pytest.raises(ValueError, match="0 checkpoints"):
+    with pytest.raises(ValueError, match=r"^`columns` must have at least 1 checkpoint, got 0\."):
         scores_table({})
 
 
@@ -44,28 +38,41 @@ def test_one_checkpoint_is_a_column_of_values_with_intervals():
 
 
 def test_a_second_checkpoint_has_its_difference_with_an_interval_and_a_p_value():
-    before = [70.0, 72.0, 74.0, 76.0] * 2
-    after = [value + 2 for value in before]
+    before, after = [70.0, 72.0, 74.0, 76.0], [72.0, 74.0, 76.0, 78.0]
     table = scores_table({"sft": scores(before), "rl": scores(after, 0.0123)})
     assert "rl - sft [95% CI]   p (Holm)" in as_text(table).splitlines()[0]
-    assert "+2.00 [+2.00, +2.00]*" in line_of("bleu", table)
-    # Eight rows can be swapped in 256 ways, two of which give a difference as large: p is 1/128, up to the draws.
-    assert float(line_of("bleu", table).split()[-1]) == pytest.approx(1 / 128, abs=0.004)
+    assert "+2.00 [+2.00, +2.00] " in line_of("bleu", table)
+    # Four rows can be swapped in 16 ways, two of which give a difference as large: p is 1/8, up to the draws.
+    assert float(line_of("bleu", table).split()[-1]) == pytest.approx(1 / 8, abs=0.02)
     assert line_of("length", table).split() == ["length", "5.00", "0.0123", "-4.99"]
 
 
-def test_a_difference_of_both_signs_has_no_star():
+def test_a_star_marks_a_corrected_p_value_below_5_percent():
+    table = scores_table({"sft": scores([70.0] * 8), "rl": scores([72.0] * 8)})
+    # Eight rows can be swapped in 256 ways, two of which give a difference as large.
+    assert float(line_of("bleu", table).split()[-1]) == pytest.approx(2 / 256, abs=0.005)
+    assert "+2.00 [+2.00, +2.00]*" in line_of("bleu", table)
+    assert "* p < 0.05 by approximate randomization, corrected for all comparisons (Holm)" in as_text(table)
+
+
+def test_a_difference_with_a_corrected_p_value_of_1_has_no_star():
+    names = [f"metric{index:02}" for index in range(12)]
+    before = {name: mean_score(name, "s", [0.0] * 4, True) for name in names}
+    after = {name: mean_score(name, "s", [1.0] * 4, True) for name in names}
+    line = line_of("metric00", scores_table({"sft": before, "rl": after}))
+    assert line.split()[-4:] == ["+1.00", "[+1.00,", "+1.00]", "1.000"]  # the interval excludes 0
     table = scores_table({"sft": scores([0.0, 0.0, 0.0, 0.0]), "rl": scores([1.0, -1.0, 1.0, -1.0])})
     assert "*" not in line_of("bleu", table)
 
 
 def test_several_checkpoints_have_no_intervals_of_values_and_no_p_values():
-    columns = {"a": scores([1.0, 2.0, 3.0]), "b": scores([2.0, 3.0, 4.0]), "c": scores([1.0, 2.0, 3.0])}
+    rows = [1.0, 2.0, 3.0] * 3
+    columns = {"a": scores(rows), "b": scores([row + 1 for row in rows]), "c": scores(rows)}
     line = line_of("bleu", scores_table(columns)).split()
-    assert line == ["bleu", "2.00", "3.00", "2.00", "+1.00", "[+1.00,", "+1.00]", "+0.00", "[+0.00,", "+0.00]"]
+    assert line == ["bleu", "2.00", "3.00", "2.00", "+1.00", "[+1.00,", "+1.00]*", "+0.00", "[+0.00,", "+0.00]"]
 
 
-def test_p_values_are_corrected_for_all_that_was_compared():
+def test_p_values_are_corrected_for_the_number_of_comparisons():
     before = {name: mean_score(name, "s", [0.0, 0.0, 0.0, 0.0], True) for name in "ab"}
     after = {name: mean_score(name, "s", [1.0, 1.0, 1.0, 1.0], True) for name in "ab"}
     (found,) = compare_all({"before": before, "after": after}).values()
@@ -87,17 +94,17 @@ def test_a_score_from_a_file_without_statistics_has_a_difference_and_no_interval
     assert line_of("bleu", table).split() == ["bleu", "70.00", "72.00", "[71.00,", "73.00]", "+2.00"]
 
 
-def test_a_metric_of_one_checkpoint_alone_leaves_the_others_empty():
+def test_a_metric_that_one_checkpoint_lacks_has_an_empty_cell():
     table = scores_table({"a": {}, "b": scores([4.0])})
     assert line_of("bleu", table).split() == ["bleu", "4.00"]
 
 
-def test_checkpoints_on_other_rows_are_refused():
+def test_checkpoints_with_different_numbers_of_rows_are_refused():
     with pytest.raises(ValueError, match="must have the same rows, got 1 and 2 of 'bleu'"):
         scores_table({"a": scores([1.0]), "b": scores([1.0, 2.0])})
 
 
-def test_brackets_in_texts_are_no_markup():
+def test_brackets_in_texts_are_not_markup():
     prompts = ["name[The Eagle], food[red]", [{"role": "user", "content": "near[Burger King]"}]]
     table = samples_table(prompts, [["One [bold]."], ["Two."]], {"sft": [" one", "two"], "rl": ["x [/y]", "z"]})
     text = as_text(table)
@@ -114,8 +121,8 @@ def test_samples_show_rewards_and_the_first_rows_only():
     assert len(as_text(samples_table(["p0"], None, {"sft": ["t0"]}, n=9)).splitlines()) >= 3
 
 
-def test_samples_that_do_not_match_the_prompts_are_refused():
-    with pytest.raises(ValueError, match="'sft' has 1 texts for 2 prompts"):
+def test_another_number_of_completions_than_of_prompts_is_refused():
+    with pytest.raises(ValueError, match=r"^`completions` must have 2 texts for each checkpoint, got 1 for 'sft'\."):
         samples_table(["p0", "p1"], None, {"sft": ["t0"]})
 
 
@@ -125,30 +132,3 @@ def test_long_texts_are_wrapped_to_the_width(capsys):
     show(table)  # pytest's stdout is no terminal
     out = capsys.readouterr().out
     assert out.count("word") == 100 and "\x1b" not in out and max(map(len, out.splitlines())) <= 120
-
-
-def test_json_is_read_as_it_was_written(tmp_path):
-    evaluation = Evaluation(
-        [Completion(0, 0, "zwei Wörter", 3, True), Completion(1, 0, "", 8, False)],
-        {
-            "bleu": Score("bleu", 71.8, "tok:13a", [70.0, 73.5], True, "mean", [[70.0, 1.0], [73.5, 1.0]]),
-            "distinct1": Score("distinct1", 0.5, "n:1", None, True),
-        },
-        {"max_new_tokens": 8, "do_sample": False},
-        ["3f", "9a"],
-    )
-    path = tmp_path / "new" / "sft.json"
-    write_json(path, evaluation)
-    assert read_json(path) == evaluation
-    assert [file.name for file in path.parent.iterdir()] == ["sft.json"]
-    data = json.loads(path.read_text(encoding="utf-8"))
-    assert data["scores"]["bleu"]["signature"] == "tok:13a" and data["completions"][0]["text"] == "zwei Wörter"
-    assert {"python", "torch", "transformers", "sacrebleu"} <= set(data["versions"])
-
-
-def test_numbers_that_json_lacks_are_null(tmp_path):
-    evaluation = Evaluation([], {"r": Score("r", math.nan, "", [math.inf, math.nan, 0.0], True)}, {})
-    assert to_json(evaluation)["scores"]["r"]["row_scores"] == [None, None, 0.0]
-    write_json(tmp_path / "x.json", evaluation)
-    score = read_json(tmp_path / "x.json").scores["r"]
-    assert math.isnan(score.value) and math.isnan(score.row_scores[0]) and score.row_scores[2] == 0.0

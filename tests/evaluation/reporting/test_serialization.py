@@ -1,0 +1,33 @@
+"""Evaluations that are written as JSON and read back."""
+
+import json
+import math
+
+from lmrl.evaluation import Completion, Evaluation, Score, read_json, to_json, write_json
+
+
+def test_json_is_read_as_it_was_written(tmp_path):
+    evaluation = Evaluation(
+        [Completion(0, 0, "zwei Wörter", 3, True), Completion(1, 0, "", 8, False)],
+        {
+            "bleu": Score("bleu", 71.8, "tok:13a", [70.0, 73.5], True, "mean", [[70.0, 1.0], [73.5, 1.0]]),
+            "distinct1": Score("distinct1", 0.5, "n:1", None, True),
+        },
+        {"max_new_tokens": 8, "do_sample": False},
+        ["3f", "9a"],
+    )
+    path = tmp_path / "new" / "sft.json"
+    write_json(path, evaluation)
+    assert read_json(path) == evaluation
+    assert [file.name for file in path.parent.iterdir()] == ["sft.json"]
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert data["scores"]["bleu"]["signature"] == "tok:13a" and data["completions"][0]["text"] == "zwei Wörter"
+    assert {"python", "torch", "transformers", "sacrebleu"} <= set(data["versions"])
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path):
+    evaluation = Evaluation([], {"r": Score("r", math.nan, "", [math.inf, math.nan, 0.0], True)}, {})
+    assert to_json(evaluation)["scores"]["r"]["row_scores"] == [None, None, 0.0]
+    write_json(tmp_path / "x.json", evaluation)
+    score = read_json(tmp_path / "x.json").scores["r"]
+    assert math.isnan(score.value) and math.isnan(score.row_scores[0]) and score.row_scores[2] == 0.0
