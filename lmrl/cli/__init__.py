@@ -1,0 +1,6 @@
+"""The command line of the recipes: YAML and flags into dataclasses, their help, and errors in one line."""
+
+from .errors import run
+from .parser import parse
+
+__all__ = ["parse", "run"]

@@ -1,0 +1,118 @@
+"""The end of a recipe: errors in one line with an exit status, and the shutdown of a distributed run."""
+
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Seconds in which a launcher ends the other processes once one has ended.
+_LAUNCHER_GRACE_SECONDS = 5.0
+
+# Parts of the messages of gloo and NCCL where another process has ended or does not respond.
+_PEER_FAILURE_PATTERNS = (
+    "Broken pipe",
+    "Connection closed by peer",
+    "Connection refused",
+    "Connection reset by peer",
+    "NCCL communicator was aborted",
+    "Socket Timeout",
+    "Timed out waiting",
+    "remote process exited",
+    "timed out",
+)
+
+_DAMAGED_FILE_ERRORS = ("SafetensorError", "UnpicklingError")
+
+
+def run(main: Callable[[], object]) -> None:
+    """
+    Calls the `main` of a recipe, and exits with one line where an argument, a file or the environment is wrong.
+
+    `LMRL_DEBUG=1` also prints the traceback. Of several processes that stop for the same reason only one prints.
+
+    Args:
+        main (`Callable`):
+            A `ValueError`, an `OSError`, a library that is not installed or another process that has died becomes
+            `error: ...` and exit status 2, Ctrl-C exit status 130.
+    """
+    # TRL 1.16 still uses names that transformers 5.23 deprecates, which nobody who runs a recipe can change.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+    try:
+        main()
+        _shutdown_process_group()
+    except SystemExit:  # a run stopped by a signal ends so, all processes after the same step
+        _shutdown_process_group()
+        raise
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        message = _error_message(error)
+        if message is None:
+            raise
+        if os.environ.get("LMRL_DEBUG") == "1":
+            traceback.print_exc()
+        _print_error(message)
+        sys.exit(2)
+
+
+def _shutdown_process_group() -> None:
+    """Destroys the process group. A thread of gloo that still frees a tensor when Python exits aborts the process."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        # The thread waits for the interpreter's lock, which it would no longer get while Python exits.
+        time.sleep(0.2)
+        distributed.destroy_process_group()
+
+
+def _error_message(error: Exception) -> str | None:
+    """Returns the message to print for an error; `None` for a bug, which Python prints with its traceback."""
+    text = " ".join(str(error).split())
+    if os.environ.get("WORLD_SIZE", "1") != "1" and any(pattern in text for pattern in _PEER_FAILURE_PATTERNS):
+        return (
+            f"Another process of this run has ended or does not respond ({text.rstrip('.')}). Its own output has the "
+            "reason; a process that was killed wrote none, most often for lack of memory. Run the same command with "
+            "--resume_from_checkpoint to continue from the newest checkpoint."
+        )
+    if type(error).__name__ in _DAMAGED_FILE_ERRORS or "PytorchStreamReader failed" in text:
+        return f"A file of weights or of a training state is damaged ({text.rstrip('.')}). Use another checkpoint."
+    if _is_wrong_option(error):
+        return (
+            f"A library got an option that it does not take ({text}). Check the arguments that are JSON objects, "
+            "which are passed on as they are; LMRL_DEBUG=1 shows where."
+        )
+    if not isinstance(error, (ValueError, OSError, ImportError)) and not _is_missing_library(error, text):
+        return None
+    return text or f"{type(error).__name__} without a message. LMRL_DEBUG=1 shows where."
+
+
+def _is_wrong_option(error: Exception) -> bool:
+    """Returns whether a library called its own function with a user's option. A wrong call of lmrl's is a bug."""
+    if not isinstance(error, TypeError) or "unexpected keyword argument" not in str(error):
+        return False
+    caller = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(caller.parts)
+    return installed and not caller.is_relative_to(Path(__file__).parents[1])
+
+
+def _is_missing_library(error: Exception, text: str) -> bool:
+    """Returns whether a tracker is not installed, which transformers 5.23 raises as a RuntimeError."""
+    return isinstance(error, RuntimeError) and "to be installed" in text
+
+
+def _print_error(message: str) -> None:
+    """Prints an error on the first process; on another only if the first has not ended meanwhile."""
+    line = f"error: {message}"
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        # The launcher sends SIGTERM once the first process has ended: nothing more has to be saved then.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_LAUNCHER_GRACE_SECONDS)
+        line = f"process {rank}: {line}"
+    print(line, file=sys.stderr, flush=True)

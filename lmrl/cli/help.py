@@ -1,0 +1,227 @@
+"""The `--help` of the recipes: arguments in groups, those of lmrl and the most used ones of the libraries first."""
+
+import inspect
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_COLUMN = 33  # where the descriptions begin
+
+# By group, the arguments that come first: those of TRL and transformers that most users set, with a description where
+# the library's first sentence is long or does not stand alone, and a few of lmrl's trainers.
+_COMMON: dict[str, dict[str, str]] = {
+    "Model": {
+        "model_name_or_path": "",
+        "dtype": "Precision of the weights.",
+        "attn_implementation": "Attention, for example sdpa or flash_attention_2.",
+        "load_in_4bit": "Load the base in 4 bits, under a LoRA adapter.",
+        "use_peft": "Train a LoRA adapter instead of all weights.",
+        "lora_r": "Rank of the LoRA layers.",
+        "lora_alpha": "Scale of the LoRA layers, divided by their rank.",
+        "lora_target_modules": "Modules with LoRA layers, or all-linear.",
+        "max_length": "",
+        "trust_remote_code": "Run code that a model of the hub brings along.",
+    },
+    "Data": {},
+    "Rewards": {"rewards": "", "reward_weights": "Weights of the rewards, in their order.", "missing_eos_penalty": ""},
+    "Training": {
+        "learning_rate": "Peak learning rate.",
+        "lr_scheduler_type": "Schedule of the learning rate.",
+        "max_steps": "Optimizer steps; -1 for num_train_epochs instead.",
+        "num_train_epochs": "Passes over the training rows.",
+        "per_device_train_batch_size": "Rows of a batch, on each device.",
+        "gradient_accumulation_steps": "Batches per optimizer step.",
+        "gradient_checkpointing": "Recompute activations: less memory, slower.",
+        "num_generations": "Completions per prompt.",
+        "max_completion_length": "Maximum number of tokens of a completion.",
+        "temperature": "Temperature of sampling.",
+        "beta": "Coefficient of the KL penalty; 0 for none.",
+        "num_iterations": "Epochs over each rollout.",
+        "steps_per_generation": "Batches of a rollout, which are PPO's minibatches.",
+        "epsilon": "Clip range of the ratio, for several updates per rollout.",
+        "use_vllm": "Generate with vLLM.",
+        "seed": "Seed of everything random.",
+    },
+    "Evaluation": {
+        "eval_strategy": "When to evaluate during training: no, steps or epoch.",
+        "eval_steps": "Optimizer steps between evaluations.",
+    },
+    "Output": {
+        "output_dir": "Folder of the model, its scores and the report.",
+        "resume_from_checkpoint": "Checkpoint to continue from: a folder, true or latest.",
+        "logging_steps": "Optimizer steps between logs.",
+        "report_to": "Trackers, for example tensorboard or wandb.",
+        "save_strategy": "When to save checkpoints: no, steps, epoch or best.",
+        "save_steps": "Optimizer steps between checkpoints.",
+        "load_best_model_at_end": "Keep the best checkpoint instead of the last.",
+        "metric_for_best_model": "Metric of an evaluation, for the best checkpoint.",
+        "push_to_hub": "Upload the model to the hub.",
+    },
+}
+_LAST = ("Evaluation", "Output")  # the trainer's own group stands before these
+_REST = "Other arguments of TRL and transformers"
+
+
+@dataclass(frozen=True)
+class _Argument:
+    """
+    An argument as it is printed.
+
+    Args:
+        group (`str`):
+            Heading under which it stands.
+        name (`str`):
+            Name of its field.
+        form (`str`):
+            What to write as a value.
+        summary (`str`):
+            Short description.
+        description (`str`):
+            Complete description.
+        default (`str`):
+            Default value, empty if it is not worth printing.
+    """
+
+    group: str
+    name: str
+    form: str
+    summary: str
+    description: str
+    default: str
+
+
+def wants_help(argv: Sequence[str]) -> str | None:
+    """Returns `all` for `--help all`, an empty string for `--help` or `-h`, and `None` where neither is given."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word in ("-h", "--help"):
+            return "all" if following == "all" else ""
+        if word == "--help=all":
+            return "all"
+    return None
+
+
+def write_help(dataclass_types: Iterable[type], program: str, everything: bool) -> str:
+    """
+    Returns the help of a recipe.
+
+    Args:
+        dataclass_types (iterable of `type`):
+            Dataclasses whose fields are the arguments.
+        program (`str`):
+            Name of the recipe, as it was called.
+        everything (`bool`):
+            Whether to print all arguments with their complete descriptions, or lmrl's and the most used ones with the
+            first sentence of each.
+    """
+    arguments = [_describe(field, kind) for kind in dataclass_types for field in fields(kind) if field.init]
+    arguments.append(_Argument("Output", "config", "FILE", *["YAML file with any of these arguments."] * 2, ""))
+    width = min(shutil.get_terminal_size((100, 24)).columns, 119)
+    lines = [
+        f"usage: {program} [--config FILE] [--name value ...]",
+        "",
+        "The command line overrides the file. `--switch` turns a switch on, `--switch false` turns it off.",
+    ]
+    if not everything:
+        lines.append("`--help all` prints all arguments, with their complete descriptions.")
+    groups = _in_order({argument.group for argument in arguments})
+    for group in groups if everything else [group for group in groups if group != _REST]:
+        lines += ["", group.upper()]
+        for argument in _sort(group, [one for one in arguments if one.group == group]):
+            lines += _format(argument, width, everything)
+    return "\n".join(lines) + "\n"
+
+
+def _in_order(groups: set[str]) -> list[str]:
+    """Returns the groups in the order of the help: those of a recipe's own after the training."""
+    first = [group for group in _COMMON if group not in _LAST]
+    own = sorted(groups - {*_COMMON, _REST})
+    return [group for group in (*first, *own, *_LAST, _REST) if group in groups]
+
+
+def _sort(group: str, arguments: list[_Argument]) -> list[_Argument]:
+    """Returns arguments in the order of the table, the others after them as they are declared."""
+    order = list(_COMMON.get(group, ()))
+    known = [argument for argument in arguments if argument.name in order]
+    known.sort(key=lambda argument: order.index(argument.name))
+    return [*known, *(argument for argument in arguments if argument.name not in order)]
+
+
+def _describe(field: "Field[Any]", kind: type) -> _Argument:
+    """Returns what is printed about a field of a dataclass."""
+    owner = next(base for base in kind.__mro__ if field.name in inspect.get_annotations(base))
+    from_library = owner.__module__.split(".")[0] in ("trl", "transformers")
+    group = _group(field.name, kind, owner, from_library)
+    description = " ".join(str(field.metadata.get("help", "")).replace("%%", "%").split())
+    summary = _COMMON.get(group, {}).get(field.name, "") if from_library else ""
+    form = _form(get_type_hints(kind)[field.name])
+    return _Argument(group, field.name, form, summary or _first_sentence(description), description, _default(field))
+
+
+def _group(name: str, kind: type, owner: type, from_library: bool) -> str:
+    """Returns the group of a field that `owner`, one of the bases of `kind`, declares."""
+    if kind.__name__.endswith("Arguments") and not from_library:
+        return str(getattr(kind, "_argument_group_name", kind.__name__.removesuffix("Arguments")))
+    for group, names in _COMMON.items():
+        if name in names:
+            return group
+    if from_library:
+        return _REST
+    # Fields of a configuration stand under its name; those of a class between it and the library's under Training.
+    return kind.__name__.removesuffix("Config") if owner is kind else "Training"
+
+
+def _form(hint: Any) -> str:
+    """Returns what to write as a value: a kind of value, or the choices; nothing for a switch."""
+    members = [one for one in (get_args(hint) if _is_union(hint) else (hint,)) if one is not NoneType]
+    first = members[0]
+    if get_origin(first) is Literal:
+        return "{" + ",".join(map(str, get_args(first))) + "}"
+    if first is bool:
+        return ""
+    if list in {get_origin(one) or one for one in members}:
+        return "VALUE ..."
+    if isinstance(first, type) and issubclass(first, Enum):
+        return "NAME"
+    kinds = {int: "N", float: "X", dict: "JSON"}
+    return next((kinds[one] for one in map(_plain, members) if one in kinds), "TEXT")
+
+
+def _plain(member: Any) -> Any:
+    return get_origin(member) or member
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
+
+
+def _default(field: "Field[Any]") -> str:
+    """Returns a default worth printing; the descriptions have the others."""
+    value = field.default if field.default_factory is MISSING else field.default_factory()
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
+    return "" if value is None or value is MISSING or value is False or value == "" else str(value)
+
+
+def _format(argument: _Argument, width: int, complete: bool) -> list[str]:
+    """Returns the lines of an argument: its name and form, its description beside or below."""
+    head = f"  --{argument.name} {argument.form}".rstrip()
+    text = argument.description if complete else argument.summary
+    if argument.default:
+        text = f"{text} [{argument.default}]"
+    body = textwrap.wrap(text, max(width - _COLUMN, 20), break_on_hyphens=False)
+    indent = " " * _COLUMN
+    if len(head) < _COLUMN - 1 and body:
+        return [f"{head:<{_COLUMN}}{body[0]}", *(indent + line for line in body[1:])]
+    return [head, *(indent + line for line in body)]
+
+
+def _first_sentence(text: str) -> str:
+    """Returns a text up to its first full stop that ends a sentence."""
+    end = text.find(". ")
+    return text if end < 0 else text[: end + 1]

@@ -1,0 +1,200 @@
+"""The parser of the recipes: YAML and flags into dataclasses."""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from trl import TrlParser
+
+from lmrl.deprecation import warn_deprecated
+from lmrl.utils import did_you_mean, shorten
+
+from .help import wants_help, write_help
+
+_REMOVAL_OF_OLD_NAMES = "0.3.0"
+
+# argparse's messages, and the rule that each stands for.
+_ARGPARSE_MESSAGES = (
+    (r"invalid float value: (.*)", r"must be a number, got \1."),
+    (r"invalid int value: (.*)", r"must be an integer, got \1."),
+    (r"invalid (\S+) value: (.*)", r"must be of type \1, got \2."),
+    (r"Truthy value expected: got (.*) but expected.*", r"must be yes or no, got '\1'."),
+    (r"expected (?:at least )?one argument", r"must have a value, got none."),
+    (r"(must be .*)", r"\1"),  # of lmrl.arguments
+)
+
+
+class _Parser(TrlParser):
+    """TRL's parser, which raises errors instead of printing them below a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print before it exits."""
+        match = re.fullmatch(r"argument --(\w+)\S*: (.*)", message, flags=re.DOTALL)
+        if match is None:
+            raise ValueError(message)
+        name, problem = match.groups()
+        choices = re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", problem, flags=re.DOTALL)
+        if choices is not None:
+            value, allowed = choices[1], choices[2].replace("'", "")
+            hint = did_you_mean(value.strip("'"), allowed.split(", "))
+            raise ValueError(f"`{name}` must be one of {allowed}, got {value}.{hint}")
+        for pattern, rule in _ARGPARSE_MESSAGES:
+            if re.fullmatch(pattern, problem, flags=re.DOTALL):
+                raise ValueError(f"`{name}` {re.sub(pattern, rule, problem, count=1, flags=re.DOTALL)}")
+        raise ValueError(f"`{name}`: {problem}")
+
+
+def parse(
+    *dataclass_types: type, argv: Sequence[str] | None = None, demo: str | Path | None = None
+) -> tuple[Any, ...]:
+    """
+    Returns one object of each dataclass, from `--config file.yaml` and the command line, which overrides the file.
+
+    `--help` prints the arguments that matter and exits, `--help all` prints all of them. A field whose metadata has an
+    `old_name` may also be given under that name, with a deprecation warning.
+
+    Args:
+        dataclass_types (`type`):
+            Dataclasses without a field in common: those of [`lmrl.arguments`], a trainer's configuration.
+        argv (`list[str]`, *optional*):
+            Defaults to the command line.
+        demo (`str` or `Path`, *optional*):
+            The YAML file read where neither a `--config` nor a model nor a dataset is given.
+
+    Returns:
+        `tuple`, in the order of `dataclass_types`.
+
+    Raises:
+        ValueError: For an unknown name, a value of the wrong kind, or a file that cannot be read.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if (scope := wants_help(argv)) is not None:
+        sys.stdout.write(write_help(dataclass_types, Path(sys.argv[0]).name, everything=scope == "all"))
+        sys.exit(0)
+    parser = _Parser(dataclass_types, allow_abbrev=False, add_help=False)
+    parser.add_argument("--config", metavar="FILE")
+    hints = {name: hint for kind in dataclass_types for name, hint in _field_types(kind).items()}
+    renamed = _old_names(dataclass_types)
+    argv = _rename_flags(argv, renamed)
+    given, unknown = parser.parse_known_args(argv)
+    for text in sorted(unknown, key=lambda text: not text.startswith("-"))[:1]:
+        raise ValueError(f"Unknown argument `{text}`.{_closest(text.lstrip('-').split('=')[0], '--', hints)}")
+    # 1. A file gives the values that the command line leaves out.
+    named = any(text.split("=")[0] in ("--model_name_or_path", "--dataset_name") for text in argv)
+    config = given.config or (None if named else demo)
+    if config is not None:
+        parser.set_defaults_with_config(**_read_config(str(config), parser, hints, renamed))
+    # 2. Values that a library would accept and fail on later are refused here.
+    for name, value in vars(parser.parse_known_args(argv)[0]).items():
+        if name in hints:
+            _check_value(name, value, hints[name])
+    # 3. The dataclasses check the rest themselves.
+    try:
+        return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of a library, which checks less
+        raise ValueError(f"These arguments cannot be used together ({type(error).__name__}: {error}).") from error
+
+
+def _field_types(kind: type) -> dict[str, Any]:
+    """Returns the type of each field of a dataclass, by name."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _old_names(dataclass_types: Iterable[type]) -> dict[str, str]:
+    """Returns the present name of each argument that was renamed, by its old name."""
+    named = [field for kind in dataclass_types for field in fields(kind)]
+    present = {field.name for field in named}
+    renamed = {field.metadata["old_name"]: field.name for field in named if "old_name" in field.metadata}
+    return {old: new for old, new in renamed.items() if old not in present}
+
+
+def _rename_flags(argv: list[str], renamed: dict[str, str]) -> list[str]:
+    """Returns a command line with the present names of its arguments; warns of each old one."""
+    words = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        old = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and old in renamed:
+            warn_deprecated(flag, f"--{renamed[old]}", removed_in=_REMOVAL_OF_OLD_NAMES)
+            word = f"--{renamed[old]}{equals}{value}"
+        words.append(word)
+    return words
+
+
+def _check_value(name: str, value: Any, hint: Any) -> None:
+    """Raises an error for a value of the right form that no library can use."""
+    kinds = {get_origin(member) or member for member in (get_args(hint) or (hint,))}
+    if isinstance(value, list) and not kinds & {list, Any} and get_origin(hint) is not list:
+        raise ValueError(f"`{name}` must have a value, got `--`.")
+    if isinstance(value, tuple) and any(isinstance(part, str) for part in value):
+        raise ValueError(f"`{name}` must be a list of numbers, got {''.join(value)!r}. Put it into a YAML file.")
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError(f"`{name}` must be a finite number, got {number}.")
+        if isinstance(number, int) and abs(number) >= 2**63:
+            raise ValueError(f"`{name}` must be a number of at most 64 bits, got {number}.")
+    if dict in kinds and isinstance(value, str) and not Path(value).is_file():
+        try:
+            json.loads(value).keys()
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f'`{name}` must be a JSON object such as {{"name": 1}}, got {value!r}.') from error
+
+
+def _closest(name: str, prefix: str, known: Iterable[str]) -> str:
+    """Returns the remedy for an unknown name."""
+    return did_you_mean(name.replace("-", "_"), known, prefix) or " `--help all` prints all of them."
+
+
+def _read_config(path: str, parser: _Parser, hints: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
+    """Returns the values of a YAML file, each checked and converted as on the command line."""
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"`--config` must be a file that can be read, got {path!r}: {error.strerror}.") from error
+    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must have lines `name: value`, got {type(config).__name__}.")
+    values = {}
+    for name, value in config.items():
+        if name in renamed:
+            warn_deprecated(f"{name}:", f"{renamed[name]}:", removed_in=_REMOVAL_OF_OLD_NAMES)
+            name = renamed[name]
+        if name not in hints:
+            raise ValueError(f"{path}: unknown name `{name}`.{_closest(str(name), '', hints)}")
+        try:
+            values[name] = _read_value(name, value, parser, hints[name])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return values
+
+
+def _read_value(name: str, value: Any, parser: _Parser, hint: Any) -> Any:
+    """Returns a value of a YAML file as the command line has it: YAML reads 1e-4 as text and `no` as false."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = {get_origin(member) or member for member in members}
+    if tuple in kinds and isinstance(value, list):  # a tuple has no form on a command line
+        return tuple(value)
+    if (value is None or isinstance(value, dict | list)) and type(value) not in kinds:
+        raise ValueError(f"`{name}` must be of type {' or '.join(map(_name, kinds))}, got {shorten(value)}.")
+    # An empty list and `str | list[str]` have no form on a command line, and are taken as they are.
+    if value is None or isinstance(value, dict) or (isinstance(value, list) and (not value or str in kinds)):
+        return value
+    if isinstance(value, list):
+        items = [json.dumps(item) if isinstance(item, dict) else str(item) for item in value]
+        return getattr(parser.parse_known_args([f"--{name}", *items])[0], name)
+    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) and bool not in kinds else value
+    return getattr(parser.parse_known_args([f"--{name}={text}"])[0], name)
+
+
+def _name(kind: Any) -> str:
+    """Returns a type's name."""
+    return "null" if kind is NoneType else getattr(kind, "__name__", str(kind))
