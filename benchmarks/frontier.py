@@ -73,7 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", default="reinforce_gen", choices=("reinforce_gen", "ppo_gen"))
     parser.add_argument("--config", type=Path, help="YAML file of the recipe; default: the recipe's demo")
     parser.add_argument("--betas", type=float, nargs="+", default=[0.02, 0.1, 0.5], help="KL coefficients")
-    parser.add_argument("--metric", help="score on the picture's vertical axis; default: the first of --metrics")
+    parser.add_argument("--metric", help="score on the picture's vertical axis; default: the first of --eval_metrics")
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
     parser.add_argument("rest", nargs="*", help="after `--`: arguments of the recipe")
     return parser.parse_args()

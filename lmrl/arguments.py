@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from trl import ModelConfig
 
@@ -46,7 +46,7 @@ else:
     RewardSpec = reward_spec
 
 
-def _option(default: Any, description: str, old_name: str | None = None) -> Any:
+def _option(default: Any, description: str) -> Any:
     """
     Returns a field of a dataclass with its description for `--help`.
 
@@ -55,10 +55,8 @@ def _option(default: Any, description: str, old_name: str | None = None) -> Any:
             Default value.
         description (`str`):
             One or more sentences; `--help` prints the first, `--help all` all of them.
-        old_name (`str`, *optional*):
-            Former name of the field, which [`~lmrl.cli.parse`] still accepts, with a deprecation warning.
     """
-    return field(default=default, metadata={"help": description} | ({"old_name": old_name} if old_name else {}))
+    return field(default=default, metadata={"help": description})
 
 
 def _check_dataset(name: str) -> None:
@@ -163,8 +161,8 @@ class DataArguments(RowArguments):
 
     dataset_name: str = _option(
         "demo",
-        "Rows to train on: `demo`, a file, a folder or a hub id. Files are .json, .jsonl, .csv, .tsv or .parquet; those "
-        "in a folder are named after their splits.",
+        "Rows to train on: `demo`, a file, a folder or a hub id. Files are .json, .jsonl, .csv, .tsv or .parquet; "
+        "those in a folder are named after their splits.",
     )
     eval_dataset_name: str | None = _option(None, "Held-out rows, like dataset_name. Default: its test split.")
     column_names: list[str] | None = _option(None, "Columns of .csv and .tsv files that have no header.")
@@ -187,8 +185,8 @@ class DataArguments(RowArguments):
     )
     eval_rows: int | None = _option(
         None,
-        "Number of held-out rows. They are the first ones of the test split (default: all of it) or, where there is no "
-        "test split, are split off from the training rows.",
+        "Number of held-out rows. They are the first ones of the test split (default: all of it) or, where there is "
+        "no test split, are split off from the training rows.",
     )
 
     def __post_init__(self) -> None:
@@ -221,38 +219,40 @@ class EvaluationArguments:
     """How held-out rows are completed and scored."""
 
     _argument_group_name = "Evaluation"
+    # Former names, which `lmrl.cli.parse` still accepts with a deprecation warning.
+    _old_names: ClassVar[dict[str, str]] = {
+        "batch_size": "eval_batch_size",
+        "do_sample": "eval_do_sample",
+        "eval_rows_in_training": "eval_subset",
+        "max_new_tokens": "eval_max_new_tokens",
+        "metrics": "eval_metrics",
+        "num_beams": "eval_num_beams",
+        "num_samples_shown": "eval_num_completions_to_print",
+        "perplexity_model": "eval_perplexity_model",
+        "results_dir": "eval_output_dir",
+    }
 
     eval_metrics: list[RewardSpec] | None = _option(
         None,
         "Metrics besides the rewards, written like them. A metric that was not rewarded shows whether the reward was "
         "learned or gamed.",
-        old_name="metrics",
     )
     eval_subset: int = _option(
-        100,
-        "Held-out rows, the first ones, scored during training. When is set by eval_strategy.",
-        old_name="eval_rows_in_training",
+        100, "Held-out rows, the first ones, scored during training. When is set by eval_strategy."
     )
-    eval_batch_size: int = _option(
-        32, "Prompts completed at a time. It affects memory, not results.", old_name="batch_size"
-    )
+    eval_batch_size: int = _option(32, "Prompts completed at a time. It affects memory, not results.")
     eval_max_new_tokens: int | None = _option(
-        None, "Maximum number of tokens of a completion. Default: as in training, or 64.", old_name="max_new_tokens"
+        None, "Maximum number of tokens of a completion. Default: as in training, or 64."
     )
-    eval_do_sample: bool = _option(False, "Sample completions instead of greedy decoding.", old_name="do_sample")
-    eval_num_beams: int = _option(1, "Beams of a beam search; 1 is none.", old_name="num_beams")
+    eval_do_sample: bool = _option(False, "Sample completions instead of greedy decoding.")
+    eval_num_beams: int = _option(1, "Beams of a beam search; 1 is none.")
     eval_perplexity_model: str | None = _option(
         None,
         "Model for the perplexity: folder or hub id. Default: the model that training starts "
         "from, or the first checkpoint.",
-        old_name="perplexity_model",
     )
-    eval_num_completions_to_print: int = _option(
-        5, "Completions printed at the end.", old_name="num_samples_shown"
-    )
-    eval_output_dir: str | None = _option(
-        None, "Folder of the scores and the report. Default: output_dir.", old_name="results_dir"
-    )
+    eval_num_completions_to_print: int = _option(5, "Completions printed at the end.")
+    eval_output_dir: str | None = _option(None, "Folder of the scores and the report. Default: output_dir.")
 
     def __post_init__(self) -> None:
         check_at_least(
@@ -279,6 +279,12 @@ class EvaluationArguments:
 class ComparisonArguments:
     """Checkpoints and texts that `evaluate_gen.py` compares, and how it samples."""
 
+    _old_names: ClassVar[dict[str, str]] = {
+        "num_samples": "eval_num_samples",
+        "seed": "eval_seed",
+        "temperature": "eval_temperature",
+    }
+
     checkpoints: list[str] | None = _option(
         None,
         "Checkpoints to compare, as `path` or `name=path`. The others are tested against the first. Default: "
@@ -292,11 +298,9 @@ class ComparisonArguments:
     datasets: list[str] | None = _option(
         None, "Several data sets, as `name=path`, written like dataset_name. Default: dataset_name alone."
     )
-    eval_num_samples: int = _option(
-        1, "Completions per prompt; more than 1 needs eval_do_sample.", old_name="num_samples"
-    )
-    eval_temperature: float = _option(1.0, "Temperature of sampling, with eval_do_sample.", old_name="temperature")
-    eval_seed: int = _option(42, "Seed of sampling, with eval_do_sample.", old_name="seed")
+    eval_num_samples: int = _option(1, "Completions per prompt; more than 1 needs eval_do_sample.")
+    eval_temperature: float = _option(1.0, "Temperature of sampling, with eval_do_sample.")
+    eval_seed: int = _option(42, "Seed of sampling, with eval_do_sample.")
 
     def __post_init__(self) -> None:
         check_at_least(1, eval_num_samples=self.eval_num_samples)

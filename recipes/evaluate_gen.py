@@ -9,7 +9,6 @@ Scores checkpoints, and texts of other systems, on held-out rows, side by side; 
 
 from collections.abc import Iterable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +44,16 @@ def main() -> None:
     files = labelled(compare_args.outputs or [], checkpoints)
     tokenizers = {label: load_tokenizer(path) for label, path in checkpoints.items()}
     logs = {label: read_log(path) for label, path in checkpoints.items()}
-    data_sets, rewards = read_rows(data_args, compare_args.datasets), make_rewards(eval_args.metrics or [])
+    data_sets, rewards = read_rows(data_args, compare_args.datasets), make_rewards(eval_args.eval_metrics or [])
     loading = model_args.loading(to_train=False)
     start = load(next(iter(checkpoints.values())), process.device, **loading) if checkpoints else None
-    perplexity_model = load(eval_args.perplexity_model, process.device) if eval_args.perplexity_model else start
+    fluent = eval_args.eval_perplexity_model
+    perplexity_model = load(fluent, process.device) if fluent else start
     unit = "tokens|eos:included" if perplexity_model else "words"
     decoding = Decoding(**eval_args.decoding(64), **compare_args.sampling())
 
     for name, rows in data_sets.items():
-        folder = Path(eval_args.results_dir or "runs/evaluation", name if compare_args.datasets else "")
+        folder = Path(eval_args.eval_output_dir or "runs/evaluation", name if compare_args.datasets else "")
         counting = perplexity_model and perplexity_model[1]
         texts = {label: read_outputs(path, rows, counting) for label, path in files.items()}
         evaluations = {}
@@ -70,15 +70,10 @@ def main() -> None:
                 store=CompletionStore(folder / "partial", label),
             )
         if process.is_main_process:
-            measure = partial(
-                measure_completions,
-                rows=rows,
-                reward_funcs=rewards,
-                perplexity_model=perplexity_model,
-                length_unit=unit,
-            )
-            evaluations |= {label: measure(completions) for label, completions in texts.items()}
-            shown, told = eval_args.num_samples_shown, {**vars(data_args), **vars(eval_args), **vars(compare_args)}
+            how = {"reward_funcs": rewards, "perplexity_model": perplexity_model, "length_unit": unit}
+            evaluations |= {label: measure_completions(found, rows, **how) for label, found in texts.items()}
+            shown = eval_args.eval_num_completions_to_print
+            told = {**vars(data_args), **vars(eval_args), **vars(compare_args)}
             report(evaluations, rows, folder, shown, logs=logs, config=told, title=f"Evaluation on {name}")
             for label in checkpoints:
                 CompletionStore(folder / "partial", label).remove()

@@ -42,9 +42,9 @@ def main() -> None:
         tokenizer,
         held_out,
         Decoding(**eval_args.decoding(config.max_completion_length)),
-        reward_funcs=[*rewards, *make_rewards(eval_args.metrics or [])],
-        subset_size=eval_args.eval_rows_in_training,
-        load_frozen_models=partial(load_frozen_models, eval_args.perplexity_model, name, tokenizer, **loading),
+        reward_funcs=[*rewards, *make_rewards(eval_args.eval_metrics or [])],
+        subset_size=eval_args.eval_subset,
+        load_frozen_models=partial(load_frozen_models, eval_args.eval_perplexity_model, name, tokenizer, **loading),
     )
 
     trainer = PPOTrainer(
@@ -87,7 +87,7 @@ def tell(trainer: PPOTrainer, evaluations: dict[str, Evaluation], rows: Dataset,
     settings = {name: value for part in told for name, value in vars(part).items()} | trainer.args.to_dict()
     folder, name = trainer.args.output_dir, settings["model_name_or_path"] or demo_model_path()
     run = {"logs": {"after": trainer.state.log_history}, "rewarded": trainer.reward_func_names, "config": settings}
-    places = settings["results_dir"] or folder, settings["num_samples_shown"]
+    places = settings["eval_output_dir"] or folder, settings["eval_num_completions_to_print"]
     facts: dict[str, Any] = {"algorithm": trainer.name, "citation": trainer.citation}
     facts["settings"] = {field: getattr(trainer.args, field) for field in trainer.reported_settings}
     compared = report(evaluations, rows, *places, title=f"{Path(name).name}, before and after", **run)

@@ -37,8 +37,8 @@ def main() -> None:
     space = read_space(args.space, {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()})
     # Read here too: what every trial would refuse is refused before the first.
     _, _, rewarded, evaluation, config = parse(*kinds, argv=rest, demo=HERE / "configs" / demo)
-    if evaluation.results_dir is not None:
-        raise ValueError("results_dir is set, but a trial's scores lie in its own folder: leave it out")
+    if evaluation.eval_output_dir is not None:
+        raise ValueError("eval_output_dir is set, but a trial's scores lie in its own folder: leave it out")
     if args.objective == "reward" and {"rewards", "reward_weights"} & set(space):
         raise ValueError(
             "objective is reward, which is another one with other rewards: name a metric, for example bleu"

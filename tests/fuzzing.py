@@ -82,8 +82,8 @@ OBJECTS += [[1, "a"], [[1]], [{}], {}, {"a": 1}, {1: 2}, {"a": {"b": [None]}}, [
 BOUNDED = {
     "max_steps": ["0", "-1", "nan", "a", "1.5", ""],
     "num_train_epochs": NUMBERS,
-    "num_beams": ["0", "-1", "2", "a", "1.5", "nan"],
-    "num_samples": ["0", "-1", "2", "a", "1.5"],
+    "eval_num_beams": ["0", "-1", "2", "a", "1.5", "nan"],
+    "eval_num_samples": ["0", "-1", "2", "a", "1.5"],
     "lora_r": ["0", "-1", "1", "2", "a", "nan"],
     "dataloader_num_workers": ["-1", "1", "a"],
     "dataset_num_proc": ["-1", "0", "1", "a"],
@@ -130,14 +130,19 @@ def arguments_of(recipe: str) -> dict[str, tuple[Any, Any]]:
 def usual(recipe: str, model: str) -> dict[str, str]:
     """Returns the arguments of a run that works, on the files of [`write_rows`]."""
     if recipe == "evaluate_gen":
-        return {"model_name_or_path": model, "dataset_name": "rows.jsonl", "max_new_tokens": "4", "eval_rows": "2"}
+        return {
+            "model_name_or_path": model,
+            "dataset_name": "rows.jsonl",
+            "eval_max_new_tokens": "4",
+            "eval_rows": "2",
+        }
     if recipe == "train_classifier":
         return {**TRAINING, "dataset_name": "labelled.jsonl"}
     common = {**TRAINING, "model_name_or_path": model}
     if recipe == "train_reward_model":
         return {**common, "dataset_name": "pairs.jsonl"}
     common |= {"dataset_name": "rows.jsonl", "eval_rows": "2"}
-    rewarded = {"rewards": "edit_similarity", "max_completion_length": "4", "num_samples_shown": "1"}
+    rewarded = {"rewards": "edit_similarity", "max_completion_length": "4", "eval_num_completions_to_print": "1"}
     return common if recipe == "sft" else common | rewarded
 
 
@@ -518,7 +523,7 @@ def draw_reward(recipe: str, model: str, folder: Path, draw: random.Random) -> l
     specs = [random_spec(draw) for _ in range(draw.choice([1, 1, 2, 3]))]
     if draw.random() < 0.2 and recipe_knows:
         given["reward_weights"] = draw.choice(["1", "nan", "1e30", "0", "-1"])
-    field = draw.choice(["rewards", "metrics"]) if recipe_knows else "metrics"
+    field = draw.choice(["rewards", "eval_metrics"]) if recipe_knows else "eval_metrics"
     given.pop(field, None)
     if draw.random() < 0.7:
         (folder / "fuzz.yaml").write_text(yaml.safe_dump({field: specs}, allow_unicode=True))
@@ -554,7 +559,7 @@ def draw_checkpoint(recipe: str, model: str, folder: Path, draw: random.Random) 
     chosen = draw.choice([source, *kinds])
     shutil.copytree(chosen, folder / "damaged")
     damage(folder / "damaged", draw)
-    fields = [name for name in ("model_name_or_path", "perplexity_model") if name in arguments_of(recipe)]
+    fields = [name for name in ("model_name_or_path", "eval_perplexity_model") if name in arguments_of(recipe)]
     if recipe == "evaluate_gen":
         given.pop("model_name_or_path")
         return [*command(given, recipe), "--checkpoints", f"a={model}", "b=damaged"]

@@ -134,13 +134,13 @@ def test_what_needs_an_adapter_is_refused_without_one(name: str, recipe: Recipe,
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     data = ("--dataset_name", "pairs.jsonl") if name == "train_reward_model" else ()
     status, _, err = recipe(name, *data, "--merge", "true", "--output_dir", "out")
-    assert (status, err.startswith("error: merge is set, but there will be no adapter to merge")) == (2, True)
+    assert (status, err.startswith("error: `merge` must be used with an adapter, got none.")) == (2, True)
     status, _, err = recipe(name, *data, "--load_in_8bit", "true", "--output_dir", "out")
-    assert (status, err.startswith("error: load_in_8bit is set, but in 8 bits")) == (2, True)
+    assert (status, err.startswith("error: `load_in_8bit` must be false, got true: in 8 bits")) == (2, True)
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     status, _, err = recipe(name, *data, "--load_in_4bit", "true", "--output_dir", "out")
     last = err.strip().splitlines()[-1]
-    assert (status, last.startswith("error: load_in_4bit is set, but quantised weights cannot be trained")) == (
+    assert (status, last.startswith("error: `load_in_4bit` must be used with an adapter, got none: quantized")) == (
         2,
         True,
     )

@@ -1,10 +1,11 @@
-"""What recipes are told arrives as it was meant, and what is wrong is said in a sentence."""
+"""The arguments of the recipes: their values, their help, and one line for each mistake."""
 
 import re
 import subprocess
 import sys
+import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_without_arguments_everything_has_its_default() -> None:
     assert (model.model_name_or_path, model.lora_dropout) == (None, 0.0)
     assert (data.dataset_name, data.dataset_train_split, data.long_prompts) == ("demo", "train", "error")
     assert rewards.rewards == ["bleu", "rougeL"]
-    assert (evaluation.do_sample, evaluation.num_beams) == (False, 1)
+    assert (evaluation.eval_do_sample, evaluation.eval_num_beams) == (False, 1)
 
 
 def test_yaml_values_have_the_types_of_the_fields(tmp_path: Path) -> None:
@@ -82,64 +83,75 @@ def test_rewards_are_names_or_one_key_mappings_wherever_they_are_written(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "message"),
     [
-        ("learing_rate: 1", "unknown name 'learing_rate': did you mean learning_rate?"),
-        ("zzz: 1", "unknown name 'zzz': --help lists what there is"),
-        ("learning_rate: fast", "invalid float value: 'fast'"),
-        ("learning_rate: [1]", r"learning_rate is \[1\], but must be of type float"),
-        ("learning_rate: {a: 1}", "learning_rate is {'a': 1}, but must be of type float"),
-        ("max_steps: 2.5", "invalid int value: '2.5'"),
-        ("max_steps: true", "invalid int value: 'yes'"),
-        ("max_steps: null", "max_steps is None, but must be of type int"),
-        ("bf16: 3", "Truthy value expected: got 3"),
-        ("- a\n- b", "must have lines `name: value`, but is of type list"),
-        ("", "must have lines `name: value`, but is of type NoneType"),
+        ("learing_rate: 1", "unknown name `learing_rate`. Did you mean `learning_rate`?"),
+        ("zzz: 1", "unknown name `zzz`. `--help all` prints all of them."),
+        ("learning_rate: fast", "`learning_rate` must be a number, got 'fast'."),
+        ("learning_rate: [1]", "`learning_rate` must be of type float, got [1]."),
+        ("learning_rate: {a: 1}", "`learning_rate` must be of type float, got {'a': 1}."),
+        ("max_steps: 2.5", "`max_steps` must be an integer, got '2.5'."),
+        ("max_steps: true", "`max_steps` must be an integer, got 'yes'."),
+        ("max_steps: null", "`max_steps` must be of type int, got None."),
+        ("bf16: 3", "`bf16` must be yes or no, got '3'."),
+        ("- a\n- b", "must have lines `name: value`, got list."),
+        ("", "must have lines `name: value`, got NoneType."),
         ("a: [", "is not valid YAML"),
         ("max_steps: !!python/object/apply:os.getpid []", "is not valid YAML"),
     ],
 )
-def test_a_wrong_file_is_refused_with_its_name(tmp_path: Path, text: str, sentence: str) -> None:
-    with pytest.raises(ValueError, match=f"config.yaml.*{sentence}"):
+def test_a_wrong_file_is_refused_with_its_name(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"config.yaml.*{re.escape(message)}"):
         parse(Numbers, argv=["--config", written(tmp_path, text)])
 
 
 @pytest.mark.parametrize(
-    ("argv", "sentence"),
+    ("argv", "message"),
     [
-        (["--learing_rate", "1"], "unknown argument '--learing_rate': did you mean --learning_rate?"),
-        (["--learing-rate=1"], "unknown argument '--learing-rate=1': did you mean --learning_rate?"),
-        (["--learning"], "unknown argument '--learning'"),
-        (["stray"], "unknown argument 'stray'"),
-        (["--learning_rate", "fast"], "invalid float value: 'fast'"),
-        (["--config"], "expected one argument"),
-        (["--config", "missing.yaml"], "'missing.yaml', cannot be read: No such file or directory"),
+        (["--learing_rate", "1"], "Unknown argument `--learing_rate`. Did you mean `--learning_rate`?"),
+        (["--learing-rate=1"], "Unknown argument `--learing-rate=1`. Did you mean `--learning_rate`?"),
+        (["--zzz"], "Unknown argument `--zzz`. `--help all` prints all of them."),
+        (["--learning"], "Unknown argument `--learning`."),
+        (["stray"], "Unknown argument `stray`."),
+        (["--learning_rate", "fast"], "`learning_rate` must be a number, got 'fast'."),
+        (["--config"], "`config` must have a value, got none."),
+        (
+            ["--config", "missing.yaml"],
+            "`--config` must be a file that can be read, got 'missing.yaml': No such file or directory.",
+        ),
     ],
 )
-def test_a_wrong_command_line_is_refused(argv: list[str], sentence: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(sentence)):
+def test_a_wrong_command_line_is_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         parse(Numbers, argv=argv)
 
 
 @pytest.mark.parametrize(
-    ("argv", "sentence"),
+    ("argv", "message"),
     [
-        (["--rewards", "{x"], "is not valid JSON"),
-        (["--rewards", '{"a": 1, "b": 2}'], "each must be a name, or a name with options"),
-        (["--metrics", ""], "each must be a name, or a name with options"),
-        (["--long_prompts", "shorten"], "choose from 'error', 'drop', 'cut'"),
-        (["--eval_rows", "0"], "eval_rows is 0, but must be at least 1"),
-        (["--num_beams", "0"], "num_beams is 0, but must be at least 1"),
+        (["--rewards", "{x"], r"`rewards` must be valid JSON, got '{x' \(.*\). Quote it in '...'."),
+        (
+            ["--rewards", '{"a": 1, "b": 2}'],
+            "`rewards` must have names, or names with options such as .*, got {'a': 1",
+        ),
+        (["--eval_metrics", ""], "`eval_metrics` must have names, or names with options such as .*, got ''"),
+        (
+            ["--long_prompts", "drp"],
+            "`long_prompts` must be one of error, drop, cut, cut_end, got 'drp'. Did .*`drop`",
+        ),
+        (["--eval_rows", "0"], "`eval_rows` must be at least 1, got 0."),
+        (["--eval_num_beams", "0"], "`eval_num_beams` must be at least 1, got 0."),
+        (["--eval_subset", "0"], "`eval_subset` must be at least 1, got 0."),
     ],
 )
-def test_values_outside_their_range_are_refused(argv: list[str], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+def test_values_outside_their_range_are_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parse(*ALL, argv=argv)
 
 
 def test_comparison_refuses_a_temperature_of_zero() -> None:
-    with pytest.raises(ValueError, match=r"temperature is 0\.0, but must be over 0"):
-        parse(ComparisonArguments, argv=["--temperature", "0"])
+    with pytest.raises(ValueError, match=r"`eval_temperature` must be above 0, got 0\.0\."):
+        parse(ComparisonArguments, argv=["--eval_temperature", "0"])
 
 
 def test_no_two_dataclasses_of_a_recipe_share_a_field() -> None:
@@ -149,18 +161,102 @@ def test_no_two_dataclasses_of_a_recipe_share_a_field() -> None:
 
 
 @pytest.mark.parametrize("kind", [*ALL, ComparisonArguments])
-def test_every_field_says_what_it_does(kind: type) -> None:
+def test_every_field_has_a_description(kind: type) -> None:
     own = kind.__annotations__
     assert len(own) <= 14
     assert all(f.metadata["help"].endswith(".") for f in fields(kind) if f.name in own)
 
 
-def test_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_groups_and_a_page_of_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stopped:
-        parse(*ALL, Numbers, argv=["--help"])
+        parse(*ALL, PPOConfig, argv=["--beta", "1", "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert "--config FILE" in shown and "--reference_column" in shown
+    headings = [line for line in shown.splitlines() if line.isupper()]
+    assert headings == ["MODEL", "DATA", "REWARDS", "TRAINING", "PPO", "EVALUATION", "OUTPUT"]
+    assert len(shown.splitlines()) <= 120
+    assert all(len(line) <= 100 for line in shown.splitlines())
+    for name in ("config", "learning_rate", "beta", "output_dir", *PPOConfig.__annotations__):
+        assert f"  --{name}" in shown, name
+    for kind in ALL:
+        assert all(f"  --{f.name}" in shown for f in fields(kind) if f.name in kind.__annotations__), kind
+    assert "--hub_token" not in shown and "--help all" in shown
+
+
+def test_help_all_has_every_argument_and_its_complete_description(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--help", "all"], ["--help=all"]):
+        with pytest.raises(SystemExit):
+            parse(*ALL, PPOConfig, argv=argv)
+        shown = capsys.readouterr().out
+        named = re.findall(r"^  --(\w+)", shown, flags=re.MULTILINE)
+        assert sorted(named) == sorted(
+            ["config", *(f.name for kind in (*ALL, PPOConfig) for f in fields(kind) if f.init)]
+        )
+        assert shown.splitlines().count("OTHER ARGUMENTS OF TRL AND TRANSFORMERS") == 1
+        for kind in ALL:
+            for f in fields(kind):
+                if f.name in kind.__annotations__:
+                    assert f.metadata["help"] in " ".join(shown.split()), f.name
+
+
+def test_help_names_defaults_choices_and_kinds_of_values(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(*ALL, Numbers, argv=["-h"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "  --eval_batch_size N            Prompts completed at a time. [32]" in lines
+    assert "  --long_prompts {error,drop,cut,cut_end}" in lines
+    assert "  --warmup X                     100% of nothing [0.1]" in lines
+    assert "  --bf16                         Precision." in lines
+    assert "  --model_init_kwargs JSON       Passed on." in lines
+
+
+def test_every_argument_of_the_evaluation_begins_with_eval() -> None:
+    names = [f.name for f in fields(EvaluationArguments)]
+    assert len(names) == 9 and all(name.startswith("eval_") for name in names)
+
+
+OLD_NAMES = {
+    "batch_size": ("eval_batch_size", "8", 8),
+    "do_sample": ("eval_do_sample", "true", True),
+    "eval_rows_in_training": ("eval_subset", "7", 7),
+    "max_new_tokens": ("eval_max_new_tokens", "9", 9),
+    "metrics": ("eval_metrics", "chrf", ["chrf"]),
+    "num_beams": ("eval_num_beams", "2", 2),
+    "num_samples_shown": ("eval_num_completions_to_print", "3", 3),
+    "perplexity_model": ("eval_perplexity_model", "gpt2", "gpt2"),
+    "results_dir": ("eval_output_dir", "out", "out"),
+}
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_an_old_name_is_accepted_with_a_warning(old: str, tmp_path: Path) -> None:
+    new, text, value = OLD_NAMES[old]
+    forms = (
+        ([f"--{old}", text], f"`--{old}` is deprecated and will be removed in lmrl 0.3.0. Use `--{new}`."),
+        ([f"--{old.replace('_', '-')}={text}"], f"Use `--{new}`."),
+        (["--config", written(tmp_path, f"{old}: {text}\n")], f"`{old}:` is deprecated .* Use `{new}:`."),
+    )
+    for argv, message in forms:
+        with pytest.warns(FutureWarning, match=message):
+            (evaluation,) = parse(EvaluationArguments, argv=argv)
+        assert getattr(evaluation, new) == value
+        assert evaluation == replace(EvaluationArguments(), **{new: value})
+
+
+def test_an_old_name_that_another_argument_has_now_is_that_argument() -> None:
+    @dataclass
+    class Training:
+        """Has a field that is the old name of another."""
+
+        batch_size: int = field(default=1, metadata={"help": "Rows."})
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluation, training = parse(EvaluationArguments, Training, argv=["--batch_size", "8"])
+    assert (evaluation.eval_batch_size, training.batch_size) == (32, 8)
 
 
 def raising(error: BaseException) -> None:
@@ -171,12 +267,12 @@ def raising(error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "printed"),
     [
-        (ValueError("beta is -1,\n  but must be at least 0"), 2, "error: beta is -1, but must be at least 0\n"),
+        (ValueError("`beta` must be\n  at least 0, got -1."), 2, "error: `beta` must be at least 0, got -1.\n"),
         (FileNotFoundError("no rows.jsonl"), 2, "error: no rows.jsonl\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_what_a_user_did_wrong_is_one_sentence(
+def test_a_mistake_of_the_user_is_printed_in_one_line(
     error: BaseException,
     status: int,
     printed: str,
@@ -184,7 +280,7 @@ def test_what_a_user_did_wrong_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setattr("lmrl.cli._GRACE", 0.0)
+    monkeypatch.setattr("lmrl.cli.errors._LAUNCHER_GRACE_SECONDS", 0.0)
     own = "" if status == 130 else f"process 1: {printed}"
     for rank, wanted in ((None, printed), ("0", printed), ("1", own)):
         if rank is not None:
@@ -202,7 +298,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 @pytest.mark.parametrize("status", [None, 143])
-def test_a_run_that_ends_parts_from_the_other_processes(status: int | None, tmp_path: Path) -> None:
+def test_a_run_that_ends_destroys_its_process_group(status: int | None, tmp_path: Path) -> None:
     def main() -> None:
         distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
         if status is not None:
@@ -227,34 +323,37 @@ def test_arguments_are_imported_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "message"),
     [
-        ("--warmup_steps=inf", "warmup_steps is inf, but must be a finite number"),
-        ("--beta=nan", "beta is nan, but must be a finite number"),
+        ("--warmup_steps=inf", "`warmup_steps` must be a finite number, got inf."),
+        ("--beta=nan", "`beta` must be a finite number, got nan."),
         (
             f"--num_iterations={10**30}",
-            "num_iterations is 1000000000000000000000000000000, but must be a number of at most 64 bits",
+            "`num_iterations` must be a number of at most 64 bits, got 1000000000000000000000000000000.",
         ),
-        ("--run_name=--", "run_name has no value: `--` cannot be one"),
-        ("--lr_scheduler_kwargs=epoch", "lr_scheduler_kwargs is 'epoch', but must be a JSON object"),
-        ("--generation_kwargs=[1]", "generation_kwargs is '[1]', but must be a JSON object"),
-        ('--accelerator_config={"a": 1}', "these arguments cannot be used together (TypeError: "),
-        ("--reward_clip_range=0", "reward_clip_range is a list of numbers and has no form on a command line"),
+        ("--run_name=--", "`run_name` must have a value, got `--`."),
+        (
+            "--lr_scheduler_kwargs=epoch",
+            """`lr_scheduler_kwargs` must be a JSON object such as {"name": 1}, got 'epoch'.""",
+        ),
+        ("--generation_kwargs=[1]", """`generation_kwargs` must be a JSON object such as {"name": 1}, got '[1]'."""),
+        ('--accelerator_config={"a": 1}', "These arguments cannot be used together (TypeError: "),
+        ("--reward_clip_range=0", "`reward_clip_range` must be a list of numbers, got '0'. Put it into a YAML file."),
     ],
 )
-def test_what_a_library_would_stumble_over_later_is_refused_at_once(text: str, sentence: str) -> None:
+def test_a_value_that_a_library_would_fail_on_later_is_refused_at_once(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse(PPOConfig, argv=["--output_dir", "out", text])
-    assert sentence in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_two_numbers_have_a_form_in_a_file(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("reward_clip_range: [-1, 1]\noutput_dir: out\n")
-    (config,) = parse(PPOConfig, argv=["--config", str(tmp_path / "mine.yaml")])
+    path = written(tmp_path, "reward_clip_range: [-1, 1]\noutput_dir: out\n")
+    (config,) = parse(PPOConfig, argv=["--config", path])
     assert config.reward_clip_range == (-1, 1)
-    (tmp_path / "mine.yaml").write_text("reward_clip_range: [1, -1]\noutput_dir: out\n")
+    path = written(tmp_path, "reward_clip_range: [1, -1]\noutput_dir: out\n")
     with pytest.raises(ValueError, match="the lower one first"):
-        parse(PPOConfig, argv=["--config", str(tmp_path / "mine.yaml")])
+        parse(PPOConfig, argv=["--config", path])
 
 
 def test_a_file_that_only_a_machine_would_write_is_refused(tmp_path: Path) -> None:
@@ -267,7 +366,7 @@ def test_a_file_that_only_a_machine_would_write_is_refused(tmp_path: Path) -> No
     assert not (tmp_path / "owned").exists()
 
 
-def test_another_process_that_is_gone_is_one_sentence(
+def test_another_process_that_has_ended_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:4711")
@@ -276,6 +375,8 @@ def test_another_process_that_is_gone_is_one_sentence(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit):
         run(lambda: raising(gone))
-    told = capsys.readouterr().err
-    assert told.startswith("error: another process of this run has ended or does not answer ([pair.cc:547] Connection")
-    assert "--resume_from_checkpoint" in told
+    printed = capsys.readouterr().err
+    assert printed.startswith(
+        "error: Another process of this run has ended or does not respond ([pair.cc:547] Connection"
+    )
+    assert "--resume_from_checkpoint" in printed

@@ -19,7 +19,7 @@ from lmrl.rewards import Classifier, RewardModel
 HERE = Path(__file__).parent
 SHORT = (
     *("--max_steps", "2", "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"),
-    *("--max_completion_length", "12", "--eval_rows", "4", "--batch_size", "4", "--report_to", "none"),
+    *("--max_completion_length", "12", "--eval_rows", "4", "--eval_batch_size", "4", "--report_to", "none"),
 )
 BRIEF = ("--max_steps", "2", "--per_device_train_batch_size", "8", "--report_to", "none", "--save_strategy", "no")
 LORA = ("--use_peft", "true", "--lora_r", "4", "--merge", "true")

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "evaluate_gen.py"
 ROWS = [{"prompt": "a b", "references": ["b c"], "id": 1}, {"prompt": "c", "references": ["d", "e f"], "id": 2}]
-SHORT = ("--max_new_tokens", "6", "--num_samples_shown", "1")
+SHORT = ("--eval_max_new_tokens", "6", "--eval_num_completions_to_print", "1")
 
 
 @pytest.fixture
@@ -76,8 +76,10 @@ def test_checkpoints_adapters_and_texts_are_compared_on_every_data_set(recipe, c
     base, adapter, merged = checkpoints
     more = write_rows(tmp_path / "more.jsonl", [*ROWS[::-1], {"prompt": "e f g", "references": ["h"], "id": 3}])
     texts = write_rows(tmp_path / "texts.jsonl", [{"id": n, "text": f"w{n}"} for n in (2, 1)])
-    argv = ("--checkpoints", f"base={base}", adapter, merged, "--results_dir", "out", *SHORT)
-    status, out, err = recipe("evaluate_gen", *argv, "--datasets", rows_path, f"three={more}", "--metrics", "chrf")
+    argv = ("--checkpoints", f"base={base}", adapter, merged, "--eval_output_dir", "out", *SHORT)
+    status, out, err = recipe(
+        "evaluate_gen", *argv, "--datasets", rows_path, f"three={more}", "--eval_metrics", "chrf"
+    )
     assert status == 0, err
     assert out.count("lora - base [95% CI]") == 2
     for folder, count in (("rows.jsonl", 2), ("three", 3)):
@@ -98,8 +100,8 @@ def test_checkpoints_adapters_and_texts_are_compared_on_every_data_set(recipe, c
 
 
 def test_a_killed_evaluation_goes_on_over_half_a_file(recipe, llama_path, rows_path, tmp_path, monkeypatch):
-    argv = ("--model_name_or_path", llama_path, "--dataset_name", rows_path, *SHORT, "--batch_size", "1")
-    named = ("--results_dir", "out", *argv)
+    argv = ("--model_name_or_path", llama_path, "--dataset_name", rows_path, *SHORT, "--eval_batch_size", "1")
+    named = ("--eval_output_dir", "out", *argv)
     assert recipe("evaluate_gen", *argv)[0] == 0
     with monkeypatch.context() as patched:
         patched.setattr("lmrl.evaluation.evaluate.on_main", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -114,11 +116,11 @@ def test_a_killed_evaluation_goes_on_over_half_a_file(recipe, llama_path, rows_p
 
 
 def test_the_command_for_two_processes_writes_what_one_writes(recipe, llama_path, rows_path, tmp_path):
-    argv = ["--checkpoints", f"a={llama_path}", "--dataset_name", str(rows_path), *SHORT, "--batch_size", "1"]
+    argv = ["--checkpoints", f"a={llama_path}", "--dataset_name", str(rows_path), *SHORT, "--eval_batch_size", "1"]
     assert recipe("evaluate_gen", *argv)[0] == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     launch += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    command = [*launch, str(RECIPE), *argv, "--results_dir", "two"]
+    command = [*launch, str(RECIPE), *argv, "--eval_output_dir", "two"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -151,7 +153,7 @@ def test_what_is_wrong_is_said_before_the_work(recipe, llama_path, gpt2_path, ro
         (("--outputs", "no.txt"), "No such file or directory: 'no.txt'"),
         (("--checkpoints", f"a={llama_path}", "--outputs", "a=short.txt"), "two of what is compared are called 'a'"),
         (("--checkpoints", llama_path, "--datasets", rows_path, "no.jsonl"), "no file or folder"),
-        (("--checkpoints", llama_path, "--metrics", "chrf", "chrf"), "Two rewards are named 'chrf'"),
+        (("--checkpoints", llama_path, "--eval_metrics", "chrf", "chrf"), "Two rewards are named 'chrf'"),
     ):
         status, out, err = recipe("evaluate_gen", "--dataset_name", rows_path, *SHORT, *argv)
         assert (status, out) == (2, ""), (argv, out)

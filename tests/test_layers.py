@@ -50,7 +50,6 @@ LAYERS = {
     "lmrl/experiment.py": Layer(("lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"), None, ("trl",)),
     "lmrl/arguments.py": Layer((), ("trl",)),
     "lmrl/cli": Layer(("lmrl.cli", "lmrl.arguments"), ("trl", "yaml")),
-    "lmrl/cli.py": Layer(("lmrl.arguments",), ("trl", "yaml")),
     "lmrl/__init__.py": Layer(("lmrl.trainers", "lmrl.version"), ()),
     "recipes": Layer((*TOP, *TOP_NAMES, "lmrl.evaluation", "lmrl.models", "lmrl.search"), None),
     "recipes/ppo_gen.py": Layer((*TOP, *TOP_NAMES), ("transformers", "trl")),

@@ -63,13 +63,16 @@ def test_a_reward_model_learns_from_grades_and_is_a_reward(model, request, recip
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_help_names_every_field_and_a_misspelt_one_is_a_sentence(name, recipe):
+def test_help_names_every_field_and_a_misspelt_one_is_one_line(name, recipe, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     status, out, err = recipe(name, "--help")
+    assert (status, err) == (0, "") and len(out.splitlines()) <= 120
+    status, out, err = recipe(name, "--help", "all")
     assert (status, err) == (0, "")
     for kind in RECIPES[name]:
         assert all(f"--{field.name}" in out for field in fields(kind))
-    assert recipe(name, "--datset_name", "x")[2].endswith("did you mean --dataset_name?\n")
-    assert recipe(name)[2].endswith("error: dataset_name is not given: name a file, a folder or a hub id\n")
+    assert recipe(name, "--datset_name", "x")[2].endswith("Did you mean `--dataset_name`?\n")
+    assert recipe(name)[2].endswith("error: `dataset_name` must be a file, a folder or a hub id, got ''.\n")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -42,7 +42,7 @@ CONFIGS = ("demo_ppo", "demo_reinforce", "e2e_ppo", "e2e_reinforce", "gpt2_lora"
 
 SHORT = (
     *("--max_steps", "2", "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"),
-    *("--max_completion_length", "12", "--eval_rows", "4", "--batch_size", "4", "--report_to", "none"),
+    *("--max_completion_length", "12", "--eval_rows", "4", "--eval_batch_size", "4", "--report_to", "none"),
 )
 
 Recipe = Callable[..., tuple[int, str, str]]
@@ -147,7 +147,7 @@ def test_every_configuration_trains_two_steps(
         "tinystories_sentiment": (
             *("--model_name_or_path", demo, "--dataset_name", str(footpaths)),
             *("--rewards", json.dumps({"classifier": classifier})),
-            *("--metrics", json.dumps({"classifier": {"model": classifier_path, "label": 0, "name": "other"}})),
+            *("--eval_metrics", json.dumps({"classifier": {"model": classifier_path, "label": 0, "name": "other"}})),
         ),
     }[name]
     trainer = "ppo_gen" if "ppo" in name else "reinforce_gen"
@@ -205,8 +205,17 @@ def test_what_sft_saves_is_reinforced_and_both_are_compared(recipe: Recipe, foot
     assert recipe("reinforce_gen", *trained, "--use_peft", "true", "--output_dir", adapter)[0] == 0
 
     checkpoints = ("--checkpoints", warm, f"rl={tuned}", f"lora={adapter}")
-    argv = (*rows_of(footpaths), *checkpoints, "--eval_rows", "3", "--max_new_tokens", "8", "--results_dir", "scores")
-    status, out, err = recipe("evaluate_gen", *argv, "--metrics", "chrf", '{"length": {"target": 9}}')
+    argv = (
+        *rows_of(footpaths),
+        *checkpoints,
+        "--eval_rows",
+        "3",
+        "--eval_max_new_tokens",
+        "8",
+        "--eval_output_dir",
+        "scores",
+    )
+    status, out, err = recipe("evaluate_gen", *argv, "--eval_metrics", "chrf", '{"length": {"target": 9}}')
     assert status == 0, err
     assert re.search(r"metric +warm +rl +lora +rl - warm \[95% CI\] +lora - warm \[95% CI\]", out)
     assert "reward/chrf" in out and "reward/length" in out
@@ -230,7 +239,7 @@ def test_checkpoints_of_one_name_are_refused(recipe: Recipe) -> None:
 
 
 def test_a_judge_reads_with_its_own_tokenizer(recipe: Recipe, gpt2_path: str, tmp_path: Path) -> None:
-    argv = ("--perplexity_model", gpt2_path, "--output_dir", "out", *SHORT)
+    argv = ("--eval_perplexity_model", gpt2_path, "--output_dir", "out", *SHORT)
     status, _, err = recipe("reinforce_gen", *argv)
     assert status == 0, err
     score = json.loads((tmp_path / "out" / "before.json").read_text())["scores"]["perplexity"]
@@ -252,7 +261,7 @@ def test_training_goes_on_from_a_checkpoint(recipe: Recipe, tmp_path: Path) -> N
 def test_the_checkpoint_that_is_best_on_held_out_rows_is_what_is_left(
     lora: bool, critic: str, recipe: Recipe, tmp_path: Path
 ) -> None:
-    measured = ("--eval_strategy", "steps", "--eval_steps", "1", "--eval_rows_in_training", "2", "--seed", "1")
+    measured = ("--eval_strategy", "steps", "--eval_steps", "1", "--eval_subset", "2", "--seed", "1")
     best = ("--metric_for_best_model", "length", "--greater_is_better", "false", "--load_best_model_at_end", "true")
     saving = ("--save_strategy", "steps", "--save_steps", "1", "--use_peft", str(lora), "--output_dir", "out")
     saving = (*saving, "--critic", critic)
@@ -281,8 +290,13 @@ OWN = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_help_names_every_field_and_says_what_it_does(name: str, recipe: Recipe) -> None:
+def test_help_names_every_field_with_its_description(
+    name: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     status, out, err = recipe(name, "--help")
+    assert (status, err) == (0, "") and len(out.splitlines()) <= 120
+    status, out, err = recipe(name, "--help", "all")
     assert (status, err) == (0, "")
     described = " ".join(out.split())
     for kind in OWN[name]:
@@ -298,13 +312,13 @@ def test_a_misspelt_argument_is_one_sentence(name: str, recipe: Recipe, tmp_path
     assert recipe(name, "--datset_name", "x") == (
         2,
         "",
-        "error: unknown argument '--datset_name': did you mean --dataset_name?\n",
+        "error: Unknown argument `--datset_name`. Did you mean `--dataset_name`?\n",
     )
     (tmp_path / "mine.yaml").write_text("datset_name: x\n")
     assert recipe(name, "--config", "mine.yaml") == (
         2,
         "",
-        "error: mine.yaml: unknown name 'datset_name': did you mean dataset_name?\n",
+        "error: mine.yaml: unknown name `datset_name`. Did you mean `dataset_name`?\n",
     )
 
 

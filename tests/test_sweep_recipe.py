@@ -18,7 +18,7 @@ from lmrl.search import SweepArguments
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = (
     *("--max_steps", "2", "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"),
-    *("--max_completion_length", "12", "--eval_rows", "4", "--batch_size", "4", "--report_to", "none"),
+    *("--max_completion_length", "12", "--eval_rows", "4", "--eval_batch_size", "4", "--report_to", "none"),
 )
 RATES = '{"learning_rate": [0.0003, 0.003, 0.01], "beta": {"low": 0.01, "high": 0.1, "log": true}}'
 
@@ -76,10 +76,10 @@ def test_a_sweep_of_ppo_is_killed_and_goes_on(recipe: Recipe, tmp_path: Path) ->
 def test_what_every_trial_would_refuse_is_refused_before_the_first(recipe: Recipe, tmp_path: Path) -> None:
     for argv, sentence in (
         (("--space", '{"learning_rat": [1]}'), "'learning_rat', which is no argument of the recipe: did you mean"),
-        (("--spac", "{}"), "unknown argument '--spac': did you mean --space?"),
-        (("--space", RATES, "--", "--bta", "1"), "unknown argument '--bta': did you mean --beta?"),
+        (("--spac", "{}"), "Unknown argument `--spac`. Did you mean `--space`?"),
+        (("--space", RATES, "--", "--bta", "1"), "Unknown argument `--bta`. Did you mean `--beta`?"),
         (("--space", RATES, "--", "--beta", "-1"), "beta is -1.0, and must be at least 0"),
-        (("--space", RATES, "--", "--results_dir", "x"), "results_dir is set"),
+        (("--space", RATES, "--", "--eval_output_dir", "x"), "eval_output_dir is set"),
         (("--space", '{"rewards": [["bleu"], ["chrf"]]}'), "objective is reward, which is another one with other"),
         (("--space", RATES, "--objective", "blue"), "objective is 'blue': did you mean bleu"),
     ):
@@ -90,12 +90,12 @@ def test_what_every_trial_would_refuse_is_refused_before_the_first(recipe: Recip
 
 def test_a_file_with_a_name_that_does_not_exist_is_one_sentence(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("spce: {}\n")
-    sentence = "error: sweep.yaml: unknown name 'spce': did you mean space?\n"
+    sentence = "error: sweep.yaml: unknown name `spce`. Did you mean `space`?\n"
     assert recipe("sweep", "--config", "sweep.yaml")[2] == sentence
 
 
 def test_help_says_what_each_argument_does(recipe: Recipe) -> None:
-    status, out, err = recipe("sweep", "--help")
+    status, out, err = recipe("sweep", "--help", "all")
     assert (status, err) == (0, "")
     for field in fields(SweepArguments):
         assert f"--{field.name}" in out

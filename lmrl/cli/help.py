@@ -96,11 +96,11 @@ class _Argument:
 
 def wants_help(argv: Sequence[str]) -> str | None:
     """Returns `all` for `--help all`, an empty string for `--help` or `-h`, and `None` where neither is given."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    if "--help=all" in argv:
+        return "all"
+    for position, word in enumerate(argv):
         if word in ("-h", "--help"):
-            return "all" if following == "all" else ""
-        if word == "--help=all":
-            return "all"
+            return "all" if argv[position + 1 : position + 2] == ["all"] else ""
     return None
 
 

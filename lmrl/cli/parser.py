@@ -57,8 +57,8 @@ def parse(
     """
     Returns one object of each dataclass, from `--config file.yaml` and the command line, which overrides the file.
 
-    `--help` prints the arguments that matter and exits, `--help all` prints all of them. A field whose metadata has an
-    `old_name` may also be given under that name, with a deprecation warning.
+    `--help` prints the arguments that matter and exits, `--help all` prints all of them. The former names in
+    a class's `_old_names` are accepted too, with a deprecation warning.
 
     Args:
         dataclass_types (`type`):
@@ -110,10 +110,9 @@ def _field_types(kind: type) -> dict[str, Any]:
 
 def _old_names(dataclass_types: Iterable[type]) -> dict[str, str]:
     """Returns the present name of each argument that was renamed, by its old name."""
-    named = [field for kind in dataclass_types for field in fields(kind)]
-    present = {field.name for field in named}
-    renamed = {field.metadata["old_name"]: field.name for field in named if "old_name" in field.metadata}
-    return {old: new for old, new in renamed.items() if old not in present}
+    present = {field.name for kind in dataclass_types for field in fields(kind)}
+    renamed = [pair for kind in dataclass_types for pair in getattr(kind, "_old_names", {}).items()]
+    return {old: new for old, new in renamed if old not in present}
 
 
 def _rename_flags(argv: list[str], renamed: dict[str, str]) -> list[str]:

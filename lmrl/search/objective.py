@@ -40,7 +40,7 @@ class Objective:
         if self.name not in known and not self.name.startswith("reward/"):
             raise ValueError(
                 f"objective is {self.name!r}{closest(self.name, known)}, but must be one of {', '.join(known)}, or "
-                "reward/ and the name of a reward or of one of --metrics"
+                "reward/ and the name of a reward or of one of --eval_metrics"
             )
 
     def value(self, scores: Mapping[str, float], prefix: str = "") -> float | None:

@@ -12,7 +12,10 @@ import yaml
 
 from .library import optuna
 
-_OURS = {"output_dir": "each trial has a folder of its own", "results_dir": "a trial's scores lie in its own folder"}
+_OURS = {
+    "output_dir": "each trial has a folder of its own",
+    "eval_output_dir": "a trial's scores lie in its own folder",
+}
 _OURS |= dict.fromkeys(("config", "resume_from_checkpoint"), "it is the same in all trials, behind `--`")
 _KEYS = ("low", "high", "log", "step")
 

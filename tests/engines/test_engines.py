@@ -95,7 +95,7 @@ def test_two_processes_under_an_engine_equal_one(
 @pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
 def test_a_recipe_runs_under_an_engine(engine: str, tmp_path: Path) -> None:
     few = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--max_completion_length", "12"]
-    held_out = ["--eval_rows", "5", "--batch_size", "2", "--eval_strategy", "steps", "--eval_steps", "1"]
+    held_out = ["--eval_rows", "5", "--eval_batch_size", "2", "--eval_strategy", "steps", "--eval_steps", "1"]
     rest = ["--report_to", "none", "--output_dir", str(tmp_path)]
     out = finish(start(engine, RECIPES / "ppo_gen.py", *few, *held_out, *rest))
     assert out.count("after - before") == 1
