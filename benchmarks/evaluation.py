@@ -21,7 +21,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from lmrl.evaluation import bootstrap_interval, compare, score_completions
 from lmrl.evaluation.metrics import METRICS, REFERENCE_METRICS
-from lmrl.evaluation.overlap import OVERLAP
 
 
 def parse() -> argparse.Namespace:
@@ -32,7 +31,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--references", type=int, default=8, metavar="N", help="per row (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=1000, metavar="N", help="draws (default: %(default)s)")
     parser.add_argument("--trials", type=int, default=10_000, metavar="N", help="swaps (default: %(default)s)")
-    parser.add_argument("--metrics", type=_names, default=METRICS, metavar="A,B", help=f"of {','.join(METRICS)}")
+    parser.add_argument("--metrics", type=_names, default=list(METRICS), metavar="A,B", help=", ".join(METRICS))
     return parser.parse_args()
 
 
@@ -65,7 +64,7 @@ def score(arguments: argparse.Namespace, texts: list[str], references: list[list
     settings: dict[str, Any] = {"lengths": [len(text.split()) for text in texts], "finished": [True] * len(texts)}
     found = {}
     for name in arguments.metrics:
-        golds = references if name in OVERLAP else None
+        golds = references if name in REFERENCE_METRICS else None
         few = golds and golds[:2]
         score_completions(texts[:2], few, lengths=[1] * 2, finished=[True] * 2, metrics=[name])  # what it imports
         start = time.process_time()  # of this process: what else the machine does takes no part

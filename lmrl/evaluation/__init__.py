@@ -14,7 +14,7 @@ from .divergence import divergence
 from .evaluate import Evaluation, evaluate_model, measure_completions
 from .evaluator import Evaluator, FrozenModels
 from .generation import Completion, Decoding, generate_completions
-from .metrics import Score, score_completions
+from .metrics import score_completions
 from .outputs import read_outputs
 from .perplexity import perplexity
 from .preferences import (
@@ -33,7 +33,7 @@ from .reporting.page import write_page
 from .reporting.report import report
 from .reporting.serialization import read_json, to_json, write_json
 from .reporting.tables import as_text, samples_table, scores_table, show
-from .scores import per_prompt
+from .scores import Score, per_prompt
 from .store import CompletionStore
 
 __all__ = [

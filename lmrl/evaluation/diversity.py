@@ -1,9 +1,9 @@
-"""Corpus metrics of the completions alone: how many words they have, how often they say the same."""
+"""Corpus metrics of the completions alone: diversity, repetition and length."""
 
 import random
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 
 import numpy as np
 
@@ -11,16 +11,19 @@ from lmrl import rewards
 from lmrl.rewards.bleu import MAX_ORDER, corpus_bleu
 from lmrl.rewards.grams import ngrams, occurrences
 
+from .corpus import Corpus
 from .scores import Score, mean_score
 
 SELF_BLEU_TEXTS = 500
+SELF_BLEU_SEED = 0  # of the choice of these texts
 
 
-def distinct(name: str, texts: Sequence[str]) -> Score:
+def _distinct(name: str, corpus: Corpus) -> Score:
     """Returns the different n-grams over all n-grams of the corpus, n being the last digit of the name."""
     n = int(name[-1])
-    total, different = 0, set()
-    for text in texts:
+    total = 0
+    different = set()
+    for text in corpus.texts:
         grams = ngrams(text.split(), n)
         total += len(grams)
         different.update(grams)
@@ -28,52 +31,63 @@ def distinct(name: str, texts: Sequence[str]) -> Score:
     return Score(name, value, f"n:{n}|tok:whitespace|case:mixed|pooled:corpus", None, higher_is_better=True)
 
 
-def repetition(texts: Sequence[str]) -> Score:
-    """Returns the mean share of the 4-grams of a completion that it has said before, in percent."""
-    shares = [100 * (1 - (value or 0.0)) for value in rewards.DistinctN(4)(completions=texts)]
-    return mean_score("repetition", "n:4|tok:whitespace|case:mixed|per:completion", shares, higher_is_better=False)
+def _repetition(name: str, corpus: Corpus) -> Score:
+    """Returns the mean share of the 4-grams of a completion that occur in it before, in percent."""
+    shares = [100 * (1 - (value or 0.0)) for value in rewards.DistinctN(4)(completions=corpus.texts)]
+    return mean_score(name, "n:4|tok:whitespace|case:mixed|per:completion", shares, higher_is_better=False)
 
 
-def self_bleu(texts: Sequence[str], rows: Sequence[int], seed: int = 0) -> Score:
+def _length(name: str, corpus: Corpus) -> Score:
+    return mean_score(name, f"unit:{corpus.length_unit}", [float(n) for n in corpus.lengths], None)
+
+
+def _unfinished(name: str, corpus: Corpus) -> Score:
+    return mean_score(name, "share", [float(not finished) for finished in corpus.finished], higher_is_better=False)
+
+
+def _self_bleu(name: str, corpus: Corpus) -> Score:
     """
-    Returns the mean sentence BLEU of each completion against others as references, in [0, 100]: high if all say alike.
+    Returns the mean sentence BLEU of each completion against others as references, in [0, 100].
 
-    Where prompts have several samples, the others are those of the same prompt; else they are all other completions,
-    of 500 drawn at random if there are more. NaN for a single text.
-
-    Args:
-        texts (list of `str`):
-            The completions.
-        rows (list of `int`):
-            The prompt of each.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the choice of 500.
-
-    Returns:
-        [`Score`]. Without statistics: what a row has depends on the others, so that rows cannot be drawn.
+    If prompts have several samples, the others are those of the same prompt; else they are all other completions, of
+    500 drawn at random if there are more. NaN for a single text. The score has no statistics: what a row has depends
+    on the others, so that rows cannot be resampled.
     """
     groups: dict[int, list[str]] = {}
-    for row, text in zip(rows, texts, strict=True):
+    for row, text in zip(corpus.rows, corpus.texts, strict=True):
         groups.setdefault(row, []).append(text)
     against = "samples"
-    if len(groups) == len(texts):
-        few = len(texts) <= SELF_BLEU_TEXTS
-        groups = {0: list(texts) if few else random.Random(seed).sample(list(texts), SELF_BLEU_TEXTS)}
-        against = f"texts|most:{SELF_BLEU_TEXTS}|seed:{seed}"
-    values = [value for group in groups.values() if len(group) > 1 for value in _against_others(group)]
-    signature = f"against:{against}|{_signature()}"
-    return Score("self_bleu", float(np.mean(values)) if values else float("nan"), signature, None, False)
+    if len(groups) == len(corpus.texts):
+        texts = list(corpus.texts)
+        if len(texts) > SELF_BLEU_TEXTS:
+            texts = random.Random(SELF_BLEU_SEED).sample(texts, SELF_BLEU_TEXTS)
+        groups = {0: texts}
+        against = f"texts|most:{SELF_BLEU_TEXTS}|seed:{SELF_BLEU_SEED}"
+    values = [value for group in groups.values() if len(group) > 1 for value in _bleu_against_others(group)]
+    value = float(np.mean(values)) if values else float("nan")
+    return Score(name, value, f"against:{against}|{_bleu_signature()}", None, higher_is_better=False)
 
 
-def _against_others(texts: list[str]) -> list[float]:
+TEXT_METRICS: dict[str, Callable[[str, Corpus], Score]] = {
+    "distinct1": _distinct,
+    "distinct2": _distinct,
+    "self_bleu": _self_bleu,
+    "repetition": _repetition,
+    "length": _length,
+    "unfinished": _unfinished,
+}
+"""Functions of the metric's name and a corpus, with or without references."""
+
+
+def _bleu_against_others(texts: list[str]) -> list[float]:
     """Returns the BLEU of each text with all others as references."""
     from sacrebleu.metrics.bleu import BLEU
 
     tokenizer = BLEU(tokenize="13a").tokenizer
     group = [tokenizer(text.rstrip()).split() for text in texts]
     orders = [[occurrences(ngrams(words, n)) for words in group] for n in range(1, MAX_ORDER + 1)]
-    # What two texts have, one of them has and another one too.
-    shared = [{gram for gram, texts in _frequencies(grams).items() if texts > 1} for grams in orders]
+    # An n-gram of a text occurs in another one too if two texts or more have it.
+    shared = [{gram for gram, count in _frequencies(grams).items() if count > 1} for grams in orders]
     lengths = sorted(map(len, group))
     statistics = [
         [
@@ -99,7 +113,7 @@ def _closest_other(lengths: list[int], length: int) -> int:
     return min(neighbours, key=lambda other: (abs(other - length), other))
 
 
-def _signature() -> str:
+def _bleu_signature() -> str:
     import sacrebleu
 
     return f"case:mixed|eff:yes|tok:13a|smooth:exp|version:{sacrebleu.__version__}"

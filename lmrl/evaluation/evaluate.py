@@ -9,10 +9,10 @@ from lmrl.rewards import call_reward, reward_name
 
 from .divergence import divergence
 from .generation import Completion, Decoding, generate_completions
-from .metrics import Score, mean_score, score_completions
+from .metrics import score_completions
 from .perplexity import perplexity
 from .rows import Row, row_ids, take_rows
-from .scores import per_prompt
+from .scores import Score, mean_score, per_prompt
 from .store import CompletionStore
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a score is: a value over a corpus, and of each row what it is made of."""
+"""Scores of a corpus, with the statistics of each row that they are made of."""
 
 import math
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ class Score:
         value (`float`):
             Its value over the corpus; NaN where no row has one.
         signature (`str`):
-            What exactly was computed: tokenisation, case, version and the like.
+            What exactly was computed: tokenization, case, version and the like.
         row_scores (list of `float`, *optional*):
-            The metric of each row by itself, NaN where it does not apply; `None` where a row has none. Their mean is
-            not the value where the corpus pools statistics.
+            The metric of each row by itself, NaN where it does not apply; `None` if a row has none. Their mean is not
+            the value if the corpus pools statistics.
         higher_is_better (`bool`, *optional*):
-            The direction, or `None` where neither is better by itself (length).
+            The direction, or `None` if neither is better by itself (length).
         pooling (`str`, *optional*):
-            Which function makes the value of the summed statistics: a key of
-            [`lmrl.evaluation.statistics.POOLINGS`]. `None` where rows do not add up (distinct n-grams of a corpus),
-            so that there is no interval and no test.
+            The function that makes the value of the summed statistics: a key of
+            [`lmrl.evaluation.statistics.POOLINGS`]. `None` if rows do not add up (distinct n-grams of a corpus), so
+            that there is no interval and no test.
         statistics (list of lists of `float`, *optional*):
-            What each row adds to the sums. Intervals and tests resample these: nothing is scored again.
+            What each row adds to the sums. Intervals and tests resample these and score nothing again.
     """
 
     name: str
@@ -43,17 +43,14 @@ class Score:
 
 def mean_score(name: str, signature: str, values: Sequence[float | None], higher_is_better: bool | None) -> Score:
     """
-    Returns the score whose value is the mean of its row scores; `None` counts for nothing and becomes NaN.
+    Returns the score whose value is the mean of its row scores.
 
     Args:
-        name (`str`):
-            Name of the metric.
-        signature (`str`):
-            What was computed.
+        name (`str`), signature (`str`), higher_is_better (`bool`, *optional*):
+            As in [`Score`].
         values (list of `float` or `None`):
-            One per row. If one is infinite there is no interval: the score has no statistics.
-        higher_is_better (`bool`, *optional*):
-            The direction.
+            One per row; `None` is left out of the mean and becomes NaN. If one is infinite the score has no
+            statistics, and so no interval.
 
     Returns:
         [`Score`], its value NaN if no row has one.
@@ -75,26 +72,7 @@ def pooled_score(
     row_scores: list[float] | None,
     higher_is_better: bool | None,
 ) -> Score:
-    """
-    Returns the score whose value is made of the summed statistics of its rows.
-
-    Args:
-        name (`str`):
-            Name of the metric.
-        signature (`str`):
-            What was computed.
-        pooling (`str`):
-            A key of [`lmrl.evaluation.statistics.POOLINGS`].
-        statistics (list of lists of `float`):
-            Those of each row.
-        row_scores (list of `float`, *optional*):
-            The metric of each row by itself, NaN for the rows that count for nothing.
-        higher_is_better (`bool`, *optional*):
-            The direction.
-
-    Returns:
-        [`Score`].
-    """
+    """Returns the score whose value is made of the summed statistics of its rows; the arguments are [`Score`]'s."""
     value = pool(pooling, statistics)
     return Score(name, value, signature, row_scores, higher_is_better, pooling, statistics)
 

@@ -119,7 +119,7 @@ def test_completions_of_chat_prompts_are_messages_to_a_reward(model, tokenizer):
     [
         ([{"text": "a"}], r"Row 0 has the columns \['text'\]"),
         ([ROWS[0], {"prompt": "a"}], "Rows 0 and 1 differ"),
-        ([{"prompt": "a", "references": []}], r"references of row 0 are \[\]"),
+        ([{"prompt": "a", "references": []}], r"`references` of row 0 must be a list of at least 1 text"),
     ],
 )
 def test_rows_that_lack_a_column_are_refused(model, tokenizer, rows, message):

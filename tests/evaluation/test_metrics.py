@@ -9,8 +9,9 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from lmrl.evaluation import Score, score_completions
+from lmrl.evaluation import Score, bootstrap_interval, score_completions
 from lmrl.evaluation.metrics import METRICS, REFERENCE_METRICS
+from lmrl.evaluation.scores import mean_score
 from lmrl.evaluation.statistics import POOLINGS
 
 TEXTS = ["The Eagle is a cheap coffee shop.", " It is near the river, cheap", "", "Yes."]
@@ -32,8 +33,8 @@ def streams(references):
     return [[row[i] if i < len(row) else None for row in references] for i in range(max(map(len, references)))]
 
 
-def test_no_rows_are_refused():
-    with pytest.raises(ValueError, match="0 completions"):
+def test_no_rows_raise():
+    with pytest.raises(ValueError, match="`completions` must have at least 1 row, got 0"):
         score([], [])
 
 
@@ -56,12 +57,12 @@ def test_a_perfect_row_scores_a_hundred():
         assert scores[name].row_scores == pytest.approx([100])
 
 
-def test_without_references_only_metrics_of_the_text_are_given():
+def test_without_references_only_metrics_of_the_text_are_computed():
     names = ["distinct1", "distinct2", "self_bleu", "repetition", "length", "unfinished"]
     assert list(score(TEXTS, None)) == names
 
 
-def test_references_without_words_have_no_rare_ones():
+def test_nist_and_cider_of_references_without_words_are_unknown():
     for name in ("nist", "cider"):
         assert math.isnan(score(["a"], [[""]], [name])[name].value)
 
@@ -94,7 +95,7 @@ def test_rouge_is_that_of_rouge_score(name):
     assert got.value == pytest.approx(sum(rows) / 4)
 
 
-def test_the_e2e_challenge_s_example_scores_as_its_own_script(data_dir):
+def test_the_example_of_the_e2e_challenge_has_the_scores_of_its_own_script(data_dir):
     folder = data_dir / "metric_refs/e2e_metrics"
     expected = json.loads((folder / "expected_scores.json").read_text())["e2e_devel10_baseline"]
     texts = (folder / "baseline-output.txt").read_text().splitlines()
@@ -113,7 +114,7 @@ def test_the_e2e_challenge_s_example_scores_as_its_own_script(data_dir):
     assert scores["bleu_e2e"].row_scores == pytest.approx(rows, abs=1e-10)
 
 
-def test_distinct_counts_different_ngrams_over_the_corpus():
+def test_distinct_is_the_share_of_different_ngrams_of_the_corpus():
     scores = score(["a b a b", "a c", ""], None)
     assert scores["distinct1"].value == 3 / 6  # a b c of a b a b a c
     assert scores["distinct2"].value == 3 / 4  # ab ba ac of ab ba ab ac
@@ -144,7 +145,7 @@ def test_self_bleu_of_many_texts_is_that_of_five_hundred_of_them():
     assert got.value == pytest.approx(20, abs=5)  # 100 for the share of drawn texts that are the same
 
 
-def test_repetition_is_the_mean_share_of_four_grams_said_before():
+def test_repetition_is_the_mean_share_of_four_grams_that_occurred_before():
     got = score(["a b c d a b c d", "a b c", ""], None)["repetition"]  # abcd bcda cdab dabc abcd
     assert got.row_scores == pytest.approx([20, 0, 0])
     assert got.value == pytest.approx(20 / 3)
@@ -176,33 +177,43 @@ def test_summed_statistics_make_the_value(name):
     assert Score(**json.loads(json.dumps(asdict(got)))) == got
 
 
+def test_a_metric_added_to_the_registry_is_computed_by_its_name(monkeypatch):
+    def words(name, corpus):
+        return mean_score(name, "tok:whitespace", [float(len(text.split())) for text in corpus.texts], None)
+
+    monkeypatch.setitem(METRICS, "words", words)
+    got = score(["a b", "c d e"], None, ["length", "words"], lengths=[9, 9])
+    assert (got["words"].value, got["words"].row_scores, got["length"].value) == (2.5, [2.0, 3.0], 9.0)
+    assert bootstrap_interval(got["words"]).low >= 2.0
+
+
 def test_length_and_unfinished_are_means_of_what_generation_counted():
     scores = score(["a", "b"], None, lengths=[2, 5], finished=[True, False])
     assert (scores["length"].value, scores["length"].row_scores) == (3.5, [2.0, 5.0])
     assert (scores["unfinished"].value, scores["unfinished"].row_scores) == (0.5, [0.0, 1.0])
 
 
-def test_only_the_metrics_asked_for_are_computed():
+def test_only_the_metrics_named_are_computed():
     assert list(score(TEXTS, REFERENCES, metrics=["length", "bleu"])) == ["length", "bleu"]
 
 
 @pytest.mark.parametrize(
     ("references", "metrics", "message"),
     [
-        ([["a"]], None, "2 completions but 1 references"),
-        ([["a"], []], None, r"references of row 1 are \[\]"),
-        (["a", "b"], None, "references of row 0 are 'a'.*Wrap"),
-        (None, ["bleu"], "'bleu' needs references"),
-        (None, ["blue"], "Unknown metric 'blue'"),
+        ([["a"]], None, "`references` must have one entry per completion, got 1 for 2"),
+        ([["a"], []], None, r"`references` of row 1 must be a list of at least 1 text, got \[\]"),
+        (["a", "b"], None, "`references` of row 0 must be .*, got 'a'. Wrap"),
+        (None, ["bleu"], "`references` must be given for the metric 'bleu'"),
+        (None, ["blue"], "`metrics` must be one of .*, got 'blue'. Did you mean `bleu`"),
     ],
 )
-def test_rows_that_do_not_match_are_refused(references, metrics, message):
+def test_rows_that_do_not_match_raise(references, metrics, message):
     with pytest.raises(ValueError, match=message):
         score(["a", "b"], references, metrics)
 
 
-def test_other_numbers_of_lengths_or_flags_are_refused():
-    with pytest.raises(ValueError, match="1 lengths"):
+def test_other_numbers_of_lengths_or_flags_raise():
+    with pytest.raises(ValueError, match="`lengths` must have one entry per completion, got 1 for 2"):
         score(["a", "b"], None, lengths=[1])
-    with pytest.raises(ValueError, match="3 finished"):
+    with pytest.raises(ValueError, match="`finished` must have one entry per completion, got 3 for 2"):
         score(["a", "b"], None, finished=[True] * 3)
