@@ -146,8 +146,8 @@ def test_what_is_wrong_is_said_before_the_work(recipe, llama_path, gpt2_path, ro
     (tmp_path / "short.txt").write_text("a\n")
     (tmp_path / "torn.jsonl").write_text('{"text": "a"}\n{"text": "b')
     for argv, sentence in (
-        (("--checkpoints", llama_path, bare), f"No tokenizer could be loaded from '{bare}'"),
-        (("--checkpoints", llama_path, "a=./no"), "There is no folder './no'"),
+        (("--checkpoints", llama_path, bare), f"got '{bare}', from which no tokenizer could be loaded"),
+        (("--checkpoints", llama_path, "a=./no"), "must be a hub id or an existing folder, got './no'"),
         (("--outputs", "short.txt"), "short.txt has 1 texts for 2 rows"),
         (("--outputs", "torn.jsonl"), "Line 2 of torn.jsonl is not JSON"),
         (("--outputs", "no.txt"), "No such file or directory: 'no.txt'"),

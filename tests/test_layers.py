@@ -75,7 +75,7 @@ BUDGETS_TODAY = {
     "lmrl/data": 1_381,
     "lmrl/evaluation": 4_950,
     "lmrl/evaluation/reporting": 2_350,
-    "lmrl/rewards": 5_200,
+    "lmrl/rewards": 5_300,
     "lmrl/search": 1_100,
     "lmrl/trainers": 3_000,
 }

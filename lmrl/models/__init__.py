@@ -1,4 +1,4 @@
-"""Models: loading them, and the policy's forward with its critic. They know nothing of how they are trained."""
+"""Loading of models and tokenizers, and a policy's forward with its critic, independent of how it is trained."""
 
 from .adapters import TrunkAdapter, upcast_adapters_to_fp32
 from .classifiers import load_trainable_classifier

@@ -1,4 +1,4 @@
-"""A second LoRA adapter on a policy's layers: the critic's own."""
+"""A second LoRA adapter on a policy's layers, for its critic, and the precision of adapters on quantised bases."""
 
 import copy
 import functools
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 class LowRank(nn.Module):
     """
-    What LoRA adds to the output of a linear layer: `scaling * up(down(x))`.
+    The term that LoRA adds to the output of a linear layer: `scaling * up(down(x))`.
 
     Args:
         down (`torch.nn.Module`):
@@ -20,15 +20,17 @@ class LowRank(nn.Module):
         up (`torch.nn.Module`):
             From the rank to the layer's output.
         scaling (`float`):
-            Factor of both.
+            Factor of the product.
     """
 
     def __init__(self, down: nn.Module, up: nn.Module, scaling: float) -> None:
         super().__init__()
-        self.down, self.up, self.scaling = down, up, scaling
+        self.down = down
+        self.up = up
+        self.scaling = scaling
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Returns the addition, in the precision of the weights or of autocast."""
+        """Returns the term to be added, in the precision of the weights or of autocast."""
         weight: Any = self.down.weight
         states: Tensor = self.up(self.down(inputs.to(weight.dtype)))
         return states * self.scaling
@@ -36,17 +38,17 @@ class LowRank(nn.Module):
 
 class TrunkAdapter(nn.Module):
     """
-    A second LoRA adapter on the layers of a policy that is trained with LoRA, at first a copy of the policy's.
+    A second LoRA adapter on the layers of a policy that is trained with LoRA, initialized with the policy's weights.
 
-    It works only within [`~TrunkAdapter.active`], where the policy's own adapters do not. PEFT knows nothing of it:
-    what PEFT saves, merges, freezes or turns off when it goes over its adapters are the policy's.
+    It is applied only within [`~TrunkAdapter.active`], where the policy's own adapters are not. It is not registered
+    with PEFT, so that PEFT saves, merges, freezes and disables the policy's adapters only.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Policy with LoRA layers, the base model inside PEFT's wrapper.
 
     Raises:
-        ValueError: If it has no LoRA layers, or others than plain ones on linear layers.
+        ValueError: If the policy has no LoRA layers, or LoRA layers that are not plain ones on linear layers.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -56,13 +58,13 @@ class TrunkAdapter(nn.Module):
         from peft.utils.other import AuxiliaryTrainingWrapper
 
         wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-        # In dictionaries: these layers are part of the policy, and not of this module.
+        # In dictionaries, so that the policy's layers are not registered as submodules here.
         self._off = {name: layer for name, layer in model.named_modules() if isinstance(layer, wrappers)}
         self._targets = {_key(name): layer for name, layer in self._off.items() if isinstance(layer, LoraLayer)}
         if not self._targets:
             raise ValueError(
-                "critic='adapter' is a LoRA adapter beside the policy's, and the policy has none: give a LoRA "
-                "configuration (use_peft=True in a recipe), or take critic='shared' or critic='separate'."
+                "`critic` must be 'shared' or 'separate' for a policy without LoRA layers, got 'adapter', a second "
+                "LoRA adapter. Pass a `peft_config` (`--use_peft` in a recipe), or change `critic`."
             )
         self.layers = nn.ModuleDict({name: _copied(name, layer) for name, layer in self._targets.items()})
         self._model = (model,)
@@ -70,10 +72,10 @@ class TrunkAdapter(nn.Module):
     @contextmanager
     def active(self) -> Iterator[None]:
         """
-        Let the policy's layers work with this adapter in place of their own.
+        Applies this adapter in the policy's layers, in place of their own.
 
-        Gradient checkpointing runs layers again in the backward pass, after this context: those that were run in it
-        are run again in another one. That needs the checkpoints that are not reentrant.
+        Gradient checkpointing runs layers a second time in the backward pass, when this context has been left: layers
+        that ran in it run in a new one. This requires checkpointing that is not reentrant.
         """
         with ExitStack() as stack:
             for layer in self._off.values():
@@ -87,7 +89,7 @@ class TrunkAdapter(nn.Module):
             yield
 
     def _contexts(self) -> tuple[Any, Any]:
-        """Those of a checkpoint's forward pass, which is in one already, and of its repetition."""
+        """Returns the contexts of a checkpointed forward pass, which is in an active one, and of its repetition."""
         return nullcontext(), self.active()
 
 
@@ -99,20 +101,22 @@ def _copied(name: str, layer: Any) -> LowRank:
     active = layer.active_adapters[0]
     if active not in layer.lora_A or active in layer.lora_variant:
         raise ValueError(
-            f"critic='adapter' needs plain LoRA on linear layers, and the policy's {name.replace('/', '.')!r} is "
-            "none (an embedding, a convolution, DoRA ...). Choose other lora_target_modules, or take critic='shared'."
+            "`critic='adapter'` must be used with plain LoRA on linear layers, got a policy with another kind (an "
+            f"embedding, a convolution, DoRA ...) at {name.replace('/', '.')!r}. Choose other `lora_target_modules`, "
+            "or `critic='shared'`."
         )
-    parts = copy.deepcopy(layer.lora_A[active]), copy.deepcopy(layer.lora_B[active])
-    return LowRank(*parts, layer.scaling[active]).requires_grad_(True)
+    down = copy.deepcopy(layer.lora_A[active])
+    up = copy.deepcopy(layer.lora_B[active])
+    return LowRank(down, up, layer.scaling[active]).requires_grad_(True)
 
 
 def upcast_adapters_to_fp32(model: nn.Module) -> None:
     """
-    Put what is trained on a quantised base into float32, where TRL has rounded it to bfloat16.
+    Casts the trainable weights on a quantised base to float32, as TRL has rounded them to bfloat16.
 
     Args:
         model (`torch.nn.Module`):
-            Any model; those that are not quantised are left as they are.
+            Any model; models that are not quantised are left unchanged.
     """
     if getattr(model, "is_quantized", False):
         for weight in model.parameters():

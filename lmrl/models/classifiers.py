@@ -1,4 +1,4 @@
-"""Sequence classifiers to train: on a pretrained model, or a small encoder from scratch."""
+"""Trainable sequence classifiers: a pretrained model with a new head, or a small encoder from scratch."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -31,8 +31,8 @@ def load_trainable_classifier(
     """
     Returns a model with a new head of one logit per label, and its tokenizer, which pads on the right.
 
-    A tokenizer without a pad token gets its EOS as filler, as in TRL's `RewardTrainer`. A decoder reads its score at
-    the last token that is not padding, so that the id is written into the model's config.
+    A tokenizer without a pad token gets its EOS as pad token, as in TRL's `RewardTrainer`. A decoder takes its score
+    from the last token that is not padding, for which the id is written into the model's config.
 
     Args:
         name_or_path (`str`):
@@ -40,7 +40,7 @@ def load_trainable_classifier(
         labels (`Sequence[str]`):
             Names of the labels, saved in the config; of a reward model one.
         texts (iterable of `str`):
-            The training texts, whose words are the vocabulary of a model from scratch.
+            The training texts, from which the vocabulary of a model from scratch is built.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"float32"`):
             Precision of the weights.
         revision (`str`, *optional*, defaults to `"main"`), trust_remote_code (`bool`, *optional*):
@@ -53,25 +53,30 @@ def load_trainable_classifier(
     """
     if name_or_path == SCRATCH:
         if kwargs.get("quantization_config") is not None:
-            raise ValueError(f"A model from {SCRATCH!r} is trained whole, and quantised weights cannot be.")
+            raise ValueError(
+                f"`quantization_config` must not be set with {SCRATCH!r}, as all weights of such a model are trained. "
+                "Leave it out."
+            )
         return small_encoder(texts, labels)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     if (quantization := kwargs.get("quantization_config")) is not None:
-        quantization.llm_int8_skip_modules = ["score", "classifier"]  # the new head is trained whole
+        quantization.llm_int8_skip_modules = ["score", "classifier"]  # all weights of the new head are trained
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="right", **source)
         model = AutoModelForSequenceClassification.from_pretrained(
             name_or_path, dtype=dtype, **_label_names(labels), **source, **kwargs
         )
-    except Exception as error:  # a damaged folder raises anything
+    except Exception as error:  # a damaged folder may raise any exception
         reason = reason_of(error)
         raise ValueError(
-            f"No model to make a classifier of could be loaded from {name_or_path!r} ({reason}). Give a hub id, a "
-            f"folder with a model and its tokenizer, or {SCRATCH!r}."
+            f"`name_or_path` must be a hub id, a folder with a model and its tokenizer, or {SCRATCH!r}, got "
+            f"{name_or_path!r}, from which no classifier could be loaded ({reason}). Check the name."
         ) from error
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
-        raise ValueError(f"The tokenizer of {name_or_path!r} has neither a pad token nor an EOS: set one and save it.")
+        raise ValueError(
+            f"The tokenizer of {name_or_path!r} must have a pad token or an EOS, got neither. Set one and save it."
+        )
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
@@ -80,14 +85,14 @@ def small_encoder(
     texts: Iterable[str], labels: Sequence[str], vocabulary: int = 8000, width: int = 128
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    Returns a ModernBERT of one layer with random weights, and a lower-case word-piece tokenizer made of the texts.
+    Returns a ModernBERT of one layer with random weights, and a lower-case word-piece tokenizer trained on the texts.
 
-    It averages over the tokens and has much dropout: with little more than word vectors it learns from thousands of
-    texts in a minute on a CPU, where a pretrained model is not at hand.
+    The model averages over the tokens and has strong dropout: it learns from thousands of texts in a minute on a CPU,
+    for use where no pretrained model is available.
 
     Args:
         texts (iterable of `str`):
-            Texts to make the vocabulary of.
+            Texts to build the vocabulary from.
         labels (`Sequence[str]`):
             Names of the labels.
         vocabulary (`int`, *optional*, defaults to `8000`):
@@ -119,7 +124,7 @@ def _word_piece_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTo
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     empty = BertTokenizer(
         vocab={token: number for number, token in enumerate(special)},
-        eos_token="[SEP]",  # a reward model's texts end in an EOS
+        eos_token="[SEP]",  # the texts of a reward model end in an EOS
         model_max_length=512,
         padding_side="right",
         model_input_names=["input_ids", "attention_mask"],

@@ -1,4 +1,4 @@
-"""The critic: a small head that reads the policy's trunk, the trunk with another adapter, or a backbone of its own."""
+"""The critic: a value head on the policy's hidden states, a second adapter of the policy, or its own backbone."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,21 +18,21 @@ CRITIC_FILE = "critic/critic.safetensors"
 
 class Critic(nn.Module):
     """
-    Value of the state before each completion token, from hidden states by two layers.
+    Value of the state before each completion token, computed from hidden states by two layers.
 
-    The head is computed in its own precision, outside autocast: values are regressed on, and bfloat16 has three
-    digits. Its last layer starts at zero, so every value starts at `start`: set that to the mean reward with
-    [`~Critic.start_at`] and the first advantages are those of the batch-mean baseline. It is no weight, so that an
-    engine which holds weights as shards, or a second time in float32, has no part in it.
+    The head is computed in its own precision, outside autocast, as values are the output of a regression and bfloat16
+    has three digits. Its last layer is initialized with zeros, so every value is initially `start`: with the mean
+    reward there ([`~Critic.start_at`]), the first advantages are those of the batch-mean baseline. `start` is a buffer
+    and not a weight, so that engines which shard weights, or keep a float32 copy of them, leave it alone.
 
     Args:
         hidden_size (`int`):
             Width of the hidden states.
         backbone ([`~transformers.PreTrainedModel`], *optional*):
-            A model without LM head, trained together with the head. Without it the critic reads the policy's own
-            hidden states, detached: the values then cost no second pass, and learning them does not move the policy.
+            A model without LM head, trained together with the head. Without it the critic uses the policy's own
+            hidden states, detached: the values then need no second pass, and learning them does not move the policy.
         adapter ([`TrunkAdapter`], *optional*):
-            In place of a backbone: an adapter on the policy's, trained together with the head.
+            In place of a backbone: an adapter on the policy's layers, trained together with the head.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class Critic(nn.Module):
             policy_states (`torch.Tensor` of shape `(B, T, D)`):
                 The policy's hidden states before each completion token.
             read (`Callable`):
-                Runs a backbone, the policy's if it is given `None`, over the whole sequences and returns its hidden
-                states, `(B, L, D)`.
+                Runs a backbone, the policy's if it is given `None`, over the full sequences and returns its
+                hidden states, `(B, L, D)`.
         """
         if self.backbone is None and self.adapter is None:
             states = policy_states.detach()
@@ -70,7 +70,7 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def start_at(self, value: float) -> None:
-        """Set the value that an untrained head gives to every state."""
+        """Sets the value that an untrained head returns for every state."""
         self.start.fill_(value)
 
 
@@ -78,17 +78,17 @@ def attach_critic(
     model: PreTrainedModel, backbone: PreTrainedModel | None = None, adapter: TrunkAdapter | None = None
 ) -> Critic:
     """
-    Returns the new critic of a policy, made a part of it so that every engine wraps, trains and counts it.
+    Returns a new critic, registered as a submodule of the policy so that every engine wraps and trains it.
 
-    `save_pretrained` leaves it out, so that the folder of the policy stays a plain one; [`save_critic`] writes it.
+    `save_pretrained` leaves it out, so that the policy's folder can be loaded without lmrl; [`save_critic`] writes it.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Policy, not wrapped by PEFT (give its base model).
+            Policy, not wrapped by PEFT (pass its base model).
         backbone ([`~transformers.PreTrainedModel`], *optional*):
             Backbone of a separate critic; see [`Critic`].
         adapter ([`TrunkAdapter`], *optional*):
-            Adapter of a critic that has one on the policy's backbone.
+            Adapter of the critic on the policy's backbone; see [`Critic`].
     """
     config = (model if backbone is None else backbone).config.get_text_config()
     critic = Critic(config.hidden_size, backbone, adapter).to(device=model.device)
@@ -100,23 +100,23 @@ def attach_critic(
 
 def save_critic(state_dict: dict[str, Tensor], folder: str | Path) -> None:
     """
-    Write the critic's weights into the policy's folder, as `critic/critic.safetensors`.
+    Writes the critic's weights into the policy's folder, as `critic/critic.safetensors`.
 
     Args:
         state_dict (`dict`):
-            Weights of the critic by their names in [`Critic`], whole ones (gathered from all processes).
+            Weights of the critic by their names in [`Critic`], gathered from all processes.
         folder (`str` or `Path`):
             The checkpoint's folder.
     """
-    whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state_dict.items()}
+    complete = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state_dict.items()}
     path = Path(folder) / CRITIC_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(whole, path, metadata={"format": "pt"})
+    save_file(complete, path, metadata={"format": "pt"})
 
 
 def load_critic(critic: Critic, folder: str | Path) -> None:
     """
-    Load into the critic what [`save_critic`] wrote.
+    Loads the weights that [`save_critic`] wrote into the critic.
 
     Args:
         critic ([`Critic`]):
@@ -130,13 +130,16 @@ def load_critic(critic: Critic, folder: str | Path) -> None:
     path = Path(folder) / CRITIC_FILE
     if not path.is_file():
         raise ValueError(
-            f"{path} is not there: this checkpoint has no critic, so PPO cannot go on from it as it was. Give the "
-            "folder as `model_name_or_path` instead, and PPO starts with a fresh critic."
+            f"`resume_from_checkpoint` must be a folder with a critic, got one without {path}. To start from its "
+            "policy with a new critic, pass the folder as `model_name_or_path`."
         )
     try:
         critic.load_state_dict(load_file(path))
     except RuntimeError as error:
-        raise ValueError(f"{path} holds another critic than the one configured: {error}") from error
+        raise ValueError(
+            f"The critic in {path} must have the shape of the one configured, got another. Use the `critic` settings "
+            f"of the run that wrote it. {error}"
+        ) from error
 
 
 def get_critic(model: nn.Module) -> Critic:

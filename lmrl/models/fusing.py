@@ -1,4 +1,4 @@
-"""The same function in one kernel."""
+"""Replacement of activations by equal ones in a single kernel."""
 
 from torch import nn
 from transformers.activations import ACT2FN, NewGELUActivation
@@ -6,15 +6,15 @@ from transformers.activations import ACT2FN, NewGELUActivation
 
 def fuse_activations(model: nn.Module) -> None:
     """
-    Replace GPT-2's activation, written out in eight elementwise operations, by PyTorch's fused one.
+    Replaces GPT-2's activation, eight elementwise operations, by PyTorch's fused one.
 
-    Both are the tanh approximation of GELU and agree to rounding. Written out, each operation reads and writes the
-    widest tensor of the layer, and keeps it for the backward pass: on a CPU that is a third of the time of a small
-    model. The config, and so what is saved, stays as it was.
+    Both are the tanh approximation of GELU and agree to rounding. Each of the eight operations reads and writes the
+    widest tensor of the layer, and keeps it for the backward pass, which on a CPU is a third of the time of a small
+    model. The config, and with it what is saved, is not changed.
 
     Args:
         model (`torch.nn.Module`):
-            Any model; those with other activations are left as they are.
+            Any model; other activations are left unchanged.
     """
     for module in model.modules():
         for name, child in module.named_children():

@@ -1,4 +1,4 @@
-"""Policies and tokenizers from a hub id or a folder."""
+"""Loading of policies and tokenizers from a hub id or a folder, and their preparation for training."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-# Without any of these transformers 5.23 makes up an empty tokenizer for some architectures (GPT-2, T5).
+# Without any of these transformers 5.23 creates an empty tokenizer for some architectures (GPT-2, T5).
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model"),
     *("vocab.json", "vocab.txt", "tekken.json"),
@@ -18,8 +18,8 @@ def load_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokeniz
     """
     Returns the tokenizer of a causal language model, padding on the left.
 
-    A tokenizer without a pad token gets its EOS as filler. That is safe here, and only here: every mask in lmrl is
-    made from lengths, none from `ids == pad`, so that an EOS which was generated still counts.
+    A tokenizer without a pad token gets its EOS as pad token. That is safe because every mask in lmrl is computed from
+    lengths, none from `ids == pad`, so that an EOS which was generated still counts.
 
     Args:
         name_or_path (`str` or `Path`):
@@ -35,16 +35,17 @@ def load_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokeniz
         if folder is not None and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
             raise OSError(f"the folder has none of {', '.join(_TOKENIZER_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", truncation_side="left", **kwargs)
-        tokenizer.decode(tokenizer("a")["input_ids"])  # what is damaged may show only when it is used
-    except Exception as error:  # a damaged folder raises anything
+        tokenizer.decode(tokenizer("a")["input_ids"])  # some damage shows only in use
+    except Exception as error:  # a damaged folder may raise any exception
         raise ValueError(
-            f"No tokenizer could be loaded from {str(name_or_path)!r} ({reason_of(error)}). A model needs its "
-            "tokenizer beside it: save it there with `tokenizer.save_pretrained(folder)`."
+            f"`name_or_path` must be a hub id or a folder with a tokenizer, got {str(name_or_path)!r}, from which "
+            f"no tokenizer could be loaded ({reason_of(error)}). Save it there with "
+            "`tokenizer.save_pretrained(folder)`."
         ) from error
     if tokenizer.eos_token_id is None:
         raise ValueError(
-            f"The tokenizer of {str(name_or_path)!r} has no EOS token, so no answer could ever end. Set "
-            "`tokenizer.eos_token` to the token that ends a text and save the tokenizer again."
+            f"The tokenizer of {str(name_or_path)!r} must have an EOS token, as no completion could end without it. "
+            "Set `tokenizer.eos_token` to the token that ends a text and save the tokenizer again."
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -63,15 +64,15 @@ def load_model(
 
     Args:
         name_or_path (`str` or `Path`):
-            Hub id or folder of a model, or folder of an adapter (its base is then loaded from where the adapter
-            says).
+            Hub id or folder of a model, or folder of an adapter (its base is then loaded from the place that the
+            adapter's config names).
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"float32"`):
             Precision of the weights.
         trainable (`bool`, *optional*, defaults to `False`):
-            Whether an adapter is to be trained further. Otherwise it is merged into its base, which is faster; not
-            into a quantised one (`quantization_config`), where the sum would be rounded.
+            Whether an adapter is to be trained further. Otherwise it is merged into its base, which is faster, except
+            into a quantised base (`quantization_config`), where the sum would be rounded.
         device (`torch.device`, *optional*):
-            Where the model is put. Quantised weights are where they were loaded, on the current GPU if there is one.
+            Device of the model. Quantised weights stay where they were loaded, on the current GPU if there is one.
         **kwargs:
             Passed on to `from_pretrained`, such as `revision` or `attn_implementation`.
 
@@ -87,20 +88,22 @@ def load_model(
         )
     except Exception as error:
         raise ValueError(
-            f"No causal language model could be loaded from {str(name_or_path)!r}: {reason_of(error)}. Give a hub "
-            "id, or a folder written by `save_pretrained`."
+            "`name_or_path` must be a hub id, or a folder written by `save_pretrained`, got "
+            f"{str(name_or_path)!r}, from which no causal language model could be loaded ({reason_of(error)}). Check "
+            "the name."
         ) from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
-            f"{str(name_or_path)!r} has no weights for {missing[0]!r} ({len(missing)} are missing), which would be "
-            "random. Give a causal language model with its head, not a bare backbone or a classifier."
+            f"`name_or_path` must be a causal language model with all its weights, got {str(name_or_path)!r} "
+            f"without {missing[0]!r} ({len(missing)} are missing, and would be random). Do not pass a backbone or a "
+            "classifier."
         )
     return _placed(model, device)
 
 
 def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32") -> PreTrainedModel:
     """
-    Returns a model without its head: of a causal language model, or of a reward model.
+    Returns the backbone of a causal language model or a reward model, which is the model without its head.
 
     Args:
         name_or_path (`str` or `Path`):
@@ -116,21 +119,21 @@ def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32"
         return AutoModel.from_pretrained(name_or_path, dtype=dtype)
     except Exception as error:
         raise ValueError(
-            f"No model could be loaded from {str(name_or_path)!r}: {reason_of(error)}. Give a hub id, or a folder "
-            "written by `save_pretrained`."
+            "`name_or_path` must be a hub id, or a folder written by `save_pretrained`, got "
+            f"{str(name_or_path)!r}, from which no model could be loaded ({reason_of(error)}). Check the name."
         ) from error
 
 
 def disable_dropout(model: nn.Module) -> None:
     """
-    Turn off every dropout of a model, also the functional ones.
+    Turns off every dropout of a model, the functional ones included.
 
-    Many architectures (Llama, Qwen ...) hold their attention dropout as a number and not as a module, and a search for
-    `nn.Dropout` alone leaves it on.
+    Many architectures (Llama, Qwen ...) store their attention dropout as a number and not as a module, which a search
+    for `nn.Dropout` alone would miss.
 
     Args:
         model (`torch.nn.Module`):
-            Model about to be trained by reinforcement learning. Its config is left as it is.
+            Model about to be trained by reinforcement learning. Its config is left unchanged.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -141,7 +144,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Returns the number of positions of a model, prompt and completion together; None if it names no limit."""
+    """Returns the number of positions of a model, prompt and completion together; `None` without a limit."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
@@ -160,24 +163,27 @@ def _placed(model: PreTrainedModel, device: torch.device | None) -> PreTrainedMo
     if not _is_quantized(model):
         return model if device is None else model.to(device)
     for module in model.modules():
-        # On some CPUs bitsandbytes multiplies in bfloat16 in evaluation mode, and not in training mode: two policies.
+        # On some CPUs bitsandbytes multiplies in bfloat16 in evaluation mode only, which would make two policies.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
 
 
 def _check_folder(name_or_path: str | Path) -> Path | None:
-    """Returns the folder if it is one. A path that is plainly meant as one must exist."""
+    """Returns the folder if it exists, `None` for a hub id. A name that can only be a path must exist."""
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
-        raise ValueError(f"There is no folder {text!r} (looked for {path.resolve()}). Give a folder or a hub id.")
+        raise ValueError(
+            f"`name_or_path` must be a hub id or an existing folder, got {text!r}. Check the name: there is no folder "
+            f"{path.resolve()}."
+        )
     return None
 
 
 def reason_of(error: Exception) -> str:
-    """Returns what a library says of a folder that it cannot load, in a line."""
+    """Returns the first line of a library's error, preceded by the type of an exception that is unexpected."""
     line = str(error).strip().split("\n")[0].rstrip(".")
     return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"

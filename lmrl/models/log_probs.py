@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of given tokens straight from hidden states, a chunk of logits at a time."""
+"""Log-probabilities and entropies of given tokens, computed from hidden states by chunks of logits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-_CHUNK_ELEMENTS = 2**25  # logits alive at a time: 128 MiB in float32
+_CHUNK_ELEMENTS = 2**25  # logits in memory at a time: 128 MiB in float32
 
 
 @dataclass(frozen=True)
 class LogitTransform:
     """
-    What stands between `hidden @ weight.T` and the softmax.
+    Operations between `hidden @ weight.T` and the softmax.
 
     Args:
         scale (`float`, *optional*, defaults to `1.0`):
@@ -30,7 +30,7 @@ class LogitTransform:
     temperature: float = 1.0
 
     def apply(self, raw: Tensor) -> Tensor:
-        """Returns the float32 logits that are sampled from, of the same shape as the raw ones, which it may reuse."""
+        """Returns the float32 logits that are sampled from, in the shape and possibly the memory of the raw ones."""
         logits = raw.float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits * (self.scale / self.softcap))
@@ -38,7 +38,7 @@ class LogitTransform:
         return logits if factor == 1 else logits.mul_(factor)
 
     def backward(self, grad: Tensor, logits: Tensor) -> Tensor:
-        """Returns the gradient at the raw logits, given that at the logits (which it may reuse) and the logits."""
+        """Returns the gradient at the raw logits, from the gradient at the logits (overwritten) and the logits."""
         factor = self.scale / self.temperature
         grad = grad if factor == 1 else grad.mul_(factor)
         if self.softcap is None:
@@ -47,28 +47,30 @@ class LogitTransform:
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """The logits of a chunk are made, used in place and dropped; the backward pass makes them again."""
+    """Computes the logits of a chunk, uses them in place and drops them; the backward pass computes them again."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: LogitTransform
     ) -> tuple[Tensor, Tensor]:
         """Returns log-probabilities and entropies, (N,) each."""
-        logps, entropies, normalizers = [], [], []
+        log_probs = []
+        entropies = []
+        normalizers = []
         for rows in _chunks(hidden, weight):
             logits = transform.apply(linear(hidden[rows], weight, bias))
             normalizer = logits.logsumexp(-1, keepdim=True)
-            logps.append((logits.gather(1, targets[rows].unsqueeze(1)) - normalizer).squeeze(1))
+            log_probs.append((logits.gather(1, targets[rows].unsqueeze(1)) - normalizer).squeeze(1))
             logits -= normalizer
             entropies.append(-torch.linalg.vecdot(logits.exp(), logits))
             normalizers.append(normalizer)
         entropy = torch.cat(entropies)
         ctx.save_for_backward(hidden, weight, bias, targets, entropy, torch.cat(normalizers))
         ctx.transform = transform
-        return torch.cat(logps), entropy
+        return torch.cat(log_probs), entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_logps: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_log_probs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients at hidden states, weight and bias."""
         hidden, weight, bias, targets, entropy, normalizers = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
@@ -77,28 +79,29 @@ class _TokenLogProbs(torch.autograd.Function):
         for rows in _chunks(hidden, weight):
             logits = ctx.transform.apply(linear(hidden[rows], weight, bias))
             grad = _logit_gradient(
-                logits, normalizers[rows], targets[rows], grad_logps[rows], grad_entropy[rows], entropy[rows]
+                logits, normalizers[rows], targets[rows], grad_log_probs[rows], grad_entropy[rows], entropy[rows]
             )
             grad = ctx.transform.backward(grad, logits).to(weight.dtype)
             grad_hidden[rows] = grad @ weight
             part = grad.T @ hidden[rows]
-            grad_weight = part if grad_weight is None else grad_weight.float().add_(part)  # bfloat16 would lose it
+            # Summed in float32, as bfloat16 would lose small parts.
+            grad_weight = part if grad_weight is None else grad_weight.float().add_(part)
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
         return grad_hidden, grad_weight.to(weight.dtype), grad_bias, None, None
 
 
 def _logit_gradient(
-    logits: Tensor, normalizer: Tensor, target: Tensor, g_logp: Tensor, g_entropy: Tensor, entropy: Tensor
+    logits: Tensor, normalizer: Tensor, target: Tensor, grad_log_prob: Tensor, grad_entropy: Tensor, entropy: Tensor
 ) -> Tensor:
-    """d logp_y / d z_v = [v = y] - p_v, and d H / d z_v = -p_v (log p_v + H)."""
+    """d log p_y / d z_v = [v = y] - p_v, and d H / d z_v = -p_v (log p_v + H)."""
     log_softmax = logits - normalizer
-    if g_entropy.any():
-        factor = (log_softmax + entropy.unsqueeze(1)).mul_(g_entropy.unsqueeze(1)).add_(g_logp.unsqueeze(1))
+    if grad_entropy.any():
+        factor = (log_softmax + entropy.unsqueeze(1)).mul_(grad_entropy.unsqueeze(1)).add_(grad_log_prob.unsqueeze(1))
         grad = log_softmax.exp_().mul_(factor).neg_()
     else:
-        grad = log_softmax.exp_().mul_(-g_logp.unsqueeze(1))
-    return grad.scatter_add_(1, target.unsqueeze(1), g_logp.unsqueeze(1))
+        grad = log_softmax.exp_().mul_(-grad_log_prob.unsqueeze(1))
+    return grad.scatter_add_(1, target.unsqueeze(1), grad_log_prob.unsqueeze(1))
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
@@ -125,7 +128,7 @@ def token_log_probs(
         targets (`torch.Tensor` of shape `(N,)`):
             Token ids.
         transform ([`LogitTransform`]):
-            What stands between the projection and the softmax, the temperature included.
+            Operations between the projection and the softmax, the temperature included.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: log-probabilities (<= 0) and entropies (>= 0), each `(N,)`, float32.
@@ -133,7 +136,8 @@ def token_log_probs(
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        hidden = hidden.to(dtype)
+        weight = weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     with torch.autocast(device, enabled=False):
         return _TokenLogProbs.apply(hidden.to(weight.dtype), weight, bias, targets, transform)

@@ -1,4 +1,4 @@
-"""An adapter and its base as one plain model."""
+"""Merging of an adapter into its base."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,10 @@ MERGED_FOLDER = "merged"
 
 def write_merged(folder: str | Path, **kwargs: Any) -> Path:
     """
-    Returns the folder `merged` inside that of an adapter, where the adapter merged into its base is written, as a
-    plain model with its tokenizer.
+    Writes an adapter merged into its base, as a model with its tokenizer, into the subfolder `merged`; returns that.
 
-    The base is loaded from where the adapter says, with whole weights also where the adapter was trained on quantised
-    ones, which could not hold the sum.
+    The base is loaded from the place that the adapter's config names, unquantised also where the adapter was trained
+    on quantised weights, which could not hold the sum.
 
     Args:
         folder (`str` or `Path`):
@@ -30,7 +29,7 @@ def write_merged(folder: str | Path, **kwargs: Any) -> Path:
     from peft import PeftConfig
 
     if not (Path(folder) / "adapter_config.json").is_file():
-        raise ValueError(f"{str(folder)!r} holds no adapter (no adapter_config.json), so there is nothing to merge.")
+        raise ValueError(f"A folder to merge must hold an adapter, got {str(folder)!r} without adapter_config.json.")
     classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
     model = _merged_classifier(Path(folder), **kwargs) if classifies else load_model(folder, **kwargs)
     place = Path(folder) / MERGED_FOLDER
@@ -46,7 +45,9 @@ def _merged_classifier(folder: Path, **kwargs: Any) -> PreTrainedModel:
     with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
         heads = [name for name in weights.keys() if name.split(".")[-2] in ("score", "classifier")]  # noqa: SIM118
         if not heads:
-            raise ValueError(f"The adapter in {str(folder)!r} was saved without a head: it cannot be merged.")
+            raise ValueError(
+                f"The adapter of a classifier must be saved with its head to be merged, got {str(folder)!r} without."
+            )
         labels = weights.get_slice(heads[0]).get_shape()[0]
     return AutoPeftModelForSequenceClassification.from_pretrained(
         folder, num_labels=labels, **kwargs

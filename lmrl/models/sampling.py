@@ -1,4 +1,4 @@
-"""Sampling from weights that are already in the compute precision."""
+"""Preparation of a policy for sampling: weights in the compute precision, and neutral generation defaults."""
 
 import types
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from transformers import GenerationConfig, PreTrainedModel
 @contextmanager
 def decoding_weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
     """
-    Hold the model's float32 weights in `dtype` while decoding, and run its forward bare.
+    Holds the model's float32 weights in `dtype` while decoding, and runs its forward without wrappers.
 
     Autocast casts every weight again at every token, which makes decoding slower than in float32. Here each weight is
-    cast once a rollout: the parameters keep their identity, so that optimisers, DDP and LoRA do not notice, and get
+    cast once a rollout. The parameters keep their identity, so that optimizers, DDP and LoRA are not affected, and get
     their float32 data back at the end. Not for parameters that are shards (ZeRO-3, FSDP).
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Policy, not wrapped by PEFT (give its base model; its adapters are cast too).
+            Policy, not wrapped by PEFT (pass its base model; its adapters are cast too).
         dtype (`torch.dtype`):
             Precision to decode in.
     """
@@ -28,7 +28,7 @@ def decoding_weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[Non
         for name, parameter in model.named_parameters()
         if parameter.dtype == torch.float32 and not name.startswith("critic.")
     ]
-    wrapped = model.__dict__.get("forward")  # autocast and the scoring forward; decoding needs neither
+    wrapped = model.__dict__.get("forward")  # with autocast and the scoring forward, which decoding does not need
     try:
         for parameter, data in masters:
             parameter.data = data.to(dtype)
@@ -45,11 +45,12 @@ def decoding_weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[Non
 @contextmanager
 def neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
     """
-    Put the model's own generation defaults aside.
+    Replaces the model's own generation defaults for the time of the context.
 
-    `generate` fills what the caller leaves open from the checkpoint's `generation_config.json`, where a
+    `generate` takes every option that the caller does not set from the checkpoint's `generation_config.json`, where a
     `no_repeat_ngram_size` or a `min_new_tokens` would change the distribution that is sampled from. NaN in the logits
-    does not raise here, on one process of several or, on a GPU, beyond repair: the forward that scores tells of it.
+    does not raise while sampling, where it would stop one process of several, or break a GPU's context: the scoring
+    pass reports it.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):

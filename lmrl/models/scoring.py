@@ -1,4 +1,4 @@
-"""The policy's forward: log-probabilities, entropies and values of the completion's positions, in one pass."""
+"""The policy's scoring pass: log-probabilities, entropies and values of the completion's positions, in one forward."""
 
 import functools
 import inspect
@@ -18,7 +18,7 @@ from .log_probs import LogitTransform, token_log_probs
 @dataclass
 class ScoredCompletions(FusedCausalLMOutput):
     """
-    What the policy's forward says of the completions. Everything is 0 where the mask is 0.
+    Output of the policy's scoring pass. Everything is 0 where the mask is 0.
 
     Args:
         log_probs (`torch.Tensor` of shape `(B, T)`):
@@ -26,8 +26,8 @@ class ScoredCompletions(FusedCausalLMOutput):
         entropy (`torch.Tensor` of shape `(B, T)`):
             Entropy, in nats, of the distribution each token was drawn from.
         state_values (`torch.Tensor` of shape `(B, T)`, *optional*):
-            Value of the state before each token, if the model has a critic and it was asked for. (An output is a
-            mapping, and DDP calls its `values()`.)
+            Value of the state before each token, with `with_values=True`. (Not `values`: an output is a mapping, and
+            DDP calls its `values()`.)
     """
 
     state_values: Any = None
@@ -35,16 +35,17 @@ class ScoredCompletions(FusedCausalLMOutput):
 
 def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> None:
     """
-    Teach the model's forward to score completions: `model(input_ids=..., attention_mask=..., completion_length=T)`.
+    Patches the model's forward to score completions: `model(input_ids=..., attention_mask=..., completion_length=T)`.
 
-    Called so, it returns [`ScoredCompletions`] of the last T tokens: positions are derived from the attention mask, so
-    that padding changes nothing for models with learned positions; only the completion's real tokens meet the LM
-    head; the critic, if the model has one, reads the same pass (`with_values=True`). Called otherwise, the forward is
-    what it was, so generation is unchanged. It lives *inside* the module, where DDP, FSDP and ZeRO have the weights.
+    With `completion_length` it returns [`ScoredCompletions`] of the last T tokens. Positions are computed from the
+    attention mask, so that padding changes nothing for models with learned positions; the LM head is applied to the
+    completion's tokens only, without padding; the critic uses the hidden states of the same pass
+    (`with_values=True`). Without `completion_length` the forward is the model's own, so generation is unchanged. All
+    of it runs *inside* the module's forward, where DDP, FSDP and ZeRO have gathered the weights.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Causal language model, not wrapped by PEFT (give its base model).
+            Causal language model, not wrapped by PEFT (pass its base model).
         temperature (`float`, *optional*, defaults to `1.0`):
             Temperature of sampling, > 0.
     """
@@ -56,7 +57,7 @@ def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> Non
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
     def forward(self: PreTrainedModel, *args: Any, completion_length: int | None = None, **kwargs: Any) -> Any:
-        """Score the completions if their length is given, else do what the model does."""
+        """Scores the completions if their length is given, else runs the model's own forward."""
         if completion_length is None:
             return inner(*args, **kwargs)
         return _score(self, transform, completion_length, **kwargs)
@@ -65,13 +66,13 @@ def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> Non
 
 
 def _add_scoring_head(head: nn.Module) -> None:
-    """Teach the LM head's forward to score targets: ZeRO-3 and FSDP have its weight while that runs, and only then."""
+    """Patches the LM head's forward to score targets, as ZeRO-3 and FSDP gather its weight only while that runs."""
     inner = head.forward
 
     def forward(
         self: Any, hidden: Tensor, targets: Tensor | None = None, transform: LogitTransform | None = None
     ) -> Any:
-        """Score the targets if they are given, else make logits."""
+        """Scores the targets if they are given, else returns logits."""
         if targets is None or transform is None:
             return inner(hidden)
         return token_log_probs(hidden, self.weight, self.bias, targets, transform)
@@ -92,7 +93,7 @@ def _score(
     states = _run_backbone(model.base_model, input_ids, attention_mask, position_ids)[:, -completion_length - 1 : -1]
     mask = attention_mask[:, -completion_length:].bool()
     targets = input_ids[:, -completion_length:][mask]
-    logps, entropies = model.get_output_embeddings()(states[mask], targets=targets, transform=transform)
+    log_probs, entropies = model.get_output_embeddings()(states[mask], targets=targets, transform=transform)
     values = None
     if with_values:
 
@@ -101,7 +102,11 @@ def _score(
             return _run_backbone(backbone or model.base_model, input_ids, attention_mask, position_ids)
 
         values = model.critic(states, read).masked_fill(~mask, 0.0)
-    return ScoredCompletions(log_probs=_spread(logps, mask), entropy=_spread(entropies, mask), state_values=values)
+    return ScoredCompletions(
+        log_probs=_scatter_to_padded(log_probs, mask),
+        entropy=_scatter_to_padded(entropies, mask),
+        state_values=values,
+    )
 
 
 def _run_backbone(backbone: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -116,13 +121,13 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
-def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    """(N,) -> (B, T). `masked_scatter` keeps the graph also where a micro-batch has no token at all."""
+def _scatter_to_padded(values: Tensor, mask: Tensor) -> Tensor:
+    """(N,) -> (B, T). `masked_scatter` keeps the graph also for a micro-batch without tokens."""
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
 def _logit_transform(model: PreTrainedModel, temperature: float) -> LogitTransform:
-    """Read from the config what the architecture does to its logits."""
+    """Returns the operations that the architecture applies to its logits, as named in the config."""
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None)
     if getattr(config, "logits_scaling", None):
@@ -134,28 +139,28 @@ def _logit_transform(model: PreTrainedModel, temperature: float) -> LogitTransfo
 @torch.no_grad()
 def check_scoring_forward(model: PreTrainedModel, temperature: float) -> None:
     """
-    Check on two tokens that the scoring forward and the model's own logits give the same log-probability.
+    Checks on two tokens that the scoring pass and the model's own logits give the same log-probability.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Model given to [`add_scoring_forward`].
+            Model that was passed to [`add_scoring_forward`].
         temperature (`float`):
-            The temperature given there.
+            The temperature passed there.
 
     Raises:
-        ValueError: If they differ, as they would for an architecture that changes its logits in a way not known here.
+        ValueError: If they differ, as for an architecture that changes its logits in a way that is not supported.
     """
     training = model.training
     model.eval()
     token = model.config.get_text_config().eos_token_id
     token = token[0] if isinstance(token, list) else token or 0
     ids = torch.full((1, 2), token, device=model.device)
-    ours = model(input_ids=ids, attention_mask=torch.ones_like(ids), completion_length=1).log_probs[0, 0]
+    scored = model(input_ids=ids, attention_mask=torch.ones_like(ids), completion_length=1).log_probs[0, 0]
     own = (model(input_ids=ids).logits[0, 0].float() / temperature).log_softmax(-1)[token]
     model.train(training)
-    if not torch.isclose(ours, own, atol=5e-2, rtol=1e-2):
+    if not torch.isclose(scored, own, atol=5e-2, rtol=1e-2):
         raise ValueError(
-            f"{type(model).__name__} gives its token {token} the log-probability {own:.4f}, and lmrl computes "
-            f"{ours:.4f}: the architecture does something to its logits that lmrl does not know. Use another "
-            "architecture, or report this one."
+            f"The log-probability of token {token} under {type(model).__name__} must be {own:.4f}, got {scored:.4f} "
+            "from lmrl's scoring pass: the architecture changes its logits in a way that is not supported. Use "
+            "another architecture, or report this one."
         )

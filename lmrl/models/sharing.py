@@ -1,4 +1,4 @@
-"""The base weights of a policy that is trained with LoRA, for others to run on."""
+"""Sharing of the base weights of a policy that is trained with LoRA."""
 
 import copy
 import functools
@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 def bare_backbone(model: PreTrainedModel) -> PreTrainedModel:
     """
-    Returns a policy's backbone without its head and its adapters: new modules around the very same base weights.
+    Returns a policy's backbone without its head and its adapters, as new modules around the same base weights.
 
-    It costs no memory to speak of, and what is done to it (an adapter put in, another mode) is not done to the policy.
-    It stays what it is only as long as the base weights do: do not merge the policy's adapter in place.
+    It needs hardly any memory, and changes of it (an adapter added, another mode) do not affect the policy. Changes of
+    the base weights do affect it: do not merge the policy's adapter in place.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):

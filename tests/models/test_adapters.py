@@ -1,4 +1,4 @@
-"""The critic's own LoRA adapter: on the policy's layers, and out of the policy's way."""
+"""The critic's own LoRA adapter: on the policy's layers, without an effect on the policy."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def critic_of(model: PeftModel) -> torch.nn.Module:
 
 
 def head_on(model: PeftModel) -> torch.Tensor:
-    """Returns what the critic's head says of the hidden states that the policy itself has."""
+    """Returns the values of the critic's head for the policy's own hidden states."""
     positions = (MASK.cumsum(1) - 1).clamp(min=0)
     states = model.get_base_model().base_model(IDS, attention_mask=MASK, position_ids=positions).last_hidden_state
     critic = critic_of(model)
@@ -54,7 +54,7 @@ def test_what_the_critic_learns_does_not_move_the_policy_nor_the_policy_the_crit
     folder: str, request: pytest.FixtureRequest
 ) -> None:
     model = policy(request.getfixturevalue(folder))
-    logps, values = scored(model)
+    log_probs, values = scored(model)
     values.sum().backward()
     moved = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
     assert moved and all("critic." in name for name in moved)
@@ -62,13 +62,13 @@ def test_what_the_critic_learns_does_not_move_the_policy_nor_the_policy_the_crit
     with torch.no_grad():
         for weight in critic_of(model).parameters():
             weight.add_(0.1)
-        assert torch.equal(scored(model)[0], logps)
+        assert torch.equal(scored(model)[0], log_probs)
         values = scored(model)[1]
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 weight.add_(0.1)
         assert torch.equal(scored(model)[1], values)
-        assert not torch.allclose(scored(model)[0], logps, atol=1e-2)
+        assert not torch.allclose(scored(model)[0], log_probs, atol=1e-2)
 
 
 def test_peft_leaves_it_alone(gpt2_path: str, tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_gradient_checkpointing_changes_nothing(gpt2_path: str) -> None:
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
-        logps, values = scored(model)
-        (values.square().sum() + logps.sum()).backward()
+        log_probs, values = scored(model)
+        (values.square().sum() + log_probs.sum()).backward()
         found.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
@@ -126,10 +126,10 @@ def test_gradient_checkpointing_changes_nothing(gpt2_path: str) -> None:
 
 def test_without_plain_lora_it_is_refused(gpt2_path: str) -> None:
     with pytest.raises(
-        ValueError, match=r"critic='adapter' is a LoRA adapter beside the policy's, and the policy has"
+        ValueError, match=r"`critic` must be 'shared' or 'separate' for a policy without LoRA layers, got 'adapter'"
     ):
         TrunkAdapter(load_model(gpt2_path))
     for lora in ({"use_dora": True}, {"target_modules": ["wte"]}):
         config = LoraConfig(**{"target_modules": ["c_attn"], "task_type": "CAUSAL_LM", **lora})
-        with pytest.raises(ValueError, match=r"needs plain LoRA on linear layers, and the policy's 'transformer\."):
+        with pytest.raises(ValueError, match=r"must be used with plain LoRA .*, got .* at 'transformer\."):
             TrunkAdapter(get_peft_model(load_model(gpt2_path), config).get_base_model())

@@ -1,4 +1,4 @@
-"""The critic: what it says before it has learned anything, and how it is saved and comes back."""
+"""The critic: its values before training, and saving and loading it."""
 
 from pathlib import Path
 
@@ -63,16 +63,17 @@ def test_a_saved_shared_critic_is_its_head(gpt2_path: str, tmp_path: Path) -> No
 def test_a_critic_of_another_shape_is_refused(gpt2_path: str, tmp_path: Path) -> None:
     save_critic(Critic(16).state_dict(), tmp_path)
     with pytest.raises(
-        ValueError, match=r"critic\.safetensors holds another critic than the one configured: .*\n.*size mismatch"
+        ValueError,
+        match=r"critic\.safetensors must have the shape of .*, got another.*\n.*size mismatch",
     ):
         load_critic(Critic(32), tmp_path)
     save_critic(Critic(32).state_dict(), tmp_path)
-    with pytest.raises(ValueError, match=r"holds another critic than the one configured: .*\n.*backbone"):
+    with pytest.raises(ValueError, match=r"must have the shape of the one configured, got another.*\n.*backbone"):
         load_critic(with_critic(gpt2_path, separate=True).critic, tmp_path)
 
 
 def test_a_checkpoint_without_a_critic_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is not there: this checkpoint has no critic.*`model_name_or_path`"):
+    with pytest.raises(ValueError, match=r"must be a folder with a critic, got one without .*`model_name_or_path`"):
         load_critic(Critic(32), tmp_path)
 
 
@@ -89,7 +90,7 @@ def test_the_folder_of_the_policy_stays_a_plain_one(
     assert not any("critic" in name for name in load_file(tmp_path / "model.safetensors"))
 
 
-def test_a_fresh_critic_says_the_same_of_every_state(gpt2_path: str) -> None:
+def test_an_untrained_critic_gives_every_state_the_same_value(gpt2_path: str) -> None:
     model = load_model(gpt2_path).eval()
     critic = attach_critic(model)
     add_scoring_forward(model)

@@ -1,4 +1,4 @@
-"""The fused activation is the same function, and leaves no trace in what is saved."""
+"""The fused activation is the same function, and is not saved."""
 
 from pathlib import Path
 

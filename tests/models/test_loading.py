@@ -1,4 +1,4 @@
-"""Models and tokenizers from folders: what is there, what is missing, and what is random is never let in."""
+"""Models and tokenizers from folders: complete ones load, incomplete ones are refused."""
 
 import json
 import shutil
@@ -54,32 +54,32 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has no EOS token, so no answer could ever end. Set `tokenizer.eos_token`"):
+    with pytest.raises(ValueError, match=r"must have an EOS token, .*\. Set `tokenizer.eos_token`"):
         load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("model", ["gpt2_path", "llama_path"])
 def test_a_model_without_its_tokenizer_is_refused(model: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(request.getfixturevalue(model)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"No tokenizer could be loaded from .*tokenizer\.save_pretrained\(folder\)"):
+    with pytest.raises(ValueError, match=r"no tokenizer could be loaded .*tokenizer\.save_pretrained\(folder\)"):
         load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 @pytest.mark.parametrize("name", ["./nowhere", "a/b/c", "~/nowhere", Path("nowhere")])
 def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(load: object, name: str | Path) -> None:
-    with pytest.raises(ValueError, match=r"There is no folder .*looked for .*Give a folder or a hub id"):
+    with pytest.raises(ValueError, match=r"must be a hub id or an existing folder, got .*\. Check the name"):
         load(name)
 
 
 def test_a_model_that_the_hub_does_not_give_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"No causal language model could be loaded from 'no/such': .*Give a hub id"):
+    with pytest.raises(ValueError, match=r"must be a hub id, .*, got 'no/such', from which no causal language model"):
         load_model("no/such")
 
 
 def test_a_model_without_a_head_is_refused(llama_path: str, tmp_path: Path) -> None:
     LlamaModel.from_pretrained(llama_path).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has no weights for 'lm_head.weight' \(1 are missing\).*random.*its head"):
+    with pytest.raises(ValueError, match=r"got .* without 'lm_head.weight' \(1 are missing, and would be random"):
         load_model(tmp_path)
 
 
@@ -89,7 +89,7 @@ def test_a_head_that_is_tied_is_not_missing(gpt2_path: str, tmp_path: Path) -> N
     assert torch.equal(load_model(tmp_path).eval()(IDS).logits, own.eval()(IDS).logits)
 
 
-def test_weights_are_float32_unless_asked_otherwise(gpt2_path: str, tmp_path: Path) -> None:
+def test_weights_are_float32_by_default(gpt2_path: str, tmp_path: Path) -> None:
     half = AutoModelForCausalLM.from_pretrained(gpt2_path, dtype=torch.bfloat16)
     half.save_pretrained(tmp_path)
     assert load_model(tmp_path).dtype == torch.float32
@@ -121,7 +121,7 @@ def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
     config = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
     (tmp_path / "base").rename(tmp_path / "moved")
-    with pytest.raises(ValueError, match=r"No causal language model could be loaded from .*adapter"):
+    with pytest.raises(ValueError, match=r"got .*adapter', from which no causal language model could be loaded"):
         load_model(tmp_path / "adapter")
 
 
@@ -146,7 +146,7 @@ def test_the_dropout_of_an_adapter_is_turned_off_too(gpt2_path: str) -> None:
         assert torch.equal(model(IDS).logits, model(IDS).logits)
 
 
-def test_the_context_is_what_the_config_says(gpt2_path: str, llama_path: str) -> None:
+def test_the_context_is_that_of_the_config(gpt2_path: str, llama_path: str) -> None:
     assert context_length(load_model(gpt2_path)) == context_length(load_model(llama_path)) == 64
     endless = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=8, n_layer=1, n_head=2))
     assert context_length(endless) is None
@@ -154,13 +154,13 @@ def test_the_context_is_what_the_config_says(gpt2_path: str, llama_path: str) ->
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_file_that_was_cut_off_is_a_sentence(name: str, share: float, gpt2_path: str, tmp_path: Path) -> None:
+def test_a_file_that_was_cut_off_is_refused(name: str, share: float, gpt2_path: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(gpt2_path, folder)
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: int(share * len(content))])
     load = load_tokenizer if name == "tokenizer.json" else load_model
-    with pytest.raises(ValueError, match=r"could be loaded from '.*model'"):
+    with pytest.raises(ValueError, match=r"got '.*model', from which no \w.* could be loaded"):
         load(folder)
 
 
@@ -169,5 +169,5 @@ def test_a_tokenizer_that_fails_when_it_is_used_is_refused(gpt2_path: str, tmp_p
     shutil.copytree(gpt2_path, folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": "gpt2"}))
-    with pytest.raises(ValueError, match=r"No tokenizer could be loaded from .* \(TypeError: "):
+    with pytest.raises(ValueError, match=r"from which no tokenizer could be loaded \(TypeError: "):
         load_tokenizer(folder)

@@ -1,4 +1,4 @@
-"""Log-probabilities by chunks, forward and backward, against autograd through the whole logits."""
+"""Log-probabilities by chunks, forward and backward, against autograd through the full logits."""
 
 import pytest
 import torch
@@ -6,13 +6,13 @@ import torch
 from lmrl.models.log_probs import LogitTransform, token_log_probs
 
 
-def _whole(hidden, weight, bias, targets, transform: LogitTransform):
+def _unchunked(hidden, weight, bias, targets, transform: LogitTransform):
     logits = (hidden @ weight.T + (0 if bias is None else bias)) * transform.scale
     if transform.softcap is not None:
         logits = transform.softcap * torch.tanh(logits / transform.softcap)
     log_softmax = (logits / transform.temperature).log_softmax(-1)
-    logps = log_softmax.gather(1, targets.unsqueeze(1)).squeeze(1)
-    return logps, -(log_softmax.exp() * log_softmax).sum(-1)
+    log_probs = log_softmax.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return log_probs, -(log_softmax.exp() * log_softmax).sum(-1)
 
 
 @pytest.mark.parametrize("chunk", [2**25, 60])  # all rows at once, and two at a time
@@ -22,7 +22,7 @@ def _whole(hidden, weight, bias, targets, transform: LogitTransform):
     "transform",
     [LogitTransform(), LogitTransform(temperature=0.7), LogitTransform(scale=0.5, softcap=3.0, temperature=1.3)],
 )
-def test_values_and_gradients_are_those_of_the_whole(
+def test_values_and_gradients_are_those_of_the_unchunked(
     transform: LogitTransform, with_entropy: bool, with_bias: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lmrl.models.log_probs._CHUNK_ELEMENTS", chunk)
@@ -31,19 +31,19 @@ def test_values_and_gradients_are_those_of_the_whole(
     targets, weights = torch.randint(0, 30, (9,)), torch.randn(2, 9)
     inputs = [tensor for tensor in (hidden, weight, bias) if tensor is not None]
     results = []
-    for function in (token_log_probs, _whole):
-        logps, entropy = function(hidden, weight, bias, targets, transform)
-        loss = (logps * weights[0]).sum() + (entropy * weights[1]).sum() * with_entropy
-        results.append((logps, entropy, *torch.autograd.grad(loss, inputs)))
-    for ours, expected in zip(*results, strict=True):
-        assert torch.allclose(ours, expected, atol=1e-5)
+    for function in (token_log_probs, _unchunked):
+        log_probs, entropy = function(hidden, weight, bias, targets, transform)
+        loss = (log_probs * weights[0]).sum() + (entropy * weights[1]).sum() * with_entropy
+        results.append((log_probs, entropy, *torch.autograd.grad(loss, inputs)))
+    for result, expected in zip(*results, strict=True):
+        assert torch.allclose(result, expected, atol=1e-5)
 
 
 def test_no_token_at_all_gives_a_graph_with_zero_gradients() -> None:
     hidden, weight = torch.randn(0, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
-    logps, _ = token_log_probs(hidden, weight, None, torch.zeros(0, dtype=torch.long), LogitTransform())
-    logps.sum().backward()
-    assert logps.shape == (0,) and weight.grad.abs().max() == 0
+    log_probs, _ = token_log_probs(hidden, weight, None, torch.zeros(0, dtype=torch.long), LogitTransform())
+    log_probs.sum().backward()
+    assert log_probs.shape == (0,) and weight.grad.abs().max() == 0
 
 
 def test_under_autocast_the_projection_is_bfloat16_and_the_softmax_float32() -> None:

@@ -1,4 +1,4 @@
-"""Decoding from cast weights leaves the model as it was, bit by bit, whatever happens in between."""
+"""Decoding from cast weights leaves the model unchanged, bit by bit, also after an error."""
 
 from pathlib import Path
 
@@ -136,7 +136,7 @@ def test_the_models_own_generation_defaults_are_put_aside_but_for_its_ends(gpt2_
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
-def test_what_a_checkpoint_says_of_generation_does_not_leak_into_training(algorithm: str, tmp_path: Path) -> None:
+def test_generation_defaults_of_a_checkpoint_do_not_leak_into_training(algorithm: str, tmp_path: Path) -> None:
     folder = tiny_gpt2(tmp_path / "model")
     plain = one_rollout(make_trainer(algorithm, folder, tmp_path / "out", max_completion_length=24))
     leaky = {"no_repeat_ngram_size": 1, "suppress_tokens": [6, 7, 8], "min_new_tokens": 20, "repetition_penalty": 3.0}

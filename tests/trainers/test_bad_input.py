@@ -317,9 +317,12 @@ def failing(
         ({"--rewards": '{"classifier": {"model": "./no", "label": 1}}'}, ["No classifier", "'./no'", "Give a hub id"]),
         ({"--rewards": "bleu", "--eval_metrics": "bleu"}, ["Two rewards are named 'bleu'", "another `name`"]),
         ({"--rewards": "bleu", "--reward_weights": "[1,2]"}, ["reward_weights", "invalid float value"]),
-        ({"--model_name_or_path": "./no"}, ["There is no folder './no'", "Give a folder or a hub id"]),
+        ({"--model_name_or_path": "./no"}, ["must be a hub id or an existing folder, got './no'", "Check the name"]),
         ({"--lora_target_modules": "no", "--use_peft": "true"}, ["Target modules", "not found in the base model"]),
-        ({"--eval_perplexity_model": "./no"}, ["There is no folder './no'", "Give a folder or a hub id"]),
+        (
+            {"--eval_perplexity_model": "./no"},
+            ["must be a hub id or an existing folder, got './no'", "Check the name"],
+        ),
         ({"--resume_from_checkpoint": "./no"}, ["./no is not there", "no whole one before it"]),
     ],
 )
@@ -394,11 +397,11 @@ def strange(tmp_path_factory: pytest.TempPathFactory, llama_path: str, gpt2_path
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("no_tokenizer", ["No tokenizer could be loaded from", "tokenizer.save_pretrained(folder)"]),
-        ("no_head", ["has no weights for 'lm_head.weight'", "with its head"]),
-        ("classifier", ["has no weights for 'cls.", "with its head, not a bare backbone or a classifier"]),
-        ("t5", ["No causal language model could be loaded from", "T5Config", "`save_pretrained`"]),
-        ("empty", ["No causal language model could be loaded from", "Give a hub id"]),
+        ("no_tokenizer", ["no tokenizer could be loaded", "tokenizer.save_pretrained(folder)"]),
+        ("no_head", ["with all its weights", "without 'lm_head.weight'", "a backbone"]),
+        ("classifier", ["without 'cls.", "a backbone or a classifier"]),
+        ("t5", ["`save_pretrained`", "from which no causal language model could be loaded", "T5Config"]),
+        ("empty", ["must be a hub id", "from which no causal language model could be loaded"]),
     ],
 )
 def test_a_folder_that_is_no_language_model_is_refused(
@@ -502,6 +505,6 @@ def test_a_learning_rate_that_breaks_the_policy_is_told_of(
 def test_a_critic_that_is_not_there_is_refused(gpt2_path: str, tmp_path: Path) -> None:
     refused(
         lambda: make_trainer("ppo", gpt2_path, tmp_path, critic="separate", critic_model_name_or_path="./no-critic"),
-        "There is no folder './no-critic'",
-        "Give a folder or a hub id",
+        "must be a hub id or an existing folder, got './no-critic'",
+        "Check the name",
     )

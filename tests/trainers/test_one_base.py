@@ -163,7 +163,7 @@ def test_the_critics_adapter_learns_at_the_critics_rate(gpt2_path: str, tmp_path
 
 def test_what_a_critic_with_an_adapter_cannot_do_is_a_sentence(gpt2_path: str, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"critic='adapter' is a LoRA adapter beside the policy's, and the policy has"
+        ValueError, match=r"`critic` must be 'shared' or 'separate' for a policy without LoRA layers, got 'adapter'"
     ):
         make_trainer("ppo", gpt2_path, tmp_path, critic="adapter")
     reentrant = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}

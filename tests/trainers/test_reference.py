@@ -160,7 +160,7 @@ def test_a_reference_that_could_not_serve_is_refused(gpt2_path: str, llama_path:
 
     with pytest.raises(ValueError, match=r"reference_model_name_or_path='.*' is only read with beta above 0"):
         make(llama_path, beta=0.0)
-    with pytest.raises(ValueError, match=r"There is no folder '\./nowhere'"):
+    with pytest.raises(ValueError, match=r"must be a hub id or an existing folder, got '\./nowhere'"):
         make("./nowhere")
     short = tiny_gpt2(tmp_path / "short", n_positions=10)
     with pytest.raises(ValueError, match=r"makes 15, more than the reference's context of 10\. Lower"):
