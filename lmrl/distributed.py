@@ -40,6 +40,32 @@ def gather(value: T) -> list[T]:
     return values
 
 
+class FailedElsewhere(RuntimeError):
+    """Raised where the value of another rank is missing, because its computation failed there."""
+
+    of_another_process = True
+
+
+def gather_or_fail(value: T, failed: bool = False) -> list[T]:
+    """
+    Returns the values of all ranks, in the order of their ranks, unless one of them failed. Every rank must call it.
+
+    Args:
+        value (any picklable object):
+            Value of this rank.
+        failed (`bool`, *optional*, defaults to `False`):
+            Whether this rank has no value. It should raise its own error afterwards.
+
+    Raises:
+        FailedElsewhere: If another rank failed and this one did not.
+    """
+    outcomes = gather((failed, value))
+    ranks = [rank for rank, (missing, _) in enumerate(outcomes) if missing]
+    if ranks and not failed:
+        raise FailedElsewhere(f"Rank {ranks[0]} has no value: see its error.")
+    return [of_rank for _, of_rank in outcomes]
+
+
 def on_main(fn: Callable[[], T]) -> T:
     """
     Runs a function on the main rank and returns its result on every rank. Every rank must call it.

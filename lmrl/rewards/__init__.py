@@ -4,13 +4,13 @@ They plug unchanged into any TRL trainer, and evaluation reports the same object
 before the reward that needs it is made.
 """
 
-from .base import Reward, call_reward, completion_text, reward_name
+from .algebra import Combined, Product, Reward, Scaled, Weighted
+from .base import call_reward, completion_text, reward_name
 from .bertscore import BERTScore
 from .bleu import BLEU
 from .chrf import ChrF
 from .cider import CIDErD
 from .classifier import Classifier
-from .combine import Minimum, Product, Weighted
 from .content import Format, Keywords, SlotCoverage
 from .fluency import Fluency
 from .gleu import GLEU
@@ -27,7 +27,7 @@ from .slow import Cached, InWorkers
 from .specs import REWARDS, make_reward, make_rewards
 from .ter import TER
 from .text import DistinctN, Length, LengthPenalty
-from .transform import Clipped, Gate, Scaled, Threshold
+from .transform import Clipped, Gate, Minimum, Threshold
 
 __all__ = [
     "BLEU",
@@ -42,6 +42,7 @@ __all__ = [
     "ChrF",
     "Classifier",
     "Clipped",
+    "Combined",
     "DistinctN",
     "EditSimilarity",
     "EvaluateMetric",

@@ -1,28 +1,114 @@
-"""What a reward is: an object called by keyword with texts and columns that gives one number per completion."""
+"""What all rewards share: the call of rewards of any kind, and the base class without its operators."""
 
 import inspect
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from .arithmetic import Arithmetic
+Prompts: TypeAlias = Sequence[Any] | None
+Columns: TypeAlias = Mapping[str, Sequence[Any]]
+Scores: TypeAlias = list[float | None]
+Range: TypeAlias = tuple[float, float]
+
+UNBOUNDED: Range = (-math.inf, math.inf)
 
 
-def _content(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    if content is None:  # a message that only calls a tool
-        return ""
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text", "") for part in content if part.get("type", "text") == "text")
+class BaseReward:
+    """
+    Name, columns, range and signature of a reward, and its call by keyword: [`Reward`] without the operators.
+
+    Args:
+        name (`str`):
+            Name under which trainers log it; becomes `__name__`.
+        columns (`Sequence[str]`, *optional*, defaults to `()`):
+            Dataset columns it reads.
+        range (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
+            Lowest and highest possible reward.
+        signature (`str`, *optional*):
+            All that is needed to compute the same numbers again, as `name|key:value|...`. Defaults to the name.
+
+    Raises:
+        ValueError: If the name is no string or empty.
+    """
+
+    __name__: str
+    columns: tuple[str, ...]
+    range: Range
+
+    def __init__(
+        self, name: str, columns: Sequence[str] = (), range: Range = (0.0, 1.0), signature: str | None = None
+    ):
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"`name` must be a non-empty string, got {name!r}. Trainers log the reward under it.")
+        self.__name__ = name
+        self.columns = tuple(columns)
+        self.range = range
+        self._signature = name if signature is None else signature
+
+    @property
+    def signature(self) -> str:
+        """All that is needed to compute the same numbers again."""
+        return self._signature
+
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
+        """Returns the reward of each text; `columns` has those of `self.columns`, checked to have as many rows."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `scores`, or `__call__` to read more than texts."
+        )
+
+    def __call__(self, *, completions: Sequence[Any], prompts: Prompts = None, **columns: Any) -> Scores:
+        texts = [completion_text(completion) for completion in completions]
+        return self.scores(texts, prompts, self._checked(columns, len(texts)))
+
+    def _checked(self, columns: Mapping[str, Any], rows: int) -> dict[str, Sequence[Any]]:
+        for column in self.columns:
+            if columns.get(column) is None:
+                raise ValueError(
+                    f"The reward {self.__name__!r} needs the column {column!r}, got {sorted(columns)}. Add the column "
+                    "to the dataset, name another one if the reward has an argument `column`, and keep it there "
+                    "(`remove_unused_columns=False`)."
+                )
+            if len(columns[column]) != rows:
+                raise ValueError(
+                    f"The reward {self.__name__!r} needs one row of {column!r} per completion, got "
+                    f"{len(columns[column])} rows for {rows} completions. Repeat the row for completions of the same "
+                    "prompt."
+                )
+        return {column: columns[column] for column in self.columns}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what changes in training, JSON-serializable: trainers save it with every checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores the result of [`state_dict`]."""
+        if state:
+            raise ValueError(f"The state of the reward {self.__name__!r} must be empty, got {dict(state)}.")
+
+    def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
+        """
+        Returns whether it, or a reward it is made of, runs on a policy's base model from now on: see [`RewardModel`].
+
+        A trainer with a LoRA policy calls it on every reward that has it, before training.
+
+        Args:
+            make_backbone (`Callable`):
+                Returns the policy's backbone without its head and its adapters, in new modules around the policy's
+                frozen weights.
+        """
+        parts: tuple[Any, ...] = getattr(self, "components", ())
+        return any([part.use_base_model(make_backbone) for part in parts if hasattr(part, "use_base_model")])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.signature})"
 
 
 def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
     """
     Returns the text that the model wrote in a completion.
 
-    Of a conversation, that is what the assistant said: its messages joined by newlines. Messages of other roles (a
-    tool's answer) are no work of the model and are left out.
+    Of a conversation, these are the messages of the assistant, joined by newlines. Messages of other roles (the result
+    of a tool) are not generated by the model and are left out.
 
     Args:
         completion (`str` or `list[dict]`):
@@ -33,7 +119,7 @@ def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
         `str`: the text.
 
     Raises:
-        ValueError: if the completion is neither.
+        ValueError: If the completion is neither.
 
     Example:
 
@@ -45,100 +131,20 @@ def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
     if isinstance(completion, str):
         return completion
     if isinstance(completion, (list, tuple)) and all(isinstance(message, Mapping) for message in completion):
-        said = [message for message in completion if message.get("role", "assistant") == "assistant"]
-        return "\n".join(map(_content, said))
+        generated = [message for message in completion if message.get("role", "assistant") == "assistant"]
+        return "\n".join(map(_content, generated))
     raise ValueError(
-        f"A completion is a string or a list of chat messages, got {completion!r}. Decode token ids to text first."
+        f"A completion must be a string or a list of chat messages, got {completion!r}. Decode token ids first."
     )
 
 
-class Reward(Arithmetic, ABC):
-    """
-    Base of every reward: `reward(completions=..., prompts=..., **columns)` returns one number per completion.
-
-    The same object is a `reward_funcs` entry of any TRL trainer and a metric of evaluation. It is called by keyword
-    only; what it has no use for (`completion_ids`, `trainer_state`, other columns ...) it ignores. `None` in place of
-    a number means "not applicable to this row". A reward can be pickled.
-
-    Args:
-        name (`str`):
-            Name under which trainers log it; becomes `__name__`.
-        columns (`Sequence[str]`, *optional*, defaults to `()`):
-            Dataset columns it reads.
-        range (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
-            Lowest and highest reward it can give.
-    """
-
-    __name__: str
-    columns: tuple[str, ...]
-    range: tuple[float, float]
-
-    def __init__(self, name: str, columns: Sequence[str] = (), range: tuple[float, float] = (0.0, 1.0)):
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"The name of a reward must be a non-empty string, got {name!r}. Trainers log under it.")
-        self.__name__ = name
-        self.columns = tuple(columns)
-        self.range = range
-
-    @property
-    @abstractmethod
-    def signature(self) -> str:
-        """All that must be known to compute the same numbers again, as `name|key:value|...`."""
-
-    def scores(
-        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
-    ) -> list[float | None]:
-        """Returns the reward of each text; `columns` holds those of `self.columns`, checked to have as many rows."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must define `scores`, or `__call__` to read more than texts."
-        )
-
-    def __call__(
-        self, *, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **columns: Any
-    ) -> list[float | None]:
-        texts = [completion_text(completion) for completion in completions]
-        return self.scores(texts, prompts, self._checked(columns, len(texts)))
-
-    def _checked(self, columns: Mapping[str, Any], rows: int) -> dict[str, Sequence[Any]]:
-        for column in self.columns:
-            if columns.get(column) is None:
-                raise ValueError(
-                    f"The reward {self.__name__!r} reads the column {column!r}, which is not among the columns it was "
-                    f"given: {sorted(columns)}. Add the column to the dataset, name another one if the reward takes "
-                    f"`column=`, and keep it there (`remove_unused_columns=False`)."
-                )
-            if len(columns[column]) != rows:
-                raise ValueError(
-                    f"The reward {self.__name__!r} was given {len(columns[column])} rows of {column!r} for {rows} "
-                    f"completions. Pass one row per completion: repeat the row for completions of the same prompt."
-                )
-        return {column: columns[column] for column in self.columns}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what it has learned in training, as JSON can hold it: trainers save it with every checkpoint."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up what [`state_dict`] returned."""
-        if state:
-            raise ValueError(f"The reward {self.__name__!r} learns nothing in training, and was given {dict(state)}.")
-
-    def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
-        """
-        Returns whether it, or a reward it is made of, runs on a policy's base from now on: see [`RewardModel`].
-
-        A trainer with a LoRA policy calls it on every reward that has it, before training.
-
-        Args:
-            make_backbone (`Callable`):
-                Returns the policy's backbone without its head and its adapters, in modules made for the caller around
-                the policy's frozen weights.
-        """
-        parts: tuple[Any, ...] = getattr(self, "components", ())
-        return any([part.use_base_model(make_backbone) for part in parts if hasattr(part, "use_base_model")])
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.signature})"
+def _content(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if content is None:  # a message that only calls a tool
+        return ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content if part.get("type", "text") == "text")
 
 
 def reward_name(reward: Callable[..., Any]) -> str:
@@ -146,9 +152,9 @@ def reward_name(reward: Callable[..., Any]) -> str:
     return str(getattr(reward, "__name__", type(reward).__name__))
 
 
-def call_reward(reward: Callable[..., Any], **inputs: Any) -> list[float | None]:
+def call_reward(reward: Callable[..., Any], **inputs: Any) -> Scores:
     """
-    Returns what a reward of any kind gives, one number or `None` per completion.
+    Returns the rewards of a batch, one number or `None` per completion.
 
     An `async` reward is run to its end, in an event loop of its own: a client that it keeps from call to call must not
     be tied to one loop.
@@ -156,31 +162,32 @@ def call_reward(reward: Callable[..., Any], **inputs: Any) -> list[float | None]
     Args:
         reward (`Callable`):
             Any callable that TRL takes as a reward function.
-        inputs:
-            What it is called with: `completions`, and `prompts` and columns as it needs them.
+        **inputs:
+            Its arguments: `completions`, and `prompts` and columns as it needs them.
 
     Raises:
-        ValueError: if it does not give one value per completion.
+        ValueError: If it does not return one value per completion.
     """
     values = reward(**inputs)
     if inspect.isawaitable(values):
-        values = _awaited(values)
+        values = _run(values)
     numbers = [None if value is None else float(value) for value in values]
     if len(numbers) != len(inputs["completions"]):
         raise ValueError(
             f"The reward {reward_name(reward)!r} returned {len(numbers)} values for {len(inputs['completions'])} "
-            "completions."
+            "completions. Return one per completion."
         )
     return numbers
 
 
-def call_rewards(rewards: Mapping[str, Callable[..., Any]], **inputs: Any) -> dict[str, list[float | None]]:
+def call_rewards(rewards: Mapping[str, Callable[..., Any]], **inputs: Any) -> dict[str, Scores]:
     """
-    Returns [`call_reward`] of each, by name; raises the first failure when all were called.
+    Returns [`call_reward`] of each, by name; raises the first failure after all were called.
 
-    One that comes later may have its like waiting for it in another process.
+    In a distributed run a later reward may wait for the other processes, and must be called on each.
     """
-    results, failures = {}, []
+    results = {}
+    failures = []
     for name, reward in rewards.items():
         try:
             results[name] = call_reward(reward, **inputs)
@@ -195,7 +202,7 @@ async def _wait_for(values: Awaitable[Any]) -> Any:
     return await values
 
 
-def _awaited(values: Awaitable[Any]) -> Any:
+def _run(values: Awaitable[Any]) -> Any:
     import asyncio  # it takes as long to import as all rewards together
 
     try:
@@ -207,3 +214,26 @@ def _awaited(values: Awaitable[Any]) -> Any:
     # A notebook runs a loop in this thread, and a thread can run one only.
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(asyncio.run, _wait_for(values)).result()
+
+
+def range_of(reward: Any) -> Range:
+    """Returns the lowest and highest possible reward; those of a plain function are infinite."""
+    ends: Range = getattr(reward, "range", UNBOUNDED)
+    return ends
+
+
+def signature_of(reward: Any) -> str:
+    """Returns the signature of a reward; of a plain function its name."""
+    return str(getattr(reward, "signature", reward_name(reward)))
+
+
+def as_text(number: float) -> str:
+    """Returns a number as short as it can be written without losing a digit."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))
+
+
+def check_finite(**numbers: float) -> None:
+    """Raises an error for the first number that is infinite or NaN."""
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"`{name}` must be finite, got {number}.")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .base import Reward
+from .algebra import Reward
 
 _MODES = {"full": re.Pattern.fullmatch, "search": re.Pattern.search, "start": re.Pattern.match}
 

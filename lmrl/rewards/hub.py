@@ -6,7 +6,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from .base import Reward
+from .algebra import Reward
 
 
 def _load(source: str) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import Reward, completion_text
+from .algebra import Reward
+from .base import completion_text
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from lmrl.utils import check_at_least
 
-from .base import Reward
+from .algebra import Reward
 
 if TYPE_CHECKING:
     from numpy import float64

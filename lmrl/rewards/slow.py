@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .base import Reward, call_reward, reward_name
+from .algebra import Reward
+from .base import call_reward, reward_name
 from .workers import Failure, Pool
 
 _OF_THE_TRAINER = ("trainer_state", "log_extra", "log_metric")

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .algebra import Product, Scaled, Weighted
 from .bertscore import BERTScore
 from .bleu import BLEU
 from .chrf import ChrF
 from .cider import CIDErD
 from .classifier import Classifier
-from .combine import Minimum, Product, Weighted
 from .content import Format, Keywords, SlotCoverage
 from .fluency import Fluency
 from .gleu import GLEU
@@ -32,7 +32,7 @@ from .similarity import EditSimilarity, ExactMatch, TokenF1
 from .slow import Cached, InWorkers
 from .ter import TER
 from .text import DistinctN, Length, LengthPenalty
-from .transform import Clipped, Gate, Scaled, Threshold
+from .transform import Clipped, Gate, Minimum, Threshold
 
 REWARDS: dict[str, Callable[..., Any]] = {
     "bleu": BLEU,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .base import Reward
+from .algebra import Reward
 from .grams import ngrams
 
 

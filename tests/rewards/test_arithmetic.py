@@ -68,8 +68,8 @@ def test_zero_is_nothing_to_add():
 
 
 @pytest.mark.parametrize("wrong", [lambda: MATCH + "bleu", lambda: "bleu" * MATCH, lambda: None - MATCH])
-def test_what_is_no_reward_is_refused(wrong):
-    with pytest.raises(TypeError, match="Rewards, functions and numbers can be"):
+def test_an_operand_that_is_no_reward_is_refused(wrong):
+    with pytest.raises(TypeError, match="must be a reward, a function or a number, got"):
         wrong()
 
 

@@ -127,7 +127,7 @@ def test_another_column_can_be_read():
 
 
 def test_a_wrong_number_of_rows_is_refused():
-    with pytest.raises(ValueError, match="1 rows of 'references' for 2 completions"):
+    with pytest.raises(ValueError, match="one row of 'references' per completion, got 1 rows for 2 completions"):
         BLEU()(completions=["a", "b"], references=["a"])
 
 

@@ -130,7 +130,7 @@ def test_an_async_component_is_waited_for():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("kind", [Product, Minimum])
 def test_a_component_that_is_no_number_is_named_and_not_hidden(kind, value):
-    with pytest.raises(ValueError, match=r"'broken' returned (nan|inf) for row 1"):
+    with pytest.raises(ValueError, match=r"'broken' must be finite or None, got (nan|inf) for row 1"):
         kind([bounded("broken", 0, 1, [0.5, value]), ones])(completions=["a", "b"])
 
 

@@ -72,7 +72,7 @@ def test_a_name_may_be_given():
         ({"clipped": {"reward": {"length": {}}, "high": 1}}, r"'length' needs \['target'\]"),
         ({"clipped": "bleu"}, "mapping of names to values"),
         ({"gate": {"reward": "bleu"}}, r"'gate' needs \['when'\]"),
-        ({"normalized": {"reward": "bleu", "by": "batch"}}, "'running' or 'group'"),
+        ({"normalized": {"reward": "bleu", "by": "batch"}}, "`by` must be one of running, group"),
     ],
 )
 def test_what_is_written_otherwise_is_refused_with_what_would_be_right(spec, told):

@@ -78,11 +78,11 @@ def test_it_pickles(reward):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (lambda: Clipped(Length(2), 1, 1), "`low` of `Clipped` must be below `high`, got 1 and 1"),
+        (lambda: Clipped(Length(2), 1, 1), "`low` must be below `high`, got 1 and 1"),
         (lambda: Clipped(Length(2), math.nan), "below"),
-        (lambda: Scaled(Length(2), 0), "every completion the same"),
-        (lambda: Scaled(Length(2), math.inf), "`scale` of `Scaled` must be finite"),
-        (lambda: Threshold(Length(2), math.nan), "`at_least` of `Threshold` must be finite"),
+        (lambda: Scaled(Length(2), 0), "`scale` must not be 0, got 0"),
+        (lambda: Scaled(Length(2), math.inf), "`scale` must be finite, got inf"),
+        (lambda: Threshold(Length(2), math.nan), "`at_least` must be finite, got nan"),
         (lambda: Gate(Length(2), when=Length(3)), "distinct names"),
         (lambda: Gate(Length(2), when="format"), "callables"),
     ],
