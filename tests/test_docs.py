@@ -21,6 +21,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 from training import make_trainer
 
 from lmrl.cli import parse
+from lmrl.evaluation import metrics
 from lmrl.rewards import make_rewards
 from lmrl.trainers import PolicyGradientConfig, PPOConfig, ReinforceConfig
 
@@ -64,6 +65,7 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
+    monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))  # a page adds one
     for block in blocks(page, "python"):
         exec(compile(block, page, "exec"), vars(module))  # the project's own pages
 
