@@ -1,4 +1,4 @@
-"""How often a classifier is right, on all rows and on each label."""
+"""Scores of a classifier."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,18 +8,18 @@ from .clusters import clustered_interval, interval_to_json
 
 def classification_scores(predicted: Sequence[int], labels: Sequence[int], commonest: int) -> dict[str, Any]:
     """
-    Returns the accuracy with its bootstrap interval, the macro F1 and the accuracy of a constant answer, by name.
+    Returns the accuracy with its bootstrap interval, the macro F1 and the accuracy of the commonest label, by name.
 
     `F1_l = 2 TP_l / (2 TP_l + FP_l + FN_l)`, and macro F1 its mean over the labels that occur among the rows or the
-    predictions: as much worth to a rare label as to a common one.
+    predictions: a rare label counts as much as a common one.
 
     Args:
         predicted (list of `int`):
-            The answers, indices of labels.
+            Predicted indices of labels.
         labels (list of `int`):
-            The right ones.
+            The correct ones.
         commonest (`int`):
-            The constant answer: the commonest label of the training rows.
+            The commonest label of the training rows.
 
     Returns:
         `dict` with `accuracy` (value, low, high), `macro_f1` and `commonest_label_accuracy`.
@@ -28,18 +28,16 @@ def classification_scores(predicted: Sequence[int], labels: Sequence[int], commo
         ValueError: if there are no rows, or the numbers differ.
     """
     if len(predicted) != len(labels):
-        raise ValueError(
-            f"There are {len(predicted)} predictions for {len(labels)} labels, but a row has one of each."
-        )
+        raise ValueError(f"`predicted` must have one entry per label, got {len(predicted)} for {len(labels)}.")
     pairs = list(zip(predicted, labels, strict=True))
-    right = [float(answer == label) for answer, label in pairs]
+    correct = [float(prediction == label) for prediction, label in pairs]
     f1 = []
     for label in sorted({*predicted, *labels}):
         hits = sum(pair == (label, label) for pair in pairs)
         f1.append(2 * hits / (predicted.count(label) + labels.count(label)))
     return {
         "rows": len(pairs),
-        "accuracy": interval_to_json(clustered_interval(right, range(len(right)))),
+        "accuracy": interval_to_json(clustered_interval(correct, range(len(correct)))),
         "macro_f1": sum(f1) / len(f1),
         "commonest_label_accuracy": labels.count(commonest) / len(labels),
     }

@@ -1,4 +1,4 @@
-"""Intervals for rows that are not independent: whole groups of them are resampled."""
+"""Confidence intervals for rows that are not independent, by resampling groups of them."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -17,16 +17,16 @@ def clustered_interval(
     """
     Returns the mean of the values and its percentile bootstrap interval, drawn over groups.
 
-    Whole groups are drawn with replacement, as many as there are, and each draw's mean is that of its rows. Rows of a
-    group err together, and an interval that took them as independent would be too narrow: "Bootstrap-Based
-    Improvements for Inference with Clustered Errors" (Cameron, Gelbach and Miller, 2008,
+    Groups are drawn with replacement, as many as there are, and each draw's mean is that of its rows. The errors of
+    the rows of a group are correlated, and an interval that took them as independent would be too narrow:
+    "Bootstrap-Based Improvements for Inference with Clustered Errors" (Cameron, Gelbach and Miller, 2008,
     https://doi.org/10.1162/rest.90.3.414). With a group for each row it is the ordinary bootstrap.
 
     Args:
         values (list of `float`):
             One per row.
         groups (list):
-            What each row belongs to.
+            Group of each row.
         samples (`int`, *optional*, defaults to `1000`):
             Number of draws.
         confidence (`float`, *optional*, defaults to `0.95`):
@@ -43,7 +43,7 @@ def clustered_interval(
     import numpy as np
 
     if len(values) == 0 or len(groups) != len(values):
-        raise ValueError(f"There are {len(values)} values and {len(groups)} groups, but each of the values has one.")
+        raise ValueError(f"`groups` must have one entry per value, at least 1, got {len(groups)} for {len(values)}.")
     index = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     member = np.array([index[group] for group in groups])
     sums, counts = np.bincount(member, values), np.bincount(member)
@@ -58,13 +58,14 @@ def clustered_interval(
 
 
 def interval_to_json(interval: Interval) -> dict[str, float | None]:
-    """Returns an interval by name, ready for JSON, where an end that is not known is `None`."""
-    value, low, high = vars(interval).values()
-    return {"value": value, "low": None if math.isnan(low) else low, "high": None if math.isnan(high) else high}
+    """Returns an interval by name, ready for JSON: an unknown end is `None`."""
+    low = None if math.isnan(interval.low) else interval.low
+    high = None if math.isnan(interval.high) else interval.high
+    return {"value": interval.value, "low": low, "high": high}
 
 
 def interval_as_text(interval: dict[str, float | None]) -> str:
-    """Returns an interval of [`interval_to_json`] in words: a single row or prompt has a value and no interval."""
+    """Returns an interval of [`interval_to_json`] as text; that of a single row or prompt has unknown ends."""
     if interval["low"] is None or interval["high"] is None:
         return f"{interval['value']:.4f} [no interval]"
     return f"{interval['value']:.4f} [{interval['low']:.4f}, {interval['high']:.4f}]"

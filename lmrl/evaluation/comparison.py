@@ -162,7 +162,7 @@ def compare(
         `ValueError`: if the scores are not of the same metric and number of rows, or an argument is out of its range.
     """
     _check(confidence, samples=samples, trials=trials)
-    if before.pooling is None or after.pooling is None:
+    if before.pooling is None or after.pooling is None:  # rows do not add up, or the file has no statistics
         return Difference(after.value - before.value, math.nan, math.nan, math.nan, math.nan, rows=0)
     pooling, old, new = _paired_statistics(before, after)
     effect = pool(pooling, new) - pool(pooling, old)
@@ -193,7 +193,7 @@ def compare_all(columns: Columns) -> dict[str, dict[str, Difference]]:
         raise ValueError("`columns` must have at least 1 checkpoint, got 0.")
     (_, baseline), *others = columns.items()
     found = {
-        (label, name): _compare_known(baseline[name], scores[name])
+        (label, name): compare(baseline[name], scores[name])
         for label, scores in others
         for name in baseline
         if name in scores
@@ -232,12 +232,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - place) * p_values[index]))
         corrected[index] = largest
     return corrected
-
-
-def _compare_known(before: Score, after: Score) -> Difference:
-    if before.pooling != after.pooling:  # one of them was read from a file without statistics
-        return Difference(after.value - before.value, math.nan, math.nan, math.nan, math.nan, rows=0)
-    return compare(before, after)
 
 
 def _percentiles(values: Array, confidence: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Prompts as token ids, as training has them, and whether they fit into the model."""
+"""Prompts as token ids, encoded as in training."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,7 +11,7 @@ Prompt: TypeAlias = str | list[dict[str, Any]]
 
 def encode_prompts(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt]) -> list[list[int]]:
     """
-    Returns the token ids of the prompts as training has them: texts as the tokenizer makes them, messages by the chat
+    Returns the token ids of the prompts as in training: texts as the tokenizer encodes them, messages by the chat
     template with the generation prompt added. An empty prompt becomes the beginning-of-sequence token.
 
     Args:
@@ -36,32 +36,25 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Promp
         if not ids:
             if tokenizer.bos_token_id is None:
                 raise ValueError(
-                    f"Prompt {row} is {prompt!r}, which has no token: a model needs one to start from, and the "
-                    "tokenizer has no bos token. Give the prompt some text, or the tokenizer a bos_token."
+                    f"`prompt` of row {row} must have at least 1 token, got {prompt!r}, and the tokenizer has no bos "
+                    "token to start from. Give the prompt some text, or the tokenizer a `bos_token`."
                 )
             ids = [tokenizer.bos_token_id]
         encoded.append(ids)
     return encoded
 
 
-def check_context(model: "PreTrainedModel", prompt_lengths: Sequence[int], new_tokens: int) -> None:
+def check_context(model: "PreTrainedModel", row: int, prompt_length: int, new_tokens: int) -> None:
     """
-    Raises `ValueError` if the longest prompt and `new_tokens` more do not fit into the model's positions.
-
-    Args:
-        model (`transformers.PreTrainedModel` or `peft.PeftModel`):
-            The model; one that states no `max_position_embeddings` takes any length.
-        prompt_lengths (list of `int`):
-            Tokens of each prompt.
-        new_tokens (`int`):
-            Tokens that come after it.
+    Raises `ValueError` if the prompt of a row and `new_tokens` more do not fit into the model's positions; a model
+    without `max_position_embeddings` takes any length.
     """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(prompt_lengths, default=0)
-    if limit is not None and longest + new_tokens > limit:
+    if limit is not None and prompt_length + new_tokens > limit:
+        remedy = "Shorten the prompt."
+        if prompt_length < limit:
+            remedy = f"Set `max_new_tokens` to {limit - prompt_length} or less, or shorten the prompt."
         raise ValueError(
-            f"Prompt {prompt_lengths.index(longest)} has {longest} tokens and max_new_tokens is {new_tokens}: "
-            f"{longest + new_tokens} together, but the model has {limit} positions. "
-            + (f"Set max_new_tokens to {limit - longest} or less, or shorten" if longest < limit else "Shorten")
-            + " the prompt."
+            f"`prompt` of row {row} and its completion must fit into the model's {limit} positions, got "
+            f"{prompt_length} + {new_tokens} tokens. {remedy}"
         )

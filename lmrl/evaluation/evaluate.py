@@ -1,4 +1,4 @@
-"""The measurement of one checkpoint: generate, score, and say how."""
+"""Evaluation of a checkpoint: its completions of held-out rows, and their scores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,17 +26,17 @@ ModelAndTokenizer: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
 @dataclass(frozen=True)
 class Evaluation:
     """
-    What was measured of a checkpoint.
+    Completions of a checkpoint with their scores.
 
     Args:
         completions (list of [`Completion`]):
-            The texts, in the order of the rows.
+            The completions, in the order of the rows.
         scores (`dict` of [`Score`]):
             Metrics, rewards (`reward/<name>`) and `perplexity` by name, with one row score per prompt.
         decoding (`dict`):
-            How the texts were decoded; empty where that is not known.
+            The fields of [`Decoding`]; empty if unknown.
         row_ids (list of `str`):
-            Which row is which, for a comparison with other evaluations of the same rows.
+            Ids of the rows ([`lmrl.evaluation.rows.row_ids`]), to compare with other evaluations of the same rows.
     """
 
     completions: list[Completion]
@@ -138,27 +138,21 @@ def measure_completions(
     length_unit: str = "tokens|eos:included",
 ) -> Evaluation:
     """
-    Returns the metrics of completions, wherever they come from: this run, a file, another system.
+    Returns the metrics of completions that exist already: of this run, of a file, of another system.
 
     Args:
         completions (list of [`Completion`]):
             In the order of the rows.
-        rows (`datasets.Dataset` or list of `dict`):
-            The rows they complete, as in [`evaluate_model`].
-        reward_funcs (list of callables, *optional*, defaults to `()`):
-            Reward functions.
-        metrics (list of `str`, *optional*):
-            Names for [`score_completions`].
-        perplexity_model (pair of model and tokenizer, *optional*):
-            A frozen model that gives the perplexity of the completions.
+        rows, reward_funcs, metrics, perplexity_model:
+            As for [`evaluate_model`].
         length_unit (`str`, *optional*, defaults to `"tokens|eos:included"`):
-            What the lengths count: `"words"` where [`read_outputs`] had no tokenizer.
+            Unit of the lengths: `"words"` if [`read_outputs`] had no tokenizer.
 
     Returns:
         [`Evaluation`] with one row score per completion.
 
     Raises:
-        `ValueError`: as [`evaluate_model`] does.
+        `ValueError`: as for [`evaluate_model`].
     """
     taken = take_rows(rows)
     expanded = [taken[completion.row] for completion in completions]
@@ -184,8 +178,8 @@ def _name_rewards(rewards: Sequence[Reward]) -> dict[str, Reward]:
         name = reward_name(reward)
         if name in named:
             raise ValueError(
-                f"Two rewards are named {name!r}, but names must differ. Give one of them another `name` "
-                "(a function: another __name__); what is rewarded is measured already and need not be a metric too."
+                f"`reward_funcs` must have different names, got {name!r} twice. Give one of them another `name` (a "
+                "function: another `__name__`). What is trained on is evaluated anyway and need not be named again."
             )
         named[name] = reward
     return named
@@ -204,6 +198,6 @@ def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Seque
     score = mean_score(f"reward/{name}", str(getattr(reward, "signature", name)), values, higher_is_better=True)
     if not hasattr(reward, "corpus_value"):
         return score
-    # A module of `evaluate` is a corpus metric: what it says of all rows is no mean of what it says of each.
+    # A module of `evaluate` is a corpus metric: its value for all rows is not the mean of its values for each.
     value = reward.corpus_value([completion.text for completion in completions], columns)
     return replace(score, value=value, pooling=None, statistics=None)

@@ -43,26 +43,18 @@ class Evaluator:
     With several processes in `torch.distributed`, all must call it, each with the complete policy.
 
     Args:
-        tokenizer (`transformers.PreTrainedTokenizerBase`):
-            The policy's tokenizer.
-        rows (`datasets.Dataset`):
-            Held-out rows, as in [`evaluate_model`].
-        decoding ([`Decoding`]):
-            How completions are generated.
-        reward_funcs (list of callables, *optional*, defaults to `()`):
-            What is trained on and what else is to be measured; each becomes `reward/<name>`.
-        metrics (list of `str`, *optional*):
-            Names for [`score_completions`]; its defaults if not given.
+        tokenizer, rows, decoding, reward_funcs, metrics:
+            As for [`evaluate_model`]; the rows are a `datasets.Dataset`.
         subset_size (`int`, *optional*):
-            Rows that are evaluated during training, the first ones; all by default.
+            Rows to evaluate during training, the first ones; all by default.
         load_frozen_models (`Callable`, *optional*):
             Function of the policy's device that returns [`FrozenModels`]. It is called for each evaluation of all
-            rows, and the models are freed afterwards: during training they take no memory. The caller's context is
-            to make sure that they load completely (under ZeRO-3: `trainer.gathered_policy()`).
+            rows, and the models are freed afterwards: during training they take no memory. Under ZeRO-3 they load
+            completely inside `trainer.gathered_policy()` only.
 
     Attributes:
         rows (`datasets.Dataset`): All held-out rows.
-        subset (`datasets.Dataset`): Those that are evaluated during training.
+        subset (`datasets.Dataset`): The rows that are evaluated during training.
 
     Raises:
         `ValueError`: if `subset_size` is less than 1.
@@ -89,24 +81,12 @@ class Evaluator:
         self.load_frozen_models = load_frozen_models
 
     def __call__(self, policy: "PreTrainedModel") -> Evaluation:
-        """
-        Returns the evaluation of a policy on all rows, with the divergence from the frozen models if there are some.
-
-        Args:
-            policy (`transformers.PreTrainedModel` or `peft.PeftModel`):
-                The complete policy, on the device where it is to run.
-        """
+        """Returns the evaluation of a policy on all rows, with the scores that need the frozen models."""
         frozen = FrozenModels() if self.load_frozen_models is None else self.load_frozen_models(policy.device)
         return self._evaluate(policy, self.rows, frozen)
 
     def scores(self, policy: "PreTrainedModel") -> dict[str, float]:
-        """
-        Returns the scores of a policy on the subset by name, without frozen models: what trainers log as `eval_*`.
-
-        Args:
-            policy (`transformers.PreTrainedModel` or `peft.PeftModel`):
-                The complete policy, on the device where it is to run.
-        """
+        """Returns the scores of a policy on the subset, without frozen models; trainers log them as `eval_*`."""
         return self._evaluate(policy, self.subset, FrozenModels()).values
 
     def _evaluate(self, policy: "PreTrainedModel", rows: "Dataset", frozen: FrozenModels) -> Evaluation:

@@ -143,10 +143,11 @@ def generate_completions(
     from tqdm.auto import tqdm
 
     prompt_ids = encode_prompts(tokenizer, prompts)
-    check_context(model, [len(ids) for ids in prompt_ids], decoding.max_new_tokens)
-    config = _generation_config(model, tokenizer, decoding)
     # The longest first: a batch that does not fit in memory fails at once, and the time left is not underestimated.
     order = sorted(range(len(prompts)), key=lambda row: -len(prompt_ids[row]))
+    for row in order[:1]:
+        check_context(model, row, len(prompt_ids[row]), decoding.max_new_tokens)
+    config = _generation_config(model, tokenizer, decoding)
     size = decoding.batch_size
     batches = {start: order[start : start + size] for start in range(0, len(order), size)}
     rank, world_size = rank_and_world_size()
@@ -180,13 +181,10 @@ def generate_completions(
 
 @contextmanager
 def eval_mode(model: "PreTrainedModel") -> Iterator[None]:
-    """
-    Puts the model in evaluation mode without gradients, and every module of it back as it was.
-
-    Not `torch.inference_mode`: a tensor that the model caches in there could not be used for training afterwards.
-    """
+    """Puts the model in evaluation mode without gradients, and restores the mode of each of its modules."""
     import torch
 
+    # Not `torch.inference_mode`: a tensor that the model caches in it could not be used for training afterwards.
     modes = [(module, module.training) for module in model.modules()]
     model.train(False)
     try:
@@ -199,7 +197,7 @@ def eval_mode(model: "PreTrainedModel") -> Iterator[None]:
 
 @contextmanager
 def _generation_config_replaced(model: "PreTrainedModel", config: "GenerationConfig") -> Iterator[None]:
-    """Replaces the saved generation config: `generate` fills every field that ours leaves open from it."""
+    """Replaces the saved generation config, from which `generate` takes every field that `config` leaves open."""
     get_base_model: Any = getattr(model, "get_base_model", None)  # of a PEFT model
     base = model if get_base_model is None else get_base_model()
     owners = [owner for owner in (model, base) if "generation_config" in vars(owner)]

@@ -1,4 +1,4 @@
-"""How well a reward model tells the better of two completions: accuracy, calibration, and what length alone does."""
+"""Scores of a reward model on held-out pairs: accuracy, calibration, and the accuracy of length alone."""
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lmrl.rewards import completion_text
+from lmrl.utils import check_at_least
 
 from .clusters import clustered_interval, interval_to_json
 from .comparison import Interval
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CalibrationBin:
     """
-    Pairs of about the same confidence.
+    Pairs of similar confidence.
 
     Args:
         confidence (`float`):
@@ -39,7 +40,7 @@ def preference_accuracy(margins: Sequence[float], prompts: Sequence[Hashable]) -
     """
     Returns the share of the pairs whose margin is positive, one of 0 counted 1/2, with its 95% interval over prompts.
 
-    Pairs of the same prompt have texts in common and err together: [`clustered_interval`].
+    Pairs of the same prompt have texts in common and are not independent: [`clustered_interval`].
 
     Args:
         margins (list of `float`):
@@ -50,7 +51,7 @@ def preference_accuracy(margins: Sequence[float], prompts: Sequence[Hashable]) -
     Raises:
         ValueError: if there are no pairs, a margin is not finite, or the lengths differ.
     """
-    return clustered_interval(_right(_checked(margins)).tolist(), prompts)
+    return clustered_interval(_correct(_checked(margins)).tolist(), prompts)
 
 
 def calibration_bins(margins: Sequence[float], bins: int = 10) -> list[CalibrationBin]:
@@ -59,9 +60,9 @@ def calibration_bins(margins: Sequence[float], bins: int = 10) -> list[Calibrati
 
     Args:
         margins (list of `float`):
-            Reward of the chosen completion minus that of the rejected one, one per pair.
+            As for [`preference_accuracy`].
         bins (`int`, *optional*, defaults to `10`):
-            Bins that [0.5, 1] is divided into.
+            Number of bins that [0.5, 1] is divided into.
 
     Returns:
         list of [`CalibrationBin`], without the empty ones.
@@ -71,26 +72,22 @@ def calibration_bins(margins: Sequence[float], bins: int = 10) -> list[Calibrati
     """
     import numpy as np
 
-    if bins < 1:
-        raise ValueError(f"bins is {bins}, but must be at least 1.")
+    check_at_least(1, bins=bins)
     values = _checked(margins)
     confidence = 1 / (1 + np.exp(-np.abs(values)))
-    right = _right(values)
+    correct = _correct(values)
     member = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
     inside = [member == number for number in range(bins) if (member == number).any()]
-    return [CalibrationBin(float(confidence[i].mean()), float(right[i].mean()), int(i.sum())) for i in inside]
+    return [CalibrationBin(float(confidence[i].mean()), float(correct[i].mean()), int(i.sum())) for i in inside]
 
 
 def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
     """
-    Returns how far accuracy is from confidence: `sum over bins of (n_b / n) * |accuracy_b - confidence_b|`, in [0, 1].
+    Returns the distance of accuracy from confidence: `sum over bins of (n_b / n) * |accuracy_b - confidence_b|`, in
+    [0, 1].
 
-    0.1 says that a pair which the model decides with 80 percent is decided rightly about 70 or 90 times of 100. "On
-    Calibration of Modern Neural Networks" (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
-
-    Args:
-        bins (list of [`CalibrationBin`]):
-            As returned by [`calibration_bins`].
+    With 0.1, pairs whose confidence is 80 percent are decided correctly about 70 or 90 times of 100. "On Calibration
+    of Modern Neural Networks" (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
     """
     total = sum(each.count for each in bins)
     return sum(each.count / total * abs(each.accuracy - each.confidence) for each in bins)
@@ -98,37 +95,34 @@ def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
 
 def longer_is_chosen(chosen_lengths: Sequence[int], rejected_lengths: Sequence[int]) -> float:
     """
-    Returns the accuracy of always preferring the longer completion, a tie counted 1/2, in [0, 1].
+    Returns the accuracy of always preferring the longer completion of a pair, a tie counted 1/2, in [0, 1].
 
-    1 minus it is the accuracy of always preferring the shorter one. A reward model that is no better than either has
-    learned length at most.
-
-    Args:
-        chosen_lengths (list of `int`), rejected_lengths (list of `int`):
-            Lengths in any unit, one per pair.
+    1 minus it is the accuracy of always preferring the shorter one. A reward model that is no better than either may
+    have learned no more than length. Lengths have any unit.
 
     Raises:
         ValueError: if there are no pairs, or the numbers differ.
     """
     if len(chosen_lengths) != len(rejected_lengths):
-        raise ValueError(f"There are {len(chosen_lengths)} chosen lengths and {len(rejected_lengths)} rejected ones.")
+        raise ValueError(
+            f"`chosen_lengths` must have one entry per pair, got {len(chosen_lengths)} for "
+            f"{len(rejected_lengths)} rejected ones."
+        )
     differences = [float(c - r) for c, r in zip(chosen_lengths, rejected_lengths, strict=True)]
-    return float(_right(_checked(differences)).mean())
+    return float(_correct(_checked(differences)).mean())
 
 
 def evaluate_preferences(
     reward: Callable[..., list[float | None]], pairs: "Dataset | Sequence[Mapping[str, Any]]"
 ) -> dict[str, Any]:
     """
-    Returns how well a reward tells the better completion of held-out pairs, by name, ready for JSON.
-
-    Lengths are those of the texts in characters.
+    Returns how well a reward separates the chosen from the rejected completion of held-out pairs, ready for JSON.
 
     Args:
         reward (`Callable`):
             A [`~lmrl.rewards.RewardModel`], or any other reward that needs no columns.
         pairs (`datasets.Dataset` or list of `dict`):
-            Rows with "prompt", "chosen" and "rejected".
+            Rows with "prompt", "chosen" and "rejected". Lengths are those of the texts in characters.
 
     Returns:
         `dict` with `pairs`, `prompts`, `accuracy` (value, low, high), `expected_calibration_error`,
@@ -138,17 +132,22 @@ def evaluate_preferences(
         ValueError: if there are no pairs, or the reward does not apply to a completion.
     """
     prompts = [pair["prompt"] for pair in pairs]
-    texts = {kind: [pair[kind] for pair in pairs] for kind in ("chosen", "rejected")}
-    rewards = {kind: _numbers(reward(completions=texts[kind], prompts=prompts)) for kind in texts}
-    lengths = {kind: [len(completion_text(text)) for text in texts[kind]] for kind in texts}
-    margins = [better - worse for better, worse in zip(rewards["chosen"], rewards["rejected"], strict=True)]
-    keys = [repr(prompt) for prompt in prompts]
+    rewards = {}
+    lengths = {}
+    for kind in ("chosen", "rejected"):
+        texts = [pair[kind] for pair in pairs]
+        # A reward that does not apply is NaN, which `_checked` refuses with the other margins that are not finite.
+        values = reward(completions=texts, prompts=prompts)
+        rewards[kind] = [math.nan if value is None else value for value in values]
+        lengths[kind] = [len(completion_text(text)) for text in texts]
+    margins = [chosen - rejected for chosen, rejected in zip(rewards["chosen"], rewards["rejected"], strict=True)]
+    prompt_keys = [repr(prompt) for prompt in prompts]
     bins = calibration_bins(margins)
     longer = longer_is_chosen(lengths["chosen"], lengths["rejected"])
     return {
         "pairs": len(margins),
-        "prompts": len(set(keys)),
-        "accuracy": interval_to_json(preference_accuracy(margins, keys)),
+        "prompts": len(set(prompt_keys)),
+        "accuracy": interval_to_json(preference_accuracy(margins, prompt_keys)),
         "expected_calibration_error": expected_calibration_error(bins),
         "longer_is_chosen": longer,
         "shorter_is_chosen": 1 - longer,
@@ -156,12 +155,8 @@ def evaluate_preferences(
     }
 
 
-def _numbers(rewards: list[float | None]) -> list[float]:
-    # NaN is refused with the other margins that are not finite.
-    return [math.nan if value is None else value for value in rewards]
-
-
-def _right(margins: "NDArray[np.float64]") -> "NDArray[np.float64]":
+def _correct(margins: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    """Returns 1 for a positive margin, 0 for a negative one and 1/2 for 0."""
     import numpy as np
 
     return (np.sign(margins) + 1) / 2
@@ -172,5 +167,5 @@ def _checked(margins: Sequence[float]) -> "NDArray[np.float64]":
 
     values = np.asarray(margins, dtype=np.float64)
     if len(values) == 0 or not np.isfinite(values).all():
-        raise ValueError(f"There are {len(values)} margins, but there must be at least 1, and all of them finite.")
+        raise ValueError(f"`margins` must be at least 1 and finite, got {list(map(float, values[:5]))}.")
     return values

@@ -1,4 +1,4 @@
-"""Scores of resampled rows, from statistics alone: a matrix product of how often each row was drawn with what it adds.
+"""Scores of resampled rows: the matrix product of the counts of the drawn rows with their statistics.
 
 The draws are those of sacrebleu's tests for the same seed, number of rows and number of samples.
 """
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .statistics import POOLINGS, Array
 
 SEED = 12345  # sacrebleu's, unless SACREBLEU_SEED says otherwise
-_CHUNK = 4_000_000  # entries of a matrix of draws that is in memory at a time: 32 MB
+_CHUNK = 4_000_000  # entries of a matrix of draws, of which one is in memory at a time: 32 MB
 _WORD = 32  # numpy makes booleans from words of 32 bits, and a call begins with a new word
 
 

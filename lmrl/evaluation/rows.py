@@ -1,10 +1,12 @@
-"""The held-out rows: what they must have, and how they are told apart."""
+"""Held-out rows: their checks, and ids by which evaluations of the same rows are matched."""
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from lmrl.utils import check_at_least
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -14,37 +16,37 @@ Row: TypeAlias = Mapping[str, Any]
 
 def take_rows(rows: "Dataset | Sequence[Row]", max_rows: int | None = None) -> list[Row]:
     """
-    Returns the first rows as a list, checked.
+    Returns the first rows as a list, after checking them.
 
     Args:
         rows (`datasets.Dataset` or list of `dict`):
             Rows with `"prompt"` and, all or none of them, `"references"`.
         max_rows (`int`, *optional*):
-            How many; all by default.
+            Number of rows; all by default.
 
     Raises:
-        `ValueError`: if there are none, or a row lacks what it must have.
+        `ValueError`: if there are no rows, or a row lacks a column.
     """
-    if max_rows is not None and max_rows < 1:
-        raise ValueError(f"max_rows is {max_rows}, but must be at least 1, or None for all rows.")
+    check_at_least(1, max_rows=max_rows)
     taken: list[Row] = [rows[i] for i in range(len(rows) if max_rows is None else min(max_rows, len(rows)))]
     if not taken:
-        raise ValueError("There are 0 rows to evaluate, but at least 1 is needed. Check the split and its filters.")
+        raise ValueError("`rows` must have at least 1 row, got 0. Check the split and its filters.")
     for index, row in enumerate(taken):
         if "prompt" not in row:
-            raise ValueError(f'Row {index} has the columns {sorted(row)}, but needs "prompt". Rename the column.')
+            raise ValueError(f"Row {index} must have a column `prompt`, got {sorted(row)}. Rename the column.")
         if (row.get("references") is None) != (taken[0].get("references") is None):
             raise ValueError(
-                f'Rows 0 and {index} differ: one has "references", the other has none. Give them to all rows or none.'
+                f"`references` must be given for all rows or for none, got them for one of the rows 0 and {index}. "
+                "Add the missing ones, or remove the column."
             )
     return taken
 
 
 def row_ids(rows: Sequence[Row]) -> list[str]:
     """
-    Returns an id for each row, by which two evaluations of the same rows in another order find each other.
+    Returns an id for each row, by which evaluations of the same rows in another order are matched.
 
-    It is a hash of prompt and references, with the count of the rows before that have the same.
+    It is a hash of prompt and references, with the count of equal rows before.
     """
     seen: Counter[str] = Counter()
     ids = []
@@ -57,6 +59,6 @@ def row_ids(rows: Sequence[Row]) -> list[str]:
 
 
 def data_signature(ids: Sequence[str]) -> dict[str, Any]:
-    """Returns how many rows there are, and 12 hexadecimal digits that stand for them, whatever their order."""
+    """Returns the number of rows, and a hash of 12 hexadecimal digits that does not depend on their order."""
     digest = hashlib.blake2b(" ".join(sorted(ids)).encode(), digest_size=6).hexdigest()
     return {"rows": len(ids), "hash": digest} if ids else {}

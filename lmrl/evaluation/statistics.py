@@ -1,4 +1,4 @@
-"""From summed statistics to the score of a corpus: what makes a score one that can be resampled."""
+"""Scores of a corpus from the summed statistics of its rows."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Array: TypeAlias = NDArray[np.float64]
 
 
 def ratio(sums: Array) -> Array:
-    """Returns `sums[0] / sums[1]`, NaN where both are 0: a mean of values and how many there are, or a rate."""
+    """Returns `sums[0] / sums[1]`, NaN where both are 0: a mean of values from their sum and count, or a rate."""
     return divide(sums[..., 0], sums[..., 1], np.nan)
 
 
@@ -37,21 +37,10 @@ POOLINGS: dict[str, Callable[[Array], Array]] = {
     "nist": nist_score,
     "perplexity": perplexity,
 }
-"""What makes a score of summed statistics: functions of `(..., k)` that give `(...)`."""
+"""Functions that make scores `(...)` of summed statistics `(..., k)`."""
 
 
 def pool(pooling: str, statistics: ArrayLike) -> float:
-    """
-    Returns the score of a corpus from the statistics of its rows.
-
-    Args:
-        pooling (`str`):
-            A key of `POOLINGS`.
-        statistics (list of lists of `float`):
-            Those of each row.
-
-    Returns:
-        `float`, NaN if there are no rows.
-    """
+    """Returns the score of a corpus from the statistics (rows, k) of its rows, NaN of none, by a key of `POOLINGS`."""
     rows = np.asarray(statistics, dtype=np.float64)
     return float(POOLINGS[pooling](rows.sum(axis=0))) if len(rows) else math.nan

@@ -1,4 +1,4 @@
-"""Completions written to disk as they come, so that a killed evaluation goes on where it was."""
+"""Completions written to disk as they come, so that an interrupted evaluation can be continued."""
 
 import hashlib
 import json
@@ -16,16 +16,16 @@ _DIGITS = 12  # of a key
 
 class CompletionStore:
     """
-    The batches of completions that are done, one per line of `<folder>/<name>-<key>.<rank>.jsonl`.
+    Finished batches of completions, one per line of `<folder>/<name>-<key>.<rank>.jsonl`.
 
-    `key` stands for all that the texts depend on ([`store_key`]): the model's weights, the prompts and the decoding.
-    Where one of them has changed, the batches of before are not found.
+    `key` is a hash of all that the completions depend on ([`store_key`]): the model's weights, the prompts and the
+    decoding. If one of them has changed, the earlier batches are not found.
 
     Args:
         folder (`str` or `Path`):
-            Folder of the files, which all processes see.
+            Folder of the files, shared by all processes.
         name (`str`):
-            What the files are called, the label of a checkpoint say.
+            Name of the files, for example the label of a checkpoint.
     """
 
     def __init__(self, folder: str | Path, name: str):
@@ -36,25 +36,25 @@ class CompletionStore:
         return sorted(self.folder.glob(f"{self.name}-{key}.*.jsonl"))
 
     def read(self, key: str) -> dict[int, Lines]:
-        """Returns the completions of each batch that some process has written whole, by the start of the batch."""
-        return {start: lines for file in self._files(key) for start, lines in _whole_lines(file)}
+        """Returns the completions of each batch that a process has written in full, by the start of the batch."""
+        return {start: lines for file in self._files(key) for start, lines in _complete_lines(file)}
 
     def append(self, key: str, rank: int, start: int, completions: Lines) -> None:
         """Writes the completions of the batch that begins at `start`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{self.name}-{key}.{rank}.jsonl").open("a", encoding="utf-8") as stream:
-            # The newline comes first: a line that a kill has cut short must not swallow this one.
+            # The newline comes first, so that this line is not appended to one that a kill has cut short.
             stream.write("\n" + json.dumps([start, completions]))
 
     def remove(self) -> None:
-        """Deletes the files, of every key; the folder too if nothing else is in it."""
-        for file in self._files("[0-9a-f]" * _DIGITS):  # and not those of a name that begins with this one
+        """Deletes the files of every key, and the folder if it is empty then."""
+        for file in self._files("[0-9a-f]" * _DIGITS):  # not those of a name that begins with this one
             file.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
 
-def _whole_lines(file: Path) -> Iterator[tuple[int, Lines]]:
+def _complete_lines(file: Path) -> Iterator[tuple[int, Lines]]:
     for line in file.read_text(encoding="utf-8").split("\n"):
         try:
             start, completions = json.loads(line)

@@ -26,7 +26,7 @@ COMPLETIONS = [
 
 @pytest.fixture
 def reference(model):
-    """The model before it was trained, say."""
+    """The model with other weights."""
     other = copy.deepcopy(model)
     with torch.no_grad():
         for weight in other.parameters():
@@ -48,7 +48,7 @@ def by_hand(model, reference, tokenizer, completion):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_both_equal_a_loop_over_tokens_whatever_the_padding(model, reference, tokenizer, batch_size):
+def test_kl_and_perplexity_equal_a_loop_over_tokens_whatever_the_padding(model, reference, tokenizer, batch_size):
     expected = [by_hand(model, reference, tokenizer, completion) for completion in COMPLETIONS]
     found = divergence(model, reference, tokenizer, PROMPTS, COMPLETIONS, batch_size=batch_size)
     kls = [kl for kl, _ in expected]
@@ -62,9 +62,9 @@ def test_both_equal_a_loop_over_tokens_whatever_the_padding(model, reference, to
 def test_a_model_does_not_differ_from_itself_and_its_own_perplexity_is_its_perplexity(model, tokenizer):
     found = divergence(model, model, tokenizer, PROMPTS, COMPLETIONS)
     assert found["kl"].row_scores == [0.0] * 4
-    judged = perplexity(model, tokenizer, PROMPTS, COMPLETIONS)
-    assert found["own_perplexity"].value == pytest.approx(judged.value, rel=1e-6)
-    assert found["own_perplexity"].row_scores == pytest.approx(judged.row_scores, rel=1e-6)
+    expected = perplexity(model, tokenizer, PROMPTS, COMPLETIONS)
+    assert found["own_perplexity"].value == pytest.approx(expected.value, rel=1e-6)
+    assert found["own_perplexity"].row_scores == pytest.approx(expected.row_scores, rel=1e-6)
 
 
 def test_a_completion_without_tokens_has_no_kl(model, reference, tokenizer):
@@ -86,9 +86,9 @@ def test_a_policy_with_an_adapter_equals_its_merged_weights(model, tokenizer):
     assert found["kl"].row_scores == pytest.approx(merged["kl"].row_scores, rel=1e-4)
 
 
-def test_models_of_other_tokens_are_refused(model, tokenizer):
+def test_models_of_other_vocabularies_raise(model, tokenizer):
     other = GPT2LMHeadModel(GPT2Config(vocab_size=13, n_positions=32, n_embd=16, n_layer=1, n_head=2))
-    with pytest.raises(ValueError, match="The policy has 12 tokens and the reference 13"):
+    with pytest.raises(ValueError, match="`reference` must have the 12 tokens of the policy, got 13"):
         divergence(model, other, tokenizer, PROMPTS, COMPLETIONS)
 
 
@@ -107,7 +107,7 @@ def text_log_prob(model, ids, completion):
     return sum(float(logits[len(ids) - 1 + place, token]) for place, token in enumerate(completion))
 
 
-def test_over_all_texts_of_two_tokens_it_is_the_kl_of_the_two_policies():
+def test_the_expected_kl_over_all_texts_of_two_tokens_is_that_of_the_two_policies():
     words = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="a"))
     words.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>")

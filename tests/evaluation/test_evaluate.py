@@ -1,4 +1,4 @@
-"""The whole measurement on a tiny model, and once on a real one."""
+"""The evaluation of a tiny model, and once of a real one."""
 
 import json
 import math
@@ -28,21 +28,21 @@ def evaluate(model, tokenizer, rows, **settings):
 
 
 def wanted_words(*, prompts, completions, wanted, **columns):
-    """1 minus the distance from the number of words wanted; says nothing where none are."""
+    """1 minus the distance from the number of words wanted; `None` where none are."""
     assert sorted(columns) == ["references"]
     return [None if n == 0 else 1.0 - abs(len(t.split()) - n) for t, n in zip(completions, wanted, strict=True)]
 
 
-def test_no_rows_are_refused(model, tokenizer):
+def test_no_rows_raise(model, tokenizer):
     for rows in ([], Dataset.from_list([])):
-        with pytest.raises(ValueError, match="0 rows"):
+        with pytest.raises(ValueError, match="`rows` must have at least 1 row, got 0"):
             evaluate(model, tokenizer, rows)
-    with pytest.raises(ValueError, match="max_rows is 0"):
+    with pytest.raises(ValueError, match="`max_rows` must be at least 1, got 0"):
         evaluate(model, tokenizer, ROWS, max_rows=0)
 
 
 class Rate:
-    """A corpus metric: the share of letters that are an a, which is no mean of the rows' shares."""
+    """A corpus metric: the share of letters that are an a, which is not the mean of the rows' shares."""
 
     __name__ = "rate"
 
@@ -54,7 +54,7 @@ class Rate:
         return sum(text.count("a") for text in completions) / sum(map(len, completions))
 
 
-def test_a_reward_that_knows_the_value_of_a_corpus_is_asked_for_it(model, tokenizer):
+def test_the_corpus_value_of_a_reward_replaces_the_mean_of_its_rows(model, tokenizer):
     result = evaluate(model, tokenizer, ROWS, reward_funcs=[Rate()])
     texts = [completion.text for completion in result.completions]
     score = result.scores["reward/rate"]
@@ -62,7 +62,7 @@ def test_a_reward_that_knows_the_value_of_a_corpus_is_asked_for_it(model, tokeni
     assert len(score.row_scores) == 3 and score.pooling is None
 
 
-def test_everything_that_applies_is_scored(model, tokenizer):
+def test_all_metrics_that_apply_are_computed(model, tokenizer):
     result = evaluate(model, tokenizer, ROWS, reward_funcs=[wanted_words], perplexity_model=model)
     assert list(result.scores) == [
         *("bleu", "bleu_e2e", "nist", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "meteor", "cider"),
@@ -100,7 +100,7 @@ def test_row_scores_are_means_over_the_samples_of_a_prompt(model, tokenizer):
     assert len(result.scores["bleu"].row_scores) == len(result.scores["reward/wanted_words"].row_scores) == 3
 
 
-def test_completions_of_chat_prompts_are_messages_to_a_reward(model, tokenizer):
+def test_a_reward_gets_the_completions_of_chat_prompts_as_messages(model, tokenizer):
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
     seen = []
 
@@ -117,27 +117,30 @@ def test_completions_of_chat_prompts_are_messages_to_a_reward(model, tokenizer):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"text": "a"}], r"Row 0 has the columns \['text'\]"),
-        ([ROWS[0], {"prompt": "a"}], "Rows 0 and 1 differ"),
+        ([{"text": "a"}], r"Row 0 must have a column `prompt`, got \['text'\]"),
+        (
+            [ROWS[0], {"prompt": "a"}],
+            "`references` must be given for all rows or for none, got .* rows 0 and 1",
+        ),
         ([{"prompt": "a", "references": []}], r"`references` of row 0 must be a list of at least 1 text"),
     ],
 )
-def test_rows_that_lack_a_column_are_refused(model, tokenizer, rows, message):
+def test_rows_that_lack_a_column_raise(model, tokenizer, rows, message):
     with pytest.raises(ValueError, match=message):
         evaluate(model, tokenizer, rows)
 
 
-def test_rewards_that_clash_or_do_not_answer_every_row_are_refused(model, tokenizer):
+def test_rewards_of_equal_names_or_of_too_few_values_raise(model, tokenizer):
     def short(**columns):
         return [0.0]
 
-    with pytest.raises(ValueError, match="Two rewards are named 'short'"):
+    with pytest.raises(ValueError, match="`reward_funcs` must have different names, got 'short' twice"):
         evaluate(model, tokenizer, ROWS, reward_funcs=[short, short])
     with pytest.raises(ValueError, match="'short' returned 1 values for 3 completions"):
         evaluate(model, tokenizer, ROWS, reward_funcs=[short])
 
 
-def test_importing_evaluation_loads_nothing_heavy():
+def test_importing_the_evaluation_loads_no_heavy_library():
     code = (
         "import sys, lmrl.evaluation; "
         "print([m for m in ('torch', 'transformers', 'trl', 'datasets', 'sacrebleu', 'rich') if m in sys.modules])"

@@ -43,7 +43,7 @@ def test_a_padded_batch_equals_a_loop_over_single_prompts(model, tokenizer, prom
         ids, length, finished = greedy_by_hand(model, tokenizer, prompt, 12)
         expected.append(Completion(row, 0, tokenizer.decode(ids, skip_special_tokens=True), length, finished))
     assert generate(model, tokenizer, prompts, batch_size=batch_size) == expected
-    assert len({completion.text for completion in expected}) > 4  # a model that says one thing would show nothing
+    assert len({completion.text for completion in expected}) > 4  # a model with one completion would show nothing
 
 
 def test_the_padding_side_and_the_pad_token_of_the_tokenizer_do_not_matter(model, tokenizer, prompts):
@@ -82,14 +82,14 @@ def test_an_eos_at_once_is_an_empty_text_of_length_one(model, tokenizer):
     assert generate(model, tokenizer, ["a b"]) == [Completion(0, 0, "", 1, True)]
 
 
-def test_without_eos_in_the_generation_config_the_tokenizer_s_counts(model, tokenizer, prompts):
+def test_without_eos_in_the_generation_config_that_of_the_tokenizer_is_used(model, tokenizer, prompts):
     expected = generate(model, tokenizer, prompts, do_sample=True)
     model.generation_config.eos_token_id = None
     assert generate(model, tokenizer, prompts, do_sample=True) == expected
     assert any(completion.finished for completion in expected)
 
 
-def test_samples_come_by_row_and_then_by_number(model, tokenizer, prompts):
+def test_samples_are_sorted_by_row_and_then_by_number(model, tokenizer, prompts):
     completions = generate(model, tokenizer, prompts, do_sample=True, num_samples=3, batch_size=2)
     assert [(c.row, c.sample) for c in completions] == [(row, sample) for row in range(8) for sample in range(3)]
 
@@ -106,13 +106,13 @@ def test_batches_are_sampled_with_different_seeds(model, tokenizer):
     assert len(set(texts(completions))) > 1
 
 
-def test_the_random_state_is_left_alone(model, tokenizer, prompts):
+def test_the_random_state_is_restored(model, tokenizer, prompts):
     before = torch.get_rng_state()
     generate(model, tokenizer, prompts, do_sample=True)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_samples_follow_the_whole_softmax(model, tokenizer):
+def test_samples_follow_the_complete_softmax(model, tokenizer):
     """First tokens of 4000 samples against the model's probabilities."""
     model.generation_config.top_k = 2  # a saved default that must not count
     completions = generate(model, tokenizer, ["a b"], do_sample=True, num_samples=4000, max_new_tokens=1)
@@ -127,7 +127,7 @@ def test_samples_follow_the_whole_softmax(model, tokenizer):
     assert ((counts / 4000 - probabilities)[2:].abs() <= error + 1e-3).all()
 
 
-def test_saved_generation_defaults_do_not_leak_and_are_given_back(model, tokenizer, prompts):
+def test_saved_generation_defaults_are_not_used_and_are_restored(model, tokenizer, prompts):
     greedy, sampled = generate(model, tokenizer, prompts), generate(model, tokenizer, prompts, do_sample=True)
     saved = copy.deepcopy(model.generation_config)
     saved.update(top_k=1, repetition_penalty=5.0, do_sample=True, suppress_tokens=[3, 4, 5], min_new_tokens=9)
@@ -142,7 +142,7 @@ def test_a_low_temperature_is_greedy(model, tokenizer, prompts):
     assert generate(model, tokenizer, prompts, do_sample=True, top_p=1e-6) == generate(model, tokenizer, prompts)
 
 
-def test_dropout_is_off_and_each_module_gets_its_mode_back(model, tokenizer, prompts):
+def test_dropout_is_off_and_the_mode_of_each_module_is_restored(model, tokenizer, prompts):
     expected = generate(model, tokenizer, prompts)
     model.train()
     model.transformer.h[0].eval()
@@ -151,7 +151,7 @@ def test_dropout_is_off_and_each_module_gets_its_mode_back(model, tokenizer, pro
     assert [module.training for module in model.modules()] == before
 
 
-def test_training_goes_on_after_generation(model, tokenizer, prompts):
+def test_training_continues_after_generation(model, tokenizer, prompts):
     generate(model, tokenizer, prompts)
     ids = torch.tensor([tokenizer("a b c")["input_ids"]])
     model(ids, labels=ids).loss.backward()
@@ -186,16 +186,16 @@ def test_chat_prompts_go_through_the_template(model, tokenizer):
     assert generate(model, tokenizer, chat) == generate(model, tokenizer, ["a d b c d e", "f d e"])
 
 
-def test_an_empty_prompt_starts_from_bos_or_is_refused(model, tokenizer):
-    with pytest.raises(ValueError, match=r"Prompt 1 is '', which has no token"):
+def test_an_empty_prompt_starts_from_bos_or_raises(model, tokenizer):
+    with pytest.raises(ValueError, match=r"`prompt` of row 1 must have at least 1 token, got ''"):
         generate(model, tokenizer, ["a", ""])
     tokenizer.bos_token = "i"
     assert texts(generate(model, tokenizer, [""])) == texts(generate(model, tokenizer, ["i"]))
 
 
-def test_a_prompt_that_does_not_fit_is_refused_with_the_remedy(model, tokenizer, prompts):
+def test_a_prompt_that_does_not_fit_raises_with_the_remedy(model, tokenizer, prompts):
     with pytest.raises(
-        ValueError, match=r"Prompt 3 has 9 tokens .* 33 together, .* 32 positions. Set .* to 23 or less"
+        ValueError, match=r"`prompt` of row 3 .* 32 positions, got 9 \+ 24 tokens. Set `max_new_tokens` to 23 or less"
     ):
         generate(model, tokenizer, prompts, max_new_tokens=24)
     assert len(generate(model, tokenizer, prompts, max_new_tokens=23)) == 8

@@ -1,4 +1,4 @@
-"""Evaluations of the same rows in another order are compared row by row; of other rows, not at all."""
+"""Matching of evaluations of the same rows in another order."""
 
 import pytest
 
@@ -22,15 +22,15 @@ def test_rows_in_another_order_are_put_into_that_of_the_first(samples):
     assert matched({"a": first, "b": other}) == {"a": first, "b": first}
 
 
-def test_rows_that_are_not_known_are_left_as_they_are():
+def test_evaluations_without_row_ids_are_left_as_they_are():
     known, old = evaluation("123"), evaluation("312")
     old.row_ids.clear()
     assert matched({"a": known, "b": old})["b"] is old and matched({"b": old, "a": known})["a"] is known
     assert matched({}) == {}
 
 
-def test_other_rows_are_refused():
-    with pytest.raises(ValueError, match="'b' has 3 rows, of which 2 are among the 3 of 'a'"):
+def test_evaluations_of_other_rows_raise():
+    with pytest.raises(ValueError, match="got 3 rows of 'b', of which 2 are among the 3 of 'a'"):
         matched({"a": evaluation("123"), "b": evaluation("124")})
-    with pytest.raises(ValueError, match="'b' has 2 rows, of which 2 are among the 3 of 'a'"):
+    with pytest.raises(ValueError, match="got 2 rows of 'b', of which 2 are among the 3 of 'a'"):
         matched({"a": evaluation("123"), "b": evaluation("12")})

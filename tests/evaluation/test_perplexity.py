@@ -37,12 +37,12 @@ def test_perplexity_equals_a_loop_over_tokens_whatever_the_padding(model, tokeni
     assert not score.higher_is_better and "eos:where finished" in score.signature
 
 
-def test_the_perplexity_of_a_model_that_knows_nothing_is_its_vocabulary(model, tokenizer):
+def test_the_perplexity_of_a_uniform_model_is_its_vocabulary_size(model, tokenizer):
     torch.nn.init.zeros_(model.lm_head.weight)
     assert perplexity(model, tokenizer, PROMPTS, COMPLETIONS).value == pytest.approx(12)
 
 
-def test_a_completion_without_tokens_has_none(model, tokenizer):
+def test_a_completion_without_tokens_has_no_perplexity(model, tokenizer):
     empty = Completion(0, 0, "", 1, False)
     assert math.isnan(perplexity(model, tokenizer, PROMPTS, [empty]).value)
     mixed = perplexity(model, tokenizer, PROMPTS, [empty, COMPLETIONS[1]])
@@ -50,15 +50,15 @@ def test_a_completion_without_tokens_has_none(model, tokenizer):
     assert mixed.value == pytest.approx(mixed.row_scores[1])
 
 
-def test_dropout_is_off_and_the_mode_is_given_back(model, tokenizer):
+def test_dropout_is_off_and_the_mode_is_restored(model, tokenizer):
     expected = perplexity(model, tokenizer, PROMPTS, COMPLETIONS).value
     model.train()
     assert perplexity(model, tokenizer, PROMPTS, COMPLETIONS).value == expected
     assert model.training
 
 
-def test_no_completions_and_too_long_ones_are_refused(model, tokenizer):
-    with pytest.raises(ValueError, match="0 completions"):
+def test_no_completions_and_too_long_ones_raise(model, tokenizer):
+    with pytest.raises(ValueError, match="`completions` must have at least 1 row, got 0"):
         perplexity(model, tokenizer, PROMPTS, [])
-    with pytest.raises(ValueError, match="32 positions"):
+    with pytest.raises(ValueError, match=r"`prompt` of row 0 .* 32 positions, got 5 \+ 30 tokens. Set .* to 27"):
         perplexity(model, tokenizer, PROMPTS, [Completion(0, 0, "a " * 30, 30, False)])

@@ -27,14 +27,14 @@ def test_accuracy_is_the_share_of_positive_margins_and_a_tie_is_half() -> None:
     assert interval_to_json(preference_accuracy([1.0, -2.0, 0.5, 0.0], list("abcd")))["value"] == 2.5 / 4
 
 
-def test_with_a_group_for_each_row_the_interval_is_the_binomials() -> None:
+def test_with_a_group_for_each_row_the_interval_is_that_of_the_binomial() -> None:
     values = [1.0] * 640 + [0.0] * 360
     interval = clustered_interval(values, range(1000), samples=4000)
     error = 1.96 * math.sqrt(0.64 * 0.36 / 1000)
     assert (interval.low, interval.high) == pytest.approx((0.64 - error, 0.64 + error), abs=0.004)
 
 
-def test_rows_that_go_together_make_the_interval_wider() -> None:
+def test_correlated_rows_make_the_interval_wider() -> None:
     """100 groups of 10 equal rows are 100 observations."""
     values = [float(group < 64) for group in range(100) for _ in range(10)]
     groups = [group for group in range(100) for _ in range(10)]
@@ -43,7 +43,7 @@ def test_rows_that_go_together_make_the_interval_wider() -> None:
     assert (interval.low, interval.high) == pytest.approx((0.64 - error, 0.64 + error), abs=0.015)
 
 
-def test_one_group_says_nothing_of_how_sure_it_is() -> None:
+def test_the_interval_of_a_single_group_is_unknown() -> None:
     interval = clustered_interval([1.0, 0.0], ["a", "a"])
     assert math.isnan(interval.low) and math.isnan(interval.high)
 
@@ -62,7 +62,7 @@ def test_the_calibration_error_is_the_mean_distance_weighted_by_pairs() -> None:
     assert expected_calibration_error(bins) == pytest.approx((2 * 0.05 + 4 * 0.19) / 6)
 
 
-def test_margins_that_mean_what_they_say_are_calibrated() -> None:
+def test_margins_equal_to_the_true_log_odds_are_calibrated() -> None:
     generator = np.random.default_rng(0)
     sizes = generator.uniform(0, 4, 40_000)
     signs = np.where(generator.uniform(size=sizes.size) < 1 / (1 + np.exp(-sizes)), 1, -1)
@@ -71,7 +71,7 @@ def test_margins_that_mean_what_they_say_are_calibrated() -> None:
     assert expected_calibration_error(calibration_bins((signs * sizes * 5).tolist())) > 0.1
 
 
-def test_length_alone_is_right_so_often() -> None:
+def test_longer_is_chosen_is_the_accuracy_of_length_alone() -> None:
     assert longer_is_chosen([5, 1, 3, 3], [2, 4, 1, 3]) == 2.5 / 4
 
 
@@ -89,21 +89,28 @@ def test_a_reward_is_evaluated_on_pairs() -> None:
     assert (scores["pairs"], scores["prompts"], scores["accuracy"]["value"]) == (3, 2, pytest.approx(2 / 3))
     assert (scores["longer_is_chosen"], scores["shorter_is_chosen"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert [each["count"] for each in scores["calibration"]] == [1, 2]  # margins 2, -2 and 1
-    with pytest.raises(ValueError, match="all of them finite"):
+    with pytest.raises(ValueError, match="`margins` must be at least 1 and finite"):
         evaluate_preferences(number_of_a, [*pairs, {"prompt": "p", "chosen": "a", "rejected": ""}])
 
 
-@pytest.mark.parametrize(("margins", "prompts"), [([], []), ([math.nan], ["a"]), ([1.0], ["a", "b"])])
-def test_what_has_no_accuracy_is_refused(margins: list[float], prompts: list[str]) -> None:
-    with pytest.raises(ValueError, match="There are"):
+@pytest.mark.parametrize(
+    ("margins", "prompts", "message"),
+    [
+        ([], [], r"`margins` must be at least 1 and finite, got \[\]"),
+        ([math.nan], ["a"], r"`margins` must be at least 1 and finite, got \[nan\]"),
+        ([1.0], ["a", "b"], "`groups` must have one entry per value, at least 1, got 2 for 1"),
+    ],
+)
+def test_margins_without_an_accuracy_raise(margins: list[float], prompts: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         preference_accuracy(margins, prompts)
 
 
 def test_a_classifier_is_scored_on_all_rows_and_on_each_label() -> None:
-    # Of label 0 there are 3 rows, 3 answers and 2 hits; of label 1 there are 1, 2 and 1; of label 2 1, 0 and 0.
+    # Of label 0 there are 3 rows, 3 predictions and 2 hits; of label 1 there are 1, 2 and 1; of label 2 1, 0 and 0.
     scores = classification_scores([0, 0, 1, 1, 0], [0, 0, 0, 1, 2], commonest=0)
     assert scores["accuracy"]["value"] == 3 / 5
     assert scores["macro_f1"] == pytest.approx((4 / 6 + 2 / 3 + 0) / 3)
     assert scores["commonest_label_accuracy"] == 3 / 5
-    with pytest.raises(ValueError, match="1 predictions for 2 labels"):
+    with pytest.raises(ValueError, match="`predicted` must have one entry per label, got 1 for 2"):
         classification_scores([0], [0, 1], commonest=0)

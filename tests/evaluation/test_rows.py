@@ -1,4 +1,4 @@
-"""Rows are checked, and told apart by what is in them and not by where they are."""
+"""Checks of rows, and their ids, which depend on their content and not on their order."""
 
 import pytest
 from datasets import Dataset
@@ -32,7 +32,7 @@ def test_an_id_depends_on_prompt_and_references_alone():
     assert row_ids(chat[:1]) == row_ids(chat[1:])
 
 
-def test_the_signature_of_the_data_is_that_of_the_set():
+def test_the_signature_of_the_data_does_not_depend_on_the_order_of_the_rows():
     found = data_signature(row_ids(ROWS))
     assert found["rows"] == 4 and len(found["hash"]) == 12
     assert data_signature(row_ids(TURNED)) == found
@@ -41,7 +41,7 @@ def test_the_signature_of_the_data_is_that_of_the_set():
     assert data_signature([]) == {}
 
 
-def test_an_evaluation_comes_back_from_its_file_with_the_data_it_is_of(model, tokenizer, tmp_path):
+def test_an_evaluation_is_read_from_its_file_with_its_row_ids(model, tokenizer, tmp_path):
     found = evaluate_model(model, tokenizer, ROWS, Decoding(max_new_tokens=8), progress=False, reference_model=model)
     write_json(tmp_path / "found.json", found)
     assert read_json(tmp_path / "found.json") == found
