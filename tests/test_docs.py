@@ -101,11 +101,13 @@ def script_of(words: list[str]) -> list[str]:
 def classes_of(recipe: Path) -> tuple[tuple[type, ...], Path | None]:
     """Returns the dataclasses that a recipe parses its arguments into, and the YAML file of its demo."""
     namespace = runpy.run_path(str(recipe))
-    calls = [node for node in ast.walk(ast.parse(recipe.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    source = recipe.read_text(encoding="utf-8")
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     call = next(node for node in calls if ast.unparse(node.func) == "parse")
+    demo = re.search(r'"(demo_\w+\.yaml)"', source)
     classes = eval(f"({', '.join(map(ast.unparse, call.args))},)", namespace)
-    demo = next((eval(ast.unparse(word.value), namespace) for word in call.keywords if word.arg == "demo"), None)
-    return classes, demo
+    has_demo = any(word.arg == "demo" for word in call.keywords)
+    return classes, None if demo is None or not has_demo else ROOT / "recipes/configs" / demo[1]
 
 
 def check_recipe(recipe: Path, arguments: list[str]) -> None:
