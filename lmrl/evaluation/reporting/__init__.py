@@ -1,1 +1,1 @@
-"""Evaluations to be read: tables, warnings in words, charts, the page."""
+"""The report of an evaluation: tables, warnings, charts, the page and the model card."""

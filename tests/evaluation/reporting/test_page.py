@@ -169,7 +169,7 @@ def test_rows_are_matched_by_their_ids(tmp_path):
     other.row_ids.extend("21")
     assert "<mark>" not in page_of(tmp_path, {"a": first, "b": other}, rows_of(2))
     other.row_ids[0] = "3"
-    with pytest.raises(ValueError, match="needs the same rows"):
+    with pytest.raises(ValueError, match="must be of the same rows"):
         page_of(tmp_path, {"a": first, "b": other}, rows_of(2))
 
 
