@@ -59,10 +59,31 @@ def _option(default: Any, description: str) -> Any:
     return field(default=default, metadata={"help": description})
 
 
-def _check_dataset(name: str) -> None:
-    """Raises an error for an empty name: a classifier or a reward model has no default data."""
-    if not name:
-        raise ValueError(f"`dataset_name` must be a file, a folder or a hub id, got {name!r}.")
+def labelled(option: str, values: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """
+    Returns paths by label, from `label=path`, or labelled by the last part of the path.
+
+    Args:
+        option (`str`):
+            Argument that has the values, for the message of an error.
+        values (iterable of `str`):
+            Paths, each with a label before an equals sign or without one.
+        taken (iterable of `str`, *optional*):
+            Labels that are in use.
+
+    Raises:
+        ValueError: If a label occurs twice or is in use.
+    """
+    paths: dict[str, str] = {}
+    for value in values:
+        label, equals, path = value.partition("=")
+        if not equals or "/" in label:  # the folder of a run may have an equals sign in its name
+            label = value.rstrip("/").split("/")[-1]
+            path = value
+        if label in paths or label in taken:
+            raise ValueError(f"`{option}` must have different labels, got {label!r} twice. Write label=path.")
+        paths[label] = path
+    return paths
 
 
 def _check_specs(name: str, specs: Iterable[str | dict[str, Any]]) -> None:
@@ -147,11 +168,13 @@ class RowArguments:
     max_train_rows: int | None = _option(None, "Number of rows to train on, the first ones. Default: all.")
     eval_rows: int | None = _option(
         None,
-        "Number of held-out rows. They are the first ones of the test split or, where there is none, are split off.",
+        "Number of held-out rows. They are the first ones of the test split (default: all of it) or, where there is "
+        "no test split, are split off from the training rows.",
     )
 
     def __post_init__(self) -> None:
-        _check_dataset(self.dataset_name)
+        if not self.dataset_name:
+            raise ValueError(f"`dataset_name` must be a file, a folder or a hub id, got {self.dataset_name!r}.")
         check_at_least(1, max_train_rows=self.max_train_rows, eval_rows=self.eval_rows)
 
 
@@ -182,11 +205,6 @@ class DataArguments(RowArguments):
         "error",
         "What to do with longer prompts. error: do not start; drop: drop the rows; cut: cut off the beginning of the "
         "text; cut_end: cut off its end.",
-    )
-    eval_rows: int | None = _option(
-        None,
-        "Number of held-out rows. They are the first ones of the test split (default: all of it) or, where there is "
-        "no test split, are split off from the training rows.",
     )
 
     def __post_init__(self) -> None:
@@ -287,16 +305,16 @@ class ComparisonArguments:
 
     checkpoints: list[str] | None = _option(
         None,
-        "Checkpoints to compare, as `path` or `name=path`. The others are tested against the first. Default: "
+        "Checkpoints to compare, as `path` or `label=path`. The others are tested against the first. Default: "
         "model_name_or_path alone.",
     )
     outputs: list[str] | None = _option(
         None,
-        "Texts of other systems to compare with, as `name=file`. A text file with one per line in the order of the "
+        "Texts of other systems to compare with, as `label=file`. A text file with one per line in the order of the "
         'rows, or .jsonl with {"id": ..., "completion": ...}.',
     )
     datasets: list[str] | None = _option(
-        None, "Several data sets, as `name=path`, written like dataset_name. Default: dataset_name alone."
+        None, "Several data sets, as `label=path`, written like dataset_name. Default: dataset_name alone."
     )
     eval_num_samples: int = _option(1, "Completions per prompt; more than 1 needs eval_do_sample.")
     eval_temperature: float = _option(1.0, "Temperature of sampling, with eval_do_sample.")
@@ -309,6 +327,23 @@ class ComparisonArguments:
                 f"`eval_temperature` must be above 0, got {self.eval_temperature}. Greedy decoding is without "
                 "`eval_do_sample`."
             )
+
+    def systems(self, model: str | None, default: str) -> tuple[dict[str, str], dict[str, str]]:
+        """
+        Returns the paths of the checkpoints and those of the files of texts, by label.
+
+        Args:
+            model (`str`, *optional*):
+                Checkpoint to evaluate where there are no `checkpoints`.
+            default (`str`):
+                Checkpoint to evaluate where nothing else is given.
+
+        Raises:
+            ValueError: If two of them have the same label.
+        """
+        alone = model or (None if self.outputs else default)
+        checkpoints = labelled("checkpoints", self.checkpoints or ([alone] if alone else []))
+        return checkpoints, labelled("outputs", self.outputs or [], taken=checkpoints)
 
     def sampling(self) -> dict[str, Any]:
         """Returns the options of sampling."""
@@ -325,6 +360,21 @@ class LabelArguments(RowArguments):
     class_names: list[str] | None = _option(
         None, "Names of the labels, in their order. Default: the labels themselves."
     )
+
+
+@dataclass
+class ClassifierArguments:
+    """The model under a classifier."""
+
+    _argument_group_name = "Model"
+
+    model_name_or_path: str = _option(
+        "scratch", "Model under the new head: folder, hub id or scratch. `scratch` is a small random encoder."
+    )
+    max_length: int = _option(128, "Maximum number of tokens of a text; longer ones are cut.")
+
+    def __post_init__(self) -> None:
+        check_at_least(1, max_length=self.max_length)
 
 
 @dataclass

@@ -1,59 +1,38 @@
 """
-Fine-tunes a causal language model against sequence-level rewards with REINFORCE, and says whether it got better.
+Fine-tunes a causal language model on sequence-level rewards with REINFORCE, and evaluates it before and after.
 
-    accelerate launch recipes/reinforce_gen.py                                          # the embedded demo, offline
-    accelerate launch recipes/reinforce_gen.py --config recipes/configs/gpt2_lora.yaml  # flags override a YAML file
+    accelerate launch recipes/reinforce_gen.py                                       # the embedded demo, offline
+    accelerate launch recipes/reinforce_gen.py --config recipes/configs/gpt2_lora.yaml  # flags override the YAML file
     python recipes/reinforce_gen.py --help
 """
 
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from datasets import Dataset
 from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, RewardArguments
 from lmrl.cli import parse, run
-from lmrl.data import demo_model_path, load_splits
-from lmrl.evaluation import Decoding, Evaluation, Evaluator, FrozenModels, report, write_card
-from lmrl.models import context_length, load_model, load_tokenizer, write_merged
+from lmrl.data import load_splits
+from lmrl.experiment import load_policy, longest_prompt, make_evaluator, save_report
 from lmrl.rewards import make_rewards
 from lmrl.trainers import ReinforceConfig, ReinforceTrainer
-from transformers import PreTrainedTokenizerBase
 from trl import get_peft_config
 
-DEMO = Path(__file__).parent / "configs" / "demo_reinforce.yaml"
+ARGUMENTS = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig)
 
 
 def main() -> None:
-    """Train, and print the held-out scores before and after."""
-    model_args, data_args, reward_args, eval_args, config = parse(
-        ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig, demo=DEMO
-    )
-    name = str(model_args.model_name_or_path or demo_model_path())
-    loading = {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
-    tokenizer = load_tokenizer(name, **loading)
-    loading |= model_args.loading()
-    model = load_model(name, trainable=True, **loading)
-    room = (context_length(model) or 10**9) - config.max_completion_length
-    train, held_out = load_splits(tokenizer, room, seed=config.seed, **vars(data_args))
-    rewards = make_rewards(reward_args.rewards)
-    evaluator = Evaluator(
-        tokenizer,
-        held_out,
-        Decoding(**eval_args.decoding(config.max_completion_length)),
-        reward_funcs=[*rewards, *make_rewards(eval_args.eval_metrics or [])],
-        subset_size=eval_args.eval_subset,
-        load_frozen_models=partial(load_frozen_models, eval_args.eval_perplexity_model, name, tokenizer, **loading),
-    )
-
+    demo = Path(__file__).parent / "configs" / "demo_reinforce.yaml"
+    model_args, data_args, reward_args, eval_args, config = parse(*ARGUMENTS, demo=demo)
+    model, tokenizer = load_policy(model_args, config)
+    train_rows, eval_rows = load_splits(tokenizer, longest_prompt(model, config), seed=config.seed, **vars(data_args))
+    reward_funcs = make_rewards(reward_args.rewards)
+    evaluator = make_evaluator(tokenizer, eval_rows, reward_funcs, model_args, eval_args, config)
     trainer = ReinforceTrainer(
         model,
-        rewards,
+        reward_funcs,
         config,
-        train,
-        held_out_metrics=evaluator.scores,
+        train_rows,
         eval_dataset=evaluator.subset,
+        held_out_metrics=evaluator.scores,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
@@ -64,35 +43,7 @@ def main() -> None:
     trainer.save_state()
     with trainer.gathered_policy() as policy:
         evaluations["after"] = evaluator(policy)
-    if trainer.is_world_process_zero():
-        if model_args.merge:
-            print(f"The merged model is in {write_merged(config.output_dir, dtype=model_args.dtype)}")
-        tell(trainer, evaluations, held_out, model_args, data_args, reward_args, eval_args)
-    if config.push_to_hub:
-        trainer.push_to_hub(commit_message="Scores and model card")
-
-
-def load_frozen_models(
-    perplexity_model: str | None, start: str, tokenizer: PreTrainedTokenizerBase, device: torch.device, **loading: Any
-) -> FrozenModels:
-    """Returns the model that training starts from and the one that gives the perplexity, by default the same."""
-    reference = load_model(start, device=device, **loading)
-    if perplexity_model is None:
-        return FrozenModels(reference, (reference, tokenizer))
-    return FrozenModels(reference, (load_model(perplexity_model, device=device), load_tokenizer(perplexity_model)))
-
-
-def tell(trainer: ReinforceTrainer, evaluations: dict[str, Evaluation], rows: Dataset, *told: Any) -> None:
-    """Prints what came out, and writes the report and the model card."""
-    settings = {name: value for part in told for name, value in vars(part).items()} | trainer.args.to_dict()
-    folder, name = trainer.args.output_dir, settings["model_name_or_path"] or demo_model_path()
-    run = {"logs": {"after": trainer.state.log_history}, "rewarded": trainer.reward_func_names, "config": settings}
-    places = settings["eval_output_dir"] or folder, settings["eval_num_completions_to_print"]
-    facts: dict[str, Any] = {"algorithm": trainer.name, "citation": trainer.citation}
-    facts["settings"] = {field: getattr(trainer.args, field) for field in trainer.reported_settings}
-    compared = report(evaluations, rows, *places, title=f"{Path(name).name}, before and after", **run)
-    trainer.model_card = write_card(folder, evaluations, rows, compared=compared, **facts, **run)
-    print(f"The model is in {folder}")
+    save_report(trainer, evaluations, eval_rows, model_args, data_args, reward_args, eval_args)
 
 
 if __name__ == "__main__":

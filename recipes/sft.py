@@ -1,5 +1,5 @@
 """
-Warms a causal language model up on the references, with TRL's SFTTrainer, so that there is something to reinforce.
+Fine-tunes a causal language model on the references with TRL's SFTTrainer, as a start for reinforcement learning.
 
     accelerate launch recipes/sft.py --model_name_or_path gpt2 --dataset_name data/train.jsonl \\
         --prompt_template "{mr} ->" --reference_column references --output_dir runs/sft
@@ -8,40 +8,35 @@ Warms a causal language model up on the references, with TRL's SFTTrainer, so th
 
 from dataclasses import dataclass
 
-import torch
 from lmrl.arguments import DataArguments, ModelArguments
 from lmrl.cli import parse, run
-from lmrl.data import demo_model_path, load_splits, to_supervised
-from lmrl.models import load_model, load_tokenizer, write_merged
+from lmrl.data import load_splits, to_supervised
+from lmrl.experiment import load_policy, save_merged, use_cpu_without_gpu
 from lmrl.trainers import find_checkpoint
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 
 @dataclass
-class WarmupConfig(SFTConfig):
-    """TRL's configuration, which without a GPU asks for bfloat16 all the same and stops: there it is float32."""
+class SupervisedConfig(SFTConfig):
+    """TRL's configuration, on a CPU in float32 where there is no GPU."""
 
     def __post_init__(self) -> None:
-        if not torch.accelerator.is_available():
-            self.use_cpu, self.bf16 = True, bool(self.bf16)
+        use_cpu_without_gpu(self)
         super().__post_init__()
 
 
 def main() -> None:
-    """Train on one prompt-completion pair per reference; the loss is on the completions."""
-    model_args, data_args, config = parse(ModelArguments, DataArguments, WarmupConfig)
-    name = model_args.model_name_or_path or demo_model_path()
-    loading = {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
-    tokenizer = load_tokenizer(name, **loading)
+    """Trains on one prompt-completion pair per reference, with the loss on the completions."""
+    model_args, data_args, config = parse(ModelArguments, DataArguments, SupervisedConfig)
+    model, tokenizer = load_policy(model_args, config)
     tokenizer.padding_side = "right"
-    loading |= model_args.loading()
-    model = load_model(name, trainable=True, **loading)
-    train, held_out = load_splits(tokenizer, None, seed=config.seed, **vars(data_args))
+    train_rows, eval_rows = load_splits(tokenizer, None, seed=config.seed, **vars(data_args))
+
     trainer = SFTTrainer(
         model,
         config,
-        train_dataset=to_supervised(train),
-        eval_dataset=to_supervised(held_out),
+        train_dataset=to_supervised(train_rows),
+        eval_dataset=to_supervised(eval_rows),
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
@@ -49,8 +44,7 @@ def main() -> None:
     trainer.save_model()
     loss = trainer.evaluate()["eval_loss"]
     if trainer.is_world_process_zero():
-        if model_args.merge:
-            print(f"The merged model is in {write_merged(config.output_dir, dtype=model_args.dtype)}")
+        save_merged(model_args.merge, config.output_dir, model_args.dtype)
         print(f"Held-out loss: {loss:.4f} nats per token. The model is in {config.output_dir}")
 
 

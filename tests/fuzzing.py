@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from trl import RewardConfig, SFTConfig
 
 from lmrl.arguments import (
+    ClassifierArguments,
     ComparisonArguments,
     DataArguments,
     EvaluationArguments,
@@ -27,7 +28,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "reinforce_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig),
     "ppo_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, PPOConfig),
     "evaluate_gen": (ModelArguments, DataArguments, EvaluationArguments, ComparisonArguments),
-    "train_classifier": (LabelArguments, TrainingArguments),
+    "train_classifier": (ClassifierArguments, LabelArguments, TrainingArguments),
     "train_reward_model": (ModelArguments, PreferenceArguments, RewardConfig),
 }
 

@@ -151,7 +151,10 @@ def test_what_is_wrong_is_said_before_the_work(recipe, llama_path, gpt2_path, ro
         (("--outputs", "short.txt"), "short.txt has 1 texts for 2 rows"),
         (("--outputs", "torn.jsonl"), "Line 2 of torn.jsonl is not JSON"),
         (("--outputs", "no.txt"), "No such file or directory: 'no.txt'"),
-        (("--checkpoints", f"a={llama_path}", "--outputs", "a=short.txt"), "two of what is compared are called 'a'"),
+        (
+            ("--checkpoints", f"a={llama_path}", "--outputs", "a=short.txt"),
+            "`outputs` must have different labels, got 'a' twice.",
+        ),
         (("--checkpoints", llama_path, "--datasets", rows_path, "no.jsonl"), "no file or folder"),
         (("--checkpoints", llama_path, "--eval_metrics", "chrf", "chrf"), "Two rewards are named 'chrf'"),
     ):

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmrl.arguments import LabelArguments, ModelArguments, PreferenceArguments
+from lmrl.arguments import ClassifierArguments, LabelArguments, ModelArguments, PreferenceArguments
 from lmrl.cli import parse
 from lmrl.rewards import Classifier, RewardModel
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {
-    "train_classifier": (LabelArguments,),
+    "train_classifier": (ClassifierArguments, LabelArguments),
     "train_reward_model": (ModelArguments, PreferenceArguments),
 }
 CONFIGS = {"sst2_classifier": "train_classifier", "webnlg_reward_model": "train_reward_model"}
@@ -76,9 +76,9 @@ def test_help_names_every_field_and_a_misspelt_one_is_one_line(name, recipe, mon
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_has_less_than_100_lines_and_a_command_above(name):
+def test_a_recipe_is_a_page_with_a_command_above(name):
     text = (ROOT / "recipes" / f"{name}.py").read_text()
-    assert len(text.splitlines()) < 100
+    assert len(text.splitlines()) <= 60
     assert f"python recipes/{name}.py --help" in text.split('"""')[1]
 
 
@@ -95,7 +95,7 @@ def test_a_configuration_is_understood_and_says_what_it_is(config, name, monkeyp
     parse(*RECIPES[name], config_class, argv=["--config", str(path)])
 
 
-@pytest.mark.parametrize("kind", [LabelArguments, PreferenceArguments])
-def test_every_field_says_what_it_does(kind):
+@pytest.mark.parametrize("kind", [ClassifierArguments, LabelArguments, PreferenceArguments])
+def test_every_field_has_a_description(kind):
     assert len(fields(kind)) <= 14
     assert all(field.metadata["help"].endswith(".") for field in fields(kind))

@@ -234,16 +234,16 @@ def test_checkpoints_of_one_name_are_refused(recipe: Recipe) -> None:
     status, _, err = recipe("evaluate_gen", "--checkpoints", "a/last", "b/last")
     assert (status, err) == (
         2,
-        "error: two of what is compared are called 'last', and names must differ: write name=path\n",
+        "error: `checkpoints` must have different labels, got 'last' twice. Write label=path.\n",
     )
 
 
-def test_a_judge_reads_with_its_own_tokenizer(recipe: Recipe, gpt2_path: str, tmp_path: Path) -> None:
+def test_a_perplexity_model_has_its_own_tokenizer(recipe: Recipe, gpt2_path: str, tmp_path: Path) -> None:
     argv = ("--eval_perplexity_model", gpt2_path, "--output_dir", "out", *SHORT)
     status, _, err = recipe("reinforce_gen", *argv)
     assert status == 0, err
     score = json.loads((tmp_path / "out" / "before.json").read_text())["scores"]["perplexity"]
-    # Ids of the demo's vocabulary of 640 would be out of the judge's range of 64.
+    # Ids of the demo's vocabulary of 640 would be out of that model's range of 64.
     assert score["signature"].startswith(f"model:{gpt2_path}|") and score["value"] > 1
 
 
@@ -333,9 +333,9 @@ def test_a_library_that_is_not_installed_is_one_sentence(recipe: Recipe) -> None
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_has_less_than_100_lines_and_a_command_above(name: str) -> None:
+def test_a_recipe_is_a_page_with_a_command_above(name: str) -> None:
     text = (ROOT / "recipes" / f"{name}.py").read_text()
-    assert len(text.splitlines()) < 100
+    assert len(text.splitlines()) <= (50 if name in ("ppo_gen", "reinforce_gen") else 60)
     assert f"python recipes/{name}.py --help" in text.split('"""')[1]
 
 

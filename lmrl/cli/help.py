@@ -118,7 +118,8 @@ def write_help(dataclass_types: Iterable[type], program: str, everything: bool) 
             first sentence of each.
     """
     arguments = [_describe(field, kind) for kind in dataclass_types for field in fields(kind) if field.init]
-    arguments.append(_Argument("Output", "config", "FILE", *["YAML file with any of these arguments."] * 2, ""))
+    config = "YAML file with any of these arguments."
+    arguments.append(_Argument("Output", "config", "FILE", config, config, ""))
     width = min(shutil.get_terminal_size((100, 24)).columns, 119)
     lines = [
         f"usage: {program} [--config FILE] [--name value ...]",

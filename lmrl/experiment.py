@@ -1,0 +1,369 @@
+"""The steps that recipes share: load the policy, make its evaluator, save what came out."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from lmrl.arguments import labelled
+from lmrl.data import demo_model_path, load_held_out
+from lmrl.distributed import rank_and_world_size
+from lmrl.evaluation import (
+    CompletionStore,
+    Decoding,
+    Evaluation,
+    Evaluator,
+    FrozenModels,
+    classification_scores,
+    evaluate_model,
+    evaluate_preferences,
+    interval_as_text,
+    measure_completions,
+    read_outputs,
+    report,
+    write_card,
+)
+from lmrl.models import context_length, load_model, load_tokenizer, load_trainable_classifier, write_merged
+from lmrl.rewards import RewardModel, make_rewards
+
+_NO_LIMIT = 10**9  # tokens of a prompt, where a model names no limit
+
+
+def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    Returns the policy to train and its tokenizer.
+
+    Args:
+        model_args ([`~lmrl.arguments.ModelArguments`]):
+            The model, its precision, its quantization. Without a name it is lmrl's demo model.
+        config (`transformers.TrainingArguments`):
+            Configuration of the trainer, which has `trust_remote_code`.
+
+    Raises:
+        ValueError: If there is no such model, or no tokenizer beside it.
+    """
+    options = _source(model_args, config)
+    tokenizer = load_tokenizer(_name(model_args), **options)
+    return load_model(_name(model_args), trainable=True, **options, **model_args.loading()), tokenizer
+
+
+def longest_prompt(model: PreTrainedModel, config: Any) -> int:
+    """Returns how many tokens a prompt may have so that `config.max_completion_length` more fit the model."""
+    return (context_length(model) or _NO_LIMIT) - int(config.max_completion_length)
+
+
+def make_evaluator(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    reward_funcs: Sequence[Any],
+    model_args: Any,
+    eval_args: Any,
+    config: Any,
+) -> Evaluator:
+    """
+    Returns the held-out evaluation of a run: its rewards and metrics, and the divergence from where it started.
+
+    Args:
+        tokenizer (`transformers.PreTrainedTokenizerBase`):
+            Tokenizer of the policy.
+        rows (`datasets.Dataset`):
+            Held-out rows.
+        reward_funcs (list of callables):
+            Reward functions that are trained on.
+        model_args ([`~lmrl.arguments.ModelArguments`]):
+            The model that training starts from, which is the reference.
+        eval_args ([`~lmrl.arguments.EvaluationArguments`]):
+            Metrics, decoding, the subset for evaluations during training.
+        config ([`~lmrl.trainers.PolicyGradientConfig`]):
+            Configuration of the trainer, whose `max_completion_length` is the default length.
+
+    Raises:
+        ValueError: If a metric is unknown.
+    """
+    loading = _source(model_args, config) | model_args.loading()
+    return Evaluator(
+        tokenizer,
+        rows,
+        Decoding(**eval_args.decoding(config.max_completion_length)),
+        reward_funcs=[*reward_funcs, *make_rewards(eval_args.eval_metrics or [])],
+        subset_size=eval_args.eval_subset,
+        load_frozen_models=partial(load_frozen_models, _name(model_args), eval_args.eval_perplexity_model, **loading),
+    )
+
+
+def load_frozen_models(
+    reference: str | None, perplexity_model: str | None, device: torch.device, **loading: Any
+) -> FrozenModels:
+    """
+    Returns the models that an evaluation compares with.
+
+    Args:
+        reference (`str`, *optional*):
+            Model that training starts from: folder or hub id.
+        perplexity_model (`str`, *optional*):
+            Model that gives the perplexity of completions. By default it is the reference.
+        device (`torch.device`):
+            Where the models are put.
+        **loading:
+            Passed on to [`~lmrl.models.load_model`] for the reference.
+
+    Raises:
+        ValueError: If one of them cannot be loaded.
+    """
+    model = None if reference is None else load_model(reference, device=device, **loading)
+    if perplexity_model is not None:
+        pair = (load_model(perplexity_model, device=device), load_tokenizer(perplexity_model))
+        return FrozenModels(model, pair)
+    return FrozenModels(model, None if model is None else (model, load_tokenizer(str(reference))))
+
+
+def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Dataset, *argument_groups: Any) -> None:
+    """
+    Prints the evaluations of a run, and writes its scores, report and model card; uploads them with `push_to_hub`.
+
+    An adapter is also written merged into its base, if `merge` is set. All processes must call it.
+
+    Args:
+        trainer ([`~lmrl.trainers.PolicyGradientTrainer`]):
+            Trainer after the training, with its model saved.
+        evaluations (`dict` of [`~lmrl.evaluation.Evaluation`]):
+            Evaluations by label; the first is the one before training, the last the one after it.
+        rows (`datasets.Dataset`):
+            Held-out rows.
+        *argument_groups:
+            Arguments of the recipe, [`~lmrl.arguments.ModelArguments`] and
+            [`~lmrl.arguments.EvaluationArguments`] among them; the report shows all of them.
+    """
+    settings = {name: value for group in argument_groups for name, value in vars(group).items()}
+    settings |= trainer.args.to_dict()
+    folder = trainer.args.output_dir
+    if trainer.is_world_process_zero():
+        save_merged(settings["merge"], folder, settings["dtype"])
+        run = {
+            "logs": {list(evaluations)[-1]: trainer.state.log_history},
+            "rewarded": trainer.reward_func_names,
+            "config": settings,
+        }
+        start = Path(settings["model_name_or_path"] or demo_model_path()).name
+        compared = report(
+            evaluations,
+            rows,
+            settings["eval_output_dir"] or folder,
+            settings["eval_num_completions_to_print"],
+            title=f"{start}, {' and '.join(evaluations)}",
+            **run,
+        )
+        trainer.model_card = write_card(
+            folder,
+            evaluations,
+            rows,
+            algorithm=trainer.name,
+            citation=trainer.citation,
+            settings={name: getattr(trainer.args, name) for name in trainer.reported_settings},
+            compared=compared,
+            **run,
+        )
+        print(f"The model is in {folder}")
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(commit_message="Scores and model card")
+
+
+def save_merged(merge: bool, folder: str, dtype: str | None) -> None:
+    """Writes the adapter in a folder merged into its base, with weights of this precision, if `merge` is set."""
+    if merge:
+        print(f"The merged model is in {write_merged(folder, dtype=dtype)}")
+
+
+def load_eval_sets(data_args: Any, datasets: Sequence[str] | None) -> dict[str, Dataset]:
+    """
+    Returns the held-out rows of one or several data sets, by their labels.
+
+    Args:
+        data_args ([`~lmrl.arguments.DataArguments`]):
+            How rows become prompts, the same for all; and the data set, where no others are given.
+        datasets (list of `str`, *optional*):
+            Files, folders or hub ids, each as `path` or `label=path`.
+
+    Raises:
+        FileNotFoundError: If there is nothing by one of these names.
+        ValueError: If rows cannot be read, or two data sets have the same label.
+    """
+    names = labelled("datasets", datasets or [data_args.eval_dataset_name or data_args.dataset_name])
+    shared = vars(data_args) | {"eval_dataset_name": None}
+    return {label: load_held_out(**shared | {"dataset_name": name}) for label, name in names.items()}
+
+
+class SystemEvaluator:
+    """
+    The evaluation of several systems on the same rows: checkpoints, and texts from files.
+
+    All processes must call it: they share the generation, the main process computes the metrics.
+
+    Args:
+        checkpoints (`dict` of `str`):
+            Folders or hub ids by label. The first is the reference, and by default gives the perplexity.
+        outputs (`dict` of `str`):
+            Files of texts by label, as [`~lmrl.evaluation.read_outputs`] reads them.
+        decoding ([`~lmrl.evaluation.Decoding`]):
+            How completions are generated.
+        reward_funcs (list of callables):
+            Metrics besides the usual ones.
+        perplexity_model (`str`, *optional*), device (`torch.device`), **loading:
+            As for [`load_frozen_models`]; the checkpoints are loaded like the reference.
+
+    Raises:
+        ValueError: If a model or a tokenizer cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, str],
+        outputs: Mapping[str, str],
+        decoding: Decoding,
+        reward_funcs: Sequence[Any],
+        *,
+        perplexity_model: str | None,
+        **loading: Any,
+    ):
+        self.checkpoints = checkpoints
+        self.outputs = outputs
+        self.decoding = decoding
+        self.reward_funcs = reward_funcs
+        self.loading = loading
+        self.tokenizers = {label: load_tokenizer(path) for label, path in checkpoints.items()}
+        self.frozen = load_frozen_models(next(iter(checkpoints.values()), None), perplexity_model, **loading)
+
+    def __call__(self, rows: Dataset, folder: Path) -> dict[str, Evaluation]:
+        """
+        Returns the evaluations by label; those of texts on the main process only.
+
+        Args:
+            rows (`datasets.Dataset`):
+                Held-out rows.
+            folder (`Path`):
+                Where completions are kept until [`SystemEvaluator.clean_up`]: a killed evaluation continues.
+
+        Raises:
+            ValueError: If a file of texts does not fit the rows.
+        """
+        perplexity_model = self.frozen.perplexity_model
+        tokenizer = None if perplexity_model is None else perplexity_model[1]
+        texts = {label: read_outputs(path, rows, tokenizer) for label, path in self.outputs.items()}
+        evaluations = {label: self._evaluate(label, rows, folder) for label in self.checkpoints}
+        if rank_and_world_size()[0] == 0:
+            for label, completions in texts.items():
+                evaluations[label] = measure_completions(
+                    completions,
+                    rows,
+                    reward_funcs=self.reward_funcs,
+                    perplexity_model=perplexity_model,
+                    length_unit="words" if tokenizer is None else "tokens|eos:included",
+                )
+        return evaluations
+
+    def clean_up(self, folder: Path) -> None:
+        """Deletes the completions that were kept in a folder."""
+        for label in self.checkpoints:
+            CompletionStore(folder / "partial", label).remove()
+
+    def _evaluate(self, label: str, rows: Dataset, folder: Path) -> Evaluation:
+        """Returns the evaluation of a checkpoint."""
+        model = load_model(self.checkpoints[label], **self.loading)
+        reference = self.frozen.reference_model
+        comparable = reference is not None and reference.config.vocab_size == model.config.vocab_size
+        return evaluate_model(
+            model,
+            self.tokenizers[label],
+            rows,
+            self.decoding,
+            reward_funcs=self.reward_funcs,
+            perplexity_model=self.frozen.perplexity_model,
+            reference_model=reference if comparable else None,
+            store=CompletionStore(folder / "partial", label),
+        )
+
+
+def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    Returns a model with a new head of one score, and its tokenizer.
+
+    Args:
+        model_args ([`~lmrl.arguments.ModelArguments`]), config (`transformers.TrainingArguments`):
+            As for [`load_policy`].
+        pairs (`datasets.Dataset`):
+            Rows with `prompt`, `chosen` and `rejected`, from which a model from scratch takes its vocabulary.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    texts = [str(row[column]) for row in pairs for column in ("prompt", "chosen", "rejected")]
+    options = _source(model_args, config) | model_args.loading()
+    return load_trainable_classifier(_name(model_args), ["reward"], texts, **options)
+
+
+def save_preferences(folder: str, pairs: Dataset) -> None:
+    """
+    Prints the held-out scores of a reward model, and writes them as `scores.json` into its folder.
+
+    Args:
+        folder (`str`):
+            Folder of the reward model, which is loaded as [`~lmrl.rewards.RewardModel`] loads it.
+        pairs (`datasets.Dataset`):
+            Held-out rows with `prompt`, `chosen` and `rejected`.
+    """
+    scores = evaluate_preferences(RewardModel(folder), pairs)
+    Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
+    print(
+        f"Held-out accuracy on {scores['pairs']} pairs of {scores['prompts']} prompts: "
+        f"{interval_as_text(scores['accuracy'])}; the longer one: {scores['longer_is_chosen']:.4f}, the "
+        f"shorter one: {scores['shorter_is_chosen']:.4f}. Expected calibration error: "
+        f"{scores['expected_calibration_error']:.4f}. The model is in {folder}"
+    )
+
+
+def save_accuracy(
+    folder: str, predictions: Sequence[int], labels: Sequence[int], train_labels: Sequence[int], names: Sequence[str]
+) -> None:
+    """
+    Prints the held-out scores of a classifier, and writes them as `scores.json` into its folder.
+
+    Args:
+        folder (`str`):
+            Folder of the classifier.
+        predictions (list of `int`), labels (list of `int`):
+            Predicted and true labels of the held-out rows.
+        train_labels (list of `int`):
+            Labels of the training rows; their most frequent one is the baseline.
+        names (list of `str`):
+            Names of the labels.
+    """
+    frequent = Counter(train_labels).most_common(1)[0][0]
+    scores = classification_scores(predictions, list(labels), frequent)
+    Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
+    print(
+        f"Held-out accuracy on {scores['rows']} rows: {interval_as_text(scores['accuracy'])}, "
+        f"macro F1 {scores['macro_f1']:.4f}; always {names[frequent]!r}: "
+        f"{scores['commonest_label_accuracy']:.4f}. The model is in {folder}"
+    )
+
+
+def use_cpu_without_gpu(config: TrainingArguments) -> None:
+    """Sets a configuration to a CPU in float32 where there is no GPU: TRL's default, bfloat16, fails there."""
+    if not torch.accelerator.is_available():
+        config.use_cpu = True
+        config.bf16 = bool(config.bf16)
+
+
+def _name(model_args: Any) -> str:
+    return str(model_args.model_name_or_path or demo_model_path())
+
+
+def _source(model_args: Any, config: Any) -> dict[str, Any]:
+    """Returns the options of `from_pretrained` for where a model comes from."""
+    return {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
