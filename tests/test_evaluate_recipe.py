@@ -148,15 +148,15 @@ def test_what_is_wrong_is_said_before_the_work(recipe, llama_path, gpt2_path, ro
     for argv, sentence in (
         (("--checkpoints", llama_path, bare), f"got '{bare}', from which no tokenizer could be loaded"),
         (("--checkpoints", llama_path, "a=./no"), "must be a hub id or an existing folder, got './no'"),
-        (("--outputs", "short.txt"), "short.txt has 1 texts for 2 rows"),
-        (("--outputs", "torn.jsonl"), "Line 2 of torn.jsonl is not JSON"),
+        (("--outputs", "short.txt"), "short.txt' must have one line for each of 2 rows, got 1"),
+        (("--outputs", "torn.jsonl"), "torn.jsonl', line 2: every line must be a JSON object"),
         (("--outputs", "no.txt"), "No such file or directory: 'no.txt'"),
         (
             ("--checkpoints", f"a={llama_path}", "--outputs", "a=short.txt"),
             "`outputs` must have different labels, got 'a' twice.",
         ),
         (("--checkpoints", llama_path, "--datasets", rows_path, "no.jsonl"), "no file or folder"),
-        (("--checkpoints", llama_path, "--eval_metrics", "chrf", "chrf"), "Two rewards are named 'chrf'"),
+        (("--checkpoints", llama_path, "--eval_metrics", "chrf", "chrf"), "different names, got 'chrf' twice"),
     ):
         status, out, err = recipe("evaluate_gen", "--dataset_name", rows_path, *SHORT, *argv)
         assert (status, out) == (2, ""), (argv, out)

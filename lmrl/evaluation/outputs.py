@@ -1,4 +1,4 @@
-"""Texts of another system, read from a file, so that they can be measured like a checkpoint's."""
+"""Reads the completions of another system from a file, so that they can be evaluated like a checkpoint's."""
 
 import json
 import os
@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lmrl.utils import shorten
 
 from .generation import Completion
 from .rows import Row
@@ -32,7 +34,7 @@ def read_outputs(
             Counts the length of a text, with the token that ends it; by default its words are counted.
 
     Returns:
-        list of [`Completion`], one per row; all count as finished, as a file does not say.
+        list of [`Completion`], one per row; all count as finished, since a file does not contain that.
 
     Raises:
         `ValueError`: if the file has another number of texts than there are rows, a line is not such an object, or
@@ -40,13 +42,16 @@ def read_outputs(
     """
     path = Path(path)
     try:
-        whole = path.read_text(encoding="utf-8-sig")
+        content = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}): save it as UTF-8.") from error
-    lines = whole.removesuffix("\n").split("\n") if whole else []
-    texts = _texts_by_row(path, lines, rows) if path.suffix == ".jsonl" else lines
+        raise ValueError(f"{str(path)!r} must be UTF-8 text, got {error}. Save it again as UTF-8.") from error
+    texts = content.removesuffix("\n").split("\n") if content else []
+    if path.suffix == ".jsonl":
+        texts = _texts_by_row(path, texts, rows)
     if len(texts) != len(rows):
-        raise ValueError(f"{path} has {len(texts)} texts for {len(rows)} rows: it needs one line per row, in order.")
+        raise ValueError(
+            f"{str(path)!r} must have one line for each of {len(rows)} rows, got {len(texts)}. Write them in order."
+        )
     return [Completion(row, 0, text, _length(text, tokenizer), True) for row, text in enumerate(texts)]
 
 
@@ -57,39 +62,41 @@ def _length(text: str, tokenizer: "PreTrainedTokenizerBase | None") -> int:
 
 
 def _texts_by_row(path: Path, lines: list[str], rows: Sequence[Row]) -> list[str]:
-    pairs = [_id_and_text(path, number, line) for number, line in enumerate(lines, start=1)]
-    if all(name is None for name, _ in pairs):
+    pairs = [_id_and_text(f"{str(path)!r}, line {number}", line) for number, line in enumerate(lines, start=1)]
+    ids = [name for name, _ in pairs]
+    if not any(name is not None for name in ids):
         return [text for _, text in pairs]
-    found, wanted = dict(pairs), [row.get("id") for row in rows]
-    _check_unique(f"lines of {path}", [name for name, _ in pairs])
-    _check_unique("rows", wanted)
-    if missing := [name for name in wanted if name not in found]:
+    row_ids = [row.get("id") for row in rows]
+    _check_unique(f"lines of {str(path)!r}", ids)
+    _check_unique("rows", row_ids)
+    texts = dict(pairs)
+    if missing := [name for name in row_ids if name not in texts]:
         raise ValueError(
-            f"{path} has no text of the id {missing[0]!r} ({len(missing)} of {len(wanted)} rows have none): write one "
-            "line per row, with the id in its column `id`."
+            f"{str(path)!r} must have one line per row, got none with the id {missing[0]!r} ({len(missing)} of "
+            f"{len(rows)} rows have none). Write each with the id in its row's column `id`."
         )
-    if len(found) > len(wanted):
-        odd = next(name for name in found if name not in wanted)
-        raise ValueError(f"{path} has a text of {odd!r}, which is the id of no row. Remove what is of other rows.")
-    return [found[name] for name in wanted]
+    if unknown := list(texts.keys() - set(row_ids)):
+        raise ValueError(f"{str(path)!r} must have lines of these rows only, got the id {unknown[0]!r}. Remove it.")
+    return [texts[name] for name in row_ids]
 
 
-def _check_unique(what: str, names: list[Any]) -> None:
-    name, count = Counter(names).most_common(1)[0]
-    if None in names or count > 1:
-        fault = f"{names.count(None)} have no id" if None in names else f"{count} have the id {name!r}"
-        raise ValueError(f"Of the {what} {fault}: give each an id of its own, or no line any.")
+def _check_unique(of: str, ids: list[Any]) -> None:
+    name, count = Counter(ids).most_common(1)[0]
+    if None in ids:
+        raise ValueError(f"`id` must be given for all {of} or for none, got {ids.count(None)} without. Add them.")
+    if count > 1:
+        raise ValueError(f"`id` must be different for all {of}, got {name!r} {count} times. Number the rows.")
 
 
-def _id_and_text(path: Path, number: int, line: str) -> tuple[str | int | None, str]:
+def _id_and_text(place: str, line: str) -> tuple[str | int | None, str]:
     try:
         value = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"Line {number} of {path} is not JSON ({error}): write one object per line.") from error
-    text = next((value[key] for key in TEXT_KEYS if key in value), None) if isinstance(value, dict) else None
-    if not isinstance(text, str):
-        raise ValueError(f"Line {number} of {path} has no text under any of {', '.join(TEXT_KEYS)}: {line[:80]}")
+        raise ValueError(f"{place}: every line must be a JSON object, got {shorten(line)} ({error}).") from error
+    texts = [value[key] for key in TEXT_KEYS if key in value] if isinstance(value, dict) else []
+    if not texts or not isinstance(texts[0], str):
+        raise ValueError(f"{place}: a text must be given as one of {', '.join(TEXT_KEYS)}, got {shorten(line)}.")
     name = value.get("id")
     if not isinstance(name, str | int | None):
-        raise ValueError(f"Line {number} of {path} has the id {name!r}, but it must be a text or a whole number.")
-    return name, text
+        raise ValueError(f"{place}: `id` must be a text or a whole number, got {name!r}.")
+    return name, texts[0]

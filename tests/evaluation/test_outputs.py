@@ -1,4 +1,4 @@
-"""Texts of other systems: the right text for each row, or a sentence that says what is wrong."""
+"""Reading of the completions of other systems, and the errors of wrong files."""
 
 import json
 
@@ -59,38 +59,44 @@ def with_ids(*names):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([{"text": "a"}] * 2, r"out.jsonl has 2 texts for 3 rows: it needs one line per row"),
-        ([], "has 0 texts for 3 rows"),
-        ([{"text": "a"}, "{'text': 1}"], r"Line 2 of .*out.jsonl is not JSON \(.*\): write one object per line"),
-        ([{"text": "a"}, ""], "Line 2 of .* is not JSON"),
-        ([{"text": "a"}, '{"text": "b'], "Line 2 of .* is not JSON"),
-        ([{"text": "a"}, {"texts": "b"}], 'Line 2 of .* has no text under any of completion, output.*: {"texts"'),
-        ([{"text": None}], "Line 1 of .* has no text"),
-        (["5"], "Line 1 of .* has no text"),
-        (with_ids("x", 7), r"has no text of the id 'z' \(1 of 3 rows have none\)"),
-        (with_ids("x", "7", "z"), "has no text of the id 7"),
-        (with_ids("x", 7, "z", "w"), "has a text of 'w', which is the id of no row"),
-        (with_ids("x", 7, "x"), r"Of the lines of .* 2 have the id 'x'"),
-        ([*with_ids("x", 7), {"text": "a"}], "Of the lines of .* 1 have no id"),
-        (with_ids(["x"]), r"Line 1 of .* has the id \['x'\]"),
+        ([{"text": "a"}] * 2, r"out.jsonl' must have one line for each of 3 rows, got 2"),
+        ([], "must have one line for each of 3 rows, got 0"),
+        (
+            [{"text": "a"}, "{'text': 1}"],
+            r"out.jsonl', line 2: every line must be a JSON object, got .*: 1.* \(.*\)",
+        ),
+        ([{"text": "a"}, ""], "line 2: every line must be a JSON object"),
+        ([{"text": "a"}, '{"text": "b'], "line 2: every line must be a JSON object"),
+        (
+            [{"text": "a"}, {"texts": "b"}],
+            'line 2: a text must be given as one of completion.*, got .{"texts"',
+        ),
+        ([{"text": None}], "line 1: a text must be given as one of"),
+        (["5"], "line 1: a text must be given as one of"),
+        (with_ids("x", 7), r"must have one line per row, got none with the id 'z' \(1 of 3 rows have none\)"),
+        (with_ids("x", "7", "z"), "got none with the id 7"),
+        (with_ids("x", 7, "z", "w"), "must have lines of these rows only, got the id 'w'"),
+        (with_ids("x", 7, "x"), r"`id` must be different for all lines of .*, got 'x' 2 times"),
+        ([*with_ids("x", 7), {"text": "a"}], r"`id` must be given for all lines of .* or for none, got 1 without"),
+        (with_ids(["x"]), r"line 1: `id` must be a text or a whole number, got \['x'\]"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, lines, message):
+def test_a_wrong_file_raises_with_the_place_and_the_rule(tmp_path, lines, message):
     with pytest.raises(ValueError, match=message):
         read_outputs(jsonl(tmp_path, *lines), ROWS)
 
 
-def test_rows_that_cannot_be_told_apart_are_refused(tmp_path):
+def test_rows_without_different_ids_raise(tmp_path):
     path = jsonl(tmp_path, *with_ids("x", "y"))
-    with pytest.raises(ValueError, match="Of the rows 2 have the id 'x'"):
+    with pytest.raises(ValueError, match="`id` must be different for all rows, got 'x' 2 times"):
         read_outputs(path, [{"id": "x"}, {"id": "x"}])
-    with pytest.raises(ValueError, match="Of the rows 2 have no id"):
+    with pytest.raises(ValueError, match="`id` must be given for all rows or for none, got 2 without"):
         read_outputs(path, [{"prompt": "a"}, {"prompt": "b"}])
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
+def test_a_file_that_is_not_utf_8_raises(tmp_path):
     (tmp_path / "out.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(ValueError, match=r"out.txt is not UTF-8 \(.*\): save it as UTF-8"):
+    with pytest.raises(ValueError, match=r"out.txt' must be UTF-8 text, got .*. Save it again as UTF-8"):
         read_outputs(tmp_path / "out.txt", ROWS[:1])
     with pytest.raises(FileNotFoundError, match=r"no.txt"):
         read_outputs(tmp_path / "no.txt", ROWS)
