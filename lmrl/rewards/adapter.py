@@ -1,4 +1,4 @@
-"""A reward model that is a LoRA adapter saved with its head: on a base of its own, or on one that a policy lends."""
+"""A reward model that is a LoRA adapter saved with its head, on a base of its own or on that of a policy."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,14 +18,14 @@ class RewardAdapter:
         folder (`str`):
             Folder written by `save_pretrained` of a PEFT model.
         quantized_base (`bool`):
-            Whether it may run on quantised weights, as those it was trained on.
+            Whether it may run on quantised weights, as in its training.
 
     Attributes:
         config ([`~transformers.PreTrainedConfig`]): that of the base.
         labels (`int` or `None`): outputs of the head that was saved with the adapter; `None` if none was.
 
     Raises:
-        ValueError: if the adapter names no base, or one that is not there.
+        ValueError: If the adapter names no base, or one that cannot be loaded.
     """
 
     def __init__(self, folder: str, quantized_base: bool):
@@ -41,14 +41,14 @@ class RewardAdapter:
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0].rstrip(".")
             raise ValueError(
-                f"The adapter {folder!r} says that its base is {self.base!r}, from which no model could be loaded "
-                f"({reason}). Correct `base_model_name_or_path` in its adapter_config.json."
+                f"`base_model_name_or_path` of the adapter {folder!r} must be a model, got {self.base!r} ({reason}). "
+                "Correct it in adapter_config.json."
             ) from error
         self._heads = self._saved_heads()
         self.labels = next(iter(self._heads.values()), None)
 
     def _saved_heads(self) -> dict[str, int]:
-        """Returns the outputs of each module that was saved whole, by its name."""
+        """Returns the outputs of each module that was saved in full, by its name."""
         from safetensors import safe_open
 
         wanted = self._adapter.modules_to_save or ()
@@ -59,29 +59,30 @@ class RewardAdapter:
             }
 
     def load_merged(self) -> Any:
-        """Returns the adapter merged into its base, on which the head that was saved with it is put."""
+        """Returns its base with the adapter merged and the head that was saved with it."""
         from peft import PeftModel
 
         revision = self._adapter.revision or "main"
         head = self._adapter.modules_to_save or ()
-        with _own_random_numbers():
+        with _forked_rng():
             base = load_classifier(self.base, "reward model", trained=head, num_labels=1, revision=revision)
             return PeftModel.from_pretrained(base, self.folder).merge_and_unload()
 
     def load_on_backbone(self, backbone: Any) -> Any:
         """
-        Returns the adapter with its head on base weights that stay what they are, and stay another's.
+        Returns the adapter with its head on the base weights of a policy, which stay as they are.
 
         Args:
             backbone ([`~transformers.PreTrainedModel`]):
-                The base without its head, whose modules, but not whose weights, may be changed.
+                The base without its head. Its modules may be changed, its weights may not.
         """
         import torch
         from peft import PeftModel
         from transformers import AutoModelForSequenceClassification
 
-        told = {name: value for name, value in self.config.to_dict().items() if name not in ("id2label", "label2id")}
-        config = type(self.config).from_dict({**told, "num_labels": 1})
+        options = self.config.to_dict()
+        options = {name: value for name, value in options.items() if name not in ("id2label", "label2id")}
+        config = type(self.config).from_dict({**options, "num_labels": 1})
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config, dtype=backbone.dtype)
         setattr(model, model.base_model_prefix, backbone)
@@ -89,22 +90,23 @@ class RewardAdapter:
             if name != model.base_model_prefix:
                 child.to_empty(device=backbone.device)
         if random := [name for name in _outside(model) if name.split(".")[0] not in self._heads]:
-            raise ValueError(f"The adapter {self.folder!r} was saved without the weights of {random}.")
-        with _own_random_numbers():
+            raise ValueError(f"The adapter {self.folder!r} must have all weights of its head, got none of {random}.")
+        with _forked_rng():
             return PeftModel.from_pretrained(model, self.folder, torch_device=str(backbone.device))
 
     def incompatibility_with(self, backbone: Any, device: str | None) -> str | None:
-        """Returns why its scores would not be the same on a backbone, or `None` if they would."""
-        theirs, quantized = backbone.config, bool(getattr(backbone, "is_quantized", False))
-        if not _same_source(self.base, str(theirs._name_or_path)):
-            return f"the policy's base is another one, {theirs._name_or_path!r}"
-        if getattr(theirs, "_commit_hash", None) != getattr(self.config, "_commit_hash", None):
+        """Returns the reason why its scores would differ on a backbone, or `None` if they would not."""
+        config = backbone.config
+        quantized = bool(getattr(backbone, "is_quantized", False))
+        if not _same_source(self.base, str(config._name_or_path)):
+            return f"the policy's base is another one, {config._name_or_path!r}"
+        if getattr(config, "_commit_hash", None) != getattr(self.config, "_commit_hash", None):
             return "the policy's base is another revision"
         if quantized != self.quantized_base:
             return f"the policy's base is {'' if quantized else 'not '}quantised (see `quantized_base`)"
         if not quantized and _digits(backbone.dtype) < _digits(self.config.dtype):
             return f"the policy's base is held in {backbone.dtype}, less precise than the checkpoint's"
-        if theirs.get_text_config().vocab_size != self.config.get_text_config().vocab_size:
+        if config.get_text_config().vocab_size != self.config.get_text_config().vocab_size:
             return "the policy's base has another vocabulary"
         if hasattr(backbone, "_hf_hook"):
             return "the policy's base is spread over devices"
@@ -113,8 +115,8 @@ class RewardAdapter:
         return None
 
 
-def _own_random_numbers() -> AbstractContextManager[None]:
-    """Weights are drawn before they are loaded, maybe in the midst of training: its draws are to be what they were."""
+def _forked_rng() -> AbstractContextManager[None]:
+    """Keeps the global RNG state unchanged while weights are initialized before they are loaded."""
     import torch
 
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()))

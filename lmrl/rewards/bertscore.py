@@ -1,16 +1,20 @@
 """BERTScore, equal to that of the bert-score library."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lmrl.utils import check_at_least, check_in
+
+from .base import Columns, Prompts, Range, Scores
+from .models import batches_by_length, check_weights, default_device, from_pretrained, longest_input
 from .references import ReferenceReward
 
 if TYPE_CHECKING:
     import torch
 
-_RANGES = {"f1": (0.0, 1.0), "precision": (-1.0, 1.0), "recall": (-1.0, 1.0)}
-_NO_LIMIT = 10**6  # tokenizers without a limit say 10**30
+_RANGES: dict[str, Range] = {"f1": (0.0, 1.0), "precision": (-1.0, 1.0), "recall": (-1.0, 1.0)}
 
 
 class Embedded(NamedTuple):
@@ -25,7 +29,7 @@ def _load_encoder(name: str, layer: int) -> Any:
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    config = from_pretrained(AutoConfig, name, "pretrained encoder")
     layers = config.num_hidden_layers
     if not 1 <= layer <= layers:
         raise ValueError(f"`layer` must be one of the {layers} layers of {name!r}, from 1 on, got {layer}.")
@@ -33,14 +37,16 @@ def _load_encoder(name: str, layer: int) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would report every weight of the layers left out
     try:
-        model, info = AutoModel.from_pretrained(name, config=config, output_loading_info=True, trust_remote_code=False)
+        options = {"config": config, "output_loading_info": True}
+        model, info = from_pretrained(AutoModel, name, "pretrained encoder", **options)
     finally:
         logging.set_verbosity(verbosity)
-    if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):  # which is not read
-        raise ValueError(f"{name!r} has no weights for {missing}: they would be random, and the reward noise.")
+    missing = [key for key in info["missing_keys"] if "pooler" not in key]  # a pooler is not read
+    check_weights(name, missing, "Name a checkpoint of an encoder.")
     return model.get_encoder() if config.is_encoder_decoder else model
 
 
+@dataclass(eq=False, repr=False)
 class BERTScore(ReferenceReward[list[Embedded]]):
     """
     Returns how well contextual embeddings of each completion match those of a reference, best over its references.
@@ -69,87 +75,58 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         output (`str`, *optional*, defaults to `"f1"`):
             One of the table.
         batch_size (`int`, *optional*, defaults to `64`):
-            Texts in one forward pass. The references of a row are one pass of their own.
+            Texts in one forward pass, at least 1. The references of a row are one pass of their own.
         device (`str`, *optional*):
             Device of the model. Defaults to the GPU current at the first call if there is one, else to the CPU.
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*, defaults to `"bertscore"`):
-            Name under which trainers log it.
-        cache_size (`int`, *optional*, defaults to `128`):
-            Rows whose embedded references are kept, on the model's device.
+        name (defaults to `"bertscore"`), column, cache_size (defaults to 128):
+            Those of [`ReferenceReward`]; the embedded references are kept on the model's device.
 
     Raises:
-        ValueError: for an unknown output or layer, if the model cannot be loaded or lacks weights, or if the tokenizer
+        ValueError: For an unknown output or layer, if the model cannot be loaded or lacks weights, or if the tokenizer
             has no padding token.
     """
 
-    def __init__(
-        self,
-        model: str,
-        layer: int,
-        output: str = "f1",
-        batch_size: int = 64,
-        device: str | None = None,
-        column: str = "references",
-        name: str = "bertscore",
-        cache_size: int = 128,
-    ):
-        if output not in _RANGES:
-            raise ValueError(f"`output` must be one of {list(_RANGES)}, got {output!r}.")
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        super().__init__(name, column, cache_size)
-        self.range = _RANGES[output]
-        self.model = model
-        self.layer = layer
-        self.output = output
-        self.batch_size = batch_size
-        self.device = device
+    model: str
+    layer: int
+    output: str = "f1"
+    batch_size: int = field(default=64, kw_only=True)
+    device: str | None = field(default=None, kw_only=True)
+    name: str = field(default="bertscore", kw_only=True)
+    cache_size: int = field(default=128, kw_only=True)  # kept on the model's device
+
+    def __post_init__(self) -> None:
+        check_in(_RANGES, output=self.output)
+        check_at_least(1, batch_size=self.batch_size)
+        super().__post_init__()
+        self.range = _RANGES[self.output]
         self._encoder: Any = None
         self._load()
+        output = f"output:{self.output}|idf:no|baseline:no|max:{self.max_length}"
+        self._signature = f"bertscore|nrefs:var|model:{self.model}|layer:{self.layer}|{output}"
 
     def _load(self) -> None:
         from transformers import AutoTokenizer
 
-        try:
-            # As in the library: to a byte-level tokenizer (RoBERTa's) the first word is one like the others.
-            self._tokenizer = AutoTokenizer.from_pretrained(self.model, add_prefix_space=True, trust_remote_code=False)
-            self._encoder = _load_encoder(self.model, self.layer).requires_grad_(False).eval()
-        except OSError as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".")
-            raise ValueError(
-                f"No encoder with its tokenizer could be loaded from {self.model!r} ({reason}). Give a hub id, or a "
-                "folder written by `save_pretrained`."
-            ) from error
+        # As in the library: to a byte-level tokenizer (RoBERTa's) the first word is one like the others.
+        self._tokenizer = from_pretrained(AutoTokenizer, self.model, "pretrained encoder", add_prefix_space=True)
+        self._encoder = _load_encoder(self.model, self.layer).requires_grad_(False).eval()
         if self._tokenizer.pad_token_id is None:
-            raise ValueError(f"The tokenizer of {self.model!r} has no padding token: take an encoder such as BERT.")
-        limits = [self._tokenizer.model_max_length, getattr(self._encoder.config, "max_position_embeddings", None)]
-        self.max_length = min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
+            raise ValueError(f"`model` must have a padding token, got {self.model!r}. Name an encoder such as BERT.")
+        self.max_length = longest_input(self._tokenizer, self._encoder.config)
         self._placed = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_encoder": None}
 
-    @property
-    def signature(self) -> str:
-        """The model, the layer, and what is read of the matching."""
-        output = f"output:{self.output}|idf:no|baseline:no|max:{self.max_length}"
-        return f"bertscore|nrefs:var|model:{self.model}|layer:{self.layer}|{output}"
-
     def _place(self) -> None:
-        """Moves the model when it is first used: by then each process of a distributed run has chosen its GPU."""
-        import torch
-
+        """Moves the model at the first call: by then each process of a distributed run has chosen its GPU."""
         if self._encoder is None:
             self._load()
         if not self._placed:
-            self._encoder.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self._encoder.to(self.device or default_device())
             self._placed = True
 
-    def scores(
-        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
-    ) -> list[float | None]:
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the score of each text against its row of references."""
         references = self._prepare_rows(columns[self.column])
         texts = self._embed(completions)
@@ -175,11 +152,8 @@ class BERTScore(ReferenceReward[list[Embedded]]):
     def _embed(self, texts: Sequence[str]) -> list[Embedded]:
         self._place()
         texts = [text.strip() for text in texts]
-        # Neighbours in length share a batch, so that little of it is padding.
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         embedded: dict[int, Any] = {}
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        for rows in batches_by_length(map(len, texts), self.batch_size):
             embedded.update(zip(rows, self._embed_batch([texts[row] for row in rows]), strict=True))
         return [embedded[row] for row in range(len(texts))]
 

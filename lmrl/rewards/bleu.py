@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lmrl.utils import check_in
@@ -86,6 +87,7 @@ class BleuReferences(NamedTuple):
     lengths: set[int]
 
 
+@dataclass(eq=False, repr=False)
 class BLEU(SummedReward[BleuReferences]):
     """
     Returns the sentence BLEU of each completion against all its references, in [0, 1]: sacrebleu's, divided by 100.
@@ -113,52 +115,37 @@ class BLEU(SummedReward[BleuReferences]):
             Whether to ignore case.
         tokenize (`str`, *optional*, defaults to `"13a"`):
             Name of a sacrebleu tokenizer: `"13a"`, `"intl"`, `"char"`, `"zh"`, `"none"` ...
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*, defaults to `"bleu"`):
-            Name under which trainers log it.
-        cache_size (`int`, *optional*, defaults to `1024`):
-            Rows whose prepared references are kept.
+        name (defaults to `"bleu"`), column, cache_size:
+            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If sacrebleu has no such smoothing or tokenizer.
     """
 
-    def __init__(
-        self,
-        smooth_method: str = "exp",
-        smooth_value: float | None = None,
-        effective_order: bool = True,
-        lowercase: bool = False,
-        tokenize: str = "13a",
-        column: str = "references",
-        name: str = "bleu",
-        cache_size: int = 1024,
-    ):
+    smooth_method: str = "exp"
+    smooth_value: float | None = None
+    effective_order: bool = True
+    lowercase: bool = False
+    tokenize: str = "13a"
+    name: str = field(default="bleu", kw_only=True)
+
+    def __post_init__(self) -> None:
         from sacrebleu.metrics.bleu import BLEU as SacreBLEU
 
-        check_in(SacreBLEU.SMOOTH_DEFAULTS, smooth_method=smooth_method)
-        super().__init__(name, column, cache_size)
-        self.tokens = SacrebleuTokens(tokenize, lowercase)
-        self.smooth_method = smooth_method
-        self.smooth_value: float = SacreBLEU.SMOOTH_DEFAULTS[smooth_method] or 0.0
-        if smooth_value is not None:
-            self.smooth_value = smooth_value
-        self.effective_order = effective_order
+        check_in(SacreBLEU.SMOOTH_DEFAULTS, smooth_method=self.smooth_method)
+        super().__post_init__()
+        self.tokens = SacrebleuTokens(self.tokenize, self.lowercase)
         metric = SacreBLEU(
-            lowercase=lowercase,
-            tokenize=tokenize,
-            smooth_method=smooth_method,
-            smooth_value=smooth_value,
-            effective_order=effective_order,
+            lowercase=self.lowercase,
+            tokenize=self.tokenize,
+            smooth_method=self.smooth_method,
+            smooth_value=self.smooth_value,
+            effective_order=self.effective_order,
         )
         metric.num_refs = -1  # a number of references that varies
         self._signature = f"bleu|{metric.get_signature().format()}"
-
-    @property
-    def signature(self) -> str:
-        """`bleu|` and the signature that sacrebleu gives to these options."""
-        return self._signature
+        if self.smooth_value is None:
+            self.smooth_value = SacreBLEU.SMOOTH_DEFAULTS[self.smooth_method]
 
     def prepare(self, references: tuple[str, ...]) -> BleuReferences:
         """Returns the n-grams and lengths of the references of a row."""
@@ -183,7 +170,7 @@ class BLEU(SummedReward[BleuReferences]):
 
     def from_statistics(self, sums: Array) -> Sequence[float]:
         """Returns the BLEU of each row of statistics, in [0, 1]."""
-        brevity, precision = log_bleu(sums, self.smooth_method, self.smooth_value, self.effective_order)
+        brevity, precision = log_bleu(sums, self.smooth_method, self.smooth_value or 0.0, self.effective_order)
         # Python's exp: the last bit of numpy's depends on the vector instructions of the CPU. Rounding takes a
         # perfect match above 1.
         return [min(math.exp(log), 1.0) for log in (brevity + precision).tolist()]

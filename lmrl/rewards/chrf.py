@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from .grams import GramTable
 from .references import Array, SummedReward, divide
@@ -50,6 +51,7 @@ def _words(text: str) -> list[str]:
     return words
 
 
+@dataclass(eq=False, repr=False)
 class ChrF(SummedReward[list[GramTable]]):
     """
     Returns the sentence chrF of each completion, in [0, 1], best over its references: sacrebleu's, divided by 100.
@@ -68,47 +70,32 @@ class ChrF(SummedReward[list[GramTable]]):
             How many times more recall weighs than precision.
         lowercase (`bool`, *optional*, defaults to `False`):
             Whether to ignore case.
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*, defaults to `"chrf"`):
-            Name under which trainers log it.
-        cache_size (`int`, *optional*, defaults to `256`):
-            Rows whose prepared references are kept: fewer than by other rewards, as a row of eight sentences takes a
-            tenth of a megabyte.
+        name (defaults to `"chrf"`), column, cache_size (defaults to 256):
+            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If an order is negative, or both are 0.
     """
 
-    def __init__(
-        self,
-        char_order: int = 6,
-        word_order: int = 0,
-        beta: int = 2,
-        lowercase: bool = False,
-        column: str = "references",
-        name: str = "chrf",
-        cache_size: int = 256,
-    ):
-        if min(char_order, word_order) < 0 or char_order + word_order == 0:
-            raise ValueError(
-                f"`char_order` and `word_order` must not be negative nor both 0, got {char_order} and {word_order}. "
-                "chrF is 6 and 0, chrF++ is 6 and 2."
-            )
-        super().__init__(name, column, cache_size)
-        self.char_order = char_order
-        self.word_order = word_order
-        self.beta = beta
-        self.lowercase = lowercase
+    char_order: int = 6
+    word_order: int = 0
+    beta: int = 2
+    lowercase: bool = False
+    name: str = field(default="chrf", kw_only=True)
+    cache_size: int = field(default=256, kw_only=True)  # a row of eight sentences takes a tenth of a megabyte
 
-    @property
-    def signature(self) -> str:
-        """The name of the variant and the signature that sacrebleu gives to these options."""
+    def __post_init__(self) -> None:
         from sacrebleu.metrics.chrf import CHRF
 
+        if min(self.char_order, self.word_order) < 0 or self.char_order + self.word_order == 0:
+            raise ValueError(
+                "`char_order` and `word_order` must be at least 0 and not both 0, got "
+                f"{self.char_order} and {self.word_order}. chrF has 6 and 0, chrF++ has 6 and 2."
+            )
+        super().__post_init__()
         metric = CHRF(self.char_order, self.word_order, self.beta, self.lowercase)
         metric.num_refs = -1  # a number of references that varies
-        return f"chrF{self.beta}{'+' * self.word_order}|{metric.get_signature().format()}"
+        self._signature = f"chrF{self.beta}{'+' * self.word_order}|{metric.get_signature().format()}"
 
     def _sequences(self, text: str) -> list[Sequence[str]]:
         """Returns the characters and the words of a text, what of it counts."""

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +28,7 @@ class Vectors(NamedTuple):
     bigrams: "NDArray[float64]"
 
 
+@dataclass(eq=False, repr=False)
 class CIDErD(CorpusReward[Vectors]):
     """
     Returns the CIDEr-D of each completion, in [0, 10], mean over its references: the COCO caption evaluation's.
@@ -42,37 +44,20 @@ class CIDErD(CorpusReward[Vectors]):
     5, not 10. The CIDEr-D of a corpus is the mean over its rows.
 
     Args:
-        corpus (`str`, `Path` or `list[list[str]]`):
-            The training corpus: a .json or .jsonl file with rows, or the references of each document.
-        corpus_column (`str`, *optional*):
-            Column with the references in a corpus file. Defaults to `column`.
-        tokenize (`str`, *optional*, defaults to `"13a"`):
-            Name of a sacrebleu tokenizer. The COCO evaluation has that of the Penn Treebank, and drops punctuation.
-        lowercase (`bool`, *optional*, defaults to `True`):
-            Whether to ignore case.
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*, defaults to `"cider"`):
-            Name under which trainers log it.
-        cache_size (`int`, *optional*, defaults to `1024`):
-            Rows whose prepared references are kept.
+        corpus, corpus_column, tokenize, lowercase:
+            Those of [`CorpusReward`].
+        name (defaults to `"cider"`), column, cache_size:
+            Those of [`ReferenceReward`].
 
     Raises:
-        ValueError: if the corpus cannot be read or has less than two documents (every idf would be 0), or if sacrebleu
-            knows no such tokenizer.
+        ValueError: If the corpus cannot be read or has less than two documents (every idf would be 0), or if sacrebleu
+            has no such tokenizer.
     """
 
-    def __init__(
-        self,
-        corpus: str | Path | Iterable[Any],
-        corpus_column: str | None = None,
-        tokenize: str = "13a",
-        lowercase: bool = True,
-        column: str = "references",
-        name: str = "cider",
-        cache_size: int = 1024,
-    ):
-        super().__init__(name, corpus, corpus_column, tokenize, lowercase, column, cache_size)
+    name: str = field(default="cider", kw_only=True)
+
+    def __post_init__(self, corpus: str | Path | Iterable[Any], corpus_column: str | None) -> None:
+        super().__post_init__(corpus, corpus_column)
         if self.documents < 2:
             raise ValueError(
                 f"CIDEr-D needs a corpus of at least 2 documents, got {self.documents}: an n-gram weighs by how few "
@@ -81,11 +66,7 @@ class CIDErD(CorpusReward[Vectors]):
         self.range = (0.0, 10.0)
         self._most_squared = math.log(self.documents) ** 2
         self._idf_squared = {gram: math.log(self.documents / count) ** 2 for gram, count in self.counts.items()}
-
-    @property
-    def signature(self) -> str:
-        """How texts are tokenised, and the corpus."""
-        return f"cider-d|{self.corpus_signature()}"
+        self._signature = f"cider-d|{self.corpus_signature()}"
 
     def count(self, documents: list[list[list[str]]]) -> dict[Gram, int]:
         """Returns for each n-gram the number of documents that have it."""

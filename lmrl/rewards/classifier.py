@@ -1,15 +1,18 @@
 """A text classifier as a reward."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from lmrl.utils import check_in
+
+from .base import Columns, Prompts, Range, Scores
 from .models import FrozenModel, load_classifier, prompt_text
 
 if TYPE_CHECKING:
     import torch
 
-_OUTPUTS = {
+_OUTPUTS: dict[str, Range] = {
     "probability": (0.0, 1.0),
     "logit": (-math.inf, math.inf),
     "log_odds": (-math.inf, math.inf),
@@ -27,7 +30,7 @@ def _label_index(label: int | str, config: Any) -> int:
 
 
 def _read_logits(logits: "torch.Tensor", label: int, output: str, independent: bool) -> "torch.Tensor":
-    """Returns the reward (B,) that `output` means, from the logits (B, labels) in float32."""
+    """Returns the reward (B,) named by `output`, from the logits (B, labels) in float32."""
     chosen = logits[:, label]
     if output == "logit":
         return chosen
@@ -39,9 +42,10 @@ def _read_logits(logits: "torch.Tensor", label: int, output: str, independent: b
     return chosen - (others.logsumexp(dim=-1) if output == "log_odds" else others.amax(dim=-1))
 
 
+@dataclass(eq=False, repr=False)
 class Classifier(FrozenModel):
     """
-    Returns what a sequence classifier thinks of each completion: how much it is of the class `label`.
+    Returns the output of a sequence classifier for each completion: how much it is of the class `label`.
 
     With logits z and l the label:
 
@@ -64,77 +68,51 @@ class Classifier(FrozenModel):
             Index or name of the class.
         output (`str`, *optional*, defaults to `"probability"`):
             One of the table.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The classifier's tokenizer. Defaults to that saved with the model.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Texts in one forward pass.
-        max_length (`int`, *optional*):
-            Longest input in tokens. Defaults to the most that the tokenizer and the model allow. Longer ones are cut,
-            with a warning that says how many.
         truncation_side (`str`, *optional*, defaults to `"right"`):
-            The end that is cut, `"right"` or `"left"`.
-        device (`str`, *optional*):
-            Device of the model. Defaults to the GPU current at the first call if there is one, else to the CPU.
+            The end of longer inputs that is cut, `"right"` or `"left"`.
         use_prompt (`bool`, *optional*, defaults to `False`):
             Whether the model reads prompt and completion, as a pair of texts.
-        name (`str`, *optional*, defaults to `"classifier"`):
-            Name under which trainers log it.
+        name (defaults to `"classifier"`), tokenizer, batch_size, max_length, device:
+            Those of [`FrozenModel`].
 
     Raises:
-        ValueError: if the checkpoint lacks weights (a head would be random), for an unknown label, output or side, or
+        ValueError: If the checkpoint lacks weights (a head would be random), for an unknown label, output or side, or
             if the tokenizer has no padding token.
     """
 
-    kind = "classifier"
+    kind: ClassVar[str] = "sequence classifier"
 
-    def __init__(
-        self,
-        model: Any,
-        label: int | str,
-        output: str = "probability",
-        tokenizer: Any = None,
-        batch_size: int = 32,
-        max_length: int | None = None,
-        truncation_side: str = "right",
-        device: str | None = None,
-        use_prompt: bool = False,
-        name: str = "classifier",
-    ):
-        if output not in _OUTPUTS:
-            raise ValueError(f"`output` must be one of {list(_OUTPUTS)}, got {output!r}.")
-        super().__init__(
-            model, tokenizer, batch_size, max_length, truncation_side, device, use_prompt, name, _OUTPUTS[output]
-        )
-        self.output = output
+    label: int | str
+    output: str = "probability"
+    truncation_side: str = field(default="right", kw_only=True)
+    name: str = field(default="classifier", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_in(_OUTPUTS, output=self.output)
+        super().__post_init__()
+        self.range = _OUTPUTS[self.output]
         config = self._model.config
-        self.label = _label_index(label, config)
+        self.label = _label_index(self.label, config)
         self.label_name = str(config.id2label[self.label])
         self._independent = config.num_labels == 1 or config.problem_type == "multi_label_classification"
-        if output == "margin" and self._independent:
-            raise ValueError("`output='margin'` is for classes that exclude each other: take 'logit' with this model.")
+        if self.output == "margin" and self._independent:
+            raise ValueError("`output` must not be 'margin' for labels that do not exclude each other. Use 'logit'.")
+        self._signature = (
+            f"classifier|model:{self._model_name}|label:{self.label}={self.label_name}|output:{self.output}"
+            f"|max:{self.max_length}|cut:{self.truncation_side}|prompt:{self.use_prompt}"
+        )
 
     def _load(self, name: str) -> Any:
-        return load_classifier(name, "sequence classifier")
+        return load_classifier(name, self.kind)
 
     def _prepare(self, model: Any, tokenizer: Any) -> None:
         super()._prepare(model, tokenizer)
         if self._tokenizer.pad_token_id is None:
-            raise ValueError(
-                "The classifier's tokenizer has no padding token: set its `pad_token`, pass `tokenizer=`."
-            )
-        # A decoder takes its score at the last token that is not padding, and finds that by this id.
+            raise ValueError("`tokenizer` must have a padding token, got one without. Set its `pad_token`.")
+        # A decoder has its score at the last token that is not padding, found by this id.
         self._model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
 
-    @property
-    def signature(self) -> str:
-        """The model, the label, how it is read, and where texts are cut."""
-        label = f"{self.label}={self.label_name}"
-        cut = f"max:{self.max_length}|cut:{self.truncation_side}"
-        return f"classifier|model:{self._model_name}|label:{label}|output:{self.output}|{cut}|prompt:{self.use_prompt}"
-
-    def scores(
-        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
-    ) -> list[float | None]:
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the reward of each text."""
         if not completions:
             return []
@@ -146,4 +124,4 @@ class Classifier(FrozenModel):
         return self._rewards(rows, cut=sum(bool(encoding.overflowing) for encoding in encoded.encodings or ()))
 
     def _read(self, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
-        return _read_logits(self._model(**batch).logits.float(), self.label, self.output, self._independent)
+        return _read_logits(self._model(**batch).logits.float(), int(self.label), self.output, self._independent)

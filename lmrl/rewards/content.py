@@ -1,15 +1,20 @@
-"""Rewards for what a completion says: a format, words and phrases, the values of a meaning representation."""
+"""Rewards for the content of a completion: a format, words and phrases, values of a meaning representation."""
 
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from lmrl.utils import check_in
+
 from .algebra import Reward
+from .base import Columns, Prompts, Scores
 
 _MODES = {"full": re.Pattern.fullmatch, "search": re.Pattern.search, "start": re.Pattern.match}
 
 
+@dataclass(eq=False, repr=False)
 class Format(Reward):
     """
     Returns 1 if a regular expression matches the completion, else 0.
@@ -22,7 +27,7 @@ class Format(Reward):
         pattern (`str`):
             Regular expression of Python's `re`.
         mode (`str`, *optional*, defaults to `"full"`):
-            What it has to match: `"full"` the whole completion, `"start"` its beginning, `"search"` any part of it.
+            Part that must match: `"full"` the complete completion, `"start"` its beginning, `"search"` any part of it.
         ignore_case (`bool`, *optional*, defaults to `False`):
             Whether case is ignored.
         dotall (`bool`, *optional*, defaults to `False`):
@@ -31,37 +36,27 @@ class Format(Reward):
             Name under which trainers log it.
 
     Raises:
-        ValueError: if `pattern` is no regular expression, or for an unknown `mode`.
+        ValueError: If `pattern` is no regular expression, or for an unknown `mode`.
     """
 
-    def __init__(
-        self,
-        pattern: str,
-        mode: str = "full",
-        ignore_case: bool = False,
-        dotall: bool = False,
-        name: str = "format",
-    ):
-        if mode not in _MODES:
-            raise ValueError(f"`mode` must be one of {list(_MODES)}, got {mode!r}.")
-        flags = (re.IGNORECASE if ignore_case else re.NOFLAG) | (re.DOTALL if dotall else re.NOFLAG)
+    pattern: str
+    mode: str = "full"
+    ignore_case: bool = False
+    dotall: bool = False
+    name: str = "format"
+
+    def __post_init__(self) -> None:
+        check_in(_MODES, mode=self.mode)
+        flags = (re.IGNORECASE if self.ignore_case else re.NOFLAG) | (re.DOTALL if self.dotall else re.NOFLAG)
         try:
-            self.pattern = re.compile(pattern, flags)
+            self._compiled = re.compile(self.pattern, flags)
         except re.error as error:
-            raise ValueError(f"`pattern` is no regular expression: {pattern!r} ({error}).") from error
-        super().__init__(name)
-        self.mode = mode
+            raise ValueError(f"`pattern` must be a regular expression, got {self.pattern!r} ({error}).") from error
+        super().__init__(self.name, signature=f"format|mode:{self.mode}|pattern:{self._compiled!r}")
 
-    @property
-    def signature(self) -> str:
-        """Mode and pattern, with its flags."""
-        return f"format|mode:{self.mode}|pattern:{self.pattern!r}"
-
-    def scores(
-        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
-    ) -> list[float | None]:
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns 1 or 0 for each text."""
-        return [float(_MODES[self.mode](self.pattern, text) is not None) for text in completions]
+        return [float(_MODES[self.mode](self._compiled, text) is not None) for text in completions]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -79,6 +74,7 @@ def _phrases(what: str, given: Any) -> tuple[str, ...]:
     raise ValueError(f"{what} must be a list of words or phrases, none of them empty, got {given!r}.")
 
 
+@dataclass(eq=False, repr=False)
 class Keywords(Reward):
     """
     Returns the share of the required words and phrases that occur in the completion, or 0 if a forbidden one does.
@@ -100,42 +96,32 @@ class Keywords(Reward):
             Name under which trainers log it.
 
     Raises:
-        ValueError: if there is nothing to look for, or a list is not one of words and phrases.
+        ValueError: If there is nothing to look for, or a list is not one of words and phrases.
     """
 
-    def __init__(
-        self,
-        required: Sequence[str] = (),
-        forbidden: Sequence[str] = (),
-        column: str | None = None,
-        whole_words: bool = True,
-        ignore_case: bool = True,
-        name: str = "keywords",
-    ):
-        self.required = _phrases("`required`", required)
-        self.forbidden = _phrases("`forbidden`", forbidden)
-        if not (required or forbidden or column):
-            raise ValueError("`Keywords` needs words to look for: give `required`, `forbidden` or `column`.")
-        super().__init__(name, columns=(column,) if column else ())
-        self.column = column
-        self.whole_words = whole_words
-        self.ignore_case = ignore_case
+    required: Sequence[str] = ()
+    forbidden: Sequence[str] = ()
+    column: str | None = None
+    whole_words: bool = True
+    ignore_case: bool = True
+    name: str = "keywords"
 
-    @property
-    def signature(self) -> str:
-        """The words, and how they are matched."""
-        return (
+    def __post_init__(self) -> None:
+        self.required = _phrases("`required`", self.required)
+        self.forbidden = _phrases("`forbidden`", self.forbidden)
+        if not (self.required or self.forbidden or self.column):
+            raise ValueError("`required`, `forbidden` or `column` must be given, got none. Give words to look for.")
+        signature = (
             f"keywords|required:{list(self.required)}|forbidden:{list(self.forbidden)}|column:{self.column}"
             f"|whole:{'yes' if self.whole_words else 'no'}|case:{'lc' if self.ignore_case else 'mixed'}"
         )
+        super().__init__(self.name, columns=(self.column,) if self.column else (), signature=signature)
 
-    def scores(
-        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
-    ) -> list[float | None]:
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the share of the required phrases in each text, 0 with a forbidden one."""
         of_rows = columns[self.column] if self.column else [()] * len(completions)
         return [
-            self._score(text, self.required + _phrases(f"Row {row} of {self.column!r}", given))
+            self._score(text, (*self.required, *_phrases(f"Row {row} of {self.column!r}", given)))
             for row, (text, given) in enumerate(zip(completions, of_rows, strict=True))
         ]
 
@@ -153,12 +139,13 @@ class Keywords(Reward):
 _SLOT = re.compile(r"([^,()\[\]]+)\[([^\]]*)\]")
 
 
+@dataclass(eq=False, repr=False)
 class SlotCoverage(Reward):
     """
     Returns the share of the values of a meaning representation that occur in the completion, in [0, 1].
 
-    A value occurs as a whole phrase, in any case: `food[French]` is covered by "a french pub". `None` where the row
-    has no slot to count. Values that a text says in other words, such as `familyFriendly[yes]`, are either left out
+    A value occurs as a complete phrase, in any case: `food[French]` is covered by "a french pub". `None` where the row
+    has no slot to count. Values that a text expresses in other words, such as `familyFriendly[yes]`, are left out
     with `ignore` or spelled out with `aliases`. It does not see what a text adds to its meaning representation.
 
     Args:
@@ -176,35 +163,27 @@ class SlotCoverage(Reward):
             Name under which trainers log it.
 
     Raises:
-        ValueError: if `ignore` or a list in `aliases` is not one of words and phrases, or for a row without slots in
+        ValueError: If `ignore` or a list in `aliases` is not one of words and phrases, or for a row without slots in
             either form.
     """
 
-    def __init__(
-        self,
-        column: str = "mr",
-        ignore: Sequence[str] = (),
-        aliases: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
-        name: str = "slot_coverage",
-    ):
-        super().__init__(name, columns=(column,))
-        self.column = column
-        self.ignore = _phrases("`ignore`", ignore)
-        self.aliases = {
+    column: str = "mr"
+    ignore: Sequence[str] = ()
+    aliases: Mapping[str, Mapping[str, Sequence[str]]] | None = None
+    name: str = "slot_coverage"
+
+    def __post_init__(self) -> None:
+        self.ignore = _phrases("`ignore`", self.ignore)
+        self._aliases = {
             (slot, value): _phrases(f"`aliases` of {slot}[{value}]", phrases)
-            for slot, values in (aliases or {}).items()
+            for slot, values in (self.aliases or {}).items()
             for value, phrases in values.items()
         }
+        aliases = {f"{slot}[{value}]": list(phrases) for (slot, value), phrases in sorted(self._aliases.items())}
+        signature = f"slot_coverage|column:{self.column}|ignore:{sorted(self.ignore)}|aliases:{aliases}"
+        super().__init__(self.name, columns=(self.column,), signature=signature)
 
-    @property
-    def signature(self) -> str:
-        """The slots not counted, and the aliases."""
-        aliases = {f"{slot}[{value}]": list(phrases) for (slot, value), phrases in sorted(self.aliases.items())}
-        return f"slot_coverage|column:{self.column}|ignore:{sorted(self.ignore)}|aliases:{aliases}"
-
-    def scores(
-        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
-    ) -> list[float | None]:
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the share of the values of each row that its text covers."""
         return [
             self._score(text, self._values(row, given))
@@ -213,7 +192,7 @@ class SlotCoverage(Reward):
 
     def _score(self, text: str, values: list[tuple[str, str]]) -> float | None:
         covered = [
-            any(_phrase(phrase).search(text) for phrase in self.aliases.get((slot, value), (value,)))
+            any(_phrase(phrase).search(text) for phrase in self._aliases.get((slot, value), (value,)))
             for slot, value in values
         ]
         return sum(covered) / len(covered) if covered else None
@@ -227,7 +206,7 @@ class SlotCoverage(Reward):
         if not slots and given not in ("", {}):
             raise ValueError(
                 f"The reward {self.__name__!r} needs 'slot[value], slot[value]' or a mapping of slots to values in "
-                f"every row of {self.column!r}, but row {row} of the batch has {given!r}."
+                f"every row of {self.column!r}, got {given!r} in row {row} of the batch."
             )
         # A dataset gives every row the slots of all rows, and None to those that a row does not have.
         pairs = [(slot.strip(), "" if value is None else str(value).strip()) for slot, value in slots]

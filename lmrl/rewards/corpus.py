@@ -5,6 +5,7 @@ import json
 import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,48 +56,43 @@ def _read_file(path: Path, column: str) -> list[Any]:
     return [values[column] for values in rows]
 
 
+@dataclass(eq=False, repr=False)
 class CorpusReward(ReferenceReward[Prepared]):
     """
     Base of the rewards whose n-grams weigh by their counts in a training corpus.
 
     The corpus is read and counted once, when the reward is made; a pickle has the counts. They never come from the
-    batch: a score would depend on what else is in it.
+    batch: a score would depend on the other rows in it.
 
     Args:
-        name (`str`):
-            Name under which trainers log it.
         corpus (`str`, `Path` or `list[list[str]]`):
-            What [`read_corpus`] takes.
+            The training corpus: a .json or .jsonl file with rows, or the references of each document.
         corpus_column (`str`, *optional*):
-            Column of a corpus file. Defaults to `column`.
-        tokenize (`str`):
+            Column with the references in a corpus file. Defaults to `column`.
+        tokenize (`str`, *optional*, defaults to `"13a"`):
             Name of a sacrebleu tokenizer.
-        lowercase (`bool`):
+        lowercase (`bool`, *optional*, defaults to `True`):
             Whether to ignore case.
-        column (`str`):
-            Dataset column with a string or a list of strings per row.
-        cache_size (`int`):
-            Rows whose prepared references are kept.
+        name, column, cache_size:
+            Those of [`ReferenceReward`].
 
     Attributes:
         documents (`int`): the number of documents of the corpus.
-        counts (`dict[tuple[str, ...], int]`): what `count` returned.
+        counts (`dict[tuple[str, ...], int]`): result of `count`.
+
+    Raises:
+        ValueError: If the corpus cannot be read, or if sacrebleu has no such tokenizer.
     """
 
-    def __init__(
-        self,
-        name: str,
-        corpus: str | Path | Iterable[Any],
-        corpus_column: str | None,
-        tokenize: str,
-        lowercase: bool,
-        column: str,
-        cache_size: int,
-    ):
-        super().__init__(name, column, cache_size)
-        self.tokenize = tokenize
-        self._tokens = SacrebleuTokens(tokenize, lowercase)
-        rows = read_corpus(corpus, corpus_column or column)
+    corpus: InitVar[str | Path | Iterable[Any]]
+    corpus_column: InitVar[str | None] = None
+    tokenize: str = "13a"
+    lowercase: bool = True
+
+    def __post_init__(self, corpus: str | Path | Iterable[Any], corpus_column: str | None) -> None:
+        super().__post_init__()
+        self._tokens = SacrebleuTokens(self.tokenize, self.lowercase)
+        rows = read_corpus(corpus, corpus_column or self.column)
         documents = [[self.tokens(reference) for reference in references] for references in rows]
         self.documents = len(documents)
         self._fingerprint = hashlib.sha256(json.dumps(documents).encode()).hexdigest()[:8]
@@ -118,6 +114,6 @@ class CorpusReward(ReferenceReward[Prepared]):
         """Returns the tokenizer and the corpus, by the start of its SHA-256, as part of a signature."""
         import sacrebleu
 
-        case = "lc" if self._tokens.lowercase else "mixed"
+        case = "lc" if self.lowercase else "mixed"
         corpus = f"docs:{self.documents}|corpus:{self._fingerprint}"
         return f"nrefs:var|case:{case}|tok:{self.tokenize}|{corpus}|sacrebleu:{sacrebleu.__version__}"

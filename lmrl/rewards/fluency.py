@@ -1,15 +1,19 @@
-"""A language model's opinion of a text as a reward."""
+"""The log-probability of a text under a language model as a reward."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .models import Encoded, FrozenModel
+from lmrl.utils import check_at_least
+
+from .base import Columns, Prompts, Scores
+from .models import Encoded, FrozenModel, check_weights
 
 if TYPE_CHECKING:
     import torch
 
 
+@dataclass(eq=False, repr=False)
 class Fluency(FrozenModel):
     """
     Returns the mean log-probability of a completion's tokens under a frozen language model, in (-inf, 0].
@@ -17,73 +21,52 @@ class Fluency(FrozenModel):
     `(1 / T) * sum over t of log p(y_t | y_<t)`, in nats per token: minus the logarithm of the completion's perplexity.
     The mean, not the sum, so that a short completion is not better for being short; the end of the completion is not
     counted. Under most models a text that repeats itself is very likely, so that a policy rewarded for fluency alone
-    learns to: combine it with a reward for what is said.
+    learns to repeat itself: combine it with a reward for content.
 
     An empty completion has no token to average over and gets `None`: the reward does not apply to it.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
             Folder, hub id, or a causal language model, which is then frozen in place. Not the policy itself.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The model's tokenizer. Defaults to that saved with the model.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Completions in one forward pass.
         max_length (`int`, *optional*):
-            Longest input in tokens. Defaults to the most that the tokenizer and the model allow. Of longer ones the
-            beginning of the prompt is cut, then the end of the completion, with a warning that says how many.
-        device (`str`, *optional*):
-            Device of the model. Defaults to the GPU current at the first call if there is one, else to the CPU.
+            Longest input in tokens, at least 2. Defaults to the most that the tokenizer and the model allow. Of longer
+            ones the beginning of the prompt is cut, then the end of the completion, with a warning that has their
+            number.
         use_prompt (`bool`, *optional*, defaults to `False`):
             Whether the prompt comes before the completion, a chat through the model's template. Without it the
             completion stands alone, after the token that begins a text (BOS, or else EOS).
-        name (`str`, *optional*, defaults to `"fluency"`):
-            Name under which trainers log it.
+        name (defaults to `"fluency"`), batch_size (defaults to 16), tokenizer, device:
+            Those of [`FrozenModel`].
 
     Raises:
-        ValueError: if there is no causal language model, its tokenizer has neither BOS nor EOS, or an option is out of
+        ValueError: If there is no causal language model, its tokenizer has neither BOS nor EOS, or an option is out of
             its range.
     """
 
-    kind = "language model"
+    kind: ClassVar[str] = "language model"
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any = None,
-        batch_size: int = 16,
-        max_length: int | None = None,
-        device: str | None = None,
-        use_prompt: bool = False,
-        name: str = "fluency",
-    ):
-        if max_length is not None and max_length < 2:
-            raise ValueError(f"`max_length` must be at least 2, a token and what it follows, got {max_length}.")
-        super().__init__(model, tokenizer, batch_size, max_length, "left", device, use_prompt, name, (-math.inf, 0.0))
+    batch_size: int = field(default=16, kw_only=True)
+    name: str = field(default="fluency", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_at_least(2, max_length=self.max_length)  # a token and the one before it
+        super().__post_init__()
+        self.range = (-math.inf, 0.0)
         if self._tokenizer.bos_token_id is None and self._tokenizer.eos_token_id is None:
             raise ValueError(
-                "The language model's tokenizer has neither BOS nor EOS, and a first token needs one to follow: set "
-                "its `bos_token`, pass `tokenizer=`."
+                "`tokenizer` must have a BOS or an EOS token, for the first token to follow, got one without. Set its "
+                "`bos_token` and pass it."
             )
+        self._signature = f"fluency|model:{self._model_name}|per:token|max:{self.max_length}|prompt:{self.use_prompt}"
 
     def _load(self, name: str) -> Any:
         from transformers import AutoModelForCausalLM
 
         model, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, trust_remote_code=False)
-        if missing := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"{name!r} has no weights for {missing}: they would be random, and the reward noise. Name a causal "
-                "language model, not a bare backbone or a classifier."
-            )
+        check_weights(name, info["missing_keys"], "Name a causal language model, not a bare backbone or a classifier.")
         return model
 
-    @property
-    def signature(self) -> str:
-        """The model, the longest input, and whether prompts are read."""
-        return f"fluency|model:{self._model_name}|per:token|max:{self.max_length}|prompt:{self.use_prompt}"
-
-    def scores(
-        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
-    ) -> list[float | None]:
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the mean log-probability of each text; `None` of an empty one."""
         given = self._given_prompts(prompts) if self.use_prompt else [""] * len(completions)
         contexts = [self._context(prompt) for prompt in given]
@@ -91,7 +74,7 @@ class Fluency(FrozenModel):
         known = [row for row, ids in enumerate(texts) if ids]
         limit = self.max_length or math.inf
         cut = sum(len(contexts[row]) + len(texts[row]) > limit for row in known)
-        rewards: list[float | None] = [None] * len(completions)
+        rewards: Scores = [None] * len(completions)
         values = self._rewards([self._encoded(contexts[row], texts[row]) for row in known], cut)
         for row, value in zip(known, values, strict=True):
             rewards[row] = value

@@ -1,5 +1,7 @@
 """Google's sentence GLEU, equal to nltk's."""
 
+from dataclasses import dataclass, field
+
 from .grams import GramTable
 from .references import ReferenceReward
 from .tokens import SacrebleuTokens
@@ -7,6 +9,7 @@ from .tokens import SacrebleuTokens
 MAX_ORDER = 4
 
 
+@dataclass(eq=False, repr=False)
 class GLEU(ReferenceReward[GramTable]):
     """
     Returns the GLEU of each completion, in [0, 1], best over its references: nltk's `sentence_gleu`.
@@ -21,35 +24,24 @@ class GLEU(ReferenceReward[GramTable]):
             Whether to ignore case.
         tokenize (`str`, *optional*, defaults to `"13a"`):
             Name of a sacrebleu tokenizer: `"13a"`, `"intl"`, `"char"`, `"zh"`, `"none"` ...
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*, defaults to `"gleu"`):
-            Name under which trainers log it.
-        cache_size (`int`, *optional*, defaults to `1024`):
-            Rows whose prepared references are kept.
+        name (defaults to `"gleu"`), column, cache_size:
+            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If sacrebleu has no such tokenizer.
     """
 
-    def __init__(
-        self,
-        lowercase: bool = False,
-        tokenize: str = "13a",
-        column: str = "references",
-        name: str = "gleu",
-        cache_size: int = 1024,
-    ):
-        super().__init__(name, column, cache_size)
-        self.tokens = SacrebleuTokens(tokenize, lowercase)
+    lowercase: bool = False
+    tokenize: str = "13a"
+    name: str = field(default="gleu", kw_only=True)
 
-    @property
-    def signature(self) -> str:
-        """Case, sacrebleu's tokenizer and its version."""
+    def __post_init__(self) -> None:
         from sacrebleu import __version__
 
-        case = "lc" if self.tokens.lowercase else "mixed"
-        return f"gleu|nrefs:var|case:{case}|tok:{self.tokens.name}|sacrebleu:{__version__}"
+        super().__post_init__()
+        self.tokens = SacrebleuTokens(self.tokenize, self.lowercase)
+        case = "lc" if self.lowercase else "mixed"
+        self._signature = f"gleu|nrefs:var|case:{case}|tok:{self.tokens.name}|sacrebleu:{__version__}"
 
     def prepare(self, references: tuple[str, ...]) -> GramTable:
         """Returns the n-grams of the references of a row."""

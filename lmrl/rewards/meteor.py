@@ -1,6 +1,7 @@
 """METEOR of 2005, equal to nltk's."""
 
 import functools
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,7 @@ def _matchers(synonyms: bool) -> dict[str, Any]:
     }
 
 
+@dataclass(eq=False, repr=False)
 class METEOR(ReferenceReward[list[Tokens]]):
     """
     Returns the METEOR of each completion, in [0, 1], best over its references: nltk's `meteor_score`.
@@ -56,48 +58,33 @@ class METEOR(ReferenceReward[list[Tokens]]):
             Largest penalty for fragmentation, in [0, 1].
         synonyms (`bool`, *optional*, defaults to `False`):
             Whether synonyms match. Needs WordNet: `python -m nltk.downloader wordnet`. Without it scores are lower.
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*, defaults to `"meteor"`):
-            Name under which trainers log it.
-        cache_size (`int`, *optional*, defaults to `1024`):
-            Rows whose prepared references are kept.
+        name (defaults to `"meteor"`), column, cache_size:
+            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If `alpha`, `beta` or `gamma` is out of bounds, or if `synonyms` is set and there is no WordNet.
     """
 
-    def __init__(
-        self,
-        alpha: float = 0.9,
-        beta: float = 3.0,
-        gamma: float = 0.5,
-        synonyms: bool = False,
-        column: str = "references",
-        name: str = "meteor",
-        cache_size: int = 1024,
-    ):
-        if not (0 <= alpha <= 1 and beta >= 0 and 0 <= gamma <= 1):
-            raise ValueError(
-                "`alpha` and `gamma` must be in [0, 1] and `beta` must be at least 0, got "
-                f"alpha={alpha}, beta={beta}, gamma={gamma}. METEOR of 2005 has 0.9, 3 and 0.5."
-            )
-        super().__init__(name, column, cache_size)
-        self.alpha = alpha
-        self.beta = beta
-        self.gamma = gamma
-        self.synonyms = synonyms
-        self.tokens = SacrebleuTokens("13a", lowercase=True)
-        _matchers(synonyms)  # a missing WordNet is an error here, not in the first training step
+    alpha: float = 0.9
+    beta: float = 3.0
+    gamma: float = 0.5
+    synonyms: bool = False
+    name: str = field(default="meteor", kw_only=True)
 
-    @property
-    def signature(self) -> str:
-        """The constants, the matches and the versions of nltk and of sacrebleu."""
+    def __post_init__(self) -> None:
         import nltk
         import sacrebleu
 
+        if not (0 <= self.alpha <= 1 and self.beta >= 0 and 0 <= self.gamma <= 1):
+            raise ValueError(
+                "`alpha` and `gamma` must be in [0, 1] and `beta` must be at least 0, got "
+                f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}. METEOR of 2005 has 0.9, 3 and 0.5."
+            )
+        super().__post_init__()
+        self.tokens = SacrebleuTokens("13a", lowercase=True)
+        _matchers(self.synonyms)  # a missing WordNet is an error here, not in the first training step
         match = "exact+porter+wordnet" if self.synonyms else "exact+porter"
-        return (
+        self._signature = (
             f"meteor|nrefs:var|alpha:{self.alpha}|beta:{self.beta}|gamma:{self.gamma}|match:{match}|tok:13a"
             f"|nltk:{nltk.__version__}|sacrebleu:{sacrebleu.__version__}"
         )

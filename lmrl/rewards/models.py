@@ -1,23 +1,27 @@
-"""What the rewards that are themselves models share: loading, placing on a device, batches, cutting."""
+"""Base class of the rewards that are frozen models, and what they load, cut and batch with."""
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lmrl.utils import check_at_least, check_in
 
 from .algebra import Reward
-from .base import completion_text
+from .base import UNBOUNDED, Prompts, Scores, completion_text
 
 if TYPE_CHECKING:
     import torch
 
 Encoded = Mapping[str, list[int]]
-"""A text as a model reads it: `"input_ids"`, and what else there is of each token, by name."""
+"""A tokenised text: `"input_ids"`, and other numbers of each token, by name."""
 
-_NO_LIMIT = 10**6  # tokenizers without a limit say 10**30
+_NO_LIMIT = 10**6  # a tokenizer without a limit has 10**30
 
 
+@dataclass(eq=False, repr=False)
 class FrozenModel(Reward):
     """
     Base of the rewards that a frozen model gives: it is in eval mode, and has its own tokenizer.
@@ -28,54 +32,43 @@ class FrozenModel(Reward):
     Args:
         model (`str`, `Path` or [`~transformers.PreTrainedModel`]):
             Folder, hub id, or a model, which is then frozen in place.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`] or `None`):
-            The model's tokenizer. `None` is that saved with the model.
-        batch_size (`int`):
-            Texts in one forward pass.
-        max_length (`int` or `None`):
-            Longest input in tokens. `None` is the most that the tokenizer and the model allow.
-        truncation_side (`str`):
-            The end of longer inputs that is cut, `"right"` or `"left"`.
-        device (`str` or `None`):
-            Device of the model. `None` is the GPU current at the first call if there is one, else the CPU.
-        use_prompt (`bool`):
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The model's tokenizer. Defaults to the one saved with the model.
+        batch_size (`int`, *optional*, defaults to `32`):
+            Texts in one forward pass, at least 1.
+        max_length (`int`, *optional*):
+            Longest input in tokens. Defaults to the most that the tokenizer and the model allow. Longer ones are cut,
+            with a warning that has their number.
+        device (`str`, *optional*):
+            Device of the model. Defaults to the GPU current at the first call if there is one, else to the CPU.
+        use_prompt (`bool`, *optional*, defaults to `False`):
             Whether the model reads the prompt before the completion.
         name (`str`):
             Name under which trainers log it.
-        range (`tuple[float, float]`):
-            Lowest and highest reward it can give.
 
     Raises:
-        ValueError: if an option is out of its range, or the checkpoint lacks weights or a tokenizer.
+        ValueError: If an option is out of its range, or the checkpoint lacks weights or a tokenizer.
     """
 
-    kind = "model"
-    """What the model is, in messages."""
+    kind: ClassVar[str] = "model"  # in messages
+    truncation_side = "left"  # the end of longer inputs that is cut
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        batch_size: int,
-        max_length: int | None,
-        truncation_side: str,
-        device: str | None,
-        use_prompt: bool,
-        name: str,
-        range: tuple[float, float],
-    ):
-        if truncation_side not in ("right", "left"):
-            raise ValueError(f"`truncation_side` must be 'right' or 'left', got {truncation_side!r}.")
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        super().__init__(name, range=range)
-        self.batch_size = batch_size
-        self.truncation_side = truncation_side
-        self.device = device
-        self.use_prompt = use_prompt
-        self._source = str(model) if isinstance(model, (str, Path)) else None
-        self._prepare(self._source or model, tokenizer)
-        self.max_length = self._limit() if max_length is None else max_length
+    model: Any
+    tokenizer: Any = field(default=None, kw_only=True)
+    batch_size: int = field(default=32, kw_only=True)
+    max_length: int | None = field(default=None, kw_only=True)
+    device: str | None = field(default=None, kw_only=True)
+    use_prompt: bool = field(default=False, kw_only=True)
+    name: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_in(("right", "left"), truncation_side=self.truncation_side)
+        check_at_least(1, batch_size=self.batch_size)
+        super().__init__(self.name, range=UNBOUNDED)
+        self._source = str(self.model) if isinstance(self.model, (str, Path)) else None
+        self._prepare(self._source or self.model, self.tokenizer)
+        if self.max_length is None:
+            self.max_length = longest_input(self._tokenizer, self._config)
 
     @abstractmethod
     def _load(self, name: str) -> Any:
@@ -89,31 +82,20 @@ class FrozenModel(Reward):
         """Returns the rewards (B,) of a batch, padded on the right, on the device of the model."""
 
     def _prepare(self, model: Any, tokenizer: Any) -> None:
-        self._tokenizer = self._load_tokenizer(model) if tokenizer is None else tokenizer
+        self._tokenizer = self._saved_tokenizer(model) if tokenizer is None else tokenizer
         self._tokenizer.truncation_side = self.truncation_side
         self._model: Any = self._load(model) if isinstance(model, str) else model
         if self._model is not None:
             self._model.requires_grad_(False).eval()
         self._placed = False
 
-    def _load_tokenizer(self, model: Any) -> Any:
+    def _saved_tokenizer(self, model: Any) -> Any:
         from transformers import AutoTokenizer
 
         name = model if isinstance(model, str) else model.config._name_or_path
         if not name:
-            raise ValueError(f"This {self.kind} does not say where it comes from: pass `tokenizer=`, its own.")
-        try:
-            return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".")
-            raise ValueError(
-                f"No {self.kind} with its tokenizer could be loaded from {name!r} ({reason}). Give a hub id, or a "
-                "folder written by `save_pretrained`."
-            ) from error
-
-    def _limit(self) -> int | None:
-        limits = [self._tokenizer.model_max_length, getattr(self._config, "max_position_embeddings", None)]
-        return min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
+            raise ValueError(f"`tokenizer` must be given for this {self.kind}, got None: the model has no folder.")
+        return from_pretrained(AutoTokenizer, name, self.kind)
 
     @property
     def _config(self) -> Any:
@@ -127,29 +109,24 @@ class FrozenModel(Reward):
         return str(self._source or self._model.config._name_or_path or type(self._model).__name__)
 
     def _place(self) -> None:
-        import torch
-
         if self._model is None:
             self._prepare(self._source, self._tokenizer)
         if not self._placed:
-            self._model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self._model.to(self.device or default_device())
             self._placed = True
 
-    def _given_prompts(self, prompts: Sequence[Any] | None) -> Sequence[Any]:
+    def _given_prompts(self, prompts: Prompts) -> Sequence[Any]:
         if prompts is None:
-            raise ValueError(f"The reward {self.__name__!r} reads prompts (`use_prompt=True`): pass `prompts`.")
+            raise ValueError(f"The reward {self.__name__!r} needs `prompts` (`use_prompt=True`), got None.")
         return prompts
 
-    def _rewards(self, texts: Sequence[Encoded], cut: int) -> list[float | None]:
+    def _rewards(self, texts: Sequence[Encoded], cut: int) -> Scores:
         """Returns the reward of each encoded text, and warns of the `cut` ones among them."""
         import torch
 
         self._place()
-        rewards: list[float | None] = [None] * len(texts)
-        # Neighbours in length share a batch, so that little of it is padding.
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]["input_ids"]))
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        rewards: Scores = [None] * len(texts)
+        for rows in batches_by_length((len(text["input_ids"]) for text in texts), self.batch_size):
             batch = _padded([texts[row] for row in rows], self._tokenizer.pad_token_id or 0)
             with torch.no_grad():
                 values = self._read({key: ids.to(self._model.device) for key, ids in batch.items()})
@@ -164,33 +141,84 @@ class FrozenModel(Reward):
         return rewards
 
 
-def load_classifier(name: str, what: str, trained: Container[str] = (), **options: Any) -> Any:
+def from_pretrained(auto_class: Any, name: str, kind: str, **options: Any) -> Any:
+    """
+    Returns what a class of transformers loads from a folder or the hub.
+
+    Args:
+        auto_class (`type`):
+            `AutoTokenizer`, `AutoModel` ...
+        name (`str`):
+            Folder or hub id.
+        kind (`str`):
+            Kind of model, for the message.
+        **options:
+            Passed on to `from_pretrained`.
+
+    Raises:
+        ValueError: If nothing can be loaded.
+    """
+    try:
+        return auto_class.from_pretrained(name, trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ValueError(
+            f"`model` must be a {kind} with its tokenizer, got {name!r} ({reason}). Give a hub id or a folder of "
+            "`save_pretrained`."
+        ) from error
+
+
+def check_weights(name: str, missing: Iterable[str], remedy: str) -> None:
+    """Raises an error if a checkpoint lacks weights: they would be random, and the reward noise."""
+    if lacking := sorted(missing):
+        raise ValueError(f"`model` must have all weights, got {name!r} without {lacking}. {remedy}")
+
+
+def longest_input(tokenizer: Any, config: Any) -> int | None:
+    """Returns the most tokens that a tokenizer and a model allow, or `None` where neither has a limit."""
+    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    return min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
+
+
+def default_device() -> str:
+    """Returns the GPU if there is one, else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def batches_by_length(lengths: Iterable[int], batch_size: int) -> Iterator[list[int]]:
+    """Yields the rows of each batch; neighbours in length share one, so that little of it is padding."""
+    sizes = list(lengths)
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def load_classifier(name: str, kind: str, trained: Container[str] = (), **options: Any) -> Any:
     """
     Returns the model with a classification head in a folder or on the hub.
 
     Args:
         name (`str`):
             Folder or hub id.
-        what (`str`):
-            What it must have been trained as, for the message.
+        kind (`str`):
+            Kind of model that it must have been trained as, for the message.
         trained (container of `str`, *optional*, defaults to `()`):
             Modules whose weights come from elsewhere.
         **options:
             Passed on to `from_pretrained`.
 
     Raises:
-        ValueError: if the checkpoint lacks weights: a head would be random.
+        ValueError: If the checkpoint lacks weights: a head would be random.
     """
     from transformers import AutoModelForSequenceClassification
 
     model, info = AutoModelForSequenceClassification.from_pretrained(
         name, output_loading_info=True, trust_remote_code=False, **options
     )
-    if missing := sorted(key for key in info["missing_keys"] if not any(part in trained for part in key.split("."))):
-        raise ValueError(
-            f"{name!r} has no weights for {missing}: they would be random, and the reward noise. Name a checkpoint "
-            f"that was trained as a {what}, not the language model it starts from."
-        )
+    missing = [key for key in info["missing_keys"] if not any(part in trained for part in key.split("."))]
+    check_weights(name, missing, f"Name a checkpoint that was trained as a {kind}, not the model it starts from.")
     return model
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ def nist_score(sums: Array) -> Array:
     return score
 
 
+@dataclass(eq=False, repr=False)
 class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
     """
     Returns the NIST-5 of each completion against all its references, at least 0.
@@ -64,23 +66,13 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
     order the one with the best precision, and its length as r.)
 
     Args:
-        corpus (`str`, `Path` or `list[list[str]]`):
-            The training corpus: a .json or .jsonl file with rows, or the references of each document.
-        corpus_column (`str`, *optional*):
-            Column with the references in a corpus file. Defaults to `column`.
-        tokenize (`str`, *optional*, defaults to `"13a"`):
-            Name of a sacrebleu tokenizer.
-        lowercase (`bool`, *optional*, defaults to `True`):
-            Whether to ignore case.
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*, defaults to `"nist"`):
-            Name under which trainers log it.
-        cache_size (`int`, *optional*, defaults to `1024`):
-            Rows whose prepared references are kept.
+        corpus, corpus_column, tokenize, lowercase:
+            Those of [`CorpusReward`].
+        name (defaults to `"nist"`), column, cache_size:
+            Those of [`ReferenceReward`].
 
     Raises:
-        ValueError: if the corpus cannot be read or has no words, or if sacrebleu knows no such tokenizer.
+        ValueError: If the corpus cannot be read or has no words, or if sacrebleu has no such tokenizer.
 
     Example:
 
@@ -91,17 +83,10 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
     ```
     """
 
-    def __init__(
-        self,
-        corpus: str | Path | Iterable[Any],
-        corpus_column: str | None = None,
-        tokenize: str = "13a",
-        lowercase: bool = True,
-        column: str = "references",
-        name: str = "nist",
-        cache_size: int = 1024,
-    ):
-        super().__init__(name, corpus, corpus_column, tokenize, lowercase, column, cache_size)
+    name: str = field(default="nist", kw_only=True)
+
+    def __post_init__(self, corpus: str | Path | Iterable[Any], corpus_column: str | None) -> None:
+        super().__post_init__(corpus, corpus_column)
         most = [0] * MAX_ORDER
         for gram, count in self.counts.items():
             if len(gram) < MAX_ORDER:
@@ -109,11 +94,7 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
         if not most[0]:
             raise ValueError("NIST needs a corpus of at least 2 words, to weigh n-grams by how common they are.")
         self.range = (0.0, sum(math.log2(count) for count in most if count))
-
-    @property
-    def signature(self) -> str:
-        """How texts are tokenised, and the corpus."""
-        return f"nist|n:{MAX_ORDER}|{self.corpus_signature()}"
+        self._signature = f"nist|n:{MAX_ORDER}|{self.corpus_signature()}"
 
     def count(self, documents: list[list[list[str]]]) -> dict[Gram, int]:
         """Returns for each n-gram how often it occurs, and for the empty one the number of words."""

@@ -2,12 +2,14 @@
 
 import functools
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from lmrl.utils import check_at_least
 
 from .algebra import Reward
+from .base import Columns, Prompts, Scores
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -17,6 +19,7 @@ Array: TypeAlias = "NDArray[float64]"
 Prepared = TypeVar("Prepared")
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ReferenceReward(Reward, Generic[Prepared]):
     """
     Base of the rewards that compare a completion with one or more references.
@@ -27,17 +30,22 @@ class ReferenceReward(Reward, Generic[Prepared]):
     Args:
         name (`str`):
             Name under which trainers log it.
-        column (`str`):
+        column (`str`, *optional*, defaults to `"references"`):
             Dataset column with the references: in each row a string or a list of strings.
-        cache_size (`int`):
+        cache_size (`int`, *optional*, defaults to `1024`):
             Rows whose prepared references are kept, at least 1.
+
+    Raises:
+        ValueError: If `cache_size` is less than 1; when called, for a row without references.
     """
 
-    def __init__(self, name: str, column: str, cache_size: int):
-        super().__init__(name, columns=(column,))
-        check_at_least(1, cache_size=cache_size)
-        self.column = column
-        self.cache_size = cache_size
+    name: str
+    column: str = "references"
+    cache_size: int = 1024
+
+    def __post_init__(self) -> None:
+        super().__init__(self.name, columns=(self.column,))
+        check_at_least(1, cache_size=self.cache_size)
         self._start_cache()
 
     def _start_cache(self) -> None:
@@ -58,9 +66,7 @@ class ReferenceReward(Reward, Generic[Prepared]):
         """Returns the reward of a completion, given what `prepare` made of its references."""
         raise NotImplementedError(f"{type(self).__name__} must define `score` or `scores`.")
 
-    def scores(
-        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
-    ) -> list[float | None]:
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the reward of each text against its row of references."""
         prepared = self._prepare_rows(columns[self.column])
         return [self.score(text, row) for text, row in zip(completions, prepared, strict=True)]
@@ -76,10 +82,11 @@ class ReferenceReward(Reward, Generic[Prepared]):
             return tuple(value)
         raise ValueError(
             f"The reward {self.__name__!r} needs a string or a non-empty list of strings in every row of "
-            f"{self.column!r}, but row {row} of the batch has {value!r}. Correct or drop the row."
+            f"{self.column!r}, got {value!r} in row {row} of the batch. Correct or drop the row."
         )
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class SummedReward(ReferenceReward[Prepared]):
     """
     Base of the rewards whose statistics add up over rows, so that a sentence is a corpus of one row.
@@ -100,9 +107,7 @@ class SummedReward(ReferenceReward[Prepared]):
         prepared = self._prepare_rows(references)
         return [[*self.row_statistics(text, row)] for text, row in zip(completions, prepared, strict=True)]
 
-    def scores(
-        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
-    ) -> list[float | None]:
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the reward of each text against its row of references."""
         import numpy as np
 

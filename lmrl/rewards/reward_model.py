@@ -1,13 +1,13 @@
-"""A model trained on human preferences as a reward, and the format of the texts that it reads."""
+"""A model trained on human preferences as a reward, and the format of its inputs."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .adapter import RewardAdapter
-from .base import completion_text
+from .base import Prompts, Scores, completion_text
 from .models import FrozenModel, load_classifier
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def format_for_reward_model(tokenizer: Any, prompt: Any, completion: Any, **opti
         prompt (`str`, `list[dict]` or `None`):
             Text or chat messages. `None` is no prompt.
         completion (`str` or `list[dict]`):
-            Text or chat messages. After a chat a text is what the assistant says, after a text the messages are
+            Text or chat messages. After a chat a text is a message of the assistant, after a text the messages are
             [`completion_text`].
         **options:
             Passed on to the tokenizer, such as `truncation` and `max_length`.
@@ -40,26 +40,27 @@ def format_for_reward_model(tokenizer: Any, prompt: Any, completion: Any, **opti
         `BatchEncoding` with the `"input_ids"` of one text.
 
     Raises:
-        ValueError: if a text is to be formatted and the tokenizer has no EOS token.
+        ValueError: If a text is to be formatted and the tokenizer has no EOS token.
     """
     if not isinstance(completion if prompt is None else prompt, str):
-        said = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else list(completion)
-        return tokenizer.apply_chat_template([*(prompt or ()), *said], tokenize=True, return_dict=True, **options)
+        reply = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else list(completion)
+        return tokenizer.apply_chat_template([*(prompt or ()), *reply], tokenize=True, return_dict=True, **options)
     if tokenizer.eos_token is None:
         raise ValueError(
-            "The reward model's tokenizer has no EOS token, and a reward model is trained on texts that end in one: "
-            "set its `eos_token`, pass `tokenizer=`."
+            "`tokenizer` must have an EOS token, as a reward model is trained on texts that end in one, got one "
+            "without. Set its `eos_token`."
         )
     text = completion_text(completion)
     text += "" if text.endswith(tokenizer.eos_token) else tokenizer.eos_token
     return tokenizer((prompt or "") + text, **options)
 
 
+@dataclass(eq=False, repr=False)
 class RewardModel(FrozenModel):
     """
-    Returns what a reward model thinks of each completion: its one logit, which grows with what people prefer.
+    Returns the logit of a reward model for each completion, which grows with the preference of people.
 
-    Its differences have a meaning, and its zero has none: the probability that people prefer a to b is
+    Only differences have a meaning, not the zero: the probability that people prefer a to b is
     `sigmoid(r(a) - r(b))`. "Learning to summarize from human feedback" (Stiennon et al., 2020,
     https://arxiv.org/abs/2009.01325). The model is one trained by TRL's `RewardTrainer` (`recipes/
     train_reward_model.py`), and reads texts in the format of its training: [`format_for_reward_model`]. A completion
@@ -72,53 +73,37 @@ class RewardModel(FrozenModel):
         model (`str` or [`~transformers.PreTrainedModel`]):
             Folder, hub id, folder of a LoRA adapter trained with its head, or a sequence classifier with one label,
             which is then frozen in place.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The reward model's tokenizer. Defaults to that saved with the model.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Texts in one forward pass.
-        max_length (`int`, *optional*):
-            Longest input in tokens. Defaults to the most that the tokenizer and the model allow. Longer ones are cut,
-            with a warning that says how many.
         truncation_side (`str`, *optional*, defaults to `"left"`):
-            The end that is cut. `"right"` cuts off the EOS, where the score is read in training.
-        device (`str`, *optional*):
-            Device of the model. Defaults to the GPU current at the first call if there is one, else to the CPU.
+            The end of longer inputs that is cut. `"right"` cuts off the EOS, where the score is read in training.
         use_prompt (`bool`, *optional*, defaults to `True`):
             Whether the model was trained on prompt and completion, or on the completion alone.
-        name (`str`, *optional*, defaults to `"reward_model"`):
-            Name under which trainers log it.
         quantized_base (`bool`, *optional*, defaults to `False`):
             Whether an adapter may run on the base of a policy that is quantised (`load_in_4bit`), because it was
-            trained on one. Without a policy it runs on the whole weights all the same.
+            trained on one. Without a policy it runs on the full weights all the same.
+        name (defaults to `"reward_model"`), tokenizer, batch_size, max_length, device:
+            Those of [`FrozenModel`].
 
     Raises:
-        ValueError: if the checkpoint has no head or one of several labels, or if an option is out of its range.
+        ValueError: If the checkpoint has no head or one of several labels, or if an option is out of its range.
     """
 
-    kind = "reward model"
+    kind: ClassVar[str] = "reward model"
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any = None,
-        batch_size: int = 32,
-        max_length: int | None = None,
-        truncation_side: str = "left",
-        device: str | None = None,
-        use_prompt: bool = True,
-        name: str = "reward_model",
-        quantized_base: bool = False,
-    ):
-        self.quantized_base = quantized_base
+    truncation_side: str = field(default="left", kw_only=True)
+    use_prompt: bool = field(default=True, kw_only=True)
+    name: str = field(default="reward_model", kw_only=True)
+    quantized_base: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
         self._adapter: RewardAdapter | None = None
-        self._called = self._shares = False
-        everything = (-math.inf, math.inf)
-        super().__init__(
-            model, tokenizer, batch_size, max_length, truncation_side, device, use_prompt, name, everything
-        )
+        self._called = False
+        self._on_policy = False
+        super().__post_init__()
+        cut = f"max:{self.max_length}|cut:{self.truncation_side}"
+        self._signature = f"reward_model|model:{self._model_name}|{cut}|prompt:{self.use_prompt}"
 
     def _load(self, name: str) -> Any:
-        """Returns `None` for an adapter whose base may still be lent."""
+        """Returns `None` for an adapter that may still be put on a policy's base."""
         if not (Path(name) / "adapter_config.json").is_file():
             return load_classifier(name, self.kind)
         self._adapter = self._adapter or RewardAdapter(name, self.quantized_base)
@@ -133,8 +118,7 @@ class RewardModel(FrozenModel):
         labels = self._adapter.labels if waiting and self._adapter else self._config.num_labels
         if labels != 1:
             raise ValueError(
-                f"{self._model_name!r} tells {labels} labels apart, and a reward model has one logit: use "
-                "`Classifier`, which takes a label."
+                f"`model` must have one logit, got {self._model_name!r} with {labels} labels. Use `Classifier`."
             )
         # As in training: the score is read at the last token that is not padding, found by this id.
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
@@ -146,22 +130,22 @@ class RewardModel(FrozenModel):
 
     def _place(self) -> None:
         self._called = True
-        if self._shares:  # the base is where the policy is
+        if self._on_policy:  # the base is where the policy is
             self._model.to(self._model.device)
         else:
             super()._place()
 
     def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
         """
-        Returns whether it is an adapter on the base that is lent, and from now on runs on that.
+        Returns whether it is an adapter on the policy's base, and runs on that from now on.
 
-        Scores are the same, to rounding. The base must be the same and must hold all that the checkpoint holds: not
-        quantised (but see `quantized_base`), not in a lower precision.
+        Scores are the same, to rounding. The base must be the same, not quantised (but see `quantized_base`), and not
+        in a lower precision than the checkpoint.
 
         Args:
             make_backbone (`Callable`):
-                Returns the policy's backbone without its head and its adapters, in modules made for this reward around
-                the policy's frozen weights.
+                Returns the policy's backbone without its head and its adapters, in new modules around the policy's
+                frozen weights.
         """
         if self._adapter is None or self._adapter.labels is None:
             return False
@@ -172,22 +156,14 @@ class RewardModel(FrozenModel):
             return False
         self._model = self._adapter.load_on_backbone(backbone).requires_grad_(False).eval()
         self._config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
-        self._shares = True
+        self._on_policy = True
         logger.info(f"The reward {self.__name__!r} runs on the policy's base, {self._adapter.base!r}.")
         return True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_shares": False} if self._source else super().__getstate__()
+        return {**super().__getstate__(), "_on_policy": False} if self._source else super().__getstate__()
 
-    @property
-    def signature(self) -> str:
-        """The model, where texts are cut, and whether prompts are read."""
-        cut = f"max:{self.max_length}|cut:{self.truncation_side}"
-        return f"reward_model|model:{self._model_name}|{cut}|prompt:{self.use_prompt}"
-
-    def __call__(
-        self, *, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **columns: Any
-    ) -> list[float | None]:
+    def __call__(self, *, completions: Sequence[Any], prompts: Prompts = None, **columns: Any) -> Scores:
         # Completions as they are: a chat goes through the template with all its messages.
         given = self._given_prompts(prompts) if self.use_prompt else [None] * len(completions)
         options = {"truncation": self.max_length is not None, "max_length": self.max_length}

@@ -4,6 +4,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmrl.utils import check_in
@@ -80,6 +81,7 @@ def _f_measure(hits: int, reference: int, completion: int) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+@dataclass(eq=False, repr=False)
 class Rouge(ReferenceReward[list[Units]]):
     """
     Returns the ROUGE F-measure of each completion, in [0, 1]: rouge_score's `fmeasure`.
@@ -97,41 +99,28 @@ class Rouge(ReferenceReward[list[Units]]):
             Whether words of more than three characters are reduced to their Porter stem.
         aggregate (`str`, *optional*, defaults to `"best"`):
             `"best"` reference, which is rouge_score's `score_multi`, or `"mean"` over the references.
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*):
-            Name under which trainers log it. Defaults to `rouge_type`.
-        cache_size (`int`, *optional*, defaults to `1024`):
-            Rows whose prepared references are kept.
+        name (defaults to `rouge_type`), column, cache_size:
+            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If there is no such `rouge_type` or `aggregate`.
     """
 
-    def __init__(
-        self,
-        rouge_type: str,
-        use_stemmer: bool = False,
-        aggregate: str = "best",
-        column: str = "references",
-        name: str | None = None,
-        cache_size: int = 1024,
-    ):
-        if not _TYPE.fullmatch(rouge_type):
-            raise ValueError(f"`rouge_type` must be rouge1 to rouge9, rougeL or rougeLsum, got {rouge_type!r}.")
-        check_in(("best", "mean"), aggregate=aggregate)
-        super().__init__(name or rouge_type, column, cache_size)
-        self.rouge_type = rouge_type
-        self.use_stemmer = use_stemmer
-        self.aggregate = aggregate
-        if use_stemmer:
-            _stemmer()  # a missing nltk is an error here, not in the first training step
+    rouge_type: str
+    use_stemmer: bool = False
+    aggregate: str = "best"
+    name: str = field(default="", kw_only=True)
 
-    @property
-    def signature(self) -> str:
-        """The type of ROUGE and its options."""
+    def __post_init__(self) -> None:
+        if not _TYPE.fullmatch(self.rouge_type):
+            raise ValueError(f"`rouge_type` must be rouge1 to rouge9, rougeL or rougeLsum, got {self.rouge_type!r}.")
+        check_in(("best", "mean"), aggregate=self.aggregate)
+        self.name = self.name or self.rouge_type
+        super().__post_init__()
+        if self.use_stemmer:
+            _stemmer()  # a missing nltk is an error here, not in the first training step
         stem = "porter" if self.use_stemmer else "no"
-        return f"{self.rouge_type}|nrefs:var|agg:{self.aggregate}|stem:{stem}|as:rouge_score-0.1.2"
+        self._signature = f"{self.rouge_type}|nrefs:var|agg:{self.aggregate}|stem:{stem}|as:rouge_score-0.1.2"
 
     def _units(self, text: str) -> Units:
         if self.rouge_type == "rougeL":

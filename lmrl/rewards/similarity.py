@@ -3,6 +3,7 @@
 import re
 import string
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmrl.utils import check_in
@@ -21,6 +22,7 @@ def _squad(text: str) -> str:
 _NORMALIZATIONS: dict[str, Callable[[str], str]] = {"strip": str.strip, "squad": _squad}
 
 
+@dataclass(eq=False, repr=False)
 class ExactMatch(ReferenceReward[frozenset[str]]):
     """
     Returns 1 if the completion equals any of the references after normalisation, else 0.
@@ -30,32 +32,20 @@ class ExactMatch(ReferenceReward[frozenset[str]]):
             `"strip"`: white space at both ends is dropped. `"squad"`: case, ASCII punctuation, the articles a, an and
             the, and differences of white space are dropped, as in the evaluation of "SQuAD: 100,000+ Questions for
             Machine Comprehension of Text" (Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250).
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*, defaults to `"exact_match"`):
-            Name under which trainers log it.
-        cache_size (`int`, *optional*, defaults to `1024`):
-            Rows whose prepared references are kept.
+        name (defaults to `"exact_match"`), column, cache_size:
+            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If `normalize` is neither of the two.
     """
 
-    def __init__(
-        self,
-        normalize: str = "strip",
-        column: str = "references",
-        name: str = "exact_match",
-        cache_size: int = 1024,
-    ):
-        check_in(_NORMALIZATIONS, normalize=normalize)
-        super().__init__(name, column, cache_size)
-        self.normalize = normalize
+    normalize: str = "strip"
+    name: str = field(default="exact_match", kw_only=True)
 
-    @property
-    def signature(self) -> str:
-        """How texts are normalised."""
-        return f"exact_match|nrefs:var|normalize:{self.normalize}"
+    def __post_init__(self) -> None:
+        check_in(_NORMALIZATIONS, normalize=self.normalize)
+        super().__post_init__()
+        self._signature = f"exact_match|nrefs:var|normalize:{self.normalize}"
 
     def prepare(self, references: tuple[str, ...]) -> frozenset[str]:
         """Returns the normalised references of a row."""
@@ -71,6 +61,7 @@ def _f1(completion: set[Any], reference: set[Any]) -> float:
     return 2 * len(completion & reference) / total if total else 1.0
 
 
+@dataclass(eq=False, repr=False)
 class TokenF1(ReferenceReward[list[set[Any]]]):
     """
     Returns the F1 of the words that a completion shares with a reference, in [0, 1], best over its references.
@@ -85,32 +76,20 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
         normalize (`str`, *optional*, defaults to `"squad"`):
             `"squad"`: case, ASCII punctuation, and the articles a, an and the are dropped, as in the evaluation of
             SQuAD. `"strip"`: the text is taken as it is. Words are what white space separates.
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*, defaults to `"token_f1"`):
-            Name under which trainers log it.
-        cache_size (`int`, *optional*, defaults to `1024`):
-            Rows whose prepared references are kept.
+        name (defaults to `"token_f1"`), column, cache_size:
+            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If `normalize` is neither of the two.
     """
 
-    def __init__(
-        self,
-        normalize: str = "squad",
-        column: str = "references",
-        name: str = "token_f1",
-        cache_size: int = 1024,
-    ):
-        check_in(_NORMALIZATIONS, normalize=normalize)
-        super().__init__(name, column, cache_size)
-        self.normalize = normalize
+    normalize: str = "squad"
+    name: str = field(default="token_f1", kw_only=True)
 
-    @property
-    def signature(self) -> str:
-        """How texts are normalised."""
-        return f"token_f1|nrefs:var|normalize:{self.normalize}"
+    def __post_init__(self) -> None:
+        check_in(_NORMALIZATIONS, normalize=self.normalize)
+        super().__post_init__()
+        self._signature = f"token_f1|nrefs:var|normalize:{self.normalize}"
 
     def _words(self, text: str) -> set[Any]:
         return occurrences(_NORMALIZATIONS[self.normalize](text).split())
@@ -128,6 +107,7 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
 _UNITS: dict[str, Callable[[str], Sequence[str]]] = {"characters": str.strip, "words": str.split}
 
 
+@dataclass(eq=False, repr=False)
 class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
     """
     Returns `1 - d(a, b) / max(|a|, |b|)` of a completion a and a reference b, in [0, 1], best over its references.
@@ -139,32 +119,20 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
     Args:
         unit (`str`, *optional*, defaults to `"characters"`):
             `"characters"` (code points) or `"words"` (what white space separates).
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*, defaults to `"edit_similarity"`):
-            Name under which trainers log it.
-        cache_size (`int`, *optional*, defaults to `1024`):
-            Rows whose prepared references are kept.
+        name (defaults to `"edit_similarity"`), column, cache_size:
+            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If `unit` is neither of the two.
     """
 
-    def __init__(
-        self,
-        unit: str = "characters",
-        column: str = "references",
-        name: str = "edit_similarity",
-        cache_size: int = 1024,
-    ):
-        check_in(_UNITS, unit=unit)
-        super().__init__(name, column, cache_size)
-        self.unit = unit
+    unit: str = "characters"
+    name: str = field(default="edit_similarity", kw_only=True)
 
-    @property
-    def signature(self) -> str:
-        """What is edited."""
-        return f"edit_similarity|nrefs:var|unit:{self.unit}"
+    def __post_init__(self) -> None:
+        check_in(_UNITS, unit=self.unit)
+        super().__post_init__()
+        self._signature = f"edit_similarity|nrefs:var|unit:{self.unit}"
 
     def prepare(self, references: tuple[str, ...]) -> list[Sequence[str]]:
         """Returns the units of each reference of a row."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from .grams import occurrences
@@ -28,6 +29,7 @@ def error_rate(sums: Array) -> Array:
     return divide(edits, sums[..., 1], np.sign(edits))
 
 
+@dataclass(eq=False, repr=False)
 class TER(SummedReward[list[Words]]):
     """
     Returns `1 - min(TER, 1)` of each completion, in [0, 1]: sacrebleu's sentence TER as a reward.
@@ -49,44 +51,37 @@ class TER(SummedReward[list[Words]]):
             Whether `normalized` and `no_punct` also treat Chinese and Japanese characters and marks.
         case_sensitive (`bool`, *optional*, defaults to `False`):
             Whether case counts.
-        column (`str`, *optional*, defaults to `"references"`):
-            Dataset column with a string or a list of strings per row.
-        name (`str`, *optional*, defaults to `"ter"`):
-            Name under which trainers log it.
-        cache_size (`int`, *optional*, defaults to `1024`):
-            Rows whose prepared references are kept.
+        name (defaults to `"ter"`), column, cache_size:
+            Those of [`ReferenceReward`].
 
     Raises:
-        ValueError: if `asian_support` is asked for without `normalized` or `no_punct`, as it would do nothing.
+        ValueError: If `asian_support` is set without `normalized` or `no_punct`, as it would do nothing.
     """
 
-    def __init__(
-        self,
-        normalized: bool = False,
-        no_punct: bool = False,
-        asian_support: bool = False,
-        case_sensitive: bool = False,
-        column: str = "references",
-        name: str = "ter",
-        cache_size: int = 1024,
-    ):
+    normalized: bool = False
+    no_punct: bool = False
+    asian_support: bool = False
+    case_sensitive: bool = False
+    name: str = field(default="ter", kw_only=True)
+
+    def __post_init__(self) -> None:
         from sacrebleu.metrics.ter import TER as SacreTER
 
-        if asian_support and not (normalized or no_punct):
-            raise ValueError("`asian_support=True` does nothing alone: set `normalized` or `no_punct` as well.")
-        super().__init__(name, column, cache_size)
-        self.sacrebleu = SacreTER(
-            normalized=normalized, no_punct=no_punct, asian_support=asian_support, case_sensitive=case_sensitive
+        if self.asian_support and not (self.normalized or self.no_punct):
+            raise ValueError("`asian_support` must be False without `normalized` or `no_punct`, got True. Set one.")
+        super().__post_init__()
+        metric = SacreTER(
+            normalized=self.normalized,
+            no_punct=self.no_punct,
+            asian_support=self.asian_support,
+            case_sensitive=self.case_sensitive,
         )
-        self.sacrebleu.num_refs = -1  # sacrebleu's way to say: varies
-
-    @property
-    def signature(self) -> str:
-        """`ter|` and the signature that sacrebleu gives to these options."""
-        return f"ter|{self.sacrebleu.get_signature().format()}"
+        metric.num_refs = -1  # a number of references that varies
+        self._tokenizer = metric.tokenizer
+        self._signature = f"ter|{metric.get_signature().format()}"
 
     def _words(self, text: str) -> Words:
-        words: list[str] = self.sacrebleu.tokenizer(text.rstrip()).split()  # rstrip: as sacrebleu does
+        words: list[str] = self._tokenizer(text.rstrip()).split()  # rstrip: as sacrebleu does
         return words, occurrences(words)
 
     def prepare(self, references: tuple[str, ...]) -> list[Words]:

@@ -62,13 +62,13 @@ def test_a_text_begins_with_the_bos_where_there_is_one(gpt2_path):
     tokenizer = tiny_tokenizer()
     tokenizer.bos_token = "system"
     expected = by_hand(gpt2_path, ids("system"), ids("a b"))
-    assert Fluency(gpt2_path, tokenizer)(completions=["a b"]) == pytest.approx([expected], abs=1e-5)
+    assert Fluency(gpt2_path, tokenizer=tokenizer)(completions=["a b"]) == pytest.approx([expected], abs=1e-5)
 
 
 def test_a_tokenizer_without_pad_token_will_do(gpt2_path):
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = None
-    assert Fluency(gpt2_path, tokenizer)(completions=TEXTS) == Fluency(gpt2_path)(completions=TEXTS)
+    assert Fluency(gpt2_path, tokenizer=tokenizer)(completions=TEXTS) == Fluency(gpt2_path)(completions=TEXTS)
 
 
 def test_of_a_long_text_the_prompts_beginning_is_cut_and_then_the_completions_end(gpt2_path):
@@ -88,17 +88,17 @@ def test_a_model_without_a_language_model_head_is_refused(gpt2_path, tmp_path):
     model.config.tie_word_embeddings = False
     AutoModel.from_pretrained(gpt2_path, config=model.config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"no weights for .*Name a causal language model"):
+    with pytest.raises(ValueError, match=r"must have all weights.*Name a causal language model"):
         Fluency(str(tmp_path))
 
 
 def test_what_it_cannot_do_without_is_asked_for(gpt2_path):
-    with pytest.raises(ValueError, match="pass `prompts`"):
+    with pytest.raises(ValueError, match="needs `prompts`"):
         Fluency(gpt2_path, use_prompt=True)(completions=["a"])
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None
-    with pytest.raises(ValueError, match="neither BOS nor EOS"):
-        Fluency(gpt2_path, tokenizer)
+    with pytest.raises(ValueError, match="must have a BOS or an EOS token"):
+        Fluency(gpt2_path, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="max_length"):
         Fluency(gpt2_path, max_length=1)
 

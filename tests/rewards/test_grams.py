@@ -11,7 +11,7 @@ from lmrl.rewards.grams import GramTable, corpus_counts
 ORDER = 3
 texts = st.lists(st.text("abc", max_size=8), min_size=1, max_size=5)
 documents = st.lists(st.lists(st.text("abc", max_size=8).map(list), min_size=1, max_size=3), max_size=4)
-WIDE = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))  # twelve bits each: six of them are more than 64
+WIDE = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
 
 
 def counted(text, order=ORDER):
@@ -40,7 +40,12 @@ def test_the_ngrams_shared_with_a_text_are_those_of_both(given_texts, text):
         assert set(map(len, table.grams(rows[part]))) <= {n}
 
 
-def test_ngrams_that_no_machine_integer_holds_are_counted_too():
+def test_a_text_may_be_shorter_than_the_longest_ngrams():
+    assert columns(GramTable(["ab", ""], 6)) == [counted("ab", 6), {}]
+    assert GramTable(["abc"], 6).shared("ab").counts.tolist() == [1, 1, 1]
+
+
+def test_ngrams_of_thousands_of_symbols_are_counted_too():
     table = GramTable([WIDE, WIDE[:9] * 2], 6)
     assert columns(table) == [counted(WIDE, 6), counted(WIDE[:9] * 2, 6)]
     rows, counts = table.shared("x" + WIDE[5:15])

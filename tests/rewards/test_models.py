@@ -102,7 +102,7 @@ def test_an_unknown_label_is_refused_with_those_there_are(folder, label):
 def test_a_checkpoint_without_a_head_is_refused(tmp_path):
     """It would be a random one, and the reward noise."""
     folder = save(tmp_path, BertModel(config()))
-    with pytest.raises(ValueError, match=r"no weights for .*classifier\.weight.*trained as a sequence classifier"):
+    with pytest.raises(ValueError, match=r"must have all weights.*classifier\.weight.*trained as a sequence classifier"):
         Classifier(folder, 0)
 
 
@@ -126,7 +126,7 @@ def test_a_prompt_is_read_as_the_first_of_a_pair(folder):
     chat = [{"role": "user", "content": "what film"}]
     assert reward(prompts=["what film"], completions=["good"]) == pytest.approx([expected], abs=1e-5)
     assert reward(prompts=[chat], completions=["good"]) == pytest.approx([expected], abs=1e-5)
-    with pytest.raises(ValueError, match="pass `prompts`"):
+    with pytest.raises(ValueError, match="needs `prompts`"):
         reward(completions=["good"])
 
 
@@ -168,7 +168,7 @@ def test_given_as_a_model_it_pickles_with_its_weights(folder):
 
 
 def test_a_model_of_unknown_origin_needs_its_tokenizer():
-    with pytest.raises(ValueError, match="tokenizer="):
+    with pytest.raises(ValueError, match="`tokenizer` must be given"):
         Classifier(BertForSequenceClassification(config()), 0)
 
 

@@ -122,7 +122,7 @@ def test_rewards_that_are_made_of_it_pass_the_base_on(base, folder):
         InWorkers(parts[4]),
     ]
     offer_base_model(policy_on(base).get_base_model(), [*rewards, Length(3), lambda completions, **_: [0.0]])
-    assert [part._shares for part in parts] == [True, True, True, True, False]
+    assert [part._on_policy for part in parts] == [True, True, True, True, False]
 
 
 def test_a_copy_in_another_process_loads_its_own(base, folder, loaded):
@@ -153,7 +153,7 @@ def test_a_base_that_moves_with_the_policy_is_not_lent(gpt2_path, tmp_path):
     assert model.transformer.ln_f.bias.requires_grad
     reward = RewardModel(save_adapter(gpt2_path, tmp_path))
     offer_base_model(model, [reward])
-    assert not reward._shares and model.transformer.ln_f.bias.requires_grad
+    assert not reward._on_policy and model.transformer.ln_f.bias.requires_grad
 
 
 def test_an_adapter_is_checked_before_its_base_is_loaded(gpt2_path, tmp_path, loaded):
@@ -162,11 +162,11 @@ def test_an_adapter_is_checked_before_its_base_is_loaded(gpt2_path, tmp_path, lo
     get_peft_model(model, LoraConfig(task_type="SEQ_CLS")).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(gpt2_path).save_pretrained(tmp_path)
     loaded.clear()
-    with pytest.raises(ValueError, match=r"tells 3 labels apart.*use `Classifier`"):
+    with pytest.raises(ValueError, match=r"must have one logit, got .* with 3 labels. Use `Classifier`"):
         RewardModel(str(tmp_path))
     config = tmp_path / "adapter_config.json"
     config.write_text(config.read_text().replace(gpt2_path, "no/such/base/anywhere"))
-    with pytest.raises(ValueError, match=r"says that its base is 'no/such/base/anywhere', from which no model"):
+    with pytest.raises(ValueError, match=r"`base_model_name_or_path` of the adapter .* must be a model, got 'no/such/base/anywhere'"):
         RewardModel(str(tmp_path))
     assert loaded == []
     assert AutoConfig.from_pretrained(gpt2_path).num_labels == 2

@@ -181,7 +181,7 @@ def test_it_says_its_range_and_signature_and_travels(reward, ends, signature):
         (lambda: LengthPenalty(4, 0), "`slack`.*got 0"),
         (lambda: LengthPenalty(4, 4, unit="tokens"), "`unit`.*'tokens'"),
         (lambda: DistinctN(0), "`n`.*got 0"),
-        (lambda: Format("(a"), r"no regular expression: '\(a'"),
+        (lambda: Format("(a"), r"must be a regular expression, got '\(a'"),
         (lambda: Format("a", mode="end"), "`mode`.*'end'"),
         (lambda: Keywords(), "words to look for"),
         (lambda: Keywords("cat"), "`required` must be a list.*'cat'"),

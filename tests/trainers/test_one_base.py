@@ -136,7 +136,7 @@ def test_a_reward_model_on_the_policys_base_trains_as_one_on_its_own(
         trainer = make_trainer(algorithm, llama_path, tmp_path, given, **options)
         torch.manual_seed(3)
         trainer.train()
-        assert reward._shares == shared
+        assert reward._on_policy == shared
         logged.append([entry["reward"] for entry in trainer.state.log_history if "reward" in entry])
         weights.append({name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad})
         assert trainer.model.active_adapter == "default" and list(trainer.model.peft_config) == ["default"]
@@ -148,7 +148,7 @@ def test_a_reward_model_on_the_policys_base_trains_as_one_on_its_own(
 def test_a_policy_trained_whole_lends_no_base(llama_path: str, reward_adapter: str, tmp_path: Path) -> None:
     reward = RewardModel(reward_adapter)
     make_trainer("reinforce", llama_path, tmp_path, reward).train()
-    assert not reward._shares and reward._model is not None
+    assert not reward._on_policy and reward._model is not None
 
 
 def test_the_critics_adapter_learns_at_the_critics_rate(gpt2_path: str, tmp_path: Path) -> None:
