@@ -166,7 +166,7 @@ def test_an_adapter_is_checked_before_its_base_is_loaded(gpt2_path, tmp_path, lo
         RewardModel(str(tmp_path))
     config = tmp_path / "adapter_config.json"
     config.write_text(config.read_text().replace(gpt2_path, "no/such/base/anywhere"))
-    with pytest.raises(ValueError, match=r"`base_model_name_or_path` of the adapter .* must be a model, got 'no/such/base/anywhere'"):
+    with pytest.raises(ValueError, match=r"`base_model_name_or_path` .* must be a model, got .no/such/base"):
         RewardModel(str(tmp_path))
     assert loaded == []
     assert AutoConfig.from_pretrained(gpt2_path).num_labels == 2
