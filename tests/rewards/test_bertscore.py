@@ -182,7 +182,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder, tmp_path):
     weights = {key: value for key, value in model.state_dict().items() if "layer.0.output.dense" not in key}
     save(tmp_path, model)
     model.save_pretrained(tmp_path, state_dict=weights)
-    with pytest.raises(ValueError, match=r"must have all weights, got .* without \['encoder\.layer\.0\.output\.dense\.bias'"):
+    with pytest.raises(ValueError, match=r"all weights.*without \['encoder\.layer\.0\.output\.dense\.bias'"):
         BERTScore(str(tmp_path), 2)
 
 
@@ -194,7 +194,11 @@ def test_a_layer_the_model_has_not_is_refused(folder, layer):
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"output": "f2"}, "output.*precision.*f2"), ({"batch_size": 0}, "batch_size"), ({}, "`model` must be a pretrained encoder .*no/such")],
+    [
+        ({"output": "f2"}, "output.*precision.*f2"),
+        ({"batch_size": 0}, "batch_size"),
+        ({}, "must be a pretrained encoder .*no/such"),
+    ],
 )
 def test_wrong_arguments_are_refused(options, told):
     with pytest.raises(ValueError, match=told):

@@ -86,13 +86,13 @@ def test_an_adapter_is_read_with_its_head_on_its_base(gpt2_path, tmp_path):
 def test_an_adapter_without_a_head_is_refused(gpt2_path, tmp_path):
     trainer = make_trainer(gpt2_path, tmp_path, TEXTS, peft_config=LoraConfig(r=2))
     trainer.save_model()
-    with pytest.raises(ValueError, match=r"must have all weights, got .* without \['score.weight'\].*trained as a reward model"):
+    with pytest.raises(ValueError, match=r"all weights.*without \['score.weight'\].*trained as a reward model"):
         RewardModel(str(tmp_path))
 
 
 def test_a_language_model_is_refused(gpt2_path):
     """Its head would be a random one, and the reward noise."""
-    with pytest.raises(ValueError, match=r"must have all weights, got .* without \['score.weight'\].*trained as a reward model"):
+    with pytest.raises(ValueError, match=r"all weights.*without \['score.weight'\].*trained as a reward model"):
         RewardModel(gpt2_path)
 
 
