@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from lmrl.data import demo_model_path, demo_rows
-from lmrl.data.demo import SLOTS, say
+from lmrl.data.demo import SLOTS, describe
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 BATCH = 32
@@ -64,7 +64,7 @@ def noisy_reference(mr: str, rng: random.Random) -> str:
     if rng.random() < ALTERED and len(record) > 1:
         slot = rng.choice([slot for slot in record if slot != "trail"])
         record[slot] = rng.choice([value for value in SLOTS[slot] if value != record[slot]])
-    text = say(record, rng)
+    text = describe(record, rng)
     return f"{text} {rng.choice(RAMBLES)}" if rng.random() < RAMBLED and len(record) < 5 else text
 
 

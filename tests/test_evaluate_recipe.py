@@ -137,7 +137,7 @@ def test_one_row_is_scored_and_none_are_refused(recipe, llama_path, rows_path, t
     assert found(tmp_path / "runs" / "evaluation", "b")["data"]["rows"] == 1
     rows_path.write_text("")
     status, _, err = recipe("evaluate_gen", *argv)
-    assert status == 2 and "has 0 rows; at least 1 is needed" in err
+    assert status == 2 and "must have at least 1 row, got 0" in err
 
 
 def test_what_is_wrong_is_said_before_the_work(recipe, llama_path, gpt2_path, rows_path, tmp_path):
@@ -155,7 +155,7 @@ def test_what_is_wrong_is_said_before_the_work(recipe, llama_path, gpt2_path, ro
             ("--checkpoints", f"a={llama_path}", "--outputs", "a=short.txt"),
             "`outputs` must have different labels, got 'a' twice.",
         ),
-        (("--checkpoints", llama_path, "--datasets", rows_path, "no.jsonl"), "no file or folder"),
+        (("--checkpoints", llama_path, "--datasets", rows_path, "no.jsonl"), "There is no file or folder"),
         (("--checkpoints", llama_path, "--eval_metrics", "chrf", "chrf"), "different names, got 'chrf' twice"),
     ):
         status, out, err = recipe("evaluate_gen", "--dataset_name", rows_path, *SHORT, *argv)

@@ -76,7 +76,6 @@ BUDGETS = {
 # What main does not meet yet. Each number may only go down, and each entry only go.
 BUDGETS_TODAY = {
     "lmrl": 18_400,
-    "lmrl/data": 1_381,
     "lmrl/evaluation": 4_950,
     "lmrl/evaluation/reporting": 2_350,
     "lmrl/rewards": 5_300,

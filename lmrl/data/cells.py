@@ -1,193 +1,154 @@
-"""What the cells of a row become, checked one by one: a template filled in, a prompt, references."""
+"""Conversion and validation of single cells: a template filled in, a prompt, references."""
 
-import difflib
 import string
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lmrl.utils import did_you_mean, shorten
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Prompt = str | list[dict[str, Any]]
 
 
-def template_fields(template: str, columns: Iterable[str]) -> list[str]:
+def fill_template(template: str, rows: "Dataset") -> list[str]:
     """
-    Returns the columns that a template names, after checking that it names nothing else.
+    Returns the template filled in with each row; a list of texts is joined by `; `.
 
-    Templates come from configuration files, so nothing but a whole column can be reached: `{mr}` is a field,
+    Templates come from configuration files, so they can name complete columns only: `{mr}` is a field, while
     `{mr.__class__}`, `{mr[0]}`, `{mr!r}`, `{mr:>9}` and `{}` are refused. `{{` and `}}` are literal braces.
 
     Args:
         template (`str`):
             The template.
-        columns (iterable of `str`):
-            Columns that the rows have.
+        rows (`datasets.Dataset`):
+            The rows, whose columns the template names.
 
     Returns:
-        `list[str]`, in order of appearance, without repetition.
+        `list[str]`; a text is empty if every field of its row is blank, so that [`make_prompt`] refuses it.
 
     Raises:
-        ValueError: If the template is malformed or a field is not the plain name of a column.
+        ValueError: If the template is malformed, a field is not the plain name of a column, or a cell is null, an
+            object or a list of anything but texts.
     """
-    columns = list(columns)
+    parts = _template_parts(template, rows.column_names)
+    return [_filled_in(parts, row, number) for number, row in enumerate(rows)]
+
+
+def _template_parts(template: str, columns: list[str]) -> list[tuple[str, str | None]]:
+    """Returns each literal text of a template with the column that follows it."""
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ValueError(
-            f"malformed prompt_template {template!r} ({error}): a field is {{column}}; write {{{{ and }}}} for "
-            "literal braces"
+            f"`prompt_template` must have fields such as {{column}}, got the malformed {template!r} ({error}). Write "
+            "{{ and }} for literal braces."
         ) from error
-    fields = []
     for _, field, spec, conversion in parts:
         if field is None:
             continue
         if spec or conversion or (field not in columns and (not field or any(mark in field for mark in ".[]{}"))):
+            written = "{" + field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "") + "}"
             raise ValueError(
-                f"prompt_template {template!r}: the field {_written(field, conversion, spec)!r} is not a plain column "
-                "name; attributes, indices, conversions and formats are not allowed: make a column that holds the text"
+                f"A field of `prompt_template` must be a plain column name, got {written!r} in {template!r}. Make a "
+                "column with the text, in place of an attribute, an index or a format."
             )
-        check_column(field, columns, f"prompt_template {template!r}")
-        fields.append(field)
-    return list(dict.fromkeys(fields))
+        check_column(field, columns, "prompt_template")
+    return [(literal, field) for literal, field, _, _ in parts]
+
+
+def _filled_in(parts: list[tuple[str, str | None]], row: Mapping[str, Any], number: int) -> str:
+    cells = {field: joined(row[field]) for _, field in parts if field is not None}
+    for field, cell in cells.items():
+        if cell is None or isinstance(cell, (list, dict)):
+            raise ValueError(
+                f"Column {field!r} of `prompt_template` must have text, a list of texts or a number, got "
+                f"{shorten(cell)} in {place_of(number)}. Fill it in, or drop the row."
+            )
+    if cells and all(not str(cell).strip() for cell in cells.values()):
+        return ""
+    # Safe: the fields are names of columns and the cells are scalars; str.format would look up dotted names.
+    return "".join(literal + ("" if field is None else str(cells[field])) for literal, field in parts)
 
 
 def joined(value: Any) -> Any:
-    """Returns a list of texts as one text, parted by `; `; anything else as it is."""
+    """Returns a list of texts as one text, separated by `; `; anything else unchanged."""
     is_texts = isinstance(value, list) and value and all(isinstance(text, str) for text in value)
     return "; ".join(value) if is_texts else value
 
 
-def fill_template(template: str, fields: list[str], row: Mapping[str, Any], number: int) -> str:
-    """
-    Returns the template filled in with one row; a list of texts is joined by `; `.
-
-    Args:
-        template (`str`):
-            The template, as checked by [`template_fields`].
-        fields (`list[str]`):
-            What [`template_fields`] returned.
-        row (`Mapping[str, Any]`):
-            The row.
-        number (`int`):
-            Its index, for messages.
-
-    Returns:
-        `str`; empty if every field is blank, so that the caller refuses it.
-
-    Raises:
-        ValueError: If a cell is null, an object or a list of anything but texts.
-    """
-    row = {field: joined(row[field]) for field in fields}
-    for field in fields:
-        if row[field] is None or isinstance(row[field], (list, dict)):
-            raise ValueError(
-                f"row {number} (the first is 0): column {field!r}, used by prompt_template {template!r}, is "
-                f"{row[field]!r}; it must be text, a list of texts or a number: fill it in, or drop the row"
-            )
-    if fields and all(not str(row[field]).strip() for field in fields):
-        return ""
-    # Safe: the fields are names of columns and the cells are scalars; vformat would look up dotted names.
-    pieces = []
-    for literal, name, _, _ in string.Formatter().parse(template):
-        pieces += [literal, "" if name is None else str(row[name])]
-    return "".join(pieces)
+def check_column(name: str, columns: list[str], argument: str) -> None:
+    """Raises a `ValueError` if a column does not exist; `argument` is the user's setting, such as "prompt_column"."""
+    if name not in columns:
+        raise ValueError(f"`{argument}` must name one of {columns}, got {name!r}.{did_you_mean(name, columns)}")
 
 
-def check_column(name: str, columns: Iterable[str], wanted_by: str) -> None:
-    """
-    Refuses the name of a column that is not there, with the names that are and the nearest of them.
-
-    Args:
-        name (`str`):
-            The column asked for.
-        columns (iterable of `str`):
-            The columns there are.
-        wanted_by (`str`):
-            Who asks, for the message: `"prompt_column"`.
-
-    Raises:
-        ValueError: If the column is missing.
-    """
-    columns = list(columns)
-    if name in columns:
-        return
-    near = difflib.get_close_matches(name, columns, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{wanted_by}: there is no column {name!r}; the columns are {columns}{hint}")
+def place_of(number: int) -> str:
+    """Returns how messages name a row: `row 3 (the first is 0)`."""
+    return f"row {number} (the first is 0)"
 
 
 def make_prompt(prompt: Any, number: int, chat: bool, system_prompt: str | None) -> Prompt:
     """
-    Returns one prompt, as a chat where one is asked for. A chat that is one already is checked and taken as it is.
+    Returns one prompt: text, or a list of messages if `chat` is set or the cell is one already, which is checked.
 
     Args:
-        prompt (`Any`):
-            The cell, or the template filled in.
-        number (`int`):
-            Index of the row, for messages.
-        chat (`bool`):
-            Whether text becomes a chat with one user message.
-        system_prompt (`str` or `None`):
-            First message of the chat; implies `chat`.
-
-    Returns:
-        `str`, or a list of messages.
+        prompt (`Any`), number (`int`):
+            The cell, or the template filled in, and the index of its row for messages.
+        chat (`bool`), system_prompt (`str` or `None`):
+            Whether text becomes a chat with one user message, and the first message of the chat (implies `chat`).
 
     Raises:
         ValueError: If the prompt is empty, no text or chat, or would have two system messages.
     """
-    where = f"row {number} (the first is 0)"
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     if isinstance(prompt, list) and prompt:
-        _check_chat(prompt, where)
+        _check_chat(prompt, number)
         if system and any(message["role"] == "system" for message in prompt):
             raise ValueError(
-                f"{where}: the chat has a system message, and system_prompt is {system_prompt!r}: keep one of them"
+                f"`system_prompt` must not be set for a chat that has a system message, got {system_prompt!r} for "
+                f"{place_of(number)}. Remove one of them."
             )
         return [*system, *prompt]
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(
-            f"{where}: the prompt is {prompt!r}; it must be text or chat messages, and not empty: fill it in, or drop "
-            "the row"
+            f"A prompt must be text or chat messages, and not empty, got {shorten(prompt)} in {place_of(number)}. "
+            "Fill it in, or drop the row."
         )
     return [*system, {"role": "user", "content": prompt}] if chat or system else prompt
 
 
 def make_references(value: Any, number: int, column: str) -> list[str]:
     """
-    Returns the references of one row, as a list also where there is one.
+    Returns the references of one row as a list of at least one text.
 
     Args:
-        value (`Any`):
-            The cell.
-        number (`int`):
-            Index of the row, for messages.
-        column (`str`):
-            Name of the column, for messages.
-
-    Returns:
-        `list[str]`, not empty.
+        value (`Any`), number (`int`), column (`str`):
+            The cell, and the index of its row and the name of its column for messages.
 
     Raises:
-        ValueError: If the cell is not text or a list of texts, or holds none, or an empty one.
+        ValueError: If the cell is not text or a list of texts, or is empty, or one of its texts is.
     """
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(
-            f"row {number} (the first is 0): the reference in column {column!r} is {value!r}; it must be text or a "
-            "list of texts, none of them empty: fill it in, drop the row, or rename a column that is not references"
+            f"References must be text or a list of texts, none of them empty, got {shorten(value)} in column "
+            f"{column!r}, {place_of(number)}. Fill it in, drop the row, or rename a column of something else."
         )
     return texts
 
 
-def _check_chat(messages: list[Any], where: str) -> None:
-    """Refuses a chat of which a message has no role or no content."""
+def make_completion(prompt: Prompt, text: str, prefix: str) -> Prompt:
+    """Returns a text as the completion of a prompt: after a prefix, or as the message of an assistant in a chat."""
+    return prefix + text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
+def _check_chat(messages: list[Any], number: int) -> None:
+    """Raises an error for a chat with a message that has no role or no content."""
     for message in messages:
         if not isinstance(message, dict) or not message.get("role") or not message.get("content"):
             raise ValueError(
-                f"{where}: the chat prompt {messages!r} has a message without role or content, {message!r}: each must "
-                'be {"role": ..., "content": ...}'
+                'Each message of a chat must be {"role": ..., "content": ...}, got '
+                f"{shorten(message)} in {place_of(number)}. Fill it in, or drop the row."
             )
-
-
-def _written(field: str, conversion: str | None, spec: str | None) -> str:
-    """Returns a parsed field as it stood in the template."""
-    return "{" + field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "") + "}"

@@ -1,11 +1,11 @@
-"""Texts with labels, for a classifier."""
+"""Labelled texts for a classifier."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lmrl.data.cells import check_column
-from lmrl.data.prompts import split_held_out
-from lmrl.data.sources import read_split, splits_of
+from lmrl.data.cells import check_column, place_of
+from lmrl.data.splits import first_rows, read_train_and_test, split_held_out
+from lmrl.utils import check_at_least, shorten
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,20 +28,20 @@ def load_labelled(
     """
     Returns the texts to train on, the held-out texts, and the names of the labels.
 
-    Both have the columns "text" and "label", the index of a name. The labels are those of the training rows, in their
-    order: of a dataset from the hub its own, of others that of the numbers, or else the alphabet.
+    Both have the columns "text" and "label", the index of a name. The labels are those of the training rows: in the
+    order of a dataset's own label names, else sorted as numbers if all are, else alphabetically.
 
     Args:
         dataset_name (`str`), dataset_config (`str`, *optional*), column_names (`Sequence[str]`, *optional*):
-            What is read: as for [`~lmrl.data.sources.read_split`].
+            As for [`~lmrl.data.sources.read_split`].
         dataset_train_split (`str`, *optional*, defaults to `"train"`), dataset_test_split (`str`, *optional*):
             The splits. Where there is no test split, `eval_rows` (100) training rows are held out.
         text_column (`str`, *optional*, defaults to `"text"`), label_column (`str`, *optional*):
             Columns with the text and with its label, a text or a number.
         class_names (`Sequence[str]`, *optional*):
-            Other names for the labels, in their order.
+            Names of the labels, in their order.
         max_train_rows (`int`, *optional*), eval_rows (`int`, *optional*):
-            The first so many rows only.
+            Number of rows to read, from the first.
         seed (`int`, *optional*, defaults to `0`):
             Chooses held-out rows.
 
@@ -49,6 +49,7 @@ def load_labelled(
         FileNotFoundError: If there is nothing by that name.
         ValueError: If a column is missing, a cell empty, there is one label only, or `class_names` do not fit.
     """
+    check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
     train, test = read_train_and_test(
         dataset_name, dataset_config, dataset_train_split, dataset_test_split, column_names
     )
@@ -58,48 +59,15 @@ def load_labelled(
     names = list(class_names or labels)
     if len(labels) < 2 or len(set(names)) != len(labels):
         raise ValueError(
-            f"the labels of the training rows in column {label_column!r} are {labels}, and class_names is "
-            f"{class_names}: there must be at least two labels, and a name for each"
+            "There must be at least two labels in the training rows, and a different name in `class_names` for each, "
+            f"got the labels {labels} in column {label_column!r} and the names {names}."
         )
     rows = _labelled(train, text_column, label_column, labels)
     if test is None:
-        parts = split_held_out(rows.rename_column("text", "prompt"), eval_rows or min(100, len(rows) // 2), seed)
-        rows, held_out = (part.rename_column("prompt", "text") for part in parts)
+        rows, held_out = split_held_out(rows, eval_rows, seed, column="text")
     else:
         held_out = first_rows(_labelled(test, text_column, label_column, labels), eval_rows)
     return first_rows(rows, max_train_rows), held_out, names
-
-
-def read_train_and_test(
-    name: str, config: str | None, train_split: str, test_split: str, column_names: Sequence[str] | None = None
-) -> "tuple[Dataset, Dataset | None]":
-    """
-    Returns the rows of the training split and of the test split, as they are stored.
-
-    Where there is no "test", and no other split was asked for, the validation split is taken for it. The second is
-    `None` where there is none either.
-
-    Args:
-        name (`str`), config (`str` or `None`), column_names (`Sequence[str]`, *optional*):
-            As for [`~lmrl.data.sources.read_split`].
-        train_split (`str`), test_split (`str`):
-            Names of the splits.
-
-    Raises:
-        FileNotFoundError: If there is nothing by that name.
-        ValueError: If there is no such split, or the rows cannot be read.
-    """
-    train = read_split(name, config, train_split, column_names)
-    present = splits_of(name, config)
-    wanted: str | None = test_split
-    if test_split == "test" or present == {"train"}:
-        wanted = next((split for split in ("test", "validation", "dev") if split in present), None)
-    return train, None if wanted is None else read_split(name, config, wanted, column_names)
-
-
-def first_rows(rows: "Dataset", count: int | None) -> "Dataset":
-    """Returns the first `count` rows, or all."""
-    return rows.select(range(min(count or len(rows), len(rows))))
 
 
 def _labels(rows: "Dataset", column: str) -> list[str]:
@@ -120,8 +88,8 @@ def _labelled(rows: "Dataset", text_column: str, label_column: str, labels: list
         label = named[value] if named and isinstance(value, int) and 0 <= value < len(named) else str(value)
         if not isinstance(text, str) or label not in index:
             raise ValueError(
-                f"row {number} (the first is 0): the text is {text!r} and the label {value!r}; the text must be text, "
-                f"and the label one of those of the training rows, {labels}: correct or drop the row"
+                f"A row must have a text and one of the labels of the training rows, {labels}, got the text "
+                f"{shorten(text)} and the label {value!r} in {place_of(number)}. Correct or drop it."
             )
         made["text"].append(text)
         made["label"].append(index[label])

@@ -1,13 +1,14 @@
-"""Pairs of a better and a worse completion, for a reward model: as they come, or made of graded texts."""
+"""Pairs of a better and a worse completion for a reward model: read from a file, or made from graded texts."""
 
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmrl.data.cells import check_column, fill_template, joined, make_prompt, template_fields
-from lmrl.data.labels import first_rows, read_train_and_test
-from lmrl.data.prompts import split_held_out
+from lmrl.data.cells import check_column, make_completion, place_of
+from lmrl.data.prompts import make_prompts, with_columns
+from lmrl.data.splits import first_rows, read_train_and_test, split_held_out
+from lmrl.utils import check_at_least
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,38 +38,40 @@ def load_pairs(
     """
     Returns the pairs to train on and held-out pairs, with the columns "prompt", "chosen" and "rejected".
 
-    The rows are such pairs, of texts or of chat messages (without a prompt column it is what both begin with), or,
-    with `text_column` and `grade_columns`, graded texts: [`pairs_of_graded`]. Where there is no test split, rows are
-    held out by prompt, before pairs are made of them: no prompt is on both sides.
+    The rows are such pairs, of texts or of chat messages (without a prompt column, the prompt is their common
+    beginning), or, with `text_column` and `grade_columns`, graded texts: [`pairs_of_graded`]. Where there is no test
+    split, rows are held out by prompt before pairs are made: no prompt is on both sides.
 
     Args:
         dataset_name (`str`), dataset_config (`str`, *optional*):
-            What is read: as for [`~lmrl.data.sources.read_split`].
+            As for [`~lmrl.data.sources.read_split`].
         dataset_train_split (`str`, *optional*, defaults to `"train"`), dataset_test_split (`str`, *optional*):
             The splits. Where there is no test split, `eval_rows` (100) training rows are held out.
         prompt_template (`str`, *optional*), prompt_column (`str`, *optional*, defaults to `"prompt"`):
             The prompt. A cell that is a list of texts is joined by `; `.
         text_column (`str`, *optional*), grade_columns (`Sequence[str]`, *optional*):
-            Columns with a text and with its grades, of which the mean is taken.
+            Column with a text, and columns with its grades, which are averaged.
         min_grade_difference (`float`, *optional*, defaults to `0.0`):
             Grades closer than this make no pair.
         max_train_rows (`int`, *optional*), eval_rows (`int`, *optional*):
-            Rows of the file, not pairs.
+            Number of rows of the file to read, not of pairs.
         seed (`int`, *optional*, defaults to `0`):
             Chooses held-out rows.
 
     Raises:
         FileNotFoundError: If there is nothing by that name.
-        ValueError: If a column is missing, or no pair comes out.
+        ValueError: If a column is missing, or the rows make no pair.
     """
+    check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
     if (text_column is None) != (not grade_columns):
         raise ValueError(
-            f"text_column is {text_column!r} and grade_columns {grade_columns}: graded texts need both, pairs neither"
+            "`text_column` and `grade_columns` must both be set for graded texts, and neither for pairs, got "
+            f"{text_column!r} and {grade_columns}."
         )
     train, test = read_train_and_test(dataset_name, dataset_config, dataset_train_split, dataset_test_split)
     train = _with_prompt(train, prompt_template, prompt_column)
     if test is None:
-        train, test = split_held_out(train, eval_rows or min(100, len(train) // 2), seed)
+        train, test = split_held_out(train, eval_rows, seed)
     else:
         test = first_rows(_with_prompt(test, prompt_template, prompt_column), eval_rows)
     train = first_rows(train, max_train_rows)
@@ -86,7 +89,7 @@ def pairs_of_graded(
     completion_prefix: str = " ",
 ) -> "Dataset":
     """
-    Returns a pair for each two texts of the same prompt of which one has the better grade.
+    Returns a pair for each two texts of the same prompt with different grades.
 
     Args:
         rows (`datasets.Dataset`):
@@ -94,22 +97,22 @@ def pairs_of_graded(
         text_column (`str`):
             Column with the text.
         grade_columns (`Sequence[str]`):
-            Columns with numbers; a text's grade is their mean.
+            Columns with numbers; the grade of a text is their mean.
         min_grade_difference (`float`, *optional*, defaults to `0.0`):
             Grades closer than this make no pair; equal ones never do.
         completion_prefix (`str`, *optional*, defaults to `" "`):
-            Goes between a text prompt and the text, as part of the completion. Chats have no such seam.
+            Put at the beginning of a completion of a text prompt. Not used for chats.
 
     Returns:
         `datasets.Dataset` with "prompt", "chosen" and "rejected", in the order of the rows.
 
     Raises:
-        ValueError: If a column is missing, a cell has no text or number, or no pair comes out.
+        ValueError: If a column is missing, a cell has no text or number, or the rows make no pair.
     """
     from datasets import Dataset
 
     for column in (text_column, *grade_columns):
-        check_column(column, rows.column_names, "text_column or grade_columns")
+        check_column(column, rows.column_names, "text_column` or `grade_columns")
     groups: defaultdict[str, list[_Graded]] = defaultdict(list)
     for number, row in enumerate(rows):
         grade = _grade(row, text_column, grade_columns, number)
@@ -118,14 +121,14 @@ def pairs_of_graded(
     for two in itertools.chain.from_iterable(itertools.combinations(group, 2) for group in groups.values()):
         worse, better = sorted(two, key=lambda graded: graded.grade)
         difference = better.grade - worse.grade
-        # Two systems may write the same text, which no model can tell apart.
+        # Two systems may write the same text, which no model can grade differently.
         if difference > 0 and difference >= min_grade_difference and better.text != worse.text:
-            chosen, rejected = (_completion(*graded[:2], completion_prefix) for graded in (better, worse))
+            chosen, rejected = (make_completion(*graded[:2], completion_prefix) for graded in (better, worse))
             pairs.append({"prompt": better.prompt, "chosen": chosen, "rejected": rejected})
     if not pairs:
         raise ValueError(
-            f"{len(rows)} graded texts of {len(groups)} prompts make no pair with grades min_grade_difference="
-            f"{min_grade_difference} apart: lower it, or check that prompts repeat"
+            f"`min_grade_difference` must leave at least one pair, got {min_grade_difference}, with which {len(rows)} "
+            f"graded texts of {len(groups)} prompts make no pair. Lower it, or check that prompts repeat."
         )
     return Dataset.from_list(pairs)
 
@@ -137,47 +140,32 @@ def _grade(row: dict[str, Any], text_column: str, grade_columns: Sequence[str], 
         grade = float("nan")
     if not isinstance(row[text_column], str) or grade != grade:
         cells = {column: row[column] for column in (text_column, *grade_columns)}
-        raise ValueError(f"row {number} (the first is 0) has {cells}: each needs a text and numbers; drop the row")
+        raise ValueError(f"A row must have a text and numbers, got {cells} in {place_of(number)}. Drop the row.")
     return grade
-
-
-def _completion(prompt: Any, text: str, prefix: str) -> Any:
-    return prefix + text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
 def _with_prompt(rows: "Dataset", template: str | None, column: str) -> "Dataset":
     """Returns the rows with a "prompt" column of texts or chats."""
-    from datasets import Dataset, concatenate_datasets
-
     implicit = "prompt" not in rows.column_names and "chosen" in rows.column_names
     if implicit and template is None and column == "prompt":
         from trl import maybe_extract_prompt
 
         return rows.map(maybe_extract_prompt)
-    if template is None:
-        check_column(column, rows.column_names, "prompt_column (or make the prompt with prompt_template)")
-        made = [joined(value) for value in rows[column]]
-    else:
-        fields = template_fields(template, rows.column_names)
-        made = [fill_template(template, fields, row, number) for number, row in enumerate(rows)]
-    prompts = [make_prompt(prompt, number, False, None) for number, prompt in enumerate(made)]
-    others = [name for name in rows.column_names if name != "prompt"]
-    return concatenate_datasets([Dataset.from_dict({"prompt": prompts}), rows.select_columns(others)], axis=1)
+    return with_columns(rows, {"prompt": make_prompts(rows, template, column)})
 
 
 def _checked_pairs(rows: "Dataset") -> "Dataset":
-    for column in ("chosen", "rejected"):
-        if column not in rows.column_names:
-            raise ValueError(
-                f"pairs have the columns 'prompt', 'chosen' and 'rejected', but there are {rows.column_names}: rename "
-                "columns, or name text_column and grade_columns if texts are graded"
-            )
+    if not {"chosen", "rejected"} <= set(rows.column_names):
+        raise ValueError(
+            f"Pairs must have the columns 'prompt', 'chosen' and 'rejected', got {rows.column_names}. Rename columns, "
+            "or set `text_column` and `grade_columns` if texts are graded."
+        )
     for number, row in enumerate(rows):
         kinds = {type(row[column]) for column in ("prompt", "chosen", "rejected")}
         if kinds not in ({str}, {list}):
             raise ValueError(
-                f"row {number} (the first is 0): prompt, chosen and rejected must be all texts or all chat messages, "
-                f"but are {sorted(kind.__name__ for kind in kinds)}: correct the row, or drop the prompt column where "
-                "chosen and rejected begin with the prompt"
+                "`prompt`, `chosen` and `rejected` must be all texts or all chat messages, got "
+                f"{sorted(kind.__name__ for kind in kinds)} in {place_of(number)}. Correct the row, or drop the "
+                "prompt column where the other two begin with the prompt."
             )
     return rows.select_columns(["prompt", "chosen", "rejected"])

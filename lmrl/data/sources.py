@@ -1,7 +1,7 @@
-"""Where the rows come from: files, folders of files, folders saved by `datasets`, the hub.
+"""Reading of rows from files, folders of files, folders saved by `datasets`, the hub, and the embedded demo.
 
-JSON, CSV and TSV are read with the standard library and not with `datasets.load_dataset`, which infers types (a
-cell "NA" becomes null, "08:10" a time) and cannot say on which line a file is broken.
+JSON, CSV and TSV are read with the standard library: `datasets.load_dataset` infers types (a cell "NA" becomes null,
+"08:10" a time), and its errors do not name the line of a file.
 """
 
 import csv
@@ -10,24 +10,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmrl.data.demo import demo_rows
+from lmrl.utils import shorten
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 SPLIT_OF_PREFIX = {"train": "train", "dev": "validation", "val": "validation", "test": "test"}
 
-Row = dict[str, Any]
+DEMO = "demo"
 
-_TOO_DEEP = "lists or objects within others, too many to be read: flatten them"
+Row = dict[str, Any]
 
 
 def read_split(name: str, config: str | None, split: str, column_names: Sequence[str] | None = None) -> "Dataset":
     """
-    Returns the rows of one split of a file, a folder or a hub dataset.
+    Returns the rows of one split of a file, a folder, a hub dataset or the demo; there may be none.
 
     Args:
         name (`str`):
-            Path of a file or folder, or the id of a dataset on the hub.
+            Path of a file or folder, the id of a dataset on the hub, or `"demo"`.
         config (`str` or `None`):
             Configuration of a hub dataset.
         split (`str`):
@@ -35,84 +38,66 @@ def read_split(name: str, config: str | None, split: str, column_names: Sequence
         column_names (`Sequence[str]`, *optional*):
             Columns of CSV and TSV files that have no header. Defaults to what their first line names.
 
-    Returns:
-        `datasets.Dataset`, possibly empty.
-
     Raises:
         FileNotFoundError: If there is nothing by that name.
         ValueError: If it cannot be read, or has no such split.
     """
-    path = Path(name).expanduser()
-    if not path.exists() and not _looks_like_path(name):
+    path = None if name == DEMO else _local_path(name)
+    if path is None and name != DEMO:
         return _read_hub(name, config, split)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no file or folder {str(path.absolute())!r} (from {name!r}): check the spelling, or the directory the "
-            f"command is run from, {str(Path.cwd())!r}"
-        )
     if config is not None:
-        raise ValueError(
-            f"dataset_config is {config!r}, but {name!r} is a local path, which has no configurations: leave it out"
-        )
-    if path.is_file():
-        return _read_file_split(path, split, column_names)
+        raise ValueError(f"`dataset_config` must not be set for {name!r}, got {config!r}. Leave it out.")
+    if path is None:
+        from datasets import Dataset
+
+        return Dataset.from_list(demo_rows(split))
     if any((path / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
         return _read_saved(path, split)
-    return _read_folder(path, split, column_names)
+    return _read_files(path, split, column_names)
 
 
 def splits_of(name: str, config: str | None) -> set[str]:
-    """
-    Returns the names of the splits that a dataset has: `"train"` alone for a single file.
-
-    Args:
-        name (`str`):
-            As for [`read_split`].
-        config (`str` or `None`):
-            Configuration of a hub dataset.
-
-    Raises:
-        FileNotFoundError: If there is no hub dataset by that name.
-    """
-    path = Path(name).expanduser()
-    if not path.exists() and not _looks_like_path(name):
+    """Returns the names of the splits of a dataset, `"train"` alone for a single file; see [`read_split`]."""
+    if name == DEMO:
+        return {"train", "test"}
+    path = _local_path(name)
+    if path is None:
         from datasets import get_dataset_split_names
 
         try:
             return set(get_dataset_split_names(name, config))
         except (FileNotFoundError, ConnectionError) as error:
-            raise _not_found(name, error) from error
-    if not path.is_dir():
-        return {"train"}
+            raise _not_found(name, f", and the hub failed with {type(error).__name__}: {error}") from error
     if (path / "dataset_dict.json").is_file():
         return set(json.loads((path / "dataset_dict.json").read_text())["splits"])
-    files = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
-    return {split for file in files if (split := _split_of(file)) is not None} or {"train"}
+    return set(_files_by_split(path)) or {"train"} if path.is_dir() else {"train"}
 
 
-def _looks_like_path(name: str) -> bool:
-    """Returns whether a name that does not exist was meant as a path (a hub id is `name` or `owner/name`)."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix.lower() in SUFFIXES
+def _local_path(name: str) -> Path | None:
+    """Returns the path of a local dataset, or `None` for a hub id, which is `name` or `owner/name`."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix.lower() in SUFFIXES:
+        raise _not_found(name)
+    return None
 
 
 def _read_hub(name: str, config: str | None, split: str) -> "Dataset":
-    """Returns a split of a hub dataset; what is not found there is reported with the local path looked for too."""
-    from datasets import Dataset, load_dataset
+    """Returns a split of a hub dataset."""
+    from datasets import load_dataset
 
     try:
-        rows = load_dataset(name, config, split=split)
+        return load_dataset(name, config, split=split)
     except (FileNotFoundError, ConnectionError) as error:
-        raise _not_found(name, error) from error
-    if not isinstance(rows, Dataset):
-        raise ValueError(f"split {split!r} of {name!r} is a {type(rows).__name__}: name one split, such as 'train'")
-    return rows
+        raise _not_found(name, f", and the hub failed with {type(error).__name__}: {error}") from error
 
 
-def _not_found(name: str, error: Exception) -> FileNotFoundError:
-    """Returns the error for what is neither here nor on the hub."""
+def _not_found(name: str, hub: str = "") -> FileNotFoundError:
+    """Returns the error for a name that is neither a local path nor, as `hub` explains, a dataset on the hub."""
     return FileNotFoundError(
-        f"{name!r} is neither a file or folder ({str(Path(name).absolute())!r} does not exist) nor a dataset that "
-        f"the hub could give ({type(error).__name__}: {error}): check the spelling, or go online once to fetch it"
+        f"A dataset must be an existing file or folder, or the id of a hub dataset, got {name!r}. There is no file or "
+        f"folder {str(Path(name).expanduser().absolute())!r}{hub}. Check the spelling, or the working directory."
     )
 
 
@@ -122,34 +107,43 @@ def _read_saved(path: Path, split: str) -> "Dataset":
 
     saved = load_from_disk(str(path))
     if isinstance(saved, Dataset):
-        # A dataset that was cut out of a hub dataset remembers the split it was.
-        _check_split(split, {"train", str(saved.split or "train")}, path)
+        # A dataset saved from a hub dataset keeps the name of its split.
+        _stored_name(split, {"train", str(saved.split or "train")}, path)
         return saved
-    return saved[_check_split(split, set(saved), path)]
+    return saved[_stored_name(split, set(saved), path)]
 
 
-def _read_file_split(path: Path, split: str, column_names: Sequence[str] | None) -> "Dataset":
-    """Returns the rows of a single file: "train", the default, or the split that its name begins with."""
-    _check_suffix(path)
-    own = _split_of(path)
-    _check_split(split, {"train", own} if own else {"train"}, path)
-    return _to_dataset(_read_rows(path, column_names), path)
-
-
-def _read_folder(path: Path, split: str, column_names: Sequence[str] | None) -> "Dataset":
-    """Returns the rows of the files of a folder whose names begin with the split, in the order of their names."""
+def _read_files(path: Path, split: str, column_names: Sequence[str] | None) -> "Dataset":
+    """Returns the rows of a file, or of the files of a folder that are one split, in the order of their names."""
     from datasets import concatenate_datasets
 
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and _split_of(file))
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"The suffix of a file must be one of {list(SUFFIXES)}, got {path.suffix!r} of {str(path)!r}. Convert the "
+            "file, for example to JSON Lines, with one object per line."
+        )
+    files = _files_by_split(path)
     if not files:
         raise ValueError(
-            f"no file in {str(path.absolute())!r} is named train*, dev*, validation* or test* and ends in one of "
-            f"{list(SUFFIXES)}; there are {sorted(file.name for file in path.iterdir())}: rename the files, or "
-            "name one file"
+            "The files of a folder must be named train*, dev*, validation* or test* and end in one of "
+            f"{list(SUFFIXES)}, got {sorted(file.name for file in path.iterdir())} in {str(path.absolute())!r}. "
+            "Rename the files, or pass one file."
         )
-    wanted = _check_split(split, {str(_split_of(file)) for file in files}, path)
-    parts = [_to_dataset(_read_rows(file, column_names), file) for file in files if _split_of(file) == wanted]
+    wanted = _stored_name(split, set(files), path)
+    parts = [_to_dataset(_read_rows(file, column_names), file) for file in files[wanted]]
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+def _files_by_split(path: Path) -> dict[str, list[Path]]:
+    """Returns the files of each split. A single file is `"train"`, and the split that its name begins with."""
+    if path.is_file():
+        return {split: [path] for split in ("train", _split_of(path)) if split}
+    files: dict[str, list[Path]] = {}
+    for file in sorted(path.iterdir()):
+        split = _split_of(file)
+        if split and file.suffix.lower() in SUFFIXES:
+            files.setdefault(split, []).append(file)
+    return files
 
 
 def _split_of(path: Path) -> str | None:
@@ -157,26 +151,17 @@ def _split_of(path: Path) -> str | None:
     return next((split for prefix, split in SPLIT_OF_PREFIX.items() if path.name.lower().startswith(prefix)), None)
 
 
-def _check_split(split: str, present: set[str], path: Path) -> str:
-    """Returns the split's name as it is stored: "dev" also finds "validation"."""
+def _stored_name(split: str, present: set[str], path: Path) -> str:
+    """Returns the name under which a split is stored: "validation" for "dev" where there is no "dev"."""
     wanted = split if split in present else SPLIT_OF_PREFIX.get(split, split)
     if wanted in present:
         return wanted
-    hint = "pass one of these" if path.is_dir() else "a single file is one split; a folder of files can have several"
-    raise ValueError(f"unknown split {split!r}: {str(path)!r} has {sorted(present)}; {hint}")
-
-
-def _check_suffix(path: Path) -> None:
-    """Refuses a file that no reader is for."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(
-            f"cannot read {str(path)!r}: the suffix {path.suffix!r} is not one of {list(SUFFIXES)}; convert the file, "
-            "for instance to JSON Lines, with one object a line"
-        )
+    remedy = "Pass one of these." if path.is_dir() else "A file is one split; a folder of files can have several."
+    raise ValueError(f"The split must be one of {sorted(present)} in {str(path)!r}, got {split!r}. {remedy}")
 
 
 def _read_rows(path: Path, column_names: Sequence[str] | None) -> "list[Row] | Dataset":
-    """Returns the rows of a file, chosen by its suffix."""
+    """Returns the rows of a file, read according to its suffix."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _read_parquet(path)
@@ -186,25 +171,28 @@ def _read_rows(path: Path, column_names: Sequence[str] | None) -> "list[Row] | D
                 return list(_table_rows(file, path, suffix, column_names))
             text = file.read()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{str(path)!r} is not UTF-8 text ({error}): save it again as UTF-8") from error
-    if suffix == ".json" and text.lstrip().startswith("["):
-        return _json_array(text, path)
-    return list(_json_lines(text, path))
+        raise ValueError(f"{str(path)!r} must be UTF-8 text, got {error}. Save it again as UTF-8.") from error
+    is_array = suffix == ".json" and text.lstrip().startswith("[")
+    rows = dict(_json_array(text, path) if is_array else _json_lines(text, path))
+    for place, row in rows.items():
+        if not isinstance(row, dict):
+            raise ValueError(f'{place}: a row must be an object, such as {{"prompt": "..."}}, got {shorten(row)}.')
+    return list(rows.values())
 
 
 def _read_parquet(path: Path) -> "Dataset":
-    """Returns a Parquet file as a dataset, in memory: no copy of it is left in a cache folder."""
+    """Returns a Parquet file as a dataset, in memory, without a copy in a cache folder."""
     import pyarrow.parquet  # type: ignore[import-untyped]
     from datasets import Dataset
 
     try:
         return Dataset(pyarrow.parquet.read_table(path))
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{str(path)!r} is not a Parquet file ({error}): check how it was written") from error
+        raise ValueError(f"{str(path)!r} must be a Parquet file, got {error}. Write it again.") from error
 
 
 def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequence[str] | None) -> Iterator[Row]:
-    """Yields the rows of a CSV or TSV file. Every cell stays text; a TSV has no quoting, a tab ends a cell."""
+    """Yields the rows of a CSV or TSV file, every cell as text. A TSV has no quoting: a tab ends a cell."""
     if suffix == ".tsv":
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
@@ -212,54 +200,44 @@ def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequ
     try:
         names = list(column_names) if column_names is not None else next(reader, [])
         if len(set(names)) < len(names):
-            raise ValueError(f"{str(path)!r}, line 1: two columns have the same name in {names}: rename one")
+            raise ValueError(f"{str(path)!r}, line 1: column names must differ, got {names}. Rename one.")
         for cells in reader:
             if cells and len(cells) != len(names):
                 raise ValueError(
-                    f"{str(path)!r}, line {reader.line_num}: {len(cells)} cells, but there are {len(names)} "
-                    f"columns {names}: quote cells that hold the separator, or use JSON Lines"
+                    f"{str(path)!r}, line {reader.line_num}: a row must have {len(names)} cells, for {names}, got "
+                    f"{len(cells)}. Quote cells that contain the separator, or use JSON Lines."
                 )
             if cells:
                 yield dict(zip(names, cells, strict=True))
     except csv.Error as error:
-        raise ValueError(f"{str(path)!r}, line {reader.line_num}: malformed ({error}): mend that line") from error
+        raise ValueError(f"{str(path)!r}, line {reader.line_num}: malformed ({error}). Correct that line.") from error
 
 
-def _json_array(text: str, path: Path) -> list[Row]:
-    """Returns the objects of a JSON file that is one array; an array of texts becomes a column `text`."""
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"{str(path)!r}, line {error.lineno}"
-        raise ValueError(f"{where}: malformed JSON ({error.msg}): mend that line") from error
-    except RecursionError as error:
-        raise ValueError(f"{str(path)!r}: {_TOO_DEEP}") from error
-    if all(isinstance(row, str) for row in rows):
-        return [{"text": row} for row in rows]
+def _json_array(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yields the place and the value of each row of a JSON array; texts become a column `text`."""
+    rows = _parsed(text, str(path), 1)
+    only_texts = all(isinstance(row, str) for row in rows)
     for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise ValueError(f"{str(path)!r}, row {number} (the first is 0): {row!r} is not an object with columns")
-    return rows
+        yield f"{str(path)!r}, row {number} (the first is 0)", {"text": row} if only_texts else row
 
 
-def _json_lines(text: str, path: Path) -> Iterator[Row]:
-    """Yields the objects of a JSON Lines text; blank lines are passed over."""
-    # Not str.splitlines, which also breaks at U+2028 and others that JSON strings may hold.
+def _json_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yields the place and the value of each line of a JSON Lines text; blank lines are skipped."""
+    # Not str.splitlines, which also splits at U+2028 and others that JSON strings may contain.
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{str(path)!r}, line {number}: malformed JSON ({error.msg} at column {error.colno}): every line must "
-                f'be one object, such as {{"prompt": "..."}}; it begins with {line[:60]!r}'
-            ) from error
-        except RecursionError as error:
-            raise ValueError(f"{str(path)!r}, line {number}: {_TOO_DEEP}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{str(path)!r}, line {number}: {line[:60]!r} is not an object with columns")
-        yield row
+        if line.strip():
+            yield f"{str(path)!r}, line {number}", _parsed(line, str(path), number)
+
+
+def _parsed(text: str, path: str, line: int) -> Any:
+    """Returns the value of a JSON text that begins in a line of a file."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"{path!r}, line {line + error.lineno - 1}, column {error.colno}"
+        raise ValueError(f"{place}: malformed JSON ({error.msg}). Correct it: {shorten(text)}.") from error
+    except RecursionError as error:
+        raise ValueError(f"{path!r}, line {line}: lists or objects are nested too deeply. Flatten them.") from error
 
 
 def _to_dataset(rows: "list[Row] | Dataset", path: Path) -> "Dataset":
@@ -269,25 +247,25 @@ def _to_dataset(rows: "list[Row] | Dataset", path: Path) -> "Dataset":
 
     if not isinstance(rows, list):
         return rows
-    # Not Dataset.from_list: a column that only later rows have must not be lost.
+    # Not Dataset.from_list, which drops the columns that only later rows have.
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
     try:
         return Dataset.from_dict(columns)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        raise ValueError(_mixed_types(columns, path)) from error
+        raise ValueError(f"{str(path)!r}{_mixed_types(columns)} Write them as text.") from error
     except (OverflowError, UnicodeError, pyarrow.ArrowException) as error:  # 10**40, half of a surrogate pair
-        raise ValueError(f"{str(path)!r} has a value that no column can hold ({error}): write it as text") from error
+        raise ValueError(f"{str(path)!r} has a value that no column can store ({error}). Write it as text.") from error
 
 
-def _mixed_types(columns: dict[str, list[Any]], path: Path) -> str:
-    """Returns the sentence that names the column whose values are of several types."""
+def _mixed_types(columns: dict[str, list[Any]]) -> str:
+    """Returns the end of the message that names the column whose values have several types."""
     for name, values in columns.items():
         first = next((value for value in values if value is not None), None)
         for number, value in enumerate(values):
             if value is not None and type(value) is not type(first):
                 return (
-                    f"{str(path)!r}, row {number} (the first is 0): column {name!r} holds a {type(value).__name__}, "
-                    f"{value!r}, but a {type(first).__name__} in earlier rows: use one type for the whole column"
+                    f", row {number} (the first is 0): the values of column {name!r} must have one type, got "
+                    f"{shorten(value)} after a {type(first).__name__}."
                 )
-    return f"{str(path)!r}: a column holds nested values of several types: use one type for the whole column"
+    return ": the nested values of a column must have one type, got several."

@@ -1,9 +1,15 @@
-"""The rows to train on and the rows held out, from the settings of a recipe."""
+"""Training rows and held-out rows, from the settings of a recipe or split off."""
 
+import inspect
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from .prompts import fit_prompts, load_prompts, split_held_out
-from .sources import SPLIT_OF_PREFIX, splits_of
+from lmrl.data.prompts import fit_prompts, load_prompts
+from lmrl.data.sources import SPLIT_OF_PREFIX, read_split, splits_of
+from lmrl.utils import check_at_least, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,36 +25,26 @@ def load_held_out(
     **settings: Any,
 ) -> "Dataset":
     """
-    Returns the rows that a checkpoint is scored on: `eval_dataset_name`, or the dataset; of either the test split, or
-    else, where none was asked for by name, the validation split.
+    Returns the rows that a checkpoint is scored on: a split of `eval_dataset_name`, or else of the dataset.
 
-    A single file is taken whole, whatever it is called.
+    The split is `dataset_test_split`; where that is the default and does not exist, the validation split. All rows of
+    a single file are taken, whatever its name.
 
     Args:
         **settings:
-            The fields of [`~lmrl.arguments.DataArguments`]; those about training and lengths are not read.
+            The fields of [`~lmrl.arguments.DataArguments`]; those about training and lengths have no effect.
 
     Raises:
         FileNotFoundError: If there is nothing by that name.
+        TypeError: If a setting is not a field.
         ValueError: If there is no such split, or rows cannot be read.
     """
+    _check_names(settings, (*_names(load_splits), *_names(load_prompts)))
     source = eval_dataset_name or dataset_name
-    about_rows = ("dataset_config", "column_names", "reference_column")
-    names = (*about_rows, "prompt_template", "prompt_column", "chat", "system_prompt")
-    columns = {name: settings[name] for name in names if name in settings}
-    present = _splits(source, columns.get("dataset_config"))
-    split = "train" if present == {"train"} else _held_out_split(present, dataset_test_split) or dataset_test_split
+    columns = {name: value for name, value in settings.items() if name in _names(load_prompts)}
+    present = splits_of(source, columns.get("dataset_config"))
+    split = "train" if present == {"train"} else held_out_split(present, dataset_test_split) or dataset_test_split
     return load_prompts(source, split=split, max_rows=eval_rows, **columns)
-
-
-def _splits(source: str, config: str | None) -> set[str]:
-    return {"train", "test"} if source == "demo" else splits_of(source, config)
-
-
-def _held_out_split(present: set[str], wanted: str) -> str | None:
-    """Returns the split asked for, as it is stored; where that is the default, a validation split will do too."""
-    names = (wanted, SPLIT_OF_PREFIX.get(wanted, wanted), *(("validation", "dev") if wanted == "test" else ()))
-    return next((name for name in names if name in present), None)
 
 
 def load_splits(
@@ -67,14 +63,14 @@ def load_splits(
     **columns: Any,
 ) -> "tuple[Dataset, Dataset]":
     """
-    Returns the rows to train on and the held-out rows, all of whose prompts fit.
+    Returns the rows to train on and the held-out rows, none with a prompt that is too long.
 
     Held out are `eval_dataset_name`, or else the test split of the dataset, or else its validation split, or else
     `eval_rows` (100 by default) rows split off from the training rows.
 
     Args:
         tokenizer (`transformers.PreTrainedTokenizerBase`):
-            Tokenizer of the policy, which measures the prompts.
+            Tokenizer of the policy, which counts the tokens of prompts.
         max_length (`int`, *optional*):
             Tokens that a prompt may have so that its completion still fits the context.
         **columns:
@@ -85,18 +81,21 @@ def load_splits(
 
     Raises:
         FileNotFoundError: If there is nothing by that name.
+        TypeError: If a name in `columns` is not a field.
         ValueError: If rows cannot be read, or prompts are too long and `long_prompts` is `"error"`.
     """
+    _check_names(columns, _names(load_prompts))
+    check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
     if max_length is not None and max_length < 1:
         raise ValueError(
-            f"the completion leaves {max_length} tokens of the model's context for the prompt, but must leave at "
-            "least 1: lower max_completion_length"
+            f"`max_completion_length` must leave at least 1 token of the model's context for the prompt, got "
+            f"{max_length} tokens left. Lower it."
         )
     train = load_prompts(dataset_name, split=dataset_train_split, **columns)
-    present = _splits(dataset_name, columns.get("dataset_config"))
-    may_cut = eval_dataset_name is None and (dataset_test_split == "test" or present == {"train"})
-    if may_cut and _held_out_split(present, dataset_test_split) is None:
-        train, held_out = split_held_out(train, eval_rows or min(100, len(train) // 2), seed)
+    present = splits_of(dataset_name, columns.get("dataset_config"))
+    may_split_off = eval_dataset_name is None and (dataset_test_split == "test" or present == {"train"})
+    if may_split_off and held_out_split(present, dataset_test_split) is None:
+        train, held_out = split_held_out(train, eval_rows, seed)
     else:
         held_out = load_held_out(
             dataset_name=dataset_name,
@@ -105,9 +104,100 @@ def load_splits(
             eval_rows=eval_rows,
             **columns,
         )
-    train = train.select(range(min(max_train_rows or len(train), len(train))))
+    train = first_rows(train, max_train_rows)
     limits = [limit for limit in (max_prompt_length, max_length) if limit is not None]
     if limits:
         train = fit_prompts(train, tokenizer, min(limits), long_prompts)
         held_out = fit_prompts(held_out, tokenizer, min(limits), long_prompts)
     return train, held_out
+
+
+def read_train_and_test(
+    name: str, config: str | None, train_split: str, test_split: str, column_names: Sequence[str] | None = None
+) -> "tuple[Dataset, Dataset | None]":
+    """
+    Returns the rows of the training split and of the test split, as [`~lmrl.data.sources.read_split`] reads them.
+
+    The second is `None` where `test_split` is the default, or the data is a single file, and there is neither a test
+    split nor a validation split.
+    """
+    train = read_split(name, config, train_split, column_names)
+    present = splits_of(name, config)
+    wanted: str | None = test_split
+    if test_split == "test" or present == {"train"}:
+        wanted = held_out_split(present, "test")
+    return train, None if wanted is None else read_split(name, config, wanted, column_names)
+
+
+def held_out_split(present: set[str], wanted: str) -> str | None:
+    """Returns the stored name of a held-out split, for `"test"` also a validation split; `None` without one."""
+    names = (wanted, SPLIT_OF_PREFIX.get(wanted, wanted), *(("validation", "dev") if wanted == "test" else ()))
+    return next((name for name in names if name in present), None)
+
+
+def split_held_out(
+    dataset: "Dataset", eval_rows: int | None, seed: int, column: str = "prompt"
+) -> "tuple[Dataset, Dataset]":
+    """
+    Returns training rows and held-out rows, for data without a held-out split.
+
+    Rows with the same prompt stay on one side. Where exactly `eval_rows` cannot be taken so, fewer are held out, never
+    more.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Rows.
+        eval_rows (`int`, *optional*):
+            Rows to hold out, at least 1. Defaults to 100, and at most half of the rows.
+        seed (`int`):
+            Chooses them. The order of the rows is kept on both sides.
+        column (`str`, *optional*, defaults to `"prompt"`):
+            Column whose equal values stay together.
+
+    Returns:
+        `tuple[datasets.Dataset, datasets.Dataset]`, train and held out.
+
+    Raises:
+        ValueError: If `eval_rows` leaves nothing on one of the sides.
+    """
+    if eval_rows is None:
+        eval_rows = min(100, len(dataset) // 2)
+    if not 1 <= eval_rows < len(dataset):
+        raise ValueError(
+            f"`eval_rows` must be from 1 to {len(dataset) - 1}, as there are {len(dataset)} rows, got {eval_rows}."
+        )
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for number, prompt in enumerate(dataset[column]):
+        groups[json.dumps(prompt, sort_keys=True)].append(number)
+    shuffled = list(groups.values())
+    random.Random(seed).shuffle(shuffled)
+    held_out: set[int] = set()
+    for group in shuffled:
+        if len(held_out) + len(group) <= eval_rows:
+            held_out.update(group)
+    if not held_out:
+        raise ValueError(
+            f"`eval_rows` must be at least {min(map(len, shuffled))}, got {eval_rows}: every prompt is repeated that "
+            "often, and rows with the same prompt stay together."
+        )
+    kept = [number for number in range(len(dataset)) if number not in held_out]
+    return dataset.select(kept), dataset.select(sorted(held_out))
+
+
+def first_rows(rows: "Dataset", count: int | None) -> "Dataset":
+    """Returns the first `count` rows, or all."""
+    return rows if count is None else rows.select(range(min(count, len(rows))))
+
+
+def _names(function: Any) -> list[str]:
+    """Returns the settings among the parameters of a function."""
+    chosen_here = ("split", "max_rows", "dataset_name")
+    parameters = inspect.signature(function).parameters.values()
+    return [item.name for item in parameters if item.kind is item.KEYWORD_ONLY and item.name not in chosen_here]
+
+
+def _check_names(settings: Iterable[str], known: Sequence[str]) -> None:
+    """Raises an error for the first setting that no function reads, as Python does for an unknown argument."""
+    for name in settings:
+        if name not in known:
+            raise TypeError(f"Settings must be fields of DataArguments, got `{name}`.{did_you_mean(name, known)}")

@@ -1,4 +1,4 @@
-"""Files that are not what their names say are refused in a sentence that names them."""
+"""Files with other content than their names promise are refused in a sentence that names them."""
 
 from pathlib import Path
 
@@ -11,21 +11,21 @@ from lmrl.data.sources import read_split
 def test_text_in_another_encoding_is_refused(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"train{suffix}"
     path.write_bytes("prompt,é\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=rf"train\{suffix}' is not UTF-8 text .* save it again as UTF-8"):
+    with pytest.raises(ValueError, match=rf"train\{suffix}' must be UTF-8 text, got .*\. Save it again as UTF-8\."):
         read_split(str(path), None, "train")
 
 
 @pytest.mark.parametrize(("name", "content"), [("train.jsonl", "[" * 9**5), ("train.json", "[" * 9**5)])
 def test_lists_within_lists_without_end_are_refused(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=f"{name}'.*: lists or objects within others, too many to be read"):
+    with pytest.raises(ValueError, match=f"{name}', line 1: lists or objects are nested too deeply"):
         read_split(str(tmp_path / name), None, "train")
 
 
 @pytest.mark.parametrize("value", [str(10**40), '"\\ud800"'])
-def test_a_value_that_no_column_can_hold_is_refused(value: str, tmp_path: Path) -> None:
+def test_a_value_that_no_column_can_store_is_refused(value: str, tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(f'{{"prompt": "a", "number": {value}}}\n')
     with pytest.raises(
-        ValueError, match=r"train\.jsonl' has a value that no column can hold \(.*\): write it as text"
+        ValueError, match=r"train\.jsonl' has a value that no column can store \(.*\)\. Write it as text"
     ):
         read_split(str(tmp_path / "train.jsonl"), None, "train")

@@ -34,7 +34,7 @@ def test_the_first_rows_are_the_same_on_every_machine():
     }
 
 
-def test_rows_are_the_same_whenever_they_are_asked_for_and_belong_to_the_caller():
+def test_rows_are_the_same_in_every_call_and_may_be_changed_by_the_caller():
     rows = demo_rows("test")
     rows[0]["references"].clear()
     again = demo_rows("test")
@@ -54,10 +54,10 @@ def test_every_row_has_four_to_six_different_references_with_every_name_and_numb
         record = dict(part.split("[") for part in row["mr"].removesuffix("]").split("] "))
         for text in row["references"]:
             assert text[0].isupper() and text.endswith(".")
-            said = text.lower()
+            lower = text.lower()
             for slot in record.keys() - {"climb", "dogs"}:
-                assert record[slot].lower() in said, (slot, text)
-            assert ("dog" in said) == ("dogs" in record)
+                assert record[slot].lower() in lower, (slot, text)
+            assert ("dog" in lower) == ("dogs" in record)
 
 
 def test_articles_and_spaces_are_those_of_english():
@@ -67,7 +67,7 @@ def test_articles_and_spaces_are_those_of_english():
 
 
 def test_an_unknown_split_of_the_demo_is_refused_with_those_there():
-    with pytest.raises(ValueError, match=r"unknown split 'dev': 'demo' has \['test', 'train'\]"):
+    with pytest.raises(ValueError, match=r"The split must be one of \['test', 'train'\] in 'demo', got 'dev'"):
         load_prompts("demo", split="dev")
 
 
@@ -109,7 +109,7 @@ def test_prompts_differ_in_length_and_references_have_at_most_forty_tokens(token
     assert max(map(len, references)) + 1 <= 40
 
 
-def test_the_model_loads_offline_and_says_the_record_with_an_end(tokenizer):
+def test_the_model_loads_offline_and_describes_the_record_up_to_an_eos(tokenizer):
     model = AutoModelForCausalLM.from_pretrained(demo_model_path(), local_files_only=True).eval()
     assert model.config.model_type == "gpt2" and model.dtype == torch.float32
     assert model.num_parameters() < 1_000_000

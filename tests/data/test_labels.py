@@ -1,4 +1,4 @@
-"""Labelled texts: which index a label gets, and files without a header."""
+"""Labelled texts: the index of a label, and files without a header."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_a_file_without_a_header_is_read_with_the_names_given(tmp_path: Path) ->
 
 def test_a_row_that_has_other_columns_than_were_named_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.tsv", "so good\t1\n")
-    with pytest.raises(ValueError, match=r"line 1: 2 cells, but there are 3 columns"):
+    with pytest.raises(ValueError, match=r"line 1: a row must have 3 cells, for .*, got 2"):
         load_labelled(str(tmp_path), column_names=["id", "text", "label"])
 
 
@@ -49,17 +49,17 @@ def test_a_dataset_has_its_own_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("test", "options", "told"),
+    ("test", "options", "message"),
     [
-        ("c,7\n", {}, r"row 0 .*label '7'.*\['0', '1'\]"),
-        ("c,0\n", {"class_names": ["one"]}, "a name for each"),
-        ("c,0\n", {"text_column": "txt"}, "no column 'txt'.*did you mean 'text'"),
+        ("c,7\n", {}, r"\['0', '1'\], got the text 'c' and the label '7' in row 0"),
+        ("c,0\n", {"class_names": ["one"]}, "a different name in `class_names` for each"),
+        ("c,0\n", {"text_column": "txt"}, "`text_column` must name one of .*, got 'txt'. Did you mean `text`?"),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path: Path, test: str, options: dict, told: str) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path, test: str, options: dict, message: str) -> None:
     write(tmp_path / "train.csv", "text,label\na,0\nb,1\n")
     write(tmp_path / "test.csv", f"text,label\n{test}")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         load_labelled(str(tmp_path), **options)
 
 

@@ -1,4 +1,4 @@
-"""Pairs of graded texts, and pairs as they come: which texts meet, and that no prompt is on both sides."""
+"""Pairs of graded texts, and pairs from a file: the texts that are compared, and no prompt on both sides."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def write(path: Path, *lines: dict) -> str:
     return str(path)
 
 
-def test_texts_of_a_prompt_meet_and_the_better_mean_grade_wins() -> None:
+def test_each_two_texts_of_a_prompt_make_a_pair_by_their_mean_grades() -> None:
     graded = rows(("p", "a", 1, 5), ("q", "c", 9, 9), ("p", "b", 5, 3), ("p", "d", 0, 0))
     # The means are 3, 4 and 0.
     assert read(pairs_of_graded(graded, "text", ["x", "y"])) == [
@@ -52,17 +52,17 @@ def test_a_chat_gets_messages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("graded", "told"),
+    ("graded", "message"),
     [
         (rows(("p", "a", 1, 1), ("q", "b", 2, 2)), "make no pair"),
-        (rows(("p", "a", 1, 1), ("p", "b", None, 2)), "row 1 .*drop the row"),
-        (rows(("p", "a", 1, 1), ("p", None, 2, 2)), "row 1 .*drop the row"),
+        (rows(("p", "a", 1, 1), ("p", "b", None, 2)), "row 1 .*Drop the row"),
+        (rows(("p", "a", 1, 1), ("p", None, 2, 2)), "row 1 .*Drop the row"),
     ],
 )
-def test_grades_that_make_no_pairs_are_refused(graded: Dataset, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_grades_that_make_no_pairs_are_refused(graded: Dataset, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         pairs_of_graded(graded, "text", ["x", "y"])
-    with pytest.raises(ValueError, match="no column 'grade'"):
+    with pytest.raises(ValueError, match=r"`grade_columns` must name one of .*, got 'grade'"):
         pairs_of_graded(graded, "text", ["grade"])
 
 
@@ -85,7 +85,7 @@ def test_graded_texts_are_split_by_prompt_and_lists_are_joined(tmp_path: Path) -
     assert load_pairs(name, **options, seed=1)[1]["prompt"] != held_out["prompt"]
 
 
-def test_pairs_are_taken_as_they_come_and_split_by_prompt(tmp_path: Path) -> None:
+def test_pairs_of_a_file_are_kept_and_split_by_prompt(tmp_path: Path) -> None:
     lines = [{"prompt": f"p{n // 2}", "chosen": "a", "rejected": "b", "other": n} for n in range(8)]
     train, held_out = load_pairs(write(tmp_path / "pairs.jsonl", *lines), eval_rows=3)
     assert (len(train), len(held_out)) == (6, 2)
@@ -93,7 +93,7 @@ def test_pairs_are_taken_as_they_come_and_split_by_prompt(tmp_path: Path) -> Non
     assert train.column_names == ["prompt", "chosen", "rejected"]
 
 
-def test_chats_without_a_prompt_have_what_both_begin_with(tmp_path: Path) -> None:
+def test_chats_without_a_prompt_have_their_common_beginning_as_prompt(tmp_path: Path) -> None:
     lines = [
         {
             kind: [{"role": "user", "content": f"p{n}"}, {"role": "assistant", "content": kind}]
@@ -116,14 +116,14 @@ def test_a_test_split_is_used_where_there_is_one(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     name = write(tmp_path / "pairs.jsonl", *({"prompt": p, "chosen": "x", "rejected": "y"} for p in "ab"))
-    with pytest.raises(ValueError, match="graded texts need both, pairs neither"):
+    with pytest.raises(ValueError, match="must both be set for graded texts, and neither for pairs, got 'chosen'"):
         load_pairs(name, text_column="chosen")
-    with pytest.raises(ValueError, match="no column 'question'"):
+    with pytest.raises(ValueError, match=r"`prompt_column` must name one of .*, got 'question'"):
         load_pairs(name, prompt_column="question")
     chat = [{"role": "assistant", "content": "x"}]
     mixed = write(tmp_path / "mixed.jsonl", *({"prompt": p, "chosen": chat, "rejected": chat} for p in "ab"))
-    with pytest.raises(ValueError, match=r"row 0 .*all texts or all chat messages.*\['list', 'str'\]"):
+    with pytest.raises(ValueError, match=r"must be all texts or all chat messages, got \['list', 'str'\] in row 0"):
         load_pairs(mixed)
     single = write(tmp_path / "single.jsonl", *({"prompt": p, "completion": "x"} for p in "ab"))
-    with pytest.raises(ValueError, match="rename columns, or name text_column and grade_columns"):
+    with pytest.raises(ValueError, match="Rename columns, or set `text_column` and `grade_columns`"):
         load_pairs(single)

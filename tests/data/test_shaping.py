@@ -43,12 +43,12 @@ def test_chats_with_the_same_messages_stay_on_one_side():
 
 @pytest.mark.parametrize("eval_rows", [0, 3, 4])
 def test_a_split_that_leaves_a_side_empty_is_refused(eval_rows):
-    with pytest.raises(ValueError, match=rf"eval_rows is {eval_rows}, but must be from 1 to 2"):
+    with pytest.raises(ValueError, match=rf"`eval_rows` must be from 1 to 2, as there are 3 rows, got {eval_rows}"):
         split_held_out(texts("a", "b", "c"), eval_rows, seed=0)
 
 
 def test_a_split_smaller_than_every_group_is_refused():
-    with pytest.raises(ValueError, match=r"eval_rows is 1, .* at least 2 times.* raise eval_rows"):
+    with pytest.raises(ValueError, match=r"`eval_rows` must be at least 2, got 1: every prompt is repeated"):
         split_held_out(texts("a", "a", "b", "b"), 1, seed=0)
 
 
@@ -63,7 +63,7 @@ def test_long_prompts_are_refused_with_their_number_the_longest_and_the_first(to
     with pytest.raises(ValueError) as caught:
         fit_prompts(data, tokenizer, 4)
     message = str(caught.value)
-    assert "2 of 3 prompts are longer than max_prompt_length=4" in message
+    assert "got 4, and 2 of 3 prompts are longer" in message
     assert "the longest has 10" in message and "row 1" in message and "with 6" in message
     assert "'drop', 'cut' or 'cut_end'" in message
 
@@ -72,8 +72,8 @@ def test_long_prompts_are_dropped_with_a_log_line(tokenizer, caplog):
     with caplog.at_level(logging.INFO, logger="lmrl.data.prompts"):
         kept = fit_prompts(texts("!", "!z" * 3, "z"), tokenizer, 4, "drop")
     assert list(kept["row"]) == [0, 2]
-    assert "1 of 3 prompts" in caplog.text and "dropped, 2 are left" in caplog.text
-    with pytest.raises(ValueError, match="none would be left"):
+    assert "1 of 3 prompts" in caplog.text and "Dropped their rows, 2 are left" in caplog.text
+    with pytest.raises(ValueError, match="must leave at least one row"):
         fit_prompts(texts("!z" * 3), tokenizer, 4, "drop")
 
 
@@ -85,7 +85,7 @@ def test_long_prompts_are_cut_to_their_end_and_still_fit(tokenizer):
     assert cut["prompt"][2] == "🍵"  # four bytes, four tokens: no half character is left
     assert all(len(tokenizer(prompt)["input_ids"]) <= 4 for prompt in cut["prompt"])
     assert cut.column_names == ["prompt", "row"]
-    with pytest.raises(ValueError, match=r"row 0 .*max_prompt_length=3: raise it"):
+    with pytest.raises(ValueError, match=r"must leave some text in row 0 .*, got 3\. Raise it"):
         fit_prompts(texts("🍵"), tokenizer, 3, "cut")
 
 
@@ -94,7 +94,7 @@ def test_long_prompts_may_keep_their_beginning_in_whole_words(tokenizer):
     cut = fit_prompts(data, tokenizer, 5, "cut_end")
     assert cut["prompt"][:2] == ["!", "!!!"]
     assert all(len(tokenizer(prompt)["input_ids"]) <= 5 for prompt in cut["prompt"])
-    with pytest.raises(ValueError, match=r"row 0 .*max_prompt_length=3: raise it"):
+    with pytest.raises(ValueError, match=r"must leave some text in row 0 .*, got 3\. Raise it"):
         fit_prompts(texts("!!!!"), tokenizer, 3, "cut_end")
 
 
@@ -106,16 +106,16 @@ def test_chats_are_counted_with_their_template_and_not_cut(tokenizer):
         assert fit_prompts(data, tokenizer, 4) is data
         with pytest.raises(ValueError, match=r"1 of 1 prompts .* with 4"):
             fit_prompts(data, tokenizer, 3)
-        with pytest.raises(ValueError, match=r"row 0 .*a chat cannot be cut.*'drop'"):
+        with pytest.raises(ValueError, match=r"must be 'drop' for chats, got 'cut' and a chat in row 0"):
             fit_prompts(data, tokenizer, 3, "cut")
     finally:
         tokenizer.chat_template = None
 
 
 def test_bad_settings_of_fit_prompts_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="max_prompt_length is 0, but must be at least 1"):
+    with pytest.raises(ValueError, match="`max_prompt_length` must be at least 1, got 0"):
         fit_prompts(texts("a"), tokenizer, 0)
-    with pytest.raises(ValueError, match="long_prompts is 'crop', but must be 'error', 'drop', 'cut' or 'cut_end'"):
+    with pytest.raises(ValueError, match=r"`long_prompts` must be one of .*, got 'crop'\. Did you mean `drop`"):
         fit_prompts(texts("a"), tokenizer, 1, "crop")
 
 

@@ -1,4 +1,4 @@
-"""Which rows are trained on and which are held out, for every way that data comes."""
+"""Training rows and held-out rows, for every kind of source."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lmrl.arguments import DataArguments
 from lmrl.data import load_held_out, load_splits
 from lmrl.data.sources import splits_of
 
@@ -77,12 +78,10 @@ def test_the_test_split_is_held_out_and_else_the_validation_split(
         assert prompts(load_held_out(**settings)) == ("cd",)
 
 
-def test_a_split_asked_for_by_name_is_not_replaced_by_another(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_split_that_is_named_is_not_replaced_by_another(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     name = folder(tmp_path, train="ab", dev="cd")
     for call in (lambda **s: load_splits(tokenizer, None, **s), load_held_out):
-        with pytest.raises(ValueError, match=r"unknown split 'hard'.*\['train', 'validation'\]"):
+        with pytest.raises(ValueError, match=r"must be one of \['train', 'validation'\] in .*, got 'hard'"):
             call(dataset_name=name, dataset_test_split="hard")
 
 
@@ -123,7 +122,7 @@ def test_rows_with_the_same_prompt_stay_on_one_side(tmp_path: Path, tokenizer: P
 
 def test_more_rows_than_there_are_cannot_be_split_off(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     name = write(tmp_path / "rows.jsonl", *"abcd")
-    with pytest.raises(ValueError, match="eval_rows is 4, but must be from 1 to 3, as there are 4 rows"):
+    with pytest.raises(ValueError, match="`eval_rows` must be from 1 to 3, as there are 4 rows, got 4"):
         load_splits(tokenizer, None, dataset_name=name, eval_rows=4)
 
 
@@ -131,9 +130,9 @@ def test_training_rows_are_cut_after_the_held_out_ones_are_taken(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     name = write(tmp_path / "rows.jsonl", *"abcdefgh")
-    whole, held_out = load_splits(tokenizer, None, dataset_name=name, eval_rows=2)
+    full, held_out = load_splits(tokenizer, None, dataset_name=name, eval_rows=2)
     few, same = load_splits(tokenizer, None, dataset_name=name, eval_rows=2, max_train_rows=3)
-    assert prompts(few, same) == ("".join(whole["prompt"][:3]), *prompts(held_out))
+    assert prompts(few, same) == ("".join(full["prompt"][:3]), *prompts(held_out))
     assert len(load_splits(tokenizer, None, dataset_name=name, eval_rows=2, max_train_rows=99)[0]) == 6
 
 
@@ -153,18 +152,38 @@ def test_the_smaller_limit_counts_for_both_sides(tmp_path: Path, tokenizer: PreT
     train, held_out = load_splits(tokenizer, 2, dataset_name=name, long_prompts="cut")
     assert [text.strip() for text in train["prompt"]] == ["a", "a b", "b c"]
     assert [text.strip() for text in held_out["prompt"]] == ["e f", "d"]
-    with pytest.raises(ValueError, match="1 of 3 prompts are longer than max_prompt_length=2"):
+    with pytest.raises(ValueError, match="got 2, and 1 of 3 prompts are longer"):
         load_splits(tokenizer, 2, dataset_name=name)
 
 
 def test_a_completion_that_fills_the_context_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(ValueError, match=r"leaves -6 tokens of the model's context.*lower max_completion_length"):
+    with pytest.raises(ValueError, match=r"`max_completion_length` must leave at least 1 token .*, got -6"):
         load_splits(tokenizer, -6)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     for call in (lambda **s: load_splits(tokenizer, None, **s), load_held_out):
-        with pytest.raises(FileNotFoundError, match="no file or folder"):
+        with pytest.raises(FileNotFoundError, match="There is no file or folder"):
             call(dataset_name=str(tmp_path / "no.jsonl"))
-        with pytest.raises(FileNotFoundError, match="'no/such' is neither a file or folder"):
+        with pytest.raises(FileNotFoundError, match=r"got 'no/such'.*, and the hub failed"):
             call(dataset_name="no/such")
+
+
+def test_a_setting_that_is_no_field_is_refused_with_the_closest_field(tokenizer: PreTrainedTokenizerBase) -> None:
+    for call in (lambda **s: load_splits(tokenizer, None, **s), load_held_out):
+        with pytest.raises(TypeError, match=r"got `promt_column`. Did you mean `prompt_column`"):
+            call(promt_column="prompt")
+        with pytest.raises(TypeError, match=r"fields of DataArguments, got `split`"):
+            call(split="test")
+
+
+def test_every_field_of_the_recipes_arguments_is_accepted(tokenizer: PreTrainedTokenizerBase) -> None:
+    settings = vars(DataArguments(eval_rows=2, max_train_rows=3))
+    train, held_out = load_splits(tokenizer, None, **settings)
+    assert (len(train), prompts(load_held_out(**settings))) == (3, prompts(held_out))
+
+
+@pytest.mark.parametrize("name", ["max_train_rows", "eval_rows"])
+def test_zero_rows_are_refused_and_do_not_mean_all(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
+        load_splits(tokenizer, None, **{name: 0})
