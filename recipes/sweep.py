@@ -4,58 +4,50 @@ Searches the arguments of a recipe for the best held-out score; each trial is a 
     python recipes/sweep.py --space '{"learning_rate": {"low": 1e-5, "high": 1e-3, "log": true}, "beta": [0.01, 0.1]}'
     python recipes/sweep.py --recipe ppo_gen --space space.yaml --objective bleu --max_kl 10 --workers 2 \\
         -- --config recipes/configs/demo_ppo.yaml --eval_strategy steps --eval_steps 10
+    python recipes/sweep.py --recipe my_recipe.py --space space.yaml --objective my_score
     python recipes/sweep.py --help
 
-The same command goes on with the study in --output_dir. What stands behind `--` goes to the recipe.
+The same command continues the study in --output_dir. The arguments behind `--` are the recipe's. A script of yours
+takes --output_dir, and writes log.jsonl and after.json into it as the recipes do.
 """
 
 import os
 import sys
 from pathlib import Path
-from typing import get_type_hints
 
-from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, RewardArguments
-from lmrl.cli import parse, run
-from lmrl.search import Objective, Sweep, SweepArguments, draw, read_space, summary
-from lmrl.trainers import PPOConfig, ReinforceConfig
-
-HERE = Path(__file__).parent
-SHARED = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments)
-RECIPES = {
-    "reinforce_gen": ((*SHARED, ReinforceConfig), "demo_reinforce.yaml"),
-    "ppo_gen": ((*SHARED, PPOConfig), "demo_ppo.yaml"),
-}
+from lmrl.cli import parse, recipe_arguments, run
+from lmrl.search import Sweep, SweepArguments, plot, read_space, summary
 
 
 def main() -> None:
-    """Run the trials that are missing, and print and draw what came of all."""
-    words = sys.argv[1:]
-    cut = words.index("--") if "--" in words else len(words)
-    own, rest = words[:cut], words[cut + 1 :]
-    (args,) = parse(SweepArguments, argv=own)
-    kinds, demo = RECIPES[args.recipe]
-    space = read_space(args.space, {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()})
-    # Read here too: what every trial would refuse is refused before the first.
-    _, _, rewarded, evaluation, config = parse(*kinds, argv=rest, demo=HERE / "configs" / demo)
-    if evaluation.eval_output_dir is not None:
-        raise ValueError("eval_output_dir is set, but a trial's scores lie in its own folder: leave it out")
-    if args.objective == "reward" and {"rewards", "reward_weights"} & set(space):
-        raise ValueError(
-            "objective is reward, which is another one with other rewards: name a metric, for example bleu"
-        )
-    if args.prune and config.eval_strategy == "no":
-        print("No trial is pruned: behind -- there is no --eval_strategy steps --eval_steps 20", file=sys.stderr)
+    """Runs the trials that are missing, then prints and plots the results of all."""
+    argv = sys.argv[1:]
+    end = argv.index("--") if "--" in argv else len(argv)
+    (args,) = parse(SweepArguments, argv=argv[:end])
+    path = Path(args.recipe) if args.recipe.endswith(".py") else Path(__file__).with_name(f"{args.recipe}.py")
+    command = [min(os.path.relpath(path), str(path), key=len), *argv[end + 1 :]]
 
-    weights = config.reward_weights or [1.0] * len(rewarded.rewards)
-    objective = Objective(args.objective, args.direction, args.max_kl, weights)
-    path = HERE / f"{args.recipe}.py"
-    command = [min(os.path.relpath(path), str(path), key=len), *rest]
-    sweep = Sweep(Path(args.output_dir), command, space, objective, args.seed, args.startup_trials, prune=args.prune)
-    sweep.run(args.trials, args.workers)
-    picture = sweep.folder / "sweep.svg"
-    picture.write_text(draw(sweep), encoding="utf-8")
+    # 1. The recipe checks its arguments before the first trial, if its parser is lmrl's.
+    arguments = recipe_arguments(command)
+    types = None if arguments is None else {name: argument["type"] for name, argument in arguments.items()}
+    space = read_space(args.space, types)
+    values = {} if arguments is None else {name: argument["value"] for name, argument in arguments.items()}
+    if values.get("eval_output_dir") is not None:
+        raise ValueError(f"`eval_output_dir` must not be set in a sweep, got {values['eval_output_dir']!r}.")
+    if args.objective == "reward" and {"rewards", "reward_weights"} & set(space):
+        raise ValueError("`objective` must be a metric where rewards are searched, got 'reward'. For example: bleu.")
+    if args.prune and values.get("eval_strategy") == "no":
+        print("No trial is pruned: there is no --eval_strategy steps --eval_steps 20 behind `--`.", file=sys.stderr)
+    weights = None
+    if "rewards" in values:
+        weights = values.get("reward_weights") or [1.0] * len(values["rewards"])
+
+    # 2. The trials.
+    sweep = Sweep(args, command, space, weights)
+    sweep.run()
+    plot(sweep)
     print(summary(sweep))
-    print(f"Picture: {picture}. Each trial's report: {sweep.folder}/trial-*/report.html")
+    print(f"Plots: {args.output_dir}/*.svg. Report of each trial: {args.output_dir}/trial-*/report.html")
 
 
 if __name__ == "__main__":

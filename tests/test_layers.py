@@ -79,11 +79,10 @@ BUDGETS_TODAY = {
     "lmrl/evaluation": 4_950,
     "lmrl/evaluation/reporting": 2_350,
     "lmrl/rewards": 5_300,
-    "lmrl/search": 1_100,
     "lmrl/trainers": 3_000,
 }
 MODULES_IN_CIRCLES_TODAY = {"lmrl/rewards": 8, "lmrl/trainers": 10}
-RECIPE_LINES_TODAY = {"sweep": 62}
+RECIPE_LINES_TODAY: dict[str, int] = {}
 UNLIKE_ASSIGNMENTS_TODAY = 61
 OVERRIDING_FILES_TODAY = tuple(
     f"lmrl.trainers.{name}" for name in ("guards", "metrics", "ppo", "reinforce", "rollout", "saving", "state")

@@ -37,7 +37,6 @@ TODAY: dict[str, int] = {
     "lmrl/evaluation": 62,
     "lmrl/models": 29,
     "lmrl/rewards": 221,
-    "lmrl/search": 38,
     "lmrl/trainers": 124,
     "recipes": 16,
     "scripts": 3,
@@ -51,7 +50,6 @@ TODAY: dict[str, int] = {
     "tests/invariants": 15,
     "tests/models": 26,
     "tests/rewards": 121,
-    "tests/search": 27,
     "tests/trainers": 125,
 }
 

@@ -17,6 +17,7 @@ from lmrl.deprecation import warn_deprecated
 from lmrl.utils import did_you_mean, shorten
 
 from .help import wants_help, write_help
+from .inspection import PRINT_ARGUMENTS, arguments_as_json
 
 _REMOVAL_OF_OLD_NAMES = "0.3.0"
 
@@ -57,7 +58,8 @@ def parse(
     """
     Returns one object of each dataclass, from `--config file.yaml` and the command line, which overrides the file.
 
-    `--help` prints the arguments that matter and exits, `--help all` prints all of them. The former names in
+    `--help` prints the arguments that matter and exits, `--help all` prints all of them, and `--print_arguments`
+    prints the checked arguments with their types as JSON. The former names in
     a class's `_old_names` are accepted too, with a deprecation warning.
 
     Args:
@@ -78,6 +80,8 @@ def parse(
     if (scope := wants_help(argv)) is not None:
         sys.stdout.write(write_help(dataclass_types, Path(sys.argv[0]).name, everything=scope == "all"))
         sys.exit(0)
+    prints_arguments = PRINT_ARGUMENTS in argv
+    argv = [text for text in argv if text != PRINT_ARGUMENTS]
     parser = _Parser(dataclass_types, allow_abbrev=False, add_help=False)
     parser.add_argument("--config", metavar="FILE")
     hints = {name: hint for kind in dataclass_types for name, hint in _field_types(kind).items()}
@@ -97,9 +101,13 @@ def parse(
             _check_value(name, value, hints[name])
     # 3. The dataclasses check the rest themselves.
     try:
-        return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
+        parsed = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of a library, which checks less
         raise ValueError(f"These arguments cannot be used together ({type(error).__name__}: {error}).") from error
+    if prints_arguments:
+        print(arguments_as_json(parsed))
+        sys.exit(0)
+    return parsed
 
 
 def _field_types(kind: type) -> dict[str, Any]:

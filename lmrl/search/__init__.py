@@ -1,10 +1,8 @@
-"""Hyper-parameter search: what is searched, trials that are runs of a recipe, the study that outlives a kill."""
+"""Hyperparameter search with Optuna: a trial is a run of a recipe, and a study continues after a kill."""
 
 from .arguments import SweepArguments
-from .objective import Objective
-from .picture import draw
-from .space import Dimension, read_space
+from .results import plot, summary
+from .space import read_space
 from .study import Sweep
-from .summary import summary
 
-__all__ = ["Dimension", "Objective", "Sweep", "SweepArguments", "draw", "read_space", "summary"]
+__all__ = ["Sweep", "SweepArguments", "plot", "read_space", "summary"]

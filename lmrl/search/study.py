@@ -1,275 +1,244 @@
-"""The study: which trials there are, who runs the next one, and what is left when a sweep is killed."""
+"""The study of a sweep: Optuna's loop over trials, in a folder from which it continues after a kill."""
 
-import hashlib
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
-from .feasible import AmongFeasible, is_feasible
-from .library import optuna
-from .locks import FileLock
-from .objective import Objective
-from .space import Dimension
-from .trials import Interrupted, TrialFailed, TrialPruned, as_command, run_trial
+import numpy
+from filelock import FileLock
 
-JOURNAL = "study.journal"
+from lmrl.evaluation.metrics import METRICS
+from lmrl.utils import check_in
+
+from .arguments import SweepArguments
+from .process import failure_reason, read_rows, running
+from .space import as_argv
+
+OVER_MAX_KL = "over max_kl"
+_INTERRUPTED = "interrupted"
+_POLL_SECONDS = 0.2
+_SAMPLING = Lock()
+
+
+class TrialFailed(Exception):
+    """A trial without a score; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Sweep:
     """
-    A search over the arguments of a recipe, in a folder that holds all that is known of it.
+    A search over the arguments of a recipe, in a folder with everything that is known about it.
 
-    Trials run as processes of their own, `workers` at a time, and any number of processes may call [`run`] on the
-    same folder at once. A trial whose sweep was killed is run again by the next one.
+    Trials run in processes of their own, and several processes may run the same sweep at once.
 
     Args:
-        folder (`Path`):
-            Folder of the study and of the trials.
+        args ([`SweepArguments`]):
+            The arguments of the sweep.
         command (list of `str`):
-            The recipe's file and its arguments, without those searched.
-        space (`dict` of [`Dimension`]):
-            What is searched.
-        objective ([`Objective`]):
-            What is optimised.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the search.
-        startup_trials (`int`, *optional*, defaults to `5`):
-            Trials drawn at random, and pruned by none.
-        prune (`bool`, *optional*, defaults to `True`):
-            Whether trials may be stopped before their end.
-        pruner (`optuna.pruners.BasePruner`, *optional*):
-            Which ones; by default those worse than the median at the same step.
+            The recipe's file and its arguments, without those of the search space.
+        space (`dict`):
+            Optuna's distributions by name of the argument, from [`read_space`].
+        reward_weights (list of `float`, *optional*):
+            Weights of the rewards, which are the first scores whose names begin with `reward/`. With them the
+            objective `reward` is the weighted sum of the rewards, and any other must be a score that lmrl measures.
     """
 
-    folder: Path
+    args: SweepArguments
     command: Sequence[str]
-    space: Mapping[str, Dimension]
-    objective: Objective
-    seed: int = 0
-    startup_trials: int = 5
-    prune: bool = True
-    pruner: Any = None
+    space: Mapping[str, Any]
+    reward_weights: Sequence[float] | None = None
 
-    def run(self, trials: int, workers: int = 1) -> None:
+    @cached_property
+    def study(self) -> Any:
+        """The study (`optuna.Study`) in the sweep's folder, which is created if it does not exist."""
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        journal = self.folder_of("study.journal")
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{journal}.lock")  # Optuna's own lock outlives a killed process
+        with lock:
+            # A crash of the machine can leave an incomplete last line, to which the next would be appended.
+            if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+                os.truncate(journal, content.rfind(b"\n") + 1)
+        pruner: Any = _MedianPruner(self.args.startup_trials) if self.args.prune else optuna.pruners.NopPruner()
+        return optuna.create_study(
+            study_name="sweep",
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock)),
+            direction=self.args.direction,
+            pruner=pruner,
+            load_if_exists=True,
+        )
+
+    def run(self) -> None:
         """
-        Runs trials until the study has so many.
-
-        Args:
-            trials (`int`):
-                Trials of the study at the end, earlier ones included.
-            workers (`int`, *optional*, defaults to `1`):
-                Trials at a time.
+        Runs trials until the study has as many as wanted; those that were interrupted do not count.
 
         Raises:
-            ValueError: If the folder holds another study, the objective is not measured, or all trials failed.
+            ValueError: If the folder has another study, there is no such objective, or all trials failed.
         """
-        self.open()
+        self._check_settings()
+        missing = max(self.args.trials - len(self.finished()), 0)
         stop = Event()
-        with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(self._work, trials, stop) for _ in range(workers)]
+        # Optuna's loop has a thread of its own: Ctrl-C is raised in the main one, which then stops the trials.
+        with ThreadPoolExecutor(1) as pool:
+            loop = pool.submit(
+                self.study.optimize,
+                partial(self._objective, stop=stop),
+                n_trials=missing,
+                n_jobs=max(min(self.args.workers, missing), 1),
+                catch=TrialFailed,
+                callbacks=[self._after_trial],
+            )
             try:
-                for future in futures:
-                    future.result()
+                loop.result()
             finally:
                 stop.set()
-        failed = [trial for trial in self.trials() if trial.state.name == "FAIL"]
-        if failed and len(failed) == len(self.trials()):
-            reason = failed[-1].user_attrs["reason"]
-            raise ValueError(f"all {len(failed)} trials failed, trial {failed[-1].number} with: {reason}")
+        if {trial.state.name for trial in self.finished()} == {"FAIL"}:
+            last = self.finished()[-1]
+            raise ValueError(f"All trials failed. Trial {last.number}: {last.user_attrs['reason']}")
 
-    def open(self) -> None:
-        """
-        Makes the study or finds it, and has trials whose process was killed run again.
-
-        Raises:
-            ValueError: If the folder holds another study, or trials of none.
-        """
-        optuna()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            if not (self.folder / JOURNAL).exists() and any(self.folder.glob("trial-*")):
-                raise ValueError(f"{self.folder} has trials but no {JOURNAL}: name another output_dir, or empty it")
-            self._mend()
-            study = self._study()
-            known, settings = study.user_attrs.get("settings"), self._settings()
-            for name in settings if known else ():
-                if known[name] != settings[name]:
-                    raise ValueError(
-                        f"{self.folder} holds a study with {name} {known[name]!r}, and not {settings[name]!r}: name "
-                        "another output_dir"
-                    )
-            study.set_user_attr("settings", settings)
-            for trial in study.trials:
-                if trial.state.name == "RUNNING" and self._is_dead(trial.number):
-                    self._run_again(study, trial)
-
-    def trials(self) -> list[Any]:
-        """Returns the trials of the study, but for those that were interrupted and have been drawn again."""
-        found = self._study().trials
-        again = {trial.user_attrs.get("again") for trial in found}
-        return [trial for trial in found if trial.number not in again and trial.state.name != "WAITING"]
+    def finished(self) -> list[Any]:
+        """Returns the trials that are complete, pruned or failed, without those that were interrupted."""
+        trials = [trial for trial in self.study.trials if trial.state.is_finished()]
+        return [trial for trial in trials if trial.user_attrs.get("reason") not in (None, _INTERRUPTED)]
 
     def best(self) -> Any:
-        """Returns the best trial that keeps the bound on the KL, or None."""
-        kept = [trial for trial in self.trials() if trial.state.name == "COMPLETE" and is_feasible(trial)]
-        sign = 1 if self.objective.direction == "maximize" else -1
-        return max(kept, key=lambda trial: sign * trial.value, default=None)
-
-    def importances(self) -> dict[str, float]:
-        """Returns how much of the objective each argument decides, by Optuna's PED-ANOVA; empty for few trials."""
-        if len({trial.value for trial in self.trials() if trial.state.name == "COMPLETE"}) < 5:
-            return {}
-        evaluator = optuna().importance.PedAnovaImportanceEvaluator()
-        return dict(optuna().importance.get_param_importances(self._study(), evaluator=evaluator))
+        """Returns the best trial within the bound on the KL, or `None`."""
+        try:
+            return self.study.best_trial
+        except ValueError:  # no trial is complete, or none is feasible
+            return None
 
     def command_of(self, trial: Any) -> list[str]:
         """Returns the command that a trial runs."""
-        swept = [word for name, value in trial.params.items() for word in self.space[name].argv(value)]
-        return [*self.command, *swept, "--output_dir", str(self.folder_of(trial.number))]
+        searched = [word for name, value in trial.params.items() for word in as_argv(name, value)]
+        return [*self.command, *searched, "--output_dir", str(self.folder_of(trial.number))]
 
-    def folder_of(self, number: int) -> Path:
-        """Returns the folder of a trial."""
-        return self.folder / f"trial-{number:04}"
+    def folder_of(self, name: int | str) -> Path:
+        """Returns the folder of a trial by its number, or a file of the sweep by its name."""
+        return Path(self.args.output_dir, f"trial-{name:04}" if isinstance(name, int) else name)
 
-    # -- one worker --------------------------------------------------------------------------------------------------
+    def _objective(self, trial: Any, stop: Event) -> float:
+        """Returns the objective of a trial, for Optuna's loop."""
+        import optuna
 
-    def _work(self, trials: int, stop: Event) -> None:
+        # 1. The seed depends on the number of the trial: a sweep that continues draws what it would have drawn.
+        seed = int(numpy.random.SeedSequence([self.args.seed, trial.number]).generate_state(1)[0])
+        with _SAMPLING:
+            self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=self.args.startup_trials, seed=seed)
+            for name, distribution in self.space.items():
+                kind = type(distribution).__name__.removesuffix("Distribution").lower()
+                getattr(trial, f"suggest_{kind}")(name, **vars(distribution))
+        # 2. The run.
         try:
-            while not stop.is_set():
-                with self._locked():
-                    if len(self.trials()) >= trials:
-                        return
-                    study, trial, held = self._next()
-                try:
-                    self._see_through(study, trial, stop)
-                finally:
-                    held.release()
-        except BaseException:
+            value, kl, reason = self._measure(trial, stop)
+        except (TrialFailed, optuna.TrialPruned) as error:
+            trial.set_user_attr("reason", str(error))
+            raise
+        except Exception:  # concerns every trial
             stop.set()
             raise
-
-    def _see_through(self, study: Any, trial: Any, stop: Event) -> None:
-        """Runs a trial and tells how it ended."""
-        try:
-            ended = self._outcome(trial, stop)
-        except Interrupted:
-            ended = None
-        with self._locked():  # else another process may see it unfinished, and then held by nobody
-            if ended is None:
-                self._run_again(study, trial)
-            else:
-                self._finish(study, trial, *ended)
-
-    def _next(self) -> tuple[Any, Any, FileLock]:
-        """Returns a new trial, and the lock that says that its process lives."""
-        study = self._study()
-        trial = study.ask({name: dimension.distribution() for name, dimension in self.space.items()})
-        self.folder_of(trial.number).mkdir()
-        held = self._life(trial.number)
-        held.acquire()
-        return study, trial, held
-
-    def _outcome(self, trial: Any, stop: Event) -> tuple[str, float | None, str]:
-        """Runs a trial; returns how it ended, its objective, and why it has none."""
-        same = (one for one in self.trials() if one.state.name == "COMPLETE" and one.params == trial.params)
-        if (known := next(same, None)) is not None:  # it would train the same model
-            self._note(trial, known.user_attrs["kl"])
-            return "COMPLETE", known.value, f"as trial {known.number}"
-        folder = self.folder_of(trial.number)
-        (folder / "command.txt").write_text(as_command(self.command_of(trial)) + "\n", encoding="utf-8")
-        try:
-            scores = run_trial(trial, self.command_of(trial), folder, self.objective, stop)
-        except TrialPruned as pruned:
-            return "PRUNED", None, str(pruned)
-        except TrialFailed as error:
-            return "FAIL", None, str(error)
-        value, kl = self.objective.value(scores), scores.get("kl", math.nan)
-        if value is None:
-            raise ValueError(f"objective {self.objective.name!r} was not measured, only {', '.join(scores)}")
-        if not math.isfinite(value):
-            return "FAIL", None, f"{self.objective.name} is {value}"
-        self._note(trial, kl)
-        return "COMPLETE", value, ""
-
-    def _note(self, trial: Any, kl: float) -> None:
+        # 3. The bound on the KL.
+        if self.args.max_kl is not None:
+            trial.set_constraint("kl", math.inf if math.isnan(kl) else kl - self.args.max_kl)
+            reason = reason if kl <= self.args.max_kl else OVER_MAX_KL
         trial.set_user_attr("kl", kl)
-        if self.objective.max_kl is not None:
-            trial.set_constraint("kl", math.inf if math.isnan(kl) else kl - self.objective.max_kl)
-
-    def _finish(self, study: Any, trial: Any, state: str, value: float | None, reason: str) -> None:
         trial.set_user_attr("reason", reason)
-        self._tell_folder(trial, state, reason, value)
-        study.tell(trial.number, value, state=getattr(optuna().trial.TrialState, state))
-        shown = [
-            state.lower() if value is None else f"{self.objective.name} {value:.6g}",
-            *([reason] if reason else []),
-        ]
-        print(f"trial {trial.number}: {', '.join(shown)}", file=sys.stderr, flush=True)
+        return value
 
-    def _tell_folder(self, trial: Any, state: str, reason: str, value: float | None = None) -> None:
-        told = {"state": state, "reason": reason, self.objective.name: value, **trial.params}
-        (self.folder_of(trial.number) / "trial.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    def _measure(self, trial: Any, stop: Event) -> tuple[float, float, str]:
+        """Returns the objective and the KL of a trial, and the trial that they are taken from, if not its own."""
+        for other in self.finished():
+            if other.state.name == "COMPLETE" and other.params == trial.params:  # it would train the same model
+                return other.value, other.user_attrs["kl"], f"as trial {other.number}"
+        folder = self.folder_of(trial.number)
+        folder.mkdir()
+        self._train(trial, folder, stop)
+        content = json.loads((folder / "after.json").read_text(encoding="utf-8"))
+        scores = {name: score["value"] for name, score in content["scores"].items()}
+        value = self._score(scores)
+        if value is None:
+            raise ValueError(f"`objective` must be one of {', '.join(scores)}, got {self.args.objective!r}.")
+        if not math.isfinite(value):
+            raise TrialFailed(f"{self.args.objective} is {value}")
+        return value, scores.get("kl", math.nan), ""
 
-    # -- the study ---------------------------------------------------------------------------------------------------
+    def _train(self, trial: Any, folder: Path, stop: Event) -> None:
+        """Runs the recipe, and reports the objective at each evaluation during training to Optuna."""
+        import optuna
 
-    def _study(self) -> Any:
-        """Each call reads the file, and begins the random numbers anew: a resumed study goes on, and repeats none."""
-        library, path = optuna(), self.folder / JOURNAL
-        pruner = self.pruner or library.pruners.MedianPruner(self.startup_trials)
-        backend = library.storages.journal.JournalFileBackend(str(path), self._journal_lock())
-        study = library.create_study(
-            study_name="sweep",
-            storage=library.storages.JournalStorage(backend),
-            direction=self.objective.direction,
-            pruner=AmongFeasible(pruner) if self.prune else library.pruners.NopPruner(),
-            load_if_exists=True,
-        )
-        digest = hashlib.sha256(f"{self.seed}, {len(study.trials)}".encode()).digest()  # consecutive seeds are alike
-        seed = int.from_bytes(digest[:4], "big")
-        study.sampler = library.samplers.TPESampler(n_startup_trials=self.startup_trials, seed=seed)
-        return study
+        position = 0
+        step = 0
+        with running([sys.executable, *self.command_of(trial)], folder / "run.log") as process:
+            is_done = False
+            while not is_done:
+                is_done = process.poll() is not None
+                rows, position = read_rows(folder / "log.jsonl", position)
+                for row in rows:
+                    value = self._score(row, "eval_")
+                    if value is not None and math.isfinite(value):
+                        step = int(row["step"])
+                        trial.report(value, step)
+                if rows and not is_done and trial.should_prune():
+                    raise optuna.TrialPruned(f"worse than others at step {step}")
+                if stop.wait(0 if is_done else _POLL_SECONDS):
+                    raise TrialFailed(_INTERRUPTED)
+        if process.returncode:
+            raise TrialFailed(failure_reason(folder / "run.log", process.returncode))
 
-    def _mend(self) -> None:
-        """Cuts off a last line that a crash of the machine has left without its end: the next would be glued to it."""
-        path = self.folder / JOURNAL
-        with self._journal_lock():
-            if path.exists() and not (written := path.read_bytes()).endswith(b"\n"):
-                os.truncate(path, written.rfind(b"\n") + 1)
+    def _score(self, scores: Mapping[str, float], prefix: str = "") -> float | None:
+        """Returns the objective among scores whose names have a prefix, or `None` if it was not measured."""
+        if self.args.objective != "reward" or self.reward_weights is None:
+            return scores.get(prefix + self.args.objective)
+        rewards = [value for name, value in scores.items() if name.startswith(f"{prefix}reward/")]
+        if len(rewards) < len(self.reward_weights):
+            return None
+        return math.fsum(weight * value for weight, value in zip(self.reward_weights, rewards, strict=False))
 
-    def _settings(self) -> dict[str, Any]:
-        """Returns what makes trials comparable, as JSON gives it back."""
-        command = [Path(self.command[0]).name, *self.command[1:]]  # which is the same from another folder
-        told = {"command": command, "space": {k: asdict(v) for k, v in self.space.items()}}
-        return dict(json.loads(json.dumps({**told, "objective": asdict(self.objective)})))
+    def _after_trial(self, study: Any, trial: Any) -> None:
+        """Prints the outcome of a trial, and ends Optuna's loop where no other trial is to begin."""
+        reason = trial.user_attrs["reason"]
+        score = "" if trial.value is None else f", {self.args.objective} {trial.value:.6g}"
+        print(f"trial {trial.number}: {trial.state.name.lower()}{score}{reason and f', {reason}'}", file=sys.stderr)
+        if reason == _INTERRUPTED or len(self.finished()) >= self.args.trials:
+            study.stop()
 
-    def _journal_lock(self) -> FileLock:
-        """Not `study.journal.lock`: that is Optuna's own, which outlives a killed process."""
-        return FileLock(self.folder / "journal.lock")
+    def _check_settings(self) -> None:
+        """Raises an error for an unknown objective, or a study whose trials cannot be compared with this sweep's."""
+        if self.reward_weights is not None and not self.args.objective.startswith("reward/"):
+            check_in(("reward", *METRICS, "perplexity", "own_perplexity", "kl"), objective=self.args.objective)
+        command = [Path(self.command[0]).name, *self.command[1:]]  # equal from another working directory
+        space = {name: str(distribution) for name, distribution in self.space.items()}
+        settings = f"{shlex.join(command)}, {space}, {self.args.direction} {self.args.objective}, {self.args.max_kl}"
+        known = self.study.user_attrs.get("settings", settings)
+        if known != settings:
+            raise ValueError(f"`output_dir` must have a study of ({settings}), got ({known}). Use another folder.")
+        self.study.set_user_attr("settings", settings)
 
-    def _locked(self) -> FileLock:
-        return FileLock(self.folder / "sweep.lock")
 
-    def _life(self, number: int) -> FileLock:
-        return FileLock(self.folder_of(number) / "alive.lock")
+@dataclass(frozen=True)
+class _MedianPruner:
+    """Optuna's median pruner among feasible trials: the others reached their scores with too much KL."""
 
-    def _is_dead(self, number: int) -> bool:
-        if not self.folder_of(number).is_dir():  # killed before it had one
-            return True
-        life = self._life(number)
-        free = life.acquire(wait=False)
-        life.release()
-        return free
+    startup_trials: int
 
-    def _run_again(self, study: Any, trial: Any) -> None:
-        if self.folder_of(trial.number).is_dir():
-            self._tell_folder(trial, "INTERRUPTED", "its sweep was stopped; it is run again under another number")
-        study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
-        study.tell(trial.number, state=optuna().trial.TrialState.FAIL)
+    def prune(self, study: Any, trial: Any) -> bool:
+        """Returns whether to stop a trial."""
+        import optuna
+
+        feasible = optuna.create_study(direction=study.direction)
+        for other in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+            if all(value <= 0 for value in other.constraints.values()):
+                feasible.add_trial(other)
+        return bool(optuna.pruners.MedianPruner(self.startup_trials).prune(feasible, trial))

@@ -1,4 +1,4 @@
-"""A study: parallel, pruned, bounded, killed, gone on with. Its trials run child.py, which trains nothing."""
+"""A study: parallel, pruned, bounded, killed, continued. Its trials run recipe.py, which trains nothing."""
 
 import json
 import os
@@ -10,30 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 
-from lmrl.search import Dimension, Objective, Sweep, draw, summary
+from lmrl.search import Sweep, SweepArguments, plot, read_space, summary
 
-CHILD = Path(__file__).with_name("child.py")
-ROOT = CHILD.parents[2]
+RECIPE = Path(__file__).with_name("recipe.py")
+ROOT = RECIPE.parents[2]
+RANGE = {"low": 1.0, "high": 9.0}
 
 
-def make_sweep(
-    folder: Path, x: Dimension | None = None, *rest: str, max_kl: float | None = None, **options: Any
-) -> Sweep:
-    space = {"x": x or Dimension("x", low=1.0, high=9.0)}
-    return Sweep(folder, [str(CHILD), *rest], space, Objective("bleu", max_kl=max_kl), **options)
+def make_sweep(folder: Path, *rest: str, x: Any = None, **options: Any) -> Sweep:
+    space = {"x": x or RANGE}
+    args = SweepArguments(**({"objective": "bleu", "space": space, "output_dir": str(folder)} | options))
+    return Sweep(args, [str(RECIPE), *rest], read_space(space))
 
 
 def enqueue(sweep: Sweep, *values: float) -> None:
-    """Says what the next trials are."""
-    sweep.open()
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(sweep.folder / "study.journal"))
-    )
+    """Sets the arguments of the next trials."""
     for x in values:
-        optuna.load_study(study_name="sweep", storage=storage).enqueue_trial({"x": x})
+        sweep.study.enqueue_trial({"x": x})
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -51,119 +46,160 @@ def is_running(pid: int) -> bool:
 
 
 def drawn(sweep: Sweep) -> list[float]:
-    return [trial.params["x"] for trial in sweep.trials()]
+    return [trial.params["x"] for trial in sweep.finished()]
 
 
-def test_the_best_is_the_best_that_keeps_the_bound_on_the_kl(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path, max_kl=3.0)
+def states(sweep: Sweep) -> list[str]:
+    return [trial.state.name for trial in sweep.study.trials]
+
+
+def table(sweep: Sweep) -> list[list[str]]:
+    """Returns the rows of the printed table, split at spaces."""
+    return [line.split() for line in summary(sweep).splitlines()[1 : 1 + len(sweep.study.trials)]]
+
+
+def test_the_best_is_the_best_within_the_bound_on_the_kl(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, max_kl=3.0, trials=4, workers=4)
     enqueue(sweep, 2.0, 8.0, 3.0, 1.0)
-    sweep.run(4, workers=4)
-    assert sorted(trial.value for trial in sweep.trials()) == [10.0, 20.0, 30.0, 80.0]
+    sweep.run()
+    assert sorted(trial.value for trial in sweep.finished()) == [10.0, 20.0, 30.0, 80.0]
     assert sweep.best().params == {"x": 3.0} and sweep.best().user_attrs["kl"] == 3.0
     lines = summary(sweep).splitlines()
-    assert [line.split()[1:4] for line in lines[2:6]] == [
-        ["30", "3", "3"],
-        ["20", "2", "2"],
-        ["10", "1", "1"],
-        ["80", "8", "8"],
-    ]
-    assert lines[2].endswith("best") and lines[5].endswith("over max_kl")
+    assert lines[0].split() == ["trial", "bleu", "kl", "reason", "x", "state"]
+    assert [row[1:3] for row in table(sweep)] == [["30", "3"], ["20", "2"], ["10", "1"], ["80", "8"]]
+    assert [row[3:-2] for row in table(sweep)] == [[], [], [], ["over", "max_kl"]]
     number = sweep.best().number
-    assert lines[-1] == f"The best again: python {CHILD} --x 3.0 --output_dir {tmp_path}/trial-{number:04}"
-    assert (tmp_path / f"trial-{number:04}" / "command.txt").read_text() in lines[-1] + "\n"
-    picture = draw(sweep)
-    assert picture.count('class="dot') == 3 * 4 and picture.count(">best</text>") == 3
+    command = f"python {RECIPE} --x 3.0 --output_dir {tmp_path}/trial-{number:04}"
+    assert lines[-1] == f"The best is trial {number}: {command}"
+
+
+def test_where_no_trial_keeps_the_bound_there_is_no_best(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, max_kl=0.5, x=[2.0], trials=1)
+    sweep.run()
+    plot(sweep)
+    assert sweep.best() is None
+    assert summary(sweep).splitlines()[-1] == "No trial is complete and within max_kl=0.5."
+
+
+def test_plots_have_the_objective_and_the_kl_against_each_argument(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, x=[2.0, 4.0], trials=2, max_kl=3.0)
+    enqueue(sweep, 2.0, 4.0)
+    sweep.run()
+    plot(sweep)
+    assert sorted(path.name for path in tmp_path.glob("*.svg")) == ["kl.svg", "objective.svg"]
+    assert all("<svg" in path.read_text() for path in tmp_path.glob("*.svg"))
 
 
 def test_a_minimum_is_sought_where_less_is_better(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, [str(CHILD)], {"x": Dimension("x", (1.0, 2.0))}, Objective("bleu", "minimize"))
+    sweep = make_sweep(tmp_path, x=[1.0, 2.0], direction="minimize", trials=2, workers=2)
     enqueue(sweep, 2.0, 1.0)
-    sweep.run(2, workers=2)
-    assert sweep.best().value == 10.0 and summary(sweep).splitlines()[2].split()[1] == "10"
+    sweep.run()
+    assert sweep.best().value == 10.0 and table(sweep)[0][1] == "10"
 
 
-def test_a_pruned_trial_is_killed_and_its_folder_says_so(tmp_path: Path) -> None:
+def test_a_pruned_trial_is_killed_and_the_table_has_its_reason(tmp_path: Path) -> None:
     hang = tmp_path / "hang"
+    options = {"startup_trials": 1}
+    sweep = make_sweep(tmp_path / "sweep", "--hang", str(hang), trials=1, **options)
+    enqueue(sweep, 5.0, 1.0, 2.0)
+    sweep.run()
     hang.touch()
-    never = optuna.pruners.ThresholdPruner(lower=1e9)
-    sweep = make_sweep(tmp_path / "sweep", None, "--hang", str(hang), pruner=never)
-    sweep.run(2, workers=2)
-    assert [trial.state.name for trial in sweep.trials()] == ["PRUNED", "PRUNED"]
-    for trial in sweep.trials():
-        folder = sweep.folder_of(trial.number)
-        told = json.loads((folder / "trial.json").read_text())
-        assert (told["state"], told["reason"]) == ("PRUNED", "worse than others at step 1")
+    sweep = make_sweep(tmp_path / "sweep", "--hang", str(hang), trials=3, workers=2, **options)
+    sweep.run()
+    assert states(sweep) == ["COMPLETE", "PRUNED", "PRUNED"]
+    for number in (1, 2):
+        folder = sweep.folder_of(number)
         assert not is_running(int((folder / "pid").read_text())) and not (folder / "after.json").exists()
-    assert sweep.best() is None and "pruned, worse than others at step 1" in summary(sweep)
-    assert draw(sweep).count("hollow s5") == 2 * 2  # by trial and by x; none has a KL
+    assert sweep.best().number == 0 and "worse than others at step 1" in summary(sweep)
 
 
 @pytest.mark.parametrize(("max_kl", "state"), [(3.0, "COMPLETE"), (None, "PRUNED")])
-def test_no_trial_is_held_to_what_was_reached_over_the_bound(max_kl: float | None, state: str, tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path, max_kl=max_kl, startup_trials=1)
+def test_no_trial_is_compared_with_one_over_the_bound(max_kl: float | None, state: str, tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, max_kl=max_kl, startup_trials=1, trials=2)
     enqueue(sweep, 5.0, 1.0)
-    sweep.run(2)
-    assert [trial.state.name for trial in sweep.trials()] == ["COMPLETE", state]
+    sweep.run()
+    assert states(sweep) == ["COMPLETE", state]
 
 
-def test_what_would_train_the_same_model_is_run_once(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path, Dimension("x", (2.0, 4.0)), max_kl=3.0)
+def test_arguments_that_would_train_the_same_model_are_run_once(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, x=[2.0, 4.0], max_kl=3.0, trials=4)
     enqueue(sweep, 4.0, 2.0, 2.0, 4.0)
-    sweep.run(4)
-    assert [trial.value for trial in sweep.trials()] == [40.0, 20.0, 20.0, 40.0]
-    assert [trial.constraints["kl"] for trial in sweep.trials()] == [1.0, -1.0, -1.0, 1.0]
+    sweep.run()
+    trials = sweep.finished()
+    assert [trial.value for trial in trials] == [40.0, 20.0, 20.0, 40.0]
+    assert [trial.constraints["kl"] for trial in trials] == [1.0, -1.0, -1.0, 1.0]
+    assert [trial.user_attrs["reason"] for trial in trials] == ["over max_kl", "", "as trial 1", "over max_kl"]
     assert [path.parent.name for path in sorted(tmp_path.glob("*/after.json"))] == ["trial-0000", "trial-0001"]
-    assert sweep.best().number == 1 and summary(sweep).splitlines()[3].endswith("as trial 1")
+    assert sweep.best().number == 1
 
 
-def test_trials_that_fail_say_why_and_the_sweep_goes_on(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path, Dimension("x", (13.0, 1.0)))
+def test_a_failed_trial_has_its_reason_and_the_sweep_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = make_sweep(tmp_path, x=[13.0, 1.0], trials=2)
     enqueue(sweep, 13.0, 1.0)
-    sweep.run(2)
-    assert [trial.state.name for trial in sweep.trials()] == ["FAIL", "COMPLETE"]
-    assert summary(sweep).splitlines()[3].endswith("failed: x is 13, but must be luckier")
+    sweep.run()
+    assert states(sweep) == ["FAIL", "COMPLETE"]
+    reason = "`x` must be a lucky number, got 13."
+    assert reason in summary(sweep).splitlines()[2]
+    assert capsys.readouterr().err == f"trial 0: fail, {reason}\ntrial 1: complete, bleu 10\n"
 
 
-def test_where_all_trials_fail_their_sentence_is_the_error(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path, Dimension("x", (13.0,)))
-    with pytest.raises(ValueError, match=r"all 2 trials failed, trial 1 with: x is 13, but must be luckier"):
-        sweep.run(2)
+def test_where_all_trials_fail_their_reason_is_the_error(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, x=[13.0], trials=2)
+    with pytest.raises(ValueError, match=r"All trials failed\. Trial 1: `x` must be a lucky number, got 13\."):
+        sweep.run()
 
 
 def test_a_score_that_is_not_measured_stops_the_sweep_at_once(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, [str(CHILD)], {"x": Dimension("x", (1.0, 2.0))}, Objective("chrf"))
-    with pytest.raises(ValueError, match="objective 'chrf' was not measured, only bleu, kl"):
-        sweep.run(5)
-    assert len(list(tmp_path.glob("trial-*"))) == 1
+    sweep = make_sweep(tmp_path, x=[1.0, 2.0], objective="chrf", trials=5, workers=2)
+    with pytest.raises(ValueError, match="`objective` must be one of bleu, kl, got 'chrf'"):
+        sweep.run()
+    assert len(list(tmp_path.glob("trial-*"))) <= 2
+
+
+def test_an_objective_of_lmrl_is_a_score_or_the_weighted_rewards(tmp_path: Path) -> None:
+    scores = {"bleu": 40.0, "reward/bleu": 0.5, "reward/length": 0.25, "reward/chrf": 0.9}  # the last is a metric only
+    args = [SweepArguments(space={"x": [1]}, objective=name, output_dir=str(tmp_path)) for name in ("bleu", "reward")]
+    bleu, reward = (Sweep(one, ["recipe.py"], {}, reward_weights=(1.0, 2.0)) for one in args)
+    assert bleu._score(scores) == 40.0 and reward._score(scores) == 1.0
+    logged = {f"eval_{name}": value for name, value in scores.items()}
+    assert reward._score(logged, prefix="eval_") == 1.0
+    assert reward._score({"reward/bleu": 0.5}) is None and bleu._score({}) is None
+    unknown = SweepArguments(space={"x": [1]}, objective="blue", output_dir=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=r"`objective` must be one of .*, got 'blue'\. Did you mean `bleu`\?"):
+        Sweep(unknown, ["recipe.py"], {}, reward_weights=(1.0,)).run()
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_study_that_was_stopped_draws_what_it_would_have_drawn(tmp_path: Path) -> None:
-    whole, parts = (make_sweep(tmp_path / name, startup_trials=2, prune=False) for name in ("whole", "parts"))
-    whole.run(5)
-    parts.run(3)
-    make_sweep(tmp_path / "parts", startup_trials=2, prune=False).run(5)
-    assert drawn(whole) == drawn(parts) and len(set(drawn(whole))) == 5
-    parts.run(5)  # nothing is left to do
-    assert len(parts.trials()) == 5
+    options = {"startup_trials": 2, "prune": False}
+    once = make_sweep(tmp_path / "once", trials=5, **options)
+    once.run()
+    make_sweep(tmp_path / "parts", trials=3, **options).run()
+    parts = make_sweep(tmp_path / "parts", trials=5, **options)
+    parts.run()
+    assert drawn(once) == drawn(parts) and len(set(drawn(once))) == 5
+    parts.run()  # nothing is left to do
+    assert len(parts.study.trials) == 5
 
 
-def test_a_line_that_a_crash_has_cut_short_does_not_spoil_the_study(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path)
-    sweep.run(1)
+def test_an_incomplete_last_line_of_the_journal_does_not_spoil_the_study(tmp_path: Path) -> None:
+    make_sweep(tmp_path, trials=1).run()
     with (tmp_path / "study.journal").open("a") as stream:
         stream.write('{"op_code":4,"worker')
-    sweep.run(2)
-    assert [trial.state.name for trial in sweep.trials()] == ["COMPLETE"] * 2
+    sweep = make_sweep(tmp_path, trials=2)
+    sweep.run()
+    assert states(sweep) == ["COMPLETE"] * 2
 
 
-def test_a_folder_holds_one_study(tmp_path: Path) -> None:
-    make_sweep(tmp_path).open()
-    with pytest.raises(ValueError, match=r"holds a study with objective .* name another output_dir"):
-        make_sweep(tmp_path, max_kl=3.0).open()
+def test_a_folder_has_one_study(tmp_path: Path) -> None:
+    make_sweep(tmp_path, trials=1).run()
+    with pytest.raises(ValueError, match=r"`output_dir` must have a study of \(.*3\.0\), got \(.*None\)"):
+        make_sweep(tmp_path, max_kl=3.0).run()
     (tmp_path / "study.journal").unlink()
-    (tmp_path / "trial-0000").mkdir()
-    with pytest.raises(ValueError, match=r"has trials but no study\.journal"):
-        make_sweep(tmp_path).open()
+    with pytest.raises(FileExistsError, match="trial-0000"):
+        make_sweep(tmp_path).run()
 
 
 def start(sweep: Sweep, trials: int, workers: int) -> "subprocess.Popen[bytes]":
@@ -171,34 +207,41 @@ def start(sweep: Sweep, trials: int, workers: int) -> "subprocess.Popen[bytes]":
     code = (
         "import signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from test_study import make_sweep\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it\n"
-        f"make_sweep(Path(sys.argv[2]), None, *sys.argv[3:]).run({trials}, {workers})"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it\n"
+        f"make_sweep(Path(sys.argv[2]), *sys.argv[3:], trials={trials}, workers={workers}).run()"
     )
-    command = [sys.executable, "-c", code, str(CHILD.parent), str(sweep.folder), *sweep.command[1:]]
+    command = [sys.executable, "-c", code, str(RECIPE.parent), sweep.args.output_dir, *sweep.command[1:]]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(command, env=environment)
 
 
-@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_what_a_killed_sweep_was_running_dies_with_it_and_is_run_again(way: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_trials_of_a_killed_sweep_end_with_it_and_the_sweep_goes_on(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     hang = tmp_path / "hang"
+    folder = tmp_path / "sweep"
+    make_sweep(folder, "--hang", str(hang), trials=1).run()
+    kept = (folder / "trial-0000" / "after.json").read_bytes()
     hang.touch()
-    sweep = make_sweep(tmp_path / "sweep", None, "--hang", str(hang))
+    sweep = make_sweep(folder, "--hang", str(hang), trials=3)
     process = start(sweep, 3, 2)
-    pids = [sweep.folder_of(number) / "pid" for number in (0, 1)]
+    pids = [sweep.folder_of(trial) / "pid" for trial in (1, 2)]
     try:
         wait_for(lambda: all(path.is_file() and path.read_text() for path in pids))
-        process.send_signal(way)
+        process.send_signal(number)
         process.wait(30)
         wait_for(lambda: not any(is_running(int(path.read_text())) for path in pids))
     finally:
         process.kill()
         hang.unlink()
-    sweep.run(3)
-    told = [json.loads((sweep.folder_of(number) / "trial.json").read_text()) for number in range(5)]
-    assert [one["state"] for one in told] == ["INTERRUPTED"] * 2 + ["COMPLETE"] * 3
-    assert {one["x"] for one in told[:2]} == {one["x"] for one in told[2:4]}
-    assert [trial.number for trial in sweep.trials()] == [2, 3, 4]
+    sweep.run()
+    assert [trial.number for trial in sweep.finished()] == [0, 3, 4]
+    assert [trial.state.name for trial in sweep.finished()] == ["COMPLETE"] * 3
+    assert (folder / "trial-0000" / "after.json").read_bytes() == kept
+    assert all(not (sweep.folder_of(trial) / "after.json").exists() for trial in (1, 2))
+    interrupted = "FAIL" if number == signal.SIGINT else "RUNNING"
+    assert [row[-1] for row in table(sweep)] == ["COMPLETE"] * 3 + [interrupted] * 2
 
 
 def test_several_processes_share_a_study_and_repeat_nothing(tmp_path: Path) -> None:
@@ -209,5 +252,18 @@ def test_several_processes_share_a_study_and_repeat_nothing(tmp_path: Path) -> N
     finally:
         for process in processes:
             process.kill()
-    assert [trial.state.name for trial in sweep.trials()] == ["COMPLETE"] * 6
-    assert len(set(drawn(sweep))) == 6 and len(list(sweep.folder.glob("trial-*/after.json"))) == 6
+    # Those that the other process was running when the sixth ended are finished too.
+    assert 6 <= len(sweep.finished()) <= 6 + 2
+    assert {trial.state.name for trial in sweep.finished()} <= {"COMPLETE", "PRUNED"}
+    assert len(set(drawn(sweep))) == len(sweep.finished())
+
+
+def test_a_row_of_the_log_is_read_once_it_is_complete(tmp_path: Path) -> None:
+    from lmrl.search.process import read_rows
+
+    path = tmp_path / "log.jsonl"
+    assert read_rows(path, 0) == ([], 0)
+    path.write_text('{"step": 1}\n{"st')
+    assert read_rows(path, 0) == ([{"step": 1}], 12)
+    path.write_text(json.dumps({"step": 1}) + "\n" + json.dumps({"step": 2}) + "\n")
+    assert read_rows(path, 12) == ([{"step": 2}], 24)

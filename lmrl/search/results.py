@@ -1,0 +1,48 @@
+"""The results of a sweep: a table with the command of the best trial, and Optuna's plots."""
+
+import shlex
+import warnings
+
+from .study import OVER_MAX_KL, Sweep
+
+
+def summary(sweep: Sweep) -> str:
+    """Returns a table of the trials, the best first, the importance of each argument, and the best trial's command."""
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    table = sweep.study.trials_dataframe(("number", "value", "user_attrs", "params", "state"))
+    table["over"] = table["user_attrs_reason"] == OVER_MAX_KL
+    table = table.sort_values(["state", "over", "value"], ascending=[True, True, sweep.args.direction == "minimize"])
+    table.columns = [name.removeprefix("user_attrs_").removeprefix("params_") for name in table.columns]
+    table = table.drop(columns="over").rename(columns={"number": "trial", "value": sweep.args.objective})
+    lines = [table.to_string(index=False, na_rep="", float_format="{:.4g}".format)]
+    if table.loc[table["state"] == "COMPLETE", sweep.args.objective].nunique() >= 5:  # to separate the arguments
+        importances = get_param_importances(sweep.study, evaluator=PedAnovaImportanceEvaluator())
+        lines.append("Importance: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items()))
+    best = sweep.best()
+    if best is None:
+        lines.append(f"No trial is complete and within max_kl={sweep.args.max_kl}.")
+    else:
+        lines.append(f"The best is trial {best.number}: {shlex.join(['python', *sweep.command_of(best)])}")
+    return "\n".join(lines)
+
+
+def plot(sweep: Sweep) -> None:
+    """
+    Writes Optuna's slice plots of the complete trials into the sweep's folder.
+
+    `objective.svg` has the objective against each argument, `kl.svg` the KL. Trials over the bound on the KL are grey.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from optuna.visualization.matplotlib import plot_slice
+
+    targets = {"objective": (sweep.args.objective, None), "kl": ("KL", lambda trial: trial.user_attrs["kl"])}
+    for name, (label, target) in targets.items():
+        # Undoes the style that Optuna sets, and hides that the interface of its plots is not final.
+        with pyplot.style.context("default"), warnings.catch_warnings(action="ignore"):
+            plot_slice(sweep.study, target=target, target_name=label)
+            pyplot.savefig(sweep.folder_of(f"{name}.svg"), bbox_inches="tight")
+            pyplot.close()

@@ -1,0 +1,33 @@
+"""A script that takes arguments and writes the files of a run at once, for the tests of the sweep.
+
+    recipe.py --x 3 --output_dir FOLDER [--hang FILE]
+
+The score is 10 x, that at step 1 of the log is x, and the KL is x; 13 is refused. With --hang it waits while the file
+exists.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--x", type=float)
+parser.add_argument("--output_dir", type=Path)
+parser.add_argument("--hang", type=Path)
+args = parser.parse_args()
+if args.x == 13:
+    print("error: `x` must be a lucky number, got 13.")
+    print("a warning of some library that comes last")
+    sys.exit(2)
+args.output_dir.mkdir(parents=True, exist_ok=True)
+(args.output_dir / "pid").write_text(str(os.getpid()))
+with (args.output_dir / "log.jsonl").open("w") as stream:
+    stream.write(json.dumps({"loss": 0.0, "step": 1}) + "\n" + json.dumps({"eval_bleu": args.x, "step": 1}) + "\n")
+while args.hang and args.hang.exists():
+    time.sleep(0.05)
+time.sleep(0.5)  # longer than the sweep waits between two looks at the log
+scores = {"bleu": {"value": 10 * args.x}, "kl": {"value": args.x}}
+(args.output_dir / "after.json").write_text(json.dumps({"scores": scores}))
