@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from accelerate.commands.launch import launch_command_parser
+from test_layers import LAYERS
 from test_words import EXCEPT, FORBIDDEN
 from torch.distributed.run import get_args_parser as torchrun_parser
 from training import make_trainer
@@ -259,6 +260,14 @@ def test_links_to_files_lead_somewhere(page: str) -> None:
 def test_pages_use_the_words_of_the_field(page: str) -> None:
     prose = EXCEPT.sub("", re.sub(r"```.*?```|`[^`\n]*`", "", text_of(page), flags=re.DOTALL))
     assert re.findall(rf"\b(?:{'|'.join(FORBIDDEN)})\b", prose, flags=re.IGNORECASE) == []
+
+
+def test_the_table_of_imports_is_the_one_that_test_layers_holds() -> None:
+    rows = re.findall(r"^\| `(lmrl/[\w./]+)` \| (.*?) ?\| .+ \|$", text_of("docs/architecture.md"), flags=re.MULTILINE)
+    shown = {room: {f"lmrl.{name}" for name in re.findall(r"`([\w.]+)`", names)} for room, names in rows}
+    assert len(shown) == 10
+    for room, names in shown.items():
+        assert names == set(LAYERS[room].lmrl) - {room.replace("/", ".")}, room
 
 
 def constants() -> str:
