@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..comparison import Compared, compare_all
-from ..encoding import Prompt
 from ..evaluate import Evaluation
 from ..rows import Row, data_signature
 from ..scores import Score
 from .curves import Log, curve
-from .findings import find_warnings, is_quality, is_rewarded
+from .findings import find_warnings
 from .markdown import code
+from .metric_names import is_quality, is_rewarded, metrics_of
 from .serialization import package_versions
 from .templating import render
-from .wording import difference_text, p_value, score_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,8 +51,8 @@ def write_card(
             Folder of the model.
         evaluations (`dict` of [`Evaluation`]):
             Of the model before and after training, in this order.
-        rows (`datasets.Dataset` or list of `dict`):
-            The evaluated rows; the first prompt becomes the example of how to use the model.
+        rows, rewarded:
+            As for [`report`]; the first prompt becomes the example of how to use the model.
         algorithm (`str`):
             Name of the algorithm (`trainer.name`).
         citation (`str`, *optional*):
@@ -65,8 +64,6 @@ def write_card(
             Of the training run, by the label of the model after it.
         config (`dict`):
             All settings of the run, by the names of the recipes' options.
-        rewarded (list of `str`):
-            Names of the rewards trained on.
         compared (`dict`, *optional*):
             Result of [`compare_all`] for the scores; computed if not given.
 
@@ -78,40 +75,41 @@ def write_card(
     baseline, base = next(iter(evaluations.items()))
     *_, (label, last) = evaluations.items()
     log = logs[label]
-    model_id = config.get("hub_model_id")
     folder = Path(output_dir)
-    name = Path(str(model_id or folder.resolve())).name
-    reference = config.get("reference_model_name_or_path")
+    model = str(config.get("hub_model_id") or (folder.resolve().name if folder.is_absolute() else folder))
+    name = Path(str(config.get("hub_model_id") or folder.resolve())).name
     text = render(
         "card.md",
         card_data=_metadata(name, algorithm, config, last.scores).to_yaml(),
         name=name,
-        base_model=_base_model(config.get("model_name_or_path")),
         algorithm=algorithm,
         citation=citation,
         settings=_options(settings, *settings),
-        example=_example(str(model_id or (folder.name if folder.is_absolute() else folder)), rows[0]["prompt"], last),
+        model=json.dumps(model),
+        prompt=json.dumps(rows[0]["prompt"], ensure_ascii=False),
         baseline=baseline,
+        base=base,
+        last=last,
+        evaluations=evaluations,
         compared=compared,
-        scores=_scores(evaluations, compared, rewarded),
+        metrics=metrics_of(evaluations),
+        is_rewarded=is_rewarded,
         prompts=len({completion.row for completion in base.completions}),
         data=json.dumps(data_signature(base.row_ids)),
         decoding=json.dumps({key: value for key, value in base.decoding.items() if key != "batch_size"}),
         findings=find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared),
         steps=max((int(row["step"]) for row in log if "step" in row), default=0),
+        final_kl=next((value for _, value in reversed(curve(log, "kl_per_sequence"))), None),
         config=config,
         options=lambda *names: _options(config, *names),
-        reference_model=_local_name(reference) if reference else "the model that this training started from",
-        final_kl=next((value for _, value in reversed(curve(log, "kl_per_sequence"))), None),
-        train_dataset=_local_name(config.get("dataset_name")),
-        eval_dataset=_local_name(config.get("eval_dataset_name")),
         rewarded=rewarded,
-        rewards=_rewards(config.get("reward_weights"), rewarded, last.scores),
-        signatures=[[code(key), _signature(score)] for key, score in last.scores.items()],
+        weights=config.get("reward_weights") or [1.0] * len(rewarded),
         versions=package_versions(),
+        hub_id=hub_id,
+        local_name=_local_name,
+        signature=_signature,
     )
-    card = ModelCard(text)
-    card.save(folder / "README.md")
+    ModelCard(text).save(folder / "README.md")
     return text
 
 
@@ -154,52 +152,6 @@ def _metadata(name: str, algorithm: str, config: Mapping[str, Any], scores: Mapp
     )
 
 
-def _base_model(name: str | None) -> str:
-    """Returns a link to a model of the Hub, or the last part of a local path as code."""
-    if hub_id(name):
-        return f"[{name}](https://huggingface.co/{name})"
-    return code(Path(name or "lmrl's demo").name)
-
-
-def _example(model: str, prompt: Prompt, evaluation: Evaluation) -> str:
-    """Returns Python code that completes a prompt as in the evaluation."""
-    decoding = evaluation.decoding
-    options = {"max_new_tokens": decoding.get("max_new_tokens", 64), "do_sample": bool(decoding.get("do_sample"))}
-    if decoding.get("num_beams", 1) > 1:
-        options["num_beams"] = decoding["num_beams"]
-    arguments = ", ".join(f"{name}={value}" for name, value in options.items())
-    return (
-        "from transformers import pipeline\n\n"
-        f'generator = pipeline("text-generation", model={json.dumps(model)})\n'
-        f"prompt = {json.dumps(prompt, ensure_ascii=False)}\n"
-        f'print(generator(prompt, {arguments}, return_full_text=False)[0]["generated_text"])'
-    )
-
-
-def _scores(evaluations: Mapping[str, Evaluation], compared: Compared, rewarded: Sequence[str]) -> list[list[str]]:
-    rows = []
-    for name in dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.scores):
-        cells = [code(name) + (" (trained on)" if is_rewarded(name, rewarded) else "")]
-        for label, evaluation in evaluations.items():
-            cells.append(score_text(evaluation.scores.get(name)))
-            if label in compared:
-                difference = compared[label].get(name)
-                cells.append(difference_text(difference).replace("*", r"\*"))
-                cells.append(p_value(difference.p_corrected) if difference else "")
-        rows.append(cells)
-    return rows
-
-
-def _rewards(
-    weights: Sequence[float] | None, rewarded: Sequence[str], scores: Mapping[str, Score]
-) -> list[tuple[str, str, str]]:
-    rows = []
-    for name, weight in zip(rewarded, weights or [1.0] * len(rewarded), strict=True):
-        score = scores.get(f"reward/{name}")
-        rows.append((code(name), f"{weight:g}", _signature(score) if score else ""))
-    return rows
-
-
 def _signature(score: Score) -> str:
     """Returns the signature as code, with local paths cut to their last part."""
     return code(re.sub(r"(?<=:)(?:[A-Za-z]:\\|/)[^|]*[/\\]", "", score.signature))
@@ -214,6 +166,4 @@ def _options(config: Mapping[str, object], *names: str) -> str:
 
 def _local_name(name: object) -> str:
     """Returns the name of a model or a data set as code, cut to its last part if it is a local path."""
-    if name is None:
-        return ""
     return code(Path(str(name)).name if Path(str(name)).exists() else name)

@@ -1,4 +1,4 @@
-"""The log of a training run, and the curves in it."""
+"""The log of a training run and its curves."""
 
 import json
 import math
@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lmrl.utils import shorten
+
 Log: TypeAlias = Sequence[Mapping[str, Any]]
 Curve: TypeAlias = list[tuple[float, float]]
 
-# A chart is some 450 pixels wide: more points than these are not seen.
+# Charts are about 450 pixels wide: more points than these cannot be seen.
 POINTS = 240
 
 _PANELS = {
@@ -23,14 +25,14 @@ _PANELS = {
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
     """
-    Returns the log history of the run that wrote a folder; empty where there is none (a hub id, a model alone).
+    Returns the log history of a run; empty if the folder has none, or does not exist (an id of the Hub).
 
     Args:
         folder (`str` or `Path`):
-            An output folder: its `trainer_state.json`, or that of its newest `checkpoint-<step>`.
+            An output folder: its `trainer_state.json` is read, or that of its newest `checkpoint-<step>`.
 
     Raises:
-        `ValueError`: if the file is not what Trainer writes.
+        `ValueError`: if the file is not the state of a trainer.
     """
     folder = Path(folder)
     steps = [part for part in folder.glob("checkpoint-*") if part.name.removeprefix("checkpoint-").isdecimal()]
@@ -38,39 +40,29 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
     for place in (folder, *newest):
         path = place / "trainer_state.json"
         if path.is_file():
+            text = path.read_text(encoding="utf-8")
             try:
-                return list(json.loads(path.read_text(encoding="utf-8"))["log_history"])
+                return list(json.loads(text)["log_history"])
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"{path} is no trainer state ({error}). Remove the file, or save it again."
+                    f"`{path}` must be a trainer state with a `log_history`, got {shorten(text)}. "
+                    "Remove the file, or save it again."
                 ) from error
     return []
 
 
 def curve(log: Log, name: str) -> Curve:
-    """
-    Returns the steps and values at which a number was logged, values as `float`.
-
-    Args:
-        log (list of `dict`):
-            A log history.
-        name (`str`):
-            Key of the number.
-    """
+    """Returns the steps at which a number was logged, with its values."""
     found = ((row.get("step", index), row.get(name)) for index, row in enumerate(log, start=1))
     return [(float(step), float(value)) for step, value in found if isinstance(value, int | float)]
 
 
 def panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
     """
-    Returns the curves to draw: for each title the curves by name, thinned to 240 points by means of neighbours.
+    Returns the curves of each chart by title and label of the run, thinned to 240 points each.
 
-    Reward in total, each component, KL, entropy, length, share unfinished, then every held-out `eval_` number but
-    those of time and memory; where no run has a number, there is no panel; where some have none, their list is empty.
-
-    Args:
-        logs (`dict` of log histories):
-            By the label of the run.
+    The charts are of the total reward, each component, KL, entropy, length, share unfinished, and every held-out
+    `eval_` value except for times. A value that no run logged has no chart; runs that did not log it have empty lists.
     """
     names = list(dict.fromkeys(name for log in logs.values() for row in log for name in row))
     titles = {"reward": _PANELS["reward"]}
@@ -80,22 +72,20 @@ def panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
     titles |= _PANELS
     if "kl_per_sequence" not in names:
         titles |= {"kl": "KL to the reference (nats per token)"}
-    timing = ("runtime", "_per_second", "time")
-    titles |= {n: f"Held out: {n.removeprefix('eval_')}" for n in names if _held_out(n) and not n.endswith(timing)}
-    found = {}
-    for name, title in titles.items():
-        found[title] = {label: thinned(curve(log, name)) for label, log in logs.items()}
-    return {title: series for title, series in found.items() if any(series.values())}
+    for name in names:
+        is_time = name.startswith("eval_time/") or name.endswith(("runtime", "_per_second", "time"))
+        if name.startswith("eval_") and not is_time:
+            titles[name] = f"Held out: {name.removeprefix('eval_')}"
+    series = {
+        title: {label: thinned(curve(log, name)) for label, log in logs.items()} for name, title in titles.items()
+    }
+    return {title: curves for title, curves in series.items() if any(curves.values())}
 
 
 def thinned(points: Curve) -> Curve:
-    """Returns at most 240 points: each the mean of as many neighbours as it takes, at the step of the last."""
+    """Returns at most 240 points: means of equally many neighbours, each at the step of the last of them."""
     width = math.ceil(len(points) / POINTS)
     if width < 2:
         return points
     groups = [points[i : i + width] for i in range(0, len(points), width)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
-
-
-def _held_out(name: str) -> bool:
-    return name.startswith("eval_") and not name.startswith("eval_time/")

@@ -1,4 +1,4 @@
-"""Which charts evaluations and logs give."""
+"""The charts of evaluations and training logs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,15 +7,16 @@ from ..comparison import Compared
 from ..evaluate import Evaluation
 from .charts import histogram, lines, scatter, whiskers
 from .curves import Log, curve, panels, thinned
-from .findings import is_rewarded
+from .metric_names import is_rewarded, metrics_of
 from .wording import direction
 
 
-def change_chart(evaluations: Mapping[str, Evaluation], found: Compared) -> list[str]:
-    """Returns the differences as shares of the baseline's values, as far as those are not 0: none or one chart."""
-    base = next(iter(evaluations.values())).scores
+def change_chart(evaluations: Mapping[str, Evaluation], compared: Compared) -> list[str]:
+    """Returns the differences as shares of the baseline's values, where those are not 0: none or one chart."""
+    baseline = next(iter(evaluations))
+    base = evaluations[baseline].scores
     rows: dict[str, dict[str, tuple[float, float, float]]] = {}
-    for label, metrics in found.items():
+    for label, metrics in compared.items():
         for name, difference in metrics.items():
             size = abs(base[name].value)
             if size > 0 and math.isfinite(size) and not math.isnan(difference.low):
@@ -23,30 +24,26 @@ def change_chart(evaluations: Mapping[str, Evaluation], found: Compared) -> list
                 rows.setdefault(f"{name} {direction(base[name].higher_is_better)}", {})[label] = value, low, high
     if not rows:
         return []
-    baseline = next(iter(evaluations))
     return [whiskers(rows, title=f"Change from {baseline}", x_label=f"% of the value of {baseline}, 95 % interval")]
 
 
 def histograms(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """Returns how rewards and lengths lie over the prompts, checkpoints over each other."""
-    names = dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.scores)
-    units = {name: name for name in names if name.startswith("reward/")}
-    if "length" in names:
-        units["length"] = "tokens"
+    """Returns the distributions of rewards and lengths over the prompts, all checkpoints in one chart each."""
+    names = metrics_of(evaluations)
     charts = []
-    for name, unit in units.items():
-        samples = {
-            label: evaluation.scores[name].row_scores if name in evaluation.scores else None
-            for label, evaluation in evaluations.items()
-        }
+    for name in [*(name for name in names if name.startswith("reward/")), *({"length"} & {*names})]:
+        samples: dict[str, list[float]] = {}
+        for label, evaluation in evaluations.items():
+            score = evaluation.scores.get(name)
+            samples[label] = (score.row_scores if score else None) or []
         if any(samples.values()):
-            title = f"{name[0].upper()}{name[1:]} of a prompt"
-            charts.append(histogram({k: v or [] for k, v in samples.items()}, title=title, x_label=unit))
+            unit = "tokens" if name == "length" else name
+            charts.append(histogram(samples, title=f"{name[0].upper()}{name[1:]} of a prompt", x_label=unit))
     return charts
 
 
 def training_charts(logs: Mapping[str, Log]) -> list[str]:
-    """Returns the training curves of the runs, the same number of each in one chart."""
+    """Returns the training curves, all runs in one chart for each logged value."""
     return [lines(series, title=title) for title, series in panels(logs).items()]
 
 
@@ -54,29 +51,31 @@ def frontier_charts(
     evaluations: Mapping[str, Evaluation], logs: Mapping[str, Log], rewarded: Sequence[str]
 ) -> list[str]:
     """
-    Returns reward against KL: of the checkpoints, where both were measured, and on the way, where both were logged.
+    Returns charts of reward against KL: of the checkpoints, and of the steps of training.
 
-    Two charts, as what was logged is of texts sampled in training, and what was measured is of held-out prompts.
+    They are separate charts, as logged values are of sampled completions, and scores are of held-out prompts.
     """
     charts = []
-    for name in dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.scores):
+    x_label = "KL (nats per completion)"
+    for name in metrics_of(evaluations):
         if name.startswith("reward/") and is_rewarded(name, rewarded):
-            points = {label: (_value(e, "kl"), _value(e, name)) for label, e in evaluations.items()}
+            points = {
+                label: (evaluation.values.get("kl", math.nan), evaluation.values.get(name, math.nan))
+                for label, evaluation in evaluations.items()
+            }
             if any(math.isfinite(kl + reward) for kl, reward in points.values()):
-                charts.append(scatter(points, title="Checkpoints", x_label="KL (nats per completion)", y_label=name))
-    trails = {label: _path(log) for label, log in logs.items()}
+                charts.append(scatter(points, title="Checkpoints", x_label=x_label, y_label=name))
+    trails = {label: _reward_against_kl(log) for label, log in logs.items()}
     if any(len(trail) > 1 for trail in trails.values()):
-        title, x_label = "In training (darker is later)", "KL (nats per completion)"
+        title = "In training (darker is later)"
         charts.append(scatter({}, title=title, x_label=x_label, y_label="reward", trails=trails))
     return charts
 
 
-def _value(evaluation: Evaluation, name: str) -> float:
-    return evaluation.scores[name].value if name in evaluation.scores else math.nan
-
-
-def _path(log: Log) -> list[tuple[float, float]]:
+def _reward_against_kl(log: Log) -> list[tuple[float, float]]:
+    """Returns pairs of KL and reward for the steps that logged both, thinned like a curve."""
     rewards = dict(curve(log, "reward"))
     kls = {step: kl for step, kl in curve(log, "kl_per_sequence") if step in rewards}
-    both = thinned(list(kls.items())), thinned([(step, rewards[step]) for step in kls])
-    return [(kl, reward) for (_, kl), (_, reward) in zip(*both, strict=True)]
+    thinned_kls = thinned(list(kls.items()))
+    thinned_rewards = thinned([(step, rewards[step]) for step in kls])
+    return [(kl, reward) for (_, kl), (_, reward) in zip(thinned_kls, thinned_rewards, strict=True)]

@@ -3,20 +3,19 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..comparison import Compared, Difference, compare_all
 from ..evaluate import Evaluation
 from ..scores import Score
 from .curves import Log, curve
+from .metric_names import is_quality, is_rewarded, measured_rewards
 from .wording import listed, number, with_interval
 
 # Entropy and diversity have collapsed below these shares of their initial values.
 _MIN_ENTROPY_SHARE, _MIN_DIVERSITY_SHARE = 0.25, 0.7
 _MAX_LENGTH_CHANGE = 0.25
 _MAX_UNFINISHED = 0.05
-
-# None of these alone measures quality: a policy that repeats one safe sentence is fluent, short and finished.
-_NOT_QUALITY = ("distinct", "kl", "length", "own_perplexity", "perplexity", "repetition", "self_bleu", "unfinished")
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ class Findings:
         return f"{start}: {listed(self.checked)}.{missing}"
 
 
-@dataclass(frozen=True)
-class _Pair:
+class _Pair(NamedTuple):
     """A checkpoint and the baseline; a single checkpoint has an empty baseline."""
 
     label: str
@@ -75,12 +73,8 @@ def find_warnings(
     of the completions unfinished, and more than before.
 
     Args:
-        evaluations (`dict` of [`Evaluation`]):
-            Evaluations by label; the first is the baseline.
-        logs (`dict` of log histories, *optional*):
-            Of the training runs, by label, as [`read_log`] returns them.
-        rewarded (list of `str`, *optional*):
-            Names of the rewards trained on; by default all that were measured as `reward/<name>`.
+        evaluations, logs, rewarded:
+            As for [`report`].
         kl_bound (`float`, *optional*, defaults to `10.0`):
             Largest KL to the reference without a warning, in nats per completion: of the last tenth of a log and of
             the score `kl`.
@@ -116,40 +110,12 @@ def find_warnings(
     )
 
 
-def is_rewarded(name: str, rewarded: Sequence[str]) -> bool:
-    """
-    Returns whether a score was trained on: for the reward `bleu` these are `reward/bleu`, `bleu` and `bleu_e2e`.
-
-    Args:
-        name (`str`):
-            Name of the score.
-        rewarded (list of `str`):
-            Names of the rewards trained on.
-    """
-    plain = name.removeprefix("reward/")
-    return any(plain == reward or plain.startswith(f"{reward}_") for reward in rewarded)
-
-
-def is_quality(score: Score) -> bool:
-    """Returns whether a score alone measures the quality of completions."""
-    return score.higher_is_better is not None and not score.name.startswith(_NOT_QUALITY)
-
-
-def measured_rewards(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """Returns the names of all rewards that were measured: the default for the rewards trained on."""
-    names = (name for evaluation in evaluations.values() for name in evaluation.scores)
-    return list(dict.fromkeys(name.removeprefix("reward/") for name in names if name.startswith("reward/")))
-
-
 def _pairs(evaluations: Mapping[str, Evaluation], compared: Compared) -> list[_Pair]:
     (baseline, base), *others = evaluations.items()
-    if not others:
-        return [_Pair(baseline, base.scores, {}, {}, same_size=True)]
-    size = len(base.completions)
     return [
-        _Pair(label, other.scores, base.scores, compared[label], len(other.completions) == size)
+        _Pair(label, other.scores, base.scores, compared[label], len(other.completions) == len(base.completions))
         for label, other in others
-    ]
+    ] or [_Pair(baseline, base.scores, {}, {}, same_size=True)]
 
 
 def _unequal_settings(evaluations: Mapping[str, Evaluation]) -> list[str] | None:

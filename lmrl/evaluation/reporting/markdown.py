@@ -4,13 +4,7 @@ import re
 
 
 def code(text: object) -> str:
-    """
-    Returns a text as a code span on one line: nothing in it is markup, and `|` does not end a table's cell.
-
-    Args:
-        text (`object`):
-            Converted to a string.
-    """
+    """Returns a text as a code span on one line: nothing in it is markup, and `|` does not end a table's cell."""
     line = " ".join(str(text).split()).replace("|", "\\|")
     ticks = "`" * (_longest_run(line) + 1)
     space = " " if line.startswith("`") or line.endswith("`") else ""
@@ -18,27 +12,13 @@ def code(text: object) -> str:
 
 
 def fenced(text: str, language: str = "") -> str:
-    """
-    Returns a text as a block of code, in a fence longer than any in it.
-
-    Args:
-        text (`str`):
-            The lines.
-        language (`str`, *optional*, defaults to `""`):
-            Language of the code.
-    """
+    """Returns a text as a block of code in a language, in a fence longer than any in it."""
     ticks = "`" * max(3, _longest_run(text) + 1)
     return f"{ticks}{language}\n{text}\n{ticks}"
 
 
 def plain(text: object) -> str:
-    """
-    Returns a text on one line, with the special characters of Markdown and HTML escaped.
-
-    Args:
-        text (`object`):
-            Converted to a string.
-    """
+    """Returns a text on one line, with the special characters of Markdown and HTML escaped."""
     return re.sub(r"([\\`*_\[\]<>#|~$])", r"\\\1", " ".join(str(text).split()))
 
 

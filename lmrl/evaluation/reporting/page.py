@@ -16,10 +16,10 @@ from ..scores import Score
 from .axes import color
 from .curves import POINTS, Log
 from .figures import change_chart, frontier_charts, histograms, training_charts
-from .findings import find_warnings, is_rewarded, measured_rewards
-from .samples import collect_samples, reward_changes, rows_of_all, select_rows
+from .findings import find_warnings
+from .metric_names import is_rewarded, measured_rewards, metrics_of
+from .samples import collect_samples
 from .templating import TEMPLATES, render
-from .wording import with_interval
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,18 +49,10 @@ def write_page(
     Args:
         path (`str` or `os.PathLike`):
             The file; its folder is created if needed.
-        evaluations (`dict` of [`Evaluation`]):
-            Evaluations by label; the first is the baseline.
-        rows (`datasets.Dataset` or list of `dict`):
-            The evaluated rows.
-        logs (`dict` of log histories, *optional*):
-            Of the training runs, by label, as [`read_log`] returns them.
+        evaluations, rows, logs, rewarded, title:
+            As for [`report`].
         config (`dict`, *optional*):
             Settings to show at the end, maybe nested by one level. Values of keys that end in `_token` are hidden.
-        rewarded (list of `str`, *optional*):
-            Names of the rewards trained on; by default all that were measured as `reward/<name>`.
-        title (`str`, *optional*, defaults to `"Evaluation"`):
-            Heading of the page.
         max_samples (`int`, *optional*, defaults to `200`):
             Maximum number of rows whose completions are shown.
         compared (`dict`, *optional*):
@@ -87,33 +79,26 @@ def write_page(
         "baseline": baseline,
         "others": others,
         "prompts": len({completion.row for completion in evaluations[baseline].completions}),
-        "decoding": _decoding(evaluations[baseline].decoding),
+        "decoding": evaluations[baseline].decoding,
         "findings": find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared),
         "tiles": _tiles(evaluations, compared, rewarded),
-        "scores": _score_rows(evaluations, compared, rewarded),
+        "evaluations": evaluations,
+        "compared": compared,
+        "metrics": metrics_of(evaluations),
+        "rewarded": rewarded,
+        "is_rewarded": is_rewarded,
         "settings": _settings(evaluations, config or {}),
         **_charts(evaluations, compared, logs, rewarded),
-        **_samples(evaluations, rows, rewarded, max_samples),
+        **collect_samples(evaluations, rows, rewarded, max_samples),
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render("page.html", **context), encoding="utf-8", errors="replace")
 
 
-def _decoding(decoding: Mapping[str, Any]) -> str:
-    if not decoding:
-        return ""
-    method = "greedy decoding"
-    if decoding.get("do_sample"):
-        method = f"{decoding.get('num_samples', 1)} sampled at temperature {decoding.get('temperature', 1.0):g}"
-    elif decoding.get("num_beams", 1) > 1:
-        method = f"beam search with {decoding['num_beams']} beams"
-    return f"{method}, at most {decoding.get('max_new_tokens')} tokens"
-
-
 def _tiles(
     evaluations: Mapping[str, Evaluation], compared: Compared, rewarded: Sequence[str]
-) -> list[tuple[Score, Score, dict[str, str]]]:
+) -> list[tuple[Score, Score, Difference]]:
     """Returns up to four scores before and after, with their changes; none unless there are two checkpoints."""
     if len(evaluations) != 2:
         return []
@@ -124,34 +109,7 @@ def _tiles(
     held_out.sort(key=lambda name: _HEADLINES.index(name) if name in _HEADLINES else len(_HEADLINES))
     costs = [name for name in ("length", "kl") if name in differences]
     names = [*rewards[:1], *held_out[:1], *costs, *rewards[1:]]
-    return [
-        (before[name], after[name], _change(differences[name], after[name].higher_is_better)) for name in names[:4]
-    ]
-
-
-def _score_rows(
-    evaluations: Mapping[str, Evaluation], compared: Compared, rewarded: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Returns the rows of the table of scores; each cell has a score and, but for the baseline, its change."""
-    rows = []
-    for name in dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.scores):
-        cells = []
-        scores = []
-        for label, evaluation in evaluations.items():
-            score = evaluation.scores.get(name)
-            difference = compared[label].get(name) if label in compared else None
-            change = _change(difference, score.higher_is_better) if score and difference else None
-            cells.append({"score": score, "is_baseline": label not in compared, "change": change})
-            scores += [score] if score else []
-        rows.append({"metric": scores[0], "rewarded": is_rewarded(name, rewarded), "cells": cells})
-    return rows
-
-
-def _change(difference: Difference, higher_is_better: bool | None) -> dict[str, Any]:
-    kind = ""
-    if difference.significant and higher_is_better is not None:
-        kind = "good" if (difference.effect > 0) == higher_is_better else "bad"
-    return {"kind": kind, "text": with_interval(*difference.interval), "p": difference.p_corrected}
+    return [(before[name], after[name], differences[name]) for name in names[:4]]
 
 
 def _charts(
@@ -170,30 +128,16 @@ def _charts(
     }
 
 
-def _samples(
-    evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", rewarded: Sequence[str], most: int
-) -> dict[str, Any]:
-    changes = reward_changes(evaluations, rewarded)
-    complete = rows_of_all(evaluations, len(rows))
-    return {
-        "samples": collect_samples(evaluations, rows, select_rows(complete, changes, most), changes),
-        "samples_total": len(complete),
-        "reward_changes": changes,
-        "several_completions": any(c.sample for evaluation in evaluations.values() for c in evaluation.completions),
-    }
-
-
 def _settings(evaluations: Mapping[str, Evaluation], config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Returns lists of settings by their headings: names and values as text."""
-    signatures: dict[str, dict[str, None]] = {}
-    for evaluation in evaluations.values():
-        for name, score in evaluation.scores.items():
-            signatures.setdefault(name, {})[score.signature] = None
     parts: dict[str, Mapping[str, Any]] = {key: part for key, part in config.items() if isinstance(part, Mapping)}
     parts["Configuration"] = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
     parts |= {f"Decoding of {label}": evaluation.decoding for label, evaluation in evaluations.items()}
     parts["Data"] = data_signature(next(iter(evaluations.values())).row_ids)  # matched: the rows of all
-    parts["Signatures of the metrics"] = {name: " / ".join(found) for name, found in signatures.items()}
+    parts["Signatures of the metrics"] = {
+        name: " / ".join(dict.fromkeys(e.scores[name].signature for e in evaluations.values() if name in e.scores))
+        for name in metrics_of(evaluations)
+    }
     return {
         heading: {name: _setting_text(name, value) for name, value in part.items()}
         for heading, part in parts.items()

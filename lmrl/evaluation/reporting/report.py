@@ -9,7 +9,8 @@ from ..evaluate import Evaluation
 from ..matching import matched
 from ..rows import Row
 from .curves import Log, read_log
-from .findings import find_warnings, measured_rewards
+from .findings import find_warnings
+from .metric_names import measured_rewards
 from .page import write_page
 from .serialization import write_json
 from .tables import samples_table, scores_table, show
@@ -66,7 +67,8 @@ def report(
         write_json(files[label], evaluation)
     page = folder / "report.html"
     write_page(page, evaluations, rows, logs=logs, config=config, rewarded=rewarded, title=title, compared=compared)
-    _show_samples(evaluations, rows, samples)
+    if samples and len(rows):
+        show(samples_table(evaluations, rows, n=samples))
     show(scores_table(columns, compared))
     findings = find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared)
     for warning in findings.warnings:
@@ -75,25 +77,3 @@ def report(
     print(f"Scores and completions: {', '.join(map(str, files.values()))}")
     print(f"Report: {page}")
     return compared
-
-
-def _show_samples(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", samples: int) -> None:
-    shown = [rows[i] for i in range(min(samples, len(rows)))]
-    if shown:
-        texts = {label: _first_texts(evaluation, len(shown)) for label, evaluation in evaluations.items()}
-        rewards = {label: _first_rewards(evaluation, len(shown)) for label, evaluation in evaluations.items()}
-        references = [row["references"] for row in shown] if shown[0].get("references") else None
-        show(samples_table([row["prompt"] for row in shown], references, texts, rewards, n=len(shown)))
-
-
-def _first_texts(evaluation: Evaluation, rows: int) -> list[str]:
-    return [completion.text for completion in evaluation.completions if completion.sample == 0][:rows]
-
-
-def _first_rewards(evaluation: Evaluation, rows: int) -> list[str]:
-    """Returns the rewards of the first rows, each on a line of its own: `bleu 0.43`."""
-    named = [(name, score.row_scores) for name, score in evaluation.scores.items() if name.startswith("reward/")]
-    return [
-        "\n".join(f"{name.removeprefix('reward/')} {scores[row]:.2f}" for name, scores in named if scores is not None)
-        for row in range(rows)
-    ]

@@ -1,14 +1,13 @@
-"""Selection and comparison of the completions that the report shows."""
+"""Selection and comparison of the completions that the page shows."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..evaluate import Evaluation
 from ..generation import Completion
 from ..rows import Row
-from .findings import is_rewarded
+from .metric_names import is_rewarded
 from .worddiff import Piece, word_diff
 from .wording import prompt_text
 
@@ -16,85 +15,67 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-@dataclass(frozen=True)
-class RewardChange:
-    """
-    The change of a reward from the baseline to a checkpoint.
-
-    Args:
-        reward (`str`):
-            Name of the reward.
-        label (`str`):
-            Label of the checkpoint.
-        by_row (list of `float`):
-            Change of each row; NaN where it is not known.
-    """
+class RewardChange(NamedTuple):
+    """The change of a reward from the baseline to the checkpoint of a label, for each row; NaN if not known."""
 
     reward: str
     label: str
     by_row: list[float]
 
 
-@dataclass(frozen=True)
-class Text:
+def collect_samples(
+    evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", rewarded: Sequence[str], most: int
+) -> dict[str, Any]:
     """
-    A completion of a checkpoint.
+    Returns the variables of the page's section of samples.
+
+    If more than `most` rows have a completion of every checkpoint, half of those shown are the first, a quarter those
+    whose reward rose most and a quarter those whose reward fell most; without rewards all are the first.
 
     Args:
-        label (`str`):
-            Label of the checkpoint.
-        pieces (list of pairs of `str` and `bool`):
-            The text in pieces, with whether a piece is missing in the text it was compared with.
-        rewards (list of triples of `str`, `float` and `float`):
-            Name, value and change of each reward; a change that is not known is 0.
-        length (`int`):
-            Number of tokens.
-        finished (`bool`):
-            Whether it ended with an end token.
+        evaluations, rows, rewarded:
+            As for [`report`].
+        most (`int`):
+            Maximum number of rows.
+
+    Returns:
+        `dict` with `samples` (list of `dict`: `row`, `prompt`, `references`, `changes`, `texts`), `samples_total`
+        (number of rows with completions), `reward_changes` (list of [`RewardChange`]) and `several_completions`
+        (whether a prompt has more than one, of which the first is shown).
     """
-
-    label: str
-    pieces: list[Piece]
-    rewards: list[tuple[str, float, float]]
-    length: int
-    finished: bool
-
-
-@dataclass(frozen=True)
-class Sample:
-    """
-    A prompt with its references and the completion of each checkpoint.
-
-    Args:
-        row (`int`):
-            Index of the row.
-        prompt (`str`):
-            The prompt as text.
-        references (list of `str`):
-            References, maybe none.
-        changes (list of `float`):
-            Changes of the rewards, in the order of [`reward_changes`].
-        texts (list of [`Text`]):
-            Completions, the baseline's first.
-    """
-
-    row: int
-    prompt: str
-    references: list[str]
-    changes: list[float]
-    texts: list[Text]
+    completions = {label: _first_completions(evaluation) for label, evaluation in evaluations.items()}
+    complete = set.intersection(*(set(found) for found in completions.values()))
+    indices = [index for index in range(len(rows)) if index in complete]
+    changes = _reward_changes(evaluations, rewarded)
+    samples = []
+    for index in _selected(indices, changes, most):
+        texts = {label: found[index].text.strip() for label, found in completions.items()}
+        pieces = _compared_pieces(texts)
+        samples.append(
+            {
+                "row": index,
+                "prompt": prompt_text(rows[index]["prompt"]),
+                "references": rows[index].get("references") or [],
+                "changes": [change.by_row[index] for change in changes],
+                "texts": [
+                    (completions[label][index], label, pieces[label], _row_rewards(evaluation, label, index, changes))
+                    for label, evaluation in evaluations.items()
+                ],
+            }
+        )
+    return {
+        "samples": samples,
+        "samples_total": len(indices),
+        "reward_changes": changes,
+        "several_completions": any(c.sample for evaluation in evaluations.values() for c in evaluation.completions),
+    }
 
 
-def reward_changes(evaluations: Mapping[str, Evaluation], rewarded: Sequence[str]) -> list[RewardChange]:
-    """
-    Returns the change of each reward of each checkpoint from the baseline, those trained on first.
+def _first_completions(evaluation: Evaluation) -> dict[int, Completion]:
+    return {completion.row: completion for completion in evaluation.completions if completion.sample == 0}
 
-    Args:
-        evaluations (`dict` of [`Evaluation`]):
-            Evaluations by label; the first is the baseline.
-        rewarded (list of `str`):
-            Names of the rewards trained on.
-    """
+
+def _reward_changes(evaluations: Mapping[str, Evaluation], rewarded: Sequence[str]) -> list[RewardChange]:
     (_, base), *others = evaluations.items()
     names = [name for name in base.scores if name.startswith("reward/")]
     changes = []
@@ -108,79 +89,15 @@ def reward_changes(evaluations: Mapping[str, Evaluation], rewarded: Sequence[str
     return changes
 
 
-def rows_of_all(evaluations: Mapping[str, Evaluation], count: int) -> list[int]:
-    """Returns which of the first `count` rows were completed by every checkpoint."""
-    complete = set.intersection(*(set(_first_completions(evaluation)) for evaluation in evaluations.values()))
-    return [row for row in range(count) if row in complete]
-
-
-def select_rows(rows: Sequence[int], changes: Sequence[RewardChange], most: int) -> list[int]:
-    """
-    Returns the rows to show, in their order.
-
-    If there are more than `most`, half of them are the first, a quarter those whose reward rose most, and a quarter
-    those whose reward fell most; without changes all are the first.
-
-    Args:
-        rows (list of `int`):
-            Rows to choose from.
-        changes (list of [`RewardChange`]):
-            Changes of the rewards, of which the first counts.
-        most (`int`):
-            Maximum number of rows.
-    """
-    if len(rows) <= most or not changes:
-        return list(rows[:most])
+def _selected(indices: list[int], changes: Sequence[RewardChange], most: int) -> list[int]:
+    if len(indices) <= most or not changes:
+        return indices[:most]
     by_row = changes[0].by_row
-    selected = set(rows[: most // 2])
-    rest = [row for row in rows if row not in selected and math.isfinite(by_row[row])]
-    rest.sort(key=lambda row: by_row[row])
+    selected = set(indices[: most // 2])
+    rest = [index for index in indices if index not in selected and math.isfinite(by_row[index])]
+    rest.sort(key=lambda index: by_row[index])
     selected.update(rest[: most // 4], rest[max(0, len(rest) - most // 4) :])
     return sorted(selected)
-
-
-def collect_samples(
-    evaluations: Mapping[str, Evaluation],
-    rows: "Dataset | Sequence[Row]",
-    selected: Sequence[int],
-    changes: Sequence[RewardChange],
-) -> list[Sample]:
-    """
-    Returns the samples of the selected rows, differences from the baseline marked.
-
-    Args:
-        evaluations (`dict` of [`Evaluation`]):
-            Evaluations by label; the first is the baseline.
-        rows (`datasets.Dataset` or list of `dict`):
-            The evaluated rows.
-        selected (list of `int`):
-            Indices of the rows, as [`select_rows`] returns them.
-        changes (list of [`RewardChange`]):
-            Changes of the rewards.
-    """
-    completions = {label: _first_completions(evaluation) for label, evaluation in evaluations.items()}
-    samples = []
-    for index in selected:
-        row = rows[index]
-        pieces = _compared_pieces({label: found[index].text.strip() for label, found in completions.items()})
-        texts = [
-            Text(
-                label,
-                pieces[label],
-                _row_rewards(evaluation, label, index, changes),
-                completions[label][index].length,
-                completions[label][index].finished,
-            )
-            for label, evaluation in evaluations.items()
-        ]
-        references = [str(reference) for reference in row.get("references") or []]
-        values = [change.by_row[index] for change in changes]
-        samples.append(Sample(index, prompt_text(row["prompt"]), references, values, texts))
-    return samples
-
-
-def _first_completions(evaluation: Evaluation) -> dict[int, Completion]:
-    return {completion.row: completion for completion in evaluation.completions if completion.sample == 0}
 
 
 def _compared_pieces(texts: Mapping[str, str]) -> dict[str, list[Piece]]:
@@ -197,6 +114,7 @@ def _compared_pieces(texts: Mapping[str, str]) -> dict[str, list[Piece]]:
 def _row_rewards(
     evaluation: Evaluation, label: str, row: int, changes: Sequence[RewardChange]
 ) -> list[tuple[str, float, float]]:
+    """Returns name, value and change of each reward of a row; a change that is not known is 0."""
     by_reward = {change.reward: change.by_row[row] for change in changes if change.label == label}
     rewards = []
     for name, score in evaluation.scores.items():

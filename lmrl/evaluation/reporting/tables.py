@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..comparison import SIGNIFICANCE_LEVEL, Columns, Compared, compare_all
-from ..encoding import Prompt
+from ..evaluate import Evaluation
+from ..rows import Row
 from ..scores import Score
 from .wording import difference_text, number, p_value, prompt_text, score_text
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from rich.table import Table
 
 
@@ -67,56 +69,40 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     return table
 
 
-def samples_table(
-    prompts: Sequence[Prompt],
-    references: Sequence[Sequence[str]] | None,
-    completions: Mapping[str, Sequence[str]],
-    rewards: Mapping[str, Sequence[float | str | None]] | None = None,
-    n: int = 5,
-) -> "Table":
+def samples_table(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", n: int = 5) -> "Table":
     """
-    Returns a table of the first `n` prompts with a reference and the text of each checkpoint under it.
+    Returns a table of the first `n` prompts, each with a reference, the completions and their rewards.
 
     Args:
-        prompts (list of `str`, or list of lists of messages):
-            The prompts.
-        references (list of lists of `str`, *optional*):
-            References of each prompt, of which the first is shown.
-        completions (`dict` of lists of `str`):
-            One text per prompt, by the label of the checkpoint.
-        rewards (`dict` of lists of `float` or `str`, *optional*):
-            One reward per prompt, by the same labels; a `str` is shown unchanged.
+        evaluations (`dict` of [`Evaluation`]):
+            Evaluations by label; the first completion of each prompt is shown.
+        rows (`datasets.Dataset` or list of `dict`):
+            The evaluated rows.
         n (`int`, *optional*, defaults to `5`):
             Number of prompts.
 
     Returns:
         `rich.table.Table`; [`as_text`] makes it a string.
-
-    Raises:
-        `ValueError`: if a checkpoint has a number of texts other than the number of prompts.
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    for label, texts in completions.items():
-        if len(texts) != len(prompts):
-            raise ValueError(
-                f"`completions` must have {len(prompts)} texts for each checkpoint, got {len(texts)} for {label!r}. "
-                "Pass one text per prompt."
-            )
+    has_rewards = any(name.startswith("reward/") for found in evaluations.values() for name in found.scores)
     table = Table("", "text", box=box.SIMPLE_HEAD)
-    if rewards:
+    if has_rewards:
         table.add_column("reward", justify="right")
-    for row in range(min(n, len(prompts))):
-        lines = [("prompt", prompt_text(prompts[row]), "")]
-        if references is not None:
-            lines.append(("reference", references[row][0], ""))
-        for label, texts in completions.items():
-            reward = rewards[label][row] if rewards and label in rewards else None
-            lines.append((label, texts[row].strip(), _reward_text(reward)))
+    for index in range(min(n, len(rows))):
+        row = rows[index]
+        lines = [("prompt", prompt_text(row["prompt"]), "")]
+        if row.get("references"):
+            lines.append(("reference", row["references"][0], ""))
+        for label, evaluation in evaluations.items():
+            texts = [found.text.strip() for found in evaluation.completions if (found.row, found.sample) == (index, 0)]
+            lines += [(label, text, _rewards_text(evaluation, index)) for text in texts]
         for line in lines:
-            table.add_row(*map(Text, line if rewards else line[:2]), end_section=line is lines[-1])
+            cells = line if has_rewards else line[:2]
+            table.add_row(*map(Text, cells), end_section=line is lines[-1])
     return table
 
 
@@ -163,7 +149,10 @@ def _aligned(text: str) -> str:
     return text if text.endswith("*") or not text else f"{text} "
 
 
-def _reward_text(reward: float | str | None) -> str:
-    if reward is None:
-        return ""
-    return reward if isinstance(reward, str) else number(reward)
+def _rewards_text(evaluation: Evaluation, row: int) -> str:
+    """Returns the rewards of a row, each on a line of its own: `bleu 0.43`."""
+    return "\n".join(
+        f"{name.removeprefix('reward/')} {score.row_scores[row]:.2f}"
+        for name, score in evaluation.scores.items()
+        if name.startswith("reward/") and score.row_scores is not None
+    )

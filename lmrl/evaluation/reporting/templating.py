@@ -7,46 +7,35 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from . import markdown, wording
+from .markdown import code, fenced, plain
+from .wording import difference_text, direction, listed, number, p_value, score_text
 
 TEMPLATES = Path(__file__).parent / "templates"
+_FILTERS: tuple[Callable[..., str], ...] = (
+    *(code, fenced, plain),
+    *(difference_text, direction, listed, number, p_value, score_text),
+)
 
 
-def render(template: str, **context: Any) -> str:
+def render(template: str, **variables: Any) -> str:
     """
-    Returns a template of this package, filled in; what is put into an `.html` template is escaped.
-
-    Args:
-        template (`str`):
-            File name of the template.
-        **context:
-            Variables of the template.
+    Returns a template of this package filled with the variables; what is put into `.html` and `.svg` is escaped.
 
     Raises:
         `jinja2.UndefinedError`: if the template uses a variable that is not given.
     """
-    return _environment().get_template(template).render(context)
+    return _environment().get_template(template).render(variables)
 
 
 @cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(["html"]),
+        autoescape=select_autoescape(["html", "svg"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters: list[Callable[..., str]] = [
-        markdown.code,
-        markdown.fenced,
-        markdown.plain,
-        wording.direction,
-        wording.listed,
-        wording.number,
-        wording.p_value,
-        wording.score_text,
-    ]
-    environment.filters.update({function.__name__: function for function in filters})
+    environment.filters.update({function.__name__: function for function in _FILTERS})
     return environment

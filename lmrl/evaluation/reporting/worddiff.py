@@ -1,4 +1,4 @@
-"""Which words two texts do not share."""
+"""The difference of two texts in words."""
 
 import re
 from difflib import SequenceMatcher
@@ -9,20 +9,16 @@ Piece = tuple[str, bool]
 
 def word_diff(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
     """
-    Returns both texts in pieces, each with whether it is of words that the other text lacks in this place.
+    Returns both texts in pieces, each with whether its words are missing in the other text at this place.
 
-    The pieces of a text, joined, are the text: spaces stay as they are, and lie in a marked piece only between two
-    words of it. Words are what spaces separate; the longest runs in common are matched first, as `difflib` does.
-
-    Args:
-        before (`str`):
-            One text.
-        after (`str`):
-            The other.
+    The pieces of a text, joined, are the text. Words are separated by spaces; the longest common runs are matched
+    first, as `difflib` does.
     """
-    old, new = _words(before), _words(after)
+    old = _words(before)
+    new = _words(after)
     matcher = SequenceMatcher(None, [word.strip() for word in old], [word.strip() for word in new], autojunk=False)
-    kept_old, kept_new = [False] * len(old), [False] * len(new)
+    kept_old = [False] * len(old)
+    kept_new = [False] * len(new)
     for block in matcher.get_matching_blocks():
         for offset in range(block.size):
             kept_old[block.a + offset] = kept_new[block.b + offset] = True
@@ -30,7 +26,7 @@ def word_diff(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
 
 
 def _words(text: str) -> list[str]:
-    """Returns the words, each with the spaces before it, and the spaces at the end on their own."""
+    """Returns the words, each with the spaces before it, and trailing spaces as one more."""
     return re.findall(r"\s*\S+|\s+$", text)
 
 

@@ -12,13 +12,7 @@ def number(value: float, sign: str = "") -> str:
     """
     Returns a number as text: two decimals from 1 on, four below, powers of ten near 0; `n/a` for NaN.
 
-    A number below a millionth is a rounding error, and is written as 0.
-
-    Args:
-        value (`float`):
-            The number.
-        sign (`str`, *optional*, defaults to `""`):
-            `"+"` writes the plus of a positive number.
+    A number below a millionth is a rounding error, and is written as 0. With the sign `"+"` positive numbers have one.
     """
     if not math.isfinite(value):
         return "n/a" if math.isnan(value) else str(value)
@@ -30,19 +24,7 @@ def number(value: float, sign: str = "") -> str:
 
 
 def with_interval(value: float, low: float, high: float, sign: str = "+") -> str:
-    """
-    Returns a value and its interval as text: `+1.23 [+0.56, +1.89]`, the value alone if its interval is not known.
-
-    Args:
-        value (`float`):
-            The value.
-        low (`float`):
-            Lower end.
-        high (`float`):
-            Upper end.
-        sign (`str`, *optional*, defaults to `"+"`):
-            As in [`number`]; `""` for a value that is not a difference.
-    """
+    """Returns a value and its interval as text: `+1.23 [+0.56, +1.89]`; the value alone if the ends are NaN."""
     if math.isnan(low):
         return number(value, sign)
     parts = [value, low, high]

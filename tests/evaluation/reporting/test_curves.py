@@ -1,4 +1,4 @@
-"""The log of a run, found where Trainer leaves it."""
+"""Logs of runs, and the curves that the report shows."""
 
 import json
 
@@ -19,10 +19,10 @@ def test_a_folder_without_a_run_has_an_empty_log(tmp_path):
     assert read_log(tmp_path / "missing") == [] and read_log("some/hub-id") == []
 
 
-def test_the_newest_checkpoint_has_the_log_of_a_run_that_was_cut(tmp_path):
+def test_an_interrupted_run_has_the_log_of_its_newest_checkpoint(tmp_path):
     write(tmp_path / "checkpoint-9", [{"step": 9}])
     write(tmp_path / "checkpoint-10", [{"step": 10}])
-    (tmp_path / "checkpoint-11").mkdir()  # killed while it was saved
+    (tmp_path / "checkpoint-11").mkdir()  # interrupted while it was saved
     write(tmp_path / "checkpoint-best", [{"step": 99}])
     assert read_log(tmp_path) == [{"step": 10}]
     write(tmp_path, [{"step": 12}])
@@ -30,9 +30,9 @@ def test_the_newest_checkpoint_has_the_log_of_a_run_that_was_cut(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[1]"])
-def test_a_file_that_is_no_trainer_state_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_trainer_state_is_refused(tmp_path, text):
     (tmp_path / "trainer_state.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"trainer_state\.json is no trainer state"):
+    with pytest.raises(ValueError, match=r"trainer_state\.json` must be a trainer state with a `log_history`, got"):
         read_log(tmp_path)
 
 
@@ -47,7 +47,7 @@ def test_a_curve_has_the_steps_at_which_a_number_was_logged():
     assert curve(log, "eval_bleu") == [(1.0, 70.0)] and curve(log, "nothing") == []
 
 
-def test_panels_are_of_what_some_run_logged_in_a_fixed_order():
+def test_panels_show_what_any_run_logged_in_a_fixed_order():
     first = [{"step": 1, "entropy": 1.0, "kl_per_sequence": 0.1, "kl": 0.01, "reward": 0.5, "rewards/bleu/mean": 0.5}]
     second = [{"step": 2, "eval_bleu": 70.0, "eval_runtime": 3.0, "eval_samples_per_second": 9.0, "epoch": 0.1}]
     assert panels({"a": first, "b": second}) == {
@@ -59,7 +59,7 @@ def test_panels_are_of_what_some_run_logged_in_a_fixed_order():
     assert panels({}) == panels({"a": []}) == panels({"a": [{"step": 1}]}) == {}
 
 
-def test_components_are_shown_where_there_are_several():
+def test_components_of_the_reward_have_panels_if_there_are_several():
     log = [{"step": 1, "reward": 1.0, "rewards/a/mean": 0.4, "rewards/a/std": 0.1, "rewards/b/mean": 0.6, "kl": 0.2}]
     assert list(panels({"run": log})) == ["Reward", "Reward: a", "Reward: b", "KL to the reference (nats per token)"]
 
@@ -71,7 +71,7 @@ def test_a_long_curve_is_thinned_to_means():
     assert thinned(points[:241])[-1] == (241.0, 241.0)
 
 
-def test_the_way_of_reward_and_kl_has_the_steps_that_logged_both():
+def test_the_trail_of_reward_and_kl_has_the_steps_that_logged_both():
     log = [{"step": 1, "reward": 0.1, "kl_per_sequence": 1.0}, {"step": 2, "reward": 0.2}, {"step": 3, "reward": 0.3}]
     log[2]["kl_per_sequence"] = 3.0
     (chart,) = frontier_charts({}, {"run": log}, [])

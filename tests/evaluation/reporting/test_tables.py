@@ -5,6 +5,8 @@ import math
 import pytest
 
 from lmrl.evaluation import (
+    Completion,
+    Evaluation,
     Score,
     as_text,
     compare_all,
@@ -104,30 +106,40 @@ def test_checkpoints_with_different_numbers_of_rows_are_refused():
         scores_table({"a": scores([1.0]), "b": scores([1.0, 2.0])})
 
 
+def completed(texts, **rewards):
+    scores = {f"reward/{name}": mean_score(f"reward/{name}", "s", values, True) for name, values in rewards.items()}
+    return Evaluation([Completion(row, 0, text, 3, True) for row, text in enumerate(texts)], scores, {})
+
+
 def test_brackets_in_texts_are_not_markup():
     prompts = ["name[The Eagle], food[red]", [{"role": "user", "content": "near[Burger King]"}]]
-    table = samples_table(prompts, [["One [bold]."], ["Two."]], {"sft": [" one", "two"], "rl": ["x [/y]", "z"]})
-    text = as_text(table)
+    references = [["One [bold]."], ["Two."]]
+    rows = [{"prompt": p, "references": r} for p, r in zip(prompts, references, strict=True)]
+    text = as_text(samples_table({"sft": completed([" one", "two"]), "rl": completed(["x [/y]", "z"])}, rows))
     for expected in ("name[The Eagle], food[red]", "user: near[Burger King]", "One [bold].", "x [/y]"):
         assert expected in text
     assert "[sft]" in as_text(scores_table({"[sft]": scores([1.0])}))
 
 
 def test_samples_show_rewards_and_the_first_rows_only():
-    table = samples_table(["p0", "p1"], None, {"sft": ["t0", "t1"]}, {"sft": [0.5, None]}, n=1)
+    rows = [{"prompt": "p0"}, {"prompt": "p1"}]
+    table = samples_table({"sft": completed(["t0", "t1"], bleu=[0.5, 1.0], length=[0.25, 0.0])}, rows, n=1)
     lines = [line.split() for line in as_text(table).splitlines()]
-    assert ["sft", "t0", "0.5000"] in lines and "reward" in lines[0]
+    assert ["sft", "t0", "bleu", "0.50"] in lines and ["length", "0.25"] in lines and "reward" in lines[0]
     assert not any("p1" in line or "reference" in line for line in lines)
-    assert len(as_text(samples_table(["p0"], None, {"sft": ["t0"]}, n=9)).splitlines()) >= 3
+    without_rewards = as_text(samples_table({"sft": completed(["t0"])}, rows[:1], n=9))
+    assert ["sft", "t0"] in [line.split() for line in without_rewards.splitlines()] and "reward" not in without_rewards
 
 
-def test_another_number_of_completions_than_of_prompts_is_refused():
-    with pytest.raises(ValueError, match=r"^`completions` must have 2 texts for each checkpoint, got 1 for 'sft'\."):
-        samples_table(["p0", "p1"], None, {"sft": ["t0"]})
+def test_the_first_completion_of_each_prompt_is_shown():
+    evaluation = completed(["first", "other"])
+    evaluation.completions.insert(1, Completion(0, 1, "second", 3, True))
+    text = as_text(samples_table({"sft": evaluation}, [{"prompt": "p0"}, {"prompt": "p1"}]))
+    assert "first" in text and "other" in text and "second" not in text
 
 
 def test_long_texts_are_wrapped_to_the_width(capsys):
-    table = samples_table(["word " * 100], None, {"sft": ["text " * 100]})
+    table = samples_table({"sft": completed(["text " * 100])}, [{"prompt": "word " * 100}])
     assert max(map(len, as_text(table, width=60).splitlines())) <= 60
     show(table)  # pytest's stdout is no terminal
     out = capsys.readouterr().out

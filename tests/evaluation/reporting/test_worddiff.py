@@ -1,4 +1,4 @@
-"""What is marked is what changed, and nothing of a text is lost."""
+"""Differences of texts in words."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +16,7 @@ def test_changed_words_are_marked_on_both_sides_without_the_spaces_around_them()
     assert new == [("The Eagle is", False), (" ", False), ("an old and", True), (" cheap pub.", False)]
 
 
-def test_a_difference_in_spaces_alone_is_none():
+def test_a_difference_in_spaces_alone_is_not_marked():
     assert word_diff("a b", "a  b\n") == ([("a b", False)], [("a  b", False), ("\n", False)])
 
 
