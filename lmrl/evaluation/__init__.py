@@ -26,7 +26,7 @@ from .preferences import (
     preference_accuracy,
 )
 from .reporting.card import write_card
-from .reporting.charts import histogram, lines, scatter, whiskers
+from .reporting.charts import scatter
 from .reporting.curves import read_log
 from .reporting.findings import Findings, find_warnings
 from .reporting.page import write_page
@@ -60,10 +60,8 @@ __all__ = [
     "expected_calibration_error",
     "find_warnings",
     "generate_completions",
-    "histogram",
     "holm",
     "interval_as_text",
-    "lines",
     "longer_is_chosen",
     "measure_completions",
     "per_prompt",
@@ -79,7 +77,6 @@ __all__ = [
     "scores_table",
     "show",
     "to_json",
-    "whiskers",
     "write_card",
     "write_json",
     "write_page",

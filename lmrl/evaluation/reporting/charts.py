@@ -20,17 +20,9 @@ _UP = (HEIGHT - BOTTOM, TOP)
 
 def lines(series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "step", y_label: str = "") -> str:
     """
-    Returns a line chart; a value that is not finite breaks its line, and a line of few values has dots.
+    Returns a line chart of points by name, from left to right; a line breaks at values that are not finite.
 
-    Args:
-        series (`dict` of lists of pairs of `float`):
-            Points by name, from left to right; an empty list has a colour, too.
-        title (`str`):
-            Heading.
-        x_label (`str`, *optional*, defaults to `"step"`):
-            Name of the horizontal axis.
-        y_label (`str`, *optional*, defaults to `""`):
-            Name of the vertical axis.
+    A line of few points has dots, too. An empty list has a colour, so that a series has the same one in several charts.
     """
     colors = _colors(series)
     x = axis_of((x for points in series.values() for x, _ in points), *_ACROSS, margin=0.02)
@@ -69,8 +61,12 @@ def scatter(
     Args:
         points (`dict` of pairs of `float`):
             Points by label; one that is not finite is left out.
-        title, x_label, y_label (`str`):
-            As for [`lines`].
+        title (`str`):
+            Heading.
+        x_label (`str`):
+            Name of the horizontal axis.
+        y_label (`str`):
+            Name of the vertical axis.
         trails (`dict` of lists of pairs of `float`, *optional*):
             Further points in their order, by name.
     """
@@ -107,15 +103,9 @@ def scatter(
 
 def histogram(values: Mapping[str, Sequence[float]], *, title: str, x_label: str, bins: int = 20) -> str:
     """
-    Returns histograms of several samples over each other, as shares, with a dashed line at each mean.
+    Returns histograms of samples by name, drawn over each other in about `bins` bins, as shares in percent.
 
-    Args:
-        values (`dict` of lists of `float`):
-            Samples by name; values that are not finite are left out.
-        title, x_label (`str`):
-            As for [`lines`].
-        bins (`int`, *optional*, defaults to `20`):
-            Approximate number of bins.
+    Values that are not finite are left out. A dashed line marks each mean.
     """
     samples = {name: [value for value in sample if math.isfinite(value)] for name, sample in values.items()}
     means = {name: math.fsum(sample) / len(sample) if sample else math.nan for name, sample in samples.items()}
@@ -147,11 +137,7 @@ def whiskers(rows: Mapping[str, Mapping[str, tuple[float, float, float]]], *, ti
     """
     Returns a chart of values with their intervals beside a line at 0.
 
-    Args:
-        rows (`dict` of `dict` of triples of `float`):
-            Value, low and high end by name of the series, by name of the row.
-        title, x_label (`str`):
-            As for [`lines`].
+    The rows have triples of value, low and high end by name of the series, by name of the row.
     """
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     colors = _colors(["", *names])  # the first colour is the baseline's
