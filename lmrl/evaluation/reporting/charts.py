@@ -22,7 +22,7 @@ def lines(series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "
     """
     Returns a line chart of points by name, from left to right; a line breaks at values that are not finite.
 
-    A line of few points has dots, too. An empty list has a colour, so that a series has the same one in several charts.
+    A line of few points has dots, too. An empty list takes a colour, so that a run has the same one in all charts.
     """
     colors = _colors(series)
     x = axis_of((x for points in series.values() for x, _ in points), *_ACROSS, margin=0.02)
