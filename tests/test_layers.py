@@ -76,8 +76,7 @@ BUDGETS = {
 # What main does not meet yet. Each number may only go down, and each entry only go.
 BUDGETS_TODAY = {
     "lmrl": 18_400,
-    "lmrl/evaluation": 4_950,
-    "lmrl/evaluation/reporting": 2_350,
+    "lmrl/evaluation": 4_140,
     "lmrl/rewards": 5_300,
     "lmrl/trainers": 3_000,
 }
