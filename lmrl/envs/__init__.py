@@ -1,9 +1,9 @@
-"""The task of the trainers as a Gymnasium environment, for any library that speaks to one."""
+"""A Gymnasium environment with the task of the trainers, for other RL libraries."""
 
 try:
     import gymnasium
 except ImportError as error:
-    raise ImportError("gymnasium is not installed, and lmrl.envs needs it: pip install 'lmrl[envs]'") from error
+    raise ImportError("lmrl.envs needs gymnasium, which is not installed. Run: pip install 'lmrl[envs]'") from error
 
 from .text_generation import TextGeneration
 

@@ -1,4 +1,4 @@
-"""Text generation, a token at a time: the state is what stands there, the action the next token."""
+"""Text generation as a Gymnasium environment: the state is the text so far, an action the next token."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,45 +8,45 @@ import numpy as np
 from gymnasium import spaces
 
 from lmrl.rewards import call_reward, reward_name
+from lmrl.utils import check_at_least, check_in, shorten
 
 Observation = dict[str, np.ndarray]
-_NO_COLUMNS = ("prompt", "completion", "completion_ids")  # TRL gives these by other names
+_NO_COLUMNS = ("prompt", "completion", "completion_ids")  # TRL passes these under other names
 
 
 class TextGeneration(gymnasium.Env[Any, Any]):
     """
-    An environment in which an episode is the completion of a prompt, and the reward what a trainer would give it.
+    An environment whose episodes are completions of prompts, with the rewards of the trainers.
 
     The observation is a `dict` of `tokens` (L,) and `mask` (L,), L = `max_prompt_length` + `max_completion_length`,
-    padded on the left, so that the newest token is always the last: a causal language model reads the logits of the
-    next token there. An action is a token. All rewards but the last of an episode are 0; the last is the weighted sum
-    of the reward functions, called with the text as the trainers decode it: up to the first EOS, without special
-    tokens.
+    padded on the left, so that the newest token is always the last, where a causal language model has the logits of
+    the next token. An action is a token. All rewards but the last of an episode are 0; the last is the weighted sum of
+    the reward functions, called with the text as the trainers decode it: up to the first EOS, without special tokens.
 
-    An episode is `terminated` by EOS, or by its `max_completion_length`-th token. The latter is no truncation to be
-    bootstrapped beyond: as in the trainers, the text that was cut off is what is rewarded, and nothing comes after it.
-    `info["finished"]` tells the two apart. A missing EOS costs what the reward says it costs.
+    An episode is `terminated` by EOS, or by its `max_completion_length`-th token. The latter is no truncation with a
+    value to be bootstrapped: as in the trainers, the reward is that of the text that was cut off. `info["finished"]`
+    distinguishes the two. A missing EOS is penalized only by a reward that does so.
 
     Args:
         rows ([`~datasets.Dataset`] or list of `dict`):
             Rows with a `"prompt"` (text or chat messages) and the columns that the rewards read.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Makes tokens of prompts and texts of completions.
+            Tokenizer of prompts and completions.
         reward_funcs (`Callable` or `list[Callable]`):
-            Functions of `prompts`, `completions` and the columns, as the trainers take them.
+            Functions of `prompts`, `completions` and the columns, as for the trainers.
         max_completion_length (`int`, *optional*, defaults to `64`):
             Tokens of a completion at most.
         max_prompt_length (`int`, *optional*):
             Tokens of a prompt at most; by default those of the longest.
         allowed_tokens (list of `int`, *optional*):
-            Ids that may be chosen: action `i` is the `i`-th of them. By default all tokens are, each by its id.
+            Ids that may be chosen: action `i` is the `i`-th of them. Defaults to all tokens, each by its id.
         reward_weights (list of `float`, *optional*):
-            Weights of the rewards, 1 by default.
+            Weights of the rewards. Defaults to 1 each.
         render_mode (`str`, *optional*):
             `"ansi"`: [`render`] returns the prompt and the text so far.
 
     Raises:
-        ValueError: If there are no rows, a prompt is empty or too long, or an argument cannot be.
+        ValueError: If there are no rows, a prompt is empty or too long, or an argument is out of its range.
 
     Example:
 
@@ -70,17 +70,16 @@ class TextGeneration(gymnasium.Env[Any, Any]):
         render_mode: str | None = None,
     ) -> None:
         self.rows: list[dict[str, Any]] = list(rows)
-        self.tokenizer, self.render_mode = tokenizer, render_mode
+        self.tokenizer = tokenizer
+        self.render_mode = render_mode
         self.rewards = _named(reward_funcs)
         self.reward_weights = [1.0] * len(self.rewards) if reward_weights is None else list(reward_weights)
         if len(self.reward_weights) != len(self.rewards):
-            raise ValueError(f"reward_weights has {len(self.reward_weights)} values for {len(self.rewards)} rewards")
-        if max_completion_length < 1:
-            raise ValueError(f"max_completion_length is {max_completion_length}, but must be at least 1")
-        if render_mode not in (None, "ansi"):
-            raise ValueError(f"render_mode is {render_mode!r}, but must be None or 'ansi'")
+            raise ValueError(f"`reward_weights` must have {len(self.rewards)} values, got {self.reward_weights}.")
+        check_at_least(1, max_completion_length=max_completion_length, max_prompt_length=max_prompt_length)
+        check_in(("ansi",), render_mode=render_mode)
         if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no EOS token, so no completion could end: set tokenizer.eos_token")
+            raise ValueError("`tokenizer` must have an EOS token, got one without. Set its `eos_token`.")
         self.prompt_ids = self._tokenized(max_prompt_length)
         self.max_completion_length = max_completion_length
         self.allowed_tokens = _checked_tokens(allowed_tokens, len(tokenizer))
@@ -98,13 +97,13 @@ class TextGeneration(gymnasium.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """
-        Returns the observation of a prompt and `info` about it, its row and its columns.
+        Starts an episode; returns the observation of a prompt and `info`: its row, prompt and columns.
 
         Args:
             seed (`int`, *optional*):
-                Seed of the order of prompts, of this episode and of those after it.
+                Seed of the order of prompts, for this episode and those after it.
             options (`dict`, *optional*):
-                `{"row": 3}` takes that row; otherwise one is drawn.
+                `{"row": 3}` selects that row; otherwise one is drawn.
 
         Raises:
             ValueError: If there is no such row.
@@ -112,12 +111,13 @@ class TextGeneration(gymnasium.Env[Any, Any]):
         super().reset(seed=seed)
         options = options or {}
         if unknown := set(options) - {"row"}:
-            raise ValueError(f"options has {sorted(unknown)[0]!r}, but may have row only")
+            raise ValueError(f"`options` must have no key but 'row', got {sorted(unknown)[0]!r}.")
         drawn = int(self.np_random.integers(len(self.rows)))
         self.row = int(options.get("row", drawn))
         if not 0 <= self.row < len(self.rows):
-            raise ValueError(f"options has row {self.row}, but rows are 0 to {len(self.rows) - 1}")
-        self.completion_ids, self._over = [], False
+            raise ValueError(f"`row` of `options` must be from 0 to {len(self.rows) - 1}, got {self.row}.")
+        self.completion_ids = []
+        self._over = False
         return self._observation(), {**self._about(), "columns": self._columns()}
 
     def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -129,23 +129,23 @@ class TextGeneration(gymnasium.Env[Any, Any]):
 
         Args:
             action (`int`):
-                The token: an id, or its place in `allowed_tokens`.
+                The token: an id, or its index in `allowed_tokens`.
 
         Raises:
-            ValueError: If there is no such action, the episode is over, or no reward applies to its text.
+            ValueError: If the action is out of range, the episode is over, or no reward applies to its text.
         """
         if self._over:
-            raise ValueError("the episode is over: call reset() before step()")
+            raise ValueError("The episode must not be over. Call reset() before step().")
         if not self.action_space.contains(action):
-            raise ValueError(f"action is {action!r}, but must be an integer from 0 to {len(self.allowed_tokens) - 1}")
+            raise ValueError(f"`action` must be an integer from 0 to {len(self.allowed_tokens) - 1}, got {action!r}.")
         self.completion_ids.append(self.allowed_tokens[int(action)])
         finished = self.completion_ids[-1] == self.tokenizer.eos_token_id
         self._over = finished or len(self.completion_ids) == self.max_completion_length
         if not self._over:
             return self._observation(), 0.0, False, False, self._about()
         reward, rewards = self._reward()
-        told = {"completion": self.completion, "completion_ids": list(self.completion_ids)}
-        info = {**self._about(), **told, "finished": finished, "rewards": rewards}
+        completed = {"completion": self.completion, "completion_ids": list(self.completion_ids)}
+        info = {**self._about(), **completed, "finished": finished, "rewards": rewards}
         return self._observation(), reward, True, False, info
 
     def render(self) -> str | None:
@@ -156,7 +156,7 @@ class TextGeneration(gymnasium.Env[Any, Any]):
 
     @property
     def completion(self) -> str:
-        """The text so far, as the rewards get it."""
+        """The text so far, as it is passed to the rewards."""
         return str(self.tokenizer.decode(self.completion_ids, skip_special_tokens=True))
 
     def _observation(self) -> Observation:
@@ -164,7 +164,8 @@ class TextGeneration(gymnasium.Env[Any, Any]):
         pad = self.tokenizer.pad_token_id
         tokens = np.full(self.length, self.tokenizer.eos_token_id if pad is None else pad, dtype=np.int64)
         mask = np.zeros(self.length, dtype=np.int8)
-        tokens[-len(ids) :], mask[-len(ids) :] = ids, 1
+        tokens[-len(ids) :] = ids
+        mask[-len(ids) :] = 1
         return {"tokens": tokens, "mask": mask}
 
     def _about(self) -> dict[str, Any]:
@@ -174,7 +175,8 @@ class TextGeneration(gymnasium.Env[Any, Any]):
         return {name: value for name, value in self.rows[self.row].items() if name not in _NO_COLUMNS}
 
     def _reward(self) -> tuple[float, dict[str, float | None]]:
-        prompt, text = self.rows[self.row]["prompt"], self.completion
+        prompt = self.rows[self.row]["prompt"]
+        text = self.completion
         inputs = {
             "prompts": [prompt],
             "completions": [text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]],
@@ -185,24 +187,24 @@ class TextGeneration(gymnasium.Env[Any, Any]):
         weighted = zip(self.reward_weights, rewards.values(), strict=True)
         parts = [weight * value for weight, value in weighted if value is not None]
         if not parts or not np.isfinite(parts).all():
-            raise ValueError(
-                f"the rewards of row {self.row} are {rewards}, and an environment must give a number: the completion "
-                f"is {text[:80]!r}. Leave out rows that no reward applies to"
-            )
+            text = shorten(text)
+            raise ValueError(f"The rewards of row {self.row} must have a finite sum, got {rewards} for {text}.")
         return float(sum(parts)), rewards
 
-    def _tokenized(self, most: int | None) -> list[list[int]]:
+    def _tokenized(self, max_prompt_length: int | None) -> list[list[int]]:
         if not self.rows:
-            raise ValueError("rows is empty, but there must be at least one")
-        found = []
+            raise ValueError("`rows` must have at least one row, got none.")
+        tokenized = []
         for number, row in enumerate(self.rows):
             if not row.get("prompt"):
-                raise ValueError(f"row {number} has no prompt: fill it in, or drop the row")
+                raise ValueError(f"`rows` must have prompts, got none in row {number}. Fill it in, or drop the row.")
             ids = self._prompt_ids(row["prompt"])
-            if not ids or (most is not None and len(ids) > most):
-                raise ValueError(f"the prompt of row {number} has {len(ids)} tokens, but must have 1 to {most}")
-            found.append(ids)
-        return found
+            if not ids or len(ids) > (max_prompt_length or len(ids)):
+                raise ValueError(
+                    f"A prompt must have 1 to {max_prompt_length} tokens, got {len(ids)} in row {number}."
+                )
+            tokenized.append(ids)
+        return tokenized
 
     def _prompt_ids(self, prompt: Any) -> list[int]:
         if isinstance(prompt, str):
@@ -217,7 +219,7 @@ def _named(reward_funcs: Callable[..., Any] | Sequence[Callable[..., Any]]) -> M
     given = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
     named = {reward_name(reward): reward for reward in given if callable(reward)}
     if not given or len(named) < len(given):
-        raise ValueError(f"reward_funcs is {reward_funcs!r}, but must be functions, at least one, of different names")
+        raise ValueError(f"`reward_funcs` must be functions of different names, at least one, got {reward_funcs!r}.")
     return named
 
 
@@ -226,6 +228,8 @@ def _checked_tokens(allowed: Sequence[int] | None, vocabulary: int) -> Sequence[
         return range(vocabulary)
     outside = [token for token in allowed if not 0 <= token < vocabulary]
     if outside or len(set(allowed)) < max(len(allowed), 2):
-        wrong = f"the id {outside[0]}, and the vocabulary ends at {vocabulary - 1}" if outside else repr(list(allowed))
-        raise ValueError(f"allowed_tokens has {wrong}: give at least two different ids of the tokenizer")
+        wrong = outside[0] if outside else list(allowed)
+        raise ValueError(
+            f"`allowed_tokens` must be two or more different ids from 0 to {vocabulary - 1}, got {wrong}."
+        )
     return list(map(int, allowed))

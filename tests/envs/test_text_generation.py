@@ -1,4 +1,4 @@
-"""The environment: what the checkers ask, what the trainers do, what a library learns in it."""
+"""The environment: the checkers of Gymnasium, agreement with the trainers, and learning in it."""
 
 import pickle
 import re
@@ -101,7 +101,7 @@ def test_the_reward_gets_what_a_trainer_gives_it(gpt2_path: str, tmp_path: Path)
         assert steps[-1][1] == pytest.approx(rollout["rewards"][place].item(), abs=1e-6)
 
 
-def test_a_chat_is_answered_by_a_message() -> None:
+def test_the_completion_of_a_chat_is_a_message() -> None:
     given: list[Any] = []
 
     def politeness(completions: list[Any], **_: Any) -> list[float]:
@@ -160,40 +160,43 @@ def test_it_runs_in_vectors_and_processes() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"rows": []}, "rows is empty, but there must be at least one"),
-        ({"rows": [{"prompt": "a"}, {"text": "b"}]}, "row 1 has no prompt: fill it in, or drop the row"),
-        ({"max_prompt_length": 1}, "the prompt of row 0 has 2 tokens, but must have 1 to 1"),
-        ({"max_completion_length": 0}, "max_completion_length is 0, but must be at least 1"),
-        ({"allowed_tokens": [1, 64]}, "allowed_tokens has the id 64, and the vocabulary ends at 63"),
-        ({"allowed_tokens": [5]}, "allowed_tokens has [5]: give at least two different ids"),
-        ({"reward": []}, "reward_funcs is [], but must be functions, at least one"),
+        ({"rows": []}, "`rows` must have at least one row, got none"),
+        (
+            {"rows": [{"prompt": "a"}, {"text": "b"}]},
+            "`rows` must have prompts, got none in row 1. Fill it in",
+        ),
+        ({"max_prompt_length": 1}, "A prompt must have 1 to 1 tokens, got 2 in row 0"),
+        ({"max_completion_length": 0}, "`max_completion_length` must be at least 1, got 0"),
+        ({"allowed_tokens": [1, 64]}, "`allowed_tokens` must be two or more different ids from 0 to 63, got 64"),
+        ({"allowed_tokens": [5]}, "`allowed_tokens` must be two or more different ids from 0 to 63, got [5]"),
+        ({"reward": []}, "`reward_funcs` must be functions of different names, at least one, got []"),
         ({"reward": [BLEU(), BLEU()]}, "of different names"),
-        ({"reward_weights": [1.0, 2.0]}, "reward_weights has 2 values for 1 rewards"),
-        ({"render_mode": "human"}, "render_mode is 'human', but must be None or 'ansi'"),
+        ({"reward_weights": [1.0, 2.0]}, "`reward_weights` must have 1 values, got [1.0, 2.0]"),
+        ({"render_mode": "human"}, "`render_mode` must be one of ansi, got 'human'"),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(options: dict[str, Any], sentence: str) -> None:
+def test_arguments_out_of_range_are_refused_at_construction(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)):
         make(**options)
 
 
-def test_what_cannot_be_done_is_one_sentence() -> None:
+def test_calls_out_of_order_or_range_are_refused() -> None:
     env = make(reward=lambda completions, **_: [None])
-    with pytest.raises(ValueError, match=r"call reset\(\) before step\(\)"):
+    with pytest.raises(ValueError, match=r"Call reset\(\) before step\(\)"):
         env.step(5)
-    with pytest.raises(ValueError, match="options has row 3, but rows are 0 to 2"):
+    with pytest.raises(ValueError, match="`row` of `options` must be from 0 to 2, got 3"):
         env.reset(options={"row": 3})
     env.reset()
-    with pytest.raises(ValueError, match="action is 64, but must be an integer from 0 to 63"):
+    with pytest.raises(ValueError, match="`action` must be an integer from 0 to 63, got 64"):
         env.step(64)
-    with pytest.raises(ValueError, match=r"the rewards of row 1 are .*None.*, and an environment must give a number"):
+    with pytest.raises(ValueError, match=r"The rewards of row 1 must have a finite sum, got .*None"):
         write(env, "a <eos>", row=1)
 
 
 def test_without_gymnasium_there_is_one_sentence() -> None:
     code = "import sys; sys.modules['gymnasium'] = None; import lmrl.envs"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    sentence = "ImportError: gymnasium is not installed, and lmrl.envs needs it: pip install 'lmrl[envs]'"
+    sentence = "ImportError: lmrl.envs needs gymnasium, which is not installed. Run: pip install 'lmrl[envs]'"
     assert done.stderr.splitlines()[-1] == sentence
 
 
@@ -215,7 +218,7 @@ def chance(env: TextGeneration, row: int) -> float:
     return total
 
 
-def test_ppo_of_stable_baselines_learns_what_each_prompt_asks_for() -> None:
+def test_ppo_of_stable_baselines_learns_a_text_for_each_prompt() -> None:
     rows = [
         {"prompt": "x", "references": ["a b c"]},
         {"prompt": "y", "references": ["c a"]},
