@@ -1,8 +1,10 @@
-"""Rewards that read text: objects called as `reward(prompts=..., completions=..., **columns)`.
+"""Rewards of text: objects called as `reward(prompts=..., completions=..., **columns)`.
 
-They plug unchanged into any TRL trainer, and evaluation reports the same objects as metrics. Nothing heavy is imported
-before the reward that needs it is made.
+They are entries of `reward_funcs` of any TRL trainer, and metrics of evaluation. A library is imported only when a
+reward that needs it is made. To add a reward: write its class in a module, import it here, and give it a row here.
 """
+
+import functools
 
 from .algebra import Combined, Product, Reward, Scaled, Weighted
 from .base import call_reward, completion_text, reward_name
@@ -19,15 +21,55 @@ from .meteor import METEOR
 from .nist import NIST
 from .normalize import Normalized
 from .references import ReferenceReward
-from .retried import Retried
 from .reward_model import RewardModel
 from .rouge import Rouge
 from .similarity import EditSimilarity, ExactMatch, TokenF1
-from .slow import Cached, InWorkers
+from .slow import Cached, InWorkers, Retried
 from .specs import REWARDS, make_reward, make_rewards
 from .ter import TER
 from .text import DistinctN, Length, LengthPenalty
 from .transform import Clipped, Gate, Minimum, Threshold
+
+REWARDS.update(
+    {
+        "bleu": BLEU,
+        "chrf": ChrF,
+        "rouge1": functools.partial(Rouge, "rouge1"),
+        "rouge2": functools.partial(Rouge, "rouge2"),
+        "rougeL": functools.partial(Rouge, "rougeL"),
+        "rougeLsum": functools.partial(Rouge, "rougeLsum"),
+        "exact_match": ExactMatch,
+        "gleu": GLEU,
+        "ter": TER,
+        "meteor": METEOR,
+        "cider": CIDErD,
+        "nist": NIST,
+        "bertscore": BERTScore,
+        "evaluate": EvaluateMetric,
+        "token_f1": TokenF1,
+        "edit_similarity": EditSimilarity,
+        "length": Length,
+        "length_penalty": LengthPenalty,
+        "distinct_n": DistinctN,
+        "format": Format,
+        "keywords": Keywords,
+        "slot_coverage": SlotCoverage,
+        "classifier": Classifier,
+        "reward_model": RewardModel,
+        "fluency": Fluency,
+        "cached": Cached,
+        "in_workers": InWorkers,
+        "retried": Retried,
+        "weighted": Weighted,
+        "product": Product,
+        "minimum": Minimum,
+        "gate": Gate,
+        "threshold": Threshold,
+        "clipped": Clipped,
+        "scaled": Scaled,
+        "normalized": Normalized,
+    }
+)
 
 __all__ = [
     "BLEU",

@@ -1,68 +1,68 @@
-"""Rewards that are slow, remote or prone to hang: scored once, or in processes that can be killed."""
+"""Rewards that are slow, remote or prone to hang: cached, retried, or run in processes that can be killed."""
 
 import hashlib
 import inspect
 import json
 import math
 import pickle
+import time
 import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from lmrl.utils import check_at_least, check_in
+
 from .algebra import Reward
-from .base import call_reward, reward_name
+from .base import Prompts, Scores, call_reward, check_finite, range_of, reward_name, signature_of
 from .workers import Failure, Pool
 
 _OF_THE_TRAINER = ("trainer_state", "log_extra", "log_metric")
 
 
+@dataclass(eq=False, repr=False)
 class Wrapped(Reward):
     """
-    Base of the rewards that change how another one is called, not what it gives.
+    Base of the rewards that change how another one is called, not its values.
 
-    Name, range, columns and signature are those of the reward. It is passed what belongs to rows, and nothing of the
-    trainer's (`trainer_state`, `log_extra`, `log_metric`), whose values are not those of a row.
+    Name, range, columns and signature are those of the reward. Its arguments are those that belong to rows, and not
+    the trainer's (`trainer_state`, `log_extra`, `log_metric`), whose values are not those of a row.
 
     Args:
         reward (`Callable`):
             Any callable that TRL takes as a reward function, `async` ones included.
 
     Raises:
-        ValueError: if it is none, one that needs something of the trainer's, or one with a state to be saved, which
-            would depend on what it was not asked.
+        ValueError: If it cannot be called, needs an argument of the trainer's, or has a state to be saved, which would
+            depend on the rows that it is not called with.
     """
 
-    def __init__(self, reward: Callable[..., Any]):
-        if not callable(reward):
-            raise ValueError(f"`reward` must be a reward, something to be called, got {reward!r}.")
-        columns = _columns_of(reward)
-        if needed := [name for name in _OF_THE_TRAINER if name in columns]:
-            raise ValueError(
-                f"{type(self).__name__} passes a reward its rows alone, and {reward_name(reward)!r} needs {needed}. "
-                "Use it as it is."
-            )
-        if getattr(reward, "state_dict", dict)():
-            raise ValueError(
-                f"{reward_name(reward)!r} has a state that every row it scores should change, and "
-                f"{type(self).__name__} would keep rows from it. Wrap the rewards it is made of instead."
-            )
-        super().__init__(reward_name(reward), columns, getattr(reward, "range", (-math.inf, math.inf)))
-        self.reward = reward
+    reward: Callable[..., Any]
 
-    @property
-    def signature(self) -> str:
-        """That of the reward."""
-        return str(getattr(self.reward, "signature", self.__name__))
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        if not callable(self.reward):
+            raise ValueError(f"`reward` must be callable, got {self.reward!r}.")
+        name = reward_name(self.reward)
+        columns = _columns_of(self.reward)
+        if needed := [column for column in _OF_THE_TRAINER if column in columns]:
+            raise ValueError(f"The reward of `{kind}` must need rows alone, got {name!r} with {needed}.")
+        if getattr(self.reward, "state_dict", dict)():
+            raise ValueError(
+                f"The reward of `{kind}` must have no state, got {name!r}, which has one. Wrap the "
+                "rewards it is made of instead."
+            )
+        super().__init__(name, columns, range_of(self.reward), signature_of(self.reward))
 
     def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
-        """Returns whether the reward runs on a policy's base from now on."""
+        """Returns whether the reward runs on a policy's base model from now on."""
         use_base_model = getattr(self.reward, "use_base_model", None)
         return use_base_model is not None and bool(use_base_model(make_backbone))
 
     def _inputs(self, completions: Sequence[Any], prompts: Sequence[Any] | None, columns: Any) -> dict[str, Any]:
-        """Returns what the reward is passed: `completions`, and all else that has one value per completion."""
+        """Returns the arguments of the reward: `completions`, and all others with one value per completion."""
         rows = self._checked(columns, len(completions))
         if not _reads_its_columns_alone(self.reward):
             rows = {name: value for name, value in columns.items() if _is_per_row(value, len(completions))}
@@ -101,39 +101,38 @@ def _digest(inputs: Mapping[str, Any], row: int) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
+@dataclass(eq=False, repr=False)
 class Cached(Wrapped):
     """
-    Returns what another reward gives, which is asked once for each distinct row.
+    Returns the values of another reward, which scores each distinct row once.
 
     Rows are the same if their prompt, completion and columns are: those that the reward states it reads, or all for a
-    function that does not. They are compared by a hash of their JSON, of their pickle where a value has none. All rows
-    that are not known go to the reward in one call, without repetitions. `None` is remembered too. Only for rewards
+    function that states none. They are compared by a hash of their JSON, of their pickle where a value has none. All
+    rows that are not cached go to the reward in one call, without repetitions. `None` is cached too. Only for rewards
     that give the same number every time; the cache is neither pickled nor shared between processes. Of a sum wrap the
-    parts: nothing of the trainer's is passed on, so that a sum inside does not log them.
+    parts: no arguments of the trainer are passed on, so that a sum inside does not log them.
 
     Args:
         reward (`Callable`):
             Any callable that TRL takes as a reward function, `async` ones included.
         size (`int`, *optional*, defaults to `65536`):
-            Rows to remember, at least 1: those used last.
+            Rows in the cache, at least 1: those used last.
 
     Raises:
-        ValueError: if `reward` cannot be wrapped, or for a `size` less than 1.
+        ValueError: If `reward` cannot be wrapped, or for a `size` less than 1.
     """
 
-    def __init__(self, reward: Callable[..., Any], size: int = 65536):
-        super().__init__(reward)
-        if size < 1:
-            raise ValueError(f"`size` must be at least 1, got {size}.")
-        self.size = size
+    size: int = 65536
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, size=self.size)
         self._known: OrderedDict[bytes, float | None] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_known": OrderedDict()}
 
-    def __call__(
-        self, *, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **columns: Any
-    ) -> list[float | None]:
+    def __call__(self, *, completions: Sequence[Any], prompts: Prompts = None, **columns: Any) -> Scores:
         inputs = self._inputs(completions, prompts, columns)
         keys = [_digest(inputs, row) for row in range(len(completions))]
         missing = {key: row for row, key in enumerate(keys) if key not in self._known}
@@ -148,17 +147,71 @@ class Cached(Wrapped):
         return rewards
 
 
+@dataclass(eq=False, repr=False)
+class Retried(Wrapped):
+    """
+    Returns the values of another reward, which is called again when it raises.
+
+    For a scorer on another machine that is sometimes unreachable. It runs in this process: one that may hang belongs
+    into [`InWorkers`], which has a timeout and `retries` of its own.
+
+    Args:
+        reward (`Callable`):
+            Any callable that TRL takes as a reward function, `async` ones included.
+        retries (`int`, *optional*, defaults to `2`):
+            Further attempts, at least 1. The last failure is raised.
+        wait (`float`, *optional*, defaults to `1.0`):
+            Seconds before the second attempt, at least 0, twice as many before each further one.
+
+    Raises:
+        ValueError: If `reward` cannot be wrapped, or for an argument out of its range.
+
+    Example:
+
+    ```python
+    >>> Retried(Length(4), retries=3)(completions=["one two"])
+    [0.5]
+    ```
+    """
+
+    retries: int = 2
+    wait: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, retries=self.retries)
+        check_at_least(0, wait=self.wait)
+        check_finite(wait=self.wait)
+
+    def __call__(self, *, completions: Sequence[Any], prompts: Prompts = None, **columns: Any) -> Scores:
+        inputs = self._inputs(completions, prompts, columns)
+        for attempt in range(self.retries):
+            try:
+                return call_reward(self.reward, **inputs)
+            except Exception as error:
+                pause = self.wait * 2**attempt
+                warnings.warn(
+                    f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. Attempt "
+                    f"{attempt + 2} of {self.retries + 1} follows in {pause:g} s.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                time.sleep(pause)
+        return call_reward(self.reward, **inputs)
+
+
+@dataclass(eq=False, repr=False)
 class InWorkers(Wrapped):
     """
-    Returns what another reward gives, computed in processes of its own, several at a time.
+    Returns the values of another reward, computed in processes of its own, several at a time.
 
     For a scorer that computes long, waits for another machine or may hang. A batch is cut into chunks, each scored in
-    one call of the reward. A chunk that takes too long costs its worker its life, with all that it started; a worker
-    that dies is replaced. Workers start with the first call, live until the reward is deleted or the program ends, and
-    end with it even when it is killed. Each has a copy of the reward: a model is loaded `workers` times. Python starts
-    a worker by importing the training script, which must therefore keep what it runs under
-    `if __name__ == "__main__":`. Of a sum wrap the parts: nothing of the trainer's is passed on, so that a sum inside
-    does not log them.
+    one call of the reward. A chunk that exceeds the timeout is killed together with its worker and all that the worker
+    started; a worker that dies is replaced. Workers start with the first call, live until the reward is deleted or the
+    program ends, and end with it even when it is killed. Each has a copy of the reward: a model is loaded `workers`
+    times. Python starts a worker by importing the training script, which must therefore run under
+    `if __name__ == "__main__":`. Of a sum wrap the parts: no arguments of the trainer are passed on, so that a sum
+    inside does not log them.
 
     Args:
         reward (`Callable`):
@@ -167,12 +220,11 @@ class InWorkers(Wrapped):
         workers (`int`, *optional*, defaults to `4`):
             Processes, at least 1.
         timeout (`float`, *optional*):
-            Seconds that a chunk may take, more than 0. The start of a worker is not counted. Without it a worker that
-            hangs is waited for.
+            Seconds that a chunk may take, more than 0. The start of a worker is not counted. `None` is no limit.
         retries (`int`, *optional*, defaults to `0`):
             Further attempts at a chunk that failed: that raised, took too long or whose worker died.
         on_failure (`str`, *optional*, defaults to `"raise"`):
-            What a chunk gives whose attempts all failed: `"raise"` an error; `"none"` `None` for its rows, which then
+            Result of a chunk whose attempts all failed: `"raise"` an error; `"none"` `None` for its rows, which then
             do not count, with a warning.
         chunk_size (`int`, *optional*):
             Rows of a chunk, at least 1: the fewer, the fewer are lost with one that fails. Defaults to the rows of a
@@ -182,34 +234,23 @@ class InWorkers(Wrapped):
         failed_rows (`int`): the rows that got `None` because their chunk failed.
 
     Raises:
-        ValueError: if `reward` cannot be wrapped or pickled, or for an argument out of its range.
-
-    The call raises `RuntimeError` for a chunk that failed, with the name of the reward, the rows and the reason.
+        ValueError: If `reward` cannot be wrapped or pickled, or for an argument out of its range.
+        RuntimeError: When called, for a chunk that failed, with the name of the reward, the rows and the reason.
     """
 
-    def __init__(
-        self,
-        reward: Callable[..., Any],
-        workers: int = 4,
-        timeout: float | None = None,
-        retries: int = 0,
-        on_failure: str = "raise",
-        chunk_size: int | None = None,
-    ):
-        super().__init__(reward)
-        if workers < 1 or (chunk_size is not None and chunk_size < 1):
-            raise ValueError(f"`workers` and `chunk_size` must be at least 1, got {workers} and {chunk_size}.")
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"`timeout` is in seconds and must be more than 0, or None, got {timeout}.")
-        if retries < 0:
-            raise ValueError(f"`retries` must be at least 0, got {retries}.")
-        if on_failure not in ("raise", "none"):
-            raise ValueError(f"`on_failure` must be 'raise' or 'none', got {on_failure!r}.")
-        self.workers = workers
-        self.timeout = timeout
-        self.retries = retries
-        self.on_failure = on_failure
-        self.chunk_size = chunk_size
+    workers: int = 4
+    timeout: float | None = None
+    retries: int = 0
+    on_failure: str = "raise"
+    chunk_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, workers=self.workers, chunk_size=self.chunk_size)
+        check_at_least(0, retries=self.retries)
+        check_in(("raise", "none"), on_failure=self.on_failure)
+        if self.timeout is not None and not self.timeout > 0:
+            raise ValueError(f"`timeout` must be more than 0 seconds, got {self.timeout}.")
         self.failed_rows = 0
         self._make_pool()
 
@@ -218,8 +259,8 @@ class InWorkers(Wrapped):
             self._pool = Pool(self.reward, self.__name__, self.workers, self.timeout, self.retries)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"The reward {self.__name__!r} cannot be sent to a worker process: {error}. Make it a function or a "
-                "class at the top of a module."
+                f"`reward` must be picklable, got {self.__name__!r} ({error}). Make it a function or a class at the "
+                "top of a module."
             ) from error
         weakref.finalize(self, self._pool.close)
 
@@ -231,22 +272,20 @@ class InWorkers(Wrapped):
         self._make_pool()
 
     def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
-        """Returns that it runs on no policy's base: workers have a memory of their own."""
+        """Returns `False`: workers have a memory of their own."""
         return False
 
-    def __call__(
-        self, *, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **columns: Any
-    ) -> list[float | None]:
+    def __call__(self, *, completions: Sequence[Any], prompts: Prompts = None, **columns: Any) -> Scores:
         inputs = self._inputs(completions, prompts, columns)
         size = self.chunk_size or max(math.ceil(len(completions) / self.workers), 1)
         chunks = [range(first, min(first + size, len(completions))) for first in range(0, len(completions), size)]
-        answers = self._pool.score([_rows(inputs, chunk) for chunk in chunks])
-        rewards: list[float | None] = []
-        for chunk, answer in zip(chunks, answers, strict=True):
-            rewards += self._failed(chunk, answer) if isinstance(answer, Failure) else answer
+        results = self._pool.score([_rows(inputs, chunk) for chunk in chunks])
+        rewards: Scores = []
+        for chunk, result in zip(chunks, results, strict=True):
+            rewards += self._failed(chunk, result) if isinstance(result, Failure) else result
         return rewards
 
-    def _failed(self, chunk: range, failure: Failure) -> list[float | None]:
+    def _failed(self, chunk: range, failure: Failure) -> Scores:
         rows = f"row {chunk[0]}" if len(chunk) == 1 else f"rows {chunk[0]} to {chunk[-1]}"
         attempts = f" (attempts: {self.retries + 1})" if self.retries else ""
         error = failure.error(f"The reward {self.__name__!r} failed on {rows} of the batch{attempts}")

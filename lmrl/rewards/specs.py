@@ -1,79 +1,18 @@
-"""Rewards from their names in a configuration file or on a command line."""
+"""Rewards from their names in a configuration file or on the command line."""
 
-import difflib
-import functools
-import importlib
-import importlib.util
 import inspect
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from .algebra import Product, Scaled, Weighted
-from .bertscore import BERTScore
-from .bleu import BLEU
-from .chrf import ChrF
-from .cider import CIDErD
-from .classifier import Classifier
-from .content import Format, Keywords, SlotCoverage
-from .fluency import Fluency
-from .gleu import GLEU
-from .hub import EvaluateMetric
-from .meteor import METEOR
-from .nist import NIST
-from .normalize import Normalized
-from .retried import Retried
-from .reward_model import RewardModel
-from .rouge import Rouge
-from .similarity import EditSimilarity, ExactMatch, TokenF1
-from .slow import Cached, InWorkers
-from .ter import TER
-from .text import DistinctN, Length, LengthPenalty
-from .transform import Clipped, Gate, Minimum, Threshold
+from lmrl.utils import did_you_mean
 
-REWARDS: dict[str, Callable[..., Any]] = {
-    "bleu": BLEU,
-    "chrf": ChrF,
-    "rouge1": functools.partial(Rouge, "rouge1"),
-    "rouge2": functools.partial(Rouge, "rouge2"),
-    "rougeL": functools.partial(Rouge, "rougeL"),
-    "rougeLsum": functools.partial(Rouge, "rougeLsum"),
-    "exact_match": ExactMatch,
-    "gleu": GLEU,
-    "ter": TER,
-    "meteor": METEOR,
-    "cider": CIDErD,
-    "nist": NIST,
-    "bertscore": BERTScore,
-    "evaluate": EvaluateMetric,
-    "token_f1": TokenF1,
-    "edit_similarity": EditSimilarity,
-    "length": Length,
-    "length_penalty": LengthPenalty,
-    "distinct_n": DistinctN,
-    "format": Format,
-    "keywords": Keywords,
-    "slot_coverage": SlotCoverage,
-    "classifier": Classifier,
-    "reward_model": RewardModel,
-    "fluency": Fluency,
-    "cached": Cached,
-    "in_workers": InWorkers,
-    "retried": Retried,
-    "weighted": Weighted,
-    "product": Product,
-    "minimum": Minimum,
-    "gate": Gate,
-    "threshold": Threshold,
-    "clipped": Clipped,
-    "scaled": Scaled,
-    "normalized": Normalized,
-}
+from .loading import load_attribute
 
-_WITHOUT_KEY = ("weighted", "product", "minimum")  # what follows the name are their `rewards`
+REWARDS: dict[str, Callable[..., Any]] = {}
+"""The reward classes by name: filled in `lmrl/rewards/__init__.py`, a row for each."""
+
+_WITHOUT_KEY = ("weighted", "product", "minimum")  # their arguments are `rewards` alone, without the key
 _TERM = {"reward", "weight"}
 
 
@@ -96,7 +35,7 @@ def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
         `Callable`: a reward to be put into `reward_funcs`.
 
     Raises:
-        ValueError: for an unknown name or argument, a missing argument, or a file, module or attribute not found.
+        ValueError: For an unknown name or argument, a missing argument, or a file, module or attribute not found.
 
     Example:
 
@@ -110,23 +49,22 @@ def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
         return _constructed(name, REWARDS[name], _made_of_rewards(name, arguments))
     if ":" in name:
         return _own_reward(name, arguments)
-    close = difflib.get_close_matches(name, REWARDS, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, REWARDS, cutoff=0.5)
     raise ValueError(
-        f"Unknown reward {name!r}.{hint} Known are {', '.join(REWARDS)}. Name your own as path/to/file.py:function or "
-        "package.module:attribute."
+        f"A reward must be one of {', '.join(REWARDS)}, got {name!r}.{hint} Name your own as path/to/file.py:function "
+        "or package.module:attribute."
     )
 
 
 def make_rewards(specs: Iterable[str | Mapping[str, Any]]) -> list[Callable[..., Any]]:
     """Returns [`make_reward`] of each."""
     if isinstance(specs, (str, Mapping)) or not isinstance(specs, Iterable):
-        raise ValueError(f"Expected a list of rewards, got {specs!r}. Put it into a list, or use `make_reward`.")
+        raise ValueError(f"The rewards must be a list, got {specs!r}. Put it into a list, or use `make_reward`.")
     return [make_reward(spec) for spec in specs]
 
 
 def _made_of_rewards(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments with rewards in place of those that name them."""
+    """Returns the arguments with the rewards that they name."""
     made: dict[str, Any] = {key: make_reward(value) for key, value in arguments.items() if key in ("reward", "when")}
     if "rewards" in arguments:
         made["rewards"] = (_weighted if name == "weighted" else make_rewards)(arguments["rewards"])
@@ -140,8 +78,8 @@ def _weighted(terms: Any) -> list[tuple[Callable[..., Any], float]]:
         pairs = [(term["reward"], term["weight"]) for term in terms]
     if not pairs or any(isinstance(weight, bool) or not isinstance(weight, (int, float)) for _, weight in pairs):
         raise ValueError(
-            "`weighted` is a mapping of names to weights, {bleu: 0.7, rougeL: 0.3}, or, for rewards with arguments, a "
-            f"list of {{reward: ..., weight: ...}}, got {terms!r}."
+            "`weighted` must be a mapping of names to weights, {bleu: 0.7, rougeL: 0.3}, or, for rewards with "
+            f"arguments, a list of {{reward: ..., weight: ...}}, got {terms!r}."
         )
     return [(make_reward(spec), weight) for spec, weight in pairs]
 
@@ -153,27 +91,29 @@ def _name_and_arguments(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, A
             spec = json.loads(spec)
         except json.JSONDecodeError as error:
             example = json.dumps({"length": {"target": 20}})
-            raise ValueError(f"Not JSON: {given!r} ({error}). Write it as in {example}.") from error
+            raise ValueError(
+                f"A reward in braces must be JSON, got {given!r} ({error}). Example: {example}"
+            ) from error
     if isinstance(spec, str):
         return spec.strip(), {}
     if not isinstance(spec, Mapping) or len(spec) != 1:
-        raise ValueError(f"A reward is a name or a mapping of one name to its arguments, got {given!r}.")
+        raise ValueError(f"A reward must be a name or a mapping of one name to its arguments, got {given!r}.")
     ((name, arguments),) = spec.items()
     if name in _WITHOUT_KEY and not (isinstance(arguments, Mapping) and "rewards" in arguments):
         arguments = {"rewards": arguments}
     if not isinstance(name, str) or not isinstance(arguments, Mapping | None):
-        raise ValueError(f"The arguments of a reward are a mapping of names to values, got {given!r}.")
+        raise ValueError(f"The arguments of a reward must be a mapping of names to values, got {given!r}.")
     return name, dict(arguments or {})
 
 
 def _own_reward(name: str, arguments: dict[str, Any]) -> Callable[..., Any]:
-    own = _attribute(name)
+    own = load_attribute(name)
     if inspect.isclass(own):
         own = _constructed(name, own, arguments)
     elif arguments:
-        raise ValueError(f"{name!r} is no class and takes no arguments, got {arguments}. Bind them in its module.")
+        raise ValueError(f"`{name}` must be a class to have arguments, got {arguments}. Bind them in its module.")
     if not callable(own):
-        raise ValueError(f"{name!r} cannot be called: it is of type {type(own).__name__}. Name a function or a class.")
+        raise ValueError(f"`{name}` must be callable, got a {type(own).__name__}. Name a function or a class.")
     reward: Callable[..., Any] = own
     return reward
 
@@ -183,54 +123,16 @@ def _constructed(name: str, constructor: Callable[..., Any], arguments: dict[str
     accepted = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     unknown = arguments.keys() - accepted.keys()
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        raise ValueError(f"The reward {name!r} has no argument {sorted(unknown)}. It accepts {list(accepted)}.")
+        raise ValueError(f"The arguments of {name!r} must be among {list(accepted)}, got {sorted(unknown)}.")
     missing = [key for key, p in accepted.items() if p.default is p.empty and key not in arguments]
     if missing:
-        raise ValueError(f"The reward {name!r} needs {missing}: write {{{name!r}: {{{missing[0]!r}: ...}}}}.")
+        raise ValueError(f"The reward {name!r} needs {missing}. Write {{{name!r}: {{{missing[0]!r}: ...}}}}.")
     try:
         reward: Callable[..., Any] = constructor(**arguments)
-    except (ValueError, OSError, ImportError):  # sentences
+    except (ValueError, OSError, ImportError):  # messages for users
         raise
     except Exception as error:
         raise ValueError(
-            f"The reward {name!r} cannot be made with {arguments}: {type(error).__name__}: {error}."
+            f"The arguments of {name!r} must be valid, got {arguments} ({type(error).__name__}: {error})."
         ) from error
     return reward
-
-
-def _attribute(name: str) -> Any:
-    where, _, attribute = name.rpartition(":")
-    module = _module_of_file(Path(where)) if where.endswith(".py") else _module_of_name(where)
-    if not hasattr(module, attribute):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"{where} has no {attribute!r} (in {name!r}). Callables there: {public}.")
-    return getattr(module, attribute)
-
-
-def _module_of_name(where: str) -> ModuleType:
-    try:
-        return importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"No module {where!r} to take a reward from ({error}). Is it installed?") from error
-
-
-def _module_of_file(path: Path) -> ModuleType:
-    path = path.expanduser().resolve()
-    name = f"rewards_of_{path}".replace(".", "_")  # a dot would make it a part of a package
-    if name in sys.modules:  # two rewards of one file share its module
-        return sys.modules[name]
-    if not path.is_file():
-        raise ValueError(f"No file {path} to take a reward from.")
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} cannot be loaded as Python.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: dataclasses and pickle look a class up by its module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if isinstance(error, Exception):
-            raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}. Mend it.") from error
-        raise
-    return module

@@ -1,4 +1,4 @@
-"""Processes that score: started anew, so that threads and CUDA do no harm, and killed when they take too long."""
+"""Worker processes that score: spawned, so that threads and CUDA do no harm, and killed when they take too long."""
 
 import contextlib
 import multiprocessing
@@ -13,28 +13,29 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from .base import call_reward
+from .base import Scores, call_reward
+from .loading import FILE_PREFIX, module_of_file
 
 _SPAWN = multiprocessing.get_context("spawn")
 
 
 class Failure(NamedTuple):
-    """Why a worker gave no rewards, and its traceback if it lived to tell."""
+    """The reason why a worker returned no rewards, with its traceback, if it raised."""
 
     reason: str
     trace: str = ""
 
     def error(self, message: str) -> RuntimeError:
-        """Returns what is to be raised, with the traceback as a note."""
+        """Returns the error to raise, with the traceback as a note."""
         error = RuntimeError(f"{message}: {self.reason}.")
         if self.trace:
             error.add_note(f"In the worker process:\n{self.trace}")
         return error
 
 
-Answer = list[float | None] | Failure
+Result: TypeAlias = Scores | Failure
 
 
 def _failure(error: BaseException) -> Failure:
@@ -53,10 +54,8 @@ def _work(connection: Connection, files: list[str], pickled: bytes) -> None:
     os.setsid()  # a group of its own: killed with all that the scorer started, and out of reach of Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        from .specs import _module_of_file
-
         for file in files:
-            _module_of_file(Path(file))
+            module_of_file(Path(file))
         reward = pickle.loads(pickled)
     except Exception as error:
         connection.send(_failure(error))
@@ -66,29 +65,29 @@ def _work(connection: Connection, files: list[str], pickled: bytes) -> None:
         while True:
             inputs = connection.recv()
             try:
-                answer: Answer = call_reward(reward, **inputs)
+                result: Result = call_reward(reward, **inputs)
             except Exception as error:
-                answer = _failure(error)
-            connection.send(answer)
+                result = _failure(error)
+            connection.send(result)
 
 
 class _Worker:
-    """One process with the chunk it works on, if any, and the time by which it has to be done."""
+    """A process with the chunk it works on, if any, and the deadline of the chunk."""
 
     def __init__(self, name: str, pickled: bytes) -> None:
-        self.connection, theirs = _SPAWN.Pipe()
+        self.connection, end_of_worker = _SPAWN.Pipe()
         # Functions that a configuration takes from a file belong to modules that are on no path.
-        own = [name for name in sys.modules if name.startswith("rewards_of_") and name.encode() in pickled]
+        own = [name for name in sys.modules if name.startswith(FILE_PREFIX) and name.encode() in pickled]
         files = [str(sys.modules[name].__file__) for name in own]
-        self.process = _SPAWN.Process(target=_work, args=(theirs, files, pickled), name=name, daemon=True)
+        self.process = _SPAWN.Process(target=_work, args=(end_of_worker, files, pickled), name=name, daemon=True)
         self.process.start()
-        theirs.close()  # with only the worker's own copy left, its death ends the connection
+        end_of_worker.close()  # with only the worker's own copy left, its death ends the connection
         self.ready = False
         self.chunk: int | None = None
         self.deadline = float("inf")
 
     def stop(self) -> int | None:
-        """Kills the process, with all that it started; returns how it ended, which may have been before."""
+        """Kills the process, with all that it started, and returns its exit code."""
         if self.process.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # it has no group yet, or it is empty
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -130,26 +129,26 @@ class Pool:
         while self.workers:
             self.workers.pop().stop()
 
-    def score(self, chunks: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        """Returns the rewards of each chunk, or why there are none, in order."""
-        answers: dict[int, Answer] = {}
+    def score(self, chunks: Sequence[Mapping[str, Any]]) -> list[Result]:
+        """Returns the rewards of each chunk, or its failure, in order."""
+        results: dict[int, Result] = {}
         for worker in [worker for worker in self.workers if not worker.process.is_alive()]:
             self._drop(worker)
         waiting = deque(range(len(chunks)))
         attempts = dict.fromkeys(waiting, 0)
         try:
-            while len(answers) < len(chunks):
+            while len(results) < len(chunks):
                 self._hand_out(waiting, chunks)
-                for chunk, answer in self._collect():
+                for chunk, result in self._collect():
                     attempts[chunk] += 1
-                    if isinstance(answer, Failure) and attempts[chunk] <= self.retries:
+                    if isinstance(result, Failure) and attempts[chunk] <= self.retries:
                         waiting.append(chunk)
                     else:
-                        answers[chunk] = answer
-        except BaseException:  # a worker still busy would answer to the next call
+                        results[chunk] = result
+        except BaseException:  # a worker still busy would send its result to the next call
             self.close()
             raise
-        return [answers[chunk] for chunk in range(len(chunks))]
+        return [results[chunk] for chunk in range(len(chunks))]
 
     def _hand_out(self, waiting: deque[int], chunks: Sequence[Mapping[str, Any]]) -> None:
         free = [worker for worker in self.workers if worker.chunk is None]
@@ -164,40 +163,41 @@ class Pool:
                 with contextlib.suppress(BrokenPipeError):  # it has just died: `_collect` finds out
                     worker.connection.send(chunks[worker.chunk])
 
-    def _collect(self) -> list[tuple[int, Answer]]:
-        """Waits for news; returns the chunks done or failed."""
+    def _collect(self) -> list[tuple[int, Result]]:
+        """Waits for a message or a deadline; returns the chunks done or failed."""
         left = min(worker.deadline for worker in self.workers) - time.monotonic()
         connections = [worker.connection for worker in self.workers]
-        told = wait(connections, None if left == float("inf") else max(left, 0))
+        readable = wait(connections, None if left == float("inf") else max(left, 0))
         done = []
         for worker in list(self.workers):
-            answer = None
-            if worker.connection in told:
-                answer = self._read(worker)
+            result = None
+            if worker.connection in readable:
+                result = self._read(worker)
             elif time.monotonic() >= worker.deadline:
                 self._drop(worker)
-                answer = Failure(f"it took longer than the timeout of {self.timeout:g} s and was killed")
-            if answer is not None and worker.chunk is not None:
-                done.append((worker.chunk, answer))
-                worker.chunk, worker.deadline = None, float("inf")
+                result = Failure(f"it took longer than the timeout of {self.timeout:g} s and was killed")
+            if result is not None and worker.chunk is not None:
+                done.append((worker.chunk, result))
+                worker.chunk = None
+                worker.deadline = float("inf")
         return done
 
     def _drop(self, worker: _Worker) -> int | None:
         self.workers.remove(worker)
         return worker.stop()
 
-    def _read(self, worker: _Worker) -> Answer | None:
+    def _read(self, worker: _Worker) -> Result | None:
         try:
-            answer: Answer | None = worker.connection.recv()
-        except (EOFError, OSError):  # nothing more, or not all of an answer
-            answer = Failure(f"its process ended, {_exit(self._drop(worker))}")
-        if not worker.ready and isinstance(answer, Failure):
-            raise answer.error(
+            result: Result | None = worker.connection.recv()
+        except (EOFError, OSError):  # no message, or a part of one
+            result = Failure(f"its process ended, {_exit(self._drop(worker))}")
+        if not worker.ready and isinstance(result, Failure):
+            raise result.error(
                 f"The reward {self.name!r} could not be loaded in a worker process, where it must be importable, and "
-                "the script too: what it runs belongs under `if __name__ == '__main__':`. What happened"
+                "the script too: its code must run under `if __name__ == '__main__':`. The reason"
             )
         worker.ready = True
-        return answer
+        return result
 
 
 def _exit(code: int | None) -> str:

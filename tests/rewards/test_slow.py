@@ -329,11 +329,11 @@ def test_a_program_leaves_no_worker_behind(sent, tmp_path):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: Cached("bleu"), "something to be called, got 'bleu'"),
+        (lambda: Cached("bleu"), "`reward` must be callable, got 'bleu'"),
         (lambda: Cached(BLEU(), size=0), "`size`.*got 0"),
-        (lambda: Cached(lambda completions, trainer_state, **_: []), r"needs \['trainer_state'\]"),
-        (lambda: Cached(Stateful()), "'Stateful' has a state"),
-        (lambda: InWorkers(lambda completions, **_: []), "cannot be sent to a worker.*at the top of a module"),
+        (lambda: Cached(lambda completions, trainer_state, **_: []), r"with \['trainer_state'\]"),
+        (lambda: Cached(Stateful()), "must have no state, got 'Stateful'"),
+        (lambda: InWorkers(lambda completions, **_: []), "must be picklable, got .*at the top of a module"),
         (lambda: InWorkers(BLEU(), workers=0), "`workers`"),
         (lambda: InWorkers(BLEU(), chunk_size=0), "`chunk_size`"),
         (lambda: InWorkers(BLEU(), timeout=0), "`timeout`.*got 0"),
@@ -348,7 +348,7 @@ def test_what_cannot_be_wrapped_is_refused(make, told):
 
 def test_a_missing_column_is_named():
     for wrapped in (Cached(BLEU()), Cached(slow_rewards.fails_twice)):
-        with pytest.raises(ValueError, match=f"{wrapped.__name__!r} reads the column {wrapped.columns[0]!r}"):
+        with pytest.raises(ValueError, match=f"{wrapped.__name__!r} needs the column {wrapped.columns[0]!r}"):
             wrapped(completions=["a"])
 
 

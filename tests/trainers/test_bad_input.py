@@ -314,7 +314,7 @@ def failing(
         ({"--beta": "-1"}, ["beta is -1.0", "must be at least 0"]),
         ({"--temperature": "0"}, ["temperature is 0.0", "above 0"]),
         ({"--top_k": "5"}, ["top_k=5", "Leave top_k at 0"]),
-        ({"--rewards": "blue"}, ["Unknown reward 'blue'", "Did you mean 'bleu'?"]),
+        ({"--rewards": "blue"}, ["got 'blue'", "Did you mean `bleu`?"]),
         ({"--rewards": "mine.py:f"}, ["No file", "mine.py", "to take a reward from"]),
         ({"--rewards": '{"length": {}}'}, ["'length' needs ['target']"]),
         ({"--rewards": '{"classifier": {"model": "./no", "label": 1}}'}, ["No classifier", "'./no'", "Give a hub id"]),
