@@ -1,0 +1,169 @@
+"""
+The command `lmrl`: lists, copies and runs the recipes that come with lmrl.
+
+    lmrl list                                  recipes and their configurations, each with a line
+    lmrl copy ppo_gen .                        a recipe and its configurations, to change
+    lmrl run ppo_gen --config demo_ppo         a recipe, by `accelerate launch`
+    lmrl run --num_processes 2 ppo_gen ...     flags of `accelerate launch` stand before the recipe's name
+    lmrl run ppo_gen --help                    the recipe's arguments
+"""
+
+import ast
+import os
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from lmrl.utils import did_you_mean
+
+# Values that `accelerate launch` takes by default, with a warning for each.
+_LAUNCH_DEFAULTS = {"num_machines": "1", "mixed_precision": "no", "dynamo_backend": "no"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    Runs the command, and exits with status 2 and one line where its arguments are wrong.
+
+    Args:
+        argv (`list[str]`, *optional*):
+            Defaults to the command line.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands = {"list": _list, "copy": _copy, "run": _run}
+    if not words or words[0] in ("-h", "--help"):
+        print((__doc__ or "").strip())
+        return
+    try:
+        if words[0] not in commands:
+            raise ValueError(
+                f"`lmrl` must be followed by one of {', '.join(commands)}, got {words[0]!r}."
+                f"{did_you_mean(words[0], commands)}"
+            )
+        commands[words[0]](words[1:])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _list(words: list[str]) -> None:
+    """Prints the recipes, and below each its configurations."""
+    if words:
+        raise ValueError(f"`lmrl list` must have no arguments, got {' '.join(words)}.")
+    for name, path in _recipes().items():
+        print(_line(name, ast.get_docstring(ast.parse(_text(path))) or ""))
+        for config in _configs_of(name):
+            print(_line(f"    {config.stem}", _header(config)))
+
+
+def _copy(words: list[str]) -> None:
+    """Copies a recipe with its configurations, or one configuration."""
+    force = "--force" in words
+    names = [word for word in words if word != "--force"]
+    if not 1 <= len(names) <= 2:
+        raise ValueError(f"`lmrl copy` must have a name and a folder, got {' '.join(words) or 'none'}.")
+    folder = Path(names[1] if len(names) == 2 else ".")
+    source = _find(names[0])
+    copies = {source: folder / source.name}
+    if source.suffix == ".py":
+        copies |= {config: folder / "configs" / config.name for config in _configs_of(source.stem)}
+    existing = [str(copy) for copy in copies.values() if copy.exists()]
+    if existing and not force:
+        raise ValueError(f"The copy would overwrite {', '.join(existing)}. Use another folder, or add --force.")
+    for original, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(original, copy)
+        print(copy)
+
+
+def _run(words: list[str]) -> NoReturn:
+    """Replaces this process by `accelerate launch` with a recipe."""
+    position = next((place for place, word in enumerate(words) if _is_recipe(word)), None)
+    if position is None:
+        given = next((word for word in words if not word.startswith("-")), None)
+        hint = did_you_mean(given or "", _recipes())
+        raise ValueError(f"`lmrl run` must have a recipe's name or its .py file, got {given or 'none'}.{hint}")
+    flags = _resolve(words[:position], "--config_file", "accelerate")
+    rest = _resolve(words[position + 1 :], "--config", "configs")
+    recipe = words[position] if words[position].endswith(".py") else str(_recipes()[words[position]])
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *flags, *_launch_defaults(flags), recipe, *rest]
+    sys.stdout.flush()
+    os.execv(sys.executable, launch)
+
+
+def _is_recipe(word: str) -> bool:
+    return word in _recipes() or (word.endswith(".py") and Path(word).is_file())
+
+
+def _launch_defaults(flags: list[str]) -> list[str]:
+    """Returns the flags of `accelerate launch` that it warns of where they are missing and nothing configures them."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in flags}
+    if "config_file" in given or (home / "accelerate" / "default_config.yaml").is_file():
+        return []
+    defaults = _LAUNCH_DEFAULTS if _has_gpu() else _LAUNCH_DEFAULTS | {"num_processes": "1"}
+    return [word for name, value in defaults.items() if name not in given for word in (f"--{name}", value)]
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()
+
+
+def _resolve(words: list[str], flag: str, folder: str) -> list[str]:
+    """Returns words in which the name of a shipped file after a flag is replaced by the file's path."""
+    shipped = {path.stem: str(path) for path in (_folder() / folder).glob("*.yaml")}
+    resolved = list(words)
+    for place, word in enumerate(words):
+        if place and words[place - 1] == flag and not Path(word).exists():
+            resolved[place] = shipped.get(word.removesuffix(".yaml"), word)
+    return resolved
+
+
+def _find(name: str) -> Path:
+    """Returns the file of a recipe or of a configuration."""
+    known = _recipes() | {path.stem: path for path in sorted((_folder() / "configs").glob("*.yaml"))}
+    if name not in known:
+        raise ValueError(f"Unknown recipe `{name}`.{did_you_mean(name, known) or ' `lmrl list` prints all of them.'}")
+    return known[name]
+
+
+def _folder() -> Path:
+    """Returns the folder of the recipes: inside an installed lmrl, beside the lmrl of a checkout."""
+    installed = Path(__file__).parent / "_recipes"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "recipes"
+
+
+def _recipes() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(_folder().glob("*.py"))}
+
+
+def _configs_of(recipe: str) -> list[Path]:
+    """Returns the configurations that name a recipe in the command of their header, and those the recipe names."""
+    own = set(re.findall(r"([\w-]+)\.yaml", _text(_recipes()[recipe])))
+    configs = sorted((_folder() / "configs").glob("*.yaml"))
+    return [path for path in configs if path.stem in own or f"recipes/{recipe}.py" in _text(path)]
+
+
+def _header(config: Path) -> str:
+    """Returns the comment at the beginning of a configuration."""
+    lines = _text(config).splitlines()
+    return "\n".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+
+
+def _line(head: str, text: str) -> str:
+    """Returns a name with the first sentence of its description, at most 119 characters."""
+    sentence = " ".join(text.split()).split(". ")[0].rstrip(".")
+    return f"{head:<26}{textwrap.shorten(sentence, 93, placeholder=' ...')}"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

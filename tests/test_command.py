@@ -1,0 +1,153 @@
+"""The command `lmrl`: from a checkout, and from a wheel installed into an environment of its own."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmrl.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+CONFIGS = sorted(path.stem for path in (ROOT / "recipes" / "configs").glob("*.yaml"))
+SHORT = (
+    *("--max_steps", "2", "--per_device_train_batch_size", "8", "--max_completion_length", "12"),
+    *("--eval_rows", "4", "--eval_batch_size", "4"),
+)
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Returns a function that calls the command, and returns its exit status, stdout and stderr."""
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        status = 0
+        try:
+            main([str(word) for word in argv])
+        except SystemExit as stopped:
+            status = stopped.code
+        return (status, *capsys.readouterr())
+
+    return call
+
+
+def launched(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command in a folder, offline on a CPU, without this checkout on the path; returns its output."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    offline = {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HOME": str(folder / "hf"),
+    }
+    return subprocess.run(
+        command, cwd=folder, env=kept | offline | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_list_has_a_line_for_each_recipe_and_configuration(command: Command) -> None:
+    status, out, err = command("list")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert {line.split()[0] for line in lines} == {*RECIPES, *CONFIGS}
+    assert all(len(line.split(maxsplit=1)[1]) > 20 and len(line) <= 119 for line in lines)
+    below = lines.index(next(line for line in lines if line.startswith("ppo_gen")))
+    assert lines[below + 1].startswith("    demo_ppo ") and lines[below + 2].startswith("    e2e_ppo ")
+
+
+def test_copy_writes_a_recipe_with_its_configurations_and_overwrites_nothing(command: Command, tmp_path: Path) -> None:
+    status, out, _ = command("copy", "ppo_gen", tmp_path / "new")
+    names = ["ppo_gen.py", *(f"configs/{name}.yaml" for name in ("demo_ppo", "e2e_ppo", "imdb_ppo"))]
+    assert (status, out.splitlines()) == (0, [str(tmp_path / "new" / name) for name in names])
+    for name in names:
+        assert (tmp_path / "new" / name).read_text() == (ROOT / "recipes" / name).read_text()
+
+    (tmp_path / "new" / "ppo_gen.py").write_text("changed")
+    (tmp_path / "new" / "configs" / "e2e_ppo.yaml").unlink()
+    status, out, err = command("copy", "ppo_gen", tmp_path / "new")
+    assert (status, out) == (2, "") and err.startswith(f"error: The copy would overwrite {tmp_path}/new/ppo_gen.py, ")
+    assert (tmp_path / "new" / "ppo_gen.py").read_text() == "changed"
+    assert not (tmp_path / "new" / "configs" / "e2e_ppo.yaml").exists()
+    assert command("copy", "--force", "ppo_gen", tmp_path / "new")[0] == 0
+    assert (tmp_path / "new" / "ppo_gen.py").read_text() == (ROOT / "recipes" / "ppo_gen.py").read_text()
+
+
+def test_copy_writes_a_configuration_alone(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("copy", "gpt2_lora")[:2] == (0, "gpt2_lora.yaml\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["gpt2_lora.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["lst"], "`lmrl` must be followed by one of list, copy, run, got 'lst'. Did you mean `list`?"),
+        (["list", "x"], "`lmrl list` must have no arguments, got x."),
+        (["copy"], "`lmrl copy` must have a name and a folder, got none."),
+        (["copy", "ppo_gn", "."], "Unknown recipe `ppo_gn`. Did you mean `ppo_gen`?"),
+        (["copy", "zzz", "."], "Unknown recipe `zzz`. `lmrl list` prints all of them."),
+        (
+            ["run", "ppo_gn"],
+            "`lmrl run` must have a recipe's name or its .py file, got ppo_gn. Did you mean `ppo_gen`?",
+        ),
+        (["run", "--cpu"], "`lmrl run` must have a recipe's name or its .py file, got none."),
+    ],
+)
+def test_a_wrong_call_is_one_line(argv: list[str], message: str, command: Command) -> None:
+    assert command(*argv) == (2, "", f"error: {message}\n")
+
+
+def test_without_arguments_the_command_prints_its_help(command: Command) -> None:
+    for argv in ([], ["--help"], ["-h"]):
+        status, out, _ = command(*argv)
+        assert status == 0
+        assert all(f"lmrl {name}" in out for name in ("list", "copy ppo_gen .", "run ppo_gen --config"))
+
+
+def test_run_launches_a_copied_recipe_with_a_configuration_by_name(command: Command, tmp_path: Path) -> None:
+    command("copy", "reinforce_gen", tmp_path)
+    recipe = tmp_path / "reinforce_gen.py"
+    recipe.write_text(recipe.read_text().replace("def main() -> None:", 'def main() -> None:\n    print("changed")'))
+    launch = [sys.executable, "-m", "lmrl", "run", "--num_processes", "1", "reinforce_gen.py"]
+    done = launched(
+        [*launch, "--config", "demo_reinforce", *SHORT, "--output_dir", "out"], tmp_path, PYTHONPATH=str(ROOT)
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("changed\n") and done.stdout.endswith("The model is in out\n")
+    assert "accelerate launch" not in done.stderr  # it warns of each flag that it has to choose itself
+    failed = launched([*launch, "--zzz"], tmp_path, PYTHONPATH=str(ROOT))
+    assert failed.returncode != 0 and "error: Unknown argument `--zzz`." in failed.stderr
+
+
+def test_a_wheel_in_an_environment_of_its_own_runs_the_demo_from_an_empty_folder(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="the wheel is built without the network")
+    build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", str(ROOT)]
+    subprocess.run([sys.executable, *build, "--wheel-dir", str(tmp_path)], check=True)
+    (wheel,) = tmp_path.glob("lmrl-*.whl")
+    venv.create(tmp_path / "venv", symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = ["-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run([sys.executable, *install], check=True)
+    # The dependencies are those of the environment of the tests, of which no .pth file (of a checkout) is followed.
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    lmrl = str(python.with_name("lmrl"))
+    where = launched([str(python), "-c", "import lmrl, sys; print(lmrl.__file__)"], empty)
+    assert Path(where.stdout.strip()).is_relative_to(site), where
+    listed = launched([lmrl, "list"], empty)
+    assert {line.split()[0] for line in listed.stdout.splitlines()} == {*RECIPES, *CONFIGS}
+    done = launched([lmrl, "run", "ppo_gen", *SHORT], empty)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("The model is in runs/demo_ppo\n") and "accelerate launch" not in done.stderr
+    assert (empty / "runs" / "demo_ppo" / "report.html").is_file()
+    assert (empty / "runs" / "demo_ppo" / "model.safetensors").is_file()
