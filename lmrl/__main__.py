@@ -89,9 +89,10 @@ def _run(words: list[str]) -> NoReturn:
     flags = _resolve(words[:position], "--config_file", "accelerate")
     rest = _resolve(words[position + 1 :], "--config", "configs")
     recipe = words[position] if words[position].endswith(".py") else str(_recipes()[words[position]])
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *flags, *_launch_defaults(flags), recipe, *rest]
+    # Without --quiet a recipe's error is followed by the traceback of the launcher.
+    flags = ["--quiet", *flags, *_launch_defaults(flags)]
     sys.stdout.flush()
-    os.execv(sys.executable, launch)
+    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *flags, recipe, *rest])
 
 
 def _is_recipe(word: str) -> bool:
