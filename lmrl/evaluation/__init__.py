@@ -1,15 +1,7 @@
-"""The measurement of checkpoints: completions, corpus metrics with signatures, intervals, reports."""
+"""Evaluation of checkpoints: completions, corpus metrics with signatures, intervals, reports."""
 
-from .classification import classification_scores
-from .clusters import interval_as_text
-from .comparison import (
-    Difference,
-    Interval,
-    bootstrap_interval,
-    compare,
-    compare_all,
-    holm,
-)
+from .classification import classification_scores, interval_as_text
+from .comparison import Difference, Interval, bootstrap_interval, compare, compare_all, holm
 from .divergence import divergence
 from .evaluate import Evaluation, evaluate_model, measure_completions
 from .evaluator import Evaluator, FrozenModels
@@ -17,14 +9,7 @@ from .generation import Completion, Decoding, generate_completions
 from .metrics import score_completions
 from .outputs import read_outputs
 from .perplexity import perplexity
-from .preferences import (
-    CalibrationBin,
-    calibration_bins,
-    evaluate_preferences,
-    expected_calibration_error,
-    longer_is_chosen,
-    preference_accuracy,
-)
+from .preferences import evaluate_preferences
 from .reporting.card import write_card
 from .reporting.charts import scatter
 from .reporting.curves import read_log
@@ -37,7 +22,6 @@ from .scores import Score, per_prompt
 from .store import CompletionStore
 
 __all__ = [
-    "CalibrationBin",
     "Completion",
     "CompletionStore",
     "Decoding",
@@ -50,23 +34,19 @@ __all__ = [
     "Score",
     "as_text",
     "bootstrap_interval",
-    "calibration_bins",
     "classification_scores",
     "compare",
     "compare_all",
     "divergence",
     "evaluate_model",
     "evaluate_preferences",
-    "expected_calibration_error",
     "find_warnings",
     "generate_completions",
     "holm",
     "interval_as_text",
-    "longer_is_chosen",
     "measure_completions",
     "per_prompt",
     "perplexity",
-    "preference_accuracy",
     "read_json",
     "read_log",
     "read_outputs",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .clusters import clustered_interval, interval_to_json
+from .comparison import clustered_interval
 
 
 def classification_scores(predicted: Sequence[int], labels: Sequence[int], commonest: int) -> dict[str, Any]:
@@ -37,7 +37,14 @@ def classification_scores(predicted: Sequence[int], labels: Sequence[int], commo
         f1.append(2 * hits / (predicted.count(label) + labels.count(label)))
     return {
         "rows": len(pairs),
-        "accuracy": interval_to_json(clustered_interval(correct, range(len(correct)))),
+        "accuracy": clustered_interval(correct, range(len(correct))).to_json(),
         "macro_f1": sum(f1) / len(f1),
         "commonest_label_accuracy": labels.count(commonest) / len(labels),
     }
+
+
+def interval_as_text(interval: dict[str, float | None]) -> str:
+    """Returns an interval in the form of `Interval.to_json` as text; that of a single row or prompt has no ends."""
+    if interval["low"] is None or interval["high"] is None:
+        return f"{interval['value']:.4f} [no interval]"
+    return f"{interval['value']:.4f} [{interval['low']:.4f}, {interval['high']:.4f}]"

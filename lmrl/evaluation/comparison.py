@@ -1,7 +1,7 @@
 """Confidence intervals of scores and paired tests of differences, from stored statistics."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from lmrl.utils import check_at_least
 
-from .resampling import SEED, bootstrap_values, swapped_values
-from .scores import Score, mean_score
-from .statistics import Array, pool
+from .scores import Score, mean_score, pooled_score
+from .statistics import SEED, Array, bootstrap_values, pool, swapped_values
 
 SIGNIFICANCE_LEVEL = 0.05
 
@@ -34,6 +33,12 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """Returns the interval by name, ready for JSON: an unknown end is `None`."""
+        low = None if math.isnan(self.low) else self.low
+        high = None if math.isnan(self.high) else self.high
+        return {"value": self.value, "low": low, "high": high}
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ def bootstrap_interval(
     score: Score | Sequence[float], *, samples: int = 1000, confidence: float = 0.95, seed: int = SEED
 ) -> Interval:
     """
-    Returns the value of a score with its percentile bootstrap interval.
+    Returns the value of a score with its percentile bootstrap interval; its ends are NaN if there are less than two
+    rows to which the metric applies, or the score cannot be resampled.
 
     Rows are drawn with replacement, as many as there are; each draw's statistics are summed and made a score; the
     interval leaves `(1 - confidence) / 2` of the scores on either side. "Bootstrap Methods: Another Look at the
@@ -99,10 +105,6 @@ def bootstrap_interval(
         seed (`int`, *optional*, defaults to `12345`):
             Seed of the draws; sacrebleu's default, and with it sacrebleu's draws.
 
-    Returns:
-        [`Interval`]; its ends are NaN if there are less than two rows to which the metric applies, or the score cannot
-        be resampled.
-
     Raises:
         `ValueError`: if an argument is out of its range.
     """
@@ -114,6 +116,36 @@ def bootstrap_interval(
     rows = np.asarray(score.statistics, dtype=np.float64)[kept]
     values = bootstrap_values(score.pooling, rows, samples=samples, seed=seed)
     return Interval(score.value, *_percentiles(values, confidence))
+
+
+def clustered_interval(
+    values: Sequence[float], groups: Sequence[Hashable], *, samples: int = 1000, seed: int = 0
+) -> Interval:
+    """
+    Returns the mean of values with its 95% percentile bootstrap interval over groups; its ends are NaN for one group.
+
+    Groups are drawn with replacement, as many as there are, and each draw's mean is that of its rows. The errors of
+    the rows of a group are correlated, and an interval that took them as independent would be too narrow:
+    "Bootstrap-Based Improvements for Inference with Clustered Errors" (Cameron, Gelbach and Miller, 2008,
+    https://doi.org/10.1162/rest.90.3.414). With a group for each row it is the ordinary bootstrap.
+
+    Args:
+        values (list of `float`):
+            One per row.
+        groups (list):
+            Group of each row.
+        samples, seed (`int`, *optional*, default to `1000` and `0`):
+            Number of draws, and their seed.
+
+    Raises:
+        `ValueError`: if there are no values, or not a group for each.
+    """
+    if len(values) == 0 or len(groups) != len(values):
+        raise ValueError(f"`groups` must have one entry per value, at least 1, got {len(groups)} for {len(values)}.")
+    index = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    members = np.array([index[group] for group in groups])
+    statistics = np.stack([np.bincount(members, values), np.bincount(members)], axis=1).tolist()
+    return bootstrap_interval(pooled_score("", "", "mean", statistics, None, None), samples=samples, seed=seed)
 
 
 def compare(
@@ -141,22 +173,13 @@ def compare(
     same trials, but counts `>`: equal outputs, which have p = 1 here, then have the smallest p there is.
 
     Args:
-        before ([`Score`]):
-            Of the baseline.
-        after ([`Score`]):
-            Of the other checkpoint on the same rows in the same order. Rows to which the metric does not apply in
-            either are left out of both.
-        samples (`int`, *optional*, defaults to `1000`):
-            Draws of the bootstrap.
-        trials (`int`, *optional*, defaults to `10_000`):
-            Trials of the randomization.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Of the interval, in (0, 1).
-        seed (`int`, *optional*, defaults to `12345`):
-            Seed of draws and trials; with sacrebleu's default, its draws and trials.
-
-    Returns:
-        [`Difference`].
+        before, after ([`Score`]):
+            Of the baseline and of the other checkpoint, on the same rows in the same order. Rows to which the metric
+            does not apply in either are left out of both.
+        samples, trials (`int`, *optional*, default to `1000` and `10_000`):
+            Draws of the bootstrap, and trials of the randomization.
+        confidence, seed:
+            As for [`bootstrap_interval`].
 
     Raises:
         `ValueError`: if the scores are not of the same metric and number of rows, or an argument is out of its range.
@@ -180,11 +203,8 @@ def compare_all(columns: Columns) -> dict[str, dict[str, Difference]]:
     """
     Returns the differences from the first checkpoint, by metric, by the label of each other checkpoint.
 
-    The p-values are corrected together, by [`holm`], for all metrics of all checkpoints.
-
-    Args:
-        columns (`dict` of `dict` of [`Score`]):
-            Scores by metric, by the label of the checkpoint.
+    The p-values are corrected together, by [`holm`], for all metrics of all checkpoints. `columns` has the scores by
+    metric, by the label of the checkpoint.
 
     Raises:
         `ValueError`: if there is no checkpoint, or a metric was computed on different numbers of rows.
@@ -216,9 +236,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Args:
         p_values (list of `float`):
             Of all comparisons that were made, not only of those that are shown. NaN stays NaN and does not count.
-
-    Returns:
-        list of `float`, in the order given.
 
     Raises:
         `ValueError`: if one is not in [0, 1].

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmrl.rewards import completion_text
 from lmrl.utils import check_at_least
 
-from .clusters import clustered_interval, interval_to_json
-from .comparison import Interval
+from .comparison import Interval, clustered_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,19 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
-class CalibrationBin:
-    """
-    Pairs of similar confidence.
-
-    Args:
-        confidence (`float`):
-            Mean of `sigmoid(|margin|)`, in [0.5, 1].
-        accuracy (`float`):
-            Share of the pairs whose margin has the right sign.
-        count (`int`):
-            Number of pairs.
-    """
+class CalibrationBin(NamedTuple):
+    """Pairs of similar confidence: mean of `sigmoid(|margin|)` in [0.5, 1], share with the right sign, number."""
 
     confidence: float
     accuracy: float
@@ -62,10 +49,7 @@ def calibration_bins(margins: Sequence[float], bins: int = 10) -> list[Calibrati
         margins (list of `float`):
             As for [`preference_accuracy`].
         bins (`int`, *optional*, defaults to `10`):
-            Number of bins that [0.5, 1] is divided into.
-
-    Returns:
-        list of [`CalibrationBin`], without the empty ones.
+            Number of bins that [0.5, 1] is divided into; the empty ones are left out.
 
     Raises:
         ValueError: if there are no pairs, a margin is not finite, or `bins` is less than 1.
@@ -147,11 +131,11 @@ def evaluate_preferences(
     return {
         "pairs": len(margins),
         "prompts": len(set(prompt_keys)),
-        "accuracy": interval_to_json(preference_accuracy(margins, prompt_keys)),
+        "accuracy": preference_accuracy(margins, prompt_keys).to_json(),
         "expected_calibration_error": expected_calibration_error(bins),
         "longer_is_chosen": longer,
         "shorter_is_chosen": 1 - longer,
-        "calibration": [asdict(each) for each in bins],
+        "calibration": [each._asdict() for each in bins],
     }
 
 

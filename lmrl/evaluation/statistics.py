@@ -1,7 +1,10 @@
-"""Scores of a corpus from the summed statistics of its rows."""
+"""Scores of a corpus from the summed statistics of its rows, and of resampled rows.
+
+The draws are those of sacrebleu's tests for the same seed, number of rows and number of samples.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +17,10 @@ from lmrl.rewards.references import divide
 from lmrl.rewards.ter import error_rate
 
 Array: TypeAlias = NDArray[np.float64]
+
+SEED = 12345  # sacrebleu's default
+_CHUNK = 4_000_000  # entries of a matrix of draws, of which one is in memory at a time: 32 MB
+_WORD = 32  # numpy makes booleans from words of 32 bits, and a call begins with a new word
 
 
 def ratio(sums: Array) -> Array:
@@ -44,3 +51,43 @@ def pool(pooling: str, statistics: ArrayLike) -> float:
     """Returns the score of a corpus from the statistics (rows, k) of its rows, NaN of none, by a key of `POOLINGS`."""
     rows = np.asarray(statistics, dtype=np.float64)
     return float(POOLINGS[pooling](rows.sum(axis=0))) if len(rows) else math.nan
+
+
+def bootstrap_values(pooling: str, statistics: Array, *, samples: int, seed: int = SEED) -> Array:
+    """
+    Returns the scores (samples,) of draws of rows with replacement, each of as many rows as there are.
+
+    They are the matrix product of the counts of the drawn rows with their statistics (rows, k).
+    """
+    rows = len(statistics)
+    generator = np.random.default_rng(seed)
+    sums = []
+    for count in _chunks(samples, rows):
+        drawn = generator.integers(0, rows, size=(count, rows))
+        drawn += rows * np.arange(count)[:, None]  # so that one count serves all draws
+        times = np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows)
+        sums.append(times.astype(np.float64) @ statistics)
+    return POOLINGS[pooling](np.concatenate(sums))
+
+
+def swapped_values(pooling: str, before: Array, after: Array, *, trials: int, seed: int = SEED) -> tuple[Array, Array]:
+    """
+    Returns the scores (trials,) of two systems in trials in each of which every row is swapped with probability 1/2.
+
+    `before` and `after` are the statistics (rows, k) of the systems.
+    """
+    generator = np.random.default_rng(seed)
+    total = (before + after).sum(axis=0)
+    difference = before - after
+    kept: list[Array] = []
+    for count in _chunks(trials, len(before), multiple=_WORD):
+        stays = generator.integers(2, size=(count, len(before)), dtype=np.bool_)
+        kept.append(stays.astype(np.float64) @ difference)
+    one = after.sum(axis=0) + np.concatenate(kept)
+    return POOLINGS[pooling](one), POOLINGS[pooling](total - one)
+
+
+def _chunks(samples: int, rows: int, multiple: int = 1) -> Iterator[int]:
+    size = max(_CHUNK // rows // multiple, 1) * multiple
+    for start in range(0, samples, size):
+        yield min(size, samples - start)

@@ -15,11 +15,11 @@ from lmrl.evaluation import (
     compare,
     compare_all,
     holm,
-    resampling,
     score_completions,
+    statistics,
 )
-from lmrl.evaluation.resampling import bootstrap_values, swapped_values
 from lmrl.evaluation.scores import mean_score, per_prompt
+from lmrl.evaluation.statistics import bootstrap_values, swapped_values
 
 
 def mean(values):
@@ -121,7 +121,7 @@ def test_draws_depend_on_the_seed_alone_and_not_on_the_chunks(monkeypatch):
     before, after = np.random.default_rng(0).normal(size=(2, 101)).tolist()
     expected = compare(mean(before), mean(after), trials=1000, seed=3)
     assert compare(mean(before), mean(after), trials=1000, seed=4) != expected
-    monkeypatch.setattr(resampling, "_CHUNK", 7000)
+    monkeypatch.setattr(statistics, "_CHUNK", 7000)
     assert compare(mean(before), mean(after), trials=1000, seed=3) == expected
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmrl.evaluation.classification import classification_scores
-from lmrl.evaluation.clusters import clustered_interval, interval_to_json
+from lmrl.evaluation.comparison import clustered_interval
 from lmrl.evaluation.preferences import (
     CalibrationBin,
     calibration_bins,
@@ -24,7 +24,7 @@ def margin(probability: float) -> float:
 
 
 def test_accuracy_is_the_share_of_positive_margins_and_a_tie_is_half() -> None:
-    assert interval_to_json(preference_accuracy([1.0, -2.0, 0.5, 0.0], list("abcd")))["value"] == 2.5 / 4
+    assert preference_accuracy([1.0, -2.0, 0.5, 0.0], list("abcd")).value == 2.5 / 4
 
 
 def test_with_a_group_for_each_row_the_interval_is_that_of_the_binomial() -> None:
