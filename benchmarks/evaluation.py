@@ -19,7 +19,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from lmrl.evaluation import bootstrap_interval, compare, score_completions
+from lmrl.evaluation import Corpus, bootstrap_interval, compare, score_completions
 from lmrl.evaluation.metrics import METRICS, REFERENCE_METRICS
 
 
@@ -59,16 +59,21 @@ def corpus(arguments: argparse.Namespace, seed: int) -> tuple[list[str], list[li
     return texts, [(row[:-1] + rows[(i + 1) % len(rows)] + row * wanted)[:wanted] for i, row in enumerate(rows)]
 
 
+def as_corpus(texts: list[str], references: list[list[str]] | None) -> Corpus:
+    """Returns the texts as completions of prompts of their own."""
+    lengths = [len(text.split()) for text in texts]
+    return Corpus(texts, references, range(len(texts)), lengths, [True] * len(texts))
+
+
 def score(arguments: argparse.Namespace, texts: list[str], references: list[list[str]]) -> dict[str, Any]:
     """Returns for each metric the seconds that it took, and its score."""
-    settings: dict[str, Any] = {"lengths": [len(text.split()) for text in texts], "finished": [True] * len(texts)}
     found = {}
     for name in arguments.metrics:
         golds = references if name in REFERENCE_METRICS else None
         few = golds and golds[:2]
-        score_completions(texts[:2], few, lengths=[1] * 2, finished=[True] * 2, metrics=[name])  # what it imports
+        score_completions(as_corpus(texts[:2], few), [name])  # what it imports
         start = time.process_time()  # of this process: what else the machine does takes no part
-        scores = score_completions(texts, golds, **settings, metrics=[name])
+        scores = score_completions(as_corpus(texts, golds), [name])
         found[name] = time.process_time() - start, scores[name]
         print(f"{name:12}{found[name][0]:7.2f}{scores[name].value:9.2f}", flush=True)
     return found
@@ -83,9 +88,8 @@ def main() -> None:
     found = score(arguments, texts, references)
     overlap = sum(seconds for name, (seconds, _) in found.items() if name in REFERENCE_METRICS)
     print(f"\nmetrics with references: {overlap:.1f} s")
-    lengths, finished = [1] * len(texts), [True] * len(texts)
     for name in [name for name in ("bleu", "chrf", "rougeL") if name in found]:
-        after = score_completions(others, references, lengths=lengths, finished=finished, metrics=[name])[name]
+        after = score_completions(as_corpus(others, references), [name])[name]
         start = time.process_time()
         bootstrap_interval(after, samples=arguments.samples)
         middle = time.process_time()

@@ -2,6 +2,7 @@
 
 from .classification import classification_scores, interval_as_text
 from .comparison import Difference, Interval, bootstrap_interval, compare, compare_all, holm
+from .corpus import Corpus
 from .divergence import divergence
 from .evaluate import Evaluation, evaluate_model, measure_completions
 from .evaluator import Evaluator, FrozenModels
@@ -24,6 +25,7 @@ from .store import CompletionStore
 __all__ = [
     "Completion",
     "CompletionStore",
+    "Corpus",
     "Decoding",
     "Difference",
     "Evaluation",

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lmrl.distributed import on_main
 from lmrl.rewards import call_reward, reward_name
 
+from .corpus import Corpus
 from .divergence import divergence
 from .generation import Completion, Decoding, generate_completions
 from .metrics import score_completions
 from .perplexity import perplexity
-from .rows import Row, row_ids, take_rows
+from .rows import Row, checked_rows, row_ids
 from .scores import Score, mean_score, per_prompt
 from .store import CompletionStore
 
@@ -58,9 +59,8 @@ def evaluate_model(
     *,
     reward_funcs: Sequence[Reward] = (),
     metrics: Sequence[str] | None = None,
-    perplexity_model: "ModelAndTokenizer | PreTrainedModel | None" = None,
+    perplexity_model: "ModelAndTokenizer | None" = None,
     reference_model: "PreTrainedModel | None" = None,
-    max_rows: int | None = None,
     store: CompletionStore | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -88,12 +88,10 @@ def evaluate_model(
             Completions of chat prompts are lists of one message, as in TRL.
         metrics (list of `str`, *optional*):
             Names for [`score_completions`]; its defaults if not given.
-        perplexity_model (`transformers.PreTrainedModel` or a pair of model and tokenizer, *optional*):
-            A frozen model that gives the perplexity of the completions; alone, it is used with `tokenizer`.
+        perplexity_model (pair of model and tokenizer, *optional*):
+            A frozen model that gives the perplexity of the completions.
         reference_model (`transformers.PreTrainedModel`, *optional*):
             The policy that training started from, with the same tokens: gives `kl` and `own_perplexity`.
-        max_rows (`int`, *optional*):
-            Number of rows to evaluate, the first ones; all by default.
         store ([`CompletionStore`], *optional*):
             Where completions are written as they come, and read again after an interruption.
         progress (`bool`, *optional*, defaults to `True`):
@@ -106,12 +104,10 @@ def evaluate_model(
         `ValueError`: if there are no rows, columns are missing in some of them, two rewards have the same name, or a
             reward returns another number of values than there are completions.
     """
-    taken = take_rows(rows, max_rows)
+    taken = checked_rows(rows)
     _name_rewards(reward_funcs)  # raises before the generation, not after it
     prompts = [row["prompt"] for row in taken]
     completions = generate_completions(model, tokenizer, prompts, decoding, store=store, progress=progress)
-    if perplexity_model is not None and not isinstance(perplexity_model, tuple):
-        perplexity_model = (perplexity_model, tokenizer)
 
     def measure() -> Evaluation:
         """Runs on the main process alone."""
@@ -154,17 +150,17 @@ def measure_completions(
     Raises:
         `ValueError`: as for [`evaluate_model`].
     """
-    taken = take_rows(rows)
+    taken = checked_rows(rows)
     expanded = [taken[completion.row] for completion in completions]
-    scores = score_completions(
-        [completion.text for completion in completions],
-        [row["references"] for row in expanded] if taken[0].get("references") is not None else None,
+    corpus = Corpus(
+        texts=[completion.text for completion in completions],
+        references=[row["references"] for row in expanded] if taken[0].get("references") is not None else None,
+        rows=[completion.row for completion in completions],
         lengths=[completion.length for completion in completions],
         finished=[completion.finished for completion in completions],
-        rows=[completion.row for completion in completions],
-        metrics=metrics,
         length_unit=length_unit,
     )
+    scores = score_completions(corpus, metrics)
     for name, reward in _name_rewards(reward_funcs).items():
         scores[f"reward/{name}"] = _score_reward(name, reward, expanded, completions)
     if perplexity_model is not None:

@@ -12,18 +12,9 @@ from .scores import Score
 METRICS: dict[str, Callable[[str, Corpus], Score]] = {**REFERENCE_METRICS, **TEXT_METRICS}
 
 
-def score_completions(
-    completions: Sequence[str],
-    references: Sequence[Sequence[str]] | None,
-    *,
-    lengths: Sequence[int],
-    finished: Sequence[bool],
-    rows: Sequence[int] | None = None,
-    metrics: Sequence[str] | None = None,
-    length_unit: str = "tokens|eos:included",
-) -> dict[str, Score]:
+def score_completions(corpus: Corpus, metrics: Sequence[str] | None = None) -> dict[str, Score]:
     """
-    Returns the metrics of a corpus of completions by name.
+    Returns the metrics of a corpus by name.
 
     Each is made of statistics summed over the rows, so that it can be resampled, except those that count over all
     rows at once (`distinct1`, `distinct2`, `self_bleu`). Any reward function is a metric too, if it is one of the
@@ -49,12 +40,8 @@ def score_completions(
     - `length`: mean of `lengths`. `unfinished`: share that `max_new_tokens` cut.
 
     Args:
-        completions (list of `str`):
-            One text per row.
-        references (list of lists of `str`, *optional*):
-            One or more references per row.
-        lengths, finished, rows, length_unit:
-            As in [`Corpus`]; by default every completion has a prompt of its own.
+        corpus ([`Corpus`]):
+            The completions, with their references, prompts and lengths.
         metrics (list of `str`, *optional*):
             Names of the metrics to compute; by default all that apply: those with references only if there are some.
 
@@ -62,15 +49,13 @@ def score_completions(
         `dict` of [`Score`] by name, in the order of `metrics`.
 
     Raises:
-        `ValueError`: if a metric is unknown or needs references that are missing, or as [`Corpus`] does.
+        `ValueError`: if a metric is unknown, or needs references that are missing.
     """
-    rows = range(len(completions)) if rows is None else rows
-    corpus = Corpus(completions, references, rows, lengths, finished, length_unit)
     if metrics is None:
-        metrics = list(TEXT_METRICS if references is None else METRICS)
+        metrics = list(TEXT_METRICS if corpus.references is None else METRICS)
     for name in metrics:
         check_in(METRICS, metrics=name)
-        if name in REFERENCE_METRICS and references is None:
+        if name in REFERENCE_METRICS and corpus.references is None:
             raise ValueError(
                 f"`references` must be given for the metric {name!r}, got None. Give them or leave it out."
             )

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from lmrl.rewards import completion_text
 from lmrl.utils import check_at_least
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class CalibrationBin(NamedTuple):
+@dataclass(frozen=True)
+class CalibrationBin:
     """Pairs of similar confidence: mean of `sigmoid(|margin|)` in [0.5, 1], share with the right sign, number."""
 
     confidence: float
@@ -135,7 +137,7 @@ def evaluate_preferences(
         "expected_calibration_error": expected_calibration_error(bins),
         "longer_is_chosen": longer,
         "shorter_is_chosen": 1 - longer,
-        "calibration": [each._asdict() for each in bins],
+        "calibration": [asdict(each) for each in bins],
     }
 
 

@@ -6,29 +6,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lmrl.utils import check_at_least
-
 if TYPE_CHECKING:
     from datasets import Dataset
 
 Row: TypeAlias = Mapping[str, Any]
 
 
-def take_rows(rows: "Dataset | Sequence[Row]", max_rows: int | None = None) -> list[Row]:
+def checked_rows(rows: "Dataset | Sequence[Row]") -> list[Row]:
     """
-    Returns the first rows as a list, after checking them.
+    Returns rows as a list, after checking them.
 
     Args:
         rows (`datasets.Dataset` or list of `dict`):
             Rows with `"prompt"` and, all or none of them, `"references"`.
-        max_rows (`int`, *optional*):
-            Number of rows; all by default.
 
     Raises:
         `ValueError`: if there are no rows, or a row lacks a column.
     """
-    check_at_least(1, max_rows=max_rows)
-    taken: list[Row] = [rows[i] for i in range(len(rows) if max_rows is None else min(max_rows, len(rows)))]
+    taken: list[Row] = [rows[i] for i in range(len(rows))]
     if not taken:
         raise ValueError("`rows` must have at least 1 row, got 0. Check the split and its filters.")
     for index, row in enumerate(taken):

@@ -9,6 +9,7 @@ import sacrebleu
 from sacrebleu.significance import PairedTest, estimate_ci
 
 from lmrl.evaluation import (
+    Corpus,
     Interval,
     Score,
     bootstrap_interval,
@@ -52,7 +53,8 @@ def test_rows_that_do_not_add_up_have_an_effect_without_an_interval():
 
 
 def test_equal_outputs_are_no_difference_at_all():
-    scores = score_completions(["a b c", "d e", ""], [["a b c"], ["d f"], ["g"]], lengths=[1] * 3, finished=[True] * 3)
+    corpus = Corpus(["a b c", "d e", ""], [["a b c"], ["d f"], ["g"]], range(3), [1] * 3, [True] * 3)
+    scores = score_completions(corpus)
     for score in scores.values():
         if score.pooling is not None and not math.isnan(score.value):
             comparison = compare(score, score)
@@ -147,8 +149,8 @@ METRICS = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF(), "ter": sacrebleu.
 
 
 def scored(texts, references):
-    settings = {"lengths": [1] * len(texts), "finished": [True] * len(texts)}
-    return score_completions(texts, references, metrics=list(METRICS), **settings)
+    corpus = Corpus(texts, references, range(len(texts)), [1] * len(texts), [True] * len(texts))
+    return score_completions(corpus, list(METRICS))
 
 
 def sacrebleu_results(systems, kind, samples):

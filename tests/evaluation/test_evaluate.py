@@ -37,8 +37,6 @@ def test_no_rows_raise(model, tokenizer):
     for rows in ([], Dataset.from_list([])):
         with pytest.raises(ValueError, match="`rows` must have at least 1 row, got 0"):
             evaluate(model, tokenizer, rows)
-    with pytest.raises(ValueError, match="`max_rows` must be at least 1, got 0"):
-        evaluate(model, tokenizer, ROWS, max_rows=0)
 
 
 class Rate:
@@ -63,7 +61,7 @@ def test_the_corpus_value_of_a_reward_replaces_the_mean_of_its_rows(model, token
 
 
 def test_all_metrics_that_apply_are_computed(model, tokenizer):
-    result = evaluate(model, tokenizer, ROWS, reward_funcs=[wanted_words], perplexity_model=model)
+    result = evaluate(model, tokenizer, ROWS, reward_funcs=[wanted_words], perplexity_model=(model, tokenizer))
     assert list(result.scores) == [
         *("bleu", "bleu_e2e", "nist", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "meteor", "cider"),
         *("distinct1", "distinct2", "self_bleu", "repetition", "length", "unfinished"),
@@ -79,9 +77,8 @@ def test_all_metrics_that_apply_are_computed(model, tokenizer):
     assert result.decoding["max_new_tokens"] == 8 and result.decoding["do_sample"] is False
 
 
-def test_a_dataset_is_scored_as_a_list_and_cut_to_max_rows(model, tokenizer):
-    assert evaluate(model, tokenizer, Dataset.from_list(ROWS), max_rows=2) == evaluate(model, tokenizer, ROWS[:2])
-    assert evaluate(model, tokenizer, ROWS, max_rows=9) == evaluate(model, tokenizer, ROWS)
+def test_a_dataset_is_evaluated_as_a_list_of_its_rows(model, tokenizer):
+    assert evaluate(model, tokenizer, Dataset.from_list(ROWS)) == evaluate(model, tokenizer, ROWS)
 
 
 def test_rows_without_references_have_no_reference_metrics(model, tokenizer):

@@ -9,7 +9,7 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from lmrl.evaluation import Score, bootstrap_interval, score_completions
+from lmrl.evaluation import Corpus, Score, bootstrap_interval, score_completions
 from lmrl.evaluation.metrics import METRICS, REFERENCE_METRICS
 from lmrl.evaluation.scores import mean_score
 from lmrl.evaluation.statistics import POOLINGS
@@ -26,7 +26,8 @@ REFERENCES = [
 def score(texts, references, metrics=None, lengths=None, finished=None, rows=None):
     lengths = [len(text.split()) for text in texts] if lengths is None else lengths
     finished = [True] * len(texts) if finished is None else finished
-    return score_completions(texts, references, lengths=lengths, finished=finished, rows=rows, metrics=metrics)
+    rows = range(len(texts)) if rows is None else rows
+    return score_completions(Corpus(texts, references, rows, lengths, finished), metrics)
 
 
 def streams(references):
