@@ -89,6 +89,7 @@ def find_warnings(
     pairs = _pairs(evaluations, compared)
     rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
     runs = {label: log for label, log in (logs or {}).items() if log}
+    logged_kls = {label: _first_and_last_tenth(log, "kl_per_sequence") for label, log in runs.items()}
     # Each check returns its warnings, or None if there are no data for it.
     checks: dict[str, Iterable[list[str] | None]] = {
         "equal settings": [_unequal_settings(evaluations)],
@@ -98,8 +99,8 @@ def find_warnings(
         "unfinished completions": [_unfinished(pair) for pair in pairs],
         "entropy": [_entropy(label, log) for label, log in runs.items()],
         "KL": [
-            *(_kl_of_log(label, log, kl_bound) for label, log in runs.items()),
-            *(_kl_of_score(pair, kl_bound) for pair in pairs),
+            *(_kl(f"{label} (end of training)", ends and ends[1], kl_bound) for label, ends in logged_kls.items()),
+            *(_kl(pair.label, pair.scores["kl"].value, kl_bound) for pair in pairs if "kl" in pair.scores),
         ],
     }
     results = {name: [found for found in outcomes if found is not None] for name, outcomes in checks.items()}
@@ -212,25 +213,12 @@ def _entropy(label: str, log: Log) -> list[str] | None:
     ]
 
 
-def _kl_of_log(label: str, log: Log, bound: float) -> list[str] | None:
-    ends = _first_and_last_tenth(log, "kl_per_sequence")
-    if ends is None:
+def _kl(label: str, value: float | None, bound: float) -> list[str] | None:
+    if value is None:
         return None
-    if not ends[1] > bound:
-        return []
-    return [
-        f"{label}: at the end of training the KL to the reference was {number(ends[1])} nats per completion, "
-        f"more than {bound:g}."
-    ]
-
-
-def _kl_of_score(pair: _Pair, bound: float) -> list[str] | None:
-    if "kl" not in pair.scores:
-        return None
-    value = pair.scores["kl"].value
     if not value > bound:
         return []
-    return [f"{pair.label}: the KL to the reference is {number(value)} nats per completion, more than {bound:g}."]
+    return [f"{label}: the KL to the reference is {number(value)} nats per completion, more than {bound:g}."]
 
 
 def _first_and_last_tenth(log: Log, name: str) -> tuple[float, float] | None:

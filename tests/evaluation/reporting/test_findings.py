@@ -131,7 +131,7 @@ def test_entropy_is_compared_between_the_ends_of_a_log():
 def test_a_kl_above_the_bound_is_a_warning_for_logs_and_for_scores():
     far = log_of(kl_per_sequence=[0.0] * 10 + [12.0] * 10)
     assert warnings(BASE, logs={"run": far}) == [
-        "run: at the end of training the KL to the reference was 12.00 nats per completion, more than 10."
+        "run (end of training): the KL to the reference is 12.00 nats per completion, more than 10."
     ]
     assert warnings(BASE, logs={"run": far}, kl_bound=12.0) == []
     assert warnings(evaluation(kl=0.0), evaluation(kl=11.0)) == [

@@ -1,7 +1,7 @@
 "use strict";
 document.documentElement.classList.add("js");
 
-// Sorting and searching of the samples; `#q=word&sort=0:-1` in the address does the same, so a view can be shared.
+// Search and order of the samples. The address keeps both (`#q=word&sort=0:-1`), so that a view can be shared.
 const samples = document.getElementById("samples-list");
 if (samples) {
   const list = samples.querySelector(".list");
@@ -47,7 +47,7 @@ if (samples) {
   recall();
 }
 
-// The titles of charts and their marks, shown at once: a browser's own come late, and not at all on a phone.
+// Tooltips of the charts: the browser's own appear late, and never on a touch screen.
 const tip = document.getElementById("tip");
 for (const title of document.querySelectorAll("svg.chart title")) {
   title.parentNode.setAttribute("aria-label", title.textContent);
