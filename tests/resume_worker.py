@@ -18,9 +18,8 @@ from training import PROMPTS, make_trainer, share_of_a, share_of_letters
 from transformers import TrainerCallback
 
 from lmrl.rewards import Length, Normalized, Weighted
-from lmrl.trainers import stopping
-from lmrl.trainers.rollout import PolicyGradientTrainer
-from lmrl.trainers.writing import SaveError
+from lmrl.trainers import PolicyGradientTrainer
+from lmrl.trainers.checkpointing import SaveError, sigterm
 
 # A checkpoint at step 2 is within an epoch of 3 steps; with PPO it is within a rollout of 4, with a loss not logged.
 RUNS: dict[str, dict[str, Any]] = {
@@ -68,7 +67,7 @@ def everything(trainer: PolicyGradientTrainer) -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "scheduler": trainer.lr_scheduler.state_dict(),
         "random": [torch.get_rng_state(), random.getstate(), np.random.get_state()],
-        "own": trainer.own_state(),
+        "own": trainer.run_state_dict(),
         "counts": [state.global_step, state.epoch, state.num_input_tokens_seen, state.total_flos],
         "log": [
             {name: value for name, value in row.items() if not any(word in name for word in SPENT)}
@@ -131,7 +130,7 @@ def train_until_told(model: str, folder: Path, processes: int) -> None:
 
 def train_until_told_twice(model: str, folder: Path) -> None:
     """Get SIGTERM, and get it again in the same step, which would take for ever."""
-    stopping.ONE = 0.0
+    sigterm.SIGNAL_DEBOUNCE_SECONDS = 0.0
 
     def endless(completions: list[str], **_: Any) -> list[float]:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -7,8 +7,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from lmrl.trainers import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
-from lmrl.trainers.rollout import PolicyGradientTrainer
+from lmrl.trainers import (
+    PolicyGradientTrainer,
+    PPOConfig,
+    PPOTrainer,
+    ReinforceConfig,
+    ReinforceTrainer,
+    Rollout,
+)
 
 ALGORITHMS = ("reinforce", "ppo")
 
@@ -63,14 +69,15 @@ def make_trainer(
     return trainer
 
 
-def one_rollout(trainer: PolicyGradientTrainer) -> dict[str, torch.Tensor]:
+def one_rollout(trainer: PolicyGradientTrainer) -> Rollout:
     """Returns the first rollout, generated and scored, in the order of generation."""
-    return trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    rows = next(iter(trainer.get_train_dataloader()))
+    return Rollout.from_dict(trainer._generate_and_score_completions(rows))
 
 
-def loss_of(trainer: PolicyGradientTrainer, rollout: dict[str, torch.Tensor]) -> torch.Tensor:
+def loss_of(trainer: PolicyGradientTrainer, rollout: Rollout) -> torch.Tensor:
     """Returns the loss of a rollout, or of some of its rows, with its graph."""
-    return trainer._compute_loss(trainer.model, rollout)
+    return trainer._compute_loss(trainer.model, rollout.to_dict())
 
 
 def gradients(trainer: PolicyGradientTrainer) -> dict[str, torch.Tensor]:

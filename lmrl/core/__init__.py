@@ -8,7 +8,7 @@ Legend of the shapes, here and in every docstring of lmrl:
 - `mask` (B, T): 1 where a completion token counts (up to and with the first EOS), 0 on padding
 """
 
-from .baselines import batch_mean, greedy, leave_one_out, moving_average, no_baseline
+from .baselines import BASELINES, batch_mean, leave_one_out, moving_average, update_average
 from .diagnostics import approximate_kl, clip_fraction, explained_variance
 from .kl import adaptive_coefficient, k1, k2, k3, sequence_kl
 from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
@@ -16,6 +16,7 @@ from .masking import last_index, masked_mean, masked_moments, masked_sum, standa
 from .returns import discounted_returns, generalized_advantages, place_at_end
 
 __all__ = [
+    "BASELINES",
     "adaptive_coefficient",
     "approximate_kl",
     "batch_mean",
@@ -25,7 +26,6 @@ __all__ = [
     "discounted_returns",
     "explained_variance",
     "generalized_advantages",
-    "greedy",
     "k1",
     "k2",
     "k3",
@@ -35,10 +35,10 @@ __all__ = [
     "masked_moments",
     "masked_sum",
     "moving_average",
-    "no_baseline",
     "place_at_end",
     "reinforce_loss",
     "sequence_kl",
     "standardize",
+    "update_average",
     "whiten",
 ]

@@ -1,4 +1,4 @@
-"""Baselines of REINFORCE: what to expect of a completion before seeing it. The caller subtracts.
+"""Baselines of REINFORCE: the reward to expect of a completion before it is seen. The caller subtracts.
 
 A baseline that does not depend on the completion it is subtracted from leaves the expected gradient as it is and
 lowers its variance: "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning"
@@ -6,22 +6,12 @@ lowers its variance: "Simple Statistical Gradient-Following Algorithms for Conne
 it is left out of every baseline.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-
-def no_baseline(rewards: Tensor) -> Tensor:
-    """
-    Returns zeros.
-
-    Args:
-        rewards (`torch.Tensor` of shape `(B,)`):
-            Reward of each completion.
-
-    Returns:
-        `torch.Tensor` of shape `(B,)`.
-    """
-    return torch.zeros_like(rewards)
+from .checks import check_shapes
 
 
 def batch_mean(rewards: Tensor) -> Tensor:
@@ -37,6 +27,7 @@ def batch_mean(rewards: Tensor) -> Tensor:
     Returns:
         `torch.Tensor` of shape `(B,)`.
     """
+    check_shapes(1, rewards=rewards)
     return torch.nanmean(rewards).expand_as(rewards)
 
 
@@ -59,17 +50,16 @@ def leave_one_out(rewards: Tensor, num_generations: int) -> Tensor:
     Returns:
         `torch.Tensor` of shape `(B,)`; NaN where no other completion of the prompt could be scored.
     """
+    check_shapes(1, rewards=rewards)
     groups = rewards.view(-1, num_generations)
     scored = (~groups.isnan()).sum(dim=1, keepdim=True)
     others = groups.nansum(dim=1, keepdim=True) - groups.nan_to_num(0.0)
     return (others / (scored - (~groups.isnan()).int())).view(-1)
 
 
-def moving_average(rewards: Tensor, average: Tensor | None, decay: float) -> tuple[Tensor, Tensor]:
+def moving_average(rewards: Tensor, average: Tensor | None) -> Tensor:
     """
-    Returns the baseline from the rollouts *before* this one, and the average with this one counted in.
-
-        b <- decay * b + (1 - decay) * mean(r)
+    Returns the average over the rollouts *before* this one, for every completion.
 
     The very first rollout has no past and uses its own mean, as [`batch_mean`] does.
 
@@ -77,30 +67,51 @@ def moving_average(rewards: Tensor, average: Tensor | None, decay: float) -> tup
         rewards (`torch.Tensor` of shape `(B,)`):
             Reward of each completion, over all processes.
         average (`torch.Tensor`, *optional*):
-            Scalar average so far; `None` before the first rollout.
-        decay (`float`):
-            Share of the past that is kept, in [0, 1).
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: the baseline, of shape `(B,)`, and the new scalar average.
-    """
-    mean = torch.nanmean(rewards)
-    average = mean if average is None else average
-    return average.expand_as(rewards), decay * average + (1 - decay) * mean.nan_to_num(average.item())
-
-
-def greedy(greedy_rewards: Tensor) -> Tensor:
-    """
-    Returns the reward of the greedy completion of the same prompt, the self-critical baseline.
-
-    From "Self-Critical Sequence Training for Image Captioning" (Rennie et al., 2017,
-    https://huggingface.co/papers/1612.00563).
-
-    Args:
-        greedy_rewards (`torch.Tensor` of shape `(B,)`):
-            Reward of the completion that greedy decoding gives for the prompt of each completion.
+            Scalar average so far, from [`update_average`]; `None` before the first rollout.
 
     Returns:
         `torch.Tensor` of shape `(B,)`.
     """
-    return greedy_rewards
+    if average is None:
+        return batch_mean(rewards)
+    check_shapes(1, rewards=rewards)
+    check_shapes(0, average=average)
+    return average.expand_as(rewards)
+
+
+def update_average(average: Tensor | None, rewards: Tensor, decay: float) -> Tensor:
+    """
+    Returns the average of [`moving_average`] with one more rollout counted in.
+
+        b <- decay * b + (1 - decay) * mean(r)
+
+    Args:
+        average (`torch.Tensor`, *optional*):
+            Scalar average so far; `None` before the first rollout, whose mean it becomes.
+        rewards (`torch.Tensor` of shape `(B,)`):
+            Reward of each completion, over all processes. A rollout without any reward changes nothing.
+        decay (`float`):
+            Share of the past that is kept, in [0, 1).
+
+    Returns:
+        `torch.Tensor`: a scalar.
+    """
+    check_shapes(1, rewards=rewards)
+    mean = torch.nanmean(rewards)
+    if average is None:
+        average = mean
+    check_shapes(0, average=average)
+    return decay * average + (1 - decay) * mean.nan_to_num(average.item())
+
+
+# The baselines by their names in a configuration. Each takes `rewards` (B,), the completions of a prompt side by side,
+# and, as keywords, what any of them reads: `num_generations`, `average` (of the rollouts before) and `greedy_rewards`
+# (B,), the rewards of the greedy completions of the same prompts, which are the self-critical baseline of
+# "Self-Critical Sequence Training for Image Captioning" (Rennie et al., 2017, https://huggingface.co/papers/1612.00563).
+BASELINES: dict[str, Callable[..., Tensor]] = {
+    "none": lambda rewards, **_: torch.zeros_like(rewards),
+    "batch_mean": lambda rewards, **_: batch_mean(rewards),
+    "leave_one_out": lambda rewards, *, num_generations, **_: leave_one_out(rewards, num_generations),
+    "moving_average": lambda rewards, *, average, **_: moving_average(rewards, average),
+    "greedy": lambda rewards, *, greedy_rewards, **_: greedy_rewards,
+}

@@ -1,26 +1,27 @@
-"""Numbers that tell how an update went. None of them is trained on."""
+"""Diagnostics of an update. None of them is trained on."""
 
 import torch
 from torch import Tensor
 
+from .checks import check_shapes
 from .kl import k3
 from .masking import masked_mean
 
 
 def clip_fraction(
-    logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, epsilon_low: float, epsilon_high: float
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon_low: float, epsilon_high: float
 ) -> Tensor:
     """
     Returns the share of elements whose gradient the clipping of [`clipped_policy_loss`] stops.
 
     Args:
-        logps (`torch.Tensor` of shape `(B, T)`):
+        log_probs (`torch.Tensor` of shape `(B, T)` or `(B,)`):
             Log-probabilities under the policy being trained.
-        old_logps (`torch.Tensor` of shape `(B, T)`):
+        old_log_probs (`torch.Tensor`, same shape):
             The same under the policy that sampled.
-        advantages (`torch.Tensor` of shape `(B, T)`):
+        advantages (`torch.Tensor`, same shape):
             Advantages.
-        mask (`torch.Tensor` of shape `(B, T)`):
+        mask (`torch.Tensor`, same shape):
             1 where an element counts.
         epsilon_low (`float`):
             As in the loss.
@@ -30,27 +31,28 @@ def clip_fraction(
     Returns:
         `torch.Tensor`: a scalar in [0, 1].
     """
-    ratio = torch.exp(logps - old_logps)
+    check_shapes(1, 2, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages, mask=mask)
+    ratio = torch.exp(log_probs - old_log_probs)
     stopped = ((ratio < 1 - epsilon_low) & (advantages < 0)) | ((ratio > 1 + epsilon_high) & (advantages > 0))
     return masked_mean(stopped.float(), mask)
 
 
-def approximate_kl(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
+def approximate_kl(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
     """
-    Returns the mean k3 estimate of KL(old policy || policy): how far the updates have gone from the rollout.
+    Returns the mean k3 estimate of KL(old policy || policy): the distance of the policy from its rollout.
 
     Args:
-        logps (`torch.Tensor` of shape `(B, T)`):
+        log_probs (`torch.Tensor` of shape `(B, T)` or `(B,)`):
             Log-probabilities under the policy being trained.
-        old_logps (`torch.Tensor` of shape `(B, T)`):
+        old_log_probs (`torch.Tensor`, same shape):
             The same under the policy that sampled.
-        mask (`torch.Tensor` of shape `(B, T)`):
+        mask (`torch.Tensor`, same shape):
             1 where an element counts.
 
     Returns:
         `torch.Tensor`: a scalar >= 0, in nats per token.
     """
-    return masked_mean(k3(old_logps, logps), mask)
+    return masked_mean(k3(old_log_probs, log_probs), mask)
 
 
 def explained_variance(error_moments: Tensor, return_moments: Tensor) -> Tensor:
@@ -66,11 +68,11 @@ def explained_variance(error_moments: Tensor, return_moments: Tensor) -> Tensor:
     Returns:
         `torch.Tensor`: a scalar <= 1, negative for a critic worse than a constant, NaN if all returns are equal.
     """
-    variance = _spread(return_moments)
-    return torch.where(variance > 0, 1 - _spread(error_moments) / variance, torch.nan)
+    check_shapes(1, error_moments=error_moments, return_moments=return_moments)
+    variation = _sum_of_squared_deviations(return_moments)
+    return torch.where(variation > 0, 1 - _sum_of_squared_deviations(error_moments) / variation, torch.nan)
 
 
-def _spread(moments: Tensor) -> Tensor:
-    """The sum of squared deviations from the mean."""
+def _sum_of_squared_deviations(moments: Tensor) -> Tensor:
     count, total, squares = moments.unbind()
     return squares - total * total / count

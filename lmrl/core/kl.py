@@ -8,66 +8,72 @@ score function is the gradient of the KL; [`k2`] and [`k3`] are for watching, or
 import torch
 from torch import Tensor
 
+from .checks import check_shapes
 from .masking import masked_sum
 
+MAX_KL_ERROR = 0.2  # of the controller, as in Ziegler et al.: one rollout far off the target moves it no further
 
-def k1(logps: Tensor, ref_logps: Tensor) -> Tensor:
+
+def k1(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     """
     Returns `r`: unbiased, of either sign at a single token.
 
     Args:
-        logps (`torch.Tensor` of shape `(B, T)`):
+        log_probs (`torch.Tensor` of shape `(B, T)` or `(B,)`):
             Log-probabilities of the sampled tokens under the policy, <= 0.
-        ref_logps (`torch.Tensor` of shape `(B, T)`):
+        ref_log_probs (`torch.Tensor`, same shape):
             The same under the reference.
 
     Returns:
-        `torch.Tensor` of shape `(B, T)`.
+        `torch.Tensor`, same shape.
     """
-    return logps - ref_logps
+    check_shapes(1, 2, log_probs=log_probs, ref_log_probs=ref_log_probs)
+    return log_probs - ref_log_probs
 
 
-def k2(logps: Tensor, ref_logps: Tensor) -> Tensor:
+def k2(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     """
     Returns `r^2 / 2`: biased, of low variance, never negative; its gradient is that of the KL at p = q.
 
     Args:
-        logps (`torch.Tensor` of shape `(B, T)`):
+        log_probs (`torch.Tensor` of shape `(B, T)` or `(B,)`):
             Log-probabilities of the sampled tokens under the policy, <= 0.
-        ref_logps (`torch.Tensor` of shape `(B, T)`):
+        ref_log_probs (`torch.Tensor`, same shape):
             The same under the reference.
 
     Returns:
-        `torch.Tensor` of shape `(B, T)`, >= 0.
+        `torch.Tensor`, same shape, >= 0.
     """
-    return (logps - ref_logps).square() / 2
+    check_shapes(1, 2, log_probs=log_probs, ref_log_probs=ref_log_probs)
+    return (log_probs - ref_log_probs).square() / 2
 
 
-def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
+def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     """
     Returns `exp(-r) - 1 + r`: unbiased and never negative.
 
     Args:
-        logps (`torch.Tensor` of shape `(B, T)`):
+        log_probs (`torch.Tensor` of shape `(B, T)` or `(B,)`):
             Log-probabilities of the sampled tokens under the policy, <= 0.
-        ref_logps (`torch.Tensor` of shape `(B, T)`):
+        ref_log_probs (`torch.Tensor`, same shape):
             The same under the reference.
 
     Returns:
-        `torch.Tensor` of shape `(B, T)`, >= 0.
+        `torch.Tensor`, same shape, >= 0.
     """
-    r = logps - ref_logps
+    check_shapes(1, 2, log_probs=log_probs, ref_log_probs=ref_log_probs)
+    r = log_probs - ref_log_probs
     return torch.expm1(-r) + r
 
 
-def sequence_kl(logps: Tensor, ref_logps: Tensor, mask: Tensor) -> Tensor:
+def sequence_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
     """
     Returns the log-ratio of whole completions, `sum_t k1`: the estimate of the KL in nats per completion.
 
     Args:
-        logps (`torch.Tensor` of shape `(B, T)`):
+        log_probs (`torch.Tensor` of shape `(B, T)`):
             Log-probabilities of the sampled tokens under the policy, <= 0.
-        ref_logps (`torch.Tensor` of shape `(B, T)`):
+        ref_log_probs (`torch.Tensor` of shape `(B, T)`):
             The same under the reference.
         mask (`torch.Tensor` of shape `(B, T)`):
             1 where a token counts.
@@ -75,7 +81,8 @@ def sequence_kl(logps: Tensor, ref_logps: Tensor, mask: Tensor) -> Tensor:
     Returns:
         `torch.Tensor` of shape `(B,)`.
     """
-    return masked_sum(k1(logps, ref_logps), mask, dim=1)
+    check_shapes(2, log_probs=log_probs, ref_log_probs=ref_log_probs, mask=mask)
+    return masked_sum(k1(log_probs, ref_log_probs), mask, dim=1)
 
 
 def adaptive_coefficient(coefficient: float, kl: float, target: float, horizon: float, num_samples: int) -> float:
@@ -86,7 +93,7 @@ def adaptive_coefficient(coefficient: float, kl: float, target: float, horizon: 
         coefficient <- coefficient * (1 + error * num_samples / horizon)
 
     From "Fine-Tuning Language Models from Human Preferences" (Ziegler et al., 2019,
-    https://huggingface.co/papers/1909.08593), section 2.2; the clip of the error at 0.2 is theirs.
+    https://huggingface.co/papers/1909.08593), section 2.2, with its clip of the error at 0.2.
 
     Args:
         coefficient (`float`):
@@ -103,5 +110,5 @@ def adaptive_coefficient(coefficient: float, kl: float, target: float, horizon: 
     Returns:
         `float`: the new coefficient, > 0 as long as `num_samples <= 5 * horizon`.
     """
-    error = min(max(kl / target - 1, -0.2), 0.2)
+    error = min(max(kl / target - 1, -MAX_KL_ERROR), MAX_KL_ERROR)
     return coefficient * (1 + error * num_samples / horizon)

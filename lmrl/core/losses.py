@@ -1,18 +1,20 @@
-"""The losses, element by element: the caller says over what it averages."""
+"""The losses, element by element: the caller averages."""
 
 import torch
 from torch import Tensor
 
+from .checks import check_shapes
 
-def reinforce_loss(logps: Tensor, advantages: Tensor) -> Tensor:
+
+def reinforce_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
     """
     Returns `-A * log p`, whose gradient is that of the expected reward.
 
     From "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning" (Williams, 1992,
-    https://link.springer.com/article/10.1007/BF00992696). Its value means nothing: watch the reward.
+    https://link.springer.com/article/10.1007/BF00992696). Its value is of no use as a figure: watch the reward.
 
     Args:
-        logps (`torch.Tensor`):
+        log_probs (`torch.Tensor`):
             Log-probabilities of what was sampled under the policy being trained: `(B,)` of whole completions, or
             `(B, T)` of tokens.
         advantages (`torch.Tensor`, same shape):
@@ -21,25 +23,26 @@ def reinforce_loss(logps: Tensor, advantages: Tensor) -> Tensor:
     Returns:
         `torch.Tensor`, same shape.
     """
-    return -advantages * logps
+    check_shapes(1, 2, log_probs=log_probs, advantages=advantages)
+    return -advantages * log_probs
 
 
 def clipped_policy_loss(
-    logps: Tensor, old_logps: Tensor, advantages: Tensor, epsilon_low: float = 0.2, epsilon_high: float = 0.2
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, epsilon_low: float = 0.2, epsilon_high: float = 0.2
 ) -> Tensor:
     """
     Returns the clipped surrogate of PPO.
 
-        ratio = exp(logps - old_logps)
+        ratio = exp(log_probs - old_log_probs)
         loss = -min(ratio * A, clip(ratio, 1 - epsilon_low, 1 + epsilon_high) * A)
 
     From "Proximal Policy Optimization Algorithms" (Schulman et al., 2017, https://huggingface.co/papers/1707.06347),
     equation 7; its gradient at ratio 1 is that of [`reinforce_loss`].
 
     Args:
-        logps (`torch.Tensor`):
+        log_probs (`torch.Tensor`):
             Log-probabilities under the policy being trained: `(B, T)` of tokens or `(B,)` of whole completions.
-        old_logps (`torch.Tensor`, same shape):
+        old_log_probs (`torch.Tensor`, same shape):
             The same under the policy that sampled; detached.
         advantages (`torch.Tensor`, same shape):
             Advantages; detached.
@@ -51,7 +54,8 @@ def clipped_policy_loss(
     Returns:
         `torch.Tensor`, same shape.
     """
-    ratio = torch.exp(logps - old_logps)
+    check_shapes(1, 2, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    ratio = torch.exp(log_probs - old_log_probs)
     clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
     return -torch.min(ratio * advantages, clipped * advantages)
 
@@ -67,17 +71,18 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     https://huggingface.co/papers/2403.17031).
 
     Args:
-        values (`torch.Tensor` of shape `(B, T)`):
+        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
             Values of the critic being trained.
-        old_values (`torch.Tensor` of shape `(B, T)`):
+        old_values (`torch.Tensor`, same shape):
             Values at the time of the rollout; detached.
-        returns (`torch.Tensor` of shape `(B, T)`):
+        returns (`torch.Tensor`, same shape):
             What the values should have been; detached.
         cliprange (`float`, *optional*, defaults to `0.2`):
             How far the values may move from the old ones, in units of the reward, > 0.
 
     Returns:
-        `torch.Tensor` of shape `(B, T)`, >= 0.
+        `torch.Tensor`, same shape, >= 0.
     """
+    check_shapes(1, 2, values=values, old_values=old_values, returns=returns)
     clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
     return torch.max((values - returns).square(), (clipped - returns).square()) / 2

@@ -6,15 +6,19 @@ Masked positions are selected away, never multiplied by zero: a NaN or an infini
 import torch
 from torch import Tensor
 
+from .checks import check_shapes
+
+VARIANCE_EPSILON = 1e-8  # under the square root: equal values, whose variance is 0, become 0 and not NaN
+
 
 def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     """
     Returns the sum of the values where the mask is 1.
 
     Args:
-        values (`torch.Tensor` of shape `(B, T)`):
+        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
             Any values; those where the mask is 0 may be anything, NaN included.
-        mask (`torch.Tensor` of shape `(B, T)`):
+        mask (`torch.Tensor`, same shape):
             1 where the value counts.
         dim (`int`, *optional*):
             Dimension to sum over. All of them by default.
@@ -22,6 +26,7 @@ def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     Returns:
         `torch.Tensor`: a scalar, or `(B,)` with `dim=1`. An empty selection sums to 0.
     """
+    check_shapes(1, 2, values=values, mask=mask)
     kept = torch.where(mask.bool(), values, torch.zeros_like(values))
     return kept.sum() if dim is None else kept.sum(dim)
 
@@ -31,9 +36,9 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     Returns the mean of the values where the mask is 1; the mean of an empty selection is 0.
 
     Args:
-        values (`torch.Tensor` of shape `(B, T)`):
+        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
             Any values.
-        mask (`torch.Tensor` of shape `(B, T)`):
+        mask (`torch.Tensor`, same shape):
             1 where the value counts.
         dim (`int`, *optional*):
             Dimension to average over. All of them by default.
@@ -41,8 +46,9 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     Returns:
         `torch.Tensor`: a scalar, or `(B,)` with `dim=1`.
     """
+    total = masked_sum(values, mask, dim)
     count = mask.sum() if dim is None else mask.sum(dim)
-    return masked_sum(values, mask, dim) / count.clamp(min=1)
+    return total / count.clamp(min=1)  # an empty selection has the sum 0: 0 / 1
 
 
 def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
@@ -61,11 +67,12 @@ def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
         `torch.Tensor` of shape `(3,)`, float64, so that the variance survives the subtraction of two large sums
         (float32 on Apple's GPUs, which have no other).
     """
+    check_shapes(1, 2, values=values, mask=mask)
     values = values.float() if values.device.type == "mps" else values.double()
     return torch.stack([mask.sum().to(values.dtype), masked_sum(values, mask), masked_sum(values**2, mask)])
 
 
-def standardize(values: Tensor, moments: Tensor, epsilon: float = 1e-8) -> Tensor:
+def standardize(values: Tensor, moments: Tensor, epsilon: float = VARIANCE_EPSILON) -> Tensor:
     """
     Returns `(values - mean) / sqrt(variance + epsilon)` for the mean and variance that the moments describe.
 
@@ -73,38 +80,40 @@ def standardize(values: Tensor, moments: Tensor, epsilon: float = 1e-8) -> Tenso
     values are returned as they are.
 
     Args:
-        values (`torch.Tensor`):
+        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
             Values to centre and scale.
         moments (`torch.Tensor` of shape `(3,)`):
             Count, sum and sum of squares from [`masked_moments`], summed over all processes.
         epsilon (`float`, *optional*, defaults to `1e-8`):
-            Keeps equal values from being divided by 0: they become 0.
+            Added to the variance: equal values become 0.
 
     Returns:
         `torch.Tensor`, same shape and dtype as `values`.
     """
+    check_shapes(1, 2, values=values)
+    check_shapes(1, moments=moments)
     count, total, squares = moments.unbind()
     if count < 2:
         return values
     mean = total / count
-    variance = ((squares - total * mean) / (count - 1)).clamp(min=0)
+    variance = ((squares - total * mean) / (count - 1)).clamp(min=0)  # of equal values rounding may leave it below 0
     return (values - mean.to(values.dtype)) * torch.rsqrt(variance + epsilon).to(values.dtype)
 
 
-def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+def whiten(values: Tensor, mask: Tensor, epsilon: float = VARIANCE_EPSILON) -> Tensor:
     """
     Returns the values with mean 0 and variance 1 over the positions where the mask is 1, and 0 elsewhere.
 
     Args:
-        values (`torch.Tensor` of shape `(B, T)`):
+        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
             Values to whiten.
-        mask (`torch.Tensor` of shape `(B, T)`):
+        mask (`torch.Tensor`, same shape):
             1 where the value counts.
         epsilon (`float`, *optional*, defaults to `1e-8`):
             Added to the variance, see [`standardize`].
 
     Returns:
-        `torch.Tensor` of shape `(B, T)`.
+        `torch.Tensor`, same shape as `values`.
     """
     white = standardize(values, masked_moments(values, mask), epsilon)
     return torch.where(mask.bool(), white, torch.zeros_like(white))
@@ -121,5 +130,6 @@ def last_index(mask: Tensor) -> Tensor:
     Returns:
         `torch.Tensor` of shape `(B,)`, int64, in [-1, T - 1].
     """
+    check_shapes(2, mask=mask)
     positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return (positions * mask.bool()).amax(dim=1) - 1

@@ -7,6 +7,7 @@ received for token t. The state after the last real token has the value 0.
 import torch
 from torch import Tensor
 
+from .checks import check_shapes
 from .masking import last_index
 
 
@@ -25,6 +26,8 @@ def place_at_end(rewards: Tensor, mask: Tensor) -> Tensor:
     Returns:
         `torch.Tensor` of shape `(B, T)`.
     """
+    check_shapes(1, rewards=rewards)
+    check_shapes(2, mask=mask)
     at_end = torch.arange(mask.shape[1], device=mask.device) == last_index(mask).unsqueeze(1)
     return torch.where(at_end, rewards.unsqueeze(1), torch.zeros_like(rewards).unsqueeze(1))
 
@@ -76,12 +79,17 @@ def generalized_advantages(
     Returns:
         `torch.Tensor` of shape `(B, T)`.
     """
-    kept, zero = mask.bool(), torch.zeros((), dtype=values.dtype, device=values.device)
-    token_rewards, values = torch.where(kept, token_rewards, zero), torch.where(kept, values, zero)
-    advantages, following = torch.zeros_like(values), torch.zeros_like(values[:, 0])
-    next_value = following
+    check_shapes(2, token_rewards=token_rewards, values=values, mask=mask)
+    kept = mask.bool()
+    zero = torch.zeros((), dtype=values.dtype, device=values.device)
+    token_rewards = torch.where(kept, token_rewards, zero)
+    values = torch.where(kept, values, zero)
+    advantages = torch.zeros_like(values)
+    next_value = torch.zeros_like(values[:, 0])
+    next_advantage = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
         delta = token_rewards[:, t] + gamma * next_value - values[:, t]
-        following = torch.where(kept[:, t], delta + gamma * lam * following, zero)
-        advantages[:, t], next_value = following, values[:, t]
+        advantages[:, t] = torch.where(kept[:, t], delta + gamma * lam * next_advantage, zero)
+        next_value = values[:, t]
+        next_advantage = advantages[:, t]
     return advantages

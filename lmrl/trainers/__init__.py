@@ -1,17 +1,20 @@
 """The trainers: TRL's RLOOTrainer with the credit assignment changed. The only room that knows TRL's private names."""
 
-from .checkpoints import find_checkpoint
+from .base import PolicyGradientTrainer
+from .checkpointing import find_checkpoint
 from .configs import PolicyGradientConfig, PPOConfig, ReinforceConfig
 from .ppo import PPOTrainer
 from .reinforce import ReinforceTrainer
-from .rollout import PolicyGradientTrainer
+from .rollout import Credit, Rollout
 
 __all__ = [
+    "Credit",
     "PPOConfig",
     "PPOTrainer",
     "PolicyGradientConfig",
     "PolicyGradientTrainer",
     "ReinforceConfig",
     "ReinforceTrainer",
+    "Rollout",
     "find_checkpoint",
 ]

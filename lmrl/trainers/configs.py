@@ -1,33 +1,39 @@
-"""Configurations of the trainers: TRL's RLOOConfig, what lmrl adds to it, and what it must refuse."""
+"""Configurations of the trainers: TRL's RLOOConfig, the fields that lmrl adds to it, and the values it refuses."""
 
+import copy
 import os
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
+from torch import Tensor
 from transformers import get_scheduler
+from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
-BASELINES = ("none", "batch_mean", "leave_one_out", "moving_average", "greedy")
+from lmrl import core
+from lmrl.utils import check_at_least, check_in
+
+if TYPE_CHECKING:
+    Baseline = str | Callable[[Tensor, int], Tensor]
+else:
+    Baseline = str  # the parser of command lines knows no union: there a baseline is a name
+
 CRITICS = ("shared", "adapter", "separate")
 
-# `generate` options that leave the distribution sampled from as it is
-_HARMLESS = {"use_cache", "cache_implementation", "prefill_chunk_size"}
+# Values of sampling options that leave the model's distribution as it is.
+NEUTRAL_SAMPLING = {"top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0.0), "repetition_penalty": (1.0,)}
 
-
-def _check_at_least(least: float, config: object, *names: str) -> None:
-    """Refuse values below the least, and NaN; None is no value."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value >= least:
-            raise ValueError(f"{name} is {value}, and must be at least {least}.")
+# Options of `generate` that do so whatever their value; vLLM has none of them.
+NEUTRAL_GENERATION_KWARGS = {"use_cache", "cache_implementation", "prefill_chunk_size"}
 
 
 @dataclass
 class PolicyGradientConfig(RLOOConfig):
     """
-    What both trainers share. All of [`~trl.RLOOConfig`] and [`~transformers.TrainingArguments`] is there too; `beta`
-    is the coefficient of the KL penalty, subtracted from the reward.
+    The fields that all trainers share. All of [`~trl.RLOOConfig`] and [`~transformers.TrainingArguments`] is there
+    too; `beta` is the coefficient of the KL penalty, subtracted from the reward.
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of the policy, for AdamW."})
@@ -39,7 +45,7 @@ class PolicyGradientConfig(RLOOConfig):
         default=True,
         metadata={"help": "Turn dropout off. On, the policy that is trained is not the one that was sampled."},
     )
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many optimiser steps."})
+    logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
     reference_model_name_or_path: str | None = field(
         default=None,
         metadata={
@@ -49,7 +55,7 @@ class PolicyGradientConfig(RLOOConfig):
     )
     missing_eos_penalty: float | None = field(
         default=None,
-        metadata={"help": "Subtracted from the reward of an answer that did not end within max_completion_length."},
+        metadata={"help": "Subtracted from the reward of a completion that did not end within max_completion_length."},
     )
     kl_target: float | None = field(
         default=None,
@@ -67,7 +73,7 @@ class PolicyGradientConfig(RLOOConfig):
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
-            "help": "Checkpoint to go on from: its folder; `true` for the newest whole one in output_dir; `latest` "
+            "help": "Checkpoint to go on from: its folder; `true` for the newest complete one in output_dir; `latest` "
             "for the same, or a start from the beginning where there is none."
         },
     )
@@ -80,8 +86,20 @@ class PolicyGradientConfig(RLOOConfig):
     )
 
     def __post_init__(self) -> None:
-        _check_at_least(1, self, "num_generations", "num_iterations", "max_completion_length")
-        _check_at_least(0, self, "beta", "epsilon", "epsilon_high", "learning_rate", "neftune_noise_alpha")
+        check_at_least(
+            1,
+            num_generations=self.num_generations,
+            num_iterations=self.num_iterations,
+            max_completion_length=self.max_completion_length,
+        )
+        check_at_least(
+            0,
+            beta=self.beta,
+            epsilon=self.epsilon,
+            epsilon_high=self.epsilon_high,
+            learning_rate=self.learning_rate,
+            neftune_noise_alpha=self.neftune_noise_alpha,
+        )
         self._choose_precision()
         try:
             super().__post_init__()
@@ -93,6 +111,23 @@ class PolicyGradientConfig(RLOOConfig):
         self._check_schedule()
         self._check_clip_range()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Returns a copy that a trainer may write to, as TRL and Trainer do to their configurations."""
+        copied = object.__new__(type(self))
+        for name, value in vars(self).items():
+            # What configures an engine stays the very object: transformers holds on to it by a weak reference.
+            is_plain = isinstance(value, dict | list | AcceleratorConfig)
+            setattr(copied, name, copy.deepcopy(value, memo) if is_plain else value)
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what is pickled, as Trainer does beside each model: of a function, which may be local, its name."""
+        state = dict(vars(self))
+        for item in fields(self):
+            if callable(state[item.name]):
+                state[item.name] = getattr(state[item.name], "__name__", repr(state[item.name]))
+        return state
+
     def _choose_precision(self) -> None:
         """TRL's default is bfloat16 wherever it runs. Here it is where there is a GPU made for it."""
         on_gpu = torch.cuda.is_available() and not self.use_cpu
@@ -103,43 +138,48 @@ class PolicyGradientConfig(RLOOConfig):
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds no other either, but warns
 
     def _check_sampling(self) -> None:
-        neutral = {"top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0.0), "repetition_penalty": (1.0,)}
-        for name, allowed in neutral.items():
-            if getattr(self, name) not in allowed:
+        for name, neutral in NEUTRAL_SAMPLING.items():
+            value = getattr(self, name)
+            if value not in neutral:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} changes the distribution that is sampled from, and the policy "
-                    "gradient needs the log-probabilities of just that distribution, while the loss has those of the "
-                    f"model. Leave {name} at {allowed[0]} in training and set it when you evaluate."
+                    f"`{name}` must be {neutral[0]} in training, got {value}. Another value changes the distribution "
+                    "that is sampled from, and the policy gradient needs the log-probabilities of just that "
+                    "distribution, while the loss has those of the model. Set it when you evaluate."
                 )
         if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}, and sampling needs one above 0.")
-        harmless = set() if self.use_vllm else _HARMLESS  # vLLM knows none of them
-        for name in set(self.generation_kwargs or {}) - harmless:
+            raise ValueError(f"`temperature` must be above 0, got {self.temperature}.")
+        allowed = set() if self.use_vllm else NEUTRAL_GENERATION_KWARGS
+        for name in set(self.generation_kwargs or {}) - allowed:
             raise ValueError(
-                f"generation_kwargs has {name!r}, which may change the distribution that is sampled from or when an "
-                f"answer ends, and the log-probabilities trained on would not know. Allowed: {sorted(harmless)}. The "
-                "length is max_completion_length, the temperature is temperature."
+                f"`generation_kwargs` must have no options but {sorted(allowed)}, got {name!r}. It may change the "
+                "distribution that is sampled from or when a completion ends, and the log-probabilities trained on "
+                "would not follow. The length is max_completion_length, the temperature is temperature."
             )
 
     def _check_kl(self) -> None:
         if self.sync_ref_model and self.beta == 0:
-            raise ValueError("sync_ref_model=True needs beta above 0: without beta there is no reference to move.")
+            raise ValueError(
+                "`sync_ref_model` must be False with beta=0, got True. Without beta there is no reference."
+            )
         if self.reference_model_name_or_path is not None and self.beta == 0:
             raise ValueError(
-                f"reference_model_name_or_path={self.reference_model_name_or_path!r} is only read with beta above 0: "
-                "without beta no reference is run."
+                f"`reference_model_name_or_path` must be None with beta=0, got {self.reference_model_name_or_path!r}. "
+                "It is only read with beta above 0: without beta no reference is run."
             )
         for name in ("kl_target", "max_kl"):
             value = getattr(self, name)
-            if value is not None and (self.beta == 0 or value <= 0):
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` must be above 0, got {value}.")
+            if value is not None and self.beta == 0:
                 raise ValueError(
-                    f"{name}={value} needs a value above 0 and beta above 0 (it is {self.beta}): without beta no "
-                    "reference policy is run, so there is no KL."
+                    f"`{name}` must be None with beta=0, got {value}. Without beta no reference is run, so there is "
+                    "no KL: give beta a value above 0."
                 )
-        if self.kl_target is not None and self.kl_horizon <= self.generation_batch_size / 5:
+        shortest = self.generation_batch_size / 5  # the controller's error is at most a fifth
+        if self.kl_target is not None and not self.kl_horizon > shortest:
             raise ValueError(
-                f"kl_horizon={self.kl_horizon} is too short for {self.generation_batch_size} completions a rollout: "
-                f"the coefficient could turn negative. Use more than {self.generation_batch_size / 5:g}."
+                f"`kl_horizon` must be above {shortest:g}, got {self.kl_horizon}. With {self.generation_batch_size} "
+                "completions a rollout the coefficient could turn negative."
             )
 
     def _check_clip_range(self) -> None:
@@ -149,32 +189,42 @@ class PolicyGradientConfig(RLOOConfig):
             case [int() | float() as low, int() | float() as high] if low < high:
                 pass
             case wrong:
-                raise ValueError(f"reward_clip_range is {wrong}, and must be two numbers, the lower one first.")
+                raise ValueError(f"`reward_clip_range` must be two numbers, the lower one first, got {wrong}.")
 
     def _check_schedule(self) -> None:
-        """Make the schedule once, of a weight that nobody needs: transformers would only when training begins."""
+        """Makes the schedule once, of a weight that nothing uses: transformers would only when training begins."""
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-        kind, options = self.lr_scheduler_type, self.lr_scheduler_kwargs or {}
+        kind = self.lr_scheduler_type
+        options = self.lr_scheduler_kwargs or {}
         try:
             get_scheduler(kind, optimizer, num_warmup_steps=0, num_training_steps=1, scheduler_specific_kwargs=options)
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"lr_scheduler_kwargs={options} is not what lr_scheduler_type={str(kind.value)!r} takes ({error}). "
-                "Give it the options of that schedule, and no others."
+                f"`lr_scheduler_kwargs` must be options of lr_scheduler_type={str(kind.value)!r}, got {options} "
+                f"({error}). Give it the options of that schedule, and no others."
             ) from error
 
 
 @dataclass
 class ReinforceConfig(PolicyGradientConfig):
-    """Configuration of [`ReinforceTrainer`]."""
+    """
+    Configuration of [`ReinforceTrainer`].
+
+    `baseline` is a name, or in Python a function `baseline(rewards, num_generations)` of the rewards of a rollout of
+    all processes, `(N,)`, less their KL penalty, the completions of a prompt side by side, NaN where no reward
+    applied. It returns what to subtract, `(N,)`.
+    """
 
     num_generations: int | None = field(
         default=4,
         metadata={"help": "Completions per prompt. 1 is allowed with every baseline but leave_one_out."},
     )
-    baseline: Literal["none", "batch_mean", "leave_one_out", "moving_average", "greedy"] = field(
+    baseline: Baseline = field(
         default="leave_one_out",
-        metadata={"help": "What is subtracted from the reward. greedy decodes each prompt once more, greedily."},
+        metadata={
+            "help": "What is subtracted from the reward: none, batch_mean, leave_one_out, moving_average or greedy, "
+            "which decodes each prompt once more, greedily."
+        },
     )
     baseline_decay: float = field(
         default=0.9, metadata={"help": "Share of the past kept by the moving average at each rollout, in [0, 1)."}
@@ -182,18 +232,20 @@ class ReinforceConfig(PolicyGradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.baseline not in BASELINES:
-            raise ValueError(f"baseline={self.baseline!r} is not one of {', '.join(BASELINES)}.")
+        if not callable(self.baseline):
+            check_in(core.BASELINES, baseline=self.baseline)
         if self.baseline == "leave_one_out" and self.num_generations == 1:
             raise ValueError(
-                f"baseline='leave_one_out' with num_generations={self.num_generations}: the baseline of a completion "
-                "is the mean of the others of its prompt, so there must be at least 2. Raise num_generations, or take "
-                "baseline='moving_average' or 'greedy'."
+                "`num_generations` must be at least 2 with baseline='leave_one_out', got 1. The baseline of a "
+                "completion is the mean of the others of its prompt: raise it, or take baseline='moving_average' or "
+                "'greedy'."
             )
         if self.baseline == "greedy" and self.use_vllm:
-            raise ValueError("baseline='greedy' is not available with use_vllm=True. Use baseline='leave_one_out'.")
+            raise ValueError(
+                "`baseline` must not be 'greedy' with use_vllm=True, got 'greedy'. Use baseline='leave_one_out'."
+            )
         if not 0 <= self.baseline_decay < 1:
-            raise ValueError(f"baseline_decay={self.baseline_decay} is not in [0, 1).")
+            raise ValueError(f"`baseline_decay` must be in [0, 1), got {self.baseline_decay}.")
 
 
 @dataclass
@@ -234,17 +286,19 @@ class PPOConfig(PolicyGradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.critic not in CRITICS:
-            raise ValueError(f"critic={self.critic!r} is not one of {', '.join(CRITICS)}.")
+        check_in(CRITICS, critic=self.critic)
         if self.critic_model_name_or_path is not None and self.critic != "separate":
             raise ValueError(
-                f"critic_model_name_or_path={self.critic_model_name_or_path!r} is only read with critic='separate'."
+                f"`critic_model_name_or_path` must be None with critic={self.critic!r}, got "
+                f"{self.critic_model_name_or_path!r}. It is only read with critic='separate'."
             )
-        _check_at_least(0, self, "vf_coef", "critic_learning_rate")
+        check_at_least(0, vf_coef=self.vf_coef, critic_learning_rate=self.critic_learning_rate)
         if not self.cliprange_value > 0:
-            raise ValueError(f"cliprange_value is {self.cliprange_value}, and must be above 0: no value could move.")
+            raise ValueError(
+                f"`cliprange_value` must be above 0, got {self.cliprange_value}. At 0 no value could move."
+            )
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1].")
+                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
         if self.critic_learning_rate is None:
             self.critic_learning_rate = 2e-3 if self.critic == "shared" else self.learning_rate

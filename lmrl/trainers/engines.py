@@ -1,45 +1,64 @@
-"""Where an engine spreads the weights over the processes: the whole model on each of them, for a while."""
+"""Engines that spread weights over the processes (DDP, ZeRO, FSDP), and vLLM, which holds a copy of them."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from accelerate import Accelerator
+from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
+from trl.distributed import DistributedBackend
 from trl.generation.vllm_generation import VLLMGeneration
-from trl.models import unwrap_model_for_generation
+from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
-if TYPE_CHECKING:
-    from .metrics import MeasuredTrainer
+from lmrl.models import decoding_weights, neutral_generation_config
+
+
+def base_model(model: Any, accelerator: Accelerator) -> PreTrainedModel:
+    """
+    Returns the policy as a plain model: out of its engine, and out of PEFT's wrapper.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Policy, in its engine or not.
+        accelerator ([`~accelerate.Accelerator`]):
+            Of the trainer.
+    """
+    unwrapped = accelerator.unwrap_model(model)
+    return unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped
 
 
 @contextmanager
-def gathered_policy(trainer: "MeasuredTrainer") -> Iterator[PreTrainedModel]:
+def gathered_policy(model_wrapped: Any, accelerator: Accelerator) -> Iterator[PreTrainedModel]:
     """
     Yields the policy out of its engine, with all its weights on every process and on the device that trains.
 
-    In it a process may run the policy as often as it likes, without the others, and a model that is loaded is whole
+    In it a process may run the policy as often as it likes, without the others, and a model that is loaded is complete
     too. All processes must enter and leave it together. What is done to the weights in it is lost where they are
     shards.
 
     Args:
-        trainer ([`MeasuredTrainer`]):
-            Trainer before, in or after training.
+        model_wrapped (`torch.nn.Module`):
+            Policy in its engine, before, in or after training.
+        accelerator ([`~accelerate.Accelerator`]):
+            Of the trainer.
     """
     with ExitStack() as stack:
-        if trainer._dist.is_zero3:
-            stack.enter_context(loading_whole())
-        model = stack.enter_context(unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator))
-        stack.enter_context(_out_of_step(trainer.model_wrapped))
-        stack.enter_context(unsharded(model, trainer.accelerator.state))
-        stack.enter_context(_on_device(model, trainer.accelerator.device))
+        if DistributedBackend(accelerator).is_zero3:
+            stack.enter_context(zero3_init_disabled())
+        model = stack.enter_context(unwrap_model_for_generation(model_wrapped, accelerator))
+        stack.enter_context(_zero3_forward_check_disabled(model_wrapped))
+        stack.enter_context(unsharded(model, accelerator.state))
+        stack.enter_context(_on_device(model, accelerator.device))
         yield model
 
 
 @contextmanager
-def loading_whole() -> Iterator[None]:
-    """`from_pretrained` loads whole models, as if DeepSpeed's ZeRO-3 were not there."""
+def zero3_init_disabled() -> Iterator[None]:
+    """`from_pretrained` loads complete models, as if DeepSpeed's ZeRO-3 were not there."""
     from transformers.integrations import deepspeed
 
     reference = deepspeed._hf_deepspeed_config_weak_ref
@@ -51,30 +70,31 @@ def loading_whole() -> Iterator[None]:
 
 
 @contextmanager
-def _out_of_step(engine: Any) -> Iterator[None]:
+def _zero3_forward_check_disabled(engine: Any) -> Iterator[None]:
     """ZeRO-3 compares the processes whenever a forward begins, with a hook that TRL 1.16 leaves in place."""
     offload = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)
     if offload is None:
         yield
         return
-    hooks, place = offload.module._forward_pre_hooks, offload.fwd_pre_hook.id
-    hook = hooks.pop(place)
+    hooks = offload.module._forward_pre_hooks
+    hook_id = offload.fwd_pre_hook.id
+    hook = hooks.pop(hook_id)
     try:
         yield
     finally:
-        hooks[place] = hook
+        hooks[hook_id] = hook
 
 
 @contextmanager
 def unsharded(model: nn.Module, state: Any) -> Iterator[None]:
     """
-    Have every weight of a model under `fully_shard` on every process, and no communication in its forward.
+    Gathers every weight of a model under `fully_shard` on every process, with no communication in its forward.
 
     Args:
         model (`torch.nn.Module`):
             Any model; one without shards is left as it is.
         state ([`~accelerate.state.AcceleratorState`]):
-            Knows whether shards are made again after the forward of a layer.
+            Its FSDP plugin has whether shards are made again after the forward of a layer.
     """
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
@@ -91,7 +111,7 @@ def unsharded(model: nn.Module, state: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _on_device(model: nn.Module, device: Any) -> Iterator[None]:
+def _on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Trainer leaves the model where it was until DeepSpeed or FSDP takes it, when training begins."""
     before = next(model.parameters()).device
     if before == device or hasattr(model, "hf_device_map"):
@@ -104,18 +124,82 @@ def _on_device(model: nn.Module, device: Any) -> Iterator[None]:
         model.to(before)
 
 
-def push_policy_only(generation: VLLMGeneration) -> None:
+@contextmanager
+def decoding_policy(
+    policy: PreTrainedModel, model_wrapped: Any, accelerator: Accelerator, use_vllm: bool, bf16: bool
+) -> Iterator[None]:
     """
-    Keep the critic, a part of the policy's module, out of the weights that TRL sends to vLLM, which knows none.
+    Prepares the policy for sampling: its weights at hand, in bfloat16 if it trains so, and no generation settings
+    that change the distribution.
+
+    Args:
+        policy ([`~transformers.PreTrainedModel`]):
+            Policy as [`base_model`] returns it.
+        model_wrapped (`torch.nn.Module`):
+            Policy in its engine.
+        accelerator ([`~accelerate.Accelerator`]):
+            Of the trainer.
+        use_vllm (`bool`):
+            Whether vLLM samples, with weights of its own.
+        bf16 (`bool`):
+            Whether the forward computes in bfloat16.
+    """
+    is_zero3 = DistributedBackend(accelerator).is_zero3
+    with ExitStack() as stack:
+        if use_vllm:
+            pass
+        elif uses_fsdp(accelerator):  # under ZeRO-3 TRL gathers the weights
+            stack.enter_context(gathered_policy(model_wrapped, accelerator))
+        elif bf16 and not is_zero3 and not hasattr(policy, "hf_device_map"):
+            stack.enter_context(decoding_weights(policy, torch.bfloat16))
+        stack.enter_context(neutral_generation_config(policy))
+        yield
+
+
+def prepare_frozen(model: Any, accelerator: Accelerator) -> Any:
+    """
+    Returns a model that is not trained, under the engine of the policy.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Frozen model.
+        accelerator ([`~accelerate.Accelerator`]):
+            Of the trainer.
+    """
+    if uses_deepspeed(accelerator):
+        return prepare_deepspeed(model, accelerator)
+    if uses_fsdp(accelerator):
+        return prepare_fsdp(model, accelerator)
+    return accelerator.prepare_model(model, evaluation_mode=True)
+
+
+def uses_deepspeed(accelerator: Accelerator) -> bool:
+    """Returns whether DeepSpeed is the engine."""
+    return accelerator.state.deepspeed_plugin is not None
+
+
+def uses_fsdp(accelerator: Accelerator) -> bool:
+    """Returns whether FSDP is the engine."""
+    return getattr(accelerator.state, "fsdp_plugin", None) is not None
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Returns whether every process has a part of each weight only."""
+    return DistributedBackend(accelerator).is_zero3 or uses_fsdp(accelerator)
+
+
+def exclude_critic_from_vllm(generation: VLLMGeneration) -> None:
+    """
+    Keeps the critic, a part of the policy's module, out of the weights that TRL sends to vLLM, which has none.
 
     Args:
         generation ([`~trl.generation.vllm_generation.VLLMGeneration`]):
-            The trainer's.
+            Of the trainer.
     """
-    everything = generation._iter_named_params
+    all_params = generation._iter_named_params
 
-    def of_policy() -> Iterator[tuple[str, Tensor]]:
-        """Walks over all: under ZeRO-3 each weight comes together, on every process, as it is passed."""
-        return ((name, weight) for name, weight in everything() if not name.startswith("critic."))
+    def policy_params() -> Iterator[tuple[str, Tensor]]:
+        """Iterates over all: under ZeRO-3 each weight is gathered, on every process, as it is passed."""
+        return ((name, weight) for name, weight in all_params() if not name.startswith("critic."))
 
-    generation._iter_named_params = of_policy
+    generation._iter_named_params = policy_params

@@ -1,60 +1,164 @@
-"""The reference policy that the KL penalty holds on to."""
+"""The reference policy that the KL penalty is measured to."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import safetensors.torch
 import torch
+from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
-from torch import Tensor
-from transformers import PreTrainedModel
-from trl.models import prepare_deepspeed, prepare_fsdp
-from trl.trainer.callbacks import SyncRefModelCallback
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.utils import use_adapter
 
 from lmrl import core
 from lmrl.models import add_scoring_forward, check_scoring_forward, fuse_activations, load_model, load_tokenizer
 
-if TYPE_CHECKING:
-    from .rollout import PolicyGradientTrainer
+from .configs import PolicyGradientConfig
+from .engines import is_sharded
+from .rollout import Rollout
 
 logger = get_logger(__name__)
 
 REFERENCE_NAME = "reference.safetensors"
 
 
-def make_reference(trainer: "PolicyGradientTrainer") -> Any:
+class Reference:
     """
-    Returns the frozen model that the KL is measured to: the one named by `reference_model_name_or_path`, else a copy
-    of the policy as it is now. None without a KL penalty, and with LoRA where none is named: TRL then asks the model
-    without its new adapter.
+    The frozen policy, the penalty for leaving it, and the coefficient of that.
 
     Args:
-        trainer ([`PolicyGradientTrainer`]):
-            Trainer whose policy has not been given its scoring forward yet.
+        model ([`~transformers.PreTrainedModel`], *optional*):
+            Frozen model under its engine. None without a KL penalty, and for a policy with LoRA where no model is
+            named: that is its own reference, without its adapter.
+        args ([`PolicyGradientConfig`]):
+            Configuration of the run.
+        accelerator ([`~accelerate.Accelerator`]):
+            Of the trainer.
+    """
+
+    def __init__(self, model: Any, args: PolicyGradientConfig, accelerator: Accelerator) -> None:
+        self.model = model
+        self.args = args
+        self.accelerator = accelerator
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is a KL penalty."""
+        return self.args.beta != 0
+
+    @contextmanager
+    def running(self, policy: Any) -> Iterator[Any]:
+        """
+        Yields the model to score a rollout with.
+
+        Args:
+            policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+                Policy, which is that model while its adapter is off, or replaced by TRL's frozen copy of the one that
+                training started from.
+        """
+        if self.model is not None:
+            yield self.model
+            return
+        unwrapped = self.accelerator.unwrap_model(policy)
+        with use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None):
+            yield policy
+
+    def penalty(self, rollout: Rollout, beta: float) -> Tensor:
+        """
+        Returns `beta * k1` of each token, and zeros where there is no reference.
+
+        Args:
+            rollout ([`Rollout`]):
+                Rollout with its log-probabilities.
+            beta (`float`):
+                Coefficient.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T)`.
+        """
+        log_probs = rollout.require("old_log_probs")
+        if rollout.ref_log_probs is None:
+            return torch.zeros_like(log_probs)
+        return beta * core.k1(log_probs, rollout.ref_log_probs)
+
+    def next_coefficient(self, beta: float, kl: float) -> float:
+        """
+        Returns the coefficient of the next rollout: adapted to `kl_target`, if there is one.
+
+        Args:
+            beta (`float`):
+                Coefficient of this rollout.
+            kl (`float`):
+                KL of this rollout to the reference, in nats per completion.
+        """
+        if self.args.kl_target is None:
+            return beta
+        num_samples = self.args.generation_batch_size
+        return core.adaptive_coefficient(beta, kl, self.args.kl_target, self.args.kl_horizon, num_samples)
+
+    def is_too_far(self, kl: float) -> bool:
+        """Returns whether a KL, in nats per completion, is above `max_kl`."""
+        return self.args.max_kl is not None and kl > self.args.max_kl
+
+    def state_dict(self, beta: float) -> dict[str, float]:
+        """Returns the coefficient if it adapts. One that does not may be changed on resuming."""
+        return {} if self.args.kl_target is None else {"beta": beta}
+
+    def restored_coefficient(self, beta: float, state: dict[str, Any]) -> float:
+        """Returns the coefficient of a run that is resumed with what [`~Reference.state_dict`] returned."""
+        return beta if self.args.kl_target is None else float(state.get("beta", beta))
+
+    def save(self, folder: Path) -> None:
+        """Writes a reference that moves into a checkpoint, on the process that saves."""
+        if self.args.sync_ref_model and self.args.should_save and not is_sharded(self.accelerator):
+            safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), str(folder / REFERENCE_NAME))
+
+    def load(self, folder: Path) -> None:
+        """Loads what [`~Reference.save`] wrote, into the reference of each process."""
+        if not self.args.sync_ref_model:
+            return
+        if (folder / REFERENCE_NAME).is_file() and not is_sharded(self.accelerator):
+            safetensors.torch.load_model(self.accelerator.unwrap_model(self.model), str(folder / REFERENCE_NAME))
+        else:
+            logger.warning(f"{folder} has no moving reference: it begins anew from the policy as it was given.")
+
+
+def make_frozen_model(policy: Any, tokenizer: PreTrainedTokenizerBase, args: PolicyGradientConfig) -> Any:
+    """
+    Returns the frozen model that the KL is measured to: the one named by `reference_model_name_or_path`, else a copy
+    of the policy as it is now. None without a KL penalty, and with LoRA where none is named.
+
+    Args:
+        policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Policy with all its weights, which has not been given its scoring forward yet.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the policy.
+        args ([`PolicyGradientConfig`]):
+            Configuration of the run.
 
     Raises:
         ValueError: If the named model reads other tokens than the policy, or a reference cannot follow the policy.
     """
-    name, lora = trainer.args.reference_model_name_or_path, is_peft_model(trainer.model)
-    if trainer.args.sync_ref_model and lora:
+    name = args.reference_model_name_or_path
+    has_adapter = is_peft_model(policy)
+    if args.sync_ref_model and has_adapter:
         raise ValueError(
-            "sync_ref_model=True mixes the policy's weights into those of its reference, and with LoRA the policy is "
-            "an adapter. Leave sync_ref_model out, or train the whole model."
+            "`sync_ref_model` must be False with LoRA, got True. It mixes the policy's weights into those of its "
+            "reference, and with LoRA the policy is an adapter. Leave it out, or train all weights."
         )
-    if trainer.beta == 0 or (name is None and lora):
+    if args.beta == 0 or (name is None and has_adapter):
         return None
-    with trainer.gathered_policy() as policy:
-        reference = _copy(policy) if name is None else _load(name, trainer)
+    reference = _copy(policy) if name is None else _load(name, policy, tokenizer, args)
     reference.eval().requires_grad_(False)
-    add_scoring_forward(reference, trainer.temperature)
+    add_scoring_forward(reference, args.temperature)
     if name is not None:
-        check_scoring_forward(reference, trainer.temperature)
-    prepared = _prepare(trainer, reference)
-    if trainer.args.sync_ref_model:
-        trainer.add_callback(SyncRefModelCallback(ref_model=prepared, accelerator=trainer.accelerator))
-    return prepared
+        check_scoring_forward(reference, args.temperature)
+    return reference
 
 
 def _copy(policy: Any) -> Any:
@@ -63,100 +167,42 @@ def _copy(policy: Any) -> Any:
     return reference
 
 
-def _load(name: str, trainer: "PolicyGradientTrainer") -> PreTrainedModel:
-    policy, trust = trainer._base_model, trainer.args.trust_remote_code
-    reference = load_model(name, dtype=policy.dtype, trust_remote_code=trust)
-    _check_vocabulary(name, reference, trainer)
-    if trainer.args.sync_ref_model and _shapes(reference) != _shapes(trainer.model):
+def _load(name: str, policy: Any, tokenizer: PreTrainedTokenizerBase, args: PolicyGradientConfig) -> PreTrainedModel:
+    base = policy.get_base_model() if is_peft_model(policy) else policy
+    reference = load_model(name, dtype=base.dtype, trust_remote_code=args.trust_remote_code)
+    _check_vocabulary(name, reference, base, tokenizer, args.trust_remote_code)
+    if args.sync_ref_model and _shapes(reference) != _shapes(policy):
         raise ValueError(
-            f"sync_ref_model=True mixes the policy's weights into those of its reference, and {name!r} has weights of "
-            "other shapes than the policy. Leave sync_ref_model out."
+            f"`sync_ref_model` must be False for a reference of other shapes than the policy, got True and {name!r}. "
+            "It mixes the policy's weights into those of its reference: leave it out."
         )
     fuse_activations(reference)
     return reference
 
 
-def _shapes(model: torch.nn.Module) -> list[torch.Size]:
+def _shapes(model: nn.Module) -> list[torch.Size]:
     return [parameter.shape for parameter in model.parameters()]
 
 
-def _check_vocabulary(name: str, reference: PreTrainedModel, trainer: "PolicyGradientTrainer") -> None:
+def _check_vocabulary(
+    name: str, reference: PreTrainedModel, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trust: bool
+) -> None:
     """The reference is given the ids that the policy has sampled. Rows of its embedding past these do no harm."""
-    ours, theirs = (model.config.get_text_config().vocab_size for model in (trainer._base_model, reference))
+    policy_size = policy.config.get_text_config().vocab_size
+    reference_size = reference.config.get_text_config().vocab_size
     try:
-        words = load_tokenizer(name, trust_remote_code=trainer.args.trust_remote_code).get_vocab()
+        reference_vocabulary = load_tokenizer(name, trust_remote_code=trust).get_vocab()
     except ValueError:  # no tokenizer lies beside it: the number of tokens has to do
-        words = None
+        reference_vocabulary = None
     remedy = "The KL of a token needs the same tokens in both: name a model with the policy's tokenizer."
-    if theirs < ours or (words is None and theirs != ours):
-        raise ValueError(f"The reference {name!r} has {theirs} tokens and the policy {ours}. {remedy}")
-    own = trainer._tokenizer.get_vocab()
-    if words is not None and (apart := sorted(own.items() ^ words.items(), key=lambda item: item[1])):
-        token, place = apart[0]
+    if reference_size < policy_size or (reference_vocabulary is None and reference_size != policy_size):
+        raise ValueError(f"The reference {name!r} has {reference_size} tokens and the policy {policy_size}. {remedy}")
+    if reference_vocabulary is None:
+        return
+    differing = sorted(tokenizer.get_vocab().items() ^ reference_vocabulary.items(), key=lambda item: item[1])
+    if differing:
+        token, token_id = differing[0]
         raise ValueError(
-            f"The tokenizers of the policy and of the reference {name!r} differ in {len(apart)} tokens, such as "
-            f"{token!r} with the id {place}. {remedy}"
+            f"The tokenizers of the policy and of the reference {name!r} differ in {len(differing)} tokens, such as "
+            f"{token!r} with the id {token_id}. {remedy}"
         )
-
-
-def _prepare(trainer: "PolicyGradientTrainer", reference: Any) -> Any:
-    if trainer.is_deepspeed_enabled:
-        return prepare_deepspeed(reference, trainer.accelerator)
-    if trainer.is_fsdp_enabled:
-        return prepare_fsdp(reference, trainer.accelerator)
-    return trainer.accelerator.prepare_model(reference, evaluation_mode=True)
-
-
-def kl_penalty(rollout: dict[str, Tensor], beta: float) -> Tensor:
-    """Returns `beta * k1` of each token, (B, T), and zeros where there is no reference."""
-    if "ref_per_token_logps" not in rollout:
-        return torch.zeros_like(rollout["old_per_token_logps"])
-    return beta * core.k1(rollout["old_per_token_logps"], rollout["ref_per_token_logps"])
-
-
-def control_kl(trainer: "PolicyGradientTrainer", kl: float) -> None:
-    """
-    Set the coefficient of the next rollout, and stop where the policy has gone too far.
-
-    Args:
-        trainer ([`PolicyGradientTrainer`]):
-            Trainer with a reference.
-        kl (`float`):
-            KL of the rollout to the reference, in nats per completion.
-    """
-    args = trainer.args
-    if args.kl_target is not None:
-        num_samples = args.generation_batch_size
-        trainer.beta = core.adaptive_coefficient(trainer.beta, kl, args.kl_target, args.kl_horizon, num_samples)
-    if args.max_kl is not None and kl > args.max_kl:
-        trainer.control.should_training_stop = True
-        logger.warning(
-            f"Stopping at step {trainer.state.global_step}: the KL to the reference is {kl:.3f} nats per completion, "
-            f"above max_kl={args.max_kl}."
-        )
-
-
-def save_reference(trainer: "PolicyGradientTrainer", folder: Path) -> None:
-    """
-    Write a reference that moves into a checkpoint, on the process that saves.
-
-    Args:
-        trainer ([`PolicyGradientTrainer`]):
-            Trainer with `sync_ref_model`.
-        folder (`Path`):
-            The checkpoint.
-    """
-    if trainer.args.should_save and not _is_sharded(trainer):
-        safetensors.torch.save_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE_NAME))
-
-
-def load_reference(trainer: "PolicyGradientTrainer", folder: Path) -> None:
-    """Load what [`save_reference`] wrote, into the reference of each process."""
-    if (folder / REFERENCE_NAME).is_file() and not _is_sharded(trainer):
-        safetensors.torch.load_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE_NAME))
-    else:
-        logger.warning(f"{folder} has no moving reference: it begins anew from the policy as it was given.")
-
-
-def _is_sharded(trainer: "PolicyGradientTrainer") -> bool:
-    return bool(trainer.is_fsdp_enabled or trainer._dist.is_zero3)

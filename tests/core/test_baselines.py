@@ -26,21 +26,41 @@ def test_equal_rewards_give_no_advantage_under_leave_one_out() -> None:
     assert torch.allclose(rewards - core.leave_one_out(rewards, 4), torch.zeros(8), atol=1e-7)
 
 
-def test_batch_mean_and_no_baseline() -> None:
+def test_batch_mean_leaves_out_what_could_not_be_scored() -> None:
     assert core.batch_mean(torch.tensor([1.0, NAN, 3.0])).tolist() == [2.0, 2.0, 2.0]
-    assert core.no_baseline(torch.tensor([1.0, 2.0])).tolist() == [0.0, 0.0]
 
 
 def test_moving_average_uses_the_past_only() -> None:
-    baseline, average = core.moving_average(torch.tensor([1.0, 3.0]), None, 0.9)
-    assert (baseline.tolist(), average.item()) == ([2.0, 2.0], 2.0)
-    baseline, average = core.moving_average(torch.tensor([12.0, NAN]), average, 0.9)
-    assert baseline.tolist() == [2.0, 2.0]
-    assert average.item() == pytest.approx(3.0)
+    first, second = torch.tensor([1.0, 3.0]), torch.tensor([12.0, NAN])
+    assert core.moving_average(first, None).tolist() == [2.0, 2.0]
+    average = core.update_average(None, first, 0.9)
+    assert average.item() == 2.0
+    assert core.moving_average(second, average).tolist() == [2.0, 2.0]
+    assert core.update_average(average, second, 0.9).item() == pytest.approx(3.0)
 
 
-def test_greedy_is_the_reward_of_the_greedy_completion() -> None:
-    assert core.greedy(torch.tensor([0.5, 0.25])).tolist() == [0.5, 0.25]
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("none", [0.0, 0.0, 0.0, 0.0]),
+        ("batch_mean", [2.5, 2.5, 2.5, 2.5]),
+        ("leave_one_out", [3.0, 1.0, 4.0, 2.0]),
+        ("moving_average", [0.5, 0.5, 0.5, 0.5]),
+        ("greedy", [7.0, 7.0, 8.0, 8.0]),
+    ],
+)
+def test_every_baseline_has_a_name(name: str, expected: list[float]) -> None:
+    baseline = core.BASELINES[name](
+        torch.tensor([1.0, 3.0, 2.0, 4.0]),
+        num_generations=2,
+        average=torch.tensor(0.5),
+        greedy_rewards=torch.tensor([7.0, 7.0, 8.0, 8.0]),
+    )
+    assert baseline.tolist() == expected
+
+
+def test_there_are_no_other_baselines() -> None:
+    assert list(core.BASELINES) == ["none", "batch_mean", "leave_one_out", "moving_average", "greedy"]
 
 
 # -- ENUM: 3 tokens, completions of length 2, every pair of completions -----------------------------------------------
@@ -50,7 +70,7 @@ COMPLETIONS = list(itertools.product(range(VOCABULARY), repeat=LENGTH))
 REWARDS = torch.tensor([0.1, 0.9, -0.4, 0.3, 0.7, 0.2, -1.0, 0.5, 2.0], dtype=torch.double)
 
 
-def _logps(theta: torch.Tensor) -> torch.Tensor:
+def _log_probs(theta: torch.Tensor) -> torch.Tensor:
     """Log-probability of each completion under a policy with a distribution per position, (9,)."""
     logp = theta.log_softmax(-1)
     return torch.stack([sum(logp[t, token] for t, token in enumerate(tokens)) for tokens in COMPLETIONS])
@@ -59,11 +79,11 @@ def _logps(theta: torch.Tensor) -> torch.Tensor:
 def _expected_gradient(theta: torch.Tensor, baseline) -> torch.Tensor:
     """Sum over all pairs of completions of a prompt of their probability times the gradient of their mean loss."""
     total = torch.zeros(())
-    probs = _logps(theta).exp().detach()
+    probs = _log_probs(theta).exp().detach()
     for i, j in itertools.product(range(len(COMPLETIONS)), repeat=2):
         pair = [i, j]
         advantages = REWARDS[pair] - baseline(REWARDS[pair])
-        total = total + probs[i] * probs[j] * core.reinforce_loss(_logps(theta)[pair], advantages).mean()
+        total = total + probs[i] * probs[j] * core.reinforce_loss(_log_probs(theta)[pair], advantages).mean()
     (gradient,) = torch.autograd.grad(total, theta)
     return -gradient
 
@@ -71,15 +91,15 @@ def _expected_gradient(theta: torch.Tensor, baseline) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("baseline", "factor"),
     [
-        (core.no_baseline, 1.0),
+        (torch.zeros_like, 1.0),
         (lambda rewards: core.leave_one_out(rewards, 2), 1.0),
-        (lambda rewards: core.moving_average(rewards, torch.tensor(0.37), 0.9)[0], 1.0),
-        (lambda rewards: core.greedy(torch.full_like(rewards, 0.7)), 1.0),
+        (lambda rewards: core.moving_average(rewards, torch.tensor(0.37)), 1.0),
+        (lambda rewards: torch.full_like(rewards, 0.7), 1.0),
         (core.batch_mean, 0.5),  # contains the completion's own reward: 1 - 1/B
     ],
     ids=["none", "leave_one_out", "moving_average", "greedy", "batch_mean"],
 )
 def test_the_expected_gradient_is_the_exact_one(baseline, factor: float) -> None:
     theta = torch.randn(LENGTH, VOCABULARY, dtype=torch.double, requires_grad=True)
-    (exact,) = torch.autograd.grad((_logps(theta).exp() * REWARDS).sum(), theta)
+    (exact,) = torch.autograd.grad((_log_probs(theta).exp() * REWARDS).sum(), theta)
     assert torch.allclose(_expected_gradient(theta, baseline), factor * exact, atol=1e-10)

@@ -24,9 +24,9 @@ def test_k2_and_k3_are_never_negative_and_zero_for_equal_policies() -> None:
 
 
 def test_sequence_kl_sums_the_real_tokens_only() -> None:
-    logps = torch.tensor([[-1.0, -2.0, float("nan")]])
-    ref_logps = torch.tensor([[-1.5, -4.0, 1e6]])
-    assert core.sequence_kl(logps, ref_logps, torch.tensor([[1, 1, 0]])).tolist() == [2.5]
+    log_probs = torch.tensor([[-1.0, -2.0, float("nan")]])
+    ref_log_probs = torch.tensor([[-1.5, -4.0, 1e6]])
+    assert core.sequence_kl(log_probs, ref_log_probs, torch.tensor([[1, 1, 0]])).tolist() == [2.5]
 
 
 def test_k1_in_the_reward_gives_the_gradient_of_the_kl() -> None:

@@ -28,15 +28,17 @@ def test_clipped_policy_loss_by_hand(ratio: float, advantage: float, expected: f
 
 
 def test_two_clip_ranges() -> None:
-    logps = torch.tensor([math.log(1.5), math.log(0.5)])
-    loss = core.clipped_policy_loss(logps, torch.zeros(2), torch.tensor([1.0, -1.0]), 0.1, 0.3)
+    log_probs = torch.tensor([math.log(1.5), math.log(0.5)])
+    loss = core.clipped_policy_loss(log_probs, torch.zeros(2), torch.tensor([1.0, -1.0]), 0.1, 0.3)
     assert torch.allclose(loss, torch.tensor([-1.3, 0.9]))
 
 
 def test_at_ratio_one_the_gradient_is_that_of_reinforce() -> None:
-    logps, advantages = torch.randn(5, requires_grad=True), torch.randn(5)
-    (clipped,) = torch.autograd.grad(core.clipped_policy_loss(logps, logps.detach(), advantages).sum(), logps)
-    (plain,) = torch.autograd.grad(core.reinforce_loss(logps, advantages).sum(), logps)
+    log_probs, advantages = torch.randn(5, requires_grad=True), torch.randn(5)
+    (clipped,) = torch.autograd.grad(
+        core.clipped_policy_loss(log_probs, log_probs.detach(), advantages).sum(), log_probs
+    )
+    (plain,) = torch.autograd.grad(core.reinforce_loss(log_probs, advantages).sum(), log_probs)
     assert torch.allclose(clipped, plain, atol=1e-6)
 
 
@@ -50,9 +52,9 @@ def test_clipped_value_loss_by_hand(value: float, expected: float) -> None:
 
 
 def test_clip_fraction_counts_stopped_gradients_and_no_padding() -> None:
-    logps = torch.tensor([[math.log(1.5), math.log(1.5), math.log(0.5), 99.0]])
+    log_probs = torch.tensor([[math.log(1.5), math.log(1.5), math.log(0.5), 99.0]])
     advantages = torch.tensor([[1.0, -1.0, -1.0, 1.0]])
-    fraction = core.clip_fraction(logps, torch.zeros(1, 4), advantages, torch.tensor([[1, 1, 1, 0]]), 0.2, 0.2)
+    fraction = core.clip_fraction(log_probs, torch.zeros(1, 4), advantages, torch.tensor([[1, 1, 1, 0]]), 0.2, 0.2)
     assert fraction.item() == pytest.approx(2 / 3)
 
 

@@ -40,10 +40,10 @@ def main(algorithm: str, critic: str, kind: str, model: str, folder: str, proces
         plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     trainer.train()
     trainer.save_model()
-    mine = advantages[0]["advantages"]
-    if mine.dim() == 2:  # each process pads to its own longest completion
-        mine = torch.nn.functional.pad(mine, (0, 8 - mine.shape[1]))
-    gathered = trainer.accelerator.gather(mine)
+    local = advantages[0].advantages
+    if local.dim() == 2:  # each process pads to its own longest completion
+        local = torch.nn.functional.pad(local, (0, 8 - local.shape[1]))
+    gathered = trainer.accelerator.gather(local)
     with trainer.gathered_policy() as policy:
         parameters = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
         again = [policy(torch.tensor([[10, 11 + rank]])).logits for _ in range(1 + rank)]  # not equally often

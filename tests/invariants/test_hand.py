@@ -6,6 +6,9 @@ import pytest
 import torch
 from training import make_trainer
 
+from lmrl.trainers import Rollout
+from lmrl.trainers.rollout import RewardRecord
+
 NAN = float("nan")
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])
 OLD = torch.tensor([[-1.0, -2.0, -3.0], [-1.0, -1.0, 0.0]])
@@ -13,15 +16,18 @@ REF = torch.tensor([[-1.5, -2.0, -2.0], [-2.0, -1.0, 0.0]])  # k1: .5 0 -1 and 1
 REWARDS = torch.tensor([2.0, 4.0])
 
 
-def _rollout(**more: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {
-        "rewards": REWARDS,
+def _rollout(**more: torch.Tensor) -> Rollout:
+    tensors = {
+        "prompt_ids": torch.tensor([[6], [7]]),
+        "prompt_mask": torch.ones(2, 1, dtype=torch.long),
+        "completion_ids": torch.tensor([[8, 9, 10], [8, 1, 0]]),
         "completion_mask": MASK,
-        "old_per_token_logps": OLD,
-        "ref_per_token_logps": REF,
+        "rewards": REWARDS,
+        "old_log_probs": OLD,
+        "ref_log_probs": REF,
         "mean_length": torch.tensor([2.5, 2.5]),
-        **more,
     }
+    return Rollout.from_dict({**tensors, **more})
 
 
 @pytest.mark.parametrize(
@@ -38,7 +44,7 @@ def _rollout(**more: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_reinforce_advantages(baseline: str, expected: list[float], gpt2_path: str, tmp_path: Path) -> None:
     trainer = make_trainer("reinforce", gpt2_path, tmp_path, baseline=baseline, beta=0.1)
     credit = trainer.credit(_rollout(greedy_rewards=torch.tensor([1.0, 1.5])))
-    assert credit["advantages"].tolist() == pytest.approx(expected, abs=1e-6)
+    assert credit.advantages.tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_moving_average_remembers_the_rollouts_before(gpt2_path: str, tmp_path: Path) -> None:
@@ -47,13 +53,13 @@ def test_the_moving_average_remembers_the_rollouts_before(gpt2_path: str, tmp_pa
     )
     trainer.credit(_rollout())  # mean 3
     trainer.credit(_rollout(rewards=torch.tensor([4.0, 6.0])))  # average (3 + 5) / 2
-    assert trainer.credit(_rollout())["advantages"].tolist() == [-2.0 + 0.0, 0.0]
+    assert trainer.credit(_rollout()).advantages.tolist() == [-2.0 + 0.0, 0.0]
 
 
 def test_reinforce_normalised_advantages(gpt2_path: str, tmp_path: Path) -> None:
     trainer = make_trainer("reinforce", gpt2_path, tmp_path, normalize_advantages=True, beta=0.0)
     # leave-one-out -2 and 2: mean 0, unbiased standard deviation sqrt(8)
-    assert trainer.credit(_rollout())["advantages"].tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5], abs=1e-5)
+    assert trainer.credit(_rollout()).advantages.tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5], abs=1e-5)
 
 
 def test_ppo_advantages_and_returns(gpt2_path: str, tmp_path: Path) -> None:
@@ -65,8 +71,8 @@ def test_ppo_advantages_and_returns(gpt2_path: str, tmp_path: Path) -> None:
     # row 0: deltas -.05+1.5-1=.45, 1.8-1.5=.3, 2.1-1.8=.3; A = .675, .45, .3
     # row 1: deltas -.1+3-2=.9, 4-3=1; A = 1.4, 1
     expected = torch.tensor([[0.675, 0.45, 0.3], [1.4, 1.0, 0.0]])
-    assert torch.allclose(credit["advantages"].nan_to_num(0), expected, atol=1e-6)
-    returns = credit["returns"][MASK.bool()]
+    assert torch.allclose(credit.advantages.nan_to_num(0), expected, atol=1e-6)
+    returns = credit.returns[MASK.bool()]
     assert returns.tolist() == pytest.approx([1.675, 1.95, 2.1, 3.4, 4.0], abs=1e-6)
     logged = trainer._metrics["train"]
     assert logged["returns/mean"][-1] == pytest.approx(2.625, abs=1e-6)
@@ -98,15 +104,17 @@ def test_the_reward_is_weighted_clipped_and_charged_for_not_ending(gpt2_path: st
         baseline="none",
     )
     trainer.reward_weights = torch.tensor([2.0, 1.0])
-    trainer._rewards_per_func = torch.tensor([[0.3, 0.1], [0.4, 0.8], [NAN, 0.5], [NAN, NAN]])
+    per_func = torch.tensor([[0.3, 0.1], [0.4, 0.8], [NAN, 0.5], [NAN, NAN]])
+    trainer._reward_record = RewardRecord(per_func, extra={})
     trainer._metrics["train"] |= {"reward": [0.0], "reward_std": [0.0]}
+    ones = torch.ones(4, 2, dtype=torch.int)
     completion_ids = torch.tensor([[5, 1], [5, 6], [5, 1], [5, 1]])
-    rewards = trainer._rewards(
-        {"completion_ids": completion_ids, "completion_mask": torch.ones(4, 2, dtype=torch.int)}
-    )
-    assert rewards["rewards"][:3].tolist() == pytest.approx([0.7, 0.75, 0.5])
-    assert rewards["rewards"][3].isnan()
-    assert rewards["completion_mask"].sum(1).tolist() == [2, 2, 2, 0]
+    sampled = {"prompt_ids": ones, "prompt_mask": ones, "completion_ids": completion_ids, "completion_mask": ones}
+    rollout = trainer._with_rewards(sampled)
+    assert rollout.rewards[:3].tolist() == pytest.approx([0.7, 0.75, 0.5])
+    assert rollout.rewards[3].isnan()
+    assert rollout.completion_mask.sum(1).tolist() == [2, 2, 2, 0]
+    assert rollout.mean_length.tolist() == [1.5] * 4
     assert trainer._metrics["train"]["reward"][-1] == pytest.approx(0.65)
 
 

@@ -1,13 +1,16 @@
 """BANDIT, GEN and ENUM: the trainers learn, from the policy that they sample, by the exact gradient."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from training import make_trainer, share_of_a
+from training import loss_of, make_trainer, share_of_a
+
+from lmrl.trainers import Rollout
 
 BASELINES = ["none", "batch_mean", "leave_one_out", "moving_average", "greedy"]
 
@@ -63,13 +66,13 @@ def test_tokens_are_drawn_with_the_probabilities_that_are_stored(
         train_dataset=prompts,
         startup_checks=False,
     )
-    counts, logps = torch.zeros(64), torch.full((64,), float("nan"))
+    counts, log_probs = torch.zeros(64), torch.full((64,), float("nan"))
     for _ in range(10):
-        rollout = trainer._generate_and_score_completions([{"prompt": "a b c"}] * 2000)
-        tokens = rollout["completion_ids"][:, 0]
+        rollout = Rollout.from_dict(trainer._generate_and_score_completions([{"prompt": "a b c"}] * 2000))
+        tokens = rollout.completion_ids[:, 0]
         counts += torch.bincount(tokens, minlength=64)
-        logps[tokens] = rollout["old_per_token_logps"][:, 0]
-    expected = logps.exp().nan_to_num(0.0) * counts.sum()
+        log_probs[tokens] = rollout.old_log_probs[:, 0]
+    expected = log_probs.exp().nan_to_num(0.0) * counts.sum()
     seen = expected > 5
     chi_square = ((counts - expected)[seen] ** 2 / expected[seen]).sum().item()
     degrees = int(seen.sum()) - 1
@@ -104,35 +107,31 @@ def test_the_expected_gradient_of_the_trainer_is_the_exact_one(algorithm: str, g
     prompt = torch.tensor([[6, 7, 8]])
     pairs = torch.tensor(list(itertools.product(range(64), repeat=2)))
     rewards = torch.sin(pairs[:, 0] * 1.3 + pairs[:, 1] * 0.7)
-    rollout = {
-        "prompt_ids": prompt.expand(len(pairs), -1),
-        "prompt_mask": torch.ones(len(pairs), 3, dtype=torch.long),
-        "completion_ids": pairs,
-        "completion_mask": torch.ones_like(pairs),
-        "rewards": rewards,
-        "mean_length": torch.full((len(pairs),), 2.0),
-    }
-    ids, mask = torch.cat([rollout["prompt_ids"], pairs], 1), torch.ones(len(pairs), 5, dtype=torch.long)
+    rollout = Rollout(
+        prompt_ids=prompt.expand(len(pairs), -1),
+        prompt_mask=torch.ones(len(pairs), 3, dtype=torch.long),
+        completion_ids=pairs,
+        completion_mask=torch.ones_like(pairs),
+        rewards=rewards,
+        mean_length=torch.full((len(pairs),), 2.0),
+    )
     with torch.no_grad():
-        old = trainer._forward(trainer.model, ids, mask, 2, with_values=trainer._has_critic)
-        rollout["ref_per_token_logps"] = trainer._forward(trainer.ref_model, ids, mask, 2, False).log_probs
-    rollout |= trainer._as_old(old)
+        old = trainer.scorer.forward(trainer.model, rollout, trainer.has_critic)
+        reference = trainer.scorer.forward(trainer.ref_model, rollout)
+    rollout = replace(rollout.with_policy_pass(old), ref_log_probs=reference.log_probs)
     trainer._metrics["train"]["kl"].append(0.0)
-    rollout |= trainer._assign_credit(rollout)
+    rollout = trainer._with_credit(rollout)
     probs = old.log_probs.sum(1).exp()
     # The loss is a mean over rows: weigh row i by B * p_i through its advantage.
     weight = probs * len(pairs)
-    shape = (-1,) if rollout["advantages"].dim() == 1 else (-1, 1)
+    shape = (-1,) if rollout.advantages.dim() == 1 else (-1, 1)
     trainer.model.zero_grad()
-    trainer._compute_loss(
-        trainer.model, {**rollout, "advantages": rollout["advantages"] * weight.view(shape)}
-    ).backward()
+    loss_of(trainer, replace(rollout, advantages=rollout.advantages * weight.view(shape))).backward()
     scale = 2.0 if algorithm == "ppo" else 1.0  # PPO averages over tokens, two to a completion
     estimated = -trainer.model.transformer.h[0].mlp.c_fc.weight.grad.clone() * scale
     trainer.model.zero_grad()
-    new = trainer._forward(trainer.model, ids, mask, 2, with_values=False).log_probs.sum(1)
-    reference = rollout["ref_per_token_logps"].sum(1)
-    (new.exp() * (rewards - 0.3 * (new - reference))).sum().backward()
+    new = trainer.scorer.forward(trainer.model, rollout).log_probs.sum(1)
+    (new.exp() * (rewards - 0.3 * (new - reference.log_probs.sum(1)))).sum().backward()
     exact = trainer.model.transformer.h[0].mlp.c_fc.weight.grad
     assert exact.abs().max() > 1e-3
     assert torch.allclose(estimated, exact, atol=1e-4, rtol=1e-2), (estimated - exact).abs().max()

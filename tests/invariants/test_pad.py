@@ -8,6 +8,7 @@ from training import ALGORITHMS, gradients, loss_of, make_trainer, one_rollout
 from transformers import AutoModelForCausalLM
 
 from lmrl.models import add_scoring_forward, attach_critic, get_critic
+from lmrl.trainers import Rollout
 
 PROMPT, COMPLETION = [6, 7, 8, 9], [10, 11, 1]
 
@@ -43,18 +44,18 @@ def test_padding_changes_neither_log_probs_nor_entropy_nor_values(
 def test_poison_on_padding_changes_neither_loss_nor_gradient(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
     trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2)
     rollout = one_rollout(trainer)
-    rollout["completion_mask"][0, 2:] = 0  # make sure that there is padding
-    clean = {name: tensor.clone() for name, tensor in rollout.items()}
-    padding = rollout["completion_mask"] == 0
-    for name in ("old_per_token_logps", "ref_per_token_logps", "old_values"):
-        if name in rollout:
-            rollout[name] = rollout[name].masked_fill(padding, float("nan"))
-    rollout["completion_ids"] = rollout["completion_ids"].masked_fill(padding, 33)
+    rollout.completion_mask[0, 2:] = 0  # make sure that there is padding
+    clean = rollout.map(torch.clone)
+    padding = rollout.completion_mask == 0
+    tensors = rollout.to_dict()
+    for name in ("old_log_probs", "ref_log_probs", "old_values"):
+        if name in tensors:
+            tensors[name] = tensors[name].masked_fill(padding, float("nan"))
+    tensors["completion_ids"] = tensors["completion_ids"].masked_fill(padding, 33)
     results = []
-    for rows in (clean, rollout):
-        credit = trainer.credit(rows)
+    for rows in (clean, Rollout.from_dict(tensors)):
         trainer.model.zero_grad()
-        loss = loss_of(trainer, {**rows, **credit})
+        loss = loss_of(trainer, rows.with_credit(trainer.credit(rows)))
         loss.backward()
         results.append((loss.detach(), gradients(trainer)))
     assert torch.equal(results[0][0], results[1][0])
@@ -71,7 +72,7 @@ def test_the_mask_ends_with_the_first_eos_and_not_at_the_pad_id(
     drawn = [[10, 11, 1], [12, 1], [13] * 8, [1]] * 2
     trainer._generate_single_turn = lambda *_: [list(ids) for ids in drawn]
     rollout = one_rollout(trainer)
-    assert rollout["completion_mask"].sum(1).tolist() == [3, 2, 8, 1] * 2
+    assert rollout.completion_mask.sum(1).tolist() == [3, 2, 8, 1] * 2
     loss_of(trainer, rollout).backward()
     eos_row = trainer.model.lm_head.weight.grad[1]
     assert eos_row.abs().max() > 0
@@ -90,9 +91,9 @@ def test_log_probs_through_the_chunks_equal_those_of_the_whole(
         (out.log_probs.sum() + 0.3 * out.entropy.sum()).backward()
         results.append((out.log_probs.detach(), model.lm_head.weight.grad.clone()))
     own = model(torch.arange(4, 24).view(2, 10)).logits[:, 2:-1].div(0.7).log_softmax(-1)
-    logps = own.gather(2, torch.arange(4, 24).view(2, 10)[:, 3:, None]).squeeze(2)
+    expected = own.gather(2, torch.arange(4, 24).view(2, 10)[:, 3:, None]).squeeze(2)
     model.zero_grad()
-    (logps.sum() - 0.3 * (own.exp() * own).sum()).backward()
+    (expected.sum() - 0.3 * (own.exp() * own).sum()).backward()
     for log_probs, gradient in results:
-        assert torch.allclose(log_probs, logps, atol=1e-5)
+        assert torch.allclose(log_probs, expected, atol=1e-5)
         assert torch.allclose(gradient, model.lm_head.weight.grad, atol=1e-4)

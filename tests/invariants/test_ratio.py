@@ -19,11 +19,9 @@ def test_without_a_step_ratio_is_one_and_kl_zero(
         algorithm, request.getfixturevalue(model), tmp_path, num_iterations=2, temperature=temperature
     )
     rollout = one_rollout(trainer)
-    ids = torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1)
-    mask = torch.cat([rollout["prompt_mask"], rollout["completion_mask"]], dim=1)
-    again = trainer._forward(trainer.model, ids, mask, rollout["completion_ids"].shape[1], with_values=False).log_probs
-    assert (again - rollout["old_per_token_logps"]).abs().max() <= 1e-5
-    assert (rollout["ref_per_token_logps"] - rollout["old_per_token_logps"]).abs().max() <= 1e-5
+    again = trainer.scorer.forward(trainer.model, rollout).log_probs
+    assert (again - rollout.old_log_probs).abs().max() <= 1e-5
+    assert (rollout.ref_log_probs - rollout.old_log_probs).abs().max() <= 1e-5
     assert trainer._metrics["train"]["kl"] == [pytest.approx(0, abs=1e-5)]
 
 
@@ -64,15 +62,15 @@ def test_without_a_kl_penalty_no_reference_is_made_or_run(gpt2_path: str, tmp_pa
 
 def test_stored_log_probabilities_and_values_carry_no_gradient(gpt2_path: str, tmp_path: Path) -> None:
     rollout = one_rollout(make_trainer("ppo", gpt2_path, tmp_path, num_iterations=2))
-    assert not any(tensor.requires_grad for tensor in rollout.values())
+    assert not any(tensor.requires_grad for tensor in rollout.to_dict().values())
 
 
 def test_a_fresh_critic_starts_at_the_mean_reward(gpt2_path: str, tmp_path: Path) -> None:
     trainer = make_trainer("ppo", gpt2_path, tmp_path, num_iterations=2)
     rollout = one_rollout(trainer)
-    mask = rollout["completion_mask"].bool()
-    assert torch.allclose(rollout["old_values"][mask], rollout["rewards"].mean())
-    assert get_critic(trainer.model).start.item() == pytest.approx(rollout["rewards"].mean().item())
+    mask = rollout.completion_mask.bool()
+    assert torch.allclose(rollout.old_values[mask], rollout.rewards.mean())
+    assert get_critic(trainer.model).start.item() == pytest.approx(rollout.rewards.mean().item())
 
 
 @pytest.mark.parametrize("num_iterations", [1, 2])

@@ -20,7 +20,8 @@ def _lora(**options: object) -> LoraConfig:
 
 def _scores(trainer: object) -> tuple[torch.Tensor, torch.Tensor]:
     model = trainer.model.eval()
-    out = trainer._forward(model, IDS, torch.ones_like(IDS), 3, with_values=trainer._has_critic)
+    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "completion_length": 3}
+    out = model(**inputs, with_values=trainer.has_critic)
     return out.log_probs.detach(), None if out.state_values is None else out.state_values.detach()
 
 
@@ -51,11 +52,11 @@ def test_a_checkpoint_brings_policy_and_critic_back(critic: str, lora: bool, gpt
     peft = {"peft_config": _lora()} if lora else {}
     trainer = make_trainer("ppo", gpt2_path, tmp_path, **options, **peft)
     trainer.train()
-    logps, values = _scores(trainer)
+    log_probs, values = _scores(trainer)
     again = make_trainer("ppo", gpt2_path, tmp_path, **options, **({"peft_config": _lora()} if lora else {}))
     assert not torch.allclose(_scores(again)[1], values, atol=1e-4)
     again._load_from_checkpoint(str(tmp_path / "checkpoint-2"))
-    assert torch.allclose(_scores(again)[0], logps, atol=1e-6)
+    assert torch.allclose(_scores(again)[0], log_probs, atol=1e-6)
     assert torch.allclose(_scores(again)[1], values, atol=1e-6)
 
 

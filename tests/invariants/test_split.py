@@ -19,7 +19,7 @@ def test_eight_rows_or_four_times_two_or_eight_times_one(algorithm: str, gpt2_pa
     for rows in (8, 2, 1):
         trainer.model.zero_grad()
         for start in range(0, 8, rows):
-            part = {name: tensor[start : start + rows] for name, tensor in rollout.items()}
+            part = rollout.map(lambda tensor, start=start, rows=rows: tensor[start : start + rows])
             (loss_of(trainer, part) * rows / 8).backward()
         results.append(gradients(trainer))
     for name, gradient in results[0].items():
@@ -37,9 +37,9 @@ def test_credit_in_the_training_pass_gives_the_gradient_of_credit_before_it(
         trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=num_iterations)
         torch.manual_seed(7)
         rollout = one_rollout(trainer)
-        assert ("advantages" in rollout) == (num_iterations == 2)
+        assert (rollout.advantages is not None) == (num_iterations == 2)
         order = torch.randperm(8) if num_iterations == 1 else torch.arange(8)  # TRL shuffles what it serves
-        loss_of(trainer, {name: tensor[order] for name, tensor in rollout.items()}).backward()
+        loss_of(trainer, rollout.map(lambda tensor, order=order: tensor[order])).backward()
         results.append(gradients(trainer))
     for name, gradient in results[0].items():
         assert torch.allclose(gradient, results[1][name], atol=1e-6), name
@@ -90,7 +90,8 @@ def test_a_served_batch_is_never_written_to(gpt2_path: str, tmp_path: Path) -> N
         for num_iterations in (1, 2):
             trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=num_iterations)
             rollout = one_rollout(trainer)
-            before = {name: tensor.clone() for name, tensor in rollout.items()}
+            before = rollout.map(torch.clone).to_dict()
             loss_of(trainer, rollout).backward()
-            assert rollout.keys() == before.keys()
-            assert all(torch.equal(rollout[name], before[name]) for name in before)
+            after = rollout.to_dict()
+            assert after.keys() == before.keys()
+            assert all(torch.equal(after[name], before[name]) for name in before)

@@ -61,11 +61,11 @@ def test_the_ids_trained_on_are_the_ids_drawn(algorithm: str, gpt2_path: str, tm
     trainer, _ = _trainer(algorithm, gpt2_path, tmp_path, list(DRAWN))
     rollout = one_rollout(trainer)
     for row, ids in enumerate(DRAWN.values()):
-        kept = rollout["completion_ids"][row][rollout["completion_mask"][row].bool()]
+        kept = rollout.completion_ids[row][rollout.completion_mask[row].bool()]
         assert kept.tolist() == ids
-    assert [
-        row[mask.bool()].tolist() for row, mask in zip(rollout["prompt_ids"], rollout["prompt_mask"], strict=True)
-    ] == [trainer._tokenizer(prompt)["input_ids"] for prompt in DRAWN]
+    assert [row[mask.bool()].tolist() for row, mask in zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)] == [
+        trainer._tokenizer(prompt)["input_ids"] for prompt in DRAWN
+    ]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -73,7 +73,7 @@ def test_permuting_the_batch_permutes_rewards_and_advantages(algorithm: str, gpt
     def advantages(prompts: list[str]) -> dict[str, torch.Tensor]:
         trainer, _ = _trainer(algorithm, gpt2_path, tmp_path, prompts, num_iterations=2)
         rollout = one_rollout(trainer)
-        return dict(zip(prompts, rollout["advantages"], strict=True))
+        return dict(zip(prompts, rollout.advantages, strict=True))
 
     straight, turned = advantages(list(DRAWN)), advantages(list(reversed(DRAWN)))
     for prompt in DRAWN:
@@ -106,4 +106,4 @@ def test_a_chat_prompt_gives_chat_completions(gpt2_path: str, tmp_path: Path) ->
 def test_the_table_of_completions_shows_the_advantages_trained_on(gpt2_path: str, tmp_path: Path) -> None:
     trainer = make_trainer("reinforce", gpt2_path, tmp_path, num_iterations=2, baseline="none", beta=0.0)
     rollout = one_rollout(trainer)
-    assert list(trainer._logs["advantages"]) == pytest.approx(rollout["rewards"].tolist())
+    assert list(trainer._logs["advantages"]) == pytest.approx(rollout.rewards.tolist())

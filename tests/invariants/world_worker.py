@@ -52,10 +52,10 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
     credit = trainer.credit
     trainer.credit = lambda rollout: advantages.append(credit(rollout)) or advantages[-1]
     trainer.train()
-    mine = advantages[0]["advantages"]
-    if mine.dim() == 2:  # each process pads to its own longest completion
-        mine = torch.nn.functional.pad(mine, (0, 8 - mine.shape[1]))
-    gathered = trainer.accelerator.gather(mine)
+    local = advantages[0].advantages
+    if local.dim() == 2:  # each process pads to its own longest completion
+        local = torch.nn.functional.pad(local, (0, 8 - local.shape[1]))
+    gathered = trainer.accelerator.gather(local)
     if rank == 0:
         logs = [
             {name: value for name, value in log.items() if "time" not in name and "second" not in name}

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from lmrl.cli import run
 from lmrl.rewards import Normalized, Weighted
-from lmrl.trainers.scoring import RewardError
+from lmrl.trainers.reward_checks import RewardError
 
 RANK = int(os.environ["RANK"])
 FAULT = {"what": "", "step": 2}
@@ -80,7 +80,7 @@ def main(what: str, model: str, folder: str) -> None:
         except RewardError as error:
             FAULT["what"] = ""
             kept = sorted(path.name for path in place.glob("checkpoint-*"))
-            seen[name] = [str(error), kept, train(name, model, place, resume=True).own_state()]
+            seen[name] = [str(error), kept, train(name, model, place, resume=True).run_state_dict()]
     Path(folder, f"seen_{RANK}.json").write_text(json.dumps(seen))
 
 

@@ -50,17 +50,17 @@ def refused(function: Callable[[], Any], *parts: str, error: type[Exception] = V
     ("values", "parts"),
     [
         (lambda texts: 1 / 0, ["raised ZeroDivisionError: division by zero", "scoring 8 completions"]),
-        (lambda texts: [1.0], ["returned 1 values for 8 completions", "one per completion, None where"]),
-        (lambda texts: ["good"] * len(texts), ["returned 'good' for row 0", "a finite number", "of the prompt"]),
-        (lambda texts: "a" * len(texts), ["returned 'aaaaaaaa'", "must return a list of numbers"]),
-        (lambda texts: None, ["returned None", "must return a list of numbers"]),
-        (lambda texts: 0.5, ["returned 0.5", "must return a list of numbers"]),
-        (lambda texts: (0.5 for _ in texts), ["returned <generator", "must return a list of numbers"]),
-        (lambda texts: [0.5] * 7 + [math.nan], ["returned nan for row 7", "a finite number, or None"]),
-        (lambda texts: [math.inf] + [0.5] * 7, ["returned inf for row 0", "a finite number, or None"]),
-        (lambda texts: [1j] * 8, ["returned 1j for row 0", "a finite number"]),
-        (lambda texts: [[0.5]] * 8, ["returned [0.5] for row 0", "a finite number"]),
-        (lambda texts: torch.ones(8, 2), ["returned tensor([1., 1.]) for row 0", "a finite number"]),
+        (lambda texts: [1.0], ["one value per completion, None where", "got 1 values for 8 completions"]),
+        (lambda texts: ["good"] * len(texts), ["a finite number", "got 'good' for row 0", "of the prompt"]),
+        (lambda texts: "a" * len(texts), ["must return a list of numbers", "got 'aaaaaaaa'"]),
+        (lambda texts: None, ["must return a list of numbers", "got None"]),
+        (lambda texts: 0.5, ["must return a list of numbers", "got 0.5"]),
+        (lambda texts: (0.5 for _ in texts), ["must return a list of numbers", "got <generator"]),
+        (lambda texts: [0.5] * 7 + [math.nan], ["a finite number, or None", "got nan for row 7"]),
+        (lambda texts: [math.inf] + [0.5] * 7, ["a finite number, or None", "got inf for row 0"]),
+        (lambda texts: [1j] * 8, ["a finite number", "got 1j for row 0"]),
+        (lambda texts: [[0.5]] * 8, ["a finite number", "got [0.5] for row 0"]),
+        (lambda texts: torch.ones(8, 2), ["a finite number", "got tensor([1., 1.]) for row 0"]),
     ],
 )
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -86,9 +86,9 @@ def test_a_reward_that_fails_in_the_third_step_leaves_the_first_two(
 
     trainer = make_trainer(algorithm, gpt2_path, tmp_path, reward=flaky, max_steps=5, num_iterations=1)
     kept = tmp_path / "checkpoint-2"
-    what = "raised KeyError: 'slot'" if isinstance(wrong, Exception) else f"returned {wrong} for row 0"
+    what = "raised KeyError: 'slot'" if isinstance(wrong, Exception) else f"got {wrong} for row 0"
     refused(
-        trainer.train, f"The reward 'flaky' {what}", f"The 2 steps done so far are kept in {tmp_path}/checkpoint-2."
+        trainer.train, "The reward 'flaky' ", what, f"The 2 steps done so far are kept in {tmp_path}/checkpoint-2."
     )
     trained = {name: value for name, value in trainer.model.state_dict().items() if "critic." not in name}
     saved = AutoModelForCausalLM.from_pretrained(kept).state_dict()
@@ -117,15 +117,18 @@ def test_a_reward_is_a_function(wrong: Any, gpt2_path: str, tmp_path: Path) -> N
     shown = repr(wrong[1] if isinstance(wrong, list) else wrong)
     refused(
         lambda: make_trainer("reinforce", gpt2_path, tmp_path, reward=wrong),
-        f"reward_funcs has {shown}",
-        "A reward is a function",
+        "`reward_funcs` must have functions of prompts and completions",
+        f"got {shown}",
         "lmrl.rewards.Classifier(model, label=...)",
         error=TypeError,
     )
 
 
 def test_there_must_be_a_reward(gpt2_path: str, tmp_path: Path) -> None:
-    refused(lambda: make_trainer("ppo", gpt2_path, tmp_path, reward=[]), "reward_funcs is empty", "at least one")
+    refused(
+        lambda: make_trainer("ppo", gpt2_path, tmp_path, reward=[]),
+        "`reward_funcs` must have at least one reward, got none",
+    )
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
@@ -138,7 +141,8 @@ def test_a_column_that_a_reward_reads_must_be_there(gpt2_path: str, tmp_path: Pa
     for reward, column in ((BLEU(), "references"), (slots, "mr")):
         refused(
             lambda reward=reward: make_trainer("reinforce", gpt2_path, tmp_path, reward=reward),
-            f"reads the column {column!r}, and train_dataset has only ['prompt']",
+            f"`train_dataset` must have the column {column!r}, which the reward ",
+            "got only ['prompt']",
             "Rename the column",
         )
     rows = Dataset.from_list([{"prompt": prompt, "mr": prompt} for prompt in PROMPTS])
@@ -146,13 +150,13 @@ def test_a_column_that_a_reward_reads_must_be_there(gpt2_path: str, tmp_path: Pa
         lambda: make_trainer(
             "reinforce", gpt2_path, tmp_path, slots, train_dataset=rows, eval_dataset=rows.remove_columns("mr")
         ),
-        "reads the column 'mr', and eval_dataset has only ['prompt']",
+        "`eval_dataset` must have the column 'mr', which the reward 'slots' reads, got only ['prompt']",
     )
 
 
 def test_rows_have_a_prompt_that_is_not_empty(gpt2_path: str, tmp_path: Path) -> None:
     for rows, parts in (
-        ([{"text": "a"}] * 4, ["train_dataset has no column 'prompt', only ['text']", "load_prompts"]),
+        ([{"text": "a"}] * 4, ["`train_dataset` must have a column 'prompt', got only ['text']", "load_prompts"]),
         ([{"prompt": "a"}, {"prompt": ""}] * 2, ["Row 1 of train_dataset has an empty prompt", "at least one token"]),
     ):
         dataset = Dataset.from_list(rows)
@@ -168,9 +172,8 @@ def test_a_null_reference_is_named_with_its_column(gpt2_path: str, tmp_path: Pat
 def test_prompt_and_completion_must_fit_the_context(gpt2_path: str, tmp_path: Path) -> None:
     refused(
         lambda: make_trainer("reinforce", gpt2_path, tmp_path, max_completion_length=58),
-        "The prompt of row 3 has 7 tokens",
-        "max_completion_length=58 that makes 65, more than the model's context of 64",
-        "Lower max_completion_length to 57",
+        "`max_completion_length` must be at most 57, got 58",
+        "The prompt of row 3 has 7 tokens, which makes 65, more than the model's context of 64",
     )
     assert make_trainer("reinforce", gpt2_path, tmp_path, max_completion_length=57).max_completion_length == 57
 
@@ -178,35 +181,42 @@ def test_prompt_and_completion_must_fit_the_context(gpt2_path: str, tmp_path: Pa
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 BOTH = [
-    ({"top_k": 3}, ["top_k=3 changes the distribution", "Leave top_k at 0 in training"]),
-    ({"top_p": 0.9}, ["top_p=0.9 changes the distribution", "Leave top_p at 1.0 in training"]),
-    ({"min_p": 0.1}, ["min_p=0.1 changes the distribution", "Leave min_p at None in training"]),
-    ({"repetition_penalty": 1.1}, ["repetition_penalty=1.1 changes the distribution", "at 1.0 in training"]),
+    ({"top_k": 3}, ["`top_k` must be 0 in training, got 3", "changes the distribution"]),
+    ({"top_p": 0.9}, ["`top_p` must be 1.0 in training, got 0.9", "changes the distribution"]),
+    ({"min_p": 0.1}, ["`min_p` must be None in training, got 0.1", "changes the distribution"]),
+    ({"repetition_penalty": 1.1}, ["`repetition_penalty` must be 1.0 in training, got 1.1", "the distribution"]),
     (
         {"generation_kwargs": {"min_new_tokens": 2}},
-        ["generation_kwargs has 'min_new_tokens'", "change the distribution", "Allowed: ["],
+        ["`generation_kwargs` must have no options but [", "got 'min_new_tokens'", "change the distribution"],
     ),
-    ({"temperature": 0.0}, ["temperature is 0.0", "above 0"]),
-    ({"beta": -0.1}, ["beta is -0.1", "must be at least 0"]),
-    ({"beta": 0.0, "kl_target": 2.0}, ["kl_target=2.0 needs", "beta above 0 (it is 0.0)", "no reference policy"]),
-    ({"beta": 0.0, "max_kl": 2.0}, ["max_kl=2.0 needs", "beta above 0 (it is 0.0)"]),
-    ({"beta": 0.1, "kl_target": -2.0}, ["kl_target=-2.0 needs a value above 0"]),
-    ({"beta": 0.1, "kl_target": 2.0, "kl_horizon": 1.0}, ["kl_horizon=1.0 is too short", "Use more than 1.6"]),
-    ({"reward_clip_range": (1.0, -1.0)}, ["reward_clip_range is (1.0, -1.0)", "two numbers, the lower one first"]),
-    ({"max_completion_length": 0}, ["max_completion_length is 0", "at least 1"]),
+    ({"temperature": 0.0}, ["`temperature` must be above 0, got 0.0"]),
+    ({"beta": -0.1}, ["`beta` must be at least 0, got -0.1"]),
+    ({"beta": 0.0, "kl_target": 2.0}, ["`kl_target` must be None with beta=0, got 2.0", "no reference is run"]),
+    ({"beta": 0.0, "max_kl": 2.0}, ["`max_kl` must be None with beta=0, got 2.0", "no reference is run"]),
+    ({"beta": 0.1, "kl_target": -2.0}, ["`kl_target` must be above 0, got -2.0"]),
+    ({"beta": 0.1, "kl_target": 2.0, "kl_horizon": 1.0}, ["`kl_horizon` must be above 1.6, got 1.0"]),
+    ({"reward_clip_range": (1.0, -1.0)}, ["`reward_clip_range` must be two numbers, the lower one first, got (1.0"]),
+    ({"max_completion_length": 0}, ["`max_completion_length` must be at least 1, got 0"]),
     ({"num_generations": 3}, ["(8) must be divisible by num_generations (3)"]),
 ]
 REINFORCE = [
-    ({"num_generations": 1}, ["num_generations=1", "must be at least 2", "moving_average"]),
-    ({"baseline": "mean"}, ["baseline='mean' is not one of none, batch_mean, leave_one_out, moving_average, greedy"]),
-    ({"baseline_decay": 1.0}, ["baseline_decay=1.0 is not in [0, 1)"]),
+    ({"num_generations": 1}, ["`num_generations` must be at least 2", "got 1", "moving_average"]),
+    (
+        {"baseline": "mean"},
+        ["`baseline` must be one of none, batch_mean, leave_one_out, moving_average, greedy, got 'm"],
+    ),
+    ({"baseline": "batch_men"}, ["got 'batch_men'. Did you mean `batch_mean`?"]),
+    ({"baseline_decay": 1.0}, ["`baseline_decay` must be in [0, 1), got 1.0"]),
 ]
 PPO = [
-    ({"critic": "none"}, ["critic='none' is not one of shared, adapter, separate"]),
-    ({"critic_model_name_or_path": "my/critic"}, ["'my/critic' is only read with critic='separate'"]),
-    ({"gamma": 1.5}, ["gamma=1.5 is not in [0, 1]"]),
-    ({"lam": -0.5}, ["lam=-0.5 is not in [0, 1]"]),
-    ({"cliprange_value": 0.0}, ["cliprange_value is 0.0", "must be above 0"]),
+    ({"critic": "none"}, ["`critic` must be one of shared, adapter, separate, got 'none'"]),
+    (
+        {"critic_model_name_or_path": "my/critic"},
+        ["`critic_model_name_or_path` must be None with critic='shared', got 'my/critic'"],
+    ),
+    ({"gamma": 1.5}, ["`gamma` must be in [0, 1], got 1.5"]),
+    ({"lam": -0.5}, ["`lam` must be in [0, 1], got -0.5"]),
+    ({"cliprange_value": 0.0}, ["`cliprange_value` must be above 0, got 0.0"]),
 ]
 CASES = [
     *((ReinforceConfig, settings, parts) for settings, parts in [*BOTH, *REINFORCE]),
@@ -241,9 +251,8 @@ def test_a_critic_of_another_vocabulary_is_refused(gpt2_path: str, tmp_path: Pat
         lambda: make_trainer(
             "ppo", gpt2_path, tmp_path, critic="separate", critic_model_name_or_path=str(tmp_path / "other")
         ),
-        f"The critic {other!r} has a vocabulary of 65 tokens and the policy one of 64",
-        "both must have the same",
-        "Leave critic_model_name_or_path out",
+        f"`critic_model_name_or_path` must have the policy's vocabulary of 64 tokens, got {other!r} with 65",
+        "leave it out to start from the policy",
     )
     trainer = make_trainer("ppo", gpt2_path, tmp_path, critic="separate", critic_model_name_or_path=gpt2_path)
     assert trainer.train().global_step == 2
@@ -311,9 +320,9 @@ def failing(
         ({"--eval_max_new_tokens": "99"}, ["+ 99 tokens", "64 positions", "or less"]),
         ({"--eval_rows": "7"}, ["`eval_rows` must be from 1 to 6", "got 7"]),
         ({"--num_generations": "3"}, ["must be divisible by num_generations (3)"]),
-        ({"--beta": "-1"}, ["beta is -1.0", "must be at least 0"]),
-        ({"--temperature": "0"}, ["temperature is 0.0", "above 0"]),
-        ({"--top_k": "5"}, ["top_k=5", "Leave top_k at 0"]),
+        ({"--beta": "-1"}, ["`beta` must be at least 0, got -1.0"]),
+        ({"--temperature": "0"}, ["`temperature` must be above 0, got 0.0"]),
+        ({"--top_k": "5"}, ["`top_k` must be 0 in training, got 5"]),
         ({"--rewards": "blue"}, ["got 'blue'", "Did you mean `bleu`?"]),
         ({"--rewards": "mine.py:f"}, ["No file", "mine.py", "to take a reward from"]),
         ({"--rewards": '{"length": {}}'}, ["'length' needs ['target']"]),
@@ -326,7 +335,7 @@ def failing(
             {"--eval_perplexity_model": "./no"},
             ["must be a hub id or an existing folder, got './no'", "Check the name"],
         ),
-        ({"--resume_from_checkpoint": "./no"}, ["./no is not there", "no whole one before it"]),
+        ({"--resume_from_checkpoint": "./no"}, ["./no is not there", "no complete one before it"]),
     ],
 )
 def test_a_recipe_says_what_is_wrong(
@@ -355,7 +364,8 @@ def test_a_recipe_names_the_row_of_an_empty_cell(
 
 def test_an_option_that_a_library_does_not_know_is_told_of(failing: Callable[..., str]) -> None:
     options = {"--lr_scheduler_kwargs": '{"a": 1}'}
-    assert "lr_scheduler_kwargs={'a': 1} is not what lr_scheduler_type='linear' takes" in failing("ppo_gen", options)
+    refusal = "`lr_scheduler_kwargs` must be options of lr_scheduler_type='linear', got {'a': 1}"
+    assert refusal in failing("ppo_gen", options)
     trained = {"--model_name_or_path": str(demo_model_path()), "--max_completion_length": None}
     sentence = failing("sft", {**trained, **options})
     assert sentence.startswith("error: a library was passed an option that it does not take (")
@@ -498,7 +508,7 @@ def test_a_learning_rate_that_breaks_the_policy_is_told_of(
     assert (
         "The last checkpoint is out/checkpoint-1; if it was saved from these very weights, there is none" in sentence
     )
-    assert "Lower learning_rate (it is 1e+30)" in sentence
+    assert "Lower `learning_rate` (it is 1e+30)" in sentence
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 

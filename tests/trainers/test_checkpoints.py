@@ -14,9 +14,9 @@ from resume_worker import train_until_full
 from training import make_trainer
 
 from lmrl.trainers import find_checkpoint
-from lmrl.trainers.checkpoints import newest_first, rotate, tidy
-from lmrl.trainers.manifest import what_is_wrong
-from lmrl.trainers.writing import SaveError
+from lmrl.trainers.checkpointing import SaveError, newest_first
+from lmrl.trainers.checkpointing.manifest import find_corruption
+from lmrl.trainers.checkpointing.writer import clean_up_unfinished, remove_oldest
 
 Damage = Callable[[Path], object]
 
@@ -75,7 +75,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_offered(damage: str, copied: Path) -> None:
     spoil, sentence = DAMAGES[damage]
     spoil(copied / "checkpoint-3")
-    offered = f"The one before it is whole: --resume_from_checkpoint {copied}/checkpoint-2"
+    offered = f"The one before it is complete: --resume_from_checkpoint {copied}/checkpoint-2"
     with pytest.raises(ValueError, match=sentence) as told:
         find_checkpoint(str(copied / "checkpoint-3"), copied)
     assert str(told.value).startswith(f"The checkpoint {copied}/checkpoint-3 ")
@@ -92,10 +92,10 @@ def test_latest_passes_over_the_damaged_ones_and_names_them(copied: Path, caplog
     assert "checkpoint-2 is damaged: model.safetensors is not what was saved" in caplog.text
     cut("trainer_state.json")(copied / "checkpoint-1")
     with pytest.raises(
-        ValueError, match=r"has no whole checkpoint to go on from\. Leave it out to start from the begin"
+        ValueError, match=r"got true, but .* has no complete one\. Leave it out to start from the beginning"
     ):
         find_checkpoint("true", copied)
-    with pytest.raises(ValueError, match=r"checkpoint-2 is damaged: .* There is no whole one before it\."):
+    with pytest.raises(ValueError, match=r"checkpoint-2 is damaged: .* There is no complete one before it\."):
         find_checkpoint(str(copied / "checkpoint-2"), copied)
 
 
@@ -103,12 +103,14 @@ def test_latest_starts_from_the_beginning_where_nothing_is_and_a_path_does_not(
     gpt2_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = make_trainer("reinforce", gpt2_path, tmp_path, max_steps=1)
-    with pytest.raises(ValueError, match=r"resume_from_checkpoint=True, but .* has no whole checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"`resume_from_checkpoint` must name a checkpoint, got True, but .* has no complete one"
+    ):
         trainer.train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="checkpoint-7 is not there"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
     trainer.train(resume_from_checkpoint="latest")
-    assert "has no whole checkpoint yet: training starts from the beginning" in caplog.text
+    assert "has no complete checkpoint yet: training starts from the beginning" in caplog.text
     assert trainer.state.global_step == 1
 
 
@@ -126,13 +128,13 @@ def test_a_checkpoint_of_another_tool_must_have_what_a_run_needs(copied: Path) -
     newest = copied / "checkpoint-3"
     assert find_checkpoint("latest", copied) == str(newest)
     cut("model.safetensors")(newest)
-    assert "is damaged: model.safetensors has" in str(what_is_wrong(newest))
+    assert "is damaged: model.safetensors has" in str(find_corruption(newest))
     lose("optimizer.pt")(newest)
-    assert str(what_is_wrong(newest)).startswith("has no state of the optimizer")
+    assert str(find_corruption(newest)).startswith("has no state of the optimizer")
     lose("model.safetensors")(newest)
-    assert what_is_wrong(newest) == "has no weights"
+    assert find_corruption(newest) == "has no weights"
     lose("trainer_state.json")(newest)
-    assert what_is_wrong(newest) == "is unfinished: trainer_state.json is missing"
+    assert find_corruption(newest) == "is unfinished: trainer_state.json is missing"
     assert find_checkpoint("latest", copied) == str(copied / "checkpoint-2")
 
 
@@ -143,21 +145,21 @@ def test_a_kill_between_the_moves_of_a_checkpoint_saved_again_leaves_it_whole(co
     shutil.copytree(copied / "checkpoint-2", unfinished / "removed-checkpoint-3")  # what it was to replace
     shutil.copytree(copied / "checkpoint-2", unfinished / "checkpoint-4")
     lose("lmrl_files.json")(unfinished / "checkpoint-4")  # not whole
-    tidy(copied)
+    clean_up_unfinished(copied)
     names = ["checkpoint-3", "checkpoint-2", "checkpoint-1"]
     assert [path.name for path in newest_first(copied)] == names
-    assert what_is_wrong(copied / "checkpoint-3") is None
+    assert find_corruption(copied / "checkpoint-3") is None
     assert not unfinished.exists()
 
 
 def test_the_oldest_are_removed_but_not_the_best(copied: Path) -> None:
-    rotate(copied, None)
+    remove_oldest(copied, None)
     assert len(newest_first(copied)) == 3
-    rotate(copied, 1, copied / "checkpoint-1")
+    remove_oldest(copied, 1, copied / "checkpoint-1")
     assert [path.name for path in newest_first(copied)] == ["checkpoint-3", "checkpoint-1"]
-    tidy(copied)
+    clean_up_unfinished(copied)
     assert not (copied / "_unfinished").exists()
-    rotate(copied, 1)
+    remove_oldest(copied, 1)
     assert [path.name for path in newest_first(copied)] == ["checkpoint-3"]
 
 
@@ -174,7 +176,7 @@ def test_the_best_checkpoint_is_remembered_where_it_is(gpt2_path: str, tmp_path:
     assert [path.name for path in newest_first(tmp_path)] == ["checkpoint-4", "checkpoint-2"]
     for checkpoint in (best, tmp_path / "checkpoint-4"):
         assert json.loads((checkpoint / "trainer_state.json").read_text())["best_model_checkpoint"] == str(best)
-        assert what_is_wrong(checkpoint) is None
+        assert find_corruption(checkpoint) is None
     again = make_trainer("reinforce", gpt2_path, tmp_path)
     again._load_from_checkpoint(str(best))
     for (name, ours), theirs in zip(trainer.model.named_parameters(), again.model.parameters(), strict=True):
@@ -196,8 +198,8 @@ def test_a_file_that_finds_no_room_ends_the_run_with_a_sentence(
     for rank in range(processes):
         (told,) = [line for line in (tmp_path / f"{rank}.txt").read_text().splitlines() if line.startswith("error:")]
         assert told.startswith(f"error: {folder}/checkpoint-4 could not be written: ") and reason in told
-        assert told.endswith(f" {folder}/checkpoint-2, saved before it, is whole.")
-    assert what_is_wrong(folder / "checkpoint-2") is None
+        assert told.endswith(f" {folder}/checkpoint-2, saved before it, is complete.")
+    assert find_corruption(folder / "checkpoint-2") is None
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "checkpoint-2", "log.jsonl"]
 
 
@@ -221,8 +223,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole_and_with_room_the_run_go
     with pytest.raises(SaveError, match=r"checkpoint-\d could not be written: .*(No space left|disk is full)") as told:
         make_trainer("reinforce", gpt2_path, small_disk, **options).train()
     last = newest_first(small_disk)[0]
-    assert str(told.value).endswith(f"{last}, saved before it, is whole.")
-    assert what_is_wrong(last) is None
+    assert str(told.value).endswith(f"{last}, saved before it, is complete.")
+    assert find_corruption(last) is None
     for checkpoint in newest_first(small_disk)[1:]:
         shutil.rmtree(checkpoint)
     resumed = make_trainer("reinforce", gpt2_path, small_disk, save_total_limit=1, **options)
@@ -240,12 +242,12 @@ def test_a_disk_that_turns_read_only_is_told_of_by_all_that_writes(gpt2_path: st
     with pytest.raises(SaveError, match=rf"small could not be written: .*{read_only}"):
         trainer.save_model()
     with pytest.raises(
-        ValueError, match=rf"output_dir=.* cannot be written to: {read_only}\. Checkpoints and results"
+        ValueError, match=rf"`output_dir` must be a folder .* \({read_only}\)\. Checkpoints and results"
     ):
         make_trainer("reinforce", gpt2_path, small_disk)
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_training(gpt2_path: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="file/run' cannot be written to: Not a directory"):
+    with pytest.raises(ValueError, match=r"may write to, got '.*file/run' \(Not a directory\)"):
         make_trainer("reinforce", gpt2_path, tmp_path / "file" / "run")

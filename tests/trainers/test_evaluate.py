@@ -9,7 +9,7 @@ from training import ALGORITHMS, make_trainer
 from transformers import EarlyStoppingCallback
 
 from lmrl.evaluation import Decoding, evaluate_model
-from lmrl.trainers.rollout import PolicyGradientTrainer
+from lmrl.trainers import PolicyGradientTrainer
 
 HELD_OUT = Dataset.from_list([{"prompt": "a b c"}, {"prompt": "d"}, {"prompt": "e f"}])
 

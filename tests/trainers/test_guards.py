@@ -10,7 +10,7 @@ import torch
 from training import ALGORITHMS, make_trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from lmrl.trainers.guards import DivergenceError
+from lmrl.trainers.finite import DivergenceError
 
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 1, "num_iterations": 1}
 
@@ -71,7 +71,7 @@ def test_weights_that_turn_nan_stop_the_step(algorithm: str, beta: float, gpt2_p
     what = "the KL to the reference" if beta else "the entropy"
     assert sentence.startswith(f"Training was stopped in step 3: {what} is nan")
     newest = f"The last checkpoint is {tmp_path}/checkpoint-2; if it was saved from these very weights, go back to"
-    assert f"{newest} {tmp_path}/checkpoint-1." in sentence and "Lower learning_rate (it is 0.001)" in sentence
+    assert f"{newest} {tmp_path}/checkpoint-1." in sentence and "Lower `learning_rate` (it is 0.001)" in sentence
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
     check_whole(tmp_path / "checkpoint-2", step=2)
 
@@ -114,7 +114,7 @@ def test_weights_that_are_not_finite_are_not_saved(gpt2_path: str, tmp_path: Pat
 
 def test_without_a_checkpoint_the_sentence_says_so(gpt2_path: str, tmp_path: Path) -> None:
     sentence = diverges(make_trainer("reinforce", gpt2_path, tmp_path, callbacks=[At(1, poison_gradient)]))
-    assert "There is no checkpoint to go back to (save_steps makes them)." in sentence
+    assert "There is no checkpoint to go back to (`save_steps` makes them)." in sentence
 
 
 def test_a_reference_that_gives_nan_is_no_silent_lack_of_credit(gpt2_path: str, tmp_path: Path) -> None:

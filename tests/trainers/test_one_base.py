@@ -167,7 +167,7 @@ def test_what_a_critic_with_an_adapter_cannot_do_is_a_sentence(gpt2_path: str, t
     ):
         make_trainer("ppo", gpt2_path, tmp_path, critic="adapter")
     reentrant = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
-    with pytest.raises(ValueError, match=r"critic='adapter' with reentrant gradient checkpointing"):
+    with pytest.raises(ValueError, match=r"`critic` must not be 'adapter' with reentrant gradient checkpointing"):
         make_trainer(
             "ppo", gpt2_path, tmp_path, critic="adapter", peft_config=lora(target_modules=["c_attn"]), **reentrant
         )

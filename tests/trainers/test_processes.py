@@ -61,7 +61,7 @@ def test_a_reward_that_fails_on_one_process_stops_both_and_what_is_kept_can_be_r
     one, other = (json.loads((tmp_path / f"seen_{rank}.json").read_text()) for rank in (0, 1))
     assert one == other and len(one) == 7
     for name, (sentence, kept, state) in one.items():
-        failed = "returned nan for row 0" if name == "nan" else "raised KeyError: 'slot'. It was scoring 4 completions"
+        failed = "got nan for row 0" if name == "nan" else "raised KeyError: 'slot'. It was scoring 4 completions"
         assert sentence.startswith("The reward 'wrong") and failed in sentence, name
         folder = tmp_path / name.replace(" ", "_")
         assert sentence.endswith(

@@ -10,6 +10,8 @@ from tiny import WORDS, tiny_gpt2, tiny_llama, tiny_tokenizer
 from training import ALGORITHMS, PROMPTS, make_trainer, one_rollout
 from transformers import AutoModelForCausalLM
 
+from lmrl.trainers import Rollout
+
 EOS = WORDS.index("<eos>")
 
 
@@ -24,16 +26,16 @@ def trained(folder: Path, start: str, **overrides: Any) -> str:
 def log_probability(model: torch.nn.Module, prompt: torch.Tensor, completion: torch.Tensor) -> float:
     """Returns that of a whole completion, by plain transformers and without padding."""
     with torch.no_grad():
-        logps = model(torch.cat([prompt, completion])[None]).logits[0].log_softmax(-1)
-    return logps[len(prompt) - 1 : -1].gather(1, completion[:, None]).sum().item()
+        log_probs = model(torch.cat([prompt, completion])[None]).logits[0].log_softmax(-1)
+    return log_probs[len(prompt) - 1 : -1].gather(1, completion[:, None]).sum().item()
 
 
-def kl_of(rollout: dict[str, torch.Tensor], policy: torch.nn.Module, reference: torch.nn.Module) -> float:
+def kl_of(rollout: Rollout, policy: torch.nn.Module, reference: torch.nn.Module) -> float:
     """Returns the mean log-ratio of the completions of a rollout."""
     ratios = []
-    for row in range(len(rollout["prompt_ids"])):
-        prompt = rollout["prompt_ids"][row][rollout["prompt_mask"][row].bool()]
-        completion = rollout["completion_ids"][row][rollout["completion_mask"][row].bool()]
+    for row in range(len(rollout.prompt_ids)):
+        prompt = rollout.prompt_ids[row][rollout.prompt_mask[row].bool()]
+        completion = rollout.completion_ids[row][rollout.completion_mask[row].bool()]
         ratios.append(log_probability(policy, prompt, completion) - log_probability(reference, prompt, completion))
     return sum(ratios) / len(ratios)
 
@@ -158,16 +160,18 @@ def test_a_reference_that_could_not_serve_is_refused(gpt2_path: str, llama_path:
     def make(name: str | None, **options: Any) -> None:
         make_trainer("reinforce", gpt2_path, tmp_path, reference_model_name_or_path=name, **options)
 
-    with pytest.raises(ValueError, match=r"reference_model_name_or_path='.*' is only read with beta above 0"):
+    with pytest.raises(ValueError, match=r"`reference_model_name_or_path` must be None with beta=0, got '.*'\. It is"):
         make(llama_path, beta=0.0)
     with pytest.raises(ValueError, match=r"must be a hub id or an existing folder, got '\./nowhere'"):
         make("./nowhere")
     short = tiny_gpt2(tmp_path / "short", n_positions=10)
     with pytest.raises(ValueError, match=r"makes 15, more than the reference's context of 10\. Lower"):
         make(short)
-    with pytest.raises(ValueError, match=r"sync_ref_model=True mixes .* other shapes than the policy"):
+    with pytest.raises(ValueError, match=r"`sync_ref_model` must be False for a reference of other shapes than the"):
         make(llama_path, sync_ref_model=True)
     make(tiny_gpt2(tmp_path / "same", seed=1), sync_ref_model=True)
     lora = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
-    with pytest.raises(ValueError, match=r"with LoRA the policy is an adapter\. Leave sync_ref_model out"):
+    with pytest.raises(
+        ValueError, match=r"`sync_ref_model` must be False with LoRA, .* the policy is an adapter\. Leave"
+    ):
         make(None, sync_ref_model=True, peft_config=lora)

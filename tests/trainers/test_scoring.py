@@ -14,7 +14,13 @@ import torch
 from training import make_trainer, share_of_a, share_of_letters
 
 from lmrl.rewards import BLEU, Length
-from lmrl.trainers.scoring import AsyncCheckedReward, CheckedReward, RewardError, checked_rewards, missing_columns
+from lmrl.trainers.reward_checks import (
+    AsyncCheckedReward,
+    CheckedReward,
+    RewardError,
+    checked_rewards,
+    missing_columns,
+)
 
 TEXTS = ["a", "b"]
 
@@ -55,13 +61,15 @@ def test_none_is_kept_and_true_is_one() -> None:
 
 @pytest.mark.parametrize("wrong", [math.nan, -math.inf, "1", b"1", [1.0], {}, 1j, np.array([1.0, 2.0]), object()])
 def test_what_is_no_finite_number_is_named_with_its_row(wrong: Any) -> None:
-    with pytest.raises(RewardError, match=r"'given' returned .* for row 1, .* completion is 'b', of the prompt 'q'"):
+    with pytest.raises(
+        RewardError, match=r"'given' must return .* for row 1\. .* completion is 'b', of the prompt 'q'"
+    ):
         scored([0.0, wrong])
 
 
 @pytest.mark.parametrize("wrong", [None, 1.0, "ab", iter([1.0, 2.0]), Decimal(1)])
 def test_what_is_no_list_is_refused(wrong: Any) -> None:
-    with pytest.raises(RewardError, match=r"'given' returned .* must return a list of numbers"):
+    with pytest.raises(RewardError, match=r"'given' must return a list of numbers, one per completion, got "):
         scored(wrong)
 
 
@@ -117,7 +125,7 @@ def test_an_async_reward_is_awaited_and_checked() -> None:
     first, second = checked_rewards([slow, broken])
     assert isinstance(first, AsyncCheckedReward)
     assert asyncio.run(first(completions=["good"])) == [1.0]
-    with pytest.raises(RewardError, match="'slow' returned 'no' for row 0"):
+    with pytest.raises(RewardError, match=r"'slow' must return a finite number, .* got 'no' for row 0"):
         asyncio.run(first(completions=["bad"]))
     with pytest.raises(RewardError, match=r"'broken' raised OSError: no server\. It was scoring 1 completions"):
         asyncio.run(second(completions=["good"]))

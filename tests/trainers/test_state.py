@@ -9,8 +9,8 @@ import torch
 from training import make_trainer, share_of_a, share_of_letters
 
 from lmrl.rewards import Length, Normalized, Weighted
-from lmrl.trainers.rollout import PolicyGradientTrainer
-from lmrl.trainers.scoring import RewardError
+from lmrl.trainers import PolicyGradientTrainer
+from lmrl.trainers.reward_checks import RewardError
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "reinforce": ("reinforce", {"baseline": "moving_average"}),
@@ -54,7 +54,7 @@ def test_with_greedy_baselines_too_two_steps_and_two_after_resuming_are_four(gpt
     ours = dict(resumed.model.named_parameters())
     for parameter_name, parameter in straight.model.named_parameters():
         assert torch.equal(parameter, ours[parameter_name]), parameter_name
-    assert resumed.own_state() == straight.own_state()
+    assert resumed.run_state_dict() == straight.run_state_dict()
     assert figures(resumed) == figures(straight)
 
 
@@ -108,9 +108,9 @@ def test_held_out_rewards_are_not_learned_from(gpt2_path: str, tmp_path: Path) -
     trainer = run("reinforce", gpt2_path, tmp_path, reward=Normalized(share_of_letters, name="own"))
     trainer.eval_dataset = trainer.train_dataset.select(range(4))
     trainer.train()
-    before = trainer.own_state()["rewards"]["own"]["statistics"]
+    before = trainer.run_state_dict()["rewards"]["own"]["statistics"]
     figures = trainer.evaluate()
-    assert trainer.own_state()["rewards"]["own"]["statistics"] == before
+    assert trainer.run_state_dict()["rewards"]["own"]["statistics"] == before
     assert before[0] == 32
     assert figures["eval_rewards/own/mean"] > 0.1  # as it is, not less its mean
 
@@ -118,7 +118,7 @@ def test_held_out_rewards_are_not_learned_from(gpt2_path: str, tmp_path: Path) -
 def test_greedy_completions_are_not_learned_from(gpt2_path: str, tmp_path: Path) -> None:
     trainer = run("reinforce, greedy", gpt2_path, tmp_path, reward=Normalized(share_of_letters, name="own"))
     trainer.train()
-    assert trainer.own_state()["rewards"]["own"]["statistics"][0] == 4 * 8
+    assert trainer.run_state_dict()["rewards"]["own"]["statistics"][0] == 4 * 8
 
 
 def test_what_a_failing_reward_leaves_can_be_resumed(gpt2_path: str, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_a_failing_reward_leaves_can_be_resumed(gpt2_path: str, tmp_path: P
     assert state["step"] == 2 and "reward_average" in state
     resumed = run("reinforce", gpt2_path, tmp_path)
     resumed.train(resume_from_checkpoint=True)
-    assert resumed.own_state()["step"] == 4
+    assert resumed.run_state_dict()["step"] == 4
 
 
 def test_a_reward_that_fails_after_a_checkpoint_leaves_that_one_as_it_is(gpt2_path: str, tmp_path: Path) -> None:
@@ -146,13 +146,13 @@ def test_a_reward_that_fails_after_a_checkpoint_leaves_that_one_as_it_is(gpt2_pa
 
     straight = run("reinforce", gpt2_path, tmp_path / "straight")
     straight.train()
-    with pytest.raises(RewardError, match=r"returned 0 values .* kept in .*checkpoint-2\."):
+    with pytest.raises(RewardError, match=r"got 0 values .* kept in .*checkpoint-2\."):
         run("reinforce", gpt2_path, tmp_path, reward=[rewards()[0], failing]).train()
     resumed = run("reinforce", gpt2_path, tmp_path)
     resumed.train(resume_from_checkpoint=True)
     for (name, ours), theirs in zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
-    assert resumed.own_state()["rewards"] == straight.own_state()["rewards"]
+    assert resumed.run_state_dict()["rewards"] == straight.run_state_dict()["rewards"]
 
 
 def test_a_moving_reference_goes_on_from_where_it_was(gpt2_path: str, tmp_path: Path) -> None:

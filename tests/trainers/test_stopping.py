@@ -13,8 +13,8 @@ from forked import run, started
 from resume_worker import differences, recipe, train, train_until_told, train_until_told_twice
 from training import make_trainer
 
-from lmrl.trainers.checkpoints import newest_first
-from lmrl.trainers.manifest import what_is_wrong
+from lmrl.trainers.checkpointing import newest_first
+from lmrl.trainers.checkpointing.manifest import find_corruption
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -28,7 +28,7 @@ def test_a_run_that_gets_sigterm_saves_its_step_and_goes_on_as_if_it_had_not(
     checkpoint = tmp_path / "stopped" / "checkpoint-2"
     assert f"Stopped by SIGTERM after step 2, which is saved in {checkpoint}. Go on from there with" in said
     assert "handler afterwards: SIG_DFL" in said
-    assert what_is_wrong(checkpoint) is None
+    assert find_corruption(checkpoint) is None
     for mode in ("straight", "resumed"):
         run(
             train,
@@ -78,10 +78,10 @@ def test_a_recipe_that_gets_sigterm_saves_and_exits_with_143(gpt2_path: str, tmp
         process.join(timeout=60)
         assert process.exitcode == 143, log.read_text()[-3000:]
     said, newest = log.read_text(), newest_first(folder)[0]
-    assert f"{folder} has no whole checkpoint yet: training starts from the beginning." in said
+    assert f"{folder} has no complete checkpoint yet: training starts from the beginning." in said
     assert f"Stopped by SIGTERM after step {newest.name.split('-')[1]}, which is saved in {newest}." in said
     assert "Traceback" not in said
-    assert what_is_wrong(newest) is None
+    assert find_corruption(newest) is None
     assert not (folder / "after.json").exists()
 
 
@@ -122,7 +122,7 @@ def test_killed_at_random_moments_a_run_loses_nothing(
             for rank in chance.sample(ranks, len(ranks)):
                 rank.kill()
             kills += 1
-        whole = [checkpoint for checkpoint in newest_first(folder) if what_is_wrong(checkpoint) is None]
+        whole = [checkpoint for checkpoint in newest_first(folder) if find_corruption(checkpoint) is None]
         assert whole and _steps(folder) >= reached
         reached = _steps(folder)
     assert [rank.exitcode for rank in ranks] == [0] * processes, (tmp_path / "resumed" / "0.txt").read_text()[-3000:]

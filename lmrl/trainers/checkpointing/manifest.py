@@ -1,4 +1,4 @@
-"""Whether a checkpoint is whole: a list of its files, written last, that each of them is compared with."""
+"""The list of a checkpoint's files with their sizes and checksums, which shows whether it is complete."""
 
 import json
 import os
@@ -11,24 +11,31 @@ MANIFEST = "lmrl_files.json"
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """Write down every file with its size and CRC-32 once it is on the disk: the last thing that a checkpoint gets."""
-    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    files = {path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _crc32(path)] for path in paths}
-    for path in [*paths, *(path for path in checkpoint.rglob("*") if path.is_dir())]:
-        to_disk(path)
-    unnamed = checkpoint / f"{MANIFEST}.tmp"
-    unnamed.write_text(json.dumps({"saved_at": time.time(), "files": files}, indent=2), encoding="utf-8")
-    to_disk(unnamed)
-    unnamed.replace(checkpoint / MANIFEST)
-    to_disk(checkpoint)
-
-
-def what_is_wrong(checkpoint: str | Path) -> str | None:
     """
-    Returns what keeps a run from going on from a checkpoint, to be read after its name, or None if it is whole.
+    Writes the list of all files of a checkpoint once they are on the disk: the last thing that a checkpoint gets.
 
-    Every file is read and compared with what was written down. A checkpoint of another tool has no such list: it must
-    have weights, an optimizer and the state of the trainer, which is written last, and no weights may be cut short.
+    Args:
+        checkpoint (`Path`):
+            Folder with everything else in it.
+    """
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    folders = [path for path in checkpoint.rglob("*") if path.is_dir()]
+    listed = {path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _crc32(path)] for path in files}
+    for path in [*files, *folders]:
+        flush_to_disk(path)
+    temporary = checkpoint / f"{MANIFEST}.tmp"
+    temporary.write_text(json.dumps({"saved_at": time.time(), "files": listed}, indent=2), encoding="utf-8")
+    flush_to_disk(temporary)
+    temporary.replace(checkpoint / MANIFEST)
+    flush_to_disk(checkpoint)
+
+
+def find_corruption(checkpoint: str | Path) -> str | None:
+    """
+    Returns what is wrong with a checkpoint, to be read after its name, or None if it is complete.
+
+    Every file is read and compared with the list. A checkpoint of another tool has no list: it must have weights, an
+    optimizer and the state of the trainer, which is written last, and no weights may be cut short.
 
     Args:
         checkpoint (`str` or `Path`):
@@ -38,8 +45,7 @@ def what_is_wrong(checkpoint: str | Path) -> str | None:
     if not checkpoint.is_dir():
         return "is not there"
     try:
-        written = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-        listed = {name: (int(size), int(crc)) for name, (size, crc) in written.items()}
+        listed = _read_manifest(checkpoint)
     except FileNotFoundError:
         listed = {}
     except (AttributeError, KeyError, OSError, TypeError, ValueError):
@@ -52,10 +58,16 @@ def what_is_wrong(checkpoint: str | Path) -> str | None:
             return f"is damaged: {name} has {found} bytes of {size}"
         if _crc32(path) != crc:
             return f"is damaged: {name} is not what was saved (its CRC-32 differs)"
-    return _what_is_missing(checkpoint)
+    return _find_missing(checkpoint)
 
 
-def _what_is_missing(checkpoint: Path) -> str | None:
+def _read_manifest(checkpoint: Path) -> dict[str, tuple[int, int]]:
+    """Returns size and CRC-32 of the listed files by their names."""
+    files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return {name: (int(size), int(crc)) for name, (size, crc) in files.items()}
+
+
+def _find_missing(checkpoint: Path) -> str | None:
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -66,15 +78,17 @@ def _what_is_missing(checkpoint: Path) -> str | None:
     if not any(name.startswith(("model", "pytorch_model", "adapter_model", "global_step")) for name in names):
         return "has no weights"
     if not any(name.startswith(("optimizer", "global_step")) for name in names):
-        return "has no state of the optimizer, so training cannot go on from it (as a model it can be given)"
+        return "has no state of the optimizer, so training cannot go on from it (it can be given as a model)"
     for path in checkpoint.glob("*.safetensors"):
-        if (size := _stated_size(path)) != (found := path.stat().st_size):
+        size = _stated_size(path)
+        found = path.stat().st_size
+        if size != found:
             return f"is damaged: {path.name} has {found} bytes of {size}"
     return None
 
 
 def _stated_size(path: Path) -> int | None:
-    """The size of a safetensors file as its header has it."""
+    """Returns the size of a safetensors file according to its header."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         try:
@@ -93,8 +107,8 @@ def _crc32(path: Path) -> int:
     return value
 
 
-def to_disk(path: Path) -> None:
-    """Ask that a file or a folder survives a loss of power too."""
+def flush_to_disk(path: Path) -> None:
+    """Flushes a file or a folder, so that it survives a loss of power too."""
     if os.name == "posix":
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,16 +1,20 @@
-"""Reward functions on probation: what they return is checked before anything is trained on it."""
+"""Validation of reward functions and of their output."""
 
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.logging import get_logger
 from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
+
+from lmrl.distributed import gather, is_distributed, rank_and_world_size
+from lmrl.utils import shorten
+
+logger = get_logger(__name__)
 
 
 class RewardError(ValueError):
@@ -19,10 +23,10 @@ class RewardError(ValueError):
 
 class CheckedReward:
     """
-    A reward function whose failures are told in a sentence that names the reward and the row.
+    A reward function whose failures name the reward and the row.
 
-    On several processes a failure is kept until [`raise_together`], and the rewards are `None`: the others are about
-    to gather theirs, and would wait for a process that had raised.
+    On several processes a failure is kept until [`raise_on_all_ranks`], and the rewards are `None`: the others are
+    about to gather theirs, and would wait for a process that had raised.
 
     Args:
         reward_func (`Callable`):
@@ -45,29 +49,32 @@ class CheckedReward:
 
     def _failed(self, error: Exception, kwargs: dict[str, Any]) -> list[float | None]:
         completions = kwargs["completions"]
-        self.failure = error if isinstance(error, RewardError) else self._failure(error, completions)
-        self.failure.__cause__ = None if error is self.failure else error
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if isinstance(error, RewardError):
+            self.failure = error
+        else:
+            self.failure = self._failure(error, completions)
+            self.failure.__cause__ = error
+        if not is_distributed():
             raise self.failure
         return [None] * len(completions)
 
     def _failure(self, error: Exception, completions: list[Any]) -> RewardError:
         return RewardError(
             f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was scoring "
-            f"{len(completions)} completions, the first of them {_short(completions[0])}."
+            f"{len(completions)} completions, the first of them {shorten(completions[0])}."
         )
 
     def _checked(self, rewards: Any, kwargs: dict[str, Any]) -> list[float | None]:
         completions = kwargs["completions"]
         if not (isinstance(rewards, list | tuple) or hasattr(rewards, "tolist")):
             raise RewardError(
-                f"The reward {self.__name__!r} returned {_short(rewards)}, and must return a list of numbers, one per "
-                "completion."
+                f"The reward {self.__name__!r} must return a list of numbers, one per completion, got "
+                f"{shorten(rewards)}."
             )
         if len(rewards) != len(completions):
             raise RewardError(
-                f"The reward {self.__name__!r} returned {len(rewards)} values for {len(completions)} completions. It "
-                "must return one per completion, None where it does not apply."
+                f"The reward {self.__name__!r} must return one value per completion, None where it does not apply, "
+                f"got {len(rewards)} values for {len(completions)} completions."
             )
         return [self._number(value, row, kwargs) for row, value in enumerate(rewards)]
 
@@ -77,10 +84,10 @@ class CheckedReward:
         if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1:
             value = value.item()
         if not isinstance(value, numbers.Real) or not abs(float(value)) <= torch.finfo(torch.float32).max:
+            prompt = f", of the prompt {shorten(kwargs['prompts'][row])}" if kwargs.get("prompts") else ""
             raise RewardError(
-                f"The reward {self.__name__!r} returned {_short(value)} for row {row}, and must return a finite "
-                f"number, or None where it does not apply. The completion is {_short(kwargs['completions'][row])}"
-                f"{_prompt(kwargs, row)}."
+                f"The reward {self.__name__!r} must return a finite number, or None where it does not apply, got "
+                f"{shorten(value)} for row {row}. The completion is {shorten(kwargs['completions'][row])}{prompt}."
             )
         return float(value)
 
@@ -96,15 +103,13 @@ class AsyncCheckedReward(CheckedReward):
             return self._failed(error, kwargs)
 
 
-def raise_together(rewards: list[CheckedReward], accelerator: Accelerator) -> None:
+def raise_on_all_ranks(rewards: Sequence[CheckedReward]) -> None:
     """
-    Raises on every process what a reward met on one of them; returns where all went well on all.
+    Raises on every process the failure of a reward on one of them; returns if none failed.
 
     Args:
         rewards (`list[CheckedReward]`):
             Rewards that have just been called, on every process.
-        accelerator ([`~accelerate.Accelerator`]):
-            What joins the processes.
 
     Raises:
         RewardError: The first failure of the first process, on all alike.
@@ -112,14 +117,15 @@ def raise_together(rewards: list[CheckedReward], accelerator: Accelerator) -> No
     failures = [reward.failure for reward in rewards if reward.failure is not None]
     for reward in rewards:
         reward.failure = None
-    failed = torch.tensor(len(failures), device=accelerator.device)
-    if accelerator.reduce(failed, reduction="sum") == 0:
-        return
-    # What fails only because another process did, in statistics that all take part in, says nothing of the reason.
-    mine = sorted(failures, key=_is_echo)[:1]
-    said = gather_object([(_is_echo(failure), accelerator.process_index, str(failure)) for failure in mine])
-    _, rank, sentence = min(said)
-    raise RewardError(f"{sentence} This was process {rank} of {accelerator.num_processes}.") from (*mine, None)[0]
+    # Statistics that all processes take part in fail on each of them if one fails: such an echo is no reason.
+    failures.sort(key=_is_echo)
+    own = failures[0] if failures else None
+    rank, world_size = rank_and_world_size()
+    everyone = gather(None if own is None else (_is_echo(own), rank, str(own)))
+    failed = [failure for failure in everyone if failure is not None]
+    if failed:
+        _, rank, message = min(failed)
+        raise RewardError(f"{message} This was process {rank} of {world_size}.") from own
 
 
 def _is_echo(failure: RewardError) -> bool:
@@ -137,25 +143,36 @@ def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
     Raises:
         TypeError: If one is not callable, or is a model (or the name of one), which TRL would load with a fresh head
             where the checkpoint is a classifier, and read without its special tokens.
+        ValueError: If there is none.
     """
     reward_funcs = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
     if not reward_funcs:
-        raise ValueError("reward_funcs is empty: give at least one reward.")
+        raise ValueError("`reward_funcs` must have at least one reward, got none.")
     checked: list[CheckedReward] = []
     for reward_func in reward_funcs:
         if isinstance(reward_func, str | nn.Module) or not callable(reward_func):
             raise TypeError(
-                f"reward_funcs has {_short(reward_func)}. A reward is a function of prompts and completions: for a "
+                f"`reward_funcs` must have functions of prompts and completions, got {shorten(reward_func)}. For a "
                 "classifier write `lmrl.rewards.Classifier(model, label=...)`."
             )
-        name, taken = get_callable_name(reward_func), [other.__name__ for other in checked]
-        unique = name if name not in taken else f"{name}_{len(taken) + 1}"
-        checked.append((AsyncCheckedReward if is_async_callable(reward_func) else CheckedReward)(reward_func, unique))
+        name = get_callable_name(reward_func)
+        if name in [other.__name__ for other in checked]:
+            name = f"{name}_{len(checked) + 1}"
+        kind = AsyncCheckedReward if is_async_callable(reward_func) else CheckedReward
+        checked.append(kind(reward_func, name))
     return checked
 
 
 def missing_columns(reward: CheckedReward, columns: list[str]) -> list[str]:
-    """Returns the columns that a reward reads and that are not there: those it states, or its required arguments."""
+    """
+    Returns the columns that a reward reads and that are not there: those it states, or its required arguments.
+
+    Args:
+        reward ([`CheckedReward`]):
+            Reward.
+        columns (`list[str]`):
+            Columns that are there.
+    """
     stated = getattr(reward.reward_func, "columns", None)
     if stated is None:
         given = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
@@ -165,10 +182,32 @@ def missing_columns(reward: CheckedReward, columns: list[str]) -> list[str]:
     return [column for column in stated if column not in columns]
 
 
-def _short(value: Any, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."
+def reward_states(rewards: Sequence[CheckedReward]) -> dict[str, dict[str, Any]]:
+    """
+    Returns the states of the rewards that have one, by the names of the rewards.
+
+    Args:
+        rewards (`list[CheckedReward]`):
+            Rewards, of which those with a `state_dict` have a state unless it is empty.
+    """
+    stateful = {reward.__name__: reward.reward_func for reward in rewards if hasattr(reward.reward_func, "state_dict")}
+    states = {name: reward_func.state_dict() for name, reward_func in stateful.items()}
+    return {name: state for name, state in states.items() if state}
 
 
-def _prompt(kwargs: dict[str, Any], row: int) -> str:
-    return f", of the prompt {_short(kwargs['prompts'][row])}" if kwargs.get("prompts") else ""
+def load_reward_states(rewards: Sequence[CheckedReward], states: dict[str, dict[str, Any]]) -> None:
+    """
+    Loads what [`reward_states`] returned.
+
+    Args:
+        rewards (`list[CheckedReward]`):
+            Rewards.
+        states (`dict`):
+            States by the names of rewards. One of another reward is passed over with a warning.
+    """
+    by_name: dict[str, Any] = {reward.__name__: reward.reward_func for reward in rewards}
+    for name, state in states.items():
+        if name in by_name:
+            by_name[name].load_state_dict(state)
+        else:
+            logger.warning(f"The checkpoint has a state of the reward {name!r}, which this run does not use.")

@@ -1,25 +1,30 @@
-"""What a policy with adapters needs beyond TRL: full precision, a folder without copies, its base lent to rewards."""
+"""A policy with LoRA adapters: what TRL changes about it and is undone here."""
 
 import functools
-from collections.abc import Iterable
 from typing import Any
 
 from accelerate.utils import is_peft_model
 from torch import Tensor
 
-from lmrl.models import offer_base_model, upcast_adapters_to_fp32
+from lmrl.models import upcast_adapters_to_fp32
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:
-    """Returns the trainable weights of a policy that has an adapter already; of another one nothing."""
+    """
+    Returns the trainable weights of a policy that has an adapter already; of another one nothing.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Policy before TRL gets it.
+    """
     if not is_peft_model(model):
         return {}
     return {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def settle_adapters(model: Any, given: dict[str, Tensor]) -> None:
+def undo_trl_adapter_changes(model: Any, given: dict[str, Tensor]) -> None:
     """
-    Undo two things that TRL does with a policy with adapters.
+    Undoes two things that TRL does with a policy with adapters.
 
     On a quantised base it rounds the adapter to bfloat16, as is done for supervised tuning: the small steps of
     reinforcement learning would be rounded away, and an adapter trained further would not be the one that was given.
@@ -30,7 +35,7 @@ def settle_adapters(model: Any, given: dict[str, Tensor]) -> None:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Policy as TRL left it.
         given (`dict[str, torch.Tensor]`):
-            What [`adapter_weights`] returned before.
+            Result of [`adapter_weights`] before.
     """
     if not is_peft_model(model):
         return
@@ -41,15 +46,17 @@ def settle_adapters(model: Any, given: dict[str, Tensor]) -> None:
     model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=model.active_adapters[:1])
 
 
-def share_base(trainer: Any, rewards: Iterable[Any]) -> None:
+def starts_at_reference(model: Any) -> bool:
     """
-    Lend the base of a policy with adapters to the rewards, unless the engine shards or casts it.
+    Returns whether a policy before its first update is the same as its own reference.
+
+    With a new LoRA adapter the reference is the base, from which an adapter that does not start at zero
+    (`init_lora_weights`) differs. An adapter trained further has TRL's frozen copy of it, `ref`, as its reference.
 
     Args:
-        trainer ([`PolicyGradientTrainer`]):
-            Trainer whose policy is in its place.
-        rewards (iterable of `Callable`):
-            Rewards of any kind.
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Policy, out of its engine.
     """
-    if is_peft_model(trainer.model) and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-        offer_base_model(trainer.model.get_base_model(), rewards)
+    if not is_peft_model(model) or "ref" in model.peft_config:
+        return True
+    return all(getattr(config, "init_lora_weights", False) is True for config in model.peft_config.values())

@@ -1,0 +1,565 @@
+"""The policy-gradient trainer: every override of TRL's and transformers' trainers is in this file."""
+
+import copy
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel, ProgressCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from trl import RLOOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.callbacks import SyncRefModelCallback
+
+from lmrl import models
+
+from . import checkpointing, critics, engines, startup_checks
+from .callbacks import LogFile, TrainingProgress
+from .checkpointing import SaveError
+from .configs import PolicyGradientConfig
+from .finite import FiniteChecks
+from .meter import Meter, replace_newest
+from .peft import adapter_weights, undo_trl_adapter_changes
+from .reference import Reference, make_frozen_model
+from .reward_checks import RewardError, checked_rewards, load_reward_states, raise_on_all_ranks, reward_states
+from .rollout import Credit, RewardRecord, Rollout, ended, weighted_rewards
+from .scorer import Scorer
+
+logger = get_logger(__name__)
+
+
+class PolicyGradientTrainer(RLOOTrainer):
+    """
+    From prompts to scored completions, from credit to an update: the part that all algorithms share.
+
+    A subclass implements [`~PolicyGradientTrainer.credit`] and [`~PolicyGradientTrainer.loss`]. The walk of a batch,
+    by the numbers of the comments in this file:
+
+    1. Prompts are sampled from, and the completions decoded.
+    2. The reward functions score the texts.
+    3. One pass of the policy gives the log-probabilities of the rollout, and a critic's values. Where a rollout serves
+       one update, the training pass is that pass.
+    4. One pass of the reference gives its log-probabilities.
+    5. `credit` turns rewards into advantages.
+    6. `loss` is computed for each batch of the rollout, and the optimizer makes a step.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Policy. The reference is a frozen copy of it as given; with LoRA it is the model without the new adapter.
+            `args.reference_model_name_or_path` names another.
+        reward_funcs (`Callable` or `list[Callable]`):
+            Functions of `prompts`, `completions` and the dataset's columns.
+        args ([`PolicyGradientConfig`]):
+            Configuration. The trainer works on a copy of it.
+        train_dataset ([`~datasets.Dataset`]):
+            Rows with a `"prompt"` and the columns that the rewards read.
+        held_out_metrics (`Callable`, *optional*):
+            What [`~transformers.Trainer.evaluate`] measures: a function of the policy that returns metrics by name,
+            which become `eval_<name>` for `metric_for_best_model` and early stopping. Every process calls it, and must
+            get the same. By default it is the reward of sampled completions of `eval_dataset`.
+        **kwargs:
+            The further arguments of [`~trl.RLOOTrainer`]: `eval_dataset`, `processing_class`, `callbacks`,
+            `optimizers`, `quantization_config`, `peft_config`.
+
+    Attributes:
+        name (`str`), citation (`str`, *optional*), reported_settings (`tuple[str, ...]`):
+            Of the class: name of the algorithm, its BibTeX, and the fields of the configuration that describe it, for
+            report, model card and sweep.
+        meter ([`Meter`]), reference ([`Reference`]), scorer ([`Scorer`]):
+            For a subclass: logging over all processes, the KL penalty, and passes of a model over completions.
+        model_card (`str`, *optional*):
+            Model card to save in place of TRL's draft.
+    """
+
+    name = "policy-gradient"
+    citation: str | None = None
+    reported_settings: tuple[str, ...] = ("num_iterations", "epsilon", "normalize_advantages")
+    model_card: str | None = None
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        reward_funcs: Any,
+        args: PolicyGradientConfig,
+        train_dataset: Any = None,
+        held_out_metrics: Callable[[PreTrainedModel], dict[str, float]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        rewards = checked_rewards(reward_funcs)
+        startup_checks.check_columns(rewards, train_dataset, kwargs.get("eval_dataset"))
+        if args.should_save:
+            checkpointing.check_writable(args.output_dir)
+        if isinstance(model, str):
+            options = dict(args.model_init_kwargs or {})
+            if kwargs.get("processing_class") is None:
+                kwargs["processing_class"] = models.load_tokenizer(model, revision=options.get("revision", "main"))
+            model = models.load_model(model, **options)
+        given_adapter = adapter_weights(model)
+
+        # If there were a beta, TRL would load a reference from disk. lmrl's is a copy of the policy as it is given.
+        own_args = copy.deepcopy(args)
+        own_args.beta = 0.0
+        own_args.sync_ref_model = False
+        super().__init__(model, list(rewards), own_args, train_dataset, **kwargs)
+        self.beta = own_args.beta = args.beta
+        own_args.sync_ref_model = args.sync_ref_model
+
+        self.held_out_metrics = held_out_metrics
+        self.meter = Meter(self.accelerator, self._metrics, lambda: "train" if self.model.training else "eval")
+        self.scorer = Scorer(self.accelerator, self.args, self.meter)
+        self._finite = FiniteChecks(self.args.output_dir, self.args.learning_rate, self.args.max_grad_norm)
+        self._writer = checkpointing.CheckpointWriter(self.args.should_save, self.args.save_total_limit)
+        self._reward_record: RewardRecord
+        self._unlogged: checkpointing.Unlogged | None = None
+        self._train_sampler: Any = None
+        self._prepare_models(given_adapter)
+        self.add_callback(LogFile())
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(TrainingProgress)
+
+    def _prepare_models(self, given_adapter: dict[str, Tensor]) -> None:
+        undo_trl_adapter_changes(self.model, given_adapter)
+        if self.args.disable_dropout:
+            models.disable_dropout(self.model)
+        models.fuse_activations(self.model)
+        with self.gathered_policy() as policy:
+            reference = make_frozen_model(policy, self._tokenizer, self.args)
+            models.add_scoring_forward(self._base_model, self.temperature)
+            models.check_scoring_forward(self._base_model, self.temperature)
+        startup_checks.check_rows(
+            self.train_dataset,
+            lambda prompts: self._tokenize_prompts(prompts)[0],
+            self.args,
+            {"model": self._base_model, "reference": reference},
+        )
+        self.ref_model = None if reference is None else engines.prepare_frozen(reference, self.accelerator)
+        self.reference = Reference(self.ref_model, self.args, self.accelerator)
+        if self.args.sync_ref_model:
+            self.add_callback(SyncRefModelCallback(self.ref_model, self.accelerator))
+        if self.use_vllm:
+            engines.exclude_critic_from_vllm(self.vllm_generation)
+        if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            models.offer_base_model(self._base_model, [reward.reward_func for reward in self.reward_funcs])
+        with self.gathered_policy() as policy:
+            self.has_critic = self.create_critic(policy) is not None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Gives TRL the algorithm's facts under its own names."""
+        super().__init_subclass__(**kwargs)
+        cls._name = cls.name
+        cls._tag_names = ["trl", "lmrl", cls.name.lower()]
+        cls._paper = {"citation": cls.citation}
+
+    # -- to be implemented by subclasses -----------------------------------------------------------------------------
+
+    def credit(self, rollout: Rollout) -> Credit:
+        """
+        Returns the credit of a rollout: at least its advantages.
+
+        Args:
+            rollout ([`Rollout`]):
+                All completions of this process in the order of generation, with their `old_log_probs`.
+        """
+        raise NotImplementedError
+
+    def loss(self, scored: models.ScoredCompletions, rollout: Rollout) -> Tensor:
+        """
+        Returns the scalar loss of a batch, on a scale that does not depend on how a rollout is cut into batches.
+
+        Args:
+            scored ([`ScoredCompletions`]):
+                The policy's forward, with gradient.
+            rollout ([`Rollout`]):
+                Rows of the rollout with their credit. Never write to it: it is served again.
+        """
+        raise NotImplementedError
+
+    # -- hooks that subclasses may implement -------------------------------------------------------------------------
+
+    def create_critic(self, policy: PreTrainedModel) -> models.Critic | None:
+        """
+        Returns a new critic, attached to the policy by [`~lmrl.models.attach_critic`]; none by default. The trainer
+        saves and resumes it, and trains it at the `critic_learning_rate` of the configuration.
+        """
+        return None
+
+    def on_first_rewards(self, rewards: Tensor) -> None:
+        """Called once with the first rewards of this process, (B,), before any pass over the completions."""
+
+    def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
+        """Returns further rewards of a rollout's rows, (B,) each, which become fields or `extra` of the rollout."""
+        return {}
+
+    def run_state_dict(self) -> dict[str, Any]:
+        """Returns the state that checkpoints have beside Trainer's, as JSON can hold it. A subclass adds its own."""
+        return {
+            "step": self._step,
+            "rewards": reward_states(self.reward_funcs),
+            "metrics": self.meter.state_dict(),
+            "loss": float(self._tr_loss),
+            "last_logged": self._globalstep_last_logged,
+            **self.reference.state_dict(self.beta),
+        }
+
+    def load_run_state_dict(self, state: dict[str, Any]) -> None:
+        """Loads what [`~PolicyGradientTrainer.run_state_dict`] returned."""
+        self._step = state["step"]
+        load_reward_states(self.reward_funcs, state["rewards"])
+        self.meter.load_state_dict(state["metrics"])
+        self._unlogged = checkpointing.Unlogged(state["loss"], state["last_logged"])
+        self.beta = self.reference.restored_coefficient(self.beta, state)
+
+    # -- for subclasses and users ------------------------------------------------------------------------------------
+
+    def gathered_policy(self) -> AbstractContextManager[PreTrainedModel]:
+        """
+        Returns a context with the policy complete on every process, whatever the engine: evaluate it there, and save
+        it with `save_model`.
+
+            with trainer.gathered_policy() as policy:
+                evaluation = evaluate_model(policy, tokenizer, rows, Decoding(max_new_tokens=64))
+
+        Under ZeRO-3 and FSDP weights are shards outside of it, and a process that runs the policy once more than the
+        others waits for ever. All processes must enter and leave it together.
+        """
+        return engines.gathered_policy(self.model_wrapped, self.accelerator)
+
+    @property
+    def critic(self) -> models.Critic:
+        """The critic, a part of the policy's module."""
+        return models.get_critic(self.accelerator.unwrap_model(self.model))
+
+    @property
+    def serves_one_update(self) -> bool:
+        """Whether a rollout serves one update in one batch: its old log-probabilities are those of the update."""
+        return not self.model.training or (self.num_iterations == 1 and self.args.steps_per_generation == 1)
+
+    @property
+    def completions_per_prompt(self) -> int:
+        """Number of completions that each prompt has side by side in a rollout, in training or in evaluation."""
+        return self.num_generations if self.model.training else self.num_generations_eval
+
+    def local_rows(self, gathered: Tensor) -> Tensor:
+        """Returns the rows of this process, (B, ...), out of those of all, (N, ...)."""
+        return gathered.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
+
+    @property
+    def _base_model(self) -> PreTrainedModel:
+        return engines.base_model(self.model, self.accelerator)
+
+    # -- the walk of a batch -----------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        # 1. and 2. TRL samples and calls the rewards, by way of the next three methods.
+        sampled = super()._generate_and_score_completions(inputs)
+        rollout = self._with_rewards(sampled)
+        is_first = self.model.training and self._step == 0 and self.state.global_step == 0
+        if is_first:
+            self.on_first_rewards(rollout.rewards)
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            # 3. The policy that sampled.
+            if self.serves_one_update:
+                rollout = replace(rollout, position=torch.arange(len(inputs), device=self.accelerator.device))
+            else:
+                scored = self.scorer.forward_in_batches(self.model, rollout, self.has_critic)
+                rollout = rollout.with_policy_pass(scored)
+            # 4. The reference.
+            if self.reference.is_used:
+                with self.reference.running(self.model) as model:
+                    scored = self.scorer.forward_in_batches(model, rollout)
+                rollout = replace(rollout, ref_log_probs=scored.log_probs)
+        # 5. Credit, unless it waits for the log-probabilities of the training pass.
+        if not self.serves_one_update:
+            rollout = self._with_credit(rollout)
+        if is_first and self.args.startup_checks:
+            self._check_first(rollout)
+        return rollout.to_dict()
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> list[list[int]]:
+        policy = engines.decoding_policy(
+            self._base_model, self.model_wrapped, self.accelerator, self.use_vllm, self.args.bf16
+        )
+        with self.meter.clock("generation"), policy:
+            return super()._generate_single_turn(*args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, None, None]:
+        # TRL scores for its own advantages, which are not used: steps 3 and 4 come when the rewards are known.
+        return input_ids.new_zeros(len(input_ids), logits_to_keep, dtype=torch.float32), None, None
+
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any], *args: Any) -> Tensor:
+        states = reward_states(self.reward_funcs)
+        try:
+            per_func = self.call_rewards(inputs, prompts, *args)
+            self._reward_record = RewardRecord(per_func, self.extra_rewards(inputs, prompts))
+        except RewardError:
+            load_reward_states(self.reward_funcs, states)  # the run that goes on from here scores these prompts again
+            raise
+        return per_func
+
+    def call_rewards(self, *args: Any) -> Tensor:
+        """Returns the rewards of completions of all processes by each function, (N, F), checked on all of them."""
+        with self.meter.clock("reward"):
+            per_func = super()._calculate_rewards(*args)
+        raise_on_all_ranks(self.reward_funcs)
+        return per_func
+
+    def total_rewards(self, per_func: Tensor, has_ended: Tensor) -> Tensor:
+        """Returns the rewards of this process that are trained on, (B,), of those of all, (N, F), by function."""
+        rewards = self.local_rows(weighted_rewards(per_func, self.reward_weights, self.reward_clip_range))
+        if self.args.missing_eos_penalty is not None:
+            rewards = rewards - self.args.missing_eos_penalty * (~has_ended)
+        return rewards
+
+    def _with_rewards(self, sampled: dict[str, Tensor]) -> Rollout:
+        mask = sampled["completion_mask"]
+        has_ended = ended(sampled["completion_ids"], mask, self.eos_token_ids)
+        rewards = self.total_rewards(self._reward_record.per_func, has_ended)
+        self.meter.log_rewards(rewards)
+        mask = mask * (~rewards.isnan()).unsqueeze(1)
+        lengths = self.accelerator.gather(mask.sum(dim=1)).float()
+        self.meter.count(lengths)
+        return Rollout.from_dict(
+            {
+                **{name: sampled[name] for name in ("prompt_ids", "prompt_mask", "completion_ids")},
+                "completion_mask": mask,
+                "rewards": rewards,
+                "mean_length": lengths.mean().clamp(min=1).expand(len(mask)),
+                **self._reward_record.extra,
+            }
+        )
+
+    def _with_credit(self, rollout: Rollout) -> Rollout:
+        kl = None
+        if rollout.ref_log_probs is not None:
+            log_probs = rollout.require("old_log_probs")
+            kl = self.meter.log_kl(log_probs, rollout.ref_log_probs, rollout.completion_mask, self.beta)
+            self._finite.check_forward("the KL to the reference", kl, self.state.global_step, self.beta)
+        rollout = rollout.with_credit(self.credit(rollout))
+        advantages = self.meter.log_advantages(rollout.require("advantages"), rollout.completion_mask)
+        replace_newest(self._logs["advantages"], advantages)
+        if kl is not None and self.model.training:
+            self.beta = self.reference.next_coefficient(self.beta, kl)
+            if self.reference.is_too_far(kl):
+                logger.warning(
+                    f"Stopping at step {self.state.global_step}: the KL to the reference is {kl:.3f} nats per "
+                    f"completion, above max_kl={self.args.max_kl}."
+                )
+                self.control.should_training_stop = True
+        return rollout
+
+    def _check_first(self, rollout: Rollout) -> None:
+        startup_checks.check_first_rollout(
+            rollout,
+            self.accelerator.unwrap_model(self.model),
+            lambda rows: self.scorer.forward(self.model, rows).log_probs,
+            self.accelerator.gather,
+            self.eos_token_ids,
+            self.args,
+        )
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        # 6. The loss of a batch.
+        rollout = Rollout.from_dict(inputs)
+        if self.serves_one_update:
+            rollout = rollout.in_order_of_generation()
+        scored = self.scorer.forward(model, rollout, self.has_critic)
+        if self.serves_one_update:
+            # 3. and 5. By the very pass that is trained on.
+            rollout = self._with_credit(rollout.with_policy_pass(scored))
+        entropy = self.meter.log_mean("entropy", scored.entropy, rollout.completion_mask)
+        self._finite.check_forward("the entropy", entropy, self.state.global_step, self.beta)
+        return self.loss(scored, rollout)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Returns the loss of TRL's training step, and counts as update what was not spent on the rollout."""
+        with self.meter.clock_update():
+            return super().training_step(*args, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Returns Trainer's optimizer with the critic in groups of its own, at `critic_learning_rate`."""
+        optimizer = super().create_optimizer(model)
+        if self.has_critic:
+            trained = self.model if model is None else model
+            critics.set_learning_rate(optimizer, trained, self.args.critic_learning_rate)
+        return optimizer
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Called between the last backward pass and the update."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        if grad_norm is not None and self.accelerator.scaler is None:  # a scaler skips overflows and lowers its scale
+            self._finite.check_gradients(float(grad_norm), self.state.global_step, self.beta)
+        return grad_norm
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs, with the time spent since the last log of training."""
+        if self.model.training:
+            logs |= self.meter.pop_times()
+        super().log(logs, *args, **kwargs)
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Returns the metrics of the held-out rows as Trainer wants them: `eval_bleu`, `eval_length` and so on."""
+        if self.held_out_metrics is None:
+            return super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self.model.eval()
+        with self.gathered_policy() as policy:
+            metrics = self.held_out_metrics(policy)
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(None, None, named, num_samples=len(dataloader.dataset))
+
+    # -- saving ------------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._check_weights()
+        save_trainer = functools.partial(super()._save_checkpoint, model, trial)
+
+        def save(folder: Path) -> None:
+            self._save_run_state(folder)
+            save_trainer()
+
+        checkpoint = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self._writer.write(checkpoint, save, self.state)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoint))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._writer.redirect(super()._get_output_dir(trial))
+
+    def _save_run_state(self, folder: Path) -> None:
+        within_rollout = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        checkpointing.save_run_state(
+            folder,
+            {**self.run_state_dict(), "num_processes": self.accelerator.num_processes},
+            self._buffered_inputs if within_rollout else None,
+            self._logs if self.log_completions else None,
+            self.accelerator.process_index,
+        )
+        self.reference.save(folder)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the policy, if its weights are finite."""
+        if not _internal_call:  # else it is a part of a checkpoint, and they are
+            self._check_weights()
+        save = functools.partial(super().save_model, output_dir, _internal_call)
+        self._writer.save_model(output_dir or self.args.output_dir, save)
+
+    def _check_weights(self) -> None:
+        self._finite.check_weights(self.model, self.accelerator, self.state.global_step, self.beta)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        weights = self.model.state_dict() if state_dict is None else state_dict
+        critic = {name.split("critic.", 1)[1]: weight for name, weight in weights.items() if "critic." in name}
+        super()._save(output_dir, state_dict)  # takes the critic out of a state_dict that it is given
+        if self.has_critic and self.args.should_save:
+            models.save_critic(critic, output_dir or self.args.output_dir)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes `model_card` once there is one, which is then pushed, too; TRL's draft before."""
+        if self.model_card is None:
+            super().create_model_card(*args, **kwargs)
+        elif self.is_world_process_zero():
+            (Path(self.args.output_dir) / "README.md").write_text(self.model_card, encoding="utf-8")
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._writer.is_writing:  # it uploads while training goes on
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    # -- resuming ----------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """
+        Returns what `Trainer.train` returns.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                As in [`find_checkpoint`].
+            *args, **kwargs:
+                The further arguments of `Trainer.train`.
+
+        Raises:
+            ValueError: If there is no such checkpoint, or it is damaged.
+            RewardError: If a reward fails; the steps done so far are saved before.
+            SaveError: If a checkpoint cannot be written; those before it are complete.
+            Terminated: If the run got SIGTERM; it is saved.
+        """
+        checkpoint = self._writer.find(resume_from_checkpoint, self.args.output_dir)
+        with checkpointing.save_on_sigterm(self.accelerator, self.callback_handler):
+            try:
+                return super().train(checkpoint, *args, **kwargs)
+            except RewardError as error:
+                if self.state.global_step == 0:
+                    raise
+                raise RewardError(f"{error} {self._save_before_exit()}") from error
+
+    def _save_before_exit(self) -> str:
+        """Saves the steps that are done when the next one fails; returns where, as a sentence."""
+        failed_at = self._step
+        self._step -= self._step % self.args.gradient_accumulation_steps
+        if self._step < failed_at - self.args.steps_per_generation * self.num_iterations:
+            self._buffered_inputs: Any = None  # of a later rollout than the step began in
+        checkpoint = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            if checkpoint.resolve() != self._writer.latest:
+                self._save_checkpoint(self.model, trial=None)
+        except SaveError as error:
+            return str(error)
+        return f"The {self.state.global_step} steps done so far are kept in {checkpoint}."
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # resumed at its end: Trainer would train one more step
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Called whatever the engine, when a run is resumed."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            # TRL's sampler shuffles anew in each epoch, from one seed: it would begin with the first order.
+            for _ in range(int(self.state.epoch or 0)):
+                next(iter(self._train_sampler or ()), None)
+            self._load_run_state(Path(checkpoint))
+            super()._load_rng_state(checkpoint)  # where the run is at its end, the loop, which does it, is not entered
+
+    def _load_run_state(self, folder: Path) -> None:
+        state = checkpointing.load_run_state(folder, self.accelerator.process_index)
+        if state is not None:
+            self.load_run_state_dict(state)
+            batches = checkpointing.load_batches(folder, state, self.args, self.accelerator)
+            if batches is not None:
+                self._buffered_inputs = batches
+                checkpointing.restore_completions_table(self._logs, state["completions"])
+        self.reference.load(folder)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Called when a resumed run is where it was, with the figures of the training loop at zero."""
+        super()._load_rng_state(checkpoint)
+        if self._unlogged is not None:
+            self._tr_loss += self._unlogged.loss
+            self._globalstep_last_logged = self._unlogged.last_logged
+            self._unlogged = None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_critic(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_critic(str(self.state.best_model_checkpoint))
+
+    def _load_critic(self, folder: str) -> None:
+        # A checkpoint of DeepSpeed or FSDP has the complete module, with the critic: what they have loaded is shards.
+        if self.has_critic and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            models.load_critic(self.critic, folder)

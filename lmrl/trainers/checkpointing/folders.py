@@ -1,0 +1,77 @@
+"""The checkpoints in the folder of a run: finding the one to go on from."""
+
+import json
+import re
+from pathlib import Path
+
+from accelerate.logging import get_logger
+
+from .manifest import MANIFEST, find_corruption
+
+logger = get_logger(__name__)
+
+
+def find_checkpoint(requested: str | bool | None, output_dir: str | Path) -> str | None:
+    """
+    Returns the checkpoint to go on from, one that is complete, or None to start from the beginning.
+
+    Args:
+        requested (`str` or `bool`, *optional*):
+            The folder of a checkpoint; `True` or `"true"` for the newest complete one of the run; `"latest"` for the
+            same, or a start from the beginning where there is none yet: one command starts a run and continues it.
+        output_dir (`str` or `Path`):
+            Folder of the run.
+
+    Raises:
+        ValueError: If the requested checkpoint is damaged, or there is none.
+    """
+    word = str(requested).lower()
+    if requested is None or word in ("", "false", "no", "none"):
+        return None
+    if word not in ("true", "yes", "latest"):
+        if (wrong := find_corruption(str(requested))) is not None:
+            raise ValueError(f"The checkpoint {requested} {wrong}. {_suggest_fallback(Path(str(requested)))}")
+        return str(requested)
+    for checkpoint in newest_first(output_dir):
+        if (wrong := find_corruption(checkpoint)) is None:
+            return str(checkpoint)
+        logger.warning(f"The checkpoint {checkpoint} {wrong}. It is passed over for the one before it.")
+    if word != "latest":
+        raise ValueError(
+            f"`resume_from_checkpoint` must name a checkpoint, got {requested}, but {output_dir} has no complete one. "
+            "Leave it out to start from the beginning, or give `latest`, which does so if there is none."
+        )
+    logger.warning(f"{output_dir} has no complete checkpoint yet: training starts from the beginning.")
+    return None
+
+
+def _suggest_fallback(damaged: Path) -> str:
+    siblings = newest_first(damaged.parent)
+    older = siblings[siblings.index(damaged) + 1 :] if damaged in siblings else siblings or newest_first(damaged)
+    complete = newest_complete(older)
+    if complete is None:
+        return "There is no complete one before it."
+    return f"The one before it is complete: --resume_from_checkpoint {complete}"
+
+
+def newest_complete(checkpoints: list[Path]) -> Path | None:
+    """Returns the first checkpoint of a list that nothing is wrong with, or None."""
+    return next((checkpoint for checkpoint in checkpoints if find_corruption(checkpoint) is None), None)
+
+
+def newest_first(output_dir: str | Path) -> list[Path]:
+    """Returns the checkpoints of a run by the time they were saved at, those of other tools last, by their steps."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted((path for path in found if path.is_dir()), key=_age, reverse=True)
+
+
+def _age(checkpoint: Path) -> tuple[float, int]:
+    """Returns a key to sort by: a run started anew in a used folder has newer checkpoints with smaller numbers."""
+    listed = checkpoint / MANIFEST
+    saved_at = 0.0
+    if listed.is_file():
+        try:
+            saved_at = float(json.loads(listed.read_text(encoding="utf-8"))["saved_at"])
+        except (OSError, ValueError, KeyError, TypeError):
+            saved_at = listed.stat().st_mtime
+    return saved_at, int(checkpoint.name.split("-")[1])

@@ -1,0 +1,154 @@
+"""The state of a run beyond Trainer's checkpoints: one file of each process, and its part of the rollout."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from trl import RLOOConfig
+from trl.trainer.utils import split_tensor_dict
+
+logger = get_logger(__name__)
+
+STATE_NAME = "lmrl_state.json"
+ROLLOUT_NAME = "rollout.safetensors"
+
+# Names that tensors of a rollout had in the first checkpoints of lmrl.
+OLD_NAMES = {"old_per_token_logps": "old_log_probs", "ref_per_token_logps": "ref_log_probs"}
+
+
+@dataclass(frozen=True)
+class Unlogged:
+    """
+    What a resumed run had not logged yet: loaded with its checkpoint, and handed over to Trainer's loop, which begins
+    with a loss of zero, once that is where it was.
+
+    Args:
+        loss (`float`):
+            Sum of the losses since the last log.
+        last_logged (`int`):
+            Step of the last log.
+    """
+
+    loss: float
+    last_logged: int
+
+
+def save_run_state(
+    folder: Path,
+    state: dict[str, Any],
+    batches: list[dict[str, Tensor]] | None,
+    logs: dict[str, Any] | None,
+    rank: int,
+) -> None:
+    """
+    Writes the state of a process into a checkpoint: `lmrl_state.json`, of the second process `lmrl_state_1.json`, and
+    within a rollout `rollout.safetensors`.
+
+    Args:
+        folder (`Path`):
+            The checkpoint.
+        state (`dict`):
+            State as JSON can hold it.
+        batches (`list[dict[str, torch.Tensor]]`, *optional*):
+            Batches of a rollout that is not used up yet.
+        logs (`dict`, *optional*):
+            Store of TRL with the completions of that rollout, if they are shown in a table.
+        rank (`int`):
+            Rank of the process.
+    """
+    if batches is not None:
+        rollout = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        save_file(rollout, _rank_file(folder, ROLLOUT_NAME, rank))
+        state = {**state, "completions": {} if logs is None else _completions_table(logs)}
+    _rank_file(folder, STATE_NAME, rank).write_text(json.dumps(state, indent=2), encoding="utf-8")
+
+
+def load_run_state(folder: Path, rank: int) -> dict[str, Any] | None:
+    """
+    Returns the state that a process has in a checkpoint, or that of the first if there were fewer processes then.
+
+    Args:
+        folder (`Path`):
+            The checkpoint.
+        rank (`int`):
+            Rank of the process.
+
+    Returns:
+        `dict`, *optional*: None, with a warning, if the checkpoint is another tool's.
+    """
+    for path in (_rank_file(folder, STATE_NAME, rank), folder / STATE_NAME):
+        if path.is_file():
+            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return state
+    logger.warning(f"{folder} has no {STATE_NAME}: running averages and an adaptive beta begin anew.")
+    return None
+
+
+def load_batches(
+    folder: Path, state: dict[str, Any], args: RLOOConfig, accelerator: Accelerator
+) -> list[dict[str, Tensor]] | None:
+    """
+    Returns the batches of the rollout that a process had begun to train on, or None if there are none to go on with.
+
+    Args:
+        folder (`Path`):
+            The checkpoint.
+        state (`dict`):
+            State of the process. If another number of processes saved it, there is a warning and no rollout.
+        args ([`~trl.RLOOConfig`]):
+            Configuration, with the size and number of batches; a rollout of another size is not gone on with.
+        accelerator ([`~accelerate.Accelerator`]):
+            Of the trainer.
+    """
+    saved_by = state.get("num_processes", accelerator.num_processes)
+    if saved_by != accelerator.num_processes:
+        logger.warning(
+            f"{folder} was saved by {saved_by} processes and this run has {accelerator.num_processes}: it goes on, "
+            "but not with the random numbers and prompts it would have had."
+        )
+        return None
+    path = _rank_file(folder, ROLLOUT_NAME, accelerator.process_index)
+    if not path.is_file():
+        return None
+    rollout = {OLD_NAMES.get(name, name): tensor.to(accelerator.device) for name, tensor in load_file(path).items()}
+    if len(rollout["prompt_ids"]) != args.steps_per_generation * args.per_device_train_batch_size:
+        return None
+    batches: list[dict[str, Tensor]] = split_tensor_dict(rollout, args.steps_per_generation)
+    return batches
+
+
+def _completions_table(logs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the columns that `log_completions` shows of a rollout, as JSON can hold them."""
+    plain = {name: list(logs[name]) for name in ("prompt", "completion", "advantages")}
+    groups = {group: {name: list(rows) for name, rows in logs[group].items()} for group in ("rewards", "extra")}
+    table: dict[str, Any] = json.loads(json.dumps(plain | groups, default=str))  # a reward may log anything
+    return table
+
+
+def restore_completions_table(logs: dict[str, Any], table: dict[str, Any]) -> None:
+    """
+    Puts the completions of a rollout that is gone on with back into TRL's store.
+
+    Args:
+        logs (`dict`):
+            Store of TRL: a column of values, or columns by their names, under each name.
+        table (`dict`):
+            `"completions"` of the state.
+    """
+    for name, rows in table.items():
+        if isinstance(rows, dict):
+            for column, values in rows.items():
+                logs[name][column].extend(values)
+        else:
+            logs[name].extend(rows)
+
+
+def _rank_file(folder: Path, name: str, rank: int) -> Path:
+    stem, ending = name.split(".")
+    return folder / (f"{stem}_{rank}.{ending}" if rank else name)

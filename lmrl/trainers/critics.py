@@ -1,0 +1,98 @@
+"""Critics: the parts of a policy that give values to states, and how they are trained."""
+
+import copy
+
+import torch
+from accelerate.utils import is_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lmrl.models import Critic, TrunkAdapter, attach_critic, disable_dropout, load_backbone
+
+from .configs import PPOConfig
+
+
+def make_critic(policy: PreTrainedModel, args: PPOConfig) -> Critic:
+    """
+    Returns a new critic, made a part of the policy so that every engine wraps, trains and counts it.
+
+    Args:
+        policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Policy out of its engine, with all its weights.
+        args ([`PPOConfig`]):
+            Configuration, whose `critic` names the kind.
+
+    Raises:
+        ValueError: If the policy has no adapter for a critic with one, or the critic reads other tokens.
+    """
+    base = policy.get_base_model() if is_peft_model(policy) else policy
+    match args.critic:
+        case "adapter":
+            return attach_critic(base, adapter=_make_adapter(base, args))
+        case "separate":
+            return attach_critic(base, backbone=_make_backbone(policy, base, args))
+    return attach_critic(base)
+
+
+def _make_adapter(base: PreTrainedModel, args: PPOConfig) -> TrunkAdapter:
+    options = args.gradient_checkpointing_kwargs or {}
+    if args.gradient_checkpointing and options.get("use_reentrant"):
+        raise ValueError(
+            "`critic` must not be 'adapter' with reentrant gradient checkpointing, got 'adapter'. The backward pass "
+            "would run the policy's layers again without knowing whose adapter was on: take critic='shared', turn "
+            "`gradient_checkpointing` off, or (not under ZeRO-3) set `gradient_checkpointing_kwargs` to "
+            "{'use_reentrant': False}."
+        )
+    return TrunkAdapter(base)
+
+
+def _make_backbone(policy: PreTrainedModel, base: PreTrainedModel, args: PPOConfig) -> PreTrainedModel:
+    name = args.critic_model_name_or_path
+    if name is None and not is_peft_model(policy):
+        return copy.deepcopy(base.base_model)
+    backbone = load_backbone(name or base.config._name_or_path, dtype=base.dtype)
+    policy_size = base.config.get_text_config().vocab_size
+    critic_size = backbone.config.get_text_config().vocab_size
+    if critic_size != policy_size:
+        raise ValueError(
+            f"`critic_model_name_or_path` must have the policy's vocabulary of {policy_size} tokens, got {name!r} "
+            f"with {critic_size}. The critic reads the policy's tokens: leave it out to start from the policy."
+        )
+    if args.disable_dropout:
+        disable_dropout(backbone)
+    return backbone
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, learning_rate: float) -> None:
+    """
+    Puts the weights of a critic into parameter groups of their own.
+
+    Args:
+        optimizer ([`~torch.optim.Optimizer`]):
+            New optimizer of all trainable weights.
+        model (`torch.nn.Module`):
+            Policy with its critic, in its engine or not.
+        learning_rate (`float`):
+            Learning rate of the critic.
+    """
+    critic_ids = {id(parameter) for name, parameter in model.named_parameters() if "critic." in name}
+    for group in list(optimizer.param_groups):
+        critic_params = [parameter for parameter in group["params"] if id(parameter) in critic_ids]
+        if not critic_params:
+            continue
+        if len(critic_params) == len(group["params"]):
+            group["lr"] = learning_rate
+            continue
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in critic_ids]
+        optimizer.add_param_group({**group, "params": critic_params, "lr": learning_rate})
+
+
+def critic_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """
+    Returns the weights of a critic by their names in [`~lmrl.models.Critic`].
+
+    Args:
+        state_dict (`dict[str, torch.Tensor]`):
+            Weights of a policy with its critic.
+    """
+    return {name.split("critic.", 1)[1]: tensor for name, tensor in state_dict.items() if "critic." in name}

@@ -1,0 +1,179 @@
+"""Figures of training: means and moments over all processes, and clocks."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from lmrl import core
+
+ROLLOUT_STAGES = ("generation", "scoring", "reward")
+
+
+class Meter:
+    """
+    What a trainer logs, from the very tensors that are trained on. It never changes them.
+
+    Under TRL's names where it has them: `reward`, `reward_std`, `rewards/<name>/mean`, `rewards/<name>/std`, `kl`
+    (nats per token), `entropy`, `completions/mean_length`, `completions/clipped_ratio` (share that did not end),
+    `clip_ratio/region_mean`. Of lmrl: `kl_per_sequence`, `kl_coef`, `advantages/mean`, `advantages/std`, seconds in
+    `time/generation`, `time/scoring`, `time/reward` and `time/update` since the last log, `samples_per_second`,
+    `tokens_per_second`.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]):
+            Joins the processes.
+        values (`dict[str, dict[str, list[float]]]`):
+            Store of TRL: for `"train"` and `"eval"` the values of each name since the last log, whose means it logs.
+        mode (`Callable`):
+            Returns `"train"` or `"eval"`.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, values: dict[str, dict[str, list[float]]], mode: Callable[[], str]
+    ) -> None:
+        self.accelerator = accelerator
+        self.values = values
+        self.mode = mode
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.completions = 0
+        self.tokens = 0
+
+    # -- values ------------------------------------------------------------------------------------------------------
+
+    def log(self, name: str, value: float | Tensor) -> None:
+        """Adds a value that all processes have; the mean of those since the last log is logged."""
+        self.values[self.mode()][name].append(float(value))
+
+    def replace(self, name: str, value: float) -> None:
+        """Replaces the value that TRL has added under this name, of something that lmrl computes otherwise."""
+        self.values[self.mode()][name][-1] = value
+
+    def moments(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Returns count, sum and sum of squares, (3,), over the positions of all processes where the mask is 1."""
+        return self.accelerator.reduce(core.masked_moments(values.detach(), mask), reduction="sum")
+
+    def log_mean(self, name: str, values: Tensor, mask: Tensor) -> float:
+        """Logs and returns the mean over the positions of all processes where the mask is 1."""
+        count, total, _ = self.moments(values, mask).unbind()
+        mean = float(total / count.clamp(min=1))
+        self.log(name, mean)
+        return mean
+
+    def log_moments(self, name: str, values: Tensor, mask: Tensor) -> Tensor:
+        """Logs `<name>/mean` and `<name>/std` over all processes; returns the moments."""
+        moments = self.moments(values, mask)
+        count, total, squares = moments.unbind()
+        variance = (squares - total * total / count.clamp(min=1)) / (count - 1).clamp(min=1)
+        self.log(f"{name}/mean", total / count.clamp(min=1))
+        self.log(f"{name}/std", variance.clamp(min=0).sqrt())
+        return moments
+
+    def log_weighted(self, means: Mapping[str, Tensor], weight: Tensor) -> None:
+        """
+        Logs means over this batch on all processes, which differ in how many values they have.
+
+        Args:
+            means (`dict[str, torch.Tensor]`):
+                Scalar means of this process.
+            weight (`torch.Tensor`):
+                Scalar number of values that they are means of.
+        """
+        sums = torch.stack([*means.values(), torch.ones_like(next(iter(means.values())))]) * weight
+        *totals, count = self.accelerator.reduce(sums, reduction="sum").tolist()
+        for name, total in zip(means, totals, strict=True):
+            self.log(name, total / max(count, 1))
+
+    def log_rewards(self, rewards: Tensor) -> None:
+        """Logs the rewards (B,) as they are trained on: clipped, and less the penalty for not ending."""
+        gathered = self.accelerator.gather(rewards)
+        scored = gathered[~gathered.isnan()]
+        self.replace("reward", scored.mean().item())
+        self.replace("reward_std", scored.std().item() if len(scored) > 1 else 0.0)
+
+    def log_kl(self, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, coefficient: float) -> float:
+        """Logs the KL to the reference and its coefficient; returns the KL in nats, the mean over all completions."""
+        count, total, _ = self.moments(core.k1(log_probs, ref_log_probs), mask).unbind()
+        per_sequence = (total / (len(mask) * self.accelerator.num_processes)).item()
+        self.replace("kl", (total / count.clamp(min=1)).item())
+        self.log("kl_per_sequence", per_sequence)
+        self.log("kl_coef", coefficient)
+        return per_sequence
+
+    def log_advantages(self, advantages: Tensor, mask: Tensor) -> list[float]:
+        """Logs the advantages, (B,) or (B, T); returns one per completion, of all processes."""
+        if advantages.dim() == 1:
+            self.log_moments("advantages", advantages, mask.any(dim=1))
+            per_sequence = advantages
+        else:
+            self.log_moments("advantages", advantages, mask)
+            per_sequence = core.masked_mean(advantages, mask, dim=1)
+        gathered: list[float] = self.accelerator.gather(per_sequence).tolist()
+        return gathered
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def clock(self, stage: str) -> Iterator[None]:
+        """Counts the seconds within as those of a stage of the rollout."""
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - started
+
+    @contextmanager
+    def clock_update(self) -> Iterator[None]:
+        """Counts the seconds within as those of the update, but for what was spent on a rollout."""
+        started, before = time.perf_counter(), self._rollout_seconds()
+        yield
+        self.seconds["update"] += time.perf_counter() - started - (self._rollout_seconds() - before)
+
+    def count(self, lengths: Tensor) -> None:
+        """Counts the completions of all processes by their lengths, (N,), if they are trained on."""
+        if self.mode() == "train":
+            self.completions += len(lengths)
+            self.tokens += int(lengths.sum())
+
+    def pop_times(self) -> dict[str, float]:
+        """Returns the seconds of each stage and the throughput since the last call; nothing if none has passed."""
+        spent = self._rollout_seconds() + self.seconds["update"]
+        if spent <= 0:
+            return {}
+        times = {f"time/{stage}": self.seconds[stage] for stage in (*ROLLOUT_STAGES, "update")}
+        times["samples_per_second"] = self.completions / spent
+        times["tokens_per_second"] = self.tokens / spent
+        self.seconds.clear()
+        self.completions = self.tokens = 0
+        return times
+
+    def _rollout_seconds(self) -> float:
+        return sum(self.seconds[stage] for stage in ROLLOUT_STAGES)
+
+    # -- resuming ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the values of training that were not logged yet."""
+        return {name: [float(value) for value in values] for name, values in self.values["train"].items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Loads what [`~Meter.state_dict`] returned."""
+        self.values["train"].update(state)
+
+
+def replace_newest(table: Any, values: list[float]) -> None:
+    """
+    Replaces the newest entries of a table column by those that were trained on (huggingface/trl#7298).
+
+    Args:
+        table (`collections.deque`):
+            Column of TRL's table of completions, which drops its oldest entries.
+        values (`list[float]`):
+            Entries of the newest rollout.
+    """
+    for _ in range(min(len(values), len(table))):
+        table.pop()
+    table.extend(values)

@@ -1,0 +1,211 @@
+"""Sanity checks run before the first optimizer step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from datasets import IterableDataset
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lmrl.models import context_length
+
+from .configs import PolicyGradientConfig
+from .peft import starts_at_reference
+from .reward_checks import CheckedReward, missing_columns
+from .rollout import Rollout, ended
+
+logger = get_logger(__name__)
+
+MAX_CHECKED_PROMPTS = 100_000
+CHECKED_ROWS = 8  # of a rollout, for the checks that cost a forward pass
+
+# How far the same policy may be from itself in a token's log-probability: 16 bits have two or three digits.
+TOLERANCE = 1e-3
+TOLERANCE_IN_16_BITS = 0.5
+
+
+def check_columns(rewards: Sequence[CheckedReward], train_dataset: Any, eval_dataset: Any) -> None:
+    """
+    Checks that every column which a reward reads is there.
+
+    Args:
+        rewards (`list[CheckedReward]`):
+            Rewards.
+        train_dataset, eval_dataset ([`~datasets.Dataset`], *optional*):
+            Rows; several held-out sets as a `dict`.
+
+    Raises:
+        ValueError: If the prompts or a column are missing.
+    """
+    eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+    for name, dataset in {"train_dataset": train_dataset, **eval_datasets}.items():
+        columns = getattr(dataset, "column_names", None)
+        if not columns:
+            continue
+        if "prompt" not in columns:
+            raise ValueError(
+                f"`{name}` must have a column 'prompt', got only {columns}. lmrl.data.load_prompts makes one."
+            )
+        for reward in rewards:
+            if missing := missing_columns(reward, columns):
+                raise ValueError(
+                    f"`{name}` must have the column {missing[0]!r}, which the reward {reward.__name__!r} reads, got "
+                    f"only {columns}. Rename the column, or configure the reward to read another."
+                )
+
+
+def check_rows(
+    dataset: Any,
+    tokenize: Callable[[list[Any]], list[list[int]]],
+    args: PolicyGradientConfig,
+    models: Mapping[str, PreTrainedModel | None],
+) -> None:
+    """
+    Checks that there are prompts enough for one rollout, that each has tokens, and that the longest one fits the
+    context together with the longest completion.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Rows that are trained on; a stream is not checked.
+        tokenize (`Callable`):
+            Returns the token ids of prompts.
+        args ([`PolicyGradientConfig`]):
+            Configuration.
+        models (`dict[str, PreTrainedModel]`):
+            Models that read prompts and completions, by what they are.
+
+    Raises:
+        ValueError: If there are too few prompts, or one is missing, empty or too long.
+    """
+    if isinstance(dataset, IterableDataset):
+        return
+    _check_number_of_rows(len(dataset), args.generation_batch_size, args.num_generations)
+    prompts = list(dataset[: min(len(dataset), MAX_CHECKED_PROMPTS)]["prompt"])
+    if None in prompts:
+        raise ValueError(f"Row {prompts.index(None)} of train_dataset has no prompt. Fill it in, or drop the row.")
+    lengths = [len(ids) for ids in tokenize(prompts)]
+    if min(lengths) == 0:
+        raise ValueError(f"Row {lengths.index(0)} of train_dataset has an empty prompt. Give it at least one token.")
+    contexts = {name: context_length(model) for name, model in models.items() if model is not None}
+    _check_context(lengths, args.max_completion_length, contexts)
+
+
+def _check_number_of_rows(rows: int, completions: int, num_generations: int) -> None:
+    needed = completions // num_generations
+    if rows < needed:
+        raise ValueError(
+            f"`train_dataset` must have at least {needed} rows, got {rows}. One rollout takes {needed} prompts "
+            f"({completions} completions, {num_generations} of each prompt), and nothing would be trained: give more "
+            "rows, or lower `per_device_train_batch_size`."
+        )
+
+
+def _check_context(lengths: list[int], max_completion_length: int, contexts: Mapping[str, int | None]) -> None:
+    limits = {name: limit for name, limit in contexts.items() if limit is not None}
+    if not limits:
+        return
+    name = min(limits, key=lambda name: limits[name])
+    longest = max(lengths)
+    needed = longest + max_completion_length
+    if needed > limits[name]:
+        raise ValueError(
+            f"`max_completion_length` must be at most {max(limits[name] - longest, 1)}, got {max_completion_length}. "
+            f"The prompt of row {lengths.index(longest)} has {longest} tokens, which makes {needed}, more than the "
+            f"{name}'s context of {limits[name]}. Lower it, or drop or cut long prompts (lmrl.data.fit_prompts)."
+        )
+
+
+def check_first_rollout(
+    rollout: Rollout,
+    policy: Any,
+    score: Callable[[Rollout], Tensor],
+    gather: Callable[[Tensor], Tensor],
+    eos_token_ids: Sequence[int],
+    args: PolicyGradientConfig,
+) -> None:
+    """
+    Checks the first rollout: rewards that differ, completions that end, a ratio of 1 and a KL of 0.
+
+    Args:
+        rollout ([`Rollout`]):
+            First rollout of this process.
+        policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Policy, in its engine or not.
+        score (`Callable`):
+            Returns the policy's log-probabilities of a rollout.
+        gather (`Callable`):
+            Returns the tensors of all processes as one.
+        eos_token_ids (`list[int]`):
+            Ids that end a completion.
+        args ([`PolicyGradientConfig`]):
+            Configuration.
+
+    Raises:
+        ValueError: If training could learn nothing, or would not train the policy that is sampled.
+    """
+    _check_rewards_differ(gather(rollout.rewards))
+    _check_eos(eos_token_ids, policy.config.get_text_config().vocab_size)
+    has_ended = ended(rollout.completion_ids, rollout.completion_mask, list(eos_token_ids))
+    _warn_if_none_ended(gather(has_ended), args.max_completion_length)
+
+    few = slice(0, min(CHECKED_ROWS, args.per_device_train_batch_size))
+    rows = rollout.map(lambda tensor: tensor[few])
+    tolerance = TOLERANCE_IN_16_BITS if args.bf16 or args.fp16 else TOLERANCE
+    with torch.no_grad():
+        in_training = score(rows)
+        policy.eval()
+        in_evaluation = score(rows)
+        policy.train()
+    _check_ratio(in_training, in_evaluation, tolerance)
+    if rows.ref_log_probs is not None and args.reference_model_name_or_path is None and starts_at_reference(policy):
+        _check_initial_kl(in_evaluation, rows.ref_log_probs, rows.completion_mask, tolerance)
+
+
+def _check_rewards_differ(rewards: Tensor) -> None:
+    scored = rewards[~rewards.isnan()]
+    if len(scored) == 0:
+        raise ValueError("No reward applied to any completion of the first rollout: every one returned None.")
+    if len(rewards) > 1 and scored.max() == scored.min():
+        raise ValueError(
+            f"All {len(scored)} completions of the first rollout got the reward {scored[0].item():g}, so there is "
+            "nothing to learn. Look at the completions (`log_completions`), take a reward that differs between them, "
+            "or set `startup_checks=False` if a constant reward is what you want."
+        )
+
+
+def _check_eos(eos_token_ids: Sequence[int | None], vocab_size: int) -> None:
+    outside = [token for token in eos_token_ids if token is None or not 0 <= token < vocab_size]
+    if outside:
+        raise ValueError(
+            f"The EOS id must be in the model's vocabulary of {vocab_size}, got {outside[0]}. No completion could "
+            "ever end: the tokenizer does not belong to this model."
+        )
+
+
+def _warn_if_none_ended(ended: Tensor, max_completion_length: int) -> None:
+    if not ended.any():
+        logger.warning(
+            f"None of the first {len(ended)} completions ended within max_completion_length={max_completion_length} "
+            "tokens. If completions should end, raise it, or warm the model up on texts that do."
+        )
+
+
+def _check_ratio(in_training: Tensor, in_evaluation: Tensor, tolerance: float) -> None:
+    difference = (in_training - in_evaluation).abs().max().item()
+    if difference > tolerance:
+        raise ValueError(
+            f"Before any update the policy in training mode differs from the policy that was sampled by "
+            f"{difference:.3g} in a token's log-probability, so the ratio is not 1. Something is random in its "
+            "forward, most likely dropout: leave disable_dropout=True, and set lora_dropout to 0."
+        )
+
+
+def _check_initial_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, tolerance: float) -> None:
+    difference = ((log_probs - ref_log_probs) * mask).abs().max().item()
+    if difference > tolerance:
+        raise ValueError(
+            f"Before any update the policy differs from its reference by {difference:.3g} in a token's "
+            "log-probability, so the KL does not start at 0. Load both from the same weights, in the same precision."
+        )
