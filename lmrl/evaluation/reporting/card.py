@@ -20,6 +20,7 @@ from .markdown import code
 from .metric_names import is_quality, is_rewarded, metrics_of
 from .serialization import package_versions
 from .templating import render
+from .wording import setting_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -161,7 +162,7 @@ def _options(config: Mapping[str, object], *names: str) -> str:
     """Returns the options that are set as code, `name=value`; 0 is a value, `None` and `False` are not."""
     values = {name: config.get(name) for name in names}
     shown = {name: value for name, value in values.items() if value is not None and value is not False}
-    return ", ".join(code(f"{name}={getattr(value, '__name__', value)}") for name, value in shown.items())
+    return ", ".join(code(f"{name}={setting_text(value)}") for name, value in shown.items())
 
 
 def _local_name(name: object) -> str:

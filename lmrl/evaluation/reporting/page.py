@@ -20,6 +20,7 @@ from .findings import find_warnings
 from .metric_names import is_rewarded, measured_rewards, metrics_of
 from .samples import collect_samples
 from .templating import TEMPLATES, render
+from .wording import setting_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -147,5 +148,5 @@ def _settings(evaluations: Mapping[str, Evaluation], config: Mapping[str, Any]) 
 
 def _setting_text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        return json.dumps(value, default=str, ensure_ascii=False)
+        return json.dumps(value, default=setting_text, ensure_ascii=False)
     return "hidden" if name.endswith("_token") else value  # as Trainer does: an access token

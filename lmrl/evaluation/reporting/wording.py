@@ -70,6 +70,11 @@ def direction(higher_is_better: bool | None) -> str:
     return "↑" if higher_is_better else "↓"
 
 
+def setting_text(value: object) -> str:
+    """Returns a setting as text, a function or a class by its name."""
+    return str(getattr(value, "__name__", value))
+
+
 def prompt_text(prompt: Prompt) -> str:
     """Returns a prompt as text, each message of a conversation after its role."""
     if isinstance(prompt, str):

@@ -74,7 +74,9 @@ def test_no_checkpoints_are_refused(tmp_path):
 
 
 def test_the_page_has_scores_charts_samples_and_settings(tmp_path):
-    page = page_of(tmp_path, both(), logs={"rl": LOG}, config={"seed": 7, "lora": {"r": 16}}, title="My run")
+    page = page_of(
+        tmp_path, both(), logs={"rl": LOG}, config={"seed": 7, "lora": {"r": 16}, "baseline": rows_of}, title="My run"
+    )
     text = Texts(page).text
     for expected in (
         "My run",
@@ -85,6 +87,7 @@ def test_the_page_has_scores_charts_samples_and_settings(tmp_path):
     for section in ("scores", "distributions", "training", "reward-against-kl", "samples", "settings"):
         assert f'<section id="{section}">' in page and f'href="#{section}"' in page
     assert "sig:reward" in text and "seed" in text and "lora" in text and "16" in text
+    assert page.startswith("<!doctype html>\n") and 'baseline"rows_of"' in text
     assert "prompt 5" in text and "gold 5" in text
     scores = re.search(r'<th scope="row" title="sig:rouge">.*?</tr>', page).group()
     assert Texts(scores).text.startswith("rougeL ↑sig:rouge52.50")
