@@ -1,4 +1,4 @@
-"""What every test stands on: offline, on a CPU, one thread, seeded, with tiny real models."""
+"""Settings and fixtures of all tests: offline, on a CPU, one thread, seeded, with tiny real models."""
 
 import os
 import random

@@ -249,7 +249,7 @@ def random_rows(names: list[str], draw: random.Random) -> list[dict[str, Any]]:
         if draw.random() < 0.1:
             row[draw.choice(["", "prompt", "completion", "id", "references", "é", "advantages", "index"])] = "a"
         rows.append(row)
-    if draw.random() < 0.2:  # a whole column of one kind
+    if draw.random() < 0.2:  # a full column of one kind
         name, cell = draw.choice(names), draw.choice(CELLS)
         rows = [{**row, name: cell} for row in rows]
     return rows
@@ -413,8 +413,8 @@ BROKEN = [
     "",
     "import os; os.chdir('/')",
 ]
-MINE = ["good", "failing", "asserting", "nothing", "few", "texts", "huge", "nan", "none", "columns", "positional"]
-MINE += [
+OWN_NAMES = ["good", "failing", "asserting", "nothing", "few", "texts", "huge", "nan", "none", "columns", "positional"]
+OWN_NAMES += [
     "bare",
     "trainer",
     "later",
@@ -479,7 +479,7 @@ def random_spec(draw: random.Random, depth: int = 0) -> Any:
     """Returns a reward as a configuration names it, nested and wrong at random."""
     kind = draw.random()
     if depth > 5 or kind < 0.35:
-        return draw.choice([draw.choice(PLAIN), "edit_similarity", f"mine.py:{draw.choice(MINE)}"])
+        return draw.choice([draw.choice(PLAIN), "edit_similarity", f"own.py:{draw.choice(OWN_NAMES)}"])
     if kind < 0.55:
         return {draw.choice(PLAIN): random_options(draw)}
     if kind < 0.8:
@@ -519,7 +519,7 @@ def random_options(draw: random.Random, more: list[str] | None = None) -> dict[s
 def draw_reward(recipe: str, model: str, folder: Path, draw: random.Random) -> list[str]:
     """Returns a command line with strange rewards."""
     recipe_knows = "rewards" in arguments_of(recipe)
-    (folder / "mine.py").write_text(OWN if draw.random() < 0.9 else draw.choice(BROKEN))
+    (folder / "own.py").write_text(OWN if draw.random() < 0.9 else draw.choice(BROKEN))
     given = usual(recipe, model)
     specs = [random_spec(draw) for _ in range(draw.choice([1, 1, 2, 3]))]
     if draw.random() < 0.2 and recipe_knows:

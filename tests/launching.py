@@ -59,9 +59,9 @@ def finish(child: Child, timeout: int = 400) -> str:
 
 
 def kill(child: Child) -> None:
-    """Ends a child that still runs. Asked kindly, a launcher ends its children, which lead sessions of their own."""
-    for ask in (child.process.terminate, child.process.kill):
+    """Ends a child that still runs. On SIGTERM a launcher ends its children, which lead sessions of their own."""
+    for end in (child.process.terminate, child.process.kill):
         if child.process.poll() is None:
-            ask()
+            end()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(timeout=40)

@@ -1,4 +1,4 @@
-"""Reads output folders as a stranger does: with transformers (peft for adapters), where neither lmrl nor TRL is."""
+"""Loads output folders with transformers (peft for adapters) alone, without lmrl and TRL; run by test_deploy.py."""
 
 import contextlib
 import importlib.abc
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Absent(importlib.abc.MetaPathFinder):
-    """Makes a library one that is not installed."""
+    """Makes the import of a library fail, as if it was not installed."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name.split(".")[0] in ("lmrl", "trl"):
@@ -24,14 +24,14 @@ for absent in ("lmrl", "trl"):
         __import__(absent)
     except ImportError:
         continue
-    sys.exit(f"{absent} can be imported, so this would show nothing")
+    sys.exit(f"{absent} can be imported, so this test would show nothing")
 
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 
 def generate(folder: str, prompts: list[str], length: int) -> dict[str, Any]:
-    """Returns the greedy answers of a model by its classes, alone and in a padded batch, and by a pipeline."""
+    """Returns greedy completions of a model, one by one, in a padded batch, and by a pipeline."""
     adapter = (Path(folder) / "adapter_config.json").is_file()
     auto = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
     info = {} if adapter else {"output_loading_info": True}
@@ -46,13 +46,15 @@ def generate(folder: str, prompts: list[str], length: int) -> dict[str, Any]:
     inputs = tokenizer(prompts, return_tensors="pt", padding=True)
     ids = model.generate(**inputs, max_new_tokens=length, do_sample=False)
     found["batch"] = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    asked = pipeline("text-generation", model=folder)
-    answers = [asked(prompt, max_new_tokens=length, do_sample=False, return_full_text=False) for prompt in prompts]
-    return {**found, "pipeline": [answer[0]["generated_text"] for answer in answers]}
+    complete = pipeline("text-generation", model=folder)
+    completions = [
+        complete(prompt, max_new_tokens=length, do_sample=False, return_full_text=False) for prompt in prompts
+    ]
+    return {**found, "pipeline": [completion[0]["generated_text"] for completion in completions]}
 
 
 def classify(folder: str, texts: list[str], function: str) -> dict[str, Any]:
-    """Returns what a classifier says of texts, by label, one of them cut and padded."""
+    """Returns the scores of texts by label, in padded batches."""
     _, loading = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     found = pipeline("text-classification", model=folder)(texts, function_to_apply=function, top_k=None, batch_size=2)
     scores = [{one["label"]: one["score"] for one in row} for row in found]
@@ -60,7 +62,7 @@ def classify(folder: str, texts: list[str], function: str) -> dict[str, Any]:
 
 
 def use(card: str) -> str:
-    """Returns what the example of a model card prints."""
+    """Returns the output of the example in a model card."""
     example = re.search(r"## Use\n\n(`{3,})python\n(.*?)\n\1\n", Path(card).read_text(encoding="utf-8"), re.DOTALL)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(example[2], {})

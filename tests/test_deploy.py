@@ -1,4 +1,4 @@
-"""What the recipes leave is used without lmrl: loaded, asked, served, put on the Hub."""
+"""Output folders of the recipes work without lmrl: loaded, sampled from, and served."""
 
 import json
 import os
@@ -27,8 +27,8 @@ LORA = ("--use_peft", "true", "--lora_r", "4", "--merge", "true")
 Recipe = Callable[..., tuple[int, str, str]]
 
 
-def ask(jobs: list[dict[str, Any]], folder: Path) -> tuple[list[Any], str]:
-    """Returns what a process without lmrl says to each job, and what it complains of."""
+def run_jobs(jobs: list[dict[str, Any]], folder: Path) -> tuple[list[Any], str]:
+    """Returns the result of each job in a process without lmrl, and what that process wrote to stderr."""
     done = subprocess.run(
         [sys.executable, str(HERE / "plain_worker.py")],
         input=json.dumps(jobs),
@@ -44,8 +44,8 @@ def ask(jobs: list[dict[str, Any]], folder: Path) -> tuple[list[Any], str]:
 
 def check_served(folder: Path) -> None:
     """
-    What vLLM asks of a folder: every `*.safetensors` beside config.json is read, each weight in it must be one of the
-    architecture's, and that must be one it knows.
+    Checks the requirements of vLLM: it reads every `*.safetensors` beside config.json, each weight in it must be one
+    of the architecture's, and the architecture one that it supports.
     """
     assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
     config = AutoConfig.from_pretrained(folder)
@@ -68,7 +68,7 @@ def write_rows(folder: Path) -> tuple[list[str], list[str]]:
     return [row["prompt"] for row in held_out], ["w1 good", "w2 w3 w4 bad bad", "w5"]
 
 
-def test_what_is_trained_answers_alike_where_there_is_no_lmrl(recipe: Recipe, llama_path: str, tmp_path: Path) -> None:
+def test_trained_models_give_the_same_results_without_lmrl(recipe: Recipe, llama_path: str, tmp_path: Path) -> None:
     def run(name: str, *argv: str) -> Path:
         folder = f"out/{len(list((tmp_path / 'out').glob('*')))}"
         status, _, err = recipe(name, *argv, "--output_dir", folder)
@@ -83,11 +83,11 @@ def test_what_is_trained_answers_alike_where_there_is_no_lmrl(recipe: Recipe, ll
     full = {run("reinforce_gen", *own, *SHORT): prompts, run("ppo_gen", *SHORT): demo_prompts}
     full |= {run("ppo_gen", *own, *SHORT): prompts}
     adapters = {run("ppo_gen", *SHORT, *LORA): demo_prompts, run("reinforce_gen", *own, *SHORT, *LORA): prompts}
-    merged = {folder / "merged": asked for folder, asked in adapters.items()}
+    merged = {folder / "merged": lines for folder, lines in adapters.items()}
     labelled = ("--dataset_name", "labels.tsv", "--column_names", "text", "label", "--class_names", "bad", "good")
     classifier = run("train_classifier", *labelled, *BRIEF, "--eval_rows", "4", "--learning_rate", "1e-2")
     paired = ("--model_name_or_path", llama_path, "--dataset_name", "pairs.jsonl", "--learning_rate", "1e-2")
-    judge = run("train_reward_model", *paired, *BRIEF)
+    reward_model = run("train_reward_model", *paired, *BRIEF)
 
     for folder in (warm, *full, *merged):
         check_served(folder)
@@ -95,40 +95,40 @@ def test_what_is_trained_answers_alike_where_there_is_no_lmrl(recipe: Recipe, ll
         assert [path.name for path in folder.glob("*.safetensors")] == ["adapter_model.safetensors"]
 
     jobs = [
-        {"what": "generate", "folder": str(folder), "prompts": asked, "length": 12}
-        for folder, asked in {warm: prompts, **full, **adapters, **merged}.items()
+        {"what": "generate", "folder": str(folder), "prompts": lines, "length": 12}
+        for folder, lines in {warm: prompts, **full, **adapters, **merged}.items()
     ]
     jobs += [{"what": "use", "card": str(folder / "README.md")} for folder in (*full, *adapters)]
     jobs.append({"what": "classify", "folder": str(classifier), "texts": texts, "function": "softmax"})
     read = ["a b c x<eos>", "a b d z<eos>"]
-    jobs.append({"what": "classify", "folder": str(judge), "texts": read, "function": "none"})
-    (of_warm, *found), complaints = ask(jobs, tmp_path)
+    jobs.append({"what": "classify", "folder": str(reward_model), "texts": read, "function": "none"})
+    (of_warm, *found), errors = run_jobs(jobs, tmp_path)
 
     for word in ("missing", "unexpected", "mismatch", "newly initialized", "not initialized"):
-        assert word not in complaints.lower(), complaints
+        assert word not in errors.lower(), errors
     trained = [*full, *adapters]
     for folder, generated, printed in zip(trained, found[:5], found[7:12], strict=True):
-        said = json.loads((folder / "after.json").read_text())["completions"]
-        expected = [completion["text"] for completion in said]  # of the trainer's model
+        written = json.loads((folder / "after.json").read_text())["completions"]
+        expected = [completion["text"] for completion in written]  # of the trainer's model
         assert len(set(expected)) > 1
         assert generated == {"loading": {}, "alone": expected, "batch": expected, "pipeline": expected}
         assert printed == expected[0] + "\n"
-    assert found[5:7] == found[3:5]  # merged, an adapter says what it said
-    expected = answers(warm, prompts)
+    assert found[5:7] == found[3:5]  # an adapter and its merged model agree
+    expected = greedy_completions(warm, prompts)
     assert of_warm == {"loading": {}, "alone": expected, "batch": expected, "pipeline": expected}
 
     classes, grades = found[12:]
     assert not classes["loading"] and not grades["loading"]
     good = Classifier(str(classifier), "good")(completions=texts)
     assert [row["good"] for row in classes["scores"]] == pytest.approx(good, abs=1e-5)
-    rewards = RewardModel(str(judge))(prompts=["a b", "a b"], completions=[" c x", " d z"])
+    rewards = RewardModel(str(reward_model))(prompts=["a b", "a b"], completions=[" c x", " d z"])
     assert [row["reward"] for row in grades["scores"]] == pytest.approx(rewards, abs=1e-5)
     assert rewards[0] != pytest.approx(rewards[1], abs=1e-3)
 
 
 @torch.no_grad()
-def answers(folder: Path, prompts: list[str]) -> list[str]:
-    """Returns greedy answers, one token at a time."""
+def greedy_completions(folder: Path, prompts: list[str]) -> list[str]:
+    """Returns greedy completions, sampled one token at a time."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     texts = []
     for prompt in prompts:

@@ -1,7 +1,7 @@
 """
-FUZZ: whatever a recipe is told, it runs or refuses in a sentence; there is no traceback from inside.
+Fuzzing: with any arguments and files a recipe runs, or ends with an error message and no traceback.
 
-All is drawn from the number of a case, so that a failure can be run again: `LMRL_FUZZ=1200:1300` runs these cases.
+Every case is drawn from its number, so that a failure can be run again: `LMRL_FUZZ=1200:1300` runs these cases.
 """
 
 import os

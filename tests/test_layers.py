@@ -61,7 +61,7 @@ LAYERS = {
     "recipes/reinforce_gen.py": Layer((*TOP, *TOP_NAMES), ("transformers", "trl")),
 }
 
-# Lines of a room's Python files, docstrings included, and of the whole library.
+# Lines of a room's Python files, docstrings included, and of the library.
 BUDGETS = {
     "lmrl": 15_500,
     "lmrl/core": 800,

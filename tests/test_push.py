@@ -1,4 +1,4 @@
-"""`push_to_hub` is TRL's, and what it pushes last is the model with its card; the Hub is a server of this test."""
+"""`push_to_hub` is TRL's and pushes the model with its card last; the Hub is a local server of this test."""
 
 import base64
 import json
@@ -21,30 +21,30 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Takes whole files into its server's `commits`, a dict of bytes by path for each."""
+    """Appends the files of each commit to its server's `commits`, as a dict of bytes by path."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        answer: dict[str, Any] = {}
+        response: dict[str, Any] = {}
         if self.path.endswith("/repos/create"):
-            answer = {"url": f"{self.server.address}/me/tuned"}
+            response = {"url": f"{self.server.address}/me/tuned"}
         elif "/preupload/" in self.path:
             names = [file["path"] for file in json.loads(body)["files"]]
-            answer = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+            response = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
         elif "/commit/" in self.path:
             lines = [json.loads(line) for line in body.splitlines()]
             files = {line["value"]["path"]: line["value"]["content"] for line in lines if line["key"] == "file"}
             self.server.commits.append({name: base64.b64decode(content) for name, content in files.items()})
             self.server.messages.append(lines[0]["value"]["summary"])
-            answer = {"commitUrl": f"{self.server.address}/me/tuned/commit/0", "commitOid": "0" * 40}
-        self.answer(200, answer)
+            response = {"commitUrl": f"{self.server.address}/me/tuned/commit/0", "commitOid": "0" * 40}
+        self.respond(200, response)
 
     def do_GET(self) -> None:
-        self.answer(404, {"error": "there is no such thing"})
+        self.respond(404, {"error": "there is no such thing"})
 
     do_HEAD = do_GET
 
-    def answer(self, status: int, content: dict[str, Any]) -> None:
+    def respond(self, status: int, content: dict[str, Any]) -> None:
         text = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -53,7 +53,7 @@ class Hub(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture

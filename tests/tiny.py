@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
 ROLES = ["system", "user", "assistant"]
 NAMES = [f"w{number}" for number in range(64 - len(SPECIAL) - len(ROLES) - 36)]
-WORDS = [*SPECIAL, *string.ascii_lowercase, *string.digits, *ROLES, *NAMES]  # the place of a word is its id
+WORDS = [*SPECIAL, *string.ascii_lowercase, *string.digits, *ROLES, *NAMES]  # the index of a word is its id
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}"
@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Returns a tokenizer of words parted by spaces (a to z, 0 to 9, w0 to w21); it pads left, not with eos."""
+    """Returns a tokenizer of words separated by spaces (a to z, 0 to 9, w0 to w21); it pads left, not with eos."""
     words = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -51,7 +51,7 @@ def tiny_llama(folder: str | Path, seed: int = 0, **config: Any) -> str:
 
 
 def _tokens() -> dict[str, Any]:
-    # At the usual 0.02 a tiny model hardly tells one context from another.
+    # At the usual 0.02 the outputs of a tiny model hardly depend on the context.
     special = {"bos_token_id": None, "pad_token_id": WORDS.index("<pad>"), "eos_token_id": WORDS.index("<eos>")}
     return {**special, "initializer_range": 0.2}
 

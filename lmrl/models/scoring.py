@@ -87,8 +87,11 @@ def _score(
     input_ids: Tensor,
     attention_mask: Tensor,
     with_values: bool = False,
-    **_: Any,
+    **others: Any,
 ) -> ScoredCompletions:
+    # PEFT passes all arguments of the model's own forward, as None where they were not given.
+    if unknown := [name for name, value in others.items() if value is not None]:
+        raise TypeError(f"`{unknown[0]}` must not be passed together with `completion_length`.")
     position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
     states = _run_backbone(model.base_model, input_ids, attention_mask, position_ids)[:, -completion_length - 1 : -1]
     mask = attention_mask[:, -completion_length:].bool()

@@ -1,4 +1,4 @@
-"""The policy's forward under torch's `fully_shard`, against the same model whole; run by test_fully_shard.py."""
+"""The policy's forward under torch's `fully_shard`, against the same model unsharded; run by test_fully_shard.py."""
 
 import copy
 import sys
@@ -44,7 +44,7 @@ def make(path: str, critic: str) -> nn.Module:
 
 
 def shard(model: nn.Module, wrapping: str, plugin: FullyShardedDataParallelPlugin) -> None:
-    """As Accelerate's own function groups a policy (norm and head together), or with a head that is on its own."""
+    """Shards a policy as Accelerate groups it (norm and head together), or with a head in a group of its own."""
     if wrapping == "head apart":
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         fully_shard(head if head.weight is not embedding.weight else [embedding, head])
@@ -56,44 +56,45 @@ def shard(model: nn.Module, wrapping: str, plugin: FullyShardedDataParallelPlugi
 
 
 def check(path: str, critic: str, wrapping: str) -> None:
-    """Two steps of plain gradient descent, whole and sharded, with an evaluation before each."""
+    """Checks two steps of gradient descent, unsharded and sharded, with an evaluation before each."""
     rank = distributed.get_rank()
-    mine, parts = slice(2 * rank, 2 * rank + 2), (slice(0, 2), slice(2, 4))
+    parts = (slice(0, 2), slice(2, 4))
+    local = parts[rank]
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
         reshard_after_forward=True,
         cpu_ram_efficient_loading=False,
     )
-    whole, model = make(path, critic), make(path, critic)
+    unsharded_model, model = make(path, critic), make(path, critic)
     shard(model, wrapping, plugin)
     for step in range(2):
-        evaluate(model, whole, plugin)
-        whole.zero_grad()
+        evaluate(model, unsharded_model, plugin)
+        unsharded_model.zero_grad()
         model.zero_grad()  # now, while its parameters are the shards
-        expected = forward(whole, mine)
-        scored = forward(model, mine)
+        expected = forward(unsharded_model, local)
+        scored = forward(model, local)
         for name in ("log_probs", "entropy", "state_values"):
             assert torch.allclose(scored[name], expected[name], atol=1e-5), (step, name)
-        (sum(loss(forward(whole, rows), rows) for rows in parts) / 2).backward()
-        loss(scored, mine).backward()
+        (sum(loss(forward(unsharded_model, rows), rows) for rows in parts) / 2).backward()
+        loss(scored, local).backward()
         gradients = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
-        assert gradients.keys() == {name for name, _ in whole.named_parameters()}
-        for name, parameter in whole.named_parameters():
+        assert gradients.keys() == {name for name, _ in unsharded_model.named_parameters()}
+        for name, parameter in unsharded_model.named_parameters():
             apart = (gradients[name] - parameter.grad).abs().max() / parameter.grad.abs().max().clamp(min=1e-2)
             assert apart < 1e-4, (step, name, apart, parameter.grad.abs().max())
-        for copied in (whole, model):
+        for copied in (unsharded_model, model):
             torch.optim.SGD(copied.parameters(), lr=1e-3).step()
 
 
-def evaluate(model: nn.Module, whole: nn.Module, plugin: FullyShardedDataParallelPlugin) -> None:
-    """One process runs the model more often than the other; it would wait for ever if they had to be in step."""
+def evaluate(model: nn.Module, unsharded_model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Checks that processes may run the model a different number of times, which would hang under sharding."""
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     with unsharded(model, SimpleNamespace(fsdp_plugin=plugin)), torch.no_grad():
         assert not any(isinstance(parameter, DTensor) for parameter in model.parameters())
         for _ in range(1 + 2 * distributed.get_rank()):
             logits = model(IDS[:1]).logits
-        assert torch.allclose(logits, whole(IDS[:1]).logits, atol=1e-4)
+        assert torch.allclose(logits, unsharded_model(IDS[:1]).logits, atol=1e-4)
         distributed.barrier()  # the one that was ready first has not gone on to what both do
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 

@@ -1,4 +1,4 @@
-"""DDP and DeepSpeed's ZeRO on two CPU processes give what one process gives, and save it whole."""
+"""DDP and DeepSpeed's ZeRO on two CPU processes give the results of one process, and save complete models."""
 
 import importlib.util
 from pathlib import Path
@@ -52,7 +52,7 @@ def check_same(one: dict[str, Any], two: dict[str, Any]) -> None:
 
 
 def check_saved(folder: Path, seen: dict[str, Any], algorithm: str, kind: str) -> None:
-    """The folder is a plain model or adapter that says what the trained one says; the critic beside it is whole."""
+    """Checks that the folder is a plain model or adapter with the trained outputs, and has a complete critic."""
     if kind == "lora":
         model = AutoPeftModelForCausalLM.from_pretrained(folder)
     else:
@@ -108,13 +108,13 @@ def test_a_recipe_runs_under_an_engine(engine: str, tmp_path: Path) -> None:
 def test_a_run_under_zero3_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     few = ["--max_steps", "3", "--per_device_train_batch_size", "4", "--max_completion_length", "12"]
     few += ["--eval_rows", "4", "--report_to", "none"]
-    whole, again = tmp_path / "whole", tmp_path / "again"
+    straight, again = tmp_path / "straight", tmp_path / "again"
     keep = ["--save_strategy", "steps", "--save_steps", "2"]
-    finish(start("zero3", RECIPES / "ppo_gen.py", *few, *keep, "--output_dir", str(whole)))
-    kept = str(whole / "checkpoint-2")
+    finish(start("zero3", RECIPES / "ppo_gen.py", *few, *keep, "--output_dir", str(straight)))
+    kept = str(straight / "checkpoint-2")
     finish(start("zero3", RECIPES / "ppo_gen.py", *few, "--resume_from_checkpoint", kept, "--output_dir", str(again)))
     for name in ("model.safetensors", CRITIC_FILE):
-        expected, found, old = (load_file(folder / name) for folder in (whole, again, Path(kept)))
+        expected, found, old = (load_file(folder / name) for folder in (straight, again, Path(kept)))
         assert expected.keys() == found.keys()
         assert all(torch.equal(found[key], value) for key, value in expected.items()), name
         assert any(not torch.equal(old[key], value) for key, value in expected.items()), name

@@ -1,4 +1,4 @@
-"""The policy with its critic under torch's `fully_shard`, which FSDP2 is, on two CPU processes."""
+"""The policy with its critic under torch's `fully_shard` (FSDP2), on two CPU processes."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("folder", ["gpt2_path", "llama_path"])  # one with tied weights, one without
-def test_shards_give_what_the_whole_model_gives(folder: str, request: pytest.FixtureRequest) -> None:
+def test_shards_give_the_results_of_the_unsharded_model(folder: str, request: pytest.FixtureRequest) -> None:
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
     launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
     done = subprocess.run(

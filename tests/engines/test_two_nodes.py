@@ -1,4 +1,4 @@
-"""One run on two machines, as far as Accelerate can tell: two network namespaces that a cable joins."""
+"""One run on two nodes: two network namespaces connected by a virtual cable."""
 
 import json
 import os
