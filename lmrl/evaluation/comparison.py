@@ -24,10 +24,8 @@ class Interval:
     Args:
         value (`float`):
             The mean or score itself.
-        low (`float`):
-            Lower end; NaN if unknown, as for less than two rows.
-        high (`float`):
-            Upper end, likewise.
+        low, high (`float`):
+            Ends of the interval; NaN if unknown, as for less than two rows.
     """
 
     value: float
@@ -49,11 +47,9 @@ class Difference:
     Args:
         effect (`float`):
             The score minus the baseline's, over the rows to which the metric applies in both.
-        low (`float`):
-            Lower end of the interval of the paired bootstrap; NaN if unknown: for less than two rows, or a metric
-            that rows do not add up to.
-        high (`float`):
-            Upper end, likewise.
+        low, high (`float`):
+            Ends of the interval of the paired bootstrap; NaN if unknown: for less than two rows, or a metric that rows
+            do not add up to.
         p_value (`float`):
             p-value of approximate randomization in (0, 1]; NaN likewise.
         p_corrected (`float`):

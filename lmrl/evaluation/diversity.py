@@ -3,7 +3,7 @@
 import random
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -53,6 +53,8 @@ def _self_bleu(name: str, corpus: Corpus) -> Score:
     500 drawn at random if there are more. NaN for a single text. The score has no statistics: what a row has depends
     on the others, so that rows cannot be resampled.
     """
+    import sacrebleu
+
     groups: dict[int, list[str]] = {}
     for row, text in zip(corpus.rows, corpus.texts, strict=True):
         groups.setdefault(row, []).append(text)
@@ -65,7 +67,8 @@ def _self_bleu(name: str, corpus: Corpus) -> Score:
         against = f"texts|most:{SELF_BLEU_TEXTS}|seed:{SELF_BLEU_SEED}"
     values = [value for group in groups.values() if len(group) > 1 for value in _bleu_against_others(group)]
     value = float(np.mean(values)) if values else float("nan")
-    return Score(name, value, f"against:{against}|{_bleu_signature()}", None, higher_is_better=False)
+    signature = f"case:mixed|eff:yes|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
+    return Score(name, value, f"against:{against}|{signature}", None, higher_is_better=False)
 
 
 TEXT_METRICS: dict[str, Callable[[str, Corpus], Score]] = {
@@ -87,7 +90,8 @@ def _bleu_against_others(texts: list[str]) -> list[float]:
     group = [tokenizer(text.rstrip()).split() for text in texts]
     orders = [[occurrences(ngrams(words, n)) for words in group] for n in range(1, MAX_ORDER + 1)]
     # An n-gram of a text occurs in another one too if two texts or more have it.
-    shared = [{gram for gram, count in _frequencies(grams).items() if count > 1} for grams in orders]
+    counts = [Counter(gram for grams in order for gram in grams) for order in orders]
+    shared = [{gram for gram, count in frequencies.items() if count > 1} for frequencies in counts]
     lengths = sorted(map(len, group))
     statistics = [
         [
@@ -102,18 +106,8 @@ def _bleu_against_others(texts: list[str]) -> list[float]:
     return scores
 
 
-def _frequencies(sets: Iterable[set[Hashable]]) -> Counter[Hashable]:
-    return Counter(gram for grams in sets for gram in grams)
-
-
 def _closest_other(lengths: list[int], length: int) -> int:
     """Returns the closest of the sorted lengths, the shorter of two, after one that is `length` was taken out."""
     place = bisect_left(lengths, length)
     neighbours = lengths[max(place - 1, 0) : place] + lengths[place + 1 : place + 2]
     return min(neighbours, key=lambda other: (abs(other - length), other))
-
-
-def _bleu_signature() -> str:
-    import sacrebleu
-
-    return f"case:mixed|eff:yes|tok:13a|smooth:exp|version:{sacrebleu.__version__}"

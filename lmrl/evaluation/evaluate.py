@@ -97,9 +97,6 @@ def evaluate_model(
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar.
 
-    Returns:
-        [`Evaluation`].
-
     Raises:
         `ValueError`: if there are no rows, columns are missing in some of them, two rewards have the same name, or a
             reward returns another number of values than there are completions.

@@ -1,7 +1,7 @@
 """The held-out evaluation of a run, applied to the policy before, during and after training."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from lmrl.utils import check_at_least
@@ -17,20 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FrozenModels:
-    """
-    The models that an evaluation compares the policy with.
-
-    Args:
-        reference_model (`transformers.PreTrainedModel`, *optional*):
-            The policy that training started from, with the same tokens: gives `kl` and `own_perplexity`.
-        perplexity_model (pair of model and tokenizer, *optional*):
-            A model that gives the perplexity of the completions.
-    """
+    """The models that an evaluation compares the policy with, as [`evaluate_model`] takes them."""
 
     reference_model: "PreTrainedModel | None" = None
     perplexity_model: "ModelAndTokenizer | None" = None
 
 
+@dataclass(frozen=True)
 class Evaluator:
     """
     The held-out evaluation of a run: rows, reward functions and decoding, the same for every policy.
@@ -52,33 +45,27 @@ class Evaluator:
             rows, and the models are freed afterwards: during training they take no memory. Under ZeRO-3 they load
             completely inside `trainer.gathered_policy()` only.
 
-    Attributes:
-        rows (`datasets.Dataset`): All held-out rows.
-        subset (`datasets.Dataset`): The rows that are evaluated during training.
-
     Raises:
         `ValueError`: if `subset_size` is less than 1.
     """
 
-    def __init__(
-        self,
-        tokenizer: "PreTrainedTokenizerBase",
-        rows: "Dataset",
-        decoding: Decoding,
-        *,
-        reward_funcs: Sequence[Reward] = (),
-        metrics: Sequence[str] | None = None,
-        subset_size: int | None = None,
-        load_frozen_models: "Callable[[torch.device], FrozenModels] | None" = None,
-    ):
-        check_at_least(1, subset_size=subset_size)
-        self.tokenizer = tokenizer
-        self.rows = rows
-        self.subset = rows if subset_size is None else rows.select(range(min(subset_size, len(rows))))
-        self.decoding = decoding
-        self.reward_funcs = list(reward_funcs)
-        self.metrics = metrics
-        self.load_frozen_models = load_frozen_models
+    tokenizer: "PreTrainedTokenizerBase"
+    rows: "Dataset"
+    decoding: Decoding
+    _: KW_ONLY
+    reward_funcs: Sequence[Reward] = ()
+    metrics: Sequence[str] | None = None
+    subset_size: int | None = None
+    load_frozen_models: "Callable[[torch.device], FrozenModels] | None" = None
+
+    def __post_init__(self) -> None:
+        check_at_least(1, subset_size=self.subset_size)
+
+    @property
+    def subset(self) -> "Dataset":
+        """The rows that are evaluated during training."""
+        size = len(self.rows) if self.subset_size is None else min(self.subset_size, len(self.rows))
+        return self.rows.select(range(size))
 
     def __call__(self, policy: "PreTrainedModel") -> Evaluation:
         """Returns the evaluation of a policy on all rows, with the scores that need the frozen models."""

@@ -1,5 +1,6 @@
 """Batched, seeded generation of completions."""
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from .encoding import Prompt, check_context, encode_prompts
 from .store import CompletionStore, Lines, store_key
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -168,12 +168,10 @@ def generate_completions(
         for start in missing[rank::world_size]:
             # Each batch has its own seed, so that its completions do not depend on the batches before it.
             torch.manual_seed(random.Random(f"{decoding.seed}/{start}").getrandbits(32))
-            sequences = _generate_batch(model, [prompt_ids[row] for row in batches[start]], config)
-            lines = _read_batch(tokenizer, batches[start], sequences.tolist(), config.eos_token_id)
-            done[start] = lines
+            done[start] = _generate_batch(model, tokenizer, {row: prompt_ids[row] for row in batches[start]}, config)
             if store is not None:
-                store.append(key, rank, start, lines)
-            bar.update(min(len(sequences) * world_size, bar.total - bar.n))
+                store.append(key, rank, start, done[start])
+            bar.update(min(len(done[start]) * world_size, bar.total - bar.n))
     by_start = {start: lines for part in gather(done) for start, lines in part.items()}
     completions = [Completion(**line) for start in batches for line in by_start[start]]
     return sorted(completions, key=lambda completion: (completion.row, completion.sample))
@@ -235,30 +233,29 @@ def _generation_config(
     return config
 
 
-def _generate_batch(model: "PreTrainedModel", prompt_ids: list[list[int]], config: "GenerationConfig") -> "Tensor":
+def _generate_batch(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt_ids: dict[int, list[int]],
+    config: "GenerationConfig",
+) -> Lines:
+    """Returns the completions of prompts, given by their rows."""
     import torch
 
-    width = max(len(ids) for ids in prompt_ids)
-    input_ids = [[config.pad_token_id] * (width - len(ids)) + ids for ids in prompt_ids]
-    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids]
+    width = max(len(ids) for ids in prompt_ids.values())
+    input_ids = [[config.pad_token_id] * (width - len(ids)) + ids for ids in prompt_ids.values()]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids.values()]
     generate: Any = model.generate
-    sequences: Tensor = generate(
+    sequences = generate(
         input_ids=torch.tensor(input_ids, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         generation_config=config,
     )
-    return sequences[:, width:]
-
-
-def _read_batch(
-    tokenizer: "PreTrainedTokenizerBase", rows: list[int], sequences: list[list[int]], eos_ids: list[int] | None
-) -> Lines:
-    num_samples = len(sequences) // len(rows)
     lines = []
-    for index, ids in enumerate(sequences):
-        end = next((position for position, token in enumerate(ids) if token in (eos_ids or ())), None)
+    samples = itertools.product(prompt_ids, range(len(sequences) // len(prompt_ids)))
+    for (row, sample), ids in zip(samples, sequences[:, width:].tolist(), strict=True):
+        end = next((position for position, token in enumerate(ids) if token in (config.eos_token_id or ())), None)
         text = str(tokenizer.decode(ids[:end], skip_special_tokens=True))
         length = len(ids) if end is None else end + 1
-        completion = Completion(rows[index // num_samples], index % num_samples, text, length, end is not None)
-        lines.append(asdict(completion))
+        lines.append(asdict(Completion(row, sample, text, length, finished=end is not None)))
     return lines

@@ -29,13 +29,8 @@ def preference_accuracy(margins: Sequence[float], prompts: Sequence[Hashable]) -
     """
     Returns the share of the pairs whose margin is positive, one of 0 counted 1/2, with its 95% interval over prompts.
 
-    Pairs of the same prompt have texts in common and are not independent: [`clustered_interval`].
-
-    Args:
-        margins (list of `float`):
-            Reward of the chosen completion minus that of the rejected one, one per pair.
-        prompts (list):
-            The prompt of each pair.
+    A margin is the reward of the chosen completion minus that of the rejected one. Pairs of the same prompt have texts
+    in common and are not independent: [`clustered_interval`].
 
     Raises:
         ValueError: if there are no pairs, a margin is not finite, or the lengths differ.
@@ -45,13 +40,8 @@ def preference_accuracy(margins: Sequence[float], prompts: Sequence[Hashable]) -
 
 def calibration_bins(margins: Sequence[float], bins: int = 10) -> list[CalibrationBin]:
     """
-    Returns confidence and accuracy of the pairs in bins of equal width of the confidence `sigmoid(|margin|)`.
-
-    Args:
-        margins (list of `float`):
-            As for [`preference_accuracy`].
-        bins (`int`, *optional*, defaults to `10`):
-            Number of bins that [0.5, 1] is divided into; the empty ones are left out.
+    Returns confidence and accuracy of the pairs in `bins` bins of equal width of the confidence `sigmoid(|margin|)` in
+    [0.5, 1], without the empty ones.
 
     Raises:
         ValueError: if there are no pairs, a margin is not finite, or `bins` is less than 1.

@@ -85,14 +85,7 @@ def per_prompt(score: Score, num_samples: int) -> Score:
     ("Bootstrap-Based Improvements for Inference with Clustered Errors", Cameron, Gelbach and Miller, 2008,
     https://doi.org/10.1162/rest.90.3.414). The value stays what it is: pooled over all samples.
 
-    Args:
-        score ([`Score`]):
-            Its rows are `num_samples` completions of the first prompt, then those of the second, ...
-        num_samples (`int`):
-            Completions per prompt.
-
-    Returns:
-        [`Score`].
+    The rows of `score` are `num_samples` completions of the first prompt, then those of the second, and so on.
     """
     if num_samples == 1:
         return score
