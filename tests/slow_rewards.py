@@ -22,7 +22,7 @@ def process_id(completions: list[str], **_: Any) -> list[float]:
 
 
 def obedient(completions: list[str], **_: Any) -> list[float | None]:
-    """Does what the completions say: sleep, raise, die; scores others by their length."""
+    """Follows the completions: sleep, raise, die; scores others by their length."""
     for text in completions:
         if text == "sleep":
             time.sleep(60)
@@ -50,7 +50,7 @@ def starts_a_program(completions: list[str], folder: list[str], **_: Any) -> lis
     return [0.0 for _ in completions]
 
 
-async def judge(completions: list[str], **_: Any) -> list[float | None]:
+async def asynchronous(completions: list[str], **_: Any) -> list[float | None]:
     """Returns the length of each completion, `None` for an empty one, after a wait."""
     await asyncio.sleep(0.001)
     return [float(len(text)) or None for text in completions]

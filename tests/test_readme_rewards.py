@@ -19,9 +19,9 @@ ROWS = re.findall(r"^\| ((?:`\w+` ?)+)\| `(.+?)` \| (.+?) \| (.*?) ?\| .+ \|$", 
 EXAMPLES = [(names.replace("`", "").split()[0], example, scope) for names, example, scope, _ in ROWS]
 TABLE = [row for row in EXAMPLES if row[0] in rewards.REWARDS]
 
-COMPLETIONS = ["Answer: 7 a b c d e f", "The Mill serves food", "", "w1 w2 w3"]
+COMPLETIONS = ["Result: 7 a b c d e f", "The Mill serves food", "", "w1 w2 w3"]
 COLUMNS = {
-    "references": [["a b c d e", "Answer: 7"], ["The Mill serves French food"], ["a b"], ["w1 w2 w3"]],
+    "references": [["a b c d e", "Result: 7"], ["The Mill serves French food"], ["a b"], ["w1 w2 w3"]],
     "mr": ["name[a b], food[z]", "name[The Mill], food[French]", "name[w1]", "name[w1]"],
 }
 BOUNDS = {"0 to 1": (0, 1), "0 or 1": (0, 1), "0 to 10": (0, 10), "−1 to 0": (-1, 0), "up to 0": (-math.inf, 0)}

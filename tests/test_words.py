@@ -26,7 +26,7 @@ FORBIDDEN = {
     "logp|logps|logprob|logprobs": "Write log_probs.",
 }
 # TRL's own names at the seam, and the ordinary words of arithmetic and of text.
-EXCEPT = re.compile(r"\w*per_token_logps\w*|whole (?:numbers?|words?)\b")
+EXCEPT = re.compile(r"\w*per_token_logps\w*|whole[ _](?:numbers?|words?)\b|\bwhole:")
 # Occurrences that are not mended yet, by folder: these numbers may only go down.
 TODAY: dict[str, int] = {
     "benchmarks": 64,
@@ -36,7 +36,6 @@ TODAY: dict[str, int] = {
     "lmrl/envs": 4,
     "lmrl/evaluation": 62,
     "lmrl/models": 29,
-    "lmrl/rewards": 221,
     "lmrl/trainers": 124,
     "recipes": 16,
     "scripts": 3,
@@ -49,7 +48,6 @@ TODAY: dict[str, int] = {
     "tests/evaluation": 33,
     "tests/invariants": 15,
     "tests/models": 26,
-    "tests/rewards": 121,
     "tests/trainers": 125,
 }
 

@@ -62,7 +62,7 @@ class BERTScore(ReferenceReward[list[Embedded]]):
     From "BERTScore: Evaluating Text Generation with BERT" (Zhang et al., 2020, https://arxiv.org/abs/1904.09675), as
     implemented in the bert-score library without idf weights and without rescaling by a baseline: the tokens that open
     and close a text (CLS, SEP) may be matched, but are left out of the means, and a text with no others has 0. Scores
-    of real models crowd near the top: differences, not heights, tell texts apart. The model is loaded again when the
+    of real models crowd near the top: compare differences, not heights. The model is loaded again when the
     reward is unpickled.
 
     Args:

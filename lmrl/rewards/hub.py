@@ -47,7 +47,7 @@ class EvaluateMetric(Reward):
             Dataset column passed as `references`, or `None` for a module without them. A list of a single string is
             passed as the string to a module that takes no lists.
         per_row (`bool`, *optional*, defaults to `True`):
-            Whether rows are computed one by one. `False` is for modules that answer with a list of a number per row
+            Whether rows are computed one by one. `False` is for modules that return a list of a number per row
             (`bertscore`, `toxicity`), and computes a batch at once.
         higher_is_better (`bool`, *optional*, defaults to `True`):
             Whether the reward is the result, or its negative (error rates).
@@ -137,7 +137,7 @@ class EvaluateMetric(Reward):
         except Exception as error:  # whatever the module raises
             raise ValueError(
                 f"The reward {self.__name__!r} failed on {where} with {type(error).__name__}: {error}. Its inputs "
-                f"were {inputs} and {self.kwargs}. Correct or drop the row, or wrap the module to answer for it."
+                f"were {inputs} and {self.kwargs}. Correct or drop the row, or wrap the module."
             ) from error
         sign = 1.0 if self.higher_is_better else -1.0
         return [None if math.isnan(value) else sign * value for value in self._numbers(result, numbers)]

@@ -1,16 +1,17 @@
-"""The edits that the translation edit rate counts: how few words and moves of words turn one text into another."""
+"""The edits that the translation edit rate counts: insertions, deletions, replacements and moves of words."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-# The limits of Tercom and of sacrebleu: parts of the definition, as the number of edits depends on each.
-LONGEST = 10  # words that move together
-FARTHEST = 50  # places between a run in one text and the same run in the other
-TRIED = 1000  # moves, over the whole search
-BEAM = 25  # cells on either side of the diagonal in which sacrebleu looks for an alignment
+# The limits of Tercom, by sacrebleu's names: parts of the definition, as the number of edits depends on each.
+MAX_SHIFT_SIZE = 10  # words that move together
+MAX_SHIFT_DIST = 50  # places between a run in one text and the same run in the other
+MAX_SHIFT_CANDIDATES = 1000  # moves, over all rounds of the search
+BEAM_WIDTH = 25  # cells on either side of the diagonal in which sacrebleu looks for an alignment
 
-Move = tuple[int, int, int]  # minus the number of words, the first of them, and where to: of equals, the least is made
+# Minus the number of words, the first of them, and the target: of equal moves the least is made.
+Move = tuple[int, int, int]
 
 
 def edits(completion: Sequence[str], reference: Sequence[str], least: int, best: float) -> int:
@@ -34,33 +35,38 @@ def edits(completion: Sequence[str], reference: Sequence[str], least: int, best:
     """
     # One character per word: to cut, join and compare strings is quick.
     letters = {word: chr(code) for code, word in enumerate({*completion, *reference})}
-    ours, theirs = ("".join([letters[word] for word in words]) for words in (completion, reference))
-    left, made, untried = _distance(ours, theirs, len(ours) + len(theirs) + 1), 0, TRIED
-    while made + 1 + least < min(made + left, best):  # a move is an edit itself: one that saves a single edit is vain
-        moves = list(islice(_moves(ours, theirs), untried))
-        untried -= len(moves)
-        fewer, moved = _best(ours, theirs, left, moves)
-        if not untried or fewer == left:  # sacrebleu makes none of the moves among which the last one was tried
+    current = "".join([letters[word] for word in completion])
+    goal = "".join([letters[word] for word in reference])
+    left = _distance(current, goal, len(current) + len(goal) + 1)
+    made = 0
+    candidates = MAX_SHIFT_CANDIDATES
+    while made + 1 + least < min(made + left, best):  # a move is an edit: one that saves a single edit is of no use
+        moves = list(islice(_moves(current, goal), candidates))
+        candidates -= len(moves)
+        fewer, moved = _best(current, goal, left, moves)
+        if not candidates or fewer == left:  # sacrebleu makes no move of the round in which candidates run out
             break
-        ours, left, made = moved, fewer, made + 1
+        current = moved
+        left = fewer
+        made += 1
     return made + left
 
 
-def _best(ours: str, theirs: str, left: int, moves: Iterable[Move]) -> tuple[int, str]:
+def _best(completion: str, reference: str, left: int, moves: Iterable[Move]) -> tuple[int, str]:
     """Returns the distance and the words after the move that saves most, or as they are if none saves any."""
-    best = ours
+    best = completion
     for minus, first, target in sorted(set(moves)):
         last = first - minus
-        rest = ours[:first] + ours[last:]
+        rest = completion[:first] + completion[last:]
         place = target + minus if target > last else target
-        moved = rest[:place] + ours[first:last] + rest[place:]
-        fewer = _distance(moved, theirs, left)
+        moved = rest[:place] + completion[first:last] + rest[place:]
+        fewer = _distance(moved, reference, left)
         if fewer < left:
             left, best = fewer, moved
     return left, best
 
 
-def _distance(ours: str, theirs: str, below: int) -> int:
+def _distance(completion: str, reference: str, below: int) -> int:
     """
     Returns the edit distance that sacrebleu finds inside its beam, or a number that is not below `below` either.
 
@@ -69,71 +75,77 @@ def _distance(ours: str, theirs: str, below: int) -> int:
     """
     from rapidfuzz.distance.Levenshtein import distance
 
-    true: int = distance(ours, theirs, score_cutoff=below)
-    if true < below and true + abs(len(ours) - len(theirs)) > 2 * (BEAM - 1):
-        return _distances(ours, theirs)[-1][-1]
+    true: int = distance(completion, reference, score_cutoff=below)
+    if true < below and true + abs(len(completion) - len(reference)) > 2 * (BEAM_WIDTH - 1):
+        return _distances(completion, reference)[-1][-1]
     return true
 
 
-def _moves(ours: str, theirs: str) -> Iterator[Move]:
-    """Yields the moves of runs of words that both texts have, where neither is aligned with its like already."""
-    before, ours_wrong, theirs_wrong = _alignment(ours, theirs)
-    for first, word in enumerate(ours):
-        place = theirs.find(word, max(0, first - FARTHEST))
-        while 0 <= place <= first + FARTHEST:
+def _moves(completion: str, reference: str) -> Iterator[Move]:
+    """Yields the moves of runs of words that both texts have, where the two are not aligned already."""
+    before, completion_edited, reference_edited = _alignment(completion, reference)
+    for first, word in enumerate(completion):
+        place = reference.find(word, max(0, first - MAX_SHIFT_DIST))
+        while 0 <= place <= first + MAX_SHIFT_DIST:
             wrong = missed = False
-            pairs = zip(ours[first : first + LONGEST], theirs[place : place + LONGEST], strict=False)
+            run = completion[first : first + MAX_SHIFT_SIZE]
+            pairs = zip(run, reference[place : place + MAX_SHIFT_SIZE], strict=False)
             for length, (one, other) in enumerate(pairs, start=1):
                 if one != other:
                     break
-                wrong = wrong or ours_wrong[first + length - 1]
-                missed = missed or theirs_wrong[place + length - 1]
+                wrong = wrong or completion_edited[first + length - 1]
+                missed = missed or reference_edited[place + length - 1]
                 if wrong and missed and not first < before[place + 1] <= first + length:
                     for target in sorted(set(before[place : place + length + 1])):
                         yield -length, first, target
-            place = theirs.find(word, place + 1)
+            place = reference.find(word, place + 1)
 
 
-def _alignment(ours: str, theirs: str) -> tuple[list[int], list[bool], list[bool]]:
+def _alignment(completion: str, reference: str) -> tuple[list[int], list[bool], list[bool]]:
     """
-    Returns where each of their words is in ours, and of our words and of theirs which are edited.
+    Returns the place of each word of the reference in the completion, and which words of both are edited.
 
-    The first list has the number of our words before the first of theirs, then up to and with the one aligned with
-    each of theirs. Of equally good alignments it is sacrebleu's: from the end, words are paired rather than ours
-    deleted, and deleted rather than theirs inserted.
+    The first list has the number of words of the completion before the first one of the reference, then up to and with
+    the one aligned with each. Of equally good alignments it is sacrebleu's: from the end, words are paired rather than
+    deleted, and deleted rather than inserted.
     """
-    rows = _distances(ours, theirs)
-    before, ours_wrong, theirs_wrong = [0] * (len(theirs) + 1), [True] * len(ours), [True] * len(theirs)
-    i, j = len(ours), len(theirs)
+    rows = _distances(completion, reference)
+    before = [0] * (len(reference) + 1)
+    completion_edited = [True] * len(completion)
+    reference_edited = [True] * len(reference)
+    i = len(completion)
+    j = len(reference)
     while j:
-        if i and rows[i][j] == rows[i - 1][j - 1] + (ours[i - 1] != theirs[j - 1]):
-            ours_wrong[i - 1] = theirs_wrong[j - 1] = ours[i - 1] != theirs[j - 1]
+        if i and rows[i][j] == rows[i - 1][j - 1] + (completion[i - 1] != reference[j - 1]):
+            completion_edited[i - 1] = reference_edited[j - 1] = completion[i - 1] != reference[j - 1]
             before[j] = i
-            i, j = i - 1, j - 1
+            i -= 1
+            j -= 1
         elif i and rows[i][j] == rows[i - 1][j] + 1:
             i -= 1
         else:
             before[j] = i
             j -= 1
-    return before, ours_wrong, theirs_wrong
+    return before, completion_edited, reference_edited
 
 
-def _distances(ours: str, theirs: str) -> list[list[int]]:
-    """Returns the edit distances of the beginnings of both texts, a row per word of ours, as far as the beam goes."""
-    ratio = len(theirs) / max(len(ours), 1)
-    beam = math.ceil(ratio / 2 + BEAM) if ratio / 2 > BEAM else BEAM
-    outside = len(ours) + len(theirs) + 1  # more than any distance
-    above = list(range(len(theirs) + 1))
+def _distances(completion: str, reference: str) -> list[list[int]]:
+    """Returns the edit distances of the prefixes of both texts inside the beam, a row per word of the completion."""
+    ratio = len(reference) / max(len(completion), 1)
+    beam = math.ceil(ratio / 2 + BEAM_WIDTH) if ratio / 2 > BEAM_WIDTH else BEAM_WIDTH
+    outside = len(completion) + len(reference) + 1  # more than any distance
+    above = list(range(len(reference) + 1))
     rows = [above]
-    for i, one in enumerate(ours, start=1):
+    for i, one in enumerate(completion, start=1):
         diagonal = math.floor(i * ratio)
-        start, stop = max(diagonal - beam, 0), diagonal + beam if i < len(ours) else len(above)
+        start = max(diagonal - beam, 0)
+        stop = diagonal + beam if i < len(completion) else len(above)
         row = [outside] * len(above)
         left = outside
         if not start:
             left = row[0] = above[0] + 1
         for j in range(max(start, 1), min(stop, len(above))):
-            cell = above[j - 1] + (one != theirs[j - 1])
+            cell = above[j - 1] + (one != reference[j - 1])
             if above[j] + 1 < cell:
                 cell = above[j] + 1
             if left + 1 < cell:

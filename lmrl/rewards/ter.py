@@ -90,17 +90,17 @@ class TER(SummedReward[list[Words]]):
 
     def row_statistics(self, completion: str, prepared: list[Words]) -> list[float]:
         """Returns the edits and the mean length of the references."""
-        words, ours = self._words(completion)
+        words, counted = self._words(completion)
         # No move changes which words there are: those that one text has more of are the least edits. The search for
         # moves costs most: the most promising reference comes first, and those that cannot be better are left out.
         bounds = sorted(
-            (max(len(ours), len(theirs)) - len(ours & theirs), place) for place, (_, theirs) in enumerate(prepared)
+            (max(len(counted), len(other)) - len(counted & other), place) for place, (_, other) in enumerate(prepared)
         )
         best = math.inf
         for bound, place in bounds:
             if bound < best:
                 best = min(best, edits(words, prepared[place][0], bound, best))
-        return [best, sum(len(theirs) for theirs, _ in prepared) / len(prepared)]
+        return [best, sum(len(reference) for reference, _ in prepared) / len(prepared)]
 
     def from_statistics(self, sums: Array) -> Sequence[float]:
         """Returns one minus the TER of each row of statistics, in [0, 1]."""

@@ -34,7 +34,7 @@ def ones(completions, **columns):
         (1 - LENGTH, Scaled, [0.5, 0.75], "length_scaled", "-1 * (L) + 1"),
     ],
 )
-def test_an_operator_makes_what_it_says(reward, kind, expected, name, signature):
+def test_each_operator_makes_its_combination(reward, kind, expected, name, signature):
     assert type(reward) is kind
     assert reward(**TEXTS) == expected
     assert reward.__name__ == name
@@ -52,7 +52,7 @@ def test_the_mean_of_rewards_is_one_sum():
     assert ((MATCH + LENGTH) / 2).weights == (0.5, 0.5)
 
 
-def test_a_sum_or_product_with_a_name_stays_whole():
+def test_a_sum_or_product_with_a_name_is_not_merged():
     named, factor = Weighted({MATCH: 1.0}, name="named"), Product([MATCH, LENGTH], name="factor")
     assert (named + LENGTH).components == (named, LENGTH)
     assert (factor * ones).components == (factor, ones)

@@ -56,7 +56,7 @@ REWARDS = [
         ([{"content": "a"}], "a"),
     ],
 )
-def test_the_text_of_a_completion_is_what_the_assistant_said(completion, text):
+def test_the_text_of_a_completion_is_in_the_messages_of_the_assistant(completion, text):
     assert completion_text(completion) == text
 
 
@@ -162,7 +162,7 @@ def test_an_empty_batch_has_no_rewards():
         (Length(9, unit="characters"), "length", "length|target:9|unit:characters"),
     ],
 )
-def test_a_reward_says_its_name_and_signature(reward, name, signature):
+def test_a_reward_has_its_name_and_signature(reward, name, signature):
     assert reward.__name__ == name
     assert reward.signature.startswith(signature)
 
@@ -182,9 +182,11 @@ def test_length_is_the_smaller_over_the_larger_of_length_and_target(unit, text, 
     assert Length(4, unit=unit)(completions=[text]) == [score]
 
 
-@pytest.mark.parametrize(("options", "told"), [({"target": 0}, "target"), ({"target": 3, "unit": "tokens"}, "unit")])
-def test_length_refuses_what_it_cannot_measure(options, told):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(
+    ("options", "message"), [({"target": 0}, "target"), ({"target": 3, "unit": "tokens"}, "unit")]
+)
+def test_length_refuses_what_it_cannot_measure(options, message):
+    with pytest.raises(ValueError, match=message):
         Length(**options)
 
 

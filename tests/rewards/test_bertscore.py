@@ -88,11 +88,11 @@ def test_every_token_is_matched_greedily_and_words_alone_are_averaged(folder):
     """[CLS] bad [SEP] against [CLS] good film [SEP], cosine by cosine."""
     model = BertModel.from_pretrained(folder).eval()
     with torch.no_grad():
-        ours, theirs = (
+        text, reference = (
             model(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0].tolist()
             for ids in ([2, 6, 3], [2, 5, 7, 3])
         )
-    cosine = [[sum(map(operator.mul, a, b)) / math.hypot(*a) / math.hypot(*b) for b in theirs] for a in ours]
+    cosine = [[sum(map(operator.mul, a, b)) / math.hypot(*a) / math.hypot(*b) for b in reference] for a in text]
     precision = max(cosine[1])
     recall = (max(row[1] for row in cosine) + max(row[2] for row in cosine)) / 2
     pair = [("bad", "good film")]
@@ -193,15 +193,15 @@ def test_a_layer_the_model_has_not_is_refused(folder, layer):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"output": "f2"}, "output.*precision.*f2"),
         ({"batch_size": 0}, "batch_size"),
         ({}, "must be a pretrained encoder .*no/such"),
     ],
 )
-def test_wrong_arguments_are_refused(options, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         BERTScore("no/such-model", 1, **options)
 
 

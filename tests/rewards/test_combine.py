@@ -39,12 +39,12 @@ def test_the_sum_is_weighted():
     assert reward(completions=["a b", "x"], references=["a b", "y"]) == [2 * 1 - 0.5, 2 * 0 - 0.25]
 
 
-def test_a_component_without_an_answer_is_left_out():
+def test_a_component_that_is_none_is_left_out():
     assert Weighted({only_long: 1.0, ones: 0.5})(completions=["a", "abc"]) == [0.5, 0.5]
 
 
-def test_a_row_without_any_answer_has_none():
-    """A reward of 0 is an answer."""
+def test_a_row_without_any_value_is_none():
+    """A reward of 0 is a value."""
     assert Weighted({only_long: 1.0})(completions=["a", "abc"]) == [None, 0.0]
 
 
@@ -102,7 +102,7 @@ def test_sums_can_be_parts_of_sums():
 
 
 @pytest.mark.parametrize(
-    ("rewards", "told"),
+    ("rewards", "message"),
     [
         ([], "at least one"),
         ([(ones, math.nan)], "finite"),
@@ -110,8 +110,8 @@ def test_sums_can_be_parts_of_sums():
         ([(Length(3), 1.0), (Length(4), 1.0)], "distinct names.*length"),
     ],
 )
-def test_what_cannot_be_summed_is_refused(rewards, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_summed_is_refused(rewards, message):
+    with pytest.raises(ValueError, match=message):
         Weighted(rewards)
 
 
@@ -187,7 +187,7 @@ def test_the_range_of_a_product_and_of_a_minimum(one, other, product, minimum):
         (Product([ones], name="p"), "p", "(ones)"),
     ],
 )
-def test_a_combination_says_its_name_and_signature(reward, name, signature):
+def test_a_combination_has_its_name_and_signature(reward, name, signature):
     assert reward.__name__ == name
     assert reward.signature == signature
 
@@ -201,8 +201,8 @@ def test_a_combination_pickles_and_reads_the_columns_of_all(kind):
 
 @pytest.mark.parametrize("kind", [Product, Minimum])
 @pytest.mark.parametrize(
-    ("rewards", "told"), [([], "at least one"), (["bleu"], "callables"), ([Length(1), Length(2)], "distinct names")]
+    ("rewards", "message"), [([], "at least one"), (["bleu"], "callables"), ([Length(1), Length(2)], "distinct names")]
 )
-def test_what_cannot_be_combined_is_refused(kind, rewards, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_combined_is_refused(kind, rewards, message):
+    with pytest.raises(ValueError, match=message):
         kind(rewards)

@@ -124,7 +124,7 @@ def test_a_score_depends_on_its_own_row_alone(reward, cases):
     assert alone == scores[:30]
 
 
-def test_case_counts_only_where_told(reward):
+def test_case_counts_only_where_set(reward):
     strict = type(reward)(CORPUS, lowercase=False)
     assert reward(completions=["The DOG"], references=["the dog"]) == reward(
         completions=["the dog"], references=["the dog"]
@@ -164,7 +164,7 @@ def test_another_corpus_has_another_signature(reward):
 
 
 @pytest.mark.parametrize(
-    ("corpus", "told"),
+    ("corpus", "message"),
     [
         ([["a b"], []], r"row 1 is \[\]"),
         ([["a b"], None], "row 1 is None"),
@@ -172,22 +172,22 @@ def test_another_corpus_has_another_signature(reward):
         ("nowhere.jsonl", "no file nowhere.jsonl"),
     ],
 )
-def test_a_wrong_corpus_is_refused(reward, corpus, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_corpus_is_refused(reward, corpus, message):
+    with pytest.raises(ValueError, match=message):
         type(reward)(corpus)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('{"references": ["a b"]}\nnot', "not JSONL"),
         ('{"references": ["a b"]}\n{"target": "a"}', r"Row 1 .*'references'.*\['target'\].*corpus_column"),
         ("[1]", r"Row 0 .* but \[1\]"),
     ],
 )
-def test_a_wrong_corpus_file_is_refused(reward, tmp_path, text, told):
+def test_a_wrong_corpus_file_is_refused(reward, tmp_path, text, message):
     (tmp_path / "train.jsonl").write_text(text)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         type(reward)(tmp_path / "train.jsonl")
 
 

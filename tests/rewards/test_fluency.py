@@ -47,8 +47,8 @@ def test_a_chat_goes_through_the_template_up_to_where_the_assistant_begins(gpt2_
     expected = by_hand(gpt2_path, ids("user a assistant"), ids("b c"))
     reward = Fluency(gpt2_path, use_prompt=True)
     assert reward(completions=["b c"], prompts=[chat]) == pytest.approx([expected], abs=1e-5)
-    said = [{"role": "assistant", "content": "b c"}]
-    assert reward(completions=[said], prompts=[chat]) == pytest.approx([expected], abs=1e-5)
+    reply = [{"role": "assistant", "content": "b c"}]
+    assert reward(completions=[reply], prompts=[chat]) == pytest.approx([expected], abs=1e-5)
 
 
 def test_an_empty_completion_has_no_fluency(gpt2_path):
@@ -92,7 +92,7 @@ def test_a_model_without_a_language_model_head_is_refused(gpt2_path, tmp_path):
         Fluency(str(tmp_path))
 
 
-def test_what_it_cannot_do_without_is_asked_for(gpt2_path):
+def test_prompts_and_special_tokens_are_required(gpt2_path):
     with pytest.raises(ValueError, match="needs `prompts`"):
         Fluency(gpt2_path, use_prompt=True)(completions=["a"])
     tokenizer = tiny_tokenizer()

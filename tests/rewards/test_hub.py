@@ -26,7 +26,7 @@ TEXTS = f"datasets.Sequence({TEXT})"
 
 @pytest.fixture(scope="session")
 def modules(tmp_path_factory):
-    """Makes a module from the lines that tell it from others, and returns its folder."""
+    """Makes a module from the lines that are its own, and returns its folder."""
     import evaluate
 
     root = tmp_path_factory.mktemp("evaluate")
@@ -96,7 +96,7 @@ def test_nan_is_not_applicable(modules):
     assert EvaluateMetric(folder)(completions=["", "a"], references=[["a"]] * 2) == [None, 1.0]
 
 
-def test_a_module_that_answers_for_every_row_gets_the_batch(modules):
+def test_a_module_with_a_result_for_every_row_gets_the_batch(modules):
     folder = modules("lists", 'return {"sizes": [len(p) + len(predictions) for p in predictions], "mean": 0.0}')
     rows = {"completions": ["", "a", "abc"], "references": [["a"]] * 3}
     assert EvaluateMetric(folder, key="sizes", per_row=False)(**rows) == [3.0, 4.0, 6.0]
@@ -139,8 +139,8 @@ def test_a_module_with_references_is_refused_without_a_column(letters):
 
 def test_a_failure_names_the_reward_and_the_row_and_leaves_nothing_behind(modules):
     folder = modules("divide", 'return {"inverse": 1 / len(predictions[0])}')
-    reward = EvaluateMetric(folder, name="mine")
-    with pytest.raises(ValueError, match="reward 'mine' failed on row 1 of the batch with ZeroDivisionError"):
+    reward = EvaluateMetric(folder, name="own")
+    with pytest.raises(ValueError, match="reward 'own' failed on row 1 of the batch with ZeroDivisionError"):
         reward(completions=["a", ""], references=[["a"]] * 2)
     assert reward(completions=["ab"], references=[["a"]]) == [0.5]
 

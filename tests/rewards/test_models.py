@@ -184,7 +184,7 @@ def test_independent_labels_have_a_sigmoid_each(tmp_path):
 
 
 def test_a_decoder_is_read_at_its_last_token_whatever_the_padding(folder):
-    """Its configuration does not say which token pads."""
+    """Its configuration has no padding token."""
     sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     model = LlamaForSequenceClassification(
         LlamaConfig(**sizes, num_attention_heads=2, num_labels=2, pad_token_id=None, initializer_range=0.5)
@@ -199,15 +199,15 @@ def test_a_decoder_is_read_at_its_last_token_whatever_the_padding(folder):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"output": "prob"}, "output.*probability.*prob"),
         ({"truncation_side": "middle"}, "truncation_side"),
         ({"batch_size": 0}, "batch_size"),
     ],
 )
-def test_a_wrong_option_is_refused_before_anything_is_loaded(options, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_option_is_refused_before_anything_is_loaded(options, message):
+    with pytest.raises(ValueError, match=message):
         Classifier("no/such-model", 0, **options)
 
 

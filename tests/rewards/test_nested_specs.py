@@ -52,7 +52,7 @@ def test_a_name_may_be_given():
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ({"weighted": ["bleu", "rougeL"]}, r"`weighted` must be a mapping of names to weights, \{bleu: 0.7"),
         ({"weighted": [["bleu", 0.7]]}, "mapping of names to weights"),
@@ -75,6 +75,6 @@ def test_a_name_may_be_given():
         ({"normalized": {"reward": "bleu", "by": "batch"}}, "`by` must be one of running, group"),
     ],
 )
-def test_what_is_written_otherwise_is_refused_with_what_would_be_right(spec, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_is_written_otherwise_is_refused_with_what_would_be_right(spec, message):
+    with pytest.raises(ValueError, match=message):
         make_reward(spec)

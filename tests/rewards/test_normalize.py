@@ -109,7 +109,7 @@ def test_outside_training_the_reward_is_given_as_it_is_and_nothing_is_learned(by
     assert reward.statistics is before
 
 
-def test_a_trainer_that_does_not_say_its_mode_trains():
+def test_a_trainer_without_a_mode_trains():
     reward = Normalized(own)
     reward(completions=["a", "b"], scores=[1.0, 2.0], trainer_state=SimpleNamespace())
     assert reward.statistics.count == 2

@@ -139,7 +139,7 @@ def test_exact_match_compares_after_normalisation(normalize, text, reference, sc
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: BLEU(smooth_method="laplace"), "smooth_method.*add-k.*laplace"),
         (lambda: BLEU(tokenize="13b"), "tokenize.*13a.*13b"),
@@ -151,6 +151,6 @@ def test_exact_match_compares_after_normalisation(normalize, text, reference, sc
         (lambda: ExactMatch(normalize="lower"), "normalize.*squad.*lower"),
     ],
 )
-def test_a_wrong_option_is_refused_at_construction(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_option_is_refused_at_construction(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

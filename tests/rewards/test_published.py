@@ -21,7 +21,7 @@ def test_rouge_agrees_with_rouge_155_to_five_digits(data_dir):
 def test_sentence_scores_of_the_e2e_baseline_are_as_recorded(data_dir, name):
     recorded = json.loads((data_dir / "metric_refs/e2e_metrics/expected_scores.json").read_text())
     sentences = recorded["e2e_devel10_baseline"]["sentences"]
-    # The recorded BLEU is that of lowercased text, though its key does not say so.
+    # The recorded BLEU is that of lowercased text, though its key does not name it.
     reward = BLEU(lowercase=True) if name == "bleu" else Rouge(name, use_stemmer=True)
     scores = reward(completions=[row["hyp"] for row in sentences], references=[row["refs"] for row in sentences])
     expected = [row["sacrebleu_sentence_exp"] / 100 if name == "bleu" else row[f"f_{name}"] for row in sentences]

@@ -76,7 +76,7 @@ def test_gleu_is_the_sentence_gleu_of_nltk(cases):
     assert scores(GLEU(), cases) == pytest.approx([gleu_of_nltk(*case) for case in cases], abs=EXACT)
 
 
-def test_gleu_tokenizes_as_told(cases):
+def test_gleu_tokenizes_as_configured(cases):
     def split(text):
         return tokens(text.lower(), TokenizerChar())
 
@@ -143,12 +143,12 @@ def test_a_reward_survives_pickling_with_its_signature(metric):
 
 
 @pytest.mark.parametrize(("metric", "both", "one"), [*((m, 0, 0) for m in (GLEU(), METEOR())), (TER(), 1, 0)])
-def test_of_an_empty_text_a_metric_says_what_its_library_does(metric, both, one):
+def test_an_empty_text_has_the_score_of_the_library(metric, both, one):
     assert scores(metric, [("", [""]), ("", ["a"]), ("a", [""])]) == [both, one, one]
 
 
 @pytest.mark.parametrize("metric", [TokenF1(), TokenF1("strip"), EditSimilarity(), EditSimilarity("words")], ids=repr)
-def test_an_empty_answer_is_right_where_none_is_expected(metric):
+def test_an_empty_completion_is_right_where_no_words_are_expected(metric):
     assert scores(metric, [("", [""]), (" \n", ["q", ""]), ("", ["q"]), ("q", [" "])]) == [1, 1, 0, 0]
 
 
@@ -245,7 +245,7 @@ def test_edit_similarity_is_one_minus_edits_over_the_longer_text(unit, text, ref
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: GLEU(tokenize="13b"), "tokenize.*13a.*13b"),
         (lambda: TER(asian_support=True), "asian_support.*normalized.*no_punct"),
@@ -256,6 +256,6 @@ def test_edit_similarity_is_one_minus_edits_over_the_longer_text(unit, text, ref
         (lambda: EditSimilarity(unit="tokens"), "unit.*characters.*words.*tokens"),
     ],
 )
-def test_a_wrong_option_is_refused_at_construction(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_option_is_refused_at_construction(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""A reward that fails now and then is asked again, as often as the user chose."""
+"""A reward that fails now and then is called again, as often as the user chose."""
 
 import pickle
 from typing import Any
@@ -31,15 +31,15 @@ def no_calls() -> None:
 
 @pytest.mark.parametrize("reward", [third_time, third_time_later])
 @pytest.mark.filterwarnings("ignore:The reward")
-def test_it_is_asked_until_it_answers(reward: Any) -> None:
+def test_it_is_called_until_it_returns(reward: Any) -> None:
     assert Retried(reward, retries=2, wait=0)(completions=["a", "bc"], prompts=["p", "q"]) == [1.0, 2.0]
     assert calls == [2, 2, 2]
 
 
-def test_each_failure_is_told_of_with_what_follows() -> None:
-    with pytest.warns(RuntimeWarning) as told:
+def test_each_failure_is_a_warning_with_the_next_attempt() -> None:
+    with pytest.warns(RuntimeWarning) as warned:
         Retried(third_time, wait=0.01)(completions=["a"])
-    assert [str(warning.message) for warning in told] == [
+    assert [str(warning.message) for warning in warned] == [
         "The reward 'third_time' raised ConnectionError: no route to the scorer. "
         f"Attempt {n} of 3 follows in {wait} s."
         for n, wait in ((2, 0.01), (3, 0.02))

@@ -18,15 +18,15 @@ CHOSEN = [" h i", "", " j k l m n o p <eos>"]
 REJECTED = [" q", " r s", " t"]
 
 
-def say(role, text):
+def chat(role, text):
     return [{"role": role, "content": text}]
 
 
 TEXTS = {"prompt": PROMPTS, "chosen": CHOSEN, "rejected": REJECTED}
 CHATS = {
-    "prompt": [say("user", text) for text in PROMPTS],
-    "chosen": [say("assistant", text) for text in CHOSEN],
-    "rejected": [say("assistant", text) for text in REJECTED],
+    "prompt": [chat("user", text) for text in PROMPTS],
+    "chosen": [chat("assistant", text) for text in CHOSEN],
+    "rejected": [chat("assistant", text) for text in REJECTED],
 }
 
 
@@ -109,7 +109,7 @@ def folder(gpt2_path, tmp_path_factory):
     return str(place)
 
 
-def test_a_text_ends_in_one_eos_and_a_chat_as_its_template_says():
+def test_a_text_ends_in_one_eos_and_a_chat_as_its_template_does():
     tokenizer = tiny_tokenizer()
     ids = tokenizer.convert_tokens_to_ids
 
@@ -118,10 +118,10 @@ def test_a_text_ends_in_one_eos_and_a_chat_as_its_template_says():
 
     assert formatted("a", " b") == formatted("a", " b <eos>") == ids(["a", "b", "<eos>"])
     assert formatted(None, "b") == ids(["b", "<eos>"])
-    chat = ids(["user", "a", "assistant", "b"])
-    assert formatted(say("user", "a"), say("assistant", "b")) == chat
-    assert formatted(say("user", "a"), "b") == chat
-    assert formatted("a ", say("assistant", "b")) == ids(["a", "b", "<eos>"])
+    expected = ids(["user", "a", "assistant", "b"])
+    assert formatted(chat("user", "a"), chat("assistant", "b")) == expected
+    assert formatted(chat("user", "a"), "b") == expected
+    assert formatted("a ", chat("assistant", "b")) == ids(["a", "b", "<eos>"])
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="must have an EOS token"):
         formatted("a", " b")
@@ -133,7 +133,7 @@ def test_the_score_does_not_depend_on_the_others_of_the_batch(folder):
     assert reward(completions=CHOSEN, prompts=PROMPTS) == pytest.approx(alone, abs=1e-6)
 
 
-def test_a_model_that_does_not_say_what_pads_is_told(folder):
+def test_a_model_without_a_padding_token_gets_one(folder):
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     model.config.pad_token_id = None
     reward = RewardModel(model, tokenizer=tiny_tokenizer())
@@ -148,7 +148,7 @@ def test_a_long_text_loses_its_beginning_with_a_warning(folder):
     assert [cut, short] == pytest.approx(RewardModel(folder)(completions=[" d e", " e"], prompts=["", ""]), abs=1e-6)
 
 
-def test_prompts_are_asked_for(folder):
+def test_prompts_are_required(folder):
     with pytest.raises(ValueError, match="needs `prompts`"):
         RewardModel(folder)(completions=["a"])
 

@@ -1,4 +1,4 @@
-"""A reward model that is an adapter of the policy's base runs on the policy's own weights, and says the same there."""
+"""A reward model that is an adapter of the policy's base runs on the policy's own weights, with the same scores."""
 
 import logging
 import pickle

@@ -34,14 +34,14 @@ class Stateful:
 
 
 class Counting:
-    """Calls another reward and keeps what it was asked."""
+    """Calls another reward and keeps the rows of each call."""
 
     def __init__(self, reward):
         self.reward = reward
-        self.asked = []
+        self.calls = []
 
     def __call__(self, completions, **columns):
-        self.asked.append(list(completions))
+        self.calls.append(list(completions))
         return self.reward(completions=completions, **columns)
 
 
@@ -87,14 +87,14 @@ def test_each_distinct_row_is_scored_once_and_unknown_ones_in_one_call():
     cached = Cached(counting)
     assert cached(completions=["a", "bb", "a"], prompts=["p", "p", "p"]) == [1, 2, 1]
     assert cached(completions=["ccc", "bb", "a", "ccc"], prompts=["p", "p", "q", "p"]) == [3, 2, 1, 3]
-    assert counting.asked == [["a", "bb"], ["ccc", "a"]]
+    assert counting.calls == [["a", "bb"], ["ccc", "a"]]
 
 
-def test_no_answer_is_remembered_too():
+def test_none_is_cached_too():
     counting = Counting(slow_rewards.obedient)
     cached = Cached(counting)
     assert [cached(completions=["none"]) for _ in range(3)] == [[None]] * 3
-    assert counting.asked == [["none"]]
+    assert counting.calls == [["none"]]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_rows_that_differ_in_a_column_are_not_mixed_up(one, other):
     cached = Cached(counting)
     for value in (one, other, one, other):
         cached(completions=["a"], topic=[value])
-    assert len(counting.asked) == 2
+    assert len(counting.calls) == 2
 
 
 def test_columns_that_a_reward_does_not_read_are_no_difference():
@@ -126,14 +126,14 @@ def test_columns_that_a_reward_does_not_read_are_no_difference():
     cached = Cached(bleu)
     for index in range(3):
         assert cached(completions=["a"], references=["a"], index=[index]) == [1.0]
-    assert counting.asked == [["a"]]
+    assert counting.calls == [["a"]]
 
 
-def test_chats_are_told_apart_by_their_messages():
+def test_chats_differ_by_their_messages():
     chats = [[{"role": "assistant", "content": text}] for text in ("a", "bb", "a")]
     counting = Counting(Length(2, unit="characters"))
     assert Cached(counting)(completions=chats) == [0.5, 1.0, 0.5]
-    assert counting.asked == [chats[:2]]
+    assert counting.calls == [chats[:2]]
 
 
 def test_a_cache_forgets_what_was_used_longest_ago():
@@ -141,7 +141,7 @@ def test_a_cache_forgets_what_was_used_longest_ago():
     cached = Cached(counting, size=2)
     for text in ("a", "b", "a", "c", "a", "b"):
         cached(completions=[text])
-    assert counting.asked == [["a"], ["b"], ["c"], ["b"]]
+    assert counting.calls == [["a"], ["b"], ["c"], ["b"]]
     assert cached(completions=["d", "e", "f", "gg"]) == [1, 1, 1, 2]  # more than it can remember
 
 
@@ -164,13 +164,13 @@ def test_parts_of_a_sum_can_be_cached_and_the_sum_itself():
 
 
 def test_an_async_reward_is_run_to_its_end():
-    assert call_reward(slow_rewards.judge, completions=["a", "", "bb"]) == [1, None, 2]
-    assert Cached(slow_rewards.judge)(completions=["a", "", "bb"]) == [1, None, 2]
+    assert call_reward(slow_rewards.asynchronous, completions=["a", "", "bb"]) == [1, None, 2]
+    assert Cached(slow_rewards.asynchronous)(completions=["a", "", "bb"]) == [1, None, 2]
 
 
 def test_an_async_reward_runs_where_a_loop_is_running():
     async def notebook():
-        return Cached(slow_rewards.judge)(completions=["a", "", "bb"])
+        return Cached(slow_rewards.asynchronous)(completions=["a", "", "bb"])
 
     assert asyncio.run(notebook()) == [1, None, 2]
 
@@ -183,8 +183,8 @@ def test_rewards_of_workers_come_in_order():
     assert InWorkers(BLEU(), workers=2, chunk_size=1)(**inputs) == BLEU()(**inputs)
 
 
-def test_an_async_reward_and_missing_answers_pass_through_workers():
-    assert InWorkers(slow_rewards.judge, workers=1)(completions=["a", "", "bb"]) == [1, None, 2]
+def test_an_async_reward_and_missing_values_pass_through_workers():
+    assert InWorkers(slow_rewards.asynchronous, workers=1)(completions=["a", "", "bb"]) == [1, None, 2]
 
 
 def test_workers_are_others_live_on_and_end_with_the_reward():
@@ -224,7 +224,7 @@ def test_a_worker_is_killed_with_the_program_it_waits_for(tmp_path):
     wait_until(lambda: not alive(pid))
 
 
-def test_a_death_is_told_and_no_hang():
+def test_a_death_of_a_worker_is_an_error_and_no_hang():
     reward = InWorkers(slow_rewards.obedient, workers=2, chunk_size=1)
     with pytest.raises(RuntimeError, match="row 1 of the batch: its process ended, with exit code 7"):
         reward(completions=["a", "die", "b"])
@@ -240,7 +240,7 @@ def test_a_worker_that_died_between_two_calls_is_replaced():
     assert reward(completions=["bb"]) == [2]
 
 
-def test_what_a_worker_raised_is_told_with_its_traceback():
+def test_an_error_in_a_worker_comes_with_its_traceback():
     reward = InWorkers(slow_rewards.obedient, workers=1)
     with pytest.raises(RuntimeError, match="row 0 of the batch: it raised KeyError: 'no such thing'") as raised:
         reward(completions=["raise"])
@@ -253,17 +253,17 @@ def test_a_failed_chunk_is_tried_again(tmp_path):
     assert reward(completions=["a"], folder=[str(tmp_path)]) == [3]
 
 
-def test_no_more_often_than_asked(tmp_path):
+def test_no_more_often_than_configured(tmp_path):
     reward = InWorkers(slow_rewards.fails_twice, workers=1, retries=1)
     with pytest.raises(RuntimeError, match=r"\(attempts: 2\): it raised ConnectionError: try again"):
         reward(completions=["a"], folder=[str(tmp_path)])
 
 
-def test_failures_may_count_as_no_answer():
+def test_failures_may_count_as_none():
     reward = InWorkers(slow_rewards.obedient, workers=2, chunk_size=1, timeout=0.5, on_failure="none")
-    with pytest.warns(RuntimeWarning) as told:
+    with pytest.warns(RuntimeWarning) as warned:
         assert reward(completions=["a", "raise", "sleep", "die", "bb"]) == [1, None, None, None, 2]
-    assert [str(warning.message).partition(". ")[2] for warning in told] == [
+    assert [str(warning.message).partition(". ")[2] for warning in warned] == [
         f"{count} rows went without it so far." for count in (1, 2, 3)
     ]
     with pytest.warns(RuntimeWarning, match="4 rows went without"):
@@ -277,14 +277,14 @@ def test_where_nothing_fails_nothing_is_warned_of():
         assert InWorkers(slow_rewards.length, workers=1, on_failure="none")(completions=["a"]) == [1]
 
 
-def test_a_reward_that_a_worker_cannot_load_is_told():
+def test_a_reward_that_a_worker_cannot_load_is_an_error():
     reward = InWorkers(slow_rewards.LoadsNowhere(), workers=1, on_failure="none")
     with pytest.raises(RuntimeError, match=r"'loads_nowhere' could not be loaded .*raised OSError: no weights here"):
         reward(completions=["a"])
 
 
 def test_a_reward_of_ones_own_file_goes_to_workers(tmp_path):
-    path = tmp_path / "mine.py"
+    path = tmp_path / "own.py"
     path.write_text("def shout(completions, **columns):\n    return [float(t.isupper()) for t in completions]\n")
     reward = InWorkers(make_reward(f"{path}:shout"), workers=1)
     assert reward(completions=["A", "b"]) == [1.0, 0.0]
@@ -327,7 +327,7 @@ def test_a_program_leaves_no_worker_behind(sent, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: Cached("bleu"), "`reward` must be callable, got 'bleu'"),
         (lambda: Cached(BLEU(), size=0), "`size`.*got 0"),
@@ -341,8 +341,8 @@ def test_a_program_leaves_no_worker_behind(sent, tmp_path):
         (lambda: InWorkers(BLEU(), on_failure="ignore"), "`on_failure`.*got 'ignore'"),
     ],
 )
-def test_what_cannot_be_wrapped_is_refused(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_wrapped_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 

@@ -23,7 +23,7 @@ number = 3
 
 @pytest.fixture
 def own(tmp_path):
-    path = tmp_path / "mine.py"
+    path = tmp_path / "own.py"
     path.write_text(OWN)
     return str(path)
 
@@ -106,7 +106,7 @@ def test_an_attribute_of_a_module_is_a_reward():
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("blue", r"must be one of .*rougeL.*, got 'blue'\. Did you mean `bleu`\? Name your own"),
         ("", "must be one of bleu.*, got ''"),
@@ -127,8 +127,8 @@ def test_an_attribute_of_a_module_is_a_reward():
         ("lmrl.rewards.text:Lenght", "got 'Lenght'. Callables there: .*Length"),
     ],
 )
-def test_a_wrong_spec_is_refused_with_what_would_be_right(spec, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_spec_is_refused_with_what_would_be_right(spec, message):
+    with pytest.raises(ValueError, match=message):
         make_reward(spec)
 
 

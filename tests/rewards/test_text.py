@@ -167,7 +167,7 @@ REWARDS = [
 
 
 @pytest.mark.parametrize(("reward", "ends", "signature"), REWARDS)
-def test_it_says_its_range_and_signature_and_travels(reward, ends, signature):
+def test_it_has_its_range_and_signature_and_travels(reward, ends, signature):
     assert (reward.range, reward.signature) == (ends, signature)
     copy = pickle.loads(pickle.dumps(reward))
     chat = [{"role": "assistant", "content": "a"}]
@@ -175,7 +175,7 @@ def test_it_says_its_range_and_signature_and_travels(reward, ends, signature):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: LengthPenalty(-1, 4), "`max_length`.*got -1"),
         (lambda: LengthPenalty(4, 0), "`slack`.*got 0"),
@@ -191,6 +191,6 @@ def test_it_says_its_range_and_signature_and_travels(reward, ends, signature):
         (lambda: SlotCoverage(aliases={"a": {"b": "c"}}), r"`aliases` of a\[b\] must be a list"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_measured_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

@@ -59,7 +59,7 @@ def test_a_reward_counts_where_its_gate_is_open():
     assert reward.range == (-2.0, 4.0)
 
 
-def test_a_shut_gate_gives_what_it_is_told():
+def test_a_shut_gate_gives_otherwise():
     reward = Gate(Length(2), when=ExactMatch(), at_least=1, otherwise=-1)
     assert reward(completions=["a", "a"], references=["a", "b"]) == [0.5, -1.0]
     assert reward.range == (-1.0, 1.0)
@@ -76,7 +76,7 @@ def test_it_pickles(reward):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (lambda: Clipped(Length(2), 1, 1), "`low` must be below `high`, got 1 and 1"),
         (lambda: Clipped(Length(2), math.nan), "below"),
@@ -87,6 +87,6 @@ def test_it_pickles(reward):
         (lambda: Gate(Length(2), when="format"), "callables"),
     ],
 )
-def test_what_makes_no_sense_is_refused(wrong, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_makes_no_sense_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         wrong()

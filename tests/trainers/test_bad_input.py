@@ -324,7 +324,7 @@ def failing(
         ({"--temperature": "0"}, ["`temperature` must be above 0, got 0.0"]),
         ({"--top_k": "5"}, ["`top_k` must be 0 in training, got 5"]),
         ({"--rewards": "blue"}, ["got 'blue'", "Did you mean `bleu`?"]),
-        ({"--rewards": "mine.py:f"}, ["No file", "mine.py", "to take a reward from"]),
+        ({"--rewards": "mine.py:f"}, ["must exist", "mine.py"]),
         ({"--rewards": '{"length": {}}'}, ["'length' needs ['target']"]),
         ({"--rewards": '{"classifier": {"model": "./no", "label": 1}}'}, ["No classifier", "'./no'", "Give a hub id"]),
         ({"--rewards": "bleu", "--eval_metrics": "bleu"}, ["different names, got 'bleu' twice", "another `name`"]),
