@@ -1,65 +1,18 @@
-"""A contender of step.py, which starts this file: it sets up, then makes one step for each "go" it reads."""
+"""The child process of step.py: it sets up, then makes one step for each "go" that it reads."""
 
 import json
-import random
 import sys
 from typing import Any
 
 import torch
+from _common import NUM_GENERATIONS, Settings
 from _measure import DEVICE, Channel, StageClock
-from step import NUM_GENERATIONS, Settings
+from _models import load_model, make_model, random_prompts
 from torch import Tensor
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, TrainerCallback
+from transformers import AutoTokenizer, GPT2LMHeadModel, TrainerCallback
 
 BETA = 0.05
 LEARNING_RATE = 1e-6
-EOS_LOGIT = -40.0  # with this one, the EOS is sampled once in 1e22 tokens
-
-
-# -- the model -------------------------------------------------------------------------------------------------------
-
-
-def make_model(settings: Settings) -> None:
-    """Write a GPT-2 of random weights, which never samples its EOS, and a tokenizer of words "t0", "t1" ..."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    eos, pad = settings.vocabulary - 2, settings.vocabulary - 1
-    vocabulary = {f"t{index}": index for index in range(eos)} | {"<eos>": eos, "<pad>": pad}
-    words = Tokenizer(models.WordLevel(vocabulary))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<eos>", pad_token="<pad>", padding_side="left"
-    )
-    config = GPT2Config(
-        vocab_size=settings.vocabulary,
-        n_layer=settings.layers,
-        n_embd=settings.width,
-        n_head=settings.heads,
-        n_positions=max(1024, settings.prompt_length + settings.new_tokens),
-        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
-        **dict.fromkeys(("eos_token_id", "bos_token_id"), eos),
-        pad_token_id=pad,
-    )
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(config)
-    # A layer norm's output sums to 0, with a bias of ones to the width: so the logit of a constant row is a constant.
-    with torch.no_grad():
-        model.transformer.ln_f.bias.fill_(1.0)
-        model.transformer.wte.weight[eos:] = EOS_LOGIT / settings.width
-    model.save_pretrained(settings.folder)
-    tokenizer.save_pretrained(settings.folder)
-
-
-def load_model(settings: Settings) -> GPT2LMHeadModel:
-    """Returns the model in float32."""
-    return GPT2LMHeadModel.from_pretrained(settings.folder, dtype=torch.float32)
-
-
-def random_prompts(settings: Settings, count: int) -> list[list[int]]:
-    """Returns the ids of `count` prompts, the same for every contender."""
-    draw = random.Random(0)
-    return [[draw.randrange(settings.vocabulary - 2) for _ in range(settings.prompt_length)] for _ in range(count)]
 
 
 def share_of_even(completions: list[str], **_: Any) -> list[float]:
@@ -74,7 +27,8 @@ class Floor:
     """A step in plain torch, rewards drawn at random. In bf16 it decodes from a copy of the weights in bfloat16."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.clock = settings, StageClock()
+        self.settings = settings
+        self.clock = StageClock()
         self.bf16 = settings.precision == "bf16"
         self.policy = load_model(settings).to(DEVICE)
         # Not `requires_grad_(False)`: where no weight needs a gradient, torch 2.13 copies the LM head for every row
@@ -85,17 +39,17 @@ class Floor:
         self.prompts = torch.tensor(random_prompts(settings, settings.prompts), device=DEVICE)
 
     def step(self) -> dict[str, Any]:
-        """Returns the reply of one step."""
+        """Makes one step, and returns its reply."""
         self.clock.start()
         with self.clock.stage("generation"):
             ids = self._generate()
         with self.clock.stage("scoring"), torch.no_grad():
-            reference = self._logps(self.reference, ids).sum(1)
+            reference = self._log_probs(self.reference, ids).sum(1)
         self.clock.begin_update()
         self.policy.train()
-        logps = self._logps(self.policy, ids).sum(1)
-        rewards = torch.rand_like(reference) - BETA * (logps.detach() - reference)
-        loss = -((rewards - rewards.mean()) * logps).mean()
+        log_probs = self._log_probs(self.policy, ids).sum(1)
+        rewards = torch.rand_like(reference) - BETA * (log_probs.detach() - reference)
+        loss = -((rewards - rewards.mean()) * log_probs).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
         self.optimizer.step()
@@ -116,9 +70,10 @@ class Floor:
         sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "max_new_tokens": self.settings.new_tokens}
         return self.decoder.generate(input_ids=self.prompts, attention_mask=mask, **sampling)
 
-    def _logps(self, model: GPT2LMHeadModel, ids: Tensor) -> Tensor:
+    def _log_probs(self, model: GPT2LMHeadModel, ids: Tensor) -> Tensor:
         """The log-probabilities of the completions' tokens, (B, T)."""
-        prompt, length = self.settings.prompt_length, ids.shape[1]
+        prompt = self.settings.prompt_length
+        length = ids.shape[1]
         before = torch.arange(prompt - 1, length - 1, device=DEVICE)
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.bf16):
             logits = model(input_ids=ids, logits_to_keep=before, use_cache=False).logits
@@ -126,7 +81,7 @@ class Floor:
 
 
 def run_floor(settings: Settings, channel: Channel) -> None:
-    """Make the steps of plain torch."""
+    """Makes the steps of plain torch."""
     channel.mark_imports()
     floor = Floor(settings)
     channel.send_ready(floor.policy)
@@ -140,13 +95,15 @@ def run_floor(settings: Settings, channel: Channel) -> None:
 
 class Gate(TrainerCallback):
     """
-    Lets a trainer through one step at a time. What is logged after a step is not counted, for none of them.
+    Stops a trainer before each step until the parent sends "go". Logging after a step is not timed.
 
-    The reply to a step is sent when the next one waits, so that nothing goes on here while another contender runs.
+    The reply to a step is sent before the next one, so that nothing runs here while another contender does.
     """
 
     def __init__(self, channel: Channel, settings: Settings) -> None:
-        self.channel, self.settings, self.clock = channel, settings, StageClock()
+        self.channel = channel
+        self.settings = settings
+        self.clock = StageClock()
         self._reply: dict[str, Any] | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -163,8 +120,9 @@ class Gate(TrainerCallback):
         self._reply = self.clock.stop()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
-        """After each step: see that no completion ended early."""
-        length, unfinished = logs["completions/mean_length"], logs["completions/clipped_ratio"]
+        """After each step: checks that no completion ended early."""
+        length = logs["completions/mean_length"]
+        unfinished = logs["completions/clipped_ratio"]
         if length != self.settings.new_tokens or unfinished != 1.0:
             raise RuntimeError(f"Completions ended early: mean length {length}, unfinished {unfinished}.")
 
@@ -181,12 +139,12 @@ def trainer_classes(name: str) -> tuple[Any, Any]:
 
 
 def run_trainer(name: str, settings: Settings, channel: Channel) -> None:
-    """Make the steps of a trainer."""
+    """Makes the steps of a trainer."""
     from datasets import Dataset
 
     trainer_class, config_class = trainer_classes(name)
     channel.mark_imports()
-    own = {"reinforce": {"baseline": "leave_one_out"}, "ppo": {"critic": "shared"}}.get(name, {})
+    options = {"reinforce": {"baseline": "leave_one_out"}, "ppo": {"critic": "shared"}}.get(name, {})
     args = config_class(
         output_dir=f"{settings.folder}/{name}",
         max_steps=settings.steps + 1,  # before the last it waits to be ended: to end would disturb the next contender
@@ -205,7 +163,7 @@ def run_trainer(name: str, settings: Settings, channel: Channel) -> None:
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
-        **own,
+        **options,
     )
     rows = random_prompts(settings, 4 * settings.prompts)
     dataset = Dataset.from_dict({"prompt": [" ".join(f"t{token}" for token in row) for row in rows]})
@@ -223,7 +181,9 @@ def run_trainer(name: str, settings: Settings, channel: Channel) -> None:
 
 
 def main() -> None:
-    name, settings, channel = sys.argv[1], Settings(**json.loads(sys.argv[2])), Channel(int(sys.argv[3]))
+    name = sys.argv[1]
+    settings = Settings(**json.loads(sys.argv[2]))
+    channel = Channel(int(sys.argv[3]))
     torch.set_num_threads(settings.threads)
     if name == "model":
         make_model(settings)

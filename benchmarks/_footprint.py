@@ -1,4 +1,4 @@
-"""A variant of memory.py, which starts this file in a process for it: it trains, and says what it needs."""
+"""The child process of memory.py: it trains one variant, and prints its peak of memory."""
 
 import json
 import sys
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _contender import make_model, random_prompts
+from _common import Settings
 from _measure import DEVICE, peak_memory
+from _models import make_model, random_prompts
 from memory import VARIANTS, Variant
-from step import Settings
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
 
 
 def make_models(settings: Settings) -> None:
-    """Write the policy, a reward model of its size, and one that is an adapter on it; all with random weights."""
+    """Writes the policy, a reward model of its size, and one that is an adapter on it; all with random weights."""
     from peft import LoraConfig, get_peft_model
 
     make_model(settings)
@@ -69,7 +69,7 @@ def make_trainer(variant: Variant, settings: Settings) -> Any:
 
 
 def reset_peak() -> None:
-    """Forget the peak so far, which may be that of loading; where that cannot be done it counts too."""
+    """Forgets the peak so far, which may be that of loading; where that cannot be done it counts too."""
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif Path("/proc/self/clear_refs").exists():
@@ -90,7 +90,7 @@ def measure(variant: Variant, settings: Settings) -> dict[str, Any]:
     weights = list(trainer.model.parameters())
     return {
         "training": training - imported,
-        "whole": max(start, training) - imported,
+        "with_loading": max(start, training) - imported,
         "trained": sum(weight.numel() for weight in weights if weight.requires_grad),
         "reward": trainer.state.log_history[0]["reward"],
         "kl": trainer.state.log_history[0]["kl"],
@@ -99,7 +99,8 @@ def measure(variant: Variant, settings: Settings) -> dict[str, Any]:
 
 
 def main() -> None:
-    name, settings = sys.argv[1], Settings(**json.loads(sys.argv[2]))
+    name = sys.argv[1]
+    settings = Settings(**json.loads(sys.argv[2]))
     torch.set_num_threads(settings.threads)
     if name == "models":
         make_models(settings)

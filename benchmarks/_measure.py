@@ -1,4 +1,4 @@
-"""How a contender of step.py talks to its parent, and how it measures time and memory."""
+"""The pipe between step.py and its children, and the measurement of time and memory."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step import STAGES
+from _common import STAGES
 from torch import Tensor
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -27,21 +27,21 @@ class Channel:
         self._imported = 0
 
     def send(self, **message: Any) -> None:
-        """Send one reply, with the memory so far."""
+        """Sends one reply, with the memory so far."""
         memory = {"peak": peak_memory(), "imported": self._imported}
         print(json.dumps(message | memory), file=self._replies, flush=True)
 
     def wait_for_go(self) -> None:
-        """Returns when the parent says go, and ends the process when it hangs up."""
+        """Returns when the parent sends "go", and ends the process when the parent has closed the pipe."""
         if sys.stdin.readline().strip() != "go":
             raise SystemExit(0)
 
     def mark_imports(self) -> None:
-        """Call when all is imported and nothing is loaded."""
+        """Records the memory where everything is imported and nothing is loaded."""
         self._imported = 0 if DEVICE.type == "cuda" else peak_memory()
 
     def send_ready(self, model: torch.nn.Module) -> None:
-        """Tell the parent that the next thing is a step, and on what machine."""
+        """Sends that the next reply is a step, and the machine."""
         cuda = DEVICE.type == "cuda"
         self.send(
             kind=DEVICE.type,
@@ -73,7 +73,7 @@ def now() -> float:
 
 
 class StageClock:
-    """Where the time of a step goes, by the same stages for every contender."""
+    """Seconds of a step by stage, with the same stages for every contender."""
 
     def start(self) -> None:
         self._stages = dict.fromkeys(STAGES, 0.0)
@@ -86,7 +86,7 @@ class StageClock:
         self._stages[name] += now() - started
 
     def begin_update(self) -> None:
-        """From here to the end of the step is the update."""
+        """Marks the beginning of the update, which lasts until the end of the step."""
         self._update_started = now()
 
     def stop(self) -> dict[str, Any]:
@@ -98,8 +98,9 @@ class StageClock:
         return {"seconds": seconds, "stages": self._stages}
 
     def listen(self, trainer: Any) -> None:
-        """Time the stages of a trainer at the methods of TRL's that its stages begin and end with."""
-        generate, score = trainer._generate_single_turn, trainer._get_per_token_logps_and_entropies
+        """Times the stages of a trainer, at the methods of TRL that its stages begin and end with."""
+        generate = trainer._generate_single_turn
+        score = trainer._get_per_token_logps_and_entropies
         trainer._generate_single_turn = self._timed("generation", generate)
         trainer._get_per_token_logps_and_entropies = self._timed("scoring", score, unless=torch.is_grad_enabled)
         trainer._calculate_rewards = self._timed("reward", trainer._calculate_rewards)

@@ -1,4 +1,4 @@
-"""The texts that rewards.py scores: like those of training, and the same in every run."""
+"""The texts of rewards.py: like those of training, and the same in every run."""
 
 import json
 import os
@@ -27,19 +27,21 @@ class Texts:
 
 def sentences(rows: int, per_row: int, passes: int) -> Texts:
     """Returns short texts with several references: the E2E development set, or else the demo corpus."""
+    source = "demo corpus"
+    records = demo_rows("train")
     if E2E.is_file():
-        source, records = "E2E dev", [json.loads(line) for line in E2E.read_text(encoding="utf-8").splitlines()]
-    else:
-        source, records = "demo corpus", demo_rows("train")
+        source = "E2E dev"
+        records = [json.loads(line) for line in E2E.read_text(encoding="utf-8").splitlines()]
     return _with_completions(source, [row["references"] for row in records[:rows]], per_row, passes)
 
 
 def summaries(rows: int, per_row: int, passes: int) -> Texts:
     """Returns texts of 200 words, each sentence on its line: TinyStories, or else sentences of the demo corpus."""
+    source = "demo corpus"
+    stories = [row["references"][0] for row in demo_rows("train")]
     if STORIES.is_file():
-        source, stories = "TinyStories", json.loads(STORIES.read_text(encoding="utf-8"))
-    else:
-        source, stories = "demo corpus", [row["references"][0] for row in demo_rows("train")]
+        source = "TinyStories"
+        stories = json.loads(STORIES.read_text(encoding="utf-8"))
     words = " ".join(stories).split()
     starts = range(0, len(words) - SUMMARY_WORDS, SUMMARY_WORDS)
     texts = [SENTENCE_END.sub("\n", " ".join(words[start : start + SUMMARY_WORDS])) for start in starts]
@@ -50,7 +52,8 @@ def _with_completions(source: str, references: list[list[str]], per_row: int, pa
     rng = random.Random(0)
 
     def row(index: int) -> list[str]:
-        own, next_row = references[index], references[(index + 1) % len(references)]
+        own = references[index]
+        next_row = references[(index + 1) % len(references)]
         return [_written_like(rng.choice(own), rng.choice(next_row), rng) for _ in range(per_row)]
 
     return Texts(source, references, [[row(index) for index in range(len(references))] for _ in range(passes)])

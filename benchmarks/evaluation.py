@@ -1,12 +1,12 @@
-"""What it costs to score a corpus with each metric, and to say how sure the scores are, on one core.
+"""Seconds to score a corpus with each metric, for its confidence interval and for a comparison, on one core.
 
     python benchmarks/evaluation.py train.jsonl                # 10,000 completions of 8 references
     python benchmarks/evaluation.py train.jsonl --rows 200     # seconds, to see that it runs
 
 The file has a row with `references` (a list of texts) on each line. A completion is another reference of its row with
 two words left out, or of the next row for every fourth: near hits and misses, as models write them. Rows with too few
-references get those of the next row as well; where the file has less rows than asked for, they come again in the same
-order, too far apart for what is cached of their references to be found.
+references get those of the next row as well; where the file has fewer rows than --rows, they come again in the same
+order, too far apart for a cache of their references to help.
 """
 
 import argparse
@@ -19,27 +19,25 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from _common import add_names, add_numbers, make_parser
+
 from lmrl.evaluation import Corpus, bootstrap_interval, compare, score_completions
 from lmrl.evaluation.metrics import METRICS, REFERENCE_METRICS
 
 
 def parse() -> argparse.Namespace:
     """Returns the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("file", type=Path, help="rows with references, one JSON object per line")
-    parser.add_argument("--rows", type=int, default=10_000, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--references", type=int, default=8, metavar="N", help="per row (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="draws (default: %(default)s)")
-    parser.add_argument("--trials", type=int, default=10_000, metavar="N", help="swaps (default: %(default)s)")
-    parser.add_argument("--metrics", type=_names, default=list(METRICS), metavar="A,B", help=", ".join(METRICS))
+    numbers: dict[str, tuple[int | None, str]] = {
+        "rows": (10_000, "completions"),
+        "references": (8, "references of each"),
+        "samples": (1000, "bootstrap samples of an interval"),
+        "trials": (10_000, "swaps of a comparison"),
+    }
+    add_numbers(parser, numbers)
+    add_names(parser, "--metrics", METRICS)
     return parser.parse_args()
-
-
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := set(names) - set(METRICS):
-        raise argparse.ArgumentTypeError(f"no metric is called {', '.join(sorted(unknown))}")
-    return names
 
 
 def corpus(arguments: argparse.Namespace, seed: int) -> tuple[list[str], list[list[str]]]:

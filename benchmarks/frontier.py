@@ -1,10 +1,10 @@
-"""What reward costs in KL: one recipe at several betas, as a table and a picture, beside a reward that is constant.
+"""The KL that a reward costs: one recipe at several betas, as a table and a picture, beside a constant reward.
 
     python benchmarks/frontier.py --config recipes/configs/tinystories_sentiment.yaml --betas 0.02 0.1 0.5
     python benchmarks/frontier.py --recipe ppo_gen --betas 0.02 0.2 --out runs/frontier -- --max_steps 20
 
-What stands behind `--` goes to the recipe. `<out>/frontier.svg` shows the metric against the KL. The control
-trains on a reward that is 0 for every text: what moves there is not the reward's doing.
+Arguments behind `--` are the recipe's. `<out>/frontier.svg` shows the metric against the KL. The control trains on a
+reward that is 0 for every text: a score that moves there is not moved by the reward.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from lmrl.evaluation import Evaluation, as_text, read_json, scatter
 
-ROOT = Path(__file__).resolve().parents[1]
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 CONTROL = "def constant(completions, **columns):\n    return [0.0] * len(completions)\n"
 COLUMNS = ("kl", "perplexity", "distinct2", "repetition", "length", "unfinished")
 
 
 def main() -> None:
-    """Train at each beta, and print and draw what came of it."""
+    """Trains at each beta, then prints and plots the scores."""
     args = _arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     control = args.out / "control.py"
@@ -47,15 +47,16 @@ def main() -> None:
 
 
 def _train(args: argparse.Namespace, settings: list[str], folder: Path) -> None:
-    """Runs the recipe, whose words go into a file; they are shown if it fails."""
+    """Runs the recipe, whose output goes into a file; its end is shown if the recipe fails."""
     config = ["--config", str(args.config)] if args.config else []
-    command = [sys.executable, str(ROOT / "recipes" / f"{args.recipe}.py"), *config, *args.rest, *settings]
+    path = args.recipe if args.recipe.endswith(".py") else str(RECIPES / f"{args.recipe}.py")
+    command = [sys.executable, path, *config, *args.rest, *settings]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "run.log").open("w", encoding="utf-8") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
-        words = (folder / "run.log").read_text(encoding="utf-8").strip().split("\n")[-5:]
-        sys.exit("\n".join([*words, f"error: {' '.join(command)} failed; its words are in {folder / 'run.log'}"]))
+        lines = (folder / "run.log").read_text(encoding="utf-8").strip().split("\n")[-5:]
+        sys.exit("\n".join([*lines, f"error: {' '.join(command)} failed. Its output is in {folder / 'run.log'}."]))
 
 
 def _table(evaluations: Mapping[str, Evaluation], names: list[str]) -> str:
@@ -70,7 +71,7 @@ def _table(evaluations: Mapping[str, Evaluation], names: list[str]) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="reinforce_gen", choices=("reinforce_gen", "ppo_gen"))
+    parser.add_argument("--recipe", default="reinforce_gen", help="name of a recipe, or the path of a script like it")
     parser.add_argument("--config", type=Path, help="YAML file of the recipe; default: the recipe's demo")
     parser.add_argument("--betas", type=float, nargs="+", default=[0.02, 0.1, 0.5], help="KL coefficients")
     parser.add_argument("--metric", help="score on the picture's vertical axis; default: the first of --eval_metrics")

@@ -1,5 +1,5 @@
 """
-How much memory full PPO takes with four models, and with LoRA the more of them share one set of base weights.
+Peak memory of PPO with four models, and with LoRA where more and more of them share one set of base weights.
 
     python benchmarks/memory.py                            # GPT-2 small in float32
     python benchmarks/memory.py --layers 2 --width 128     # half a minute, to see that it runs
@@ -7,7 +7,7 @@ How much memory full PPO takes with four models, and with LoRA the more of them 
 
 Each variant trains two steps of PPO in a process of its own, with a policy, a reference, a critic and a reward model
 of the same size with random weights, AdamW, and few short completions: what is compared is weights, gradients and
-optimiser states. The peak is that of the steps, less what the imports take; loading has a column of its own. On a CPU
+optimizer states. The peak is that of the steps, less that of the imports; loading has a column of its own. On a CPU
 it is the largest resident size of the process, on a GPU the largest size of tensors.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from step import Settings, environment_of_children
+from _common import Settings, add_names, add_numbers, aligned, child_environment, make_parser, write_results
 
 CHILD = Path(__file__).with_name("_footprint.py")
 # glibc would keep freed tensors of up to 32 MiB, and the size of the process would be that of its leavings.
@@ -40,7 +40,7 @@ class Variant:
 
 
 VARIANTS = {
-    "full": Variant("all four models, the policy trained whole", lora=False),
+    "full": Variant("all four models, all weights trained", lora=False),
     "lora": Variant("LoRA, all four models", reference_shared=False),
     "reference": Variant("LoRA, reference = adapter off"),
     "critic_adapter": Variant("  + critic = its own adapter", critic="adapter"),
@@ -55,9 +55,9 @@ VARIANTS = {
 
 def parse() -> argparse.Namespace:
     """Returns the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(VARIANTS), metavar="A,B", help="some of %(default)s")
-    numbers = {
+    parser = make_parser(__doc__)
+    add_names(parser, "--only", VARIANTS)
+    numbers: dict[str, tuple[int | None, str]] = {
         "layers": (12, "layers of the models"),
         "width": (768, "hidden size"),
         "vocabulary": (50257, "tokens"),
@@ -66,27 +66,14 @@ def parse() -> argparse.Namespace:
         "new_tokens": (16, "tokens of each completion"),
         "threads": (1, "threads of torch"),
     }
-    for name, (default, text) in numbers.items():
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)")
+    add_numbers(parser, numbers)
     parser.add_argument("--cpu", action="store_true", help="run on the CPU where there is a GPU")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured there")
-    arguments = parser.parse_args()
-    arguments.only = arguments.only.split(",")
-    if unknown := set(arguments.only) - set(VARIANTS):
-        parser.error(f"no variant is called {', '.join(sorted(unknown))}")
-    return arguments
-
-
-def settings_for(arguments: argparse.Namespace, folder: str) -> Settings:
-    """Returns what the children are told."""
-    own = {"folder": folder, "precision": "fp32", "steps": 2, "heads": max(arguments.width // 64, 1)}
-    given = {name: value for name, value in vars(arguments).items() if name in Settings.__annotations__}
-    return Settings(**(given | own))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements there")
+    return parser.parse_args()
 
 
 def run_child(name: str, settings: Settings, environment: dict[str, str]) -> dict[str, Any]:
-    """Returns what a child says in its last line."""
+    """Returns the JSON in the last line of a child's output."""
     done = subprocess.run(
         [sys.executable, str(CHILD), name, json.dumps(asdict(settings))],
         capture_output=True,
@@ -96,8 +83,7 @@ def run_child(name: str, settings: Settings, environment: dict[str, str]) -> dic
     )
     if done.returncode:
         raise SystemExit(f"error: {name} ended with status {done.returncode}:\n{done.stderr[-3000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -106,21 +92,19 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     rows = [["", "training, MiB", "ratio", "with loading, MiB", "ratio", "trained parameters"]]
     for name, result in results.items():
         figures = []
-        for peak in ("training", "whole"):
+        for peak in ("training", "with_loading"):
             figures += [f"{result[peak] / 2**20:.0f}", f"{result[peak] / first[peak]:.2f}"]
         rows.append([VARIANTS[name].what, *figures, f"{result['trained'] / 1e6:.1f}M"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
-    )
+    return aligned(rows)
 
 
 def main() -> None:
     arguments = parse()
-    environment = environment_of_children(arguments) | RETURN_MEMORY
+    environment = child_environment(arguments.threads, arguments.cpu) | RETURN_MEMORY
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="lmrl-benchmark-") as folder:
-        settings = settings_for(arguments, folder)
+        heads = max(arguments.width // 64, 1)
+        settings = Settings.from_arguments(arguments, folder=folder, precision="fp32", steps=2, heads=heads)
         run_child("models", settings, environment)
         for name in arguments.only:
             results[name] = run_child(name, settings, environment)
@@ -130,9 +114,7 @@ def main() -> None:
         f"{arguments.vocabulary}, float32; {arguments.prompts} completions a step, {arguments.prompt_length} + "
         f"{arguments.new_tokens} tokens.\n\n{table(results)}"
     )
-    if arguments.json:
-        told = {name: value for name, value in vars(arguments).items() if name != "json"}
-        arguments.json.write_text(json.dumps({"arguments": told, "results": results}, indent=2) + "\n")
+    write_results(arguments.json, arguments, results)
 
 
 if __name__ == "__main__":

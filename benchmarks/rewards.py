@@ -1,9 +1,9 @@
-"""How fast the rewards are, next to the library that defines each: the same texts, one core, the same scores.
+"""Speed of the rewards beside the library that defines each: the same texts, one core, the same scores.
 
     python benchmarks/rewards.py                            # a few minutes
     python benchmarks/rewards.py --only bleu,rougeL --json speed.json
 
-Texts are scored in small batches, ours and the library's in turn, so that a machine that is slower for a while is so
+Texts are scored in small batches, by lmrl and the library in turn, so that a machine that is slower for a while is so
 for both, and what counts is the processor's time. Each round begins with empty caches, the library's included, and
 has two passes: in the first, the references of each row are new and come with several completions, as in training; in
 the second, the same references come back with other completions, as in a later epoch. Ratios are medians over the
@@ -13,7 +13,6 @@ rounds. Slow metrics have fewer rows. Scores that differ by more than 1e-9 are a
 import argparse
 import functools
 import gc
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
+from _common import add_names, add_numbers, aligned, make_parser, write_results
 from _texts import Texts, sentences, summaries
 from nltk.translate.gleu_score import sentence_gleu
 from nltk.translate.meteor_score import meteor_score
@@ -38,7 +38,7 @@ BATCH = 16  # rows scored at a time
 CACHING = ("lmrl", "nltk", "rouge_score", "sacrebleu")
 PASSES = ("new", "known")  # the references
 LEGEND = """\
-Completions scored per second of processor time, and how many times faster ours are. new: the references are seen for
+Completions scored per second of processor time, and how many times faster lmrl is. new: the references are seen for
 the first time in this pass; known: they were in an earlier one. difference: the largest of two scores."""
 NO_WORDNET = SimpleNamespace(synsets=lambda word: [])  # METEOR without synonyms
 Scorer = Callable[[str, list[str]], list[float]]
@@ -46,9 +46,9 @@ Scorer = Callable[[str, list[str]], list[float]]
 
 @dataclass(frozen=True)
 class Contest:
-    """Our rewards, and how the library scores a completion with each of them; both made anew in every round."""
+    """Rewards of lmrl, and how the library scores a completion with each; both are made anew in every round."""
 
-    ours: Callable[[], list[Reward]]
+    rewards: Callable[[], list[Reward]]
     library: Callable[[], Scorer]
     texts: Callable[[int, int, int], Texts] = sentences
     fewer: int = 1  # times fewer rows, where the library is slow
@@ -91,8 +91,8 @@ def _nltk(score: Callable[..., float]) -> Scorer:
 
 
 def _rouge(*names: str, stem: bool = True, **options: Any) -> Contest:
-    ours = [functools.partial(Rouge, name, use_stemmer=stem) for name in names]
-    return Contest(lambda: [make() for make in ours], lambda: _rouge_score(list(names), stem), **options)
+    makers = [functools.partial(Rouge, name, use_stemmer=stem) for name in names]
+    return Contest(lambda: [make() for make in makers], lambda: _rouge_score(list(names), stem), **options)
 
 
 CONTESTS = {
@@ -116,7 +116,7 @@ CONTESTS = {
 
 
 def clear_caches() -> None:
-    """Empty every `lru_cache` of ours and of the libraries, which keep tokenised texts as we do."""
+    """Empties every `lru_cache` of lmrl and of the libraries, which keep tokenized texts too."""
     for thing in gc.get_objects():
         if type(thing) is functools._lru_cache_wrapper and str(thing.__module__).split(".")[0] in CACHING:
             thing.cache_clear()
@@ -130,85 +130,69 @@ def timed(call: Callable[[], list[list[float]]]) -> tuple[float, list[list[float
 
 
 def one_pass(rewards: list[Reward], library: Scorer, data: Texts, which: int) -> tuple[float, float, float]:
-    """Returns the seconds of ours and of the library, and the largest difference of two scores."""
-    mine = theirs = largest = 0.0
+    """Returns the seconds of lmrl and of the library, and the largest difference of two scores."""
+    lmrl_seconds = 0.0
+    library_seconds = 0.0
+    largest = 0.0
     for start in range(0, len(data.references), BATCH):
         rows = zip(data.completions[which][start : start + BATCH], data.references[start : start + BATCH], strict=True)
         pairs = [(text, references) for group, references in rows for text in group]
         columns = {"completions": [text for text, _ in pairs], "references": [references for _, references in pairs]}
         seconds, scores = timed(lambda given=columns: [reward(**given) for reward in rewards])
-        mine += seconds
+        lmrl_seconds += seconds
         seconds, expected = timed(lambda given=pairs: [library(*pair) for pair in given])
-        theirs += seconds
-        for ours, row in zip(zip(*scores, strict=True), expected, strict=True):
-            largest = max(largest, *(abs(a - b) for a, b in zip(ours, row, strict=True)))
-    return mine, theirs, largest
+        library_seconds += seconds
+        for own, row in zip(zip(*scores, strict=True), expected, strict=True):
+            largest = max(largest, *(abs(a - b) for a, b in zip(own, row, strict=True)))
+    return lmrl_seconds, library_seconds, largest
 
 
 def measure(contest: Contest, data: Texts, rounds: int) -> dict[str, Any]:
     """Returns a row of the table: for each pass the texts per second and the ratio, and the largest difference."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in PASSES}
     largest = 0.0
-    one_pass(contest.ours(), contest.library(), contest.texts(1, 1, 1), 0)  # imports what is imported on first use
+    one_pass(contest.rewards(), contest.library(), contest.texts(1, 1, 1), 0)  # for the imports on first use
     for _ in range(rounds):
         clear_caches()
-        rewards, library = contest.ours(), contest.library()
+        rewards = contest.rewards()
+        library = contest.library()
         for which, name in enumerate(PASSES):
-            mine, theirs, difference = one_pass(rewards, library, data, which)
-            seconds[name].append((mine, theirs))
+            lmrl_seconds, library_seconds, difference = one_pass(rewards, library, data, which)
+            seconds[name].append((lmrl_seconds, library_seconds))
             largest = max(largest, difference)
     texts = sum(map(len, data.completions[0]))
     row: dict[str, Any] = {"texts": f"{data.source}, {len(data.references)} rows", "difference": largest}
     for name, pairs in seconds.items():
         row[name] = {
-            "ours": median(texts / mine for mine, _ in pairs),
-            "library": median(texts / theirs for _, theirs in pairs),
-            "ratio": median(theirs / mine for mine, theirs in pairs),
+            "lmrl": median(texts / own for own, _ in pairs),
+            "library": median(texts / other for _, other in pairs),
+            "ratio": median(other / own for own, other in pairs),
         }
     return row
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Returns the aligned table."""
-    columns = [f"{name}: {column}" for name in PASSES for column in ("ours/s", "library/s", "ratio")]
+    columns = [f"{name}: {column}" for name in PASSES for column in ("lmrl/s", "library/s", "ratio")]
     rows = [["", "texts", *columns, "difference"]]
     for name, row in results.items():
-        cells = [(f"{row[p]['ours']:.0f}", f"{row[p]['library']:.0f}", f"{row[p]['ratio']:.1f}") for p in PASSES]
+        cells = [(f"{row[p]['lmrl']:.0f}", f"{row[p]['library']:.0f}", f"{row[p]['ratio']:.1f}") for p in PASSES]
         rows.append([name, row["texts"], *(cell for group in cells for cell in group), f"{row['difference']:.0e}"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = [[row[0].ljust(widths[0]), row[1].ljust(widths[1])] for row in rows]
-    right = [[*map(str.rjust, row[2:], widths[2:])] for row in rows]
-    return "\n".join("  ".join(start + end) for start, end in zip(left, right, strict=True))
+    return aligned(rows, left=2)
 
 
 def parse() -> argparse.Namespace:
     """Returns the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def number(flag: str, default: int, text: str) -> None:
-        parser.add_argument(flag, type=_positive, default=default, metavar="N", help=f"{text} (default: %(default)s)")
-
-    parser.add_argument(
-        "--only", type=_names, default=list(CONTESTS), metavar="A,B", help=f"some of {','.join(CONTESTS)}"
-    )
-    number("--rows", 60, "rows of references, fewer of slow metrics")
-    number("--completions", 4, "completions of each row in a pass")
-    number("--rounds", 3, "times that all is measured")
+    parser = make_parser(__doc__)
+    add_names(parser, "--only", CONTESTS)
+    numbers: dict[str, tuple[int | None, str]] = {
+        "rows": (60, "rows of references, fewer of slow metrics"),
+        "completions": (4, "completions of each row in a pass"),
+        "rounds": (3, "repetitions of all measurements"),
+    }
+    add_numbers(parser, numbers)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return int(text)
-
-
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := set(names) - set(CONTESTS):
-        raise argparse.ArgumentTypeError(f"no contest is called {', '.join(sorted(unknown))}")
-    return names
 
 
 def main() -> None:
@@ -220,8 +204,7 @@ def main() -> None:
         results[name] = measure(contest, data, arguments.rounds)
         print(f"{name}: {results[name]['new']['ratio']:.1f} x", file=sys.stderr)
     print(f"{arguments.completions} completions of each row.\n\n{table(results)}\n\n{LEGEND}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(arguments.json, arguments, results)
     if different := [name for name, row in results.items() if not row["difference"] <= EXACT]:
         raise SystemExit(f"error: scores differ by more than {EXACT:.0e} from the library's: {', '.join(different)}")
 

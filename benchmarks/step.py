@@ -1,4 +1,4 @@
-"""What one training step costs: plain torch, TRL's RLOO, and lmrl's REINFORCE and PPO on the same random model.
+"""Seconds and memory of a training step: plain torch, TRL's RLOO, lmrl's REINFORCE and PPO on one random model.
 
     python benchmarks/step.py                             # GPT-2 small in float32
     python benchmarks/step.py --precision both --json cost.json
@@ -7,7 +7,7 @@
 Each contender lives in a process of its own and makes one step at a time in turn (A B C D A B C D ...), so that a
 machine that is slower for a while is so for all of them. The first rounds are thrown away; ratios are medians of the
 ratios within a round. All have a reference model, AdamW and 16 completions of 32 tokens: the model never samples its
-EOS, and every step is checked. `floor` is what it takes without any trainer: `generate`, a pass of the reference, a
+EOS, and every step is checked. `floor` has no trainer: `generate`, a pass of the reference, a
 pass of the policy and back, clipping, AdamW.
 """
 
@@ -18,12 +18,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from _common import (
+    NUM_GENERATIONS,
+    STAGES,
+    Settings,
+    add_names,
+    add_numbers,
+    aligned,
+    child_environment,
+    make_parser,
+    write_results,
+)
 
 CHILD = Path(__file__).with_name("_contender.py")
 CONTENDERS = {
@@ -32,10 +43,8 @@ CONTENDERS = {
     "reinforce": "lmrl.ReinforceTrainer",
     "ppo": "lmrl.PPOTrainer",
 }
-STAGES = ("generation", "scoring", "reward", "update", "other")
 PRECISIONS = ("fp32", "bf16")
-NUM_GENERATIONS = 4
-PAUSE = 0.3  # seconds; the threads of a contender that has just answered spin for a while
+PAUSE = 0.3  # seconds; the threads of a contender that has just made a step spin for a while
 LEGEND = """\
 seconds: median of a step. /floor, /TRL: median over the rounds of the ratio within a round.
 peak: {memory}.
@@ -47,42 +56,25 @@ MEMORY = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a contender is told. `folder` holds the model and its tokenizer."""
-
-    folder: str
-    precision: str
-    threads: int
-    steps: int
-    layers: int
-    width: int
-    heads: int
-    vocabulary: int
-    prompts: int
-    prompt_length: int
-    new_tokens: int
-
-
 class Contender:
-    """A child process that makes a step when told to. Used as a context manager, it ends with the context."""
+    """A child process that makes one step at a time. Used as a context manager, it ends with the context."""
 
     def __init__(self, name: str, settings: Settings, environment: dict[str, str]) -> None:
         self.name = name
         self._log = Path(settings.folder) / f"{name}-{settings.precision}.log"
-        replies, theirs = os.pipe()
-        command = [sys.executable, str(CHILD), name, json.dumps(asdict(settings)), str(theirs)]
+        replies, child_end = os.pipe()
+        command = [sys.executable, str(CHILD), name, json.dumps(asdict(settings)), str(child_end)]
         with self._log.open("w") as log:  # what trainers print; the protocol has a pipe of its own
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                pass_fds=[theirs],
+                pass_fds=[child_end],
                 env=environment,
                 text=True,
             )
-        os.close(theirs)
+        os.close(child_end)
         self._replies = os.fdopen(replies)
 
     def __enter__(self) -> "Contender":
@@ -111,69 +103,31 @@ class Contender:
 
 def parse() -> argparse.Namespace:
     """Returns the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def number(flag: str, default: int | None, text: str, least: int = 1) -> None:
-        parser.add_argument(flag, type=_at_least(least), default=default, metavar="N", help=text)
-
+    parser = make_parser(__doc__)
     parser.add_argument("--precision", choices=(*PRECISIONS, "both"), default="fp32", help="(default: %(default)s)")
-    parser.add_argument(
-        "--only", type=_names, default=list(CONTENDERS), metavar="A,B", help=f"some of {','.join(CONTENDERS)}"
-    )
-    number("--repeats", 5, "rounds that count (default: %(default)s)")
-    number("--warmup", 1, "rounds thrown away before them (default: %(default)s)")
-    number("--threads", os.cpu_count(), "threads of torch (default: all cores, %(default)s)")
-    number("--layers", 12, "layers of the model (default: %(default)s)")
-    number("--width", 768, "hidden size (default: %(default)s)")
-    number("--heads", None, "attention heads (default: one for each 64 of the width)")
-    number("--vocabulary", 50257, "tokens, the last two being EOS and padding (default: %(default)s)", least=16)
-    number("--prompts", 16, f"completions in a step, a multiple of {NUM_GENERATIONS} (default: %(default)s)", least=4)
-    number("--prompt-length", 24, "tokens of each prompt (default: %(default)s)")
-    number("--new-tokens", 32, "tokens of each completion (default: %(default)s)")
+    add_names(parser, "--only", CONTENDERS)
+    numbers: dict[str, tuple[int | None, str]] = {
+        "repeats": (5, "rounds that count"),
+        "warmup": (1, "rounds before them that do not"),
+        "threads": (os.cpu_count(), "threads of torch"),
+        "layers": (12, "layers of the model"),
+        "width": (768, "hidden size"),
+        "heads": (None, "attention heads (default: one for each 64 of the width)"),
+        "prompt_length": (24, "tokens of each prompt"),
+        "new_tokens": (32, "tokens of each completion"),
+    }
+    add_numbers(parser, numbers)
+    add_numbers(parser, {"vocabulary": (50257, "tokens, the last two are EOS and padding")}, least=16)
+    add_numbers(parser, {"prompts": (16, f"completions in a step, a multiple of {NUM_GENERATIONS}")}, least=4)
     parser.add_argument("--cpu", action="store_true", help="run on the CPU where there is a GPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement of every round there")
     arguments = parser.parse_args()
     arguments.heads = arguments.heads or max(arguments.width // 64, 1)
     if arguments.prompts % NUM_GENERATIONS:
-        parser.error(f"--prompts {arguments.prompts} is not a multiple of {NUM_GENERATIONS}")
+        parser.error(f"--prompts must be a multiple of {NUM_GENERATIONS}, got {arguments.prompts}")
     if arguments.width % arguments.heads:
-        parser.error(f"--width {arguments.width} is not a multiple of --heads {arguments.heads}")
+        parser.error(f"--width must be a multiple of --heads {arguments.heads}, got {arguments.width}")
     return arguments
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        return int(text)
-
-    return number
-
-
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := set(names) - set(CONTENDERS):
-        raise argparse.ArgumentTypeError(f"no contender is called {', '.join(sorted(unknown))}")
-    return [name for name in CONTENDERS if name in names]
-
-
-def settings_for(arguments: argparse.Namespace, precision: str, folder: str) -> Settings:
-    """Returns what the contenders of a precision are told."""
-    own = {"folder": folder, "precision": precision, "steps": arguments.warmup + arguments.repeats}
-    given = {name: value for name, value in vars(arguments).items() if name in Settings.__annotations__}
-    return Settings(**(given | own))
-
-
-def environment_of_children(arguments: argparse.Namespace) -> dict[str, str]:
-    """Returns the environment: as many threads for each library, one GPU at most, nothing from the net."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(arguments.threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(CHILD.parents[1]), os.environ.get("PYTHONPATH")])),
-    }
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    return environment | {"CUDA_VISIBLE_DEVICES": "" if arguments.cpu else first}
 
 
 def race(arguments: argparse.Namespace, settings: Settings, environment: dict[str, str]) -> dict[str, Any]:
@@ -206,7 +160,7 @@ def summarise(contenders: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str
     def ratio(name: str, base: str) -> float | None:
         if base not in seconds:
             return None
-        return median(mine / other for mine, other in zip(seconds[name], seconds[base], strict=True))
+        return median(own / other for own, other in zip(seconds[name], seconds[base], strict=True))
 
     return {
         name: {
@@ -236,9 +190,7 @@ def table(summary: dict[str, dict[str, Any]], on_gpu: bool) -> str:
                 *(f"{row['stages'][stage]:.3f}" for stage in STAGES),
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
-    return "\n".join("  ".join(cells) for cells in aligned)
+    return aligned(rows)
 
 
 def headline(arguments: argparse.Namespace, precision: str, machine: dict[str, Any]) -> str:
@@ -255,20 +207,21 @@ def headline(arguments: argparse.Namespace, precision: str, machine: dict[str, A
 def main() -> None:
     arguments = parse()
     precisions = PRECISIONS if arguments.precision == "both" else (arguments.precision,)
-    environment = environment_of_children(arguments)
+    environment = child_environment(arguments.threads, arguments.cpu)
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="lmrl-benchmark-") as folder:
-        with Contender("model", settings_for(arguments, precisions[0], folder), environment) as maker:
+        steps = arguments.warmup + arguments.repeats
+        settings = Settings.from_arguments(arguments, folder=folder, precision=precisions[0], steps=steps)
+        with Contender("model", settings, environment) as maker:
             maker.receive()
         for precision in precisions:
-            measured = race(arguments, settings_for(arguments, precision, folder), environment)
-            summary, machine = summarise(measured["contenders"]), measured["machine"]
+            measured = race(arguments, replace(settings, precision=precision), environment)
+            summary = summarise(measured["contenders"])
+            machine = measured["machine"]
             results[precision] = {"machine": machine, "summary": summary, "rounds": measured["contenders"]}
             print(f"{headline(arguments, precision, machine)}\n\n{table(summary, machine['kind'] == 'cuda')}\n")
     print(LEGEND.format(memory=MEMORY[machine["kind"]]))
-    if arguments.json:
-        told = {name: value for name, value in vars(arguments).items() if name != "json"}
-        arguments.json.write_text(json.dumps({"arguments": told, "results": results}, indent=2) + "\n")
+    write_results(arguments.json, arguments, results)
 
 
 if __name__ == "__main__":

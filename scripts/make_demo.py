@@ -1,8 +1,8 @@
-"""Build the model of the embedded demo task: `python scripts/make_demo.py` (three minutes on two cores).
+"""Builds the model of the embedded demo task: `python scripts/make_demo.py` (three minutes on two cores).
 
 Writes a byte-level BPE tokenizer and a two-layer GPT-2 into lmrl/data/demo. The model is trained on the demo corpus
-*as a hurried crowd would have written it*: half of the time it forgets the season, the sight, or whether dogs may
-come; now and then it says a wrong value or rambles. So the model writes fluently, but leaves things out, like a real
+*as hurried annotators would have written it*: half of the time it forgets the season, the sight, or whether dogs may
+come; now and then it writes a wrong value or rambles. So the model writes fluently, but leaves things out, like a real
 model that was fine-tuned on real data; that leaves work for a reward, which is measured against the clean references.
 """
 

@@ -29,7 +29,6 @@ FORBIDDEN = {
 EXCEPT = re.compile(r"\w*per_token_logps\w*|whole[ _](?:numbers?|words?)\b|\bwhole:")
 # Occurrences that are not mended yet, by folder: these numbers may only go down.
 TODAY: dict[str, int] = {
-    "benchmarks": 64,
     "lmrl": 21,
     "lmrl/core": 53,
     "lmrl/data": 16,
@@ -38,9 +37,7 @@ TODAY: dict[str, int] = {
     "lmrl/models": 29,
     "lmrl/trainers": 124,
     "recipes": 16,
-    "scripts": 3,
     "tests": 97,
-    "tests/benchmarks": 3,
     "tests/core": 27,
     "tests/data": 21,
     "tests/engines": 35,
