@@ -14,15 +14,13 @@ def classification_scores(predicted: Sequence[int], labels: Sequence[int], commo
     predictions: a rare label counts as much as a common one.
 
     Args:
-        predicted (list of `int`):
-            Predicted indices of labels.
-        labels (list of `int`):
-            The correct ones.
+        predicted, labels (list of `int`):
+            Predicted and correct indices of labels.
         commonest (`int`):
             The commonest label of the training rows.
 
     Returns:
-        `dict` with `accuracy` (value, low, high), `macro_f1` and `commonest_label_accuracy`.
+        `dict` with `rows`, `accuracy` (value, low, high), `macro_f1` and `commonest_label_accuracy`.
 
     Raises:
         ValueError: if there are no rows, or the numbers differ.

@@ -104,7 +104,9 @@ def bootstrap_interval(
     Raises:
         `ValueError`: if an argument is out of its range.
     """
-    _check(confidence, samples=samples)
+    check_at_least(1, samples=samples)
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must be in (0, 1), got {confidence}. Write 0.95 for 95%.")
     score = score if isinstance(score, Score) else mean_score("", "", score, None)
     kept = _applies(score)
     if score.pooling is None or kept.sum() < 2:
@@ -144,17 +146,9 @@ def clustered_interval(
     return bootstrap_interval(pooled_score("", "", "mean", statistics, None, None), samples=samples, seed=seed)
 
 
-def compare(
-    before: Score,
-    after: Score,
-    *,
-    samples: int = 1000,
-    trials: int = 10_000,
-    confidence: float = 0.95,
-    seed: int = SEED,
-) -> Difference:
+def compare(before: Score, after: Score, *, samples: int = 1000, trials: int = 10_000, seed: int = SEED) -> Difference:
     """
-    Returns the difference of two scores of a metric, with its interval by the paired bootstrap and its p-value by
+    Returns the difference of two scores of a metric, with its 95% interval by the paired bootstrap and its p-value by
     approximate randomization.
 
     For the interval, both checkpoints are scored on the same draws of rows, so that what makes a row hard for both
@@ -174,13 +168,13 @@ def compare(
             does not apply in either are left out of both.
         samples, trials (`int`, *optional*, default to `1000` and `10_000`):
             Draws of the bootstrap, and trials of the randomization.
-        confidence, seed:
+        seed (`int`, *optional*, defaults to `12345`):
             As for [`bootstrap_interval`].
 
     Raises:
         `ValueError`: if the scores are not of the same metric and number of rows, or an argument is out of its range.
     """
-    _check(confidence, samples=samples, trials=trials)
+    check_at_least(1, samples=samples, trials=trials)
     if before.pooling is None or after.pooling is None:  # rows do not add up, or the file has no statistics
         return Difference(after.value - before.value, math.nan, math.nan, math.nan, math.nan, rows=0)
     pooling, old, new = _paired_statistics(before, after)
@@ -189,7 +183,7 @@ def compare(
         return Difference(effect, math.nan, math.nan, math.nan, math.nan, rows=len(old))
     drawn_old = bootstrap_values(pooling, old, samples=samples, seed=seed)
     drawn_new = bootstrap_values(pooling, new, samples=samples, seed=seed)
-    low, high = _percentiles(drawn_new - drawn_old, confidence)
+    low, high = _percentiles(drawn_new - drawn_old)
     one, other = swapped_values(pooling, old, new, trials=trials, seed=seed)
     p = _p_value(np.abs(other - one), effect)
     return Difference(effect, low, high, p, p, rows=len(old))
@@ -247,7 +241,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _percentiles(values: Array, confidence: float) -> tuple[float, float]:
+def _percentiles(values: Array, confidence: float = 0.95) -> tuple[float, float]:
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
@@ -282,9 +276,3 @@ def _paired_statistics(before: Score, after: Score) -> tuple[str, Array, Array]:
     both = applies_before & applies_after
     old, new = (np.asarray(score.statistics or np.empty((0, 1)), dtype=np.float64) for score in (before, after))
     return before.pooling, old[both], new[both]
-
-
-def _check(confidence: float, **counts: int) -> None:
-    check_at_least(1, **counts)
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be in (0, 1), got {confidence}. Write 0.95 for 95%.")

@@ -37,9 +37,6 @@ def divergence(
         tokenizer, prompts, completions, batch_size:
             As for [`perplexity`]; the tokenizer is that of both models.
 
-    Returns:
-        `dict` of two [`Score`].
-
     Raises:
         `ValueError`: if the two models have different numbers of tokens.
     """

@@ -14,15 +14,6 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Promp
     Returns the token ids of the prompts as in training: texts as the tokenizer encodes them, messages by the chat
     template with the generation prompt added. An empty prompt becomes the beginning-of-sequence token.
 
-    Args:
-        tokenizer (`transformers.PreTrainedTokenizerBase`):
-            The model's tokenizer.
-        prompts (list of `str`, or list of lists of messages):
-            The prompts.
-
-    Returns:
-        list of lists of `int`, one per prompt, none of them empty.
-
     Raises:
         `ValueError`: if a prompt is empty and the tokenizer has no beginning-of-sequence token.
     """

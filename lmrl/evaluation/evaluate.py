@@ -131,7 +131,7 @@ def measure_completions(
     length_unit: str = "tokens|eos:included",
 ) -> Evaluation:
     """
-    Returns the metrics of completions that exist already: of this run, of a file, of another system.
+    Returns the evaluation of completions that exist already, of a file or another system, with one row score each.
 
     Args:
         completions (list of [`Completion`]):
@@ -140,9 +140,6 @@ def measure_completions(
             As for [`evaluate_model`].
         length_unit (`str`, *optional*, defaults to `"tokens|eos:included"`):
             Unit of the lengths: `"words"` if [`read_outputs`] had no tokenizer.
-
-    Returns:
-        [`Evaluation`] with one row score per completion.
 
     Raises:
         `ValueError`: as for [`evaluate_model`].

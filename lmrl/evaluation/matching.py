@@ -15,10 +15,6 @@ def matched(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
 
     An evaluation without row ids (an old file) is taken to have its rows in that order.
 
-    Args:
-        evaluations (`dict` of [`Evaluation`]):
-            Evaluations by label.
-
     Raises:
         `ValueError`: if two are of different rows.
     """

@@ -14,7 +14,7 @@ METRICS: dict[str, Callable[[str, Corpus], Score]] = {**REFERENCE_METRICS, **TEX
 
 def score_completions(corpus: Corpus, metrics: Sequence[str] | None = None) -> dict[str, Score]:
     """
-    Returns the metrics of a corpus by name.
+    Returns the scores of a corpus by the names of the metrics, in their order.
 
     Each is made of statistics summed over the rows, so that it can be resampled, except those that count over all
     rows at once (`distinct1`, `distinct2`, `self_bleu`). Any reward function is a metric too, if it is one of the
@@ -44,9 +44,6 @@ def score_completions(corpus: Corpus, metrics: Sequence[str] | None = None) -> d
             The completions, with their references, prompts and lengths.
         metrics (list of `str`, *optional*):
             Names of the metrics to compute; by default all that apply: those with references only if there are some.
-
-    Returns:
-        `dict` of [`Score`] by name, in the order of `metrics`.
 
     Raises:
         `ValueError`: if a metric is unknown, or needs references that are missing.

@@ -22,7 +22,7 @@ def read_outputs(
     path: str | os.PathLike[str], rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase | None" = None
 ) -> list[Completion]:
     """
-    Returns the completions in a file, in the order of the rows.
+    Returns the completions in a file, one per row, in the order of the rows; all count as finished.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -32,9 +32,6 @@ def read_outputs(
             The rows that were completed; an `"id"` is that of their column `id`.
         tokenizer (`transformers.PreTrainedTokenizerBase`, *optional*):
             Counts the length of a text, with the token that ends it; by default its words are counted.
-
-    Returns:
-        list of [`Completion`], one per row; all count as finished, since a file does not contain that.
 
     Raises:
         `ValueError`: if the file has another number of texts than there are rows, a line is not such an object, or
@@ -52,13 +49,11 @@ def read_outputs(
         raise ValueError(
             f"{str(path)!r} must have one line for each of {len(rows)} rows, got {len(texts)}. Write them in order."
         )
-    return [Completion(row, 0, text, _length(text, tokenizer), True) for row, text in enumerate(texts)]
-
-
-def _length(text: str, tokenizer: "PreTrainedTokenizerBase | None") -> int:
     if tokenizer is None:
-        return len(text.split())
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1  # the end, as of a generated text
+        lengths = [len(text.split()) for text in texts]
+    else:  # with the token that ends a text, as of a generated one
+        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in texts]
+    return [Completion(row, 0, text, lengths[row], True) for row, text in enumerate(texts)]
 
 
 def _texts_by_row(path: Path, lines: list[str], rows: Sequence[Row]) -> list[str]:

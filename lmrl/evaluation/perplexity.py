@@ -26,8 +26,8 @@ def perplexity(
     Returns `exp(-sum log p(token | prompt, tokens before) / number of tokens)` over the tokens of all completions.
 
     The texts are tokenized anew, so that the model may have another tokenizer than the one that generated them; the
-    end-of-sequence token counts if the completion finished. Row scores are the perplexities of single completions
-    (NaN for one without a token).
+    end-of-sequence token counts if the completion finished. Row scores are the perplexities of single completions,
+    NaN for one without a token; so is the value if none has one.
 
     Args:
         model (`transformers.PreTrainedModel` or `peft.PeftModel`):
@@ -41,9 +41,6 @@ def perplexity(
         batch_size (`int`, *optional*, defaults to `8`):
             Completions per forward pass. Only the logits of completion positions are computed: `batch_size` times
             completion length times vocabulary.
-
-    Returns:
-        [`Score`] named `perplexity`; its value is NaN if no completion has a token.
 
     Raises:
         `ValueError`: if there are no completions, or one does not fit into the model's positions.

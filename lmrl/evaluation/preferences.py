@@ -5,15 +5,16 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lmrl.rewards import completion_text
 from lmrl.utils import check_at_least
 
 from .comparison import Interval, clustered_interval
+from .statistics import Array
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,6 @@ def calibration_bins(margins: Sequence[float], bins: int = 10) -> list[Calibrati
     Raises:
         ValueError: if there are no pairs, a margin is not finite, or `bins` is less than 1.
     """
-    import numpy as np
-
     check_at_least(1, bins=bins)
     values = _checked(margins)
     confidence = 1 / (1 + np.exp(-np.abs(values)))
@@ -79,11 +78,6 @@ def longer_is_chosen(chosen_lengths: Sequence[int], rejected_lengths: Sequence[i
     Raises:
         ValueError: if there are no pairs, or the numbers differ.
     """
-    if len(chosen_lengths) != len(rejected_lengths):
-        raise ValueError(
-            f"`chosen_lengths` must have one entry per pair, got {len(chosen_lengths)} for "
-            f"{len(rejected_lengths)} rejected ones."
-        )
     differences = [float(c - r) for c, r in zip(chosen_lengths, rejected_lengths, strict=True)]
     return float(_correct(_checked(differences)).mean())
 
@@ -131,16 +125,12 @@ def evaluate_preferences(
     }
 
 
-def _correct(margins: "NDArray[np.float64]") -> "NDArray[np.float64]":
+def _correct(margins: Array) -> Array:
     """Returns 1 for a positive margin, 0 for a negative one and 1/2 for 0."""
-    import numpy as np
-
     return (np.sign(margins) + 1) / 2
 
 
-def _checked(margins: Sequence[float]) -> "NDArray[np.float64]":
-    import numpy as np
-
+def _checked(margins: Sequence[float]) -> Array:
     values = np.asarray(margins, dtype=np.float64)
     if len(values) == 0 or not np.isfinite(values).all():
         raise ValueError(f"`margins` must be at least 1 and finite, got {list(map(float, values[:5]))}.")

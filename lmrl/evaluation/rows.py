@@ -14,11 +14,7 @@ Row: TypeAlias = Mapping[str, Any]
 
 def checked_rows(rows: "Dataset | Sequence[Row]") -> list[Row]:
     """
-    Returns rows as a list, after checking them.
-
-    Args:
-        rows (`datasets.Dataset` or list of `dict`):
-            Rows with `"prompt"` and, all or none of them, `"references"`.
+    Returns rows as a list, after checking that they have `"prompt"` and, all or none of them, `"references"`.
 
     Raises:
         `ValueError`: if there are no rows, or a row lacks a column.

@@ -43,7 +43,7 @@ class Score:
 
 def mean_score(name: str, signature: str, values: Sequence[float | None], higher_is_better: bool | None) -> Score:
     """
-    Returns the score whose value is the mean of its row scores.
+    Returns the score whose value is the mean of its row scores, NaN if no row has one.
 
     Args:
         name (`str`), signature (`str`), higher_is_better (`bool`, *optional*):
@@ -51,9 +51,6 @@ def mean_score(name: str, signature: str, values: Sequence[float | None], higher
         values (list of `float` or `None`):
             One per row; `None` is left out of the mean and becomes NaN. If one is infinite the score has no
             statistics, and so no interval.
-
-    Returns:
-        [`Score`], its value NaN if no row has one.
     """
     row_scores = [math.nan if value is None else float(value) for value in values]
     applicable = [value for value in row_scores if not math.isnan(value)]
@@ -89,7 +86,8 @@ def per_prompt(score: Score, num_samples: int) -> Score:
     """
     if num_samples == 1:
         return score
-    row_scores, statistics = score.row_scores, score.statistics
+    row_scores = score.row_scores
+    statistics = score.statistics
     if row_scores is not None:
         starts = range(0, len(row_scores), num_samples)
         row_scores = [mean_score("", "", row_scores[i : i + num_samples], None).value for i in starts]
