@@ -30,7 +30,6 @@ def test_a_name_a_function_a_configuration_and_rows_are_enough(
     trainer = trainer_class(str(demo_model_path()), brevity, config, as_rows(prompts))
     trainer.train()
     rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-    assert len(rewards) == 8
     assert rewards[-1] > rewards[0] + 3  # words
 
 

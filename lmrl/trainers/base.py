@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
@@ -58,7 +59,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             Functions of `prompts`, `completions` and the dataset's columns.
         args ([`PolicyGradientConfig`]):
             Configuration. The trainer works on a copy of it.
-        train_dataset ([`~datasets.Dataset`]):
+        train_dataset ([`~datasets.Dataset`] or list of `dict`):
             Rows with a `"prompt"` and the columns that the rewards read.
         held_out_metrics (`Callable`, *optional*):
             What [`~transformers.Trainer.evaluate`] measures: a function of the policy that returns metrics by name,
@@ -92,8 +93,10 @@ class PolicyGradientTrainer(RLOOTrainer):
         held_out_metrics: Callable[[PreTrainedModel], dict[str, float]] | None = None,
         **kwargs: Any,
     ) -> None:
+        train_dataset = _as_dataset(train_dataset)
+        kwargs["eval_dataset"] = _as_dataset(kwargs.get("eval_dataset"))
         rewards = checked_rewards(reward_funcs)
-        startup_checks.check_columns(rewards, train_dataset, kwargs.get("eval_dataset"))
+        startup_checks.check_columns(rewards, train_dataset, kwargs["eval_dataset"])
         if args.should_save:
             checkpointing.check_writable(args.output_dir)
         if isinstance(model, str):
@@ -563,3 +566,8 @@ class PolicyGradientTrainer(RLOOTrainer):
         # A checkpoint of DeepSpeed or FSDP has the complete module, with the critic: what they have loaded is shards.
         if self.has_critic and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             models.load_critic(self.critic, folder)
+
+
+def _as_dataset(rows: Any) -> Any:
+    """Returns rows given as a list of `dict` as a dataset, and others as they are."""
+    return Dataset.from_list(rows) if isinstance(rows, list) else rows
