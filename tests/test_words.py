@@ -29,23 +29,15 @@ FORBIDDEN = {
 EXCEPT = re.compile(r"\w*per_token_logps\w*|whole[ _](?:numbers?|words?)(?![a-z])|\bwhole:")
 # Occurrences that are not mended yet, by folder: these numbers may only go down.
 TODAY: dict[str, int] = {
-    "lmrl": 21,
-    "lmrl/core": 53,
-    "lmrl/data": 16,
-    "lmrl/envs": 4,
-    "lmrl/evaluation": 62,
-    "lmrl/models": 29,
-    "lmrl/trainers": 124,
-    "recipes": 16,
-    "tests": 97,
-    "tests/core": 27,
-    "tests/data": 21,
-    "tests/engines": 35,
-    "tests/envs": 1,
-    "tests/evaluation": 33,
-    "tests/invariants": 15,
-    "tests/models": 26,
-    "tests/trainers": 125,
+    "lmrl": 1,
+    "lmrl/core": 3,
+    "lmrl/trainers": 2,
+    "tests": 26,
+    "tests/core": 9,
+    "tests/engines": 2,
+    "tests/evaluation": 5,
+    "tests/invariants": 1,
+    "tests/trainers": 112,
 }
 
 # From Python 3.12 on the text of an f-string is a token of its own.
