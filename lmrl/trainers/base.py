@@ -84,6 +84,11 @@ class PolicyGradientTrainer(RLOOTrainer):
     reported_settings: tuple[str, ...] = ("num_iterations", "epsilon", "normalize_advantages")
     model_card: str | None = None
 
+    # The same facts under TRL's names.
+    _name = property(lambda self: self.name)
+    _paper = property(lambda self: {"citation": self.citation})
+    _tag_names = property(lambda self: ["trl", "lmrl", self.name.lower()])
+
     def __init__(
         self,
         model: str | PreTrainedModel,
@@ -152,13 +157,6 @@ class PolicyGradientTrainer(RLOOTrainer):
             models.offer_base_model(self._base_model, [reward.reward_func for reward in self.reward_funcs])
         with self.gathered_policy() as policy:
             self.has_critic = self.create_critic(policy) is not None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Gives TRL the algorithm's facts under its own names."""
-        super().__init_subclass__(**kwargs)
-        cls._name = cls.name
-        cls._tag_names = ["trl", "lmrl", cls.name.lower()]
-        cls._paper = {"citation": cls.citation}
 
     # -- to be implemented by subclasses -----------------------------------------------------------------------------
 

@@ -1,29 +1,78 @@
-"""What lmrl relies on in TRL. A test that fails here says which seam has moved; nothing else should."""
+"""The seams of TRL and transformers that lmrl builds on. A failure here names the seam that has moved."""
 
+import ast
 import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 import trl
 from datasets import Dataset
-from training import PROMPTS
+from packaging.requirements import Requirement
+from training import PROMPTS, make_trainer
+from transformers import Trainer
+from transformers.integrations import deepspeed
 from transformers.utils import ModelOutput
 from trl import RLOOConfig, RLOOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import FusedCausalLMOutput, get_callable_name, is_async_callable, shuffle_sequence_dict
 
-LISTENED = {
-    "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
-    "_generate_and_score_completions": ["inputs"],
-    "_compute_loss": ["model", "inputs"],
-    "_generate_single_turn": ["prompt_ids", "images", "multimodal_fields"],
-    "_tokenize_prompts": ["prompts"],
+from lmrl.trainers import PolicyGradientTrainer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Every method that PolicyGradientTrainer overrides, with its parameters after `self`.
+OVERRIDDEN: dict[str, str] = {
+    "_calculate_rewards": "inputs prompts completions completion_ids_list",
+    "_compute_loss": "model inputs",
+    "_generate_and_score_completions": "inputs",
+    "_generate_single_turn": "prompt_ids images multimodal_fields",
+    "_get_grad_norm": "model grad_norm",
+    "_get_output_dir": "trial",
+    "_get_per_token_logps_and_entropies": "model input_ids attention_mask logits_to_keep batch_size compute_entropy "
+    "compute_aux_loss pixel_values image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles "
+    "image_sizes token_type_ids mm_token_type_ids image_position_ids",
+    "_get_train_sampler": "dataset",
+    "_load_best_model": "",
+    "_load_from_checkpoint": "resume_from_checkpoint model",
+    "_load_optimizer_and_scheduler": "checkpoint",
+    "_load_rng_state": "checkpoint",
+    "_push_from_checkpoint": "checkpoint_folder",
+    "_run_epoch": "model epoch train_dataloader steps_in_epoch num_update_steps_per_epoch trial ignore_keys_for_eval "
+    "start_time resume_from_checkpoint epochs_trained steps_trained_in_current_epoch",
+    "_save": "output_dir state_dict",
+    "_save_checkpoint": "model trial",
+    "create_model_card": "model_name dataset_name tags",
+    "create_optimizer": "model",
+    "evaluation_loop": "dataloader description prediction_loss_only ignore_keys metric_key_prefix",
+    "log": "logs start_time",
+    "save_model": "output_dir _internal_call",
+    "train": "resume_from_checkpoint trial ignore_keys_for_eval",
+    "training_step": "model inputs num_items_in_batch",
 }
-READ = [
-    "beta", "ref_model", "temperature", "eos_token_ids", "reward_weights", "reward_clip_range", "num_generations",
-    "num_generations_eval", "num_iterations", "epsilon_low", "epsilon_high", "generation_config", "_metrics", "_logs",
-    "_step", "_buffered_inputs", "log_completions", "_dist", "_tokenizer", "max_completion_length",
+# Every private name that lmrl.trainers reads beside, with its owner; a trainer has its own once it has trained.
+PRIVATE: dict[str, Any] = {
+    "_buffered_inputs": RLOOTrainer,
+    "_forward_pre_hooks": torch.nn.Module(),
+    "_globalstep_last_logged": RLOOTrainer,
+    "_hf_deepspeed_config_weak_ref": deepspeed,
+    "_iter_named_params": VLLMGeneration,
+    "_logs": RLOOTrainer,
+    "_metrics": RLOOTrainer,
+    "_name_or_path": transformers.PretrainedConfig(),
+    "_step": RLOOTrainer,
+    "_tokenize_prompts": RLOOTrainer,
+    "_tokenizer": RLOOTrainer,
+    "_tr_loss": RLOOTrainer,
+}
+# Public attributes that a trainer of TRL has.
+PUBLIC = [
+    "accelerator", "args", "beta", "callback_handler", "control", "eos_token_ids", "epsilon_high", "epsilon_low",
+    "generation_config", "is_deepspeed_enabled", "is_fsdp_enabled", "log_completions", "model", "model_wrapped",
+    "num_generations", "num_generations_eval", "num_iterations", "processing_class", "ref_model", "reward_clip_range",
+    "reward_funcs", "reward_weights", "state", "temperature", "train_dataset", "use_vllm",
 ]  # fmt: skip
 
 
@@ -67,43 +116,73 @@ def _listener(path: str, folder: Path, **overrides: Any) -> Listener:
     return Listener(path, reward, _args(folder, **overrides), dataset)
 
 
-def test_the_version_is_the_one_that_was_read() -> None:
-    assert trl.__version__.startswith("1.16"), "lmrl was written against TRL 1.16: read the seams again"
+@pytest.mark.parametrize("module", [trl, transformers])
+def test_the_version_is_bounded_above_by_the_one_that_was_read(module: Any) -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    line = next(line for line in project.splitlines() if line.strip().startswith(f'"{module.__name__}>'))
+    bounds = Requirement(line.strip(' ,"')).specifier
+    major, minor, *_ = module.__version__.split(".")
+    assert bounds.contains(module.__version__), f"read the seams again for {module.__name__} {module.__version__}"
+    assert not bounds.contains(f"{major}.{int(minor) + 1}.0")
 
 
-@pytest.mark.parametrize("method", LISTENED)
-def test_a_seam_takes_the_arguments_it_took(method: str) -> None:
-    taken = list(inspect.signature(getattr(RLOOTrainer, method)).parameters)[1:]
-    assert taken == LISTENED[method], f"RLOOTrainer.{method} now takes {taken}: PolicyGradientTrainer listens there"
+def test_every_override_is_in_the_table() -> None:
+    inherited = {name for name in {*dir(RLOOTrainer), *dir(Trainer)} if not name.startswith("__")}
+    assert vars(PolicyGradientTrainer).keys() & inherited == {*OVERRIDDEN, "_name", "_paper", "_tag_names"}
 
 
-def test_the_norm_of_the_gradients_is_asked_for_before_the_update() -> None:
-    assert list(inspect.signature(RLOOTrainer._get_grad_norm).parameters) == ["self", "model", "grad_norm"]
+@pytest.mark.parametrize("method", OVERRIDDEN)
+def test_a_seam_has_the_parameters_it_had(method: str) -> None:
+    parameters = list(inspect.signature(getattr(RLOOTrainer, method)).parameters)[1:]
+    assert parameters == OVERRIDDEN[method].split()
+
+
+def test_every_private_name_that_is_read_is_in_the_table() -> None:
+    read, own = set(), set()
+    for path in (ROOT / "lmrl" / "trainers").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                read.add(node.attr)
+                if isinstance(node.ctx, ast.Store) and not hasattr(RLOOTrainer, node.attr):
+                    own.add(node.attr)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                own.add(node.target.id)
+    own -= set(PRIVATE)
+    assert read - own == set(PRIVATE)
+
+
+def test_the_names_that_are_read_are_there(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = _listener(gpt2_path, tmp_path)
+    trainer.train()
+    owners = {name: trainer if owner is RLOOTrainer else owner for name, owner in PRIVATE.items()}
+    owners |= dict.fromkeys(PUBLIC, trainer)
+    assert [name for name, owner in owners.items() if not hasattr(owner, name)] == []
+
+
+def test_the_norm_of_the_gradients_is_computed_before_the_update() -> None:
     source = inspect.getsource(RLOOTrainer._run_epoch)
     assert source.index("self._get_grad_norm(") < source.index("self.optimizer.step()"), "the guard would be too late"
 
 
-def test_log_probabilities_are_asked_for_by_model_ids_mask_and_length() -> None:
-    taken = list(inspect.signature(RLOOTrainer._get_per_token_logps_and_entropies).parameters)[1:6]
-    assert taken == ["model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"]
+def test_trl_gets_the_facts_of_the_algorithm(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer("ppo", gpt2_path, tmp_path)
+    assert (trainer._name, trainer._tag_names) == ("PPO", ["trl", "lmrl", "ppo"])
+    assert trainer._paper == {"citation": trainer.citation}
+    trainer.create_model_card()
+    assert "Proximal Policy Optimization Algorithms" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_attributes_that_are_read_are_there(gpt2_path: str, tmp_path: Path) -> None:
-    trainer = _listener(gpt2_path, tmp_path)
-    missing = [name for name in READ if not hasattr(trainer, name)]
-    assert not missing, f"RLOOTrainer has no {missing} any more"
-
-
-def test_a_rollout_is_scored_by_the_policy_first_and_then_by_the_reference(gpt2_path: str, tmp_path: Path) -> None:
+def test_a_rollout_has_ids_and_masks_and_rewards_are_gathered(gpt2_path: str, tmp_path: Path) -> None:
     trainer = _listener(gpt2_path, tmp_path)
     trainer.train()
-    assert trainer.models[:2] == [trainer.model, trainer.ref_model], "the order of the passes has changed"
     assert trainer.rewards.shape == (8, 1), "rewards are no longer (N over all processes, functions)"
     keys = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "old_logps", "advantages"}
     assert keys <= trainer.rollout.keys(), f"the rollout has lost {keys - trainer.rollout.keys()}"
 
 
-def test_without_beta_no_reference_is_asked(gpt2_path: str, tmp_path: Path) -> None:
+def test_without_beta_no_reference_is_run(gpt2_path: str, tmp_path: Path) -> None:
     trainer = _listener(gpt2_path, tmp_path, beta=0.0)
     trainer.train()
     assert trainer.ref_model is None and trainer.models[0] is trainer.model
@@ -168,15 +247,15 @@ def test_the_output_class_is_a_model_output() -> None:
     assert {"log_probs", "entropy"} <= set(FusedCausalLMOutput.__dataclass_fields__)
 
 
-def test_names_of_rewards_and_async_ones_are_told_as_they_were() -> None:
+def test_names_of_rewards_and_async_ones_are_found_as_they_were() -> None:
     async def later(**_: Any) -> list[float]:
         return []
 
     class Reward:
-        __name__ = "mine"
+        __name__ = "named"
 
         def __call__(self, **_: Any) -> list[float]:
             return []
 
-    assert (get_callable_name(Reward()), get_callable_name(later)) == ("mine", "later")
+    assert (get_callable_name(Reward()), get_callable_name(later)) == ("named", "later")
     assert is_async_callable(later) and not is_async_callable(Reward())
