@@ -42,6 +42,7 @@ def make_trainer(
     own = ("peft_config", "callbacks", "eval_dataset", "held_out_metrics")
     rest = {name: overrides.pop(name) for name in own if name in overrides}
     dataset = overrides.pop("train_dataset", None)
+    on_config = overrides.pop("on_config", None)
     defaults: dict[str, Any] = {
         "output_dir": str(folder),
         "use_cpu": True,
@@ -58,10 +59,13 @@ def make_trainer(
         "beta": 0.05,
         "max_steps": 2,
     }
+    config = config_class(**{**defaults, **overrides})
+    if on_config is not None:
+        on_config(config)
     trainer = trainer_class(
         model,
         reward,
-        config_class(**{**defaults, **overrides}),
+        config,
         Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]) if dataset is None else dataset,
         **rest,
     )

@@ -52,7 +52,7 @@ class PolicyGradientTrainer(RLOOTrainer):
     6. `loss` is computed for each batch of the rollout, and the optimizer makes a step.
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+        model (`str` or `Path` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Policy. The reference is a frozen copy of it as given; with LoRA it is the model without the new adapter.
             `args.reference_model_name_or_path` names another.
         reward_funcs (`Callable` or `list[Callable]`):
@@ -91,7 +91,7 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | Path | PreTrainedModel,
         reward_funcs: Any,
         args: PolicyGradientConfig,
         train_dataset: Any = None,
@@ -104,7 +104,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         startup_checks.check_columns(rewards, train_dataset, kwargs["eval_dataset"])
         if args.should_save:
             checkpointing.check_writable(args.output_dir)
-        if isinstance(model, str):
+        if isinstance(model, str | Path):
             options = dict(args.model_init_kwargs or {})
             if kwargs.get("processing_class") is None:
                 kwargs["processing_class"] = models.load_tokenizer(model, revision=options.get("revision", "main"))
