@@ -50,7 +50,7 @@ def test_a_sweep_of_ppo_is_killed_and_goes_on(recipe: Recipe, tmp_path: Path) ->
     measured = ("--eval_strategy", "steps", "--eval_steps", "1", "--num_generations", "2")
     command = (
         *("--recipe", "ppo_gen", "--space", RATES, "--objective", "bleu", "--max_kl", "0.05", "--trials", "4"),
-        *("--workers", "2", "--startup_trials", "2", "--output_dir", "out", "--", *SHORT, *measured),
+        *("--workers", "2", "--startup_trials", "6", "--seed", "1", "--output_dir", "out", "--", *SHORT, *measured),
     )
     process = subprocess.Popen([sys.executable, str(ROOT / "recipes" / "sweep.py"), *command])
     try:
