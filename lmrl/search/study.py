@@ -26,7 +26,7 @@ from .space import as_argv
 OVER_MAX_KL = "over max_kl"
 _INTERRUPTED = "interrupted"
 _POLL_SECONDS = 0.2
-_SAMPLING = Lock()
+_SAMPLING = Lock()  # a study has one sampler: one trial at a time draws from it
 
 
 class TrialFailed(Exception):
