@@ -122,7 +122,8 @@ def check_flags(script: Path, arguments: list[str]) -> None:
     """Checks that a benchmark knows each flag."""
     source = script.read_text(encoding="utf-8")
     for flag in (word for word in arguments if word.startswith("--")):
-        assert f'"{flag}"' in source, f"{script} has no {flag}"
+        name = flag.removeprefix("--").replace("-", "_")
+        assert f'"{flag}"' in source or f'"{name}": (' in source, f"{script} has no {flag}"
 
 
 @pytest.mark.parametrize(("page", "line"), commands())
