@@ -1,16 +1,13 @@
 """Evaluation of checkpoints: completions, corpus metrics with signatures, intervals, reports."""
 
-from .classification import classification_scores, interval_as_text
+from .classifiers import classification_scores, evaluate_preferences, interval_as_text
 from .comparison import Difference, Interval, bootstrap_interval, compare, compare_all, holm
-from .corpus import Corpus
-from .divergence import divergence
 from .evaluate import Evaluation, evaluate_model, measure_completions
 from .evaluator import Evaluator, FrozenModels
 from .generation import Completion, Decoding, generate_completions
+from .likelihood import divergence, perplexity
 from .metrics import score_completions
 from .outputs import read_outputs
-from .perplexity import perplexity
-from .preferences import evaluate_preferences
 from .reporting.card import write_card
 from .reporting.charts import scatter
 from .reporting.curves import read_log
@@ -19,7 +16,7 @@ from .reporting.page import write_page
 from .reporting.report import report
 from .reporting.serialization import read_json, to_json, write_json
 from .reporting.tables import as_text, samples_table, scores_table, show
-from .scores import Score, per_prompt
+from .scores import Corpus, Score
 from .store import CompletionStore
 
 __all__ = [
@@ -47,7 +44,6 @@ __all__ = [
     "holm",
     "interval_as_text",
     "measure_completions",
-    "per_prompt",
     "perplexity",
     "read_json",
     "read_log",

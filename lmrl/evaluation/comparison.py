@@ -266,13 +266,12 @@ def _paired_statistics(before: Score, after: Score) -> tuple[str, Array, Array]:
             f"`before` and `after` must be scores of one metric, got {before.name!r} pooled by {before.pooling!r} and "
             f"{after.name!r} by {after.pooling!r}. Evaluate both checkpoints with the same metric."
         )
-    applies_before = _applies(before)
-    applies_after = _applies(after)
-    if len(applies_before) != len(applies_after):
+    applies = [_applies(before), _applies(after)]
+    if len(applies[0]) != len(applies[1]):
         raise ValueError(
-            f"`before` and `after` must have the same rows, got {len(applies_before)} and {len(applies_after)} of "
+            f"`before` and `after` must have the same rows, got {len(applies[0])} and {len(applies[1])} of "
             f"{before.name!r}. Evaluate both checkpoints on the same rows."
         )
-    both = applies_before & applies_after
     old, new = (np.asarray(score.statistics or np.empty((0, 1)), dtype=np.float64) for score in (before, after))
+    both = applies[0] & applies[1]
     return before.pooling, old[both], new[both]

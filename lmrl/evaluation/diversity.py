@@ -11,8 +11,7 @@ from lmrl import rewards
 from lmrl.rewards.bleu import MAX_ORDER, corpus_bleu
 from lmrl.rewards.grams import ngrams, occurrences
 
-from .corpus import Corpus
-from .scores import Score, mean_score
+from .scores import Corpus, Score, mean_score
 
 SELF_BLEU_TEXTS = 500
 SELF_BLEU_SEED = 0  # of the choice of these texts

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lmrl.distributed import on_main
 from lmrl.rewards import call_reward, reward_name
 
-from .corpus import Corpus
-from .divergence import divergence
 from .generation import Completion, Decoding, generate_completions
+from .likelihood import divergence, perplexity
 from .metrics import score_completions
-from .perplexity import perplexity
 from .rows import Row, checked_rows, row_ids
-from .scores import Score, mean_score, per_prompt
+from .scores import Corpus, Score, mean_score, per_prompt
 from .store import CompletionStore
 
 if TYPE_CHECKING:

@@ -57,24 +57,14 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least(
-            1,
-            max_new_tokens=self.max_new_tokens,
-            num_beams=self.num_beams,
-            num_samples=self.num_samples,
-            batch_size=self.batch_size,
-        )
-        if self.temperature <= 0:
-            raise ValueError(
-                f"`temperature` must be above 0, got {self.temperature}. Use `do_sample=False` for greedy decoding."
-            )
+        check_at_least(1, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams)
+        check_at_least(1, num_samples=self.num_samples, batch_size=self.batch_size)
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature` must be above 0, got {self.temperature}. Greedy is `do_sample=False`.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}. 1 keeps all tokens.")
         if self.num_samples > 1 and not self.do_sample:
-            raise ValueError(
-                f"`num_samples` must be 1 without sampling, got {self.num_samples}: all samples of a prompt would be "
-                "equal. Set `do_sample=True` or `num_samples=1`."
-            )
+            raise ValueError(f"`num_samples` must be 1 without sampling, got {self.num_samples}. Set `do_sample`.")
 
 
 @dataclass(frozen=True)
@@ -153,8 +143,7 @@ def generate_completions(
     rank, world_size = rank_and_world_size()
     settings = {**asdict(decoding), "eos_ids": config.eos_token_id}
     key = "" if store is None else store_key(model, prompt_ids, settings)
-    # Read by one process only: all must find the same batches missing.
-    done = {} if store is None else on_main(lambda: store.read(key))
+    done = {} if store is None else on_main(lambda: store.read(key))  # all processes must miss the same batches
     missing = [start for start in batches if start not in done]
     bar = tqdm(
         total=len(prompts) * decoding.num_samples,

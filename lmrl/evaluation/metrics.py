@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 
 from lmrl.utils import check_in
 
-from .corpus import Corpus
 from .diversity import TEXT_METRICS
 from .overlap import REFERENCE_METRICS
-from .scores import Score
+from .scores import Corpus, Score
 
 METRICS: dict[str, Callable[[str, Corpus], Score]] = {**REFERENCE_METRICS, **TEXT_METRICS}
 

@@ -9,8 +9,7 @@ import numpy as np
 from lmrl import rewards
 from lmrl.rewards.bleu import corpus_bleu
 
-from .corpus import Corpus
-from .scores import Score, mean_score, pooled_score
+from .scores import Corpus, Score, mean_score, pooled_score
 from .statistics import POOLINGS
 
 

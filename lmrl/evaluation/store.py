@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,13 @@ class CompletionStore:
 
     def read(self, key: str) -> dict[int, Lines]:
         """Returns the completions of each batch that a process has written in full, by the start of the batch."""
-        return {start: lines for file in self._files(key) for start, lines in _complete_lines(file)}
+        batches = {}
+        for file in self._files(key):
+            for line in file.read_text(encoding="utf-8").split("\n"):
+                with suppress(ValueError):  # of a line that is empty, or was cut short by a kill
+                    start, completions = json.loads(line)
+                    batches[start] = completions
+        return batches
 
     def append(self, key: str, rank: int, start: int, completions: Lines) -> None:
         """Writes the completions of the batch that begins at `start`."""
@@ -52,15 +59,6 @@ class CompletionStore:
             file.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
-
-
-def _complete_lines(file: Path) -> Iterator[tuple[int, Lines]]:
-    for line in file.read_text(encoding="utf-8").split("\n"):
-        try:
-            start, completions = json.loads(line)
-        except ValueError:  # empty, or cut short by a kill
-            continue
-        yield start, completions
 
 
 def store_key(model: "PreTrainedModel", prompt_ids: list[list[int]], settings: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from lmrl.evaluation import Completion, Decoding, divergence, generate_completions, perplexity
-from lmrl.evaluation.perplexity import pooled_perplexity
+from lmrl.evaluation.likelihood import pooled_perplexity
 
 PROMPTS = ["a b c d e", "c", "i h g"]
 COMPLETIONS = [

@@ -5,16 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from lmrl.evaluation.classification import classification_scores
-from lmrl.evaluation.comparison import clustered_interval
-from lmrl.evaluation.preferences import (
+from lmrl.evaluation.classifiers import (
     CalibrationBin,
     calibration_bins,
+    classification_scores,
     evaluate_preferences,
     expected_calibration_error,
     longer_is_chosen,
     preference_accuracy,
 )
+from lmrl.evaluation.comparison import clustered_interval
 from lmrl.rewards import completion_text
 
 
