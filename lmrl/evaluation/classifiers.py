@@ -58,8 +58,7 @@ def calibration_bins(margins: Sequence[float], bins: int = 10) -> list[Calibrati
 
 def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
     """
-    Returns the distance of accuracy from confidence: `sum over bins of (n_b / n) * |accuracy_b - confidence_b|`, in
-    [0, 1].
+    Returns `sum over bins of (n_b / n) |accuracy_b - confidence_b|`, how far accuracy is from confidence, in [0, 1].
 
     With 0.1, pairs whose confidence is 80 percent are decided correctly about 70 or 90 times of 100. "On Calibration
     of Modern Neural Networks" (Guo et al., 2017, https://arxiv.org/abs/1706.04599).

@@ -18,19 +18,11 @@ SIGNIFICANCE_LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Interval:
-    """
-    A mean or a corpus score with its confidence interval.
-
-    Args:
-        value (`float`):
-            The mean or score itself.
-        low, high (`float`):
-            Ends of the interval; NaN if unknown, as for less than two rows.
-    """
+    """A mean or a corpus score with the ends of its confidence interval, NaN if unknown, as for less than two rows."""
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
 
     def to_json(self) -> dict[str, float | None]:
         """Returns the interval by name, ready for JSON: an unknown end is `None`."""
@@ -59,11 +51,11 @@ class Difference:
     """
 
     effect: float
-    low: float
-    high: float
-    p_value: float
-    p_corrected: float
-    rows: int
+    low: float = math.nan
+    high: float = math.nan
+    p_value: float = math.nan
+    p_corrected: float = math.nan
+    rows: int = 0
 
     @property
     def significant(self) -> bool:
@@ -110,7 +102,7 @@ def bootstrap_interval(
     score = score if isinstance(score, Score) else mean_score("", "", score, None)
     kept = _applies(score)
     if score.pooling is None or kept.sum() < 2:
-        return Interval(score.value, math.nan, math.nan)
+        return Interval(score.value)
     rows = np.asarray(score.statistics, dtype=np.float64)[kept]
     values = bootstrap_values(score.pooling, rows, samples=samples, seed=seed)
     return Interval(score.value, *_percentiles(values, confidence))
@@ -126,14 +118,6 @@ def clustered_interval(
     the rows of a group are correlated, and an interval that took them as independent would be too narrow:
     "Bootstrap-Based Improvements for Inference with Clustered Errors" (Cameron, Gelbach and Miller, 2008,
     https://doi.org/10.1162/rest.90.3.414). With a group for each row it is the ordinary bootstrap.
-
-    Args:
-        values (list of `float`):
-            One per row.
-        groups (list):
-            Group of each row.
-        samples, seed (`int`, *optional*, default to `1000` and `0`):
-            Number of draws, and their seed.
 
     Raises:
         `ValueError`: if there are no values, or not a group for each.
@@ -176,11 +160,11 @@ def compare(before: Score, after: Score, *, samples: int = 1000, trials: int = 1
     """
     check_at_least(1, samples=samples, trials=trials)
     if before.pooling is None or after.pooling is None:  # rows do not add up, or the file has no statistics
-        return Difference(after.value - before.value, math.nan, math.nan, math.nan, math.nan, rows=0)
+        return Difference(after.value - before.value)
     pooling, old, new = _paired_statistics(before, after)
     effect = pool(pooling, new) - pool(pooling, old)
     if len(old) < 2:
-        return Difference(effect, math.nan, math.nan, math.nan, math.nan, rows=len(old))
+        return Difference(effect, rows=len(old))
     drawn_old = bootstrap_values(pooling, old, samples=samples, seed=seed)
     drawn_new = bootstrap_values(pooling, new, samples=samples, seed=seed)
     low, high = _percentiles(drawn_new - drawn_old)
@@ -221,11 +205,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     of them is a false positive is at most 5%.
 
     The k-th smallest of m becomes the largest of `min(1, (m - j + 1) p_j)` over j = 1..k. "A Simple Sequentially
-    Rejective Multiple Test Procedure" (Holm, 1979, https://www.jstor.org/stable/4615733).
-
-    Args:
-        p_values (list of `float`):
-            Of all comparisons that were made, not only of those that are shown. NaN stays NaN and does not count.
+    Rejective Multiple Test Procedure" (Holm, 1979, https://www.jstor.org/stable/4615733). The p-values are to be those
+    of all comparisons that were made, not only of those that are shown. NaN stays NaN and does not count.
 
     Raises:
         `ValueError`: if one is not in [0, 1].

@@ -36,10 +36,7 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Promp
 
 
 def check_context(model: "PreTrainedModel", row: int, prompt_length: int, new_tokens: int) -> None:
-    """
-    Raises `ValueError` if the prompt of a row and `new_tokens` more do not fit into the model's positions; a model
-    without `max_position_embeddings` takes any length.
-    """
+    """Raises `ValueError` if a prompt and `new_tokens` more do not fit into the model's positions, if limited."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and prompt_length + new_tokens > limit:
         remedy = "Shorten the prompt."

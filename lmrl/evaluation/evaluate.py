@@ -90,14 +90,12 @@ def evaluate_model(
             A frozen model that gives the perplexity of the completions.
         reference_model (`transformers.PreTrainedModel`, *optional*):
             The policy that training started from, with the same tokens: gives `kl` and `own_perplexity`.
-        store ([`CompletionStore`], *optional*):
-            Where completions are written as they come, and read again after an interruption.
-        progress (`bool`, *optional*, defaults to `True`):
-            Whether to show a progress bar.
+        store, progress:
+            As for [`generate_completions`].
 
     Raises:
         `ValueError`: if there are no rows, columns are missing in some of them, two rewards have the same name, or a
-            reward returns another number of values than there are completions.
+            reward raises or returns another number of values than there are completions.
     """
     taken = checked_rows(rows)
     _name_rewards(reward_funcs)  # raises before the generation, not after it

@@ -102,7 +102,7 @@ def generate_completions(
     progress: bool = True,
 ) -> list[Completion]:
     """
-    Returns the model's completions in the order of the prompts, those of one prompt side by side.
+    Returns the model's completions in the order of the prompts, the `num_samples` ones of a prompt side by side.
 
     The model is put in evaluation mode; its mode and the random state are restored afterwards.
 
@@ -122,9 +122,6 @@ def generate_completions(
             Where batches are written as they come, and read again after an interruption.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar with the time left.
-
-    Returns:
-        list of [`Completion`], `len(prompts) * decoding.num_samples` of them.
 
     Raises:
         `ValueError`: if the longest prompt and `max_new_tokens` do not fit into the model's positions.

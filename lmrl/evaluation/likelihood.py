@@ -97,32 +97,27 @@ def divergence(
     """
     import torch
 
-    vocab_size = model.config.get_text_config().vocab_size
-    reference_vocab_size = reference.config.get_text_config().vocab_size
-    if vocab_size != reference_vocab_size:
+    tokens, reference_tokens = (each.config.get_text_config().vocab_size for each in (model, reference))
+    if tokens != reference_tokens:
         raise ValueError(
-            f"`reference` must have the {vocab_size} tokens of the policy, got {reference_vocab_size}. Give the model "
-            "that training started from."
+            f"`reference` must have the {tokens} tokens of the policy, got {reference_tokens}. Give the model that "
+            "training started from."
         )
     pairs = _token_pairs(model, tokenizer, prompts, completions)
     kls = [0.0] * len(pairs)
-    log_prob_sums = [0.0] * len(pairs)
+    log_prob_sums = torch.zeros(len(pairs), dtype=torch.float64)
     with eval_mode(model), eval_mode(reference):
         for row, (logits, ref_logits), targets in _completion_logits([model, reference], pairs, batch_size):
             log_probs = logits.log_softmax(-1)
             ref_log_probs = ref_logits.log_softmax(-1).to(logits.device)
             kls[row] = float((log_probs.exp() * (log_probs - ref_log_probs)).double().sum())
-            log_prob_sums[row] = float(log_probs.gather(-1, targets[:, None]).double().sum())
+            log_prob_sums[row] = log_probs.gather(-1, targets[:, None]).double().sum().cpu()
     name = getattr(reference.config, "name_or_path", "") or type(reference).__name__
-    along = "exact:over the vocabulary|along:the completions, tokenised anew"
-    signature = f"reference:{name}|{along}|per:completion|unit:nats"
+    exact = "exact:over the vocabulary|along:the completions, tokenised anew"
+    signature = f"reference:{name}|{exact}|per:completion|unit:nats"
     counts = torch.tensor([len(ids) for _, ids in pairs])
-    return {
-        "kl": mean_score("kl", signature, kls, higher_is_better=None),
-        "own_perplexity": pooled_perplexity(
-            "own_perplexity", "model:the policy itself", -torch.tensor(log_prob_sums, dtype=torch.float64), counts
-        ),
-    }
+    own = pooled_perplexity("own_perplexity", "model:the policy itself", -log_prob_sums, counts)
+    return {"kl": mean_score("kl", signature, kls, higher_is_better=None), "own_perplexity": own}
 
 
 def _token_pairs(

@@ -2,11 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
 
 from .evaluate import Evaluation
-
-T = TypeVar("T")
 
 
 def matched(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
@@ -38,12 +35,9 @@ def _reordered(evaluation: Evaluation, ids: list[str]) -> Evaluation:
     new_index = {old: new for new, old in enumerate(order)}
     completions = [replace(completion, row=new_index[completion.row]) for completion in evaluation.completions]
     completions.sort(key=lambda completion: (completion.row, completion.sample))
-    scores = {
-        name: replace(score, row_scores=_picked(score.row_scores, order), statistics=_picked(score.statistics, order))
-        for name, score in evaluation.scores.items()
-    }
+    scores = {}
+    for name, score in evaluation.scores.items():
+        row_scores = score.row_scores and [score.row_scores[index] for index in order]
+        statistics = score.statistics and [score.statistics[index] for index in order]
+        scores[name] = replace(score, row_scores=row_scores, statistics=statistics)
     return replace(evaluation, completions=completions, scores=scores, row_ids=ids)
-
-
-def _picked(values: list[T] | None, order: list[int]) -> list[T] | None:
-    return None if values is None else [values[index] for index in order]

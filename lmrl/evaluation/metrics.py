@@ -39,8 +39,6 @@ def score_completions(corpus: Corpus, metrics: Sequence[str] | None = None) -> d
     - `length`: mean of `lengths`. `unfinished`: share that `max_new_tokens` cut.
 
     Args:
-        corpus ([`Corpus`]):
-            The completions, with their references, prompts and lengths.
         metrics (list of `str`, *optional*):
             Names of the metrics to compute; by default all that apply: those with references only if there are some.
 

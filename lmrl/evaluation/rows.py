@@ -35,9 +35,8 @@ def checked_rows(rows: "Dataset | Sequence[Row]") -> list[Row]:
 
 def row_ids(rows: Sequence[Row]) -> list[str]:
     """
-    Returns an id for each row, by which evaluations of the same rows in another order are matched.
-
-    It is a hash of prompt and references, with the count of equal rows before.
+    Returns an id for each row, by which evaluations of the same rows in another order are matched: a hash of prompt
+    and references, with the count of equal rows before.
     """
     seen: Counter[str] = Counter()
     ids = []

@@ -121,8 +121,7 @@ def pooled_score(
     higher_is_better: bool | None,
 ) -> Score:
     """Returns the score whose value is made of the summed statistics of its rows; the arguments are [`Score`]'s."""
-    value = pool(pooling, statistics)
-    return Score(name, value, signature, row_scores, higher_is_better, pooling, statistics)
+    return Score(name, pool(pooling, statistics), signature, row_scores, higher_is_better, pooling, statistics)
 
 
 def per_prompt(score: Score, num_samples: int) -> Score:

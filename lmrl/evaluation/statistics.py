@@ -54,11 +54,7 @@ def pool(pooling: str, statistics: ArrayLike) -> float:
 
 
 def bootstrap_values(pooling: str, statistics: Array, *, samples: int, seed: int = SEED) -> Array:
-    """
-    Returns the scores (samples,) of draws of rows with replacement, each of as many rows as there are.
-
-    They are the matrix product of the counts of the drawn rows with their statistics (rows, k).
-    """
+    """Returns the scores (samples,) of draws with replacement of as many rows as there are in statistics (rows, k)."""
     rows = len(statistics)
     generator = np.random.default_rng(seed)
     sums = []
@@ -72,9 +68,8 @@ def bootstrap_values(pooling: str, statistics: Array, *, samples: int, seed: int
 
 def swapped_values(pooling: str, before: Array, after: Array, *, trials: int, seed: int = SEED) -> tuple[Array, Array]:
     """
-    Returns the scores (trials,) of two systems in trials in each of which every row is swapped with probability 1/2.
-
-    `before` and `after` are the statistics (rows, k) of the systems.
+    Returns the scores (trials,) of two systems with statistics (rows, k) in trials in each of which every row is
+    swapped with probability 1/2.
     """
     generator = np.random.default_rng(seed)
     total = (before + after).sum(axis=0)
