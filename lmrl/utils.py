@@ -1,6 +1,7 @@
 """Checks and messages that every room uses. Standard library only."""
 
 import difflib
+import math
 from collections.abc import Collection, Iterable
 
 
@@ -20,6 +21,13 @@ def check_at_least(minimum: float, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value >= minimum:
             raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
+def check_finite(**values: float) -> None:
+    """Raises a `ValueError` for the first value that is infinite or NaN; values as in [`check_at_least`]."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"`{name}` must be finite, got {value}.")
 
 
 def check_in(choices: Collection[str], **values: str | None) -> None:

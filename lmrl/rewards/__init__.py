@@ -9,13 +9,12 @@ import functools
 from .algebra import Combined, Product, Reward, Scaled, Weighted
 from .base import call_reward, completion_text, reward_name
 from .bertscore import BERTScore
-from .bleu import BLEU
+from .bleu import BLEU, GLEU
 from .chrf import ChrF
 from .cider import CIDErD
 from .classifier import Classifier
 from .content import Format, Keywords, SlotCoverage
 from .fluency import Fluency
-from .gleu import GLEU
 from .hub import EvaluateMetric
 from .meteor import METEOR
 from .nist import NIST

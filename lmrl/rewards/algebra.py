@@ -6,6 +6,8 @@ from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias
 
+from lmrl.utils import check_finite
+
 from .base import (
     UNBOUNDED,
     BaseReward,
@@ -14,7 +16,6 @@ from .base import (
     Scores,
     as_text,
     call_rewards,
-    check_finite,
     range_of,
     reward_name,
     signature_of,
@@ -110,14 +111,6 @@ class Combined(Reward):
 
     Raises:
         ValueError: If there is no component, if one cannot be called, or if two have the same name.
-
-    Example:
-
-    ```python
-    >>> best = Combined(max, [ExactMatch(), Length(4)], name="best", range=(0.0, 1.0))
-    >>> best(completions=["one", "two"], references=["one", "one"])
-    [1.0, 0.25]
-    ```
     """
 
     def __init__(
@@ -180,6 +173,10 @@ class Combined(Reward):
     def combine(self, rows: list[Values], inputs: Mapping[str, Any]) -> Scores:
         """Returns the results of all rows; `inputs` are the arguments of the call."""
         return [self.fn(values) for values in rows]
+
+    def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
+        """Returns whether a component runs on a policy's base model from now on."""
+        return any([part.use_base_model(make_backbone) for part in self.components if hasattr(part, "use_base_model")])
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the states of the components that have one, by name."""

@@ -15,20 +15,7 @@ UNBOUNDED: Range = (-math.inf, math.inf)
 
 class BaseReward:
     """
-    Name, columns, range and signature of a reward, and its call by keyword: [`Reward`] without the operators.
-
-    Args:
-        name (`str`):
-            Name under which trainers log it; becomes `__name__`.
-        columns (`Sequence[str]`, *optional*, defaults to `()`):
-            Dataset columns it reads.
-        range (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`):
-            Lowest and highest possible reward.
-        signature (`str`, *optional*):
-            All that is needed to compute the same numbers again, as `name|key:value|...`. Defaults to the name.
-
-    Raises:
-        ValueError: If the name is no string or empty.
+    A reward without operators: name, columns, range, signature, and the call by keyword. See [`Reward`].
     """
 
     __name__: str
@@ -96,8 +83,7 @@ class BaseReward:
                 Returns the policy's backbone without its head and its adapters, in new modules around the policy's
                 frozen weights.
         """
-        parts: tuple[Any, ...] = getattr(self, "components", ())
-        return any([part.use_base_model(make_backbone) for part in parts if hasattr(part, "use_base_model")])
+        return False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.signature})"
@@ -230,10 +216,3 @@ def signature_of(reward: Any) -> str:
 def as_text(number: float) -> str:
     """Returns a number as short as it can be written without losing a digit."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))
-
-
-def check_finite(**numbers: float) -> None:
-    """Raises an error for the first number that is infinite or NaN."""
-    for name, number in numbers.items():
-        if not math.isfinite(number):
-            raise ValueError(f"`{name}` must be finite, got {number}.")

@@ -9,9 +9,8 @@ from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
-from .grams import Gram
+from .grams import Gram, SacrebleuTokens
 from .references import Prepared, ReferenceReward
-from .tokens import SacrebleuTokens
 
 
 def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[str, ...]]:
@@ -26,14 +25,14 @@ def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[s
             Column of the rows with a string or a list of strings.
 
     Raises:
-        ValueError: if the file is not of that form, or a document has no references; rows are counted from 0.
+        ValueError: If the file is not of that form, or a document has no references; rows are counted from 0.
     """
     documents = list(_read_file(Path(corpus).expanduser(), column) if isinstance(corpus, (str, Path)) else corpus)
     for row, value in enumerate(documents):
         document = (value,) if isinstance(value, str) else value
         if not isinstance(document, (list, tuple)) or not document or not all(isinstance(t, str) for t in document):
             raise ValueError(
-                f"A document of a corpus is a string or a non-empty list of strings, but row {row} is {value!r}. "
+                f"A document of `corpus` must be a string or a non-empty list of strings, got {value!r} in row {row}. "
                 "Correct or drop the row."
             )
         documents[row] = tuple(document)
@@ -42,17 +41,19 @@ def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[s
 
 def _read_file(path: Path, column: str) -> list[Any]:
     if path.suffix not in (".json", ".jsonl") or not path.is_file():
-        raise ValueError(f"`corpus` must be a .json or .jsonl file, or a list of lists of strings: no file {path}.")
+        raise ValueError(f"`corpus` must be a .json or .jsonl file, or a list of lists of strings, got {path}.")
     text = path.read_text(encoding="utf-8")
     try:
         # Not splitlines: a string may hold a line separator of Unicode.
         rows = json.loads(text) if path.suffix == ".json" else [json.loads(row) for row in text.split("\n") if row]
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not {path.suffix[1:].upper()} ({error}).") from error
+        raise ValueError(f"`corpus` must be {path.suffix[1:].upper()}, got {path} ({error}).") from error
     for row, values in enumerate(rows):
         if not isinstance(values, Mapping) or column not in values:
             has = sorted(values) if isinstance(values, Mapping) else repr(values)
-            raise ValueError(f"Row {row} of {path} has no column {column!r}, but {has}: name it as `corpus_column`.")
+            raise ValueError(
+                f"Row {row} of {path} must have the column {column!r}, got {has}. Name it as `corpus_column`."
+            )
     return [values[column] for values in rows]
 
 

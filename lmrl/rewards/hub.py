@@ -1,12 +1,14 @@
 """Any module of Hugging Face's `evaluate` as a reward."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from .algebra import Reward
+from .base import UNBOUNDED, Columns, Prompts, Scores
 
 
 def _load(source: str) -> Any:
@@ -25,13 +27,14 @@ def _formats(module: Any) -> list[Mapping[str, Any]]:
     return list(module.features) if isinstance(module.features, list) else [module.features]
 
 
+@dataclass(eq=False, repr=False)
 class EvaluateMetric(Reward):
     """
     Returns what a module of the `evaluate` library computes for each completion.
 
     A corpus metric's value over a batch would be one number for all completions, so each row is computed by itself, at
-    some milliseconds a row: where this package has the metric itself, that is faster. What it means for a single text
-    is the module's affair (evaluate's `bleu` is unsmoothed, and 0 without a matching 4-gram). `None` where it is NaN.
+    some milliseconds a row: where this package has the metric itself, that is faster. The meaning for a single text
+    depends on the module (evaluate's `bleu` is unsmoothed, and 0 without a matching 4-gram). `None` where it is NaN.
 
     A module given by name is a program that is downloaded from the hub, or taken from evaluate's cache, and run:
     name only those that you trust. By name or folder it is not pickled, but loaded again.
@@ -55,33 +58,38 @@ class EvaluateMetric(Reward):
             Name under which trainers log it. Defaults to the module's.
 
     Raises:
-        ValueError: if there is no such module, or it takes other inputs; and when called, if `key` names no number
+        ValueError: If there is no such module, or it takes other inputs; and when called, if `key` names no number
             among the results, or if the module fails, which some do on an empty text.
     """
 
-    def __init__(
-        self,
-        module: Any,
-        key: str | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        column: str | None = "references",
-        per_row: bool = True,
-        higher_is_better: bool = True,
-        name: str | None = None,
-    ):
-        self._source = str(module) if isinstance(module, (str, Path)) else None
-        self._module = _load(self._source) if self._source else module
-        super().__init__(name or self._module.name, () if column is None else (column,), (-math.inf, math.inf))
-        self.key = key
-        self.kwargs = dict(kwargs or {})
-        self.column = column
-        self.per_row = per_row
-        self.higher_is_better = higher_is_better
+    module: Any
+    key: str | None = None
+    kwargs: Mapping[str, Any] | None = None
+    column: str | None = "references"
+    per_row: bool = True
+    higher_is_better: bool = True
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        import evaluate
+
+        self._source = str(self.module) if isinstance(self.module, (str, Path)) else None
+        self._module = _load(self._source) if self._source else self.module
+        self.kwargs = dict(self.kwargs or {})
+        code = f"{self._module.name}@{(self._module._hash or 'unknown')[:8]}"
+        options = f"kwargs:{self.kwargs}|higher_is_better:{self.higher_is_better}|per_row:{self.per_row}"
+        super().__init__(
+            self.name or self._module.name,
+            () if self.column is None else (self.column,),
+            UNBOUNDED,
+            f"evaluate|module:{code}|key:{self.key}|{options}|version:{evaluate.__version__}",
+        )
+        inputs = {"predictions"} | ({"references"} if self.column else set())
         takes = set(_formats(self._module)[0])
-        if takes != {"predictions"} | ({"references"} if column else set()):
+        if takes != inputs:
             raise ValueError(
-                f"The `evaluate` module {self._module.name!r} takes {sorted(takes)}, but a reward passes predictions "
-                "and, unless `column=None`, references. Set `column` to fit, or take another module."
+                f"The inputs of the module {self._module.name!r} must be {sorted(inputs)}, got {sorted(takes)}. Set "
+                "`column` to fit (`None` is without references), or take another module."
             )
         # A format's type is `Value("string")` or a list, which has no dtype.
         self._no_lists = all(getattr(f.get("references"), "dtype", None) == "string" for f in _formats(self._module))
@@ -89,24 +97,12 @@ class EvaluateMetric(Reward):
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_module": None} if self._source else dict(vars(self))
 
-    @property
-    def signature(self) -> str:
-        """The module with the start of the hash of its code, and how it is called and read."""
-        import evaluate
-
-        module = self._loaded()
-        code = f"{module.name}@{(module._hash or 'unknown')[:8]}"
-        options = f"kwargs:{self.kwargs}|higher_is_better:{self.higher_is_better}|per_row:{self.per_row}"
-        return f"evaluate|module:{code}|key:{self.key}|{options}|version:{evaluate.__version__}"
-
     def _loaded(self) -> Any:
         if self._module is None:
             self._module = _load(str(self._source))
         return self._module
 
-    def scores(
-        self, completions: list[str], prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]]
-    ) -> list[float | None]:
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the chosen result for each text."""
         references = [self._reference(value) for value in columns[self.column]] if self.column else None
         if not self.per_row:
@@ -117,8 +113,8 @@ class EvaluateMetric(Reward):
             rewards += self._computed([text], reference, f"row {row} of the batch", 1)
         return rewards
 
-    def corpus_value(self, completions: list[str], columns: Mapping[str, Sequence[Any]]) -> float:
-        """Returns the result for all texts at once, as a corpus metric means it; of numbers per row their mean."""
+    def corpus_value(self, completions: list[str], columns: Columns) -> float:
+        """Returns the result for all texts at once, as of a corpus metric; of numbers per row their mean."""
         references = [self._reference(value) for value in columns[self.column]] if self.column else None
         found = self._computed(completions, references, "the corpus", 1 if self.per_row else len(completions))
         values = [value for value in found if value is not None]
@@ -128,12 +124,10 @@ class EvaluateMetric(Reward):
         single = self._no_lists and isinstance(value, (list, tuple)) and len(value) == 1
         return value[0] if single else value
 
-    def _computed(
-        self, texts: list[str], references: list[Any] | None, where: str, numbers: int
-    ) -> list[float | None]:
+    def _computed(self, texts: list[str], references: list[Any] | None, where: str, numbers: int) -> Scores:
         inputs = {"predictions": texts} | ({"references": references} if references else {})
         try:
-            result = self._loaded().compute(**inputs, **self.kwargs)
+            result = self._loaded().compute(**inputs, **(self.kwargs or {}))
         except Exception as error:  # whatever the module raises
             raise ValueError(
                 f"The reward {self.__name__!r} failed on {where} with {type(error).__name__}: {error}. Its inputs "

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from .grams import SacrebleuTokens
 from .references import ReferenceReward
-from .tokens import SacrebleuTokens
 
 Tokens = list[str]
 

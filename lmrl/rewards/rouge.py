@@ -39,19 +39,15 @@ def _tokens(text: str, use_stemmer: bool) -> list[str]:
     return list(map(_stem, words)) if use_stemmer else words
 
 
-@functools.cache
-def _lcs_length() -> Callable[[list[str], list[str]], int]:
-    from rapidfuzz.distance import LCSseq
-
-    return LCSseq.similarity
-
-
 def _gram_hits(reference: set[Any], completion: set[Any]) -> int:
     return len(reference & completion)
 
 
 def _sequence_hits(reference: list[str], completion: list[str]) -> int:
-    return _lcs_length()(reference, completion)
+    from rapidfuzz.distance.LCSseq import similarity
+
+    length: int = similarity(reference, completion)
+    return length
 
 
 def _summary_hits(reference: list[list[str]], completion: list[list[str]]) -> int:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmrl.utils import check_at_least, check_in
+from lmrl.utils import check_at_least, check_finite, check_in
 
 from .algebra import Reward
-from .base import Prompts, Scores, call_reward, check_finite, range_of, reward_name, signature_of
+from .base import Prompts, Scores, call_reward, range_of, reward_name, signature_of
 from .workers import Failure, Pool
 
 _OF_THE_TRAINER = ("trainer_state", "log_extra", "log_metric")

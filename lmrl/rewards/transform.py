@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from lmrl.utils import check_finite
+
 from .algebra import Combined, Values
-from .base import as_text, check_finite, range_of, reward_name, signature_of
+from .base import as_text, range_of, reward_name, signature_of
 
 
 class Minimum(Combined):

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU as SacreBLEU
 
-from lmrl.rewards.tokens import SacrebleuTokens
+from lmrl.rewards.grams import SacrebleuTokens
 
 TRICKY = st.text(st.sampled_from("ab12.,-'_~&<>;\" \n\t\x0b\x1c\u3000é²٣"), max_size=12)
 
