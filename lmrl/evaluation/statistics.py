@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lmrl.rewards.bleu import corpus_bleu
 from lmrl.rewards.chrf import chrf_score
-from lmrl.rewards.nist import nist_score
+from lmrl.rewards.corpus import nist_score
 from lmrl.rewards.references import divide
 from lmrl.rewards.ter import error_rate
 

@@ -11,13 +11,11 @@ from .base import call_reward, completion_text, reward_name
 from .bertscore import BERTScore
 from .bleu import BLEU, GLEU
 from .chrf import ChrF
-from .cider import CIDErD
 from .classifier import Classifier
-from .content import Format, Keywords, SlotCoverage
+from .corpus import NIST, CIDErD
 from .fluency import Fluency
 from .hub import EvaluateMetric
 from .meteor import METEOR
-from .nist import NIST
 from .normalize import Normalized
 from .references import ReferenceReward
 from .reward_model import RewardModel
@@ -26,7 +24,7 @@ from .similarity import EditSimilarity, ExactMatch, TokenF1
 from .slow import Cached, InWorkers, Retried
 from .specs import REWARDS, make_reward, make_rewards
 from .ter import TER
-from .text import DistinctN, Length, LengthPenalty
+from .text import DistinctN, Format, Keywords, Length, LengthPenalty, SlotCoverage
 from .transform import Clipped, Gate, Minimum, Threshold
 
 REWARDS.update(

@@ -1,16 +1,23 @@
-"""Base class of the rewards whose n-grams weigh by how common they are in a training corpus."""
+"""NIST and CIDEr-D, whose n-grams weigh by how common they are in a training corpus."""
 
 import hashlib
 import json
+import math
 import sys
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import InitVar, dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .grams import Gram, SacrebleuTokens
-from .references import Prepared, ReferenceReward
+from .grams import Gram, GramTable, SacrebleuTokens, corpus_counts, ngrams
+from .references import Array, Prepared, ReferenceReward, SummedReward, divide
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
 
 
 def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[str, ...]]:
@@ -118,3 +125,208 @@ class CorpusReward(ReferenceReward[Prepared]):
         case = "lc" if self.lowercase else "mixed"
         corpus = f"docs:{self.documents}|corpus:{self._fingerprint}"
         return f"nrefs:var|case:{case}|tok:{self.tokenize}|{corpus}|sacrebleu:{sacrebleu.__version__}"
+
+
+NIST_ORDER = 5
+_BETA = math.log(0.5) / math.log(1.5) ** 2
+
+
+class NistReferences(NamedTuple):
+    """The references of a row: their n-grams, and their mean length."""
+
+    table: GramTable
+    length: float
+
+
+def nist_score(sums: Array) -> Array:
+    """
+    Returns the NIST, at least 0: that of a completion from its statistics, that of a corpus from their sum over rows.
+
+    `exp(beta * log(min(1, c / r))^2) * sum over n = 1..5 of info_n / total_n`, as [`NIST`] explains. An order
+    without n-grams adds 0.
+
+    Args:
+        sums (`numpy.ndarray` of shape `(..., 11)`):
+            `info_1 ... info_5, total_1 ... total_5, r`, as [`NIST.statistics`] gives for each row; c is `total_1`.
+
+    Returns:
+        `numpy.ndarray` of shape `(...)`.
+    """
+    import numpy as np
+
+    information, totals, reference = np.split(sums, [NIST_ORDER, 2 * NIST_ORDER], axis=-1)
+    brevity = np.minimum(divide(totals[..., 0], reference[..., 0], 0), 1)
+    with np.errstate(divide="ignore"):
+        penalty = np.exp(_BETA * np.log(brevity) ** 2)  # 0 where brevity is
+    score: Array = penalty * divide(information, totals, 0).sum(axis=-1)
+    return score
+
+
+@dataclass(eq=False, repr=False)
+class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
+    """
+    Returns the NIST-5 of each completion against all its references, at least 0.
+
+    `exp(beta * log(min(1, c / r))^2) * sum over n = 1..5 of info_n / total_n`. Of the `total_n` n-grams of a
+    completion, those that occur in a reference, each counted at most as often as in the reference that has it most
+    often, have together the information `info_n`. One n-gram has `log2(#(w_1 ... w_n-1) / #(w_1 ... w_n))`, where #
+    counts occurrences in a training corpus, the empty sequence occurs once per word, and one that never occurs counts
+    as 1. c is the length of the completion, r the mean length of its references, and beta such that the penalty is 1/2
+    at c / r = 2/3. From "Automatic Evaluation of Machine Translation Quality Using N-gram Co-Occurrence Statistics"
+    (Doddington, 2002), with the penalty of NIST's mteval-v13a.
+
+    The score has no upper end of its own: rare words inform more in a larger corpus. `range` ends at the sum over n
+    of the largest information that any n-gram can have, far above what a text reaches.
+
+    The NIST of a corpus is no mean over rows: [`nist_score`] of the summed [`NIST.statistics`]. With the references of
+    that corpus as `corpus`, it is mteval's. (nltk's differs where a row has several references: it takes for each
+    order the one with the best precision, and its length as r.)
+
+    Args:
+        corpus, corpus_column, tokenize, lowercase:
+            Those of [`CorpusReward`].
+        name (defaults to `"nist"`), column, cache_size:
+            Those of [`ReferenceReward`].
+
+    Raises:
+        ValueError: If the corpus cannot be read or has no words, or if sacrebleu has no such tokenizer.
+
+    Example:
+
+    ```python
+    >>> nist = NIST(corpus=[["a b a c"]])
+    >>> nist(completions=["b"], references=["b"])  # log2(4 words / 1 b)
+    [2.0]
+    ```
+    """
+
+    name: str = field(default="nist", kw_only=True)
+
+    def __post_init__(self, corpus: str | Path | Iterable[Any], corpus_column: str | None) -> None:
+        super().__post_init__(corpus, corpus_column)
+        most = [0] * NIST_ORDER
+        for gram, count in self.counts.items():
+            if len(gram) < NIST_ORDER:
+                most[len(gram)] = max(most[len(gram)], count)
+        if not most[0]:
+            raise ValueError("`corpus` must have at least 2 words, got fewer. NIST weighs n-grams by their counts.")
+        self.range = (0.0, sum(math.log2(count) for count in most if count))
+        self._signature = f"nist|n:{NIST_ORDER}|{self.corpus_signature()}"
+
+    def count(self, documents: list[list[list[str]]]) -> dict[Gram, int]:
+        """Returns for each n-gram how often it occurs, and for the empty one the number of words."""
+        words = sum(len(tokens) for references in documents for tokens in references)
+        return ({(): words} if words > 1 else {}) | corpus_counts(documents, NIST_ORDER, once=False)
+
+    def _information(self, gram: Gram) -> float:
+        return math.log2(self.counts.get(gram[:-1], 1) / self.counts.get(gram, 1))
+
+    def prepare(self, references: tuple[str, ...]) -> NistReferences:
+        """Returns the n-grams and the mean length of the references of a row."""
+        tokens = [self.tokens(reference) for reference in references]
+        return NistReferences(GramTable(tokens, NIST_ORDER), sum(map(len, tokens)) / len(tokens))
+
+    def row_statistics(self, completion: str, prepared: NistReferences) -> list[float]:
+        """Returns the information and the number of n-grams of orders 1 to 5, and the mean length of references."""
+        tokens = self.tokens(completion)
+        rows, counts = prepared.table.shared(tokens)
+        hits = counts.clip(max=prepared.table.counts[rows].max(axis=1)).tolist()
+        information = [0.0] * NIST_ORDER
+        for gram, count in zip(prepared.table.grams(rows), hits, strict=True):
+            information[len(gram) - 1] += count * self._information(gram)
+        totals = [float(max(len(tokens) - lost, 0)) for lost in range(NIST_ORDER)]
+        return [*information, *totals, prepared.length]
+
+    def from_statistics(self, sums: Array) -> Sequence[float]:
+        """Returns the NIST of each row of statistics."""
+        scores: list[float] = nist_score(sums).tolist()
+        return scores
+
+
+CIDER_ORDER = 4
+SIGMA = 6.0
+
+
+class Vectors(NamedTuple):
+    """Texts: their n-grams with the squared idf of each; norms of each order and text; their numbers of bigrams."""
+
+    table: GramTable
+    squares: "NDArray[float64]"
+    norms: "NDArray[float64]"
+    bigrams: "NDArray[float64]"
+
+
+@dataclass(eq=False, repr=False)
+class CIDErD(CorpusReward[Vectors]):
+    """
+    Returns the CIDEr-D of each completion, in [0, 10], mean over its references: the COCO caption evaluation's.
+
+    `10 / 4 * sum over n = 1..4 of exp(-(l - l_r)^2 / (2 * 6^2)) * (min(g, g_r) . g_r) / (|g| |g_r|)`, where g and g_r
+    hold, for each n-gram of completion and reference, its count times its idf `log(N / max(1, df))`: df of the N
+    documents of a training corpus, a document being the references of one row, have the n-gram. A difference `l - l_r`
+    in length is one in bigrams. From "CIDEr: Consensus-based Image Description Evaluation" (Vedantam et al., 2015,
+    https://arxiv.org/abs/1411.5726), as implemented by its authors in the COCO caption evaluation, except that there
+    the documents are the references passed in.
+
+    An order of which a text has no n-gram of weight counts 0: a completion of two words that equals its reference has
+    5, not 10. The CIDEr-D of a corpus is the mean over its rows.
+
+    Args:
+        corpus, corpus_column, tokenize, lowercase:
+            Those of [`CorpusReward`].
+        name (defaults to `"cider"`), column, cache_size:
+            Those of [`ReferenceReward`].
+
+    Raises:
+        ValueError: If the corpus cannot be read or has less than two documents (every idf would be 0), or if sacrebleu
+            has no such tokenizer.
+    """
+
+    name: str = field(default="cider", kw_only=True)
+
+    def __post_init__(self, corpus: str | Path | Iterable[Any], corpus_column: str | None) -> None:
+        super().__post_init__(corpus, corpus_column)
+        if self.documents < 2:
+            raise ValueError(
+                f"`corpus` must have at least 2 documents, got {self.documents}. CIDEr-D weighs n-grams by how few "
+                "have them: pass the references of the training split, one list per row."
+            )
+        self.range = (0.0, 10.0)
+        self._most_squared = math.log(self.documents) ** 2
+        self._idf_squared = {gram: math.log(self.documents / count) ** 2 for gram, count in self.counts.items()}
+        self._signature = f"cider-d|{self.corpus_signature()}"
+
+    def count(self, documents: list[list[list[str]]]) -> dict[Gram, int]:
+        """Returns for each n-gram the number of documents that have it."""
+        return corpus_counts(documents, CIDER_ORDER, once=True)
+
+    def prepare(self, references: tuple[str, ...]) -> Vectors:
+        """Returns the weights of the references of a row."""
+        import numpy as np
+
+        tokens = [self.tokens(reference) for reference in references]
+        table = GramTable(tokens, CIDER_ORDER)
+        rows = np.arange(len(table.counts))
+        squares = np.fromiter(map(self._idf_squared.get, table.grams(rows), repeat(self._most_squared)), np.float64)
+        weights = table.counts * (table.counts * squares[:, None])
+        norms = np.sqrt([weights[part].sum(axis=0) for part in table.split(rows)])
+        return Vectors(table, squares, norms, np.maximum([len(words) - 1 for words in tokens], 0))
+
+    def _norm(self, grams: list[Gram]) -> float:
+        squares = (self._idf_squared.get(gram, self._most_squared) * n**2 for gram, n in Counter(grams).items())
+        return math.sqrt(sum(squares))
+
+    def score(self, completion: str, prepared: Vectors) -> float:
+        """Returns the CIDEr-D of a completion, in [0, 10]."""
+        import numpy as np
+
+        tokens = self.tokens(completion)
+        rows, counts = prepared.table.shared(tokens)
+        of_references = prepared.table.counts[rows]
+        products = counts[:, None].clip(max=of_references) * of_references * prepared.squares[rows, None]
+        dots = np.array([products[part].sum(axis=0) for part in prepared.table.split(rows)])
+        norms = prepared.norms * [[self._norm(ngrams(tokens, n))] for n in range(1, CIDER_ORDER + 1)]
+        cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+        surplus = max(len(tokens) - 1, 0) - prepared.bigrams
+        likeness = cosines.mean(axis=0) * np.exp(-(surplus**2) / (2 * SIGMA**2))
+        return min(10 * float(likeness.mean()), 10.0)  # rounding takes a perfect match above

@@ -1,12 +1,12 @@
-"""One minus the translation edit rate, equal to sacrebleu's."""
+"""One minus the translation edit rate, equal to sacrebleu's, and the edits and moves of words that it counts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from .grams import occurrences
-from .moves import edits
 from .references import Array, SummedReward, divide
 
 Words = tuple[list[str], set[Any]]  # in order, and as a multiset
@@ -106,3 +106,155 @@ class TER(SummedReward[list[Words]]):
         """Returns one minus the TER of each row of statistics, in [0, 1]."""
         scores: list[float] = (1 - error_rate(sums).clip(max=1.0)).tolist()
         return scores
+
+
+# The limits of Tercom, by sacrebleu's names: parts of the definition, as the number of edits depends on each.
+MAX_SHIFT_SIZE = 10  # words that move together
+MAX_SHIFT_DIST = 50  # places between a run in one text and the same run in the other
+MAX_SHIFT_CANDIDATES = 1000  # moves, over all rounds of the search
+BEAM_WIDTH = 25  # cells on either side of the diagonal in which sacrebleu looks for an alignment
+
+# Minus the number of words, the first of them, and the target: of equal moves the least is made.
+Move = tuple[int, int, int]
+
+
+def edits(completion: Sequence[str], reference: Sequence[str], least: int, best: float) -> int:
+    """
+    Returns the edits that turn one text into another: words inserted, deleted or replaced, and runs of words moved.
+
+    From "A Study of Translation Edit Rate with Targeted Human Annotation" (Snover et al., 2006,
+    https://aclanthology.org/2006.amta-papers.25): the move that saves most other edits is made, as long as one saves
+    any. The number is that of `sacrebleu.metrics.lib_ter.translation_edit_rate`.
+
+    Args:
+        completion (`Sequence[str]`):
+            Words to edit.
+        reference (`Sequence[str]`):
+            Words to reach.
+        least (`int`):
+            Edits that no move saves: how many words one text has more of than the other, the larger of both counts.
+        best (`float`):
+            Edits from which on the number does not matter: a search that cannot end below it stops early, at a number
+            that is not below it either.
+    """
+    # One character per word: to cut, join and compare strings is quick.
+    letters = {word: chr(code) for code, word in enumerate({*completion, *reference})}
+    current = "".join([letters[word] for word in completion])
+    goal = "".join([letters[word] for word in reference])
+    left = _distance(current, goal, len(current) + len(goal) + 1)
+    made = 0
+    candidates = MAX_SHIFT_CANDIDATES
+    while made + 1 + least < min(made + left, best):  # a move is an edit: one that saves a single edit is of no use
+        moves = list(islice(_moves(current, goal), candidates))
+        candidates -= len(moves)
+        fewer, moved = _best(current, goal, left, moves)
+        if not candidates or fewer == left:  # sacrebleu makes no move of the round in which candidates run out
+            break
+        current = moved
+        left = fewer
+        made += 1
+    return made + left
+
+
+def _best(completion: str, reference: str, left: int, moves: Iterable[Move]) -> tuple[int, str]:
+    """Returns the distance and the words after the move that saves most, or as they are if none saves any."""
+    best = completion
+    for minus, first, target in sorted(set(moves)):
+        last = first - minus
+        rest = completion[:first] + completion[last:]
+        place = target + minus if target > last else target
+        moved = rest[:place] + completion[first:last] + rest[place:]
+        fewer = _distance(moved, reference, left)
+        if fewer < left:
+            left, best = fewer, moved
+    return left, best
+
+
+def _distance(completion: str, reference: str, below: int) -> int:
+    """
+    Returns the edit distance that sacrebleu finds inside its beam, or a number that is not below `below` either.
+
+    An alignment strays from the diagonal by at most (edits + difference in length) / 2 cells. Where that is inside the
+    beam, the distance is the true one, else it may be greater: only then, and only if it matters, are cells computed.
+    """
+    from rapidfuzz.distance.Levenshtein import distance
+
+    true: int = distance(completion, reference, score_cutoff=below)
+    if true < below and true + abs(len(completion) - len(reference)) > 2 * (BEAM_WIDTH - 1):
+        return _distances(completion, reference)[-1][-1]
+    return true
+
+
+def _moves(completion: str, reference: str) -> Iterator[Move]:
+    """Yields the moves of runs of words that both texts have, where the two are not aligned already."""
+    before, completion_edited, reference_edited = _alignment(completion, reference)
+    for first, word in enumerate(completion):
+        place = reference.find(word, max(0, first - MAX_SHIFT_DIST))
+        while 0 <= place <= first + MAX_SHIFT_DIST:
+            wrong = missed = False
+            run = completion[first : first + MAX_SHIFT_SIZE]
+            pairs = zip(run, reference[place : place + MAX_SHIFT_SIZE], strict=False)
+            for length, (one, other) in enumerate(pairs, start=1):
+                if one != other:
+                    break
+                wrong = wrong or completion_edited[first + length - 1]
+                missed = missed or reference_edited[place + length - 1]
+                if wrong and missed and not first < before[place + 1] <= first + length:
+                    for target in sorted(set(before[place : place + length + 1])):
+                        yield -length, first, target
+            place = reference.find(word, place + 1)
+
+
+def _alignment(completion: str, reference: str) -> tuple[list[int], list[bool], list[bool]]:
+    """
+    Returns the place of each word of the reference in the completion, and which words of both are edited.
+
+    The first list has the number of words of the completion before the first one of the reference, then up to and with
+    the one aligned with each. Of equally good alignments it is sacrebleu's: from the end, words are paired rather than
+    deleted, and deleted rather than inserted.
+    """
+    rows = _distances(completion, reference)
+    before = [0] * (len(reference) + 1)
+    completion_edited = [True] * len(completion)
+    reference_edited = [True] * len(reference)
+    i = len(completion)
+    j = len(reference)
+    while j:
+        if i and rows[i][j] == rows[i - 1][j - 1] + (completion[i - 1] != reference[j - 1]):
+            completion_edited[i - 1] = reference_edited[j - 1] = completion[i - 1] != reference[j - 1]
+            before[j] = i
+            i -= 1
+            j -= 1
+        elif i and rows[i][j] == rows[i - 1][j] + 1:
+            i -= 1
+        else:
+            before[j] = i
+            j -= 1
+    return before, completion_edited, reference_edited
+
+
+def _distances(completion: str, reference: str) -> list[list[int]]:
+    """Returns the edit distances of the prefixes of both texts inside the beam, a row per word of the completion."""
+    ratio = len(reference) / max(len(completion), 1)
+    beam = math.ceil(ratio / 2 + BEAM_WIDTH) if ratio / 2 > BEAM_WIDTH else BEAM_WIDTH
+    outside = len(completion) + len(reference) + 1  # more than any distance
+    above = list(range(len(reference) + 1))
+    rows = [above]
+    for i, one in enumerate(completion, start=1):
+        diagonal = math.floor(i * ratio)
+        start = max(diagonal - beam, 0)
+        stop = diagonal + beam if i < len(completion) else len(above)
+        row = [outside] * len(above)
+        left = outside
+        if not start:
+            left = row[0] = above[0] + 1
+        for j in range(max(start, 1), min(stop, len(above))):
+            cell = above[j - 1] + (one != reference[j - 1])
+            if above[j] + 1 < cell:
+                cell = above[j] + 1
+            if left + 1 < cell:
+                cell = left + 1
+            left = row[j] = cell
+        rows.append(row)
+        above = row
+    return rows

@@ -1,6 +1,10 @@
-"""Rewards of the length and the repetitions of a completion."""
+"""Rewards of the completion's own text: length, repetitions, a format, words and phrases, slot values."""
 
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lmrl.utils import check_at_least, check_in
 
@@ -122,3 +126,205 @@ class DistinctN(Reward):
         """Returns the share of distinct n-grams of each text."""
         grams = [ngrams(text.split(), self.n) for text in completions]
         return [len(set(of_text)) / len(of_text) if of_text else 1.0 for of_text in grams]
+
+
+_MODES = {"full": re.Pattern.fullmatch, "search": re.Pattern.search, "start": re.Pattern.match}
+
+
+@dataclass(eq=False, repr=False)
+class Format(Reward):
+    """
+    Returns 1 if a regular expression matches the completion, else 0.
+
+    Python's `re` may take exponential time over nested repetitions such as `(a+)+b`, and a policy finds the text that
+    triggers it. Write patterns whose repetitions cannot match the same text in two ways, or run the reward in
+    [`InWorkers`] with a `timeout`.
+
+    Args:
+        pattern (`str`):
+            Regular expression of Python's `re`.
+        mode (`str`, *optional*, defaults to `"full"`):
+            Part that must match: `"full"` the complete completion, `"start"` its beginning, `"search"` any part of it.
+        ignore_case (`bool`, *optional*, defaults to `False`):
+            Whether case is ignored.
+        dotall (`bool`, *optional*, defaults to `False`):
+            Whether `.` matches a line break too.
+        name (`str`, *optional*, defaults to `"format"`):
+            Name under which trainers log it.
+
+    Raises:
+        ValueError: If `pattern` is no regular expression, or for an unknown `mode`.
+    """
+
+    pattern: str
+    mode: str = "full"
+    ignore_case: bool = False
+    dotall: bool = False
+    name: str = "format"
+
+    def __post_init__(self) -> None:
+        check_in(_MODES, mode=self.mode)
+        flags = (re.IGNORECASE if self.ignore_case else re.NOFLAG) | (re.DOTALL if self.dotall else re.NOFLAG)
+        try:
+            self._compiled = re.compile(self.pattern, flags)
+        except re.error as error:
+            raise ValueError(f"`pattern` must be a regular expression, got {self.pattern!r} ({error}).") from error
+        super().__init__(self.name, signature=f"format|mode:{self.mode}|pattern:{self._compiled!r}")
+
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
+        """Returns 1 or 0 for each text."""
+        return [float(_MODES[self.mode](self._compiled, text) is not None) for text in completions]
+
+
+@functools.lru_cache(maxsize=4096)
+def _phrase(phrase: str, whole_words: bool = True, ignore_case: bool = True) -> re.Pattern[str]:
+    """Returns the pattern of a phrase, whose words may be separated by any white space."""
+    pattern = r"\s+".join(map(re.escape, phrase.split()))
+    if whole_words:
+        pattern = rf"(?<!\w){pattern}(?!\w)"  # \b would want a word character at the end of "£20-25" and "U.S."
+    return re.compile(pattern, re.IGNORECASE if ignore_case else re.NOFLAG)
+
+
+def _phrases(what: str, given: Any) -> tuple[str, ...]:
+    if isinstance(given, (list, tuple)) and all(isinstance(phrase, str) and phrase.strip() for phrase in given):
+        return tuple(given)
+    raise ValueError(f"{what} must be a list of words or phrases, none of them empty, got {given!r}.")
+
+
+@dataclass(eq=False, repr=False)
+class Keywords(Reward):
+    """
+    Returns the share of the required words and phrases that occur in the completion, or 0 if a forbidden one does.
+
+    In [0, 1]. Where nothing is required it is 1 without a forbidden phrase; `None` where nothing is forbidden either.
+
+    Args:
+        required (`list[str]`, *optional*, defaults to `()`):
+            Words or phrases that every completion should have.
+        forbidden (`list[str]`, *optional*, defaults to `()`):
+            Words or phrases that no completion may have.
+        column (`str`, *optional*):
+            Dataset column with a list of further required words or phrases per row.
+        whole_words (`bool`, *optional*, defaults to `True`):
+            Whether "cat" has to stand alone and does not occur in "category".
+        ignore_case (`bool`, *optional*, defaults to `True`):
+            Whether case is ignored.
+        name (`str`, *optional*, defaults to `"keywords"`):
+            Name under which trainers log it.
+
+    Raises:
+        ValueError: If there is nothing to look for, or a list is not one of words and phrases.
+    """
+
+    required: Sequence[str] = ()
+    forbidden: Sequence[str] = ()
+    column: str | None = None
+    whole_words: bool = True
+    ignore_case: bool = True
+    name: str = "keywords"
+
+    def __post_init__(self) -> None:
+        self.required = _phrases("`required`", self.required)
+        self.forbidden = _phrases("`forbidden`", self.forbidden)
+        if not (self.required or self.forbidden or self.column):
+            raise ValueError("`required`, `forbidden` or `column` must be given, got none. Give words to look for.")
+        signature = (
+            f"keywords|required:{list(self.required)}|forbidden:{list(self.forbidden)}|column:{self.column}"
+            f"|whole:{'yes' if self.whole_words else 'no'}|case:{'lc' if self.ignore_case else 'mixed'}"
+        )
+        super().__init__(self.name, columns=(self.column,) if self.column else (), signature=signature)
+
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
+        """Returns the share of the required phrases in each text, 0 with a forbidden one."""
+        of_rows = columns[self.column] if self.column else [()] * len(completions)
+        return [
+            self._score(text, (*self.required, *_phrases(f"Row {row} of {self.column!r}", given)))
+            for row, (text, given) in enumerate(zip(completions, of_rows, strict=True))
+        ]
+
+    def _score(self, text: str, required: tuple[str, ...]) -> float | None:
+        if not required and not self.forbidden:
+            return None
+        if any(self._occurs(phrase, text) for phrase in self.forbidden):
+            return 0.0
+        return sum(self._occurs(phrase, text) for phrase in required) / len(required) if required else 1.0
+
+    def _occurs(self, phrase: str, text: str) -> bool:
+        return _phrase(phrase, self.whole_words, self.ignore_case).search(text) is not None
+
+
+_SLOT = re.compile(r"([^,()\[\]]+)\[([^\]]*)\]")
+
+
+@dataclass(eq=False, repr=False)
+class SlotCoverage(Reward):
+    """
+    Returns the share of the values of a meaning representation that occur in the completion, in [0, 1].
+
+    A value occurs as a complete phrase, in any case: `food[French]` is covered by "a french pub". `None` where the row
+    has no slot to count. Values that a text expresses in other words, such as `familyFriendly[yes]`, are left out
+    with `ignore` or spelled out with `aliases`. It does not see what a text adds to its meaning representation.
+
+    Args:
+        column (`str`, *optional*, defaults to `"mr"`):
+            Dataset column with, per row, a text such as `"name[The Vaults], food[French]"` (the form of "The E2E
+            Dataset: New Challenges for End-to-End Generation", Novikova et al., 2017,
+            https://aclanthology.org/W17-5525) or a mapping of slots to values. Slots of value `None` or `""` are left
+            out.
+        ignore (`list[str]`, *optional*, defaults to `()`):
+            Slots that are not counted.
+        aliases (`dict[str, dict[str, list[str]]]`, *optional*):
+            Per slot and value the phrases of which one has to occur, in place of the value itself:
+            `{"familyFriendly": {"no": ["not family friendly", "adult"]}}`.
+        name (`str`, *optional*, defaults to `"slot_coverage"`):
+            Name under which trainers log it.
+
+    Raises:
+        ValueError: If `ignore` or a list in `aliases` is not one of words and phrases, or for a row without slots in
+            either form.
+    """
+
+    column: str = "mr"
+    ignore: Sequence[str] = ()
+    aliases: Mapping[str, Mapping[str, Sequence[str]]] | None = None
+    name: str = "slot_coverage"
+
+    def __post_init__(self) -> None:
+        self.ignore = _phrases("`ignore`", self.ignore)
+        self._aliases = {
+            (slot, value): _phrases(f"`aliases` of {slot}[{value}]", phrases)
+            for slot, values in (self.aliases or {}).items()
+            for value, phrases in values.items()
+        }
+        aliases = {f"{slot}[{value}]": list(phrases) for (slot, value), phrases in sorted(self._aliases.items())}
+        signature = f"slot_coverage|column:{self.column}|ignore:{sorted(self.ignore)}|aliases:{aliases}"
+        super().__init__(self.name, columns=(self.column,), signature=signature)
+
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
+        """Returns the share of the values of each row that its text covers."""
+        return [
+            self._score(text, self._values(row, given))
+            for row, (text, given) in enumerate(zip(completions, columns[self.column], strict=True))
+        ]
+
+    def _score(self, text: str, values: list[tuple[str, str]]) -> float | None:
+        covered = [
+            any(_phrase(phrase).search(text) for phrase in self._aliases.get((slot, value), (value,)))
+            for slot, value in values
+        ]
+        return sum(covered) / len(covered) if covered else None
+
+    def _values(self, row: int, given: Any) -> list[tuple[str, str]]:
+        slots: Iterable[tuple[str, Any]] = ()
+        if isinstance(given, Mapping):
+            slots = given.items()
+        elif isinstance(given, str):
+            slots = _SLOT.findall(given)
+        if not slots and given not in ("", {}):
+            raise ValueError(
+                f"The reward {self.__name__!r} needs 'slot[value], slot[value]' or a mapping of slots to values in "
+                f"every row of {self.column!r}, got {given!r} in row {row} of the batch."
+            )
+        # A dataset gives every row the slots of all rows, and None to those that a row does not have.
+        pairs = [(slot.strip(), "" if value is None else str(value).strip()) for slot, value in slots]
+        return [(slot, value) for slot, value in pairs if value and slot not in self.ignore]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from .base import Scores, call_reward
-from .loading import FILE_PREFIX, module_of_file
+from .specs import FILE_PREFIX, module_of_file
 
 _SPAWN = multiprocessing.get_context("spawn")
 

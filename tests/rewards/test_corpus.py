@@ -11,7 +11,7 @@ from nltk.translate.nist_score import corpus_nist
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 from lmrl.rewards import NIST, CIDErD, make_reward
-from lmrl.rewards.nist import nist_score
+from lmrl.rewards.corpus import nist_score
 
 EXACT = 1e-9
 CORPUS = [
@@ -166,10 +166,10 @@ def test_another_corpus_has_another_signature(reward):
 @pytest.mark.parametrize(
     ("corpus", "message"),
     [
-        ([["a b"], []], r"row 1 is \[\]"),
-        ([["a b"], None], "row 1 is None"),
-        ([["a b"], [1]], "row 1"),
-        ("nowhere.jsonl", "no file nowhere.jsonl"),
+        ([["a b"], []], r"got \[\] in row 1"),
+        ([["a b"], None], "got None in row 1"),
+        ([["a b"], [1]], r"got \[1\] in row 1"),
+        ("nowhere.jsonl", "got nowhere.jsonl"),
     ],
 )
 def test_a_wrong_corpus_is_refused(reward, corpus, message):
@@ -180,9 +180,9 @@ def test_a_wrong_corpus_is_refused(reward, corpus, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"references": ["a b"]}\nnot', "not JSONL"),
+        ('{"references": ["a b"]}\nnot', "`corpus` must be JSONL, got .*train.jsonl"),
         ('{"references": ["a b"]}\n{"target": "a"}', r"Row 1 .*'references'.*\['target'\].*corpus_column"),
-        ("[1]", r"Row 0 .* but \[1\]"),
+        ("[1]", r"Row 0 .* must have the column 'references', got \[1\]"),
     ],
 )
 def test_a_wrong_corpus_file_is_refused(reward, tmp_path, text, message):

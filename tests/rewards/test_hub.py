@@ -128,12 +128,16 @@ def test_a_module_may_have_no_references(modules):
     reward = EvaluateMetric(folder, column=None)
     assert reward.columns == ()
     assert reward(completions=["a b", ""]) == [2.0, 0.0]
-    with pytest.raises(ValueError, match=r"'words' takes \['predictions'\].*column"):
+    with pytest.raises(
+        ValueError, match=r"module 'words' must be \['predictions', 'references'\], got \['predictions'\].*column"
+    ):
         EvaluateMetric(folder)
 
 
 def test_a_module_with_references_is_refused_without_a_column(letters):
-    with pytest.raises(ValueError, match=r"'letters' takes \['predictions', 'references'\].*column"):
+    with pytest.raises(
+        ValueError, match=r"module 'letters' must be \['predictions'\], got \['predictions', 'references'\].*column"
+    ):
         EvaluateMetric(letters, column=None)
 
 

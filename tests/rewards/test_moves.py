@@ -13,7 +13,7 @@ from sacrebleu.metrics.lib_ter import translation_edit_rate
 from sacrebleu.metrics.ter import TER as SacreTER
 
 from lmrl.rewards import TER
-from lmrl.rewards.moves import edits
+from lmrl.rewards.ter import edits
 
 
 def counted(completion, reference, best=math.inf):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmrl.rewards import BLEU, NIST, CIDErD, Rouge
-from lmrl.rewards.nist import nist_score
+from lmrl.rewards.corpus import nist_score
 
 
 def test_rouge_agrees_with_rouge_155_to_five_digits(data_dir):
