@@ -44,7 +44,7 @@ def test_a_recipe_prints_its_arguments_and_a_script_with_another_parser_is_not_r
     arguments = recipe_arguments([str(ROOT / "recipes" / "sft.py"), "--dataset_name", "rows.jsonl"])
     assert arguments["dataset_name"] == {"type": "str", "value": "rows.jsonl"}
     assert arguments["learning_rate"]["type"] == "float"
-    (tmp_path / "script.py").write_text("raise SystemExit('it was run')")
+    (tmp_path / "script.py").write_text("from lmrl.cli import run\n\nraise SystemExit('it was run')\n")
     assert recipe_arguments([str(tmp_path / "script.py")]) is None
     with pytest.raises(ValueError, match="Unknown argument `--datset_name`"):
         recipe_arguments([str(ROOT / "recipes" / "sft.py"), "--datset_name", "rows.jsonl"])

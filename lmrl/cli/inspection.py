@@ -1,6 +1,7 @@
 """The arguments of a recipe as JSON, for programs that run the recipe."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -35,7 +36,8 @@ def recipe_arguments(command: Sequence[str]) -> dict[str, dict[str, Any]] | None
     Raises:
         ValueError: If the recipe does not accept the arguments.
     """
-    if "lmrl.cli" not in Path(command[0]).read_text(encoding="utf-8"):
+    source = Path(command[0]).read_text(encoding="utf-8")
+    if not re.search(r"from lmrl\.cli import .*\bparse\b", source):
         return None
     run = subprocess.run([sys.executable, *command, PRINT_ARGUMENTS], capture_output=True, text=True, check=False)
     if run.returncode:

@@ -66,7 +66,7 @@ class Sweep:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         journal = self.folder_of("study.journal")
         journal.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{journal}.lock")  # Optuna's own lock outlives a killed process
+        lock: Any = FileLock(f"{journal}.lock")  # Optuna's own lock outlives a killed process
         with lock:
             # A crash of the machine can leave an incomplete last line, to which the next would be appended.
             if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
