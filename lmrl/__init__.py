@@ -15,7 +15,7 @@ __all__ = ["PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer", "__
 
 
 def __getattr__(name: str) -> Any:
-    """Returns a trainer or its configuration, loaded when it is first asked for: `import lmrl` loads no torch."""
+    """Returns a trainer or its configuration, loaded at its first use: `import lmrl` loads no torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from lmrl import trainers

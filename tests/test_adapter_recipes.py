@@ -1,4 +1,4 @@
-"""The recipes with LoRA: held to the adapter they start from, on a base in 4 bits, merged at the end."""
+"""The recipes with LoRA: the KL to the adapter they start from, a base in 4 bits, merging at the end."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 def without_peft(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the arguments up to those of LoRA: who starts from an adapter trains that one."""
+    """Returns the arguments up to those of LoRA: a run that starts from an adapter trains that one."""
     return argv[: argv.index("--use_peft")]
 
 
@@ -44,7 +44,7 @@ def first_log(folder: Path) -> dict[str, float]:
     return json.loads((folder / "trainer_state.json").read_text())["log_history"][0]
 
 
-def test_what_starts_from_an_adapter_is_held_to_it_and_not_to_its_base(
+def test_the_kl_of_a_run_from_an_adapter_is_to_the_adapter_and_not_to_its_base(
     recipe: Recipe, rows: tuple[str, ...], llama_path: str, tmp_path: Path
 ) -> None:
     sft, out = tmp_path / "sft", tmp_path / "out"
@@ -83,7 +83,7 @@ def test_what_starts_from_an_adapter_is_held_to_it_and_not_to_its_base(
 
 
 @pytest.mark.parametrize("trainer", ["reinforce_gen", "ppo_gen"])
-def test_on_a_base_in_4_bits_the_merged_model_is_whole(
+def test_on_a_base_in_4_bits_the_merged_model_is_complete(
     trainer: str, recipe: Recipe, rows: tuple[str, ...], llama_path: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
@@ -111,25 +111,25 @@ def test_a_reward_model_is_trained_as_an_adapter_and_used_as_one(
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     pairs = [{"prompt": f"{a} ", "chosen": "b c", "rejected": f"{a} {a} d"} for a in "abcdefghijklmnop"]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
-    judge, out = tmp_path / "judge", tmp_path / "out"
+    scorer, out = tmp_path / "scorer", tmp_path / "out"
     argv = (*SHORT, "--model_name_or_path", llama_path, "--load_in_4bit", str(four_bits))
     status, printed, err = recipe(
-        "train_reward_model", *argv, "--dataset_name", "pairs.jsonl", "--merge", "true", "--output_dir", judge
+        "train_reward_model", *argv, "--dataset_name", "pairs.jsonl", "--merge", "true", "--output_dir", scorer
     )
     assert status == 0, err
-    assert f"The merged model is in {judge}/merged\n" in printed
+    assert f"The merged model is in {scorer}/merged\n" in printed
     texts = {"prompts": ["a b"] * 2, "completions": [" c d", " e"]}
-    assert RewardModel(str(judge / "merged"))(**texts) == pytest.approx(RewardModel(str(judge))(**texts), abs=1e-5)
-    assert AutoModelForSequenceClassification.from_pretrained(judge / "merged").config.num_labels == 1
+    assert RewardModel(str(scorer / "merged"))(**texts) == pytest.approx(RewardModel(str(scorer))(**texts), abs=1e-5)
+    assert AutoModelForSequenceClassification.from_pretrained(scorer / "merged").config.num_labels == 1
 
-    reward = json.dumps({"reward_model": {"model": str(judge), "quantized_base": four_bits}})
+    reward = json.dumps({"reward_model": {"model": str(scorer), "quantized_base": four_bits}})
     status, _, err = recipe("reinforce_gen", *argv, *RL, *rows, "--rewards", reward, "--output_dir", out)
     assert status == 0, err
     assert "will load a base of its own" not in err
 
 
 @pytest.mark.parametrize("name", ["sft", "reinforce_gen", "ppo_gen", "train_reward_model"])
-def test_what_needs_an_adapter_is_refused_without_one(name: str, recipe: Recipe, tmp_path: Path) -> None:
+def test_an_option_that_needs_an_adapter_is_refused_without_one(name: str, recipe: Recipe, tmp_path: Path) -> None:
     pairs = [{"prompt": f"{a} ", "chosen": "b c", "rejected": f"{a} d"} for a in "abcdefghijklmnop"]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     data = ("--dataset_name", "pairs.jsonl") if name == "train_reward_model" else ()

@@ -1,4 +1,4 @@
-"""The recipe that compares checkpoints and other systems: published numbers, adapters, and sentences for bad input."""
+"""The recipe that compares checkpoints and other systems: published numbers, adapters, errors for bad input."""
 
 import json
 import os
@@ -140,7 +140,7 @@ def test_one_row_is_scored_and_none_are_refused(recipe, llama_path, rows_path, t
     assert status == 2 and "must have at least 1 row, got 0" in err
 
 
-def test_what_is_wrong_is_said_before_the_work(recipe, llama_path, gpt2_path, rows_path, tmp_path):
+def test_errors_are_raised_before_the_generation(recipe, llama_path, gpt2_path, rows_path, tmp_path):
     bare = tmp_path / "bare"
     AutoModelForCausalLM.from_pretrained(gpt2_path).save_pretrained(bare)
     (tmp_path / "short.txt").write_text("a\n")

@@ -1,4 +1,4 @@
-"""The recipes that train rewards: what they leave is what the rewards load, and what they print is measured."""
+"""The recipes that train rewards: the rewards load what they save, and the printed scores are measured."""
 
 import json
 import re
@@ -30,8 +30,8 @@ def test_a_classifier_from_scratch_learns_and_is_a_reward(recipe, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.tsv").write_text("".join(rows))
     (tmp_path / "data" / "dev.tsv").write_text("good w3\t1\nw4 bad\t0\nw9 good\t1\n")
-    told = ("--dataset_name", "data", "--column_names", "text", "label", "--class_names", "sad", "glad")
-    status, out, err = recipe("train_classifier", *told, "--output_dir", "out", *SHORT, *CPU)
+    options = ("--dataset_name", "data", "--column_names", "text", "label", "--class_names", "sad", "glad")
+    status, out, err = recipe("train_classifier", *options, "--output_dir", "out", *SHORT, *CPU)
     assert status == 0, err
     assert re.search(r"on 3 rows: 1\.0000 \[1\.0000, 1\.0000\], macro F1 1\.0000; always 'sad': 0\.3333\.", out)
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["accuracy"]["value"] == 1.0
@@ -50,9 +50,9 @@ def test_a_reward_model_learns_from_grades_and_is_a_reward(model, request, recip
     ]
     (tmp_path / "graded.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     name = model if model == "scratch" else request.getfixturevalue(model)
-    told = ("--model_name_or_path", name, "--dataset_name", "graded.jsonl", "--prompt_template", "{record} ->")
+    options = ("--model_name_or_path", name, "--dataset_name", "graded.jsonl", "--prompt_template", "{record} ->")
     grades = ("--text_column", "text", "--grade_columns", "clear", "true", "--eval_rows", "12")
-    status, out, err = recipe("train_reward_model", *told, *grades, "--output_dir", "out", *SHORT, *CPU)
+    status, out, err = recipe("train_reward_model", *options, *grades, "--output_dir", "out", *SHORT, *CPU)
     assert status == 0, err
     found = re.search(
         r"on 12 pairs of 4 prompts: (\S+) \[.*the longer one: 0\.5000, the shorter one: 0\.5000\. Expected cal", out
@@ -83,7 +83,7 @@ def test_a_recipe_is_a_page_with_a_command_above(name):
 
 
 @pytest.mark.parametrize(("config", "name"), CONFIGS.items())
-def test_a_configuration_is_understood_and_says_what_it_is(config, name, monkeypatch):
+def test_a_configuration_is_parsed_and_has_a_header(config, name, monkeypatch):
     path = ROOT / "recipes" / "configs" / f"{config}.yaml"
     text = path.read_text()
     assert len(yaml.safe_load(text)) <= 40

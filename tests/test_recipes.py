@@ -1,4 +1,4 @@
-"""Every recipe and every configuration runs two steps for real, on tiny models, and leaves what it says it leaves."""
+"""Every recipe and every configuration runs two steps for real, on tiny models, and leaves a complete model."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def footpaths(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def classifier_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Returns the folder of a tiny random BERT that tells POSITIVE from NEGATIVE by the letters of a text."""
+    """Returns the folder of a tiny random BERT that separates POSITIVE from NEGATIVE by the letters of a text."""
     folder = tmp_path_factory.mktemp("bert")
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *letters, *(f"##{letter}" for letter in letters)]
@@ -171,7 +171,7 @@ def test_no_configuration_is_left_out() -> None:
 
 @pytest.mark.parametrize("trainer", ["reinforce_gen", "ppo_gen"])
 @pytest.mark.parametrize("lora", [False, True])
-def test_a_recipe_trains_a_model_of_ones_own(
+def test_a_recipe_trains_a_given_model(
     trainer: str, lora: bool, recipe: Recipe, llama_path: str, tmp_path: Path
 ) -> None:
     letters = "abcdefghijklmnop"
@@ -191,7 +191,7 @@ def test_a_recipe_trains_a_model_of_ones_own(
         check_critic(folder)
 
 
-def test_what_sft_saves_is_reinforced_and_both_are_compared(recipe: Recipe, footpaths: Path, tmp_path: Path) -> None:
+def test_a_model_of_sft_is_trained_further_and_both_are_compared(recipe: Recipe, footpaths: Path, tmp_path: Path) -> None:
     warm, tuned, adapter = tmp_path / "warm", tmp_path / "tuned", tmp_path / "adapter"
     short = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--disable_tqdm", "true")
     status, out, err = recipe("sft", *rows_of(footpaths), *short, "--output_dir", warm)
@@ -247,7 +247,7 @@ def test_a_perplexity_model_has_its_own_tokenizer(recipe: Recipe, gpt2_path: str
     assert score["signature"].startswith(f"model:{gpt2_path}|") and score["value"] > 1
 
 
-def test_training_goes_on_from_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
+def test_training_continues_from_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
     saving = (*SHORT, "--save_strategy", "steps", "--save_steps", "1", "--output_dir", "out")
     assert recipe("ppo_gen", *saving)[0] == 0
     further = (*saving, "--max_steps", "3", "--resume_from_checkpoint", "out/checkpoint-2")
@@ -258,7 +258,7 @@ def test_training_goes_on_from_a_checkpoint(recipe: Recipe, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("lora", "critic"), [(False, "shared"), (True, "shared"), (True, "adapter")])
-def test_the_checkpoint_that_is_best_on_held_out_rows_is_what_is_left(
+def test_the_checkpoint_that_is_best_on_held_out_rows_is_kept(
     lora: bool, critic: str, recipe: Recipe, tmp_path: Path
 ) -> None:
     measured = ("--eval_strategy", "steps", "--eval_steps", "1", "--eval_subset", "2", "--seed", "1")
@@ -308,21 +308,21 @@ def test_help_names_every_field_with_its_description(
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_misspelt_argument_is_one_sentence(name: str, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_misspelt_argument_is_one_line(name: str, recipe: Recipe, tmp_path: Path) -> None:
     assert recipe(name, "--datset_name", "x") == (
         2,
         "",
         "error: Unknown argument `--datset_name`. Did you mean `--dataset_name`?\n",
     )
-    (tmp_path / "mine.yaml").write_text("datset_name: x\n")
-    assert recipe(name, "--config", "mine.yaml") == (
+    (tmp_path / "own.yaml").write_text("datset_name: x\n")
+    assert recipe(name, "--config", "own.yaml") == (
         2,
         "",
-        "error: mine.yaml: unknown name `datset_name`. Did you mean `dataset_name`?\n",
+        "error: own.yaml: unknown name `datset_name`. Did you mean `dataset_name`?\n",
     )
 
 
-def test_a_library_that_is_not_installed_is_one_sentence(recipe: Recipe) -> None:
+def test_a_library_that_is_not_installed_is_one_line(recipe: Recipe) -> None:
     for argv, sentence in (
         (("--report_to", "swanlab"), "swanlab"),
         (("--use_vllm", "true"), "Please install vLLM"),
@@ -340,7 +340,7 @@ def test_a_recipe_is_a_page_with_a_command_above(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_configuration_has_few_keys_and_says_what_it_is(name: str) -> None:
+def test_a_configuration_has_few_keys_and_a_header(name: str) -> None:
     text = (ROOT / "recipes" / "configs" / f"{name}.yaml").read_text()
     assert len(yaml.safe_load(text)) <= 40
     header = [line for line in text.splitlines() if line.startswith("#")]
