@@ -29,10 +29,9 @@ FORBIDDEN = {
 EXCEPT = re.compile(r"\w*per_token_logps\w*|whole[ _](?:numbers?|words?)(?![a-z])|\bwhole:")
 # Occurrences that are not mended yet, by folder: these numbers may only go down.
 TODAY: dict[str, int] = {
-    "lmrl": 1,
     "lmrl/core": 3,
     "lmrl/trainers": 2,
-    "tests": 26,
+    "tests": 5,
     "tests/core": 9,
     "tests/engines": 2,
     "tests/evaluation": 5,
