@@ -191,7 +191,7 @@ def test_a_recipe_trains_a_given_model(
         check_critic(folder)
 
 
-def test_a_model_of_sft_is_trained_further_and_both_are_compared(recipe: Recipe, footpaths: Path, tmp_path: Path) -> None:
+def test_a_model_of_sft_is_trained_on_and_both_are_compared(recipe: Recipe, footpaths: Path, tmp_path: Path) -> None:
     warm, tuned, adapter = tmp_path / "warm", tmp_path / "tuned", tmp_path / "adapter"
     short = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--disable_tqdm", "true")
     status, out, err = recipe("sft", *rows_of(footpaths), *short, "--output_dir", warm)
