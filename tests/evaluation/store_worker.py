@@ -1,4 +1,4 @@
-"""Generation in one process that is killed, and its going on in two; run by test_store.py. Writes what it saw."""
+"""Generation in one process that is killed, and its continuation in two; run by test_store.py, writes results."""
 
 import json
 import os
@@ -17,7 +17,7 @@ DECODING = Decoding(max_new_tokens=12, do_sample=True, num_samples=2, batch_size
 
 
 def killed(folder, model, tokenizer, prompts):
-    """Ends without a word while the third batch is generated."""
+    """Kills its process while the third batch is generated."""
     generate, calls = model.generate, []
 
     def generate_or_die(**kwargs):
@@ -32,7 +32,7 @@ def killed(folder, model, tokenizer, prompts):
 
 
 def resumed(folder, model, tokenizer, prompts):
-    """Everything once by each process alone, and then by both together."""
+    """Generates everything once by each process alone, and then by both together."""
     rows = [{"prompt": prompt} for prompt in prompts]
     alone = generate_completions(model, tokenizer, prompts, DECODING, progress=False)
     distributed.init_process_group("gloo")

@@ -32,14 +32,14 @@ def known(interval):
 
 
 @pytest.mark.parametrize("values", [[], [3.0], [None, 3.0], [None, None]])
-def test_an_interval_of_less_than_two_rows_is_not_known(values):
+def test_the_interval_of_less_than_two_rows_is_unknown(values):
     assert not known(bootstrap_interval(mean(values)))
     comparison = compare(mean(values), mean(values))
     assert all(map(math.isnan, (comparison.low, comparison.high, comparison.p_value, comparison.p_corrected)))
     assert not comparison.significant
 
 
-def test_one_row_has_an_effect_all_the_same():
+def test_one_row_has_an_effect_without_an_interval():
     comparison = compare(mean([3.0]), mean([5.0]))
     assert (comparison.effect, comparison.rows) == (2.0, 1)
 
@@ -52,7 +52,7 @@ def test_rows_that_do_not_add_up_have_an_effect_without_an_interval():
     assert not known(bootstrap_interval(before)) and math.isnan(comparison.p_value)
 
 
-def test_equal_outputs_are_no_difference_at_all():
+def test_equal_outputs_have_no_effect_and_a_p_value_of_one():
     corpus = Corpus(["a b c", "d e", ""], [["a b c"], ["d f"], ["g"]], range(3), [1] * 3, [True] * 3)
     scores = score_completions(corpus)
     for score in scores.values():
@@ -62,7 +62,7 @@ def test_equal_outputs_are_no_difference_at_all():
             assert comparison.p_value == 1 and not comparison.significant
 
 
-def test_a_constant_difference_is_as_sure_as_can_be():
+def test_a_constant_difference_has_the_smallest_p_value_there_is():
     rows = np.random.default_rng(0).normal(0, 100, 200)
     comparison = compare(mean(rows.tolist()), mean((rows + 1).tolist()), samples=500, trials=999)
     assert (comparison.effect, comparison.low, comparison.high) == pytest.approx((1, 1, 1))
@@ -70,7 +70,7 @@ def test_a_constant_difference_is_as_sure_as_can_be():
     assert comparison.p_value == comparison.p_corrected == 1 / 1000
 
 
-def test_rows_that_one_checkpoint_has_no_score_of_are_left_out_of_both():
+def test_rows_without_a_score_in_one_checkpoint_are_left_out_of_both():
     comparison = compare(mean([1.0, None, 2.0, 5.0]), mean([4.0, 9.0, None, 8.0]))
     assert (comparison.effect, comparison.low, comparison.high, comparison.rows) == (3, 3, 3, 2)
 
@@ -85,7 +85,7 @@ def test_the_interval_of_many_rows_is_the_normal_one(confidence, deviations):
     assert interval.high == pytest.approx(values.mean() + half, abs=0.02 * 2)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
+def test_the_interval_covers_the_true_mean_at_the_rate_of_its_confidence():
     generator = np.random.default_rng(1)
     hits = 0
     for trial in range(300):
@@ -112,7 +112,7 @@ def test_the_p_value_of_few_rows_is_that_of_all_swaps():
     assert p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 100_000))
 
 
-def test_samples_of_a_prompt_that_agree_do_not_make_it_surer():
+def test_equal_samples_of_a_prompt_do_not_narrow_the_interval():
     values = np.random.default_rng(3).normal(size=60)
     samples = per_prompt(mean(np.repeat(values, 8).tolist()), 8)
     got, expected = bootstrap_interval(samples), bootstrap_interval(values.tolist())
@@ -167,7 +167,7 @@ def sacrebleu_p_value(differences, effect):
     return ((sizes - sizes.mean() >= abs(effect)).sum() + 1) / (len(sizes) + 1)
 
 
-def test_the_bootstrap_is_sacrebleu_s_draw_for_draw(systems):
+def test_the_bootstrap_equals_that_of_sacrebleu_draw_for_draw(systems):
     one, other, references = systems
     before, after = scored(one, references), scored(other, references)
     for name, (baseline, result) in sacrebleu_results(systems, "bs", 500).items():
@@ -184,7 +184,7 @@ def test_the_bootstrap_is_sacrebleu_s_draw_for_draw(systems):
         assert difference.interval[1:] == pytest.approx(np.quantile(differences, [0.025, 0.975]), abs=1e-9)
 
 
-def test_randomization_is_sacrebleu_s_swap_for_swap(systems):
+def test_the_randomization_equals_that_of_sacrebleu_swap_for_swap(systems):
     one, other, references = systems
     before, after = scored(one, references), scored(other, references)
     for name, (_, result) in sacrebleu_results(systems, "ar", 2000).items():
@@ -199,7 +199,7 @@ def test_randomization_is_sacrebleu_s_swap_for_swap(systems):
             assert p == result.p_value
 
 
-def test_holm_s_correction_is_that_of_his_paper():
+def test_holm_equals_the_formula_of_the_paper():
     # m p of the smallest, (m - 1) p of the next, ..., never less than the one before, at most 1
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.5]) == [1.0, 1.0]
@@ -247,7 +247,7 @@ def test_a_score_without_statistics_has_a_difference_without_a_p_value():
     assert found.effect == 3.0 and math.isnan(found.p_corrected) and not found.significant
 
 
-def test_scores_that_do_not_pair_raise():
+def test_scores_of_other_rows_or_metrics_raise():
     with pytest.raises(ValueError, match="must have the same rows, got 2 and 1 of 'm'"):
         compare(mean([1.0, 2.0]), mean([1.0]))
     with pytest.raises(ValueError, match="got 'm' pooled by 'mean' and 'p' by 'perplexity'"):
@@ -261,12 +261,12 @@ def test_scores_that_do_not_pair_raise():
         ({"confidence": 95}, r"`confidence` must be in \(0, 1\), got 95"),
     ],
 )
-def test_arguments_out_of_range_are_refused(settings, message):
+def test_arguments_out_of_range_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval([1.0, 2.0], **settings)
 
 
-def test_what_was_read_back_from_disk_compares_as_before():
+def test_scores_read_from_json_compare_as_the_original_ones():
     before, after = mean([1.0, 2.0, 4.0]), mean([2.0, 2.0, 7.0])
     read = [Score(**json.loads(json.dumps(vars(score)))) for score in (before, after)]
     assert compare(*read) == compare(before, after)

@@ -59,7 +59,7 @@ def test_kl_and_perplexity_equal_a_loop_over_tokens_whatever_the_padding(model, 
     assert found["kl"].higher_is_better is None and "unit:nats" in found["kl"].signature
 
 
-def test_a_model_does_not_differ_from_itself_and_its_own_perplexity_is_its_perplexity(model, tokenizer):
+def test_the_kl_of_a_model_to_itself_is_0_and_its_own_perplexity_its_perplexity(model, tokenizer):
     found = divergence(model, model, tokenizer, PROMPTS, COMPLETIONS)
     assert found["kl"].row_scores == [0.0] * 4
     expected = perplexity(model, tokenizer, PROMPTS, COMPLETIONS)

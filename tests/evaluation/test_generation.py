@@ -1,4 +1,4 @@
-"""Generation against a loop over plain forward passes, and everything that may leak into it."""
+"""Generation against a loop over plain forward passes, and without traces of saved defaults or modes."""
 
 import copy
 

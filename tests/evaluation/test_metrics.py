@@ -77,7 +77,7 @@ def test_nist_and_cider_of_references_without_words_are_unknown():
         ("ter", sacrebleu.TER(), sacrebleu.TER()),
     ],
 )
-def test_pooled_scores_and_signatures_are_sacrebleu_s(name, metric, sentence):
+def test_pooled_scores_and_signatures_equal_those_of_sacrebleu(name, metric, sentence):
     got = score(TEXTS, REFERENCES, [name])[name]
     assert got.value == pytest.approx(metric.corpus_score(TEXTS, streams(REFERENCES)).score, abs=1e-9)
     assert got.signature == str(metric.get_signature())
@@ -152,7 +152,7 @@ def test_repetition_is_the_mean_share_of_four_grams_that_occurred_before():
     assert got.value == pytest.approx(20 / 3)
 
 
-def test_weights_come_from_the_references_of_each_prompt_once():
+def test_the_weights_of_nist_and_cider_count_the_references_of_a_prompt_once():
     once = score(TEXTS, REFERENCES, ["nist", "cider"])
     twice = score([t for t in TEXTS for _ in (0, 1)], [r for r in REFERENCES for _ in (0, 1)], ["nist", "cider"])
     samples = score(
@@ -188,7 +188,7 @@ def test_a_metric_added_to_the_registry_is_computed_by_its_name(monkeypatch):
     assert bootstrap_interval(got["words"]).low >= 2.0
 
 
-def test_length_and_unfinished_are_means_of_what_generation_counted():
+def test_length_and_unfinished_are_means_over_completions():
     scores = score(["a", "b"], None, lengths=[2, 5], finished=[True, False])
     assert (scores["length"].value, scores["length"].row_scores) == (3.5, [2.0, 5.0])
     assert (scores["unfinished"].value, scores["unfinished"].row_scores) == (0.5, [0.0, 1.0])

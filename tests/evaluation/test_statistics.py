@@ -65,7 +65,7 @@ def test_a_sentence_is_a_corpus_of_one_row(pooling, reward, of_pooled, corpus):
     assert reward(completions=texts, references=references) == pytest.approx(pooled, abs=1e-12)
 
 
-def test_rates_of_nothing_are_not_known():
+def test_rates_of_no_rows_are_unknown():
     for pooling in ("mean", "ratio", "perplexity"):
         assert math.isnan(pool(pooling, [[0.0, 0.0]]))
         assert math.isnan(pool(pooling, []))
@@ -74,7 +74,7 @@ def test_rates_of_nothing_are_not_known():
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_many_sums_are_scored_as_each_alone(pooling):
+def test_an_array_of_sums_is_scored_as_each_of_them_alone(pooling):
     sums = np.random.default_rng(0).integers(0, 5, size=(3, 7, {"bleu": 10, "chrf": 18, "nist": 11}.get(pooling, 2)))
     got = POOLINGS[pooling](sums.astype(float))
     assert got.shape == (3, 7)
@@ -82,7 +82,7 @@ def test_many_sums_are_scored_as_each_alone(pooling):
     np.testing.assert_array_equal(got, np.array(one_by_one))
 
 
-def test_a_row_without_a_score_adds_nothing():
+def test_a_row_without_a_score_adds_nothing_to_the_mean():
     score = mean_score("r", "", [1.0, None, 3.0], True)
     assert (score.value, score.pooling, score.statistics) == (2.0, "mean", [[1.0, 1.0], [0.0, 0.0], [3.0, 1.0]])
     assert mean_score("r", "", [1.0, math.inf], True).statistics is None

@@ -1,4 +1,4 @@
-"""An evaluation that was stopped goes on where it was, and ends as if it had not been."""
+"""Interrupted evaluations are continued, with the result of uninterrupted ones."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ SAMPLED = {"do_sample": True, "num_samples": 2, "batch_size": 2}
 
 
 class Stopped(Exception):
-    """What the tests stop a generation with."""
+    """Raised by the tests to interrupt a generation."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def generate(model, tokenizer, prompts, store=None, **settings):
 
 
 def stop_at(model, monkeypatch, batch):
-    """Lets the generation of that batch fail, counted from 1."""
+    """Makes the generation of that batch fail, counted from 1."""
     generate, left = model.generate, [batch - 1]
 
     def stopping(**kwargs):
@@ -61,7 +61,7 @@ def stopped(model, tokenizer, prompts, store, monkeypatch, batch=3):
 
 
 @pytest.mark.parametrize("settings", [SAMPLED, {"do_sample": False, "num_samples": 1, "batch_size": 2}])
-def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not_stopped(
+def test_an_interrupted_generation_is_continued_with_the_result_of_an_uninterrupted_one(
     model, tokenizer, prompts, store, calls, monkeypatch, settings
 ):
     expected = generate(model, tokenizer, prompts, **settings)
@@ -75,13 +75,13 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not_stopped(
     assert len(calls) == 2
 
 
-def test_half_a_line_is_generated_again_and_swallows_nothing(model, tokenizer, prompts, store, calls, monkeypatch):
+def test_a_batch_cut_short_by_a_kill_is_generated_again(model, tokenizer, prompts, store, calls, monkeypatch):
     expected = generate(model, tokenizer, prompts)
     stopped(model, tokenizer, prompts, store, monkeypatch)
     (file,) = store.folder.iterdir()
-    whole = file.read_text()
-    for cut in (1, 20, len(whole.splitlines()[-1])):
-        file.write_text(whole[:-cut])
+    content = file.read_text()
+    for cut in (1, 20, len(content.splitlines()[-1])):
+        file.write_text(content[:-cut])
         calls.clear()
         assert generate(model, tokenizer, prompts, store) == expected
         assert len(calls) == 3
@@ -102,7 +102,7 @@ def test_half_a_line_is_generated_again_and_swallows_nothing(model, tokenizer, p
         {"do_sample": False, "num_samples": 1, "num_beams": 2},
     ],
 )
-def test_another_setting_begins_anew(model, tokenizer, prompts, store, calls, change):
+def test_another_setting_starts_from_the_beginning(model, tokenizer, prompts, store, calls, change):
     generate(model, tokenizer, prompts, store)
     calls.clear()
     found = generate(model, tokenizer, prompts, store, **change)
@@ -110,7 +110,7 @@ def test_another_setting_begins_anew(model, tokenizer, prompts, store, calls, ch
     assert found == generate(model, tokenizer, prompts, **change)
 
 
-def test_other_weights_prompts_and_endings_begin_anew(model, tokenizer, prompts, store, calls):
+def test_other_weights_prompts_and_eos_ids_start_from_the_beginning(model, tokenizer, prompts, store, calls):
     expected = generate(model, tokenizer, prompts, store)
     calls.clear()
     assert generate(model, tokenizer, [*prompts[:-1], "a"], store) != expected
@@ -127,7 +127,7 @@ def test_other_weights_prompts_and_endings_begin_anew(model, tokenizer, prompts,
     assert len(calls) == 12
 
 
-def test_the_key_sees_the_smallest_change_of_a_weight_and_where_it_is(model):
+def test_the_key_changes_with_the_smallest_change_of_a_weight_and_with_its_place(model):
     keys = {store_key(model, [[1]], {"n": 1}), store_key(model, [[2]], {"n": 1}), store_key(model, [[1]], {"n": 2})}
     weight = model.transformer.wte.weight
     for change in (
@@ -144,8 +144,8 @@ def test_the_key_sees_the_smallest_change_of_a_weight_and_where_it_is(model):
     assert all(len(key) == 12 for key in keys)
 
 
-def test_texts_come_back_as_they_were(store):
-    texts = ["", "a\nb\r\nc\r", "\u2028\u2029\x85\x0b\x0c\x1c", 'say "x" \\n', "日本 🦉", "\x00"]
+def test_texts_are_read_as_they_were_written(store):
+    texts = ["", "a\nb\r\nc\r", "\u2028\u2029\x85\x0b\x0c\x1c", 'quote "x" \\n', "日本 🦉", "\x00"]
     lines = [{"row": row, "sample": 0, "text": text, "length": 1, "finished": True} for row, text in enumerate(texts)]
     store.append("0" * 12, 0, 0, lines[:3])
     store.append("0" * 12, 1, 3, lines[3:])
@@ -153,7 +153,7 @@ def test_texts_come_back_as_they_were(store):
     assert store.read("1" * 12) == {}
 
 
-def test_remove_leaves_nothing_of_this_name_and_all_of_others(store):
+def test_remove_deletes_the_files_of_this_name_only(store):
     store.remove()  # nothing there
     longer = CompletionStore(store.folder, "a/b-c")
     for key in ("0" * 12, "f" * 12):
@@ -165,7 +165,9 @@ def test_remove_leaves_nothing_of_this_name_and_all_of_others(store):
     assert not store.folder.exists() and store.folder.parent.exists()
 
 
-def test_the_progress_bar_counts_what_was_done_before(model, tokenizer, prompts, store, monkeypatch, capsys):
+def test_the_progress_bar_counts_the_batches_of_the_store(
+    model, tokenizer, prompts, store, monkeypatch, capsys
+):
     stopped(model, tokenizer, prompts, store, monkeypatch)
     capsys.readouterr()
     generate(model, tokenizer, prompts, store, progress=True)
@@ -173,7 +175,7 @@ def test_the_progress_bar_counts_what_was_done_before(model, tokenizer, prompts,
     assert " 8/16 " in bar.split("\r")[1] and " 16/16 " in bar.split("\r")[-1]
 
 
-def test_an_evaluation_goes_on_too(model, tokenizer, prompts, store, calls, monkeypatch):
+def test_an_interrupted_evaluation_is_continued(model, tokenizer, prompts, store, calls, monkeypatch):
     rows = [{"prompt": prompt, "references": ["a b"]} for prompt in prompts]
     decoding = Decoding(max_new_tokens=12, **SAMPLED)
     expected = evaluate_model(model, tokenizer, rows, decoding, progress=False)
@@ -195,7 +197,7 @@ def run_worker(task, folder, processes):
     )
 
 
-def test_a_run_that_was_killed_goes_on_in_two_processes_with_the_texts_of_one(model, tokenizer, prompts, tmp_path):
+def test_a_killed_run_is_continued_in_two_processes_with_the_texts_of_one(model, tokenizer, prompts, tmp_path):
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path)
     (tmp_path / "prompts.json").write_text(json.dumps(prompts))
