@@ -57,7 +57,7 @@ def commands() -> Iterator[tuple[str, str]]:
 # -- Python ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page, "python")])
 def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page run one after the other, in an empty folder."""
     monkeypatch.chdir(tmp_path)
