@@ -77,7 +77,6 @@ BUDGETS = {
 # What main does not meet yet. Each number may only go down, and each entry only go.
 BUDGETS_TODAY = {
     "lmrl": 18_250,
-    "lmrl/evaluation": 4_000,
     "lmrl/rewards": 4_930,
     "lmrl/trainers": 3_530,
 }

@@ -210,6 +210,7 @@ def test_a_prompt_that_does_not_fit_raises_with_the_remedy(model, tokenizer, pro
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"num_samples": 0}, "`num_samples` must be at least 1, got 0"),
         ({"temperature": 0.0, "do_sample": True}, r"`temperature` must be above 0, got 0.0.*do_sample=False"),
+        ({"temperature": float("nan"), "do_sample": True}, r"`temperature` must be above 0, got nan"),
         ({"top_p": 0.0}, r"`top_p` must be in \(0, 1\], got 0.0"),
         ({"num_samples": 2}, "`num_samples` must be 1 without sampling, got 2"),
     ],

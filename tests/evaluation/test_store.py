@@ -165,9 +165,7 @@ def test_remove_deletes_the_files_of_this_name_only(store):
     assert not store.folder.exists() and store.folder.parent.exists()
 
 
-def test_the_progress_bar_counts_the_batches_of_the_store(
-    model, tokenizer, prompts, store, monkeypatch, capsys
-):
+def test_the_progress_bar_counts_the_batches_of_the_store(model, tokenizer, prompts, store, monkeypatch, capsys):
     stopped(model, tokenizer, prompts, store, monkeypatch)
     capsys.readouterr()
     generate(model, tokenizer, prompts, store, progress=True)
