@@ -27,7 +27,7 @@ def main() -> None:
     control = args.out / "control.py"
     control.write_text(CONTROL, encoding="utf-8")
     runs = {f"beta {beta:g}": ["--beta", str(beta)] for beta in args.betas}
-    constant = ["--rewards", f"{control}:constant", "--startup_checks", "no"]
+    constant = ["--rewards", f"{control}:constant", "--reward_weights", "1", "--startup_checks", "no"]
     runs["constant reward"] = ["--beta", str(min(args.betas)), *constant]
     evaluations: dict[str, Evaluation] = {}
     for number, (label, settings) in enumerate(runs.items(), start=1):
@@ -37,8 +37,9 @@ def main() -> None:
         evaluations.setdefault("start", read_json(folder / "before.json"))
         evaluations[label] = read_json(folder / "after.json")
     shared = set.intersection(*(set(evaluation.scores) for evaluation in evaluations.values()))
-    rewards = [name for name in evaluations["constant reward"].scores if name.startswith("reward/") and name in shared]
-    metric = args.metric or rewards[0]
+    scores = [name for name in evaluations["constant reward"].scores if name in shared]
+    rewards = [name for name in scores if name.startswith("reward/")]
+    metric = args.metric or [*rewards, *scores][0]
     print(_table(evaluations, [metric, *(name for name in COLUMNS if name in shared)]))
     points = {label: (found.values["kl"], found.values[metric]) for label, found in evaluations.items()}
     picture = scatter(points, title=f"{metric} against KL", x_label="KL, nats per completion", y_label=metric)
@@ -74,7 +75,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", default="reinforce_gen", help="name of a recipe, or the path of a script like it")
     parser.add_argument("--config", type=Path, help="YAML file of the recipe; default: the recipe's demo")
     parser.add_argument("--betas", type=float, nargs="+", default=[0.02, 0.1, 0.5], help="KL coefficients")
-    parser.add_argument("--metric", help="score on the picture's vertical axis; default: the first of --eval_metrics")
+    parser.add_argument(
+        "--metric", help="score on the picture's vertical axis; default: the first of --eval_metrics, or else of all"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
     parser.add_argument("rest", nargs="*", help="after `--`: arguments of the recipe")
     return parser.parse_args()
