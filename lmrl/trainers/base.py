@@ -71,10 +71,9 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     Attributes:
         name (`str`), citation (`str`, *optional*), reported_settings (`tuple[str, ...]`):
-            Of the class: name of the algorithm, its BibTeX, and the fields of the configuration that describe it, for
-            report, model card and sweep.
+            Of the class: name of the algorithm, its BibTeX, and the fields of the configuration that describe it.
         meter ([`Meter`]), reference ([`Reference`]), scorer ([`Scorer`]):
-            For a subclass: logging over all processes, the KL penalty, and passes of a model over completions.
+            Logging over all processes, the KL penalty, and passes of a model over completions.
         model_card (`str`, *optional*):
             Model card to save in place of TRL's draft.
     """
@@ -121,14 +120,14 @@ class PolicyGradientTrainer(RLOOTrainer):
 
         self.held_out_metrics = held_out_metrics
         self.meter = Meter(self.accelerator, self._metrics, lambda: "train" if self.model.training else "eval")
-        self.scorer = Scorer(self.accelerator, self.args, self.meter)
-        self._finite = FiniteChecks(self.args.output_dir, self.args.learning_rate, self.args.max_grad_norm)
+        self.scorer = Scorer(self.accelerator)
+        self._finite = FiniteChecks(self.args)
         self._writer = checkpointing.CheckpointWriter(self.args.should_save, self.args.save_total_limit)
         self._reward_record: RewardRecord
         self._unlogged: checkpointing.Unlogged | None = None
         self._train_sampler: Any = None
         self._prepare_models(given_adapter)
-        self.add_callback(LogFile())
+        self.add_callback(LogFile)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress)
 
@@ -161,24 +160,15 @@ class PolicyGradientTrainer(RLOOTrainer):
     # -- to be implemented by subclasses -----------------------------------------------------------------------------
 
     def credit(self, rollout: Rollout) -> Credit:
-        """
-        Returns the credit of a rollout: at least its advantages.
-
-        Args:
-            rollout ([`Rollout`]):
-                All completions of this process in the order of generation, with their `old_log_probs`.
-        """
+        """Returns the credit of a rollout: all completions of this process, in the order of generation."""
         raise NotImplementedError
 
     def loss(self, scored: models.ScoredCompletions, rollout: Rollout) -> Tensor:
         """
         Returns the scalar loss of a batch, on a scale that does not depend on how a rollout is cut into batches.
 
-        Args:
-            scored ([`ScoredCompletions`]):
-                The policy's forward, with gradient.
-            rollout ([`Rollout`]):
-                Rows of the rollout with their credit. Never write to it: it is served again.
+        `scored` is the policy's forward, with gradient, and `rollout` rows with their credit. Never write to these:
+        they are served again.
         """
         raise NotImplementedError
 
@@ -233,11 +223,6 @@ class PolicyGradientTrainer(RLOOTrainer):
         return engines.gathered_policy(self.model_wrapped, self.accelerator)
 
     @property
-    def critic(self) -> models.Critic:
-        """The critic, a part of the policy's module."""
-        return models.get_critic(self.accelerator.unwrap_model(self.model))
-
-    @property
     def serves_one_update(self) -> bool:
         """Whether a rollout serves one update in one batch: its old log-probabilities are those of the update."""
         return not self.model.training or (self.num_iterations == 1 and self.args.steps_per_generation == 1)
@@ -264,23 +249,32 @@ class PolicyGradientTrainer(RLOOTrainer):
         is_first = self.model.training and self._step == 0 and self.state.global_step == 0
         if is_first:
             self.on_first_rewards(rollout.rewards)
-        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+        batch_size = self.args.train_batch_size if self.model.training else self.args.eval_batch_size
+        without_checkpoints = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+        with self.meter.clock("scoring"), without_checkpoints:
             # 3. The policy that sampled.
             if self.serves_one_update:
                 rollout = replace(rollout, position=torch.arange(len(inputs), device=self.accelerator.device))
             else:
-                scored = self.scorer.forward_in_batches(self.model, rollout, self.has_critic)
+                scored = self.scorer.forward_in_batches(self.model, rollout, batch_size, self.has_critic)
                 rollout = rollout.with_policy_pass(scored)
             # 4. The reference.
             if self.reference.is_used:
                 with self.reference.running(self.model) as model:
-                    scored = self.scorer.forward_in_batches(model, rollout)
+                    scored = self.scorer.forward_in_batches(model, rollout, batch_size)
                 rollout = replace(rollout, ref_log_probs=scored.log_probs)
         # 5. Credit, unless it waits for the log-probabilities of the training pass.
         if not self.serves_one_update:
             rollout = self._with_credit(rollout)
         if is_first and self.args.startup_checks:
-            self._check_first(rollout)
+            startup_checks.check_first_rollout(
+                rollout,
+                self.accelerator.unwrap_model(self.model),
+                lambda rows: self.scorer.forward(self.model, rows).log_probs,
+                self.accelerator.gather,
+                self.eos_token_ids,
+                self.args,
+            )
         return rollout.to_dict()
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> list[list[int]]:
@@ -328,24 +322,17 @@ class PolicyGradientTrainer(RLOOTrainer):
         mask = mask * (~rewards.isnan()).unsqueeze(1)
         lengths = self.accelerator.gather(mask.sum(dim=1)).float()
         self.meter.count(lengths)
-        return Rollout.from_dict(
-            {
-                **{name: sampled[name] for name in ("prompt_ids", "prompt_mask", "completion_ids")},
-                "completion_mask": mask,
-                "rewards": rewards,
-                "mean_length": lengths.mean().clamp(min=1).expand(len(mask)),
-                **self._reward_record.extra,
-            }
-        )
+        tensors = {name: sampled[name] for name in ("prompt_ids", "prompt_mask", "completion_ids")}
+        tensors |= {"completion_mask": mask, "rewards": rewards, **self._reward_record.extra}
+        return Rollout.from_dict({**tensors, "mean_length": lengths.mean().clamp(min=1).expand(len(mask))})
 
     def _with_credit(self, rollout: Rollout) -> Rollout:
         kl = None
         if rollout.ref_log_probs is not None:
-            log_probs = rollout.require("old_log_probs")
-            kl = self.meter.log_kl(log_probs, rollout.ref_log_probs, rollout.completion_mask, self.beta)
+            kl = self.meter.log_kl(rollout, self.beta)
             self._finite.check_forward("the KL to the reference", kl, self.state.global_step, self.beta)
         rollout = rollout.with_credit(self.credit(rollout))
-        advantages = self.meter.log_advantages(rollout.require("advantages"), rollout.completion_mask)
+        advantages = self.meter.log_advantages(rollout.advantages, rollout.completion_mask)
         replace_newest(self._logs["advantages"], advantages)
         if kl is not None and self.model.training:
             self.beta = self.reference.next_coefficient(self.beta, kl)
@@ -356,16 +343,6 @@ class PolicyGradientTrainer(RLOOTrainer):
                 )
                 self.control.should_training_stop = True
         return rollout
-
-    def _check_first(self, rollout: Rollout) -> None:
-        startup_checks.check_first_rollout(
-            rollout,
-            self.accelerator.unwrap_model(self.model),
-            lambda rows: self.scorer.forward(self.model, rows).log_probs,
-            self.accelerator.gather,
-            self.eos_token_ids,
-            self.args,
-        )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         # 6. The loss of a batch.
@@ -420,14 +397,9 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._check_weights()
-        save_trainer = functools.partial(super()._save_checkpoint, model, trial)
-
-        def save(folder: Path) -> None:
-            self._save_run_state(folder)
-            save_trainer()
-
+        save = functools.partial(super()._save_checkpoint, model, trial)
         checkpoint = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self._writer.write(checkpoint, save, self.state)
+        self._writer.write(checkpoint, self._save_run_state, save, self.state)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(checkpoint))
 
@@ -477,13 +449,7 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """
-        Returns what `Trainer.train` returns.
-
-        Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*):
-                As in [`find_checkpoint`].
-            *args, **kwargs:
-                The further arguments of `Trainer.train`.
+        Returns what `Trainer.train` returns, with `resume_from_checkpoint` as in [`find_checkpoint`].
 
         Raises:
             ValueError: If there is no such checkpoint, or it is damaged.
@@ -563,7 +529,7 @@ class PolicyGradientTrainer(RLOOTrainer):
     def _load_critic(self, folder: str) -> None:
         # A checkpoint of DeepSpeed or FSDP has the complete module, with the critic: what they have loaded is shards.
         if self.has_critic and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            models.load_critic(self.critic, folder)
+            models.load_critic(models.get_critic(self._base_model), folder)
 
 
 def _as_dataset(rows: Any) -> Any:

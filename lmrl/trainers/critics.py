@@ -4,7 +4,7 @@ import copy
 
 import torch
 from accelerate.utils import is_peft_model
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from lmrl.models import Critic, TrunkAdapter, attach_critic, disable_dropout, load_backbone
@@ -14,13 +14,7 @@ from .configs import PPOConfig
 
 def make_critic(policy: PreTrainedModel, args: PPOConfig) -> Critic:
     """
-    Returns a new critic, made a part of the policy so that every engine wraps, trains and counts it.
-
-    Args:
-        policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Policy out of its engine, with all its weights.
-        args ([`PPOConfig`]):
-            Configuration, whose `critic` names the kind.
+    Returns a new critic of the kind that `args.critic` names, made a part of a policy that is out of its engine.
 
     Raises:
         ValueError: If the policy has no adapter for a critic with one, or the critic reads other tokens.
@@ -64,17 +58,7 @@ def _make_backbone(policy: PreTrainedModel, base: PreTrainedModel, args: PPOConf
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, learning_rate: float) -> None:
-    """
-    Puts the weights of a critic into parameter groups of their own.
-
-    Args:
-        optimizer ([`~torch.optim.Optimizer`]):
-            New optimizer of all trainable weights.
-        model (`torch.nn.Module`):
-            Policy with its critic, in its engine or not.
-        learning_rate (`float`):
-            Learning rate of the critic.
-    """
+    """Puts the weights of a policy's critic into parameter groups of their own, with their learning rate."""
     critic_ids = {id(parameter) for name, parameter in model.named_parameters() if "critic." in name}
     for group in list(optimizer.param_groups):
         critic_params = [parameter for parameter in group["params"] if id(parameter) in critic_ids]
@@ -85,14 +69,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, learni
             continue
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in critic_ids]
         optimizer.add_param_group({**group, "params": critic_params, "lr": learning_rate})
-
-
-def critic_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """
-    Returns the weights of a critic by their names in [`~lmrl.models.Critic`].
-
-    Args:
-        state_dict (`dict[str, torch.Tensor]`):
-            Weights of a policy with its critic.
-    """
-    return {name.split("critic.", 1)[1]: tensor for name, tensor in state_dict.items() if "critic." in name}

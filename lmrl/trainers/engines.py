@@ -18,15 +18,7 @@ from lmrl.models import decoding_weights, neutral_generation_config
 
 
 def base_model(model: Any, accelerator: Accelerator) -> PreTrainedModel:
-    """
-    Returns the policy as a plain model: out of its engine, and out of PEFT's wrapper.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Policy, in its engine or not.
-        accelerator ([`~accelerate.Accelerator`]):
-            Of the trainer.
-    """
+    """Returns the policy as a plain model: out of its engine, and out of PEFT's wrapper."""
     unwrapped = accelerator.unwrap_model(model)
     return unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped
 
@@ -39,12 +31,6 @@ def gathered_policy(model_wrapped: Any, accelerator: Accelerator) -> Iterator[Pr
     In it a process may run the policy as often as it likes, without the others, and a model that is loaded is complete
     too. All processes must enter and leave it together. What is done to the weights in it is lost where they are
     shards.
-
-    Args:
-        model_wrapped (`torch.nn.Module`):
-            Policy in its engine, before, in or after training.
-        accelerator ([`~accelerate.Accelerator`]):
-            Of the trainer.
     """
     with ExitStack() as stack:
         if DistributedBackend(accelerator).is_zero3:
@@ -88,13 +74,8 @@ def _zero3_forward_check_disabled(engine: Any) -> Iterator[None]:
 @contextmanager
 def unsharded(model: nn.Module, state: Any) -> Iterator[None]:
     """
-    Gathers every weight of a model under `fully_shard` on every process, with no communication in its forward.
-
-    Args:
-        model (`torch.nn.Module`):
-            Any model; one without shards is left as it is.
-        state ([`~accelerate.state.AcceleratorState`]):
-            Its FSDP plugin has whether shards are made again after the forward of a layer.
+    Gathers every weight of a model under `fully_shard` on every process, with no communication in its forward. A model
+    without shards is left as it is. The FSDP plugin in `state` has whether a layer's forward ends with shards again.
     """
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
@@ -130,19 +111,7 @@ def decoding_policy(
 ) -> Iterator[None]:
     """
     Prepares the policy for sampling: its weights at hand, in bfloat16 if it trains so, and no generation settings
-    that change the distribution.
-
-    Args:
-        policy ([`~transformers.PreTrainedModel`]):
-            Policy as [`base_model`] returns it.
-        model_wrapped (`torch.nn.Module`):
-            Policy in its engine.
-        accelerator ([`~accelerate.Accelerator`]):
-            Of the trainer.
-        use_vllm (`bool`):
-            Whether vLLM samples, with weights of its own.
-        bf16 (`bool`):
-            Whether the forward computes in bfloat16.
+    that change the distribution. With `use_vllm`, vLLM samples with weights of its own.
     """
     is_zero3 = DistributedBackend(accelerator).is_zero3
     with ExitStack() as stack:
@@ -157,15 +126,7 @@ def decoding_policy(
 
 
 def prepare_frozen(model: Any, accelerator: Accelerator) -> Any:
-    """
-    Returns a model that is not trained, under the engine of the policy.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Frozen model.
-        accelerator ([`~accelerate.Accelerator`]):
-            Of the trainer.
-    """
+    """Returns a model that is not trained, under the engine of the policy."""
     if uses_deepspeed(accelerator):
         return prepare_deepspeed(model, accelerator)
     if uses_fsdp(accelerator):
@@ -189,13 +150,7 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 
 def exclude_critic_from_vllm(generation: VLLMGeneration) -> None:
-    """
-    Keeps the critic, a part of the policy's module, out of the weights that TRL sends to vLLM, which has none.
-
-    Args:
-        generation ([`~trl.generation.vllm_generation.VLLMGeneration`]):
-            Of the trainer.
-    """
+    """Keeps the critic, a part of the policy's module, out of the weights that TRL sends to vLLM, which has none."""
     all_params = generation._iter_named_params
 
     def policy_params() -> Iterator[tuple[str, Tensor]]:

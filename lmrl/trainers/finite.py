@@ -9,6 +9,7 @@ from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpointing import newest_first
+from .configs import PolicyGradientConfig
 
 
 class DivergenceError(ValueError):
@@ -19,37 +20,19 @@ class FiniteChecks:
     """
     Checks of values that are reduced over all processes anyway, so that all of them stop in the same step.
 
+    Each takes the number of optimizer steps done and the coefficient of the KL penalty, for its message, and raises a
+    [`DivergenceError`] if a value is NaN or infinite.
+
     Args:
-        output_dir (`str`):
-            Folder of the run, whose checkpoints the messages name.
-        learning_rate (`float`):
-            Peak learning rate, named in the messages.
-        max_grad_norm (`float`):
-            Bound of the gradients' norm, named in the messages.
+        args ([`PolicyGradientConfig`]):
+            Configuration, with the folder of the run, whose checkpoints the messages name.
     """
 
-    def __init__(self, output_dir: str, learning_rate: float, max_grad_norm: float) -> None:
-        self.output_dir = Path(output_dir)
-        self.learning_rate = learning_rate
-        self.max_grad_norm = max_grad_norm
+    def __init__(self, args: PolicyGradientConfig) -> None:
+        self.args = args
 
     def check_forward(self, name: str, value: float, step: int, beta: float) -> None:
-        """
-        Checks a result of the policy's forward, which all processes have.
-
-        Args:
-            name (`str`):
-                What it is, as a noun with its article.
-            value (`float`):
-                Its value.
-            step (`int`):
-                Optimizer steps done.
-            beta (`float`):
-                Coefficient of the KL penalty, named in the message.
-
-        Raises:
-            DivergenceError: If it is NaN or infinite.
-        """
+        """Checks a result of the policy's forward, which all processes have."""
         if not math.isfinite(value):
             raise DivergenceError(
                 f"Training was stopped in step {step + 1}: {name} is {value}: what the policy computes is no longer "
@@ -58,20 +41,7 @@ class FiniteChecks:
             )
 
     def check_gradients(self, norm: float, step: int, beta: float) -> None:
-        """
-        Checks the norm of the gradients, between the last backward pass and the update.
-
-        Args:
-            norm (`float`):
-                Norm over all parameters.
-            step (`int`):
-                Optimizer steps done.
-            beta (`float`):
-                Coefficient of the KL penalty, named in the message.
-
-        Raises:
-            DivergenceError: If it is NaN or infinite.
-        """
+        """Checks the norm of the gradients, between the last backward pass and the update."""
         if not math.isfinite(norm):
             raise DivergenceError(
                 f"Training was stopped in step {step + 1}: the norm of the gradients is {norm}, and the update with "
@@ -79,22 +49,7 @@ class FiniteChecks:
             )
 
     def check_weights(self, model: nn.Module, accelerator: Accelerator, step: int, beta: float) -> None:
-        """
-        Checks the weights before they are saved, on every process.
-
-        Args:
-            model (`torch.nn.Module`):
-                Policy, in shards or not.
-            accelerator ([`~accelerate.Accelerator`]):
-                Joins the processes.
-            step (`int`):
-                Optimizer steps done.
-            beta (`float`):
-                Coefficient of the KL penalty, named in the message.
-
-        Raises:
-            DivergenceError: On every process, if a weight of any of them is NaN or infinite.
-        """
+        """Checks the weights, in shards or not, before they are saved; if one process fails, all of them do."""
         weights = [getattr(weight, "to_local", lambda weight=weight: weight)() for weight in model.parameters()]
         broken = torch.tensor(not all(bool(weight.isfinite().all()) for weight in weights), dtype=torch.int64)
         if accelerator.reduce(broken.to(accelerator.device), reduction="sum") > 0:
@@ -105,7 +60,7 @@ class FiniteChecks:
 
     def _last_checkpoint(self, suspect: int | None = None) -> str:
         """Returns where to go on from. A checkpoint of the very weights that gave NaN may be broken too."""
-        checkpoints = newest_first(self.output_dir)
+        checkpoints = newest_first(Path(self.args.output_dir))
         if not checkpoints:
             return "There is no checkpoint to go back to (`save_steps` makes them)."
         last = checkpoints[0]
@@ -115,7 +70,8 @@ class FiniteChecks:
         return f"The last checkpoint is {last}; if it was saved from these very weights, {before}."
 
     def _remedy(self, beta: float) -> str:
+        args = self.args
         return (
-            f"Lower `learning_rate` (it is {self.learning_rate:g}) or `max_grad_norm` (it is {self.max_grad_norm:g}), "
+            f"Lower `learning_rate` (it is {args.learning_rate:g}) or `max_grad_norm` (it is {args.max_grad_norm:g}), "
             f"raise `beta` (it is {beta:g}), or check the rewards for extreme values."
         )

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from lmrl import core
 
+from .rollout import Rollout
+
 ROLLOUT_STAGES = ("generation", "scoring", "reward")
 
 
@@ -75,15 +77,7 @@ class Meter:
         return moments
 
     def log_weighted(self, means: Mapping[str, Tensor], weight: Tensor) -> None:
-        """
-        Logs means over this batch on all processes, which differ in how many values they have.
-
-        Args:
-            means (`dict[str, torch.Tensor]`):
-                Scalar means of this process.
-            weight (`torch.Tensor`):
-                Scalar number of values that they are means of.
-        """
+        """Logs means over this batch on all processes, each of which has `weight` values that its means are of."""
         sums = torch.stack([*means.values(), torch.ones_like(next(iter(means.values())))]) * weight
         *totals, count = self.accelerator.reduce(sums, reduction="sum").tolist()
         for name, total in zip(means, totals, strict=True):
@@ -96,9 +90,10 @@ class Meter:
         self.replace("reward", scored.mean().item())
         self.replace("reward_std", scored.std().item() if len(scored) > 1 else 0.0)
 
-    def log_kl(self, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, coefficient: float) -> float:
+    def log_kl(self, rollout: Rollout, coefficient: float) -> float:
         """Logs the KL to the reference and its coefficient; returns the KL in nats, the mean over all completions."""
-        count, total, _ = self.moments(core.k1(log_probs, ref_log_probs), mask).unbind()
+        mask = rollout.completion_mask
+        count, total, _ = self.moments(core.k1(rollout.old_log_probs, rollout.ref_log_probs), mask).unbind()
         per_sequence = (total / (len(mask) * self.accelerator.num_processes)).item()
         self.replace("kl", (total / count.clamp(min=1)).item())
         self.log("kl_per_sequence", per_sequence)
@@ -165,15 +160,7 @@ class Meter:
 
 
 def replace_newest(table: Any, values: list[float]) -> None:
-    """
-    Replaces the newest entries of a table column by those that were trained on (huggingface/trl#7298).
-
-    Args:
-        table (`collections.deque`):
-            Column of TRL's table of completions, which drops its oldest entries.
-        values (`list[float]`):
-            Entries of the newest rollout.
-    """
+    """Replaces the newest entries of a column of TRL's table by those that were trained on (huggingface/trl#7298)."""
     for _ in range(min(len(values), len(table))):
         table.pop()
     table.extend(values)

@@ -10,13 +10,7 @@ from lmrl.models import upcast_adapters_to_fp32
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:
-    """
-    Returns the trainable weights of a policy that has an adapter already; of another one nothing.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Policy before TRL gets it.
-    """
+    """Returns the trainable weights of a policy that has an adapter before TRL gets it; of another one nothing."""
     if not is_peft_model(model):
         return {}
     return {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
@@ -29,13 +23,7 @@ def undo_trl_adapter_changes(model: Any, given: dict[str, Tensor]) -> None:
     On a quantised base it rounds the adapter to bfloat16, as is done for supervised tuning: the small steps of
     reinforcement learning would be rounded away, and an adapter trained further would not be the one that was given.
     And it would save its frozen copy of an adapter trained further in a folder `ref` of each checkpoint; a resumed run
-    makes that copy again.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Policy as TRL left it.
-        given (`dict[str, torch.Tensor]`):
-            Result of [`adapter_weights`] before.
+    makes that copy again. `given` is the result of [`adapter_weights`] before.
     """
     if not is_peft_model(model):
         return
@@ -48,14 +36,10 @@ def undo_trl_adapter_changes(model: Any, given: dict[str, Tensor]) -> None:
 
 def starts_at_reference(model: Any) -> bool:
     """
-    Returns whether a policy before its first update is the same as its own reference.
+    Returns whether a policy before its first update, out of its engine, is the same as its own reference.
 
     With a new LoRA adapter the reference is the base, from which an adapter that does not start at zero
     (`init_lora_weights`) differs. An adapter trained further has TRL's frozen copy of it, `ref`, as its reference.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Policy, out of its engine.
     """
     if not is_peft_model(model) or "ref" in model.peft_config:
         return True

@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lmrl import core
-from lmrl.models import Critic, ScoredCompletions
+from lmrl.models import Critic, ScoredCompletions, get_critic
 
 from .base import PolicyGradientTrainer
 from .critics import make_critic
@@ -61,12 +61,13 @@ class PPOTrainer(PolicyGradientTrainer):
 
     def on_first_rewards(self, rewards: Tensor) -> None:
         """Initializes the critic's bias to the mean reward of the first rollout."""
-        self.critic.start_at(torch.nanmean(self.accelerator.gather(rewards)).item())
+        mean = torch.nanmean(self.accelerator.gather(rewards)).item()
+        get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
 
     def credit(self, rollout: Rollout) -> Credit:
         """Returns advantages and returns, (B, T)."""
         mask = rollout.completion_mask
-        values = rollout.require("old_values")
+        values = rollout.old_values
         token_rewards = core.place_at_end(rollout.rewards, mask) - self.reference.penalty(rollout, self.beta)
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
@@ -85,13 +86,13 @@ class PPOTrainer(PolicyGradientTrainer):
         mask = rollout.completion_mask
         policy_loss = core.clipped_policy_loss(
             scored.log_probs,
-            rollout.require("old_log_probs"),
-            rollout.require("advantages"),
+            rollout.old_log_probs,
+            rollout.advantages,
             self.epsilon_low,
             self.epsilon_high,
         )
         value_loss = core.clipped_value_loss(
-            scored.state_values, rollout.require("old_values"), rollout.require("returns"), self.args.cliprange_value
+            scored.state_values, rollout.old_values, rollout.returns, self.args.cliprange_value
         )
         self._log_update(scored, rollout, policy_loss.detach(), value_loss.detach())
 
@@ -105,11 +106,11 @@ class PPOTrainer(PolicyGradientTrainer):
         self, scored: ScoredCompletions, rollout: Rollout, policy_loss: Tensor, value_loss: Tensor
     ) -> None:
         mask = rollout.completion_mask
-        old_log_probs = rollout.require("old_log_probs")
+        old_log_probs = rollout.old_log_probs
         policy_clipped = core.clip_fraction(
-            scored.log_probs, old_log_probs, rollout.require("advantages"), mask, self.epsilon_low, self.epsilon_high
+            scored.log_probs, old_log_probs, rollout.advantages, mask, self.epsilon_low, self.epsilon_high
         )
-        value_clipped = (scored.state_values - rollout.require("old_values")).abs() > self.args.cliprange_value
+        value_clipped = (scored.state_values - rollout.old_values).abs() > self.args.cliprange_value
         means = {
             "policy/loss": core.masked_mean(policy_loss, mask),
             "policy/approx_kl": core.approximate_kl(scored.log_probs, old_log_probs, mask),

@@ -31,6 +31,8 @@ class Reference:
     """
     The frozen policy, the penalty for leaving it, and the coefficient of that.
 
+    KLs are in nats per completion, the mean over a rollout of all processes.
+
     Args:
         model ([`~transformers.PreTrainedModel`], *optional*):
             Frozen model under its engine. None without a KL penalty, and for a policy with LoRA where no model is
@@ -54,12 +56,8 @@ class Reference:
     @contextmanager
     def running(self, policy: Any) -> Iterator[Any]:
         """
-        Yields the model to score a rollout with.
-
-        Args:
-            policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-                Policy, which is that model while its adapter is off, or replaced by TRL's frozen copy of the one that
-                training started from.
+        Yields the model to score a rollout with: without one of its own the policy, with its adapter off or replaced
+        by TRL's frozen copy of the one that training started from.
         """
         if self.model is not None:
             yield self.model
@@ -69,40 +67,20 @@ class Reference:
             yield policy
 
     def penalty(self, rollout: Rollout, beta: float) -> Tensor:
-        """
-        Returns `beta * k1` of each token, and zeros where there is no reference.
-
-        Args:
-            rollout ([`Rollout`]):
-                Rollout with its log-probabilities.
-            beta (`float`):
-                Coefficient.
-
-        Returns:
-            `torch.Tensor` of shape `(B, T)`.
-        """
-        log_probs = rollout.require("old_log_probs")
+        """Returns `beta * k1` of each token, (B, T), and zeros where there is no reference."""
         if rollout.ref_log_probs is None:
-            return torch.zeros_like(log_probs)
-        return beta * core.k1(log_probs, rollout.ref_log_probs)
+            return torch.zeros_like(rollout.old_log_probs)
+        return beta * core.k1(rollout.old_log_probs, rollout.ref_log_probs)
 
     def next_coefficient(self, beta: float, kl: float) -> float:
-        """
-        Returns the coefficient of the next rollout: adapted to `kl_target`, if there is one.
-
-        Args:
-            beta (`float`):
-                Coefficient of this rollout.
-            kl (`float`):
-                KL of this rollout to the reference, in nats per completion.
-        """
+        """Returns the coefficient of the next rollout: that of this one, adapted to `kl_target` if there is one."""
         if self.args.kl_target is None:
             return beta
         num_samples = self.args.generation_batch_size
         return core.adaptive_coefficient(beta, kl, self.args.kl_target, self.args.kl_horizon, num_samples)
 
     def is_too_far(self, kl: float) -> bool:
-        """Returns whether a KL, in nats per completion, is above `max_kl`."""
+        """Returns whether a KL is above `max_kl`."""
         return self.args.max_kl is not None and kl > self.args.max_kl
 
     def state_dict(self, beta: float) -> dict[str, float]:
@@ -131,15 +109,8 @@ class Reference:
 def make_frozen_model(policy: Any, tokenizer: PreTrainedTokenizerBase, args: PolicyGradientConfig) -> Any:
     """
     Returns the frozen model that the KL is measured to: the one named by `reference_model_name_or_path`, else a copy
-    of the policy as it is now. None without a KL penalty, and with LoRA where none is named.
-
-    Args:
-        policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Policy with all its weights, which has not been given its scoring forward yet.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the policy.
-        args ([`PolicyGradientConfig`]):
-            Configuration of the run.
+    of the policy as it is now, before it gets its scoring forward. None without a KL penalty, and with LoRA where none
+    is named.
 
     Raises:
         ValueError: If the named model reads other tokens than the policy, or a reference cannot follow the policy.

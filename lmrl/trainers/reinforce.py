@@ -82,12 +82,12 @@ class ReinforceTrainer(PolicyGradientTrainer):
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
         """Returns the loss, averaged over completions."""
         mask = rollout.completion_mask
-        advantages = rollout.require("advantages")
+        advantages = rollout.advantages
         log_probs = core.masked_sum(scored.log_probs, mask, dim=1)
         if self.serves_one_update:
             self.meter.log("clip_ratio/region_mean", 0.0)  # the ratio is 1
             return core.reinforce_loss(log_probs, advantages).mean()
-        old_log_probs = core.masked_sum(rollout.require("old_log_probs"), mask, dim=1)
+        old_log_probs = core.masked_sum(rollout.old_log_probs, mask, dim=1)
         clipped = core.clip_fraction(
             log_probs.detach(), old_log_probs, advantages, mask.any(dim=1), self.epsilon_low, self.epsilon_high
         )

@@ -107,10 +107,6 @@ def raise_on_all_ranks(rewards: Sequence[CheckedReward]) -> None:
     """
     Raises on every process the failure of a reward on one of them; returns if none failed.
 
-    Args:
-        rewards (`list[CheckedReward]`):
-            Rewards that have just been called, on every process.
-
     Raises:
         RewardError: The first failure of the first process, on all alike.
     """
@@ -164,15 +160,7 @@ def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
 
 
 def missing_columns(reward: CheckedReward, columns: list[str]) -> list[str]:
-    """
-    Returns the columns that a reward reads and that are not there: those it states, or its required arguments.
-
-    Args:
-        reward ([`CheckedReward`]):
-            Reward.
-        columns (`list[str]`):
-            Columns that are there.
-    """
+    """Returns the columns that a reward reads (those it states, or its required arguments) and that are not there."""
     stated = getattr(reward.reward_func, "columns", None)
     if stated is None:
         given = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
@@ -183,28 +171,14 @@ def missing_columns(reward: CheckedReward, columns: list[str]) -> list[str]:
 
 
 def reward_states(rewards: Sequence[CheckedReward]) -> dict[str, dict[str, Any]]:
-    """
-    Returns the states of the rewards that have one, by the names of the rewards.
-
-    Args:
-        rewards (`list[CheckedReward]`):
-            Rewards, of which those with a `state_dict` have a state unless it is empty.
-    """
+    """Returns the states, by the names of the rewards, of those that have a `state_dict`, unless it is empty."""
     stateful = {reward.__name__: reward.reward_func for reward in rewards if hasattr(reward.reward_func, "state_dict")}
     states = {name: reward_func.state_dict() for name, reward_func in stateful.items()}
     return {name: state for name, state in states.items() if state}
 
 
 def load_reward_states(rewards: Sequence[CheckedReward], states: dict[str, dict[str, Any]]) -> None:
-    """
-    Loads what [`reward_states`] returned.
-
-    Args:
-        rewards (`list[CheckedReward]`):
-            Rewards.
-        states (`dict`):
-            States by the names of rewards. One of another reward is passed over with a warning.
-    """
+    """Loads what [`reward_states`] returned. The state of a reward that is not used is passed over with a warning."""
     by_name: dict[str, Any] = {reward.__name__: reward.reward_func for reward in rewards}
     for name, state in states.items():
         if name in by_name:

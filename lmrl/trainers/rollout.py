@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +13,11 @@ from lmrl.models import ScoredCompletions
 @dataclass(frozen=True)
 class Credit:
     """
-    Result of [`~PolicyGradientTrainer.credit`]: how much better than expected each completion was, or each token.
-
-    NaN, as of a completion that no reward applied to, becomes 0 and moves nothing.
+    Result of [`~PolicyGradientTrainer.credit`]. NaN, as of a completion that no reward applied to, becomes 0.
 
     Args:
         advantages (`torch.Tensor` of shape `(B,)` or `(B, T)`):
-            Advantages of the completions, or of their tokens.
+            How much better than expected each completion was, or each token.
         returns (`torch.Tensor` of shape `(B, T)`, *optional*):
             What a critic's values should have been.
         extra (`dict[str, torch.Tensor]`, *optional*):
@@ -56,14 +55,11 @@ class Rollout:
     them into `steps_per_generation` batches, and serves each batch `num_iterations` times.
 
     Args:
-        prompt_ids (`torch.Tensor` of shape `(B, P)`):
-            Token ids of the prompts, padded on the left.
-        prompt_mask (`torch.Tensor` of shape `(B, P)`):
-            1 where a prompt's token is real.
-        completion_ids (`torch.Tensor` of shape `(B, T)`):
-            Token ids of the completions, padded on the right.
-        completion_mask (`torch.Tensor` of shape `(B, T)`):
-            1 where a completion's token counts: up to and with its first EOS. All 0 for a completion without reward.
+        prompt_ids, prompt_mask (`torch.Tensor` of shape `(B, P)`):
+            Token ids of the prompts, padded on the left; 1 where one is real.
+        completion_ids, completion_mask (`torch.Tensor` of shape `(B, T)`):
+            Token ids of the completions, padded on the right; 1 where one counts: up to and with the first EOS. All 0
+            for a completion without reward.
         rewards (`torch.Tensor` of shape `(B,)`):
             Weighted sum of the rewards, clipped, less the penalty for not ending; NaN where no reward applied.
         mean_length (`torch.Tensor` of shape `(B,)`):
@@ -79,10 +75,8 @@ class Rollout:
             Rewards of the greedy completions of the same prompts. There with `baseline="greedy"`.
         position (`torch.Tensor` of shape `(B,)`, *optional*):
             Place of each row in the order of generation. There until credit is assigned, if TRL shuffles before.
-        advantages (`torch.Tensor` of shape `(B,)` or `(B, T)`, *optional*):
+        advantages, returns (`torch.Tensor`, *optional*):
             From [`Credit`]. There in `loss`.
-        returns (`torch.Tensor` of shape `(B, T)`, *optional*):
-            From [`Credit`], if it has any.
         extra (`dict[str, torch.Tensor]`, *optional*):
             Further tensors, of [`Credit`] or of [`~PolicyGradientTrainer.extra_rewards`].
     """
@@ -93,13 +87,14 @@ class Rollout:
     completion_mask: Tensor
     rewards: Tensor
     mean_length: Tensor
-    old_log_probs: Tensor | None = None
-    old_values: Tensor | None = None
-    ref_log_probs: Tensor | None = None
-    greedy_rewards: Tensor | None = None
-    position: Tensor | None = None
-    advantages: Tensor | None = None
-    returns: Tensor | None = None
+    # `Any` as in ScoredCompletions: where one is there is known by the algorithm, and not by its type.
+    old_log_probs: Any = None
+    old_values: Any = None
+    ref_log_probs: Any = None
+    greedy_rewards: Any = None
+    position: Any = None
+    advantages: Any = None
+    returns: Any = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -115,25 +110,6 @@ class Rollout:
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "extra"}
         return {name: tensor for name, tensor in own.items() if tensor is not None} | dict(self.extra)
 
-    def require(self, name: str) -> Tensor:
-        """
-        Returns a tensor that a rollout need not have.
-
-        Args:
-            name (`str`):
-                Name of a field, or of a tensor in `extra`.
-
-        Raises:
-            ValueError: If this rollout has none of that name.
-        """
-        tensors = self.to_dict()
-        if name not in tensors:
-            raise ValueError(
-                f"`{name}` must be in the rollout, got only {', '.join(tensors)}. Values need a critic, "
-                "log-probabilities of a reference `beta` above 0, and advantages come from `credit`."
-            )
-        return tensors[name]
-
     @property
     def input_ids(self) -> Tensor:
         """Prompts and completions, (B, P + T)."""
@@ -146,10 +122,8 @@ class Rollout:
 
     def with_policy_pass(self, scored: ScoredCompletions) -> "Rollout":
         """Returns the rollout with the log-probabilities and values of the policy that sampled it."""
-        values = scored.state_values
-        return replace(
-            self, old_log_probs=scored.log_probs.detach(), old_values=None if values is None else values.detach()
-        )
+        values = None if scored.state_values is None else scored.state_values.detach()
+        return replace(self, old_log_probs=scored.log_probs.detach(), old_values=values)
 
     def with_credit(self, credit: Credit) -> "Rollout":
         """Returns the rollout with its credit."""
@@ -166,7 +140,7 @@ class Rollout:
 
     def in_order_of_generation(self) -> "Rollout":
         """Returns the rollout with its rows as they were generated: the completions of a prompt side by side."""
-        order = self.require("position").argsort()
+        order = self.position.argsort()
         return self.map(lambda tensor: tensor[order])
 
     def split(self, batch_size: int) -> Iterator["Rollout"]:
@@ -178,18 +152,15 @@ class Rollout:
 
 def weighted_rewards(per_func: Tensor, weights: Tensor, clip_range: tuple[float, float] | None) -> Tensor:
     """
-    Returns the weighted sum of the rewards of each completion, clipped, and NaN where none of them applied.
+    Returns the weighted sum of the rewards of each completion, (N,), clipped if there is a range.
 
     Args:
         per_func (`torch.Tensor` of shape `(N, F)`):
-            Rewards of F functions, NaN where one did not apply.
+            Rewards of F functions, NaN where one did not apply. Where none did, the sum is NaN.
         weights (`torch.Tensor` of shape `(F,)`):
             Weights of the functions.
         clip_range (`tuple[float, float]`, *optional*):
             Bounds of the sum.
-
-    Returns:
-        `torch.Tensor` of shape `(N,)`.
     """
     rewards = (per_func * weights.to(per_func.device)).nansum(dim=1)
     if clip_range:
@@ -198,19 +169,6 @@ def weighted_rewards(per_func: Tensor, weights: Tensor, clip_range: tuple[float,
 
 
 def ended(completion_ids: Tensor, completion_mask: Tensor, eos_token_ids: list[int]) -> Tensor:
-    """
-    Returns which completions have an EOS among their tokens that count.
-
-    Args:
-        completion_ids (`torch.Tensor` of shape `(B, T)`):
-            Token ids.
-        completion_mask (`torch.Tensor` of shape `(B, T)`):
-            1 where a token counts.
-        eos_token_ids (`list[int]`):
-            Ids that end a completion.
-
-    Returns:
-        `torch.Tensor` of shape `(B,)`, bool.
-    """
+    """Returns which completions, (B, T), have an EOS among their tokens that count: bool, (B,)."""
     is_eos = torch.isin(completion_ids, torch.tensor(eos_token_ids, device=completion_ids.device))
     return (is_eos & completion_mask.bool()).any(dim=1)

@@ -28,13 +28,7 @@ TOLERANCE_IN_16_BITS = 0.5
 
 def check_columns(rewards: Sequence[CheckedReward], train_dataset: Any, eval_dataset: Any) -> None:
     """
-    Checks that every column which a reward reads is there.
-
-    Args:
-        rewards (`list[CheckedReward]`):
-            Rewards.
-        train_dataset, eval_dataset ([`~datasets.Dataset`], *optional*):
-            Rows; several held-out sets as a `dict`.
+    Checks that every column which a reward reads is there, also in several held-out sets given as a `dict`.
 
     Raises:
         ValueError: If the prompts or a column are missing.
@@ -64,17 +58,7 @@ def check_rows(
 ) -> None:
     """
     Checks that there are prompts enough for one rollout, that each has tokens, and that the longest one fits the
-    context together with the longest completion.
-
-    Args:
-        dataset ([`~datasets.Dataset`]):
-            Rows that are trained on; a stream is not checked.
-        tokenize (`Callable`):
-            Returns the token ids of prompts.
-        args ([`PolicyGradientConfig`]):
-            Configuration.
-        models (`dict[str, PreTrainedModel]`):
-            Models that read prompts and completions, by what they are.
+    context of all models, named by what they are, together with the longest completion. A stream is not checked.
 
     Raises:
         ValueError: If there are too few prompts, or one is missing, empty or too long.
@@ -132,15 +116,13 @@ def check_first_rollout(
         rollout ([`Rollout`]):
             First rollout of this process.
         policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Policy, in its engine or not.
+            Policy out of its engine.
         score (`Callable`):
-            Returns the policy's log-probabilities of a rollout.
+            Returns the policy's log-probabilities of a rollout, (B, T).
         gather (`Callable`):
             Returns the tensors of all processes as one.
-        eos_token_ids (`list[int]`):
-            Ids that end a completion.
-        args ([`PolicyGradientConfig`]):
-            Configuration.
+        eos_token_ids, args:
+            Of the trainer.
 
     Raises:
         ValueError: If training could learn nothing, or would not train the policy that is sampled.

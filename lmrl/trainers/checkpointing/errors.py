@@ -14,16 +14,7 @@ class SaveError(OSError):
 
 @contextmanager
 def save_errors(folder: str | Path) -> Iterator[None]:
-    """
-    Context manager that turns any failure to write into a [`SaveError`].
-
-    Args:
-        folder (`str` or `Path`):
-            Folder that is written to, named in the message.
-
-    Raises:
-        SaveError: With the reason, whatever library failed.
-    """
+    """Context manager that turns any failure to write to a folder into a [`SaveError`] with the reason."""
     try:
         yield
     except SaveError:
@@ -44,10 +35,6 @@ def _reason(error: Exception) -> str:
 def check_writable(output_dir: str | Path) -> None:
     """
     Makes the folder of a run.
-
-    Args:
-        output_dir (`str` or `Path`):
-            Folder of the run.
 
     Raises:
         ValueError: If no file can be written there.

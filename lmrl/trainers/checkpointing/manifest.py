@@ -11,13 +11,7 @@ MANIFEST = "lmrl_files.json"
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """
-    Writes the list of all files of a checkpoint once they are on the disk: the last thing that a checkpoint gets.
-
-    Args:
-        checkpoint (`Path`):
-            Folder with everything else in it.
-    """
+    """Writes the list of all files of a checkpoint once they are on the disk: the last thing that it gets."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     folders = [path for path in checkpoint.rglob("*") if path.is_dir()]
     listed = {path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _crc32(path)] for path in files}
@@ -36,10 +30,6 @@ def find_corruption(checkpoint: str | Path) -> str | None:
 
     Every file is read and compared with the list. A checkpoint of another tool has no list: it must have weights, an
     optimizer and the state of the trainer, which is written last, and no weights may be cut short.
-
-    Args:
-        checkpoint (`str` or `Path`):
-            Folder.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():

@@ -27,16 +27,10 @@ class Unlogged:
     """
     What a resumed run had not logged yet: loaded with its checkpoint, and handed over to Trainer's loop, which begins
     with a loss of zero, once that is where it was.
-
-    Args:
-        loss (`float`):
-            Sum of the losses since the last log.
-        last_logged (`int`):
-            Step of the last log.
     """
 
-    loss: float
-    last_logged: int
+    loss: float  # sum of the losses since the last log
+    last_logged: int  # step of the last log
 
 
 def save_run_state(
@@ -72,15 +66,7 @@ def save_run_state(
 def load_run_state(folder: Path, rank: int) -> dict[str, Any] | None:
     """
     Returns the state that a process has in a checkpoint, or that of the first if there were fewer processes then.
-
-    Args:
-        folder (`Path`):
-            The checkpoint.
-        rank (`int`):
-            Rank of the process.
-
-    Returns:
-        `dict`, *optional*: None, with a warning, if the checkpoint is another tool's.
+    In another tool's there is None, and a warning.
     """
     for path in (_rank_file(folder, STATE_NAME, rank), folder / STATE_NAME):
         if path.is_file():
@@ -94,17 +80,8 @@ def load_batches(
     folder: Path, state: dict[str, Any], args: RLOOConfig, accelerator: Accelerator
 ) -> list[dict[str, Tensor]] | None:
     """
-    Returns the batches of the rollout that a process had begun to train on, or None if there are none to go on with.
-
-    Args:
-        folder (`Path`):
-            The checkpoint.
-        state (`dict`):
-            State of the process. If another number of processes saved it, there is a warning and no rollout.
-        args ([`~trl.RLOOConfig`]):
-            Configuration, with the size and number of batches; a rollout of another size is not gone on with.
-        accelerator ([`~accelerate.Accelerator`]):
-            Of the trainer.
+    Returns the batches of the rollout that a process had begun to train on, or None if there are none to go on with:
+    if another number of processes saved the state, with a warning, or if a rollout has another size now.
     """
     saved_by = state.get("num_processes", accelerator.num_processes)
     if saved_by != accelerator.num_processes:
@@ -132,15 +109,7 @@ def _completions_table(logs: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore_completions_table(logs: dict[str, Any], table: dict[str, Any]) -> None:
-    """
-    Puts the completions of a rollout that is gone on with back into TRL's store.
-
-    Args:
-        logs (`dict`):
-            Store of TRL: a column of values, or columns by their names, under each name.
-        table (`dict`):
-            `"completions"` of the state.
-    """
+    """Puts the completions of a rollout back into TRL's store: columns, or groups of columns, by their names."""
     for name, rows in table.items():
         if isinstance(rows, dict):
             for column, values in rows.items():

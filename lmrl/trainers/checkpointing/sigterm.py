@@ -74,14 +74,8 @@ def save_on_sigterm(accelerator: Accelerator, callbacks: CallbackHandler) -> Ite
     seconds later, ends it at once. Afterwards the signal has the handler that it had before.
 
     transformers' `enable_jit_checkpoint` is not this: each of its processes decides for itself, in the middle of a
-    step too, and `train` returns, so that the script goes on to evaluate and save what is half trained.
-
-    Args:
-        accelerator ([`~accelerate.Accelerator`]):
-            Joins the processes.
-        callbacks ([`~transformers.trainer_callback.CallbackHandler`]):
-            Callbacks of a trainer that is about to train, in the main thread: elsewhere Python allows no handler, and
-            none is set.
+    step too, and `train` returns, so that the script goes on to evaluate and save what is half trained. In a thread
+    other than the main one Python allows no handler, and none is set.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

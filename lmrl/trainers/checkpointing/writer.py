@@ -43,48 +43,43 @@ class CheckpointWriter:
         return self._checkpoint is not None
 
     def redirect(self, run_dir: str) -> str:
-        """
-        Returns the folder in which Trainer makes its `checkpoint-<step>`.
-
-        Args:
-            run_dir (`str`):
-                Folder of the run, which it is unless a checkpoint is being written.
-        """
+        """Returns the folder in which Trainer makes its `checkpoint-<step>`: aside while one is being written."""
         return str(Path(run_dir) / UNFINISHED) if self.is_writing else run_dir
 
     def find(self, requested: str | bool | None, output_dir: str) -> str | None:
         """
-        Returns the checkpoint to go on from, as [`find_checkpoint`] does, on all processes.
-
-        Args:
-            requested (`str` or `bool`, *optional*):
-                As in [`find_checkpoint`].
-            output_dir (`str`):
-                Folder of the run, which is cleaned up before.
+        Returns the checkpoint to go on from, as [`find_checkpoint`] does, once the folder of the run is cleaned up.
 
         Raises:
             ValueError: On every process, if there is no such checkpoint, or it is damaged.
         """
-
-        def clean_up_and_find() -> str | None:
-            if self.should_save:
-                clean_up_unfinished(output_dir)
-            rank, _ = rank_and_world_size()
-            return find_checkpoint(requested, output_dir) if rank == 0 else None
-
-        found = run_on_all_ranks(clean_up_and_find)
+        found = run_on_all_ranks(lambda: self._clean_up_and_find(requested, output_dir))
         self.latest = None if found is None else Path(found).resolve()
         return found
 
-    def write(self, checkpoint: Path, save: Callable[[Path], None], state: TrainerState) -> None:
+    def _clean_up_and_find(self, requested: str | bool | None, output_dir: str) -> str | None:
+        if self.should_save:
+            clean_up_unfinished(output_dir)
+        rank, _ = rank_and_world_size()
+        return find_checkpoint(requested, output_dir) if rank == 0 else None
+
+    def write(
+        self,
+        checkpoint: Path,
+        save_run_state: Callable[[Path], None],
+        save_trainer: Callable[[], None],
+        state: TrainerState,
+    ) -> None:
         """
         Writes a checkpoint. All processes must call it.
 
         Args:
             checkpoint (`Path`):
                 Where it belongs.
-            save (`Callable`):
-                Writes everything into the folder that it is given.
+            save_run_state (`Callable`):
+                Writes the state of the run into the folder that it is given.
+            save_trainer (`Callable`):
+                Writes Trainer's part, into the folder of [`~CheckpointWriter.redirect`].
             state (`TrainerState`):
                 State of the trainer, which names the best checkpoint.
 
@@ -94,7 +89,7 @@ class CheckpointWriter:
         staged = checkpoint.parent / UNFINISHED / checkpoint.name
         try:
             # 1. All processes write into a folder that nothing takes for a checkpoint.
-            run_on_all_ranks(lambda: self._stage(staged, checkpoint, save, state))
+            run_on_all_ranks(lambda: self._stage(staged, checkpoint, save_run_state, save_trainer, state))
             # 2. One process lists the files with their checksums, and moves the folder to its place.
             run_on_all_ranks(lambda: self._publish(staged, checkpoint, state))
         except SaveError as error:
@@ -109,34 +104,31 @@ class CheckpointWriter:
 
     def save_model(self, folder: str, save: Callable[[], None]) -> None:
         """
-        Writes a model, within a checkpoint or on its own.
-
-        Args:
-            folder (`str`):
-                Folder that it goes to, named in the message if it cannot.
-            save (`Callable`):
-                Writes it.
+        Writes a model to a folder, within a checkpoint or on its own.
 
         Raises:
             SaveError: If it cannot be written; within a checkpoint on every process, since all of them meet again.
         """
-        target = self._checkpoint or folder
-
-        def guarded() -> None:
-            with save_errors(target):
-                save()
-
+        guarded = save_errors(self._checkpoint or folder)(save)  # each process has its own failure as a SaveError
         if self.is_writing:
             run_on_all_ranks(guarded)
         else:
             guarded()
 
-    def _stage(self, staged: Path, checkpoint: Path, save: Callable[[Path], None], state: TrainerState) -> None:
+    def _stage(
+        self,
+        staged: Path,
+        checkpoint: Path,
+        save_run_state: Callable[[Path], None],
+        save_trainer: Callable[[], None],
+        state: TrainerState,
+    ) -> None:
         self._checkpoint = checkpoint
         try:
             with save_errors(checkpoint):
                 staged.mkdir(parents=True, exist_ok=True)
-                save(staged)
+                save_run_state(staged)
+                save_trainer()
                 if state.best_model_checkpoint == str(staged):  # Trainer takes this folder for the checkpoint's place
                     state.best_model_checkpoint = str(checkpoint)
                     if self.should_save:
@@ -161,13 +153,7 @@ def _move_into_place(staged: Path, checkpoint: Path) -> None:
 
 
 def clean_up_unfinished(output_dir: str | Path) -> None:
-    """
-    Moves a checkpoint into place that is complete but was not moved yet, and removes all else that is unfinished.
-
-    Args:
-        output_dir (`str` or `Path`):
-            Folder of the run.
-    """
+    """Moves a complete checkpoint that was not moved yet into place, and removes all else that is unfinished."""
     unfinished = Path(output_dir) / UNFINISHED
     for staged in unfinished.glob("checkpoint-*"):
         if (staged / MANIFEST).is_file() and find_corruption(staged) is None:
@@ -176,17 +162,7 @@ def clean_up_unfinished(output_dir: str | Path) -> None:
 
 
 def remove_oldest(output_dir: str | Path, limit: int | None, best: str | Path | None = None) -> None:
-    """
-    Moves the oldest checkpoints beyond a number to the trash, never the newest nor the best one.
-
-    Args:
-        output_dir (`str` or `Path`):
-            Folder of the run.
-        limit (`int`, *optional*):
-            How many to keep, the best one included; all by default.
-        best (`str` or `Path`, *optional*):
-            The best one.
-    """
+    """Moves the oldest checkpoints beyond a limit to the trash, never the newest nor the best one, which count."""
     if not limit or limit < 0:
         return
     found = newest_first(output_dir)
