@@ -41,7 +41,7 @@ class Killed(TrainerCallback):
     """SIGKILL as soon as the first checkpoint is there."""
 
     def on_save(self, *_: Any, **__: Any) -> None:
-        """Called when it is whole."""
+        """Called when it is complete."""
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -109,7 +109,7 @@ def train(
     torch.save(everything(trainer), folder / f"{mode}-{trainer.accelerator.process_index}.pt")
 
 
-class Tells(TrainerCallback):
+class SendsSigterm(TrainerCallback):
     """SIGTERM to the last of the processes, in the second step."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -118,9 +118,9 @@ class Tells(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train_until_told(model: str, folder: Path, processes: int) -> None:
+def train_until_sigterm(model: str, folder: Path, processes: int) -> None:
     """Train with no checkpoints at all until SIGTERM; what the signal does afterwards is printed."""
-    options = {"save_strategy": "no", "callbacks": [Tells()]}
+    options = {"save_strategy": "no", "callbacks": [SendsSigterm()]}
     trainer = trainer_of("reinforce", False, model, folder / "stopped", processes, **options)
     try:
         trainer.train(resume_from_checkpoint="latest")
@@ -128,7 +128,7 @@ def train_until_told(model: str, folder: Path, processes: int) -> None:
         print("handler afterwards:", signal.getsignal(signal.SIGTERM).name)
 
 
-def train_until_told_twice(model: str, folder: Path) -> None:
+def train_until_second_sigterm(model: str, folder: Path) -> None:
     """Get SIGTERM, and get it again in the same step, which would take for ever."""
     sigterm.SIGNAL_DEBOUNCE_SECONDS = 0.0
 

@@ -68,7 +68,7 @@ def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
 
 def sequence_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
     """
-    Returns the log-ratio of whole completions, `sum_t k1`: the estimate of the KL in nats per completion.
+    Returns the log-ratio of complete completions, `sum_t k1`: the estimate of the KL in nats per completion.
 
     Args:
         log_probs (`torch.Tensor` of shape `(B, T)`):

@@ -15,7 +15,7 @@ def reinforce_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
 
     Args:
         log_probs (`torch.Tensor`):
-            Log-probabilities of what was sampled under the policy being trained: `(B,)` of whole completions, or
+            Log-probabilities of what was sampled under the policy being trained: `(B,)` of completions, or
             `(B, T)` of tokens.
         advantages (`torch.Tensor`, same shape):
             Reward minus baseline; detached.
@@ -41,7 +41,7 @@ def clipped_policy_loss(
 
     Args:
         log_probs (`torch.Tensor`):
-            Log-probabilities under the policy being trained: `(B, T)` of tokens or `(B,)` of whole completions.
+            Log-probabilities under the policy being trained: `(B, T)` of tokens or `(B,)` of completions.
         old_log_probs (`torch.Tensor`, same shape):
             The same under the policy that sampled; detached.
         advantages (`torch.Tensor`, same shape):

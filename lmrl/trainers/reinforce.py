@@ -36,13 +36,13 @@ CITATION = r"""@article{williams1992simple,
 
 class ReinforceTrainer(PolicyGradientTrainer):
     """
-    REINFORCE on whole completions: the advantage is the reward, less the KL penalty, less a baseline.
+    REINFORCE on complete completions: the advantage is the reward, less the KL penalty, less a baseline.
 
         A_i = r_i - beta * sum_t k1_it - b_i
 
     where the baseline is one of [`lmrl.core.BASELINES`] or a function (`args.baseline`, see [`ReinforceConfig`]). All
     but `greedy` are taken of the reward less its KL penalty. Where a rollout serves several updates, the ratio of
-    complete completions is clipped as RLOO does.
+    completions is clipped as RLOO does.
 
     Args:
         model, reward_funcs, args, train_dataset, **kwargs:

@@ -26,7 +26,7 @@ class CheckedReward:
     A reward function whose failures name the reward and the row.
 
     On several processes a failure is kept until [`raise_on_all_ranks`], and the rewards are `None`: the others are
-    about to gather theirs, and would wait for a process that had raised.
+    about to gather their rewards, and would wait for a process that had raised.
 
     Args:
         reward_func (`Callable`):

@@ -72,8 +72,8 @@ REWARDS = torch.tensor([0.1, 0.9, -0.4, 0.3, 0.7, 0.2, -1.0, 0.5, 2.0], dtype=to
 
 def _log_probs(theta: torch.Tensor) -> torch.Tensor:
     """Log-probability of each completion under a policy with a distribution per position, (9,)."""
-    logp = theta.log_softmax(-1)
-    return torch.stack([sum(logp[t, token] for t, token in enumerate(tokens)) for tokens in COMPLETIONS])
+    log_softmax = theta.log_softmax(-1)
+    return torch.stack([sum(log_softmax[t, token] for t, token in enumerate(tokens)) for tokens in COMPLETIONS])
 
 
 def _expected_gradient(theta: torch.Tensor, baseline) -> torch.Tensor:

@@ -32,10 +32,10 @@ def test_sequence_kl_sums_the_real_tokens_only() -> None:
 def test_k1_in_the_reward_gives_the_gradient_of_the_kl() -> None:
     # exact gradient of KL(p_theta || q) against sum_a p_a * grad log p_a * k1_a
     theta = torch.tensor([0.1, -0.4, 0.3], dtype=torch.double, requires_grad=True)
-    logp = theta.log_softmax(0)
-    (exact,) = torch.autograd.grad((logp.exp() * (logp - Q.log())).sum(), theta, retain_graph=True)
-    weights = (logp.exp() * core.k1(logp, Q.log())).detach()
-    (estimated,) = torch.autograd.grad((weights * logp).sum(), theta)
+    log_policy = theta.log_softmax(0)
+    (exact,) = torch.autograd.grad((log_policy.exp() * (log_policy - Q.log())).sum(), theta, retain_graph=True)
+    weights = (log_policy.exp() * core.k1(log_policy, Q.log())).detach()
+    (estimated,) = torch.autograd.grad((weights * log_policy).sum(), theta)
     assert torch.allclose(exact, estimated, atol=1e-12)
 
 

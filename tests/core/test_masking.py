@@ -47,7 +47,7 @@ def test_whitening_one_value_or_equal_values_gives_no_infinity(values: list[floa
     assert white.abs().max() == (5.0 if len(values) == 1 else 0.0)
 
 
-def test_moments_of_two_halves_add_up_to_the_moments_of_the_whole() -> None:
+def test_moments_of_two_halves_add_up_to_the_moments_of_both() -> None:
     halves = core.masked_moments(VALUES[:1], MASK[:1]) + core.masked_moments(VALUES[1:], MASK[1:])
     assert halves.tolist() == core.masked_moments(VALUES, MASK).tolist() == [3.0, 6.0, 14.0]
 

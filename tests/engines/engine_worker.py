@@ -28,7 +28,7 @@ def main(algorithm: str, critic: str, kind: str, model: str, folder: str, proces
         num_iterations=2 if algorithm == "ppo" else 1,
         max_steps=2,
         shuffle_dataset=False,
-        adam_epsilon=1e-4,  # of 1e-8 a gradient that is nothing but rounding makes a whole step
+        adam_epsilon=1e-4,  # of 1e-8 a gradient that is nothing but rounding makes a full step
         **extra,
     )
     rank = trainer.accelerator.process_index

@@ -76,7 +76,7 @@ def test_vllm_gets_merged_weights_of_an_adapter(gpt2_path: str, tmp_path: Path) 
 @pytest.mark.skipif(is_vllm_available(), reason="vLLM is installed")
 @pytest.mark.parametrize("mode", ["colocate", "server"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_without_vllm_a_sentence_says_what_to_install(
+def test_without_vllm_the_message_names_what_to_install(
     algorithm: str, mode: str, gpt2_path: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ImportError, match=r"vLLM is not available .* install vLLM with `pip install trl\[vllm\]`"):

@@ -78,7 +78,7 @@ def test_the_mask_ends_with_the_first_eos_and_not_at_the_pad_id(
     assert eos_row.abs().max() > 0
 
 
-def test_log_probs_through_the_chunks_equal_those_of_the_whole(
+def test_log_probs_through_the_chunks_equal_those_of_all_at_once(
     gpt2_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(gpt2_path).eval()

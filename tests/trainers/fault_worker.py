@@ -19,7 +19,7 @@ FAULT = {"what": "", "step": 2}
 
 
 def wrong(completions: list[str], trainer_state: Any = None, **_: Any) -> list[float]:
-    """Returns rewards; in the third step of the second process it does what it is told to."""
+    """Returns rewards; in the third step of the second process it has the fault that is set."""
     if RANK == 1 and trainer_state.global_step == FAULT["step"]:
         if FAULT["what"] == "raise":
             raise KeyError("slot")
@@ -67,7 +67,7 @@ def train(name: str, model: str, folder: Path, resume: bool = False) -> Any:
 
 
 def main(what: str, model: str, folder: str) -> None:
-    """Meet the fault, with each of the rewards if it is one to be told of, and go on from what was kept."""
+    """Meet the fault, with each of the rewards if it is a failure of a reward, and go on from what was kept."""
     if what in ("kill", "bug"):
         FAULT["what"] = what
         train("plain", model, Path(folder))

@@ -1,4 +1,4 @@
-"""What a user gets wrong is told before anything is trained, in a sentence with the value, the rule and the remedy."""
+"""Wrong input is refused before anything is trained, in a sentence with the rule, the value and the remedy."""
 
 import json
 import math
@@ -228,8 +228,8 @@ CASES = [
 def test_a_setting_out_of_its_range_is_refused(
     config: type, settings: dict[str, Any], parts: list[str], tmp_path: Path
 ) -> None:
-    whole = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 8, **settings}
-    refused(lambda: config(**whole), *parts)
+    settings_of_all = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 8, **settings}
+    refused(lambda: config(**settings_of_all), *parts)
 
 
 @pytest.mark.parametrize("baseline", ["none", "batch_mean", "moving_average", "greedy"])
@@ -324,7 +324,7 @@ def failing(
         ({"--temperature": "0"}, ["`temperature` must be above 0, got 0.0"]),
         ({"--top_k": "5"}, ["`top_k` must be 0 in training, got 5"]),
         ({"--rewards": "blue"}, ["got 'blue'", "Did you mean `bleu`?"]),
-        ({"--rewards": "mine.py:f"}, ["must exist", "mine.py"]),
+        ({"--rewards": "own.py:f"}, ["must exist", "own.py"]),
         ({"--rewards": '{"length": {}}'}, ["'length' needs ['target']"]),
         ({"--rewards": '{"classifier": {"model": "./no", "label": 1}}'}, ["No classifier", "'./no'", "Give a hub id"]),
         ({"--rewards": "bleu", "--eval_metrics": "bleu"}, ["different names, got 'bleu' twice", "another `name`"]),
@@ -338,7 +338,7 @@ def failing(
         ({"--resume_from_checkpoint": "./no"}, ["./no is not there", "no complete one before it"]),
     ],
 )
-def test_a_recipe_says_what_is_wrong(
+def test_a_recipe_names_what_is_wrong(
     recipe: str, argv: dict[str, str], parts: list[str], failing: Callable[..., str]
 ) -> None:
     sentence, place = failing(recipe, argv), 0
@@ -362,7 +362,7 @@ def test_a_recipe_names_the_row_of_an_empty_cell(
     assert "Fill it in, " in sentence and column in sentence
 
 
-def test_an_option_that_a_library_does_not_know_is_told_of(failing: Callable[..., str]) -> None:
+def test_an_option_that_a_library_does_not_know_is_named(failing: Callable[..., str]) -> None:
     options = {"--lr_scheduler_kwargs": '{"a": 1}'}
     refusal = "`lr_scheduler_kwargs` must be options of lr_scheduler_type='linear', got {'a': 1}"
     assert refusal in failing("ppo_gen", options)
@@ -423,16 +423,16 @@ def test_a_folder_that_is_no_language_model_is_refused(
         place = sentence.index(part, place)
 
 
-def test_a_failing_reward_keeps_the_steps_done_and_the_recipe_says_where(
+def test_a_failing_reward_keeps_the_steps_done_and_the_recipe_names_their_folder(
     failing: Callable[..., str], tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "own.py").write_text(
         "def flaky(completions, trainer_state=None, **columns):\n"
         "    if trainer_state is not None and trainer_state.global_step >= 2:\n"
         "        raise KeyError('slot')\n"
         "    return [sum(c.isalpha() for c in text) for text in completions]\n"
     )
-    argv = {"--rewards": "mine.py:flaky", "--max_steps": "5", "--eval_rows": "1"}
+    argv = {"--rewards": "own.py:flaky", "--max_steps": "5", "--eval_rows": "1"}
     sentence = failing("reinforce_gen", argv)
     assert "The reward 'flaky' raised KeyError: 'slot'" in sentence
     assert sentence.endswith("The 2 steps done so far are kept in out/checkpoint-2.")
@@ -460,13 +460,13 @@ def hanging(completions, **columns):
 @pytest.mark.parametrize(
     ("reward", "parts"),
     [
-        ("mine.py:always", ["The reward 'always' raised KeyError: 'slot'. It was scoring 2 held-out rows"]),
+        ("own.py:always", ["The reward 'always' raised KeyError: 'slot'. It was scoring 2 held-out rows"]),
         (
-            '{"in_workers": {"reward": "mine.py:hanging", "workers": 1, "timeout": 0.5, "retries": 1}}',
+            '{"in_workers": {"reward": "own.py:hanging", "workers": 1, "timeout": 0.5, "retries": 1}}',
             ["'hanging' failed on rows 0 to 1", "(attempts: 2)", "longer than the timeout of 0.5 s and was killed"],
         ),
         (
-            '{"retried": {"reward": "mine.py:always", "retries": 1, "wait": 0}}',
+            '{"retried": {"reward": "own.py:always", "retries": 1, "wait": 0}}',
             ["The reward 'always' raised KeyError: 'slot'"],
         ),
     ],
@@ -474,7 +474,7 @@ def hanging(completions, **columns):
 def test_a_reward_that_fails_or_hangs_stops_a_recipe_with_a_sentence(
     reward: str, parts: list[str], failing: Callable[..., str], tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.py").write_text(OWN_REWARDS)
+    (tmp_path / "own.py").write_text(OWN_REWARDS)
     sentence, place = failing("ppo_gen", {"--rewards": reward}), 0
     for part in parts:
         assert part in sentence[place:], sentence
@@ -485,25 +485,25 @@ def test_a_reward_that_fails_or_hangs_stops_a_recipe_with_a_sentence(
 @pytest.mark.parametrize(
     "options",
     [
-        '{"retried": {"reward": "mine.py:once", "wait": 0}}',
-        '{"in_workers": {"reward": "mine.py:once", "workers": 1, "retries": 1}}',
+        '{"retried": {"reward": "own.py:once", "wait": 0}}',
+        '{"in_workers": {"reward": "own.py:once", "workers": 1, "retries": 1}}',
     ],
 )
 def test_a_reward_that_fails_every_other_time_is_trained_on_with_retries(
     options: str, failing: Callable[..., str], tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.py").write_text(OWN_REWARDS)
+    (tmp_path / "own.py").write_text(OWN_REWARDS)
     failing("reinforce_gen", {"--rewards": options}, fails=False)
     assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 2
 
 
 @pytest.mark.parametrize("recipe", ["reinforce_gen", "ppo_gen"])
-def test_a_learning_rate_that_breaks_the_policy_is_told_of(
+def test_a_learning_rate_that_breaks_the_policy_is_named(
     recipe: str, failing: Callable[..., str], tmp_path: Path
 ) -> None:
     argv = {"--learning_rate": "1e30", "--lr_scheduler_type": "constant", "--max_steps": "4", "--save_steps": "1"}
-    (tmp_path / "mine.py").write_text(OWN_REWARDS)
-    sentence = failing(recipe, {**argv, "--rewards": "mine.py:letters", "--save_strategy": "steps"})
+    (tmp_path / "own.py").write_text(OWN_REWARDS)
+    sentence = failing(recipe, {**argv, "--rewards": "own.py:letters", "--save_strategy": "steps"})
     assert sentence.startswith("error: Training was stopped in step 2: ")
     assert (
         "The last checkpoint is out/checkpoint-1; if it was saved from these very weights, there is none" in sentence

@@ -76,10 +76,10 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_offered(d
     spoil, sentence = DAMAGES[damage]
     spoil(copied / "checkpoint-3")
     offered = f"The one before it is complete: --resume_from_checkpoint {copied}/checkpoint-2"
-    with pytest.raises(ValueError, match=sentence) as told:
+    with pytest.raises(ValueError, match=sentence) as refused:
         find_checkpoint(str(copied / "checkpoint-3"), copied)
-    assert str(told.value).startswith(f"The checkpoint {copied}/checkpoint-3 ")
-    assert str(told.value).endswith(offered)
+    assert str(refused.value).startswith(f"The checkpoint {copied}/checkpoint-3 ")
+    assert str(refused.value).endswith(offered)
 
 
 def test_latest_passes_over_the_damaged_ones_and_names_them(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -138,13 +138,13 @@ def test_a_checkpoint_of_another_tool_must_have_what_a_run_needs(copied: Path) -
     assert find_checkpoint("latest", copied) == str(copied / "checkpoint-2")
 
 
-def test_a_kill_between_the_moves_of_a_checkpoint_saved_again_leaves_it_whole(copied: Path) -> None:
+def test_a_kill_between_the_moves_of_a_checkpoint_saved_again_leaves_it_complete(copied: Path) -> None:
     unfinished = copied / "_unfinished"
     unfinished.mkdir()
-    (copied / "checkpoint-3").rename(unfinished / "checkpoint-3")  # whole, not moved yet
+    (copied / "checkpoint-3").rename(unfinished / "checkpoint-3")  # complete, not moved yet
     shutil.copytree(copied / "checkpoint-2", unfinished / "removed-checkpoint-3")  # what it was to replace
     shutil.copytree(copied / "checkpoint-2", unfinished / "checkpoint-4")
-    lose("lmrl_files.json")(unfinished / "checkpoint-4")  # not whole
+    lose("lmrl_files.json")(unfinished / "checkpoint-4")  # not complete
     clean_up_unfinished(copied)
     names = ["checkpoint-3", "checkpoint-2", "checkpoint-1"]
     assert [path.name for path in newest_first(copied)] == names
@@ -179,8 +179,8 @@ def test_the_best_checkpoint_is_remembered_where_it_is(gpt2_path: str, tmp_path:
         assert find_corruption(checkpoint) is None
     again = make_trainer("reinforce", gpt2_path, tmp_path)
     again._load_from_checkpoint(str(best))
-    for (name, ours), theirs in zip(trainer.model.named_parameters(), again.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs), name
+    for (name, old), new in zip(trainer.model.named_parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(old, new), name
 
 
 # -- a checkpoint that cannot be written ----------------------------------------------------------------------------
@@ -196,9 +196,11 @@ def test_a_file_that_finds_no_room_ends_the_run_with_a_sentence(
     run(train_until_full, *given, out=tmp_path, processes=processes, ends=7)
     folder = tmp_path / "run"
     for rank in range(processes):
-        (told,) = [line for line in (tmp_path / f"{rank}.txt").read_text().splitlines() if line.startswith("error:")]
-        assert told.startswith(f"error: {folder}/checkpoint-4 could not be written: ") and reason in told
-        assert told.endswith(f" {folder}/checkpoint-2, saved before it, is complete.")
+        (refused,) = [
+            line for line in (tmp_path / f"{rank}.txt").read_text().splitlines() if line.startswith("error:")
+        ]
+        assert refused.startswith(f"error: {folder}/checkpoint-4 could not be written: ") and reason in refused
+        assert refused.endswith(f" {folder}/checkpoint-2, saved before it, is complete.")
     assert find_corruption(folder / "checkpoint-2") is None
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "checkpoint-2", "log.jsonl"]
 
@@ -216,14 +218,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_whole_and_with_room_the_run_goes_on(
+def test_a_full_disk_leaves_the_checkpoint_before_complete_and_with_room_the_run_goes_on(
     gpt2_path: str, small_disk: Path
 ) -> None:
     options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 6}
-    with pytest.raises(SaveError, match=r"checkpoint-\d could not be written: .*(No space left|disk is full)") as told:
+    with pytest.raises(
+        SaveError, match=r"checkpoint-\d could not be written: .*(No space left|disk is full)"
+    ) as refused:
         make_trainer("reinforce", gpt2_path, small_disk, **options).train()
     last = newest_first(small_disk)[0]
-    assert str(told.value).endswith(f"{last}, saved before it, is complete.")
+    assert str(refused.value).endswith(f"{last}, saved before it, is complete.")
     assert find_corruption(last) is None
     for checkpoint in newest_first(small_disk)[1:]:
         shutil.rmtree(checkpoint)
@@ -232,7 +236,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole_and_with_room_the_run_go
     assert [path.name for path in newest_first(small_disk)] == ["checkpoint-6"]
 
 
-def test_a_disk_that_turns_read_only_is_told_of_by_all_that_writes(gpt2_path: str, small_disk: Path) -> None:
+def test_a_disk_that_turns_read_only_is_named_by_all_that_writes(gpt2_path: str, small_disk: Path) -> None:
     trainer = make_trainer("reinforce", gpt2_path, small_disk)
     trainer.train()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

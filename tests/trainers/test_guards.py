@@ -52,8 +52,8 @@ def diverges(trainer: Any) -> str:
     return str(caught.value)
 
 
-def check_whole(checkpoint: Path, step: int) -> None:
-    """The checkpoint has all of that step, and its policy is finite and answers."""
+def check_complete(checkpoint: Path, step: int) -> None:
+    """The checkpoint has all of that step, and its policy is finite and generates."""
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == step
     assert {"optimizer.pt", "scheduler.pt", "lmrl_state.json"} <= {path.name for path in checkpoint.iterdir()}
     model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
@@ -73,7 +73,7 @@ def test_weights_that_turn_nan_stop_the_step(algorithm: str, beta: float, gpt2_p
     newest = f"The last checkpoint is {tmp_path}/checkpoint-2; if it was saved from these very weights, go back to"
     assert f"{newest} {tmp_path}/checkpoint-1." in sentence and "Lower `learning_rate` (it is 0.001)" in sentence
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
-    check_whole(tmp_path / "checkpoint-2", step=2)
+    check_complete(tmp_path / "checkpoint-2", step=2)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -92,12 +92,12 @@ def test_gradients_that_are_not_finite_are_not_used(
 
 @pytest.mark.parametrize("clip", [1.0, 0.0])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_an_absurd_learning_rate_is_told_of(algorithm: str, clip: float, gpt2_path: str, tmp_path: Path) -> None:
+def test_an_absurd_learning_rate_is_named(algorithm: str, clip: float, gpt2_path: str, tmp_path: Path) -> None:
     options = {**SAVING, "save_steps": 2, "max_grad_norm": clip, "callbacks": [At(3, run_away)]}
     sentence = diverges(make_trainer(algorithm, gpt2_path, tmp_path, **options))
     assert "Training was stopped in step 4: " in sentence
     assert f"The last checkpoint is {tmp_path}/checkpoint-2. " in sentence
-    check_whole(tmp_path / "checkpoint-2", step=2)
+    check_complete(tmp_path / "checkpoint-2", step=2)
 
 
 def test_weights_that_are_not_finite_are_not_saved(gpt2_path: str, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_weights_that_are_not_finite_are_not_saved(gpt2_path: str, tmp_path: Pat
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
-def test_without_a_checkpoint_the_sentence_says_so(gpt2_path: str, tmp_path: Path) -> None:
+def test_without_a_checkpoint_the_message_has_none(gpt2_path: str, tmp_path: Path) -> None:
     sentence = diverges(make_trainer("reinforce", gpt2_path, tmp_path, callbacks=[At(1, poison_gradient)]))
     assert "There is no checkpoint to go back to (`save_steps` makes them)." in sentence
 

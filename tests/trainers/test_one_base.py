@@ -145,7 +145,7 @@ def test_a_reward_model_on_the_policys_base_trains_as_one_on_its_own(
         assert torch.allclose(weight, weights[1][name], atol=1e-3), name
 
 
-def test_a_policy_trained_whole_lends_no_base(llama_path: str, reward_adapter: str, tmp_path: Path) -> None:
+def test_a_policy_trained_in_full_offers_no_base(llama_path: str, reward_adapter: str, tmp_path: Path) -> None:
     reward = RewardModel(reward_adapter)
     make_trainer("reinforce", llama_path, tmp_path, reward).train()
     assert not reward._on_policy and reward._model is not None

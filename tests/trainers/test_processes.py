@@ -55,9 +55,9 @@ def by_hand(*argv: str) -> list[subprocess.Popen[str]]:
 def test_a_reward_that_fails_on_one_process_stops_both_and_what_is_kept_can_be_resumed(
     gpt2_path: str, tmp_path: Path
 ) -> None:
-    process = started([*TORCHRUN, WORKER, "tell", gpt2_path, str(tmp_path)])
-    said = ended(process, seconds=300)
-    assert process.returncode == 0, said
+    process = started([*TORCHRUN, WORKER, "fail", gpt2_path, str(tmp_path)])
+    printed = ended(process, seconds=300)
+    assert process.returncode == 0, printed
     one, other = (json.loads((tmp_path / f"seen_{rank}.json").read_text()) for rank in (0, 1))
     assert one == other and len(one) == 7
     for name, (sentence, kept, state) in one.items():
@@ -74,23 +74,23 @@ def test_a_reward_that_fails_on_one_process_stops_both_and_what_is_kept_can_be_r
     assert statistics[0] == 4 * 8
 
 
-def test_a_process_that_is_killed_ends_the_other_and_the_launcher_says_which(gpt2_path: str, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_ends_the_other_and_the_launcher_names_it(gpt2_path: str, tmp_path: Path) -> None:
     process = started([*TORCHRUN, WORKER, "kill", gpt2_path, str(tmp_path)])
-    said = ended(process, seconds=150)
+    printed = ended(process, seconds=150)
     assert process.returncode != 0
-    assert "Signal 9 (SIGKILL) received by PID" in said and "rank      : 1 (local_rank: 1)" in said
+    assert "Signal 9 (SIGKILL) received by PID" in printed and "rank      : 1 (local_rank: 1)" in printed
 
 
 @pytest.mark.parametrize("what", ["kill", pytest.param("bug", marks=pytest.mark.slow)])
-def test_without_a_launcher_the_process_that_is_left_ends_itself_and_says_why(
+def test_without_a_launcher_the_process_that_is_left_ends_itself_with_the_reason(
     what: str, gpt2_path: str, tmp_path: Path
 ) -> None:
     first, second = by_hand(what, gpt2_path, str(tmp_path))
-    told = ended(second, seconds=150)
+    traceback = ended(second, seconds=150)
     gone = time.monotonic()
-    said = ended(first, seconds=60)
+    printed = ended(first, seconds=60)
     assert time.monotonic() - gone < 60
     assert (first.returncode, second.returncode) == (2, -signal.SIGKILL if what == "kill" else 1)
-    assert "error: another process of this run has ended or does not answer (" in said
-    assert "--resume_from_checkpoint" in said and "Traceback" not in said
-    assert what == "kill" or "ZeroDivisionError: a bug of the second process" in told
+    assert "error: another process of this run has ended or does not answer (" in printed
+    assert "--resume_from_checkpoint" in printed and "Traceback" not in printed
+    assert what == "kill" or "ZeroDivisionError: a bug of the second process" in traceback

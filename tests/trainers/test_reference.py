@@ -24,7 +24,7 @@ def trained(folder: Path, start: str, **overrides: Any) -> str:
 
 
 def log_probability(model: torch.nn.Module, prompt: torch.Tensor, completion: torch.Tensor) -> float:
-    """Returns that of a whole completion, by plain transformers and without padding."""
+    """Returns that of a complete completion, by plain transformers and without padding."""
     with torch.no_grad():
         log_probs = model(torch.cat([prompt, completion])[None]).logits[0].log_softmax(-1)
     return log_probs[len(prompt) - 1 : -1].gather(1, completion[:, None]).sum().item()
@@ -95,15 +95,15 @@ def exact_kl(policy: torch.nn.Module, teacher: torch.nn.Module) -> float:
     for prompt in PROMPTS:
         ids = torch.tensor([WORDS.index(word) for word in prompt.split()])
         both = torch.cat([ids.expand(len(WORDS), -1), torch.arange(len(WORDS))[:, None]], dim=1)
-        ours, theirs = (model(both).logits.double().log_softmax(-1) for model in (policy, teacher))
-        first, then = ((ours.exp() * (ours - theirs)).sum(-1)[:, place] for place in (-2, -1))
+        log_policy, log_teacher = (model(both).logits.double().log_softmax(-1) for model in (policy, teacher))
+        first, then = ((log_policy.exp() * (log_policy - log_teacher)).sum(-1)[:, place] for place in (-2, -1))
         then[EOS] = 0.0  # the completion has ended
-        total += (first[0] + (ours[0, -2].exp() * then).sum()).item()
+        total += (first[0] + (log_policy[0, -2].exp() * then).sum()).item()
     return total / len(PROMPTS)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_teacher_of_another_architecture_is_distilled_where_the_reward_says_nothing(
+def test_a_teacher_of_another_architecture_is_distilled_where_the_reward_is_constant(
     algorithm: str, gpt2_path: str, tmp_path: Path
 ) -> None:
     teacher_path = tiny_llama(tmp_path / "teacher", hidden_size=48, num_hidden_layers=3)

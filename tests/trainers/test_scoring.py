@@ -51,8 +51,8 @@ def test_numbers_of_every_kind_become_floats(values: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_a_tensor_is_taken_for_its_numbers(dtype: torch.dtype) -> None:
-    whole = torch.tensor([0.5, 2.0], dtype=dtype)
-    assert scored(whole) == scored(list(whole)) == scored(whole.unsqueeze(1)) == [0.5, 2.0]
+    tensor = torch.tensor([0.5, 2.0], dtype=dtype)
+    assert scored(tensor) == scored(list(tensor)) == scored(tensor.unsqueeze(1)) == [0.5, 2.0]
 
 
 def test_none_is_kept_and_true_is_one() -> None:
@@ -91,7 +91,7 @@ class Scorer:
 
 def test_every_callable_has_a_name_and_no_two_the_same() -> None:
     named = Scorer()
-    named.__name__ = "mine"
+    named.__name__ = "named"
     rewards = [
         share_of_a,
         functools.partial(share_of_a),
@@ -104,7 +104,7 @@ def test_every_callable_has_a_name_and_no_two_the_same() -> None:
         Length(5),
     ]
     assert [reward.__name__ for reward in checked_rewards(rewards)] == [
-        *("share_of_a", "share_of_a_2", "Scorer", "mine", "bound"),
+        *("share_of_a", "share_of_a_2", "Scorer", "named", "bound"),
         *("<lambda>", "share_of_a_7", "length", "length_9"),
     ]
 

@@ -33,7 +33,7 @@ def run(name: str, model: str, folder: Path, **overrides: Any) -> PolicyGradient
 
 
 def figures(trainer: PolicyGradientTrainer) -> list[dict[str, float]]:
-    """Returns what was logged, without what the clock says."""
+    """Returns what was logged, without times."""
     return [
         {name: value for name, value in row.items() if not any(word in name for word in SPENT)}
         for row in trainer.state.log_history
@@ -41,7 +41,7 @@ def figures(trainer: PolicyGradientTrainer) -> list[dict[str, float]]:
 
 
 def saved(folder: Path) -> dict[str, Any]:
-    """Returns our state in a checkpoint."""
+    """Returns the state of lmrl in a checkpoint."""
     return json.loads((folder / "lmrl_state.json").read_text())
 
 
@@ -51,9 +51,9 @@ def test_with_greedy_baselines_too_two_steps_and_two_after_resuming_are_four(gpt
     torch.manual_seed(1)
     resumed = run("reinforce, greedy", gpt2_path, tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    ours = dict(resumed.model.named_parameters())
+    weights = dict(resumed.model.named_parameters())
     for parameter_name, parameter in straight.model.named_parameters():
-        assert torch.equal(parameter, ours[parameter_name]), parameter_name
+        assert torch.equal(parameter, weights[parameter_name]), parameter_name
     assert resumed.run_state_dict() == straight.run_state_dict()
     assert figures(resumed) == figures(straight)
 
@@ -92,7 +92,7 @@ def test_resumed_without_its_rollout_the_next_one_begins_where_it_would_have(gpt
     assert began == [3, 4]
 
 
-def test_a_checkpoint_without_our_state_is_resumed_with_a_warning(
+def test_a_checkpoint_without_lmrl_s_state_is_resumed_with_a_warning(
     gpt2_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run("reinforce", gpt2_path, tmp_path, max_steps=2).train()
@@ -150,8 +150,8 @@ def test_a_reward_that_fails_after_a_checkpoint_leaves_that_one_as_it_is(gpt2_pa
         run("reinforce", gpt2_path, tmp_path, reward=[rewards()[0], failing]).train()
     resumed = run("reinforce", gpt2_path, tmp_path)
     resumed.train(resume_from_checkpoint=True)
-    for (name, ours), theirs in zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs), name
+    for (name, old), new in zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(old, new), name
     assert resumed.run_state_dict()["rewards"] == straight.run_state_dict()["rewards"]
 
 
@@ -175,8 +175,8 @@ def test_a_run_that_is_at_its_end_trains_no_further_step(gpt2_path: str, tmp_pat
     again.train(resume_from_checkpoint="latest")
     assert again.state.global_step == 1
     assert figures(again) == figures(first)
-    for (name, ours), theirs in zip(first.model.named_parameters(), again.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs), name
+    for (name, old), new in zip(first.model.named_parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(old, new), name
 
 
 def test_the_completions_of_a_rollout_are_in_the_tables_of_a_resumed_run(gpt2_path: str, tmp_path: Path) -> None:

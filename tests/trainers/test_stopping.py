@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from forked import run, started
-from resume_worker import differences, recipe, train, train_until_told, train_until_told_twice
+from resume_worker import differences, recipe, train, train_until_second_sigterm, train_until_sigterm
 from training import make_trainer
 
 from lmrl.trainers.checkpointing import newest_first
@@ -24,10 +24,10 @@ def test_a_run_that_gets_sigterm_saves_its_step_and_goes_on_as_if_it_had_not(
     processes: int, gpt2_path: str, tmp_path: Path
 ) -> None:
     given = (gpt2_path, tmp_path, processes)
-    said = run(train_until_told, *given, out=tmp_path / "told", processes=processes, ends=143)
+    printed = run(train_until_sigterm, *given, out=tmp_path / "sigterm", processes=processes, ends=143)
     checkpoint = tmp_path / "stopped" / "checkpoint-2"
-    assert f"Stopped by SIGTERM after step 2, which is saved in {checkpoint}. Go on from there with" in said
-    assert "handler afterwards: SIG_DFL" in said
+    assert f"Stopped by SIGTERM after step 2, which is saved in {checkpoint}. Go on from there with" in printed
+    assert "handler afterwards: SIG_DFL" in printed
     assert find_corruption(checkpoint) is None
     for mode in ("straight", "resumed"):
         run(
@@ -50,7 +50,7 @@ def test_a_run_that_gets_sigterm_saves_its_step_and_goes_on_as_if_it_had_not(
 
 
 def test_a_second_sigterm_ends_a_run_at_once(gpt2_path: str, tmp_path: Path) -> None:
-    run(train_until_told_twice, gpt2_path, tmp_path / "run", out=tmp_path, ends=-signal.SIGTERM)
+    run(train_until_second_sigterm, gpt2_path, tmp_path / "run", out=tmp_path, ends=-signal.SIGTERM)
     assert newest_first(tmp_path / "run") == []
 
 
@@ -77,22 +77,22 @@ def test_a_recipe_that_gets_sigterm_saves_and_exits_with_143(gpt2_path: str, tmp
         os.kill(process.pid, signal.SIGTERM)
         process.join(timeout=60)
         assert process.exitcode == 143, log.read_text()[-3000:]
-    said, newest = log.read_text(), newest_first(folder)[0]
-    assert f"{folder} has no complete checkpoint yet: training starts from the beginning." in said
-    assert f"Stopped by SIGTERM after step {newest.name.split('-')[1]}, which is saved in {newest}." in said
-    assert "Traceback" not in said
+    printed, newest = log.read_text(), newest_first(folder)[0]
+    assert f"{folder} has no complete checkpoint yet: training starts from the beginning." in printed
+    assert f"Stopped by SIGTERM after step {newest.name.split('-')[1]}, which is saved in {newest}." in printed
+    assert "Traceback" not in printed
     assert find_corruption(newest) is None
     assert not (folder / "after.json").exists()
 
 
 def test_training_leaves_the_handler_that_was_there_and_works_in_a_thread(gpt2_path: str, tmp_path: Path) -> None:
-    mine = lambda *_: None  # noqa: E731
-    before = signal.signal(signal.SIGTERM, mine)
+    handler = lambda *_: None  # noqa: E731
+    before = signal.signal(signal.SIGTERM, handler)
     try:
         trainer = make_trainer("reinforce", gpt2_path, tmp_path, max_steps=1)
         callbacks = list(trainer.callback_handler.callbacks)
         trainer.train()
-        assert signal.getsignal(signal.SIGTERM) is mine
+        assert signal.getsignal(signal.SIGTERM) is handler
         assert trainer.callback_handler.callbacks == callbacks
         other = make_trainer("reinforce", gpt2_path, tmp_path, max_steps=1)
         thread = threading.Thread(target=other.train)
@@ -122,8 +122,8 @@ def test_killed_at_random_moments_a_run_loses_nothing(
             for rank in chance.sample(ranks, len(ranks)):
                 rank.kill()
             kills += 1
-        whole = [checkpoint for checkpoint in newest_first(folder) if find_corruption(checkpoint) is None]
-        assert whole and _steps(folder) >= reached
+        complete = [checkpoint for checkpoint in newest_first(folder) if find_corruption(checkpoint) is None]
+        assert complete and _steps(folder) >= reached
         reached = _steps(folder)
     assert [rank.exitcode for rank in ranks] == [0] * processes, (tmp_path / "resumed" / "0.txt").read_text()[-3000:]
     assert kills >= 4
