@@ -39,7 +39,7 @@ class PolicyGradientConfig(RLOOConfig):
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of the policy, for AdamW."})
     gradient_checkpointing: bool = field(
         default=False,
-        metadata={"help": "Recompute activations in the backward pass: less memory, about a fifth slower."},
+        metadata={"help": "Recompute activations in the backward pass. Less memory, about a fifth slower."},
     )
     disable_dropout: bool = field(
         default=True,
@@ -49,57 +49,45 @@ class PolicyGradientConfig(RLOOConfig):
     reference_model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Model that the KL is measured to: the one that a first training started from, or a teacher with "
+            "help": "Model that the KL is measured to. The one that a first training started from, or a teacher with "
             "the same tokenizer. By default the policy as it is given, so that each training has a new reference."
         },
     )
     missing_eos_penalty: float | None = field(
         default=None,
-        metadata={"help": "Subtracted from the reward of a completion that did not end within max_completion_length."},
+        metadata={"help": "Penalty of a completion that does not end. Subtracted where max_completion_length cut it."},
     )
     kl_target: float | None = field(
         default=None,
         metadata={
-            "help": "KL per completion, in nats, that an adaptive coefficient steers to (Ziegler et al., 2019), "
-            "starting from beta. Fixed at beta by default."
+            "help": "KL per completion to steer to, in nats. The coefficient then adapts, starting from beta (Ziegler "
+            "et al., 2019). Fixed at beta by default."
         },
     )
-    kl_horizon: float = field(
-        default=10_000.0, metadata={"help": "Completions in which the adaptive coefficient would correct in full."}
-    )
+    kl_horizon: float = field(default=10_000.0, metadata={"help": "Completions in which beta would adapt in full."})
     max_kl: float | None = field(
-        default=None, metadata={"help": "Stop training once the mean KL per completion, in nats, passes this."}
+        default=None, metadata={"help": "Stop training above this KL per completion, in nats."}
     )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
-            "help": "Checkpoint to go on from: its folder; `true` for the newest complete one in output_dir; `latest` "
+            "help": "Checkpoint to go on from. Its folder; `true` for the newest complete one in output_dir; `latest` "
             "for the same, or a start from the beginning where there is none."
         },
     )
     startup_checks: bool = field(
         default=True,
         metadata={
-            "help": "Before the first update, check that the ratio is 1, the KL 0, and that rewards differ. Turn off "
-            "for a control run with a constant reward."
+            "help": "Check the first rollout before the first update. That the ratio is 1, the KL 0, and that rewards "
+            "differ. Turn off for a control run with a constant reward."
         },
     )
 
     def __post_init__(self) -> None:
-        check_at_least(
-            1,
-            num_generations=self.num_generations,
-            num_iterations=self.num_iterations,
-            max_completion_length=self.max_completion_length,
-        )
-        check_at_least(
-            0,
-            beta=self.beta,
-            epsilon=self.epsilon,
-            epsilon_high=self.epsilon_high,
-            learning_rate=self.learning_rate,
-            neftune_noise_alpha=self.neftune_noise_alpha,
-        )
+        for name in ("num_generations", "num_iterations", "max_completion_length"):
+            check_at_least(1, **{name: getattr(self, name)})
+        for name in ("beta", "epsilon", "epsilon_high", "learning_rate", "neftune_noise_alpha"):
+            check_at_least(0, **{name: getattr(self, name)})
         self._choose_precision()
         try:
             super().__post_init__()
@@ -222,12 +210,12 @@ class ReinforceConfig(PolicyGradientConfig):
     baseline: Baseline = field(
         default="leave_one_out",
         metadata={
-            "help": "What is subtracted from the reward: none, batch_mean, leave_one_out, moving_average or greedy, "
-            "which decodes each prompt once more, greedily."
+            "help": "What is subtracted from the reward. One of none, batch_mean, leave_one_out, moving_average and "
+            "greedy, which decodes each prompt once more, greedily."
         },
     )
     baseline_decay: float = field(
-        default=0.9, metadata={"help": "Share of the past kept by the moving average at each rollout, in [0, 1)."}
+        default=0.9, metadata={"help": "Share of the past in the moving average, in [0, 1)."}
     )
 
     def __post_init__(self) -> None:
@@ -258,20 +246,20 @@ class PPOConfig(PolicyGradientConfig):
     num_generations: int | None = field(default=1, metadata={"help": "Completions per prompt."})
     num_iterations: int = field(default=2, metadata={"help": "Epochs over each rollout."})
     normalize_advantages: bool = field(
-        default=True, metadata={"help": "Whiten the advantages over the rollout's tokens of all processes."}
+        default=True, metadata={"help": "Whiten the advantages. Over the rollout's tokens of all processes."}
     )
     critic: Literal["shared", "adapter", "separate"] = field(
         default="shared",
         metadata={
-            "help": "shared: a head on the policy's hidden states. adapter: a head on the policy's base with a LoRA "
-            "adapter of the critic's own, where the policy is trained with one. separate: a model of its own."
+            "help": "Kind of the critic. shared: a head on the policy's hidden states. adapter: a head on the "
+            "policy's base with a LoRA adapter of its own, where the policy has one. separate: a model of its own."
         },
     )
     critic_model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Where a separate critic starts from, such as a reward model with the policy's vocabulary. The "
-            "policy itself by default."
+            "help": "Model that a separate critic starts from. Such as a reward model with the policy's vocabulary; "
+            "the policy itself by default."
         },
     )
     critic_learning_rate: float | None = field(

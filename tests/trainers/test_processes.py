@@ -91,6 +91,6 @@ def test_without_a_launcher_the_process_that_is_left_ends_itself_with_the_reason
     printed = ended(first, seconds=60)
     assert time.monotonic() - gone < 60
     assert (first.returncode, second.returncode) == (2, -signal.SIGKILL if what == "kill" else 1)
-    assert "error: another process of this run has ended or does not answer (" in printed
+    assert "error: Another process of this run has ended or does not respond (" in printed
     assert "--resume_from_checkpoint" in printed and "Traceback" not in printed
     assert what == "kill" or "ZeroDivisionError: a bug of the second process" in traceback
