@@ -317,7 +317,7 @@ def failing(
         ({"--max_completion_length": "60"}, ["`max_prompt_length`", "got 4, and", "lower `max_completion_length`"]),
         ({"--max_completion_length": "64"}, ["`max_completion_length`", "got 0 tokens left. Lower it"]),
         ({"--max_prompt_length": "5"}, ["got 5, and 1 of", "prompts are longer", "'drop', 'cut' or"]),
-        ({"--eval_max_new_tokens": "99"}, ["+ 99 tokens", "64 positions", "or less"]),
+        ({"--eval_max_new_tokens": "99"}, ["64 positions, got 6 + 99 tokens", "or less"]),
         ({"--eval_rows": "7"}, ["`eval_rows` must be from 1 to 6", "got 7"]),
         ({"--num_generations": "3"}, ["must be divisible by num_generations (3)"]),
         ({"--beta": "-1"}, ["`beta` must be at least 0, got -1.0"]),
@@ -326,9 +326,9 @@ def failing(
         ({"--rewards": "blue"}, ["got 'blue'", "Did you mean `bleu`?"]),
         ({"--rewards": "own.py:f"}, ["must exist", "own.py"]),
         ({"--rewards": '{"length": {}}'}, ["'length' needs ['target']"]),
-        ({"--rewards": '{"classifier": {"model": "./no", "label": 1}}'}, ["No classifier", "'./no'", "Give a hub id"]),
+        ({"--rewards": '{"classifier": {"model": "./no", "label": 1}}'}, ["must be a sequence classifier", "'./no'", "Give a hub id"]),
         ({"--rewards": "bleu", "--eval_metrics": "bleu"}, ["different names, got 'bleu' twice", "another `name`"]),
-        ({"--rewards": "bleu", "--reward_weights": "[1,2]"}, ["reward_weights", "invalid float value"]),
+        ({"--rewards": "bleu", "--reward_weights": "[1,2]"}, ["`reward_weights` must be a number, got '[1,2]'"]),
         ({"--model_name_or_path": "./no"}, ["must be a hub id or an existing folder, got './no'", "Check the name"]),
         ({"--lora_target_modules": "no", "--use_peft": "true"}, ["Target modules", "not found in the base model"]),
         (
@@ -368,7 +368,7 @@ def test_an_option_that_a_library_does_not_know_is_named(failing: Callable[..., 
     assert refusal in failing("ppo_gen", options)
     trained = {"--model_name_or_path": str(demo_model_path()), "--max_completion_length": None}
     sentence = failing("sft", {**trained, **options})
-    assert sentence.startswith("error: a library was passed an option that it does not take (")
+    assert sentence.startswith("error: A library got an option that it does not take (")
     assert "got an unexpected keyword argument 'a')" in sentence
 
 
