@@ -29,13 +29,8 @@ FORBIDDEN = {
 EXCEPT = re.compile(r"\w*per_token_logps\w*|whole[ _](?:numbers?|words?)(?![a-z])|\bwhole:")
 # Occurrences that are not mended yet, by folder: these numbers may only go down.
 TODAY: dict[str, int] = {
-    "lmrl/core": 3,
-    "lmrl/trainers": 2,
     "tests": 5,
-    "tests/core": 9,
-    "tests/engines": 2,
-    "tests/invariants": 1,
-    "tests/trainers": 112,
+    "tests/trainers": 1,
 }
 
 # From Python 3.12 on the text of an f-string is a token of its own.

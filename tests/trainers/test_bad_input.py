@@ -326,7 +326,10 @@ def failing(
         ({"--rewards": "blue"}, ["got 'blue'", "Did you mean `bleu`?"]),
         ({"--rewards": "own.py:f"}, ["must exist", "own.py"]),
         ({"--rewards": '{"length": {}}'}, ["'length' needs ['target']"]),
-        ({"--rewards": '{"classifier": {"model": "./no", "label": 1}}'}, ["must be a sequence classifier", "'./no'", "Give a hub id"]),
+        (
+            {"--rewards": '{"classifier": {"model": "./no", "label": 1}}'},
+            ["must be a sequence classifier", "'./no'", "Give a hub id"],
+        ),
         ({"--rewards": "bleu", "--eval_metrics": "bleu"}, ["different names, got 'bleu' twice", "another `name`"]),
         ({"--rewards": "bleu", "--reward_weights": "[1,2]"}, ["`reward_weights` must be a number, got '[1,2]'"]),
         ({"--model_name_or_path": "./no"}, ["must be a hub id or an existing folder, got './no'", "Check the name"]),
