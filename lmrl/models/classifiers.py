@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .loading import reason_of
+from lmrl.utils import reason_of
 
 SCRATCH = "scratch"
 

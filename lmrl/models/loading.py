@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from lmrl.utils import reason_of
+
 # Without any of these transformers 5.23 creates an empty tokenizer for some architectures (GPT-2, T5).
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model"),
@@ -181,9 +183,3 @@ def _check_folder(name_or_path: str | Path) -> Path | None:
             f"{path.resolve()}."
         )
     return None
-
-
-def reason_of(error: Exception) -> str:
-    """Returns the first line of a library's error, preceded by the type of an exception that is unexpected."""
-    line = str(error).strip().split("\n")[0].rstrip(".")
-    return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"

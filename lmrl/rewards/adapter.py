@@ -4,6 +4,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmrl.utils import reason_of
+
 from .models import load_classifier
 
 if TYPE_CHECKING:
@@ -39,10 +41,9 @@ class RewardAdapter:
         try:
             self.config = AutoConfig.from_pretrained(self.base, revision=self._adapter.revision or "main")
         except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".")
             raise ValueError(
-                f"`base_model_name_or_path` of the adapter {folder!r} must be a model, got {self.base!r} ({reason}). "
-                "Correct it in adapter_config.json."
+                f"`base_model_name_or_path` of the adapter {folder!r} must be a model, got {self.base!r} "
+                f"({reason_of(error)}). Correct it in adapter_config.json."
             ) from error
         self._heads = self._saved_heads()
         self.labels = next(iter(self._heads.values()), None)

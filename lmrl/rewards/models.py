@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lmrl.utils import check_at_least, check_in
+from lmrl.utils import check_at_least, check_in, reason_of
 
 from .algebra import Reward
 from .base import UNBOUNDED, Prompts, Scores, completion_text
@@ -161,10 +161,9 @@ def from_pretrained(auto_class: Any, name: str, kind: str, **options: Any) -> An
     try:
         return auto_class.from_pretrained(name, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
         raise ValueError(
-            f"`model` must be a {kind} with its tokenizer, got {name!r} ({reason}). Give a hub id or a folder of "
-            "`save_pretrained`."
+            f"`model` must be a {kind} with its tokenizer, got {name!r} ({reason_of(error)}). Give a hub id, or a "
+            "folder of `save_pretrained`."
         ) from error
 
 
