@@ -128,9 +128,7 @@ class Combined(Reward):
             raise ValueError(f"`rewards` of `{kind}` must have at least one reward, got none.")
         for reward in self.components:
             if not callable(reward):
-                raise ValueError(
-                    f"The rewards of `{kind}` must be callables, got {reward!r}. `make_reward` makes one of a name."
-                )
+                raise ValueError(f"The rewards of `{kind}` must be callables, got {reward!r}. Use `make_reward`.")
         if len(set(self.names)) < len(self.names):
             raise ValueError(
                 f"The rewards of `{kind}` must have distinct names in the log, got {self.names}. Set their `name`."
@@ -397,6 +395,5 @@ def _terms(reward: Any, factor: float) -> list[tuple[Any, float]]:
 
 def _factors(reward: Any) -> tuple[Any, ...]:
     """Returns the factors of a product without a name of its own, or the reward as the only factor."""
-    if isinstance(reward, Product) and reward.__name__ == _name_of_product(reward.components):
-        return reward.components
-    return (reward,)
+    unnamed = isinstance(reward, Product) and reward.__name__ == _name_of_product(reward.components)
+    return reward.components if unnamed else (reward,)

@@ -96,7 +96,7 @@ class Classifier(FrozenModel):
         self.label_name = str(config.id2label[self.label])
         self._independent = config.num_labels == 1 or config.problem_type == "multi_label_classification"
         if self.output == "margin" and self._independent:
-            raise ValueError("`output` must not be 'margin' for labels that do not exclude each other. Use 'logit'.")
+            raise ValueError("`output` must be 'logit' for labels that do not exclude each other, got 'margin'.")
         self._signature = (
             f"classifier|model:{self._model_name}|label:{self.label}={self.label_name}|output:{self.output}"
             f"|max:{self.max_length}|cut:{self.truncation_side}|prompt:{self.use_prompt}"

@@ -105,7 +105,8 @@ class Fluency(FrozenModel):
     def _read(self, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
         import torch
 
-        targets, mask = batch["input_ids"][:, 1:], batch.pop("completion_mask")[:, 1:].bool()
+        targets = batch["input_ids"][:, 1:]
+        mask = batch.pop("completion_mask")[:, 1:].bool()
         logits = self._model(**batch).logits[:, :-1]
         # Of the completions' positions alone a copy in float32 is made.
         nats = torch.nn.functional.cross_entropy(logits[mask].float(), targets[mask], reduction="none")

@@ -125,7 +125,8 @@ class Rouge(ReferenceReward[list[Units]]):
         if self.rouge_type == "rougeLsum":
             sentences = [tokens for line in text.split("\n") if (tokens := _tokens(line, self.use_stemmer))]
             return sum(map(len, sentences)), sentences
-        tokens, order = _tokens(text, self.use_stemmer), int(self.rouge_type[5:])
+        tokens = _tokens(text, self.use_stemmer)
+        order = int(self.rouge_type[5:])
         grams = occurrences(tokens if order == 1 else ngrams(tokens, order))
         return len(grams), grams
 
