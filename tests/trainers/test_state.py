@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from training import make_trainer, share_of_a, share_of_letters
 
 from lmrl.rewards import Length, Normalized, Weighted
@@ -187,3 +188,17 @@ def test_the_completions_of_a_rollout_are_in_the_tables_of_a_resumed_run(gpt2_pa
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert len(resumed._logs["completion"]) == 8
     assert resumed._logs == straight._logs
+
+
+def test_a_rollout_with_the_names_of_the_first_checkpoints_is_gone_on_with(gpt2_path: str, tmp_path: Path) -> None:
+    options = {"steps_per_generation": 2, "per_device_train_batch_size": 4, "save_steps": 3, "max_steps": 4}
+    straight, resumed = run("ppo", gpt2_path, tmp_path, **options), run("ppo", gpt2_path, tmp_path, **options)
+    straight.train()
+    path = tmp_path / "checkpoint-3" / "rollout.safetensors"
+    old = {"old_log_probs": "old_per_token_logps", "ref_log_probs": "ref_per_token_logps"}
+    save_file({old.get(name, name): tensor for name, tensor in load_file(path).items()}, path)
+    (tmp_path / "checkpoint-3" / "lmrl_files.json").unlink()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert figures(resumed) == figures(straight)
+    for (name, old_weight), new in zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(old_weight, new), name
