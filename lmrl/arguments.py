@@ -111,7 +111,7 @@ class ModelArguments(ModelConfig):
     )
     merge: bool = _option(
         False,
-        "Write the LoRA adapter merged into its base, too. A plain model in the folder `merged` inside output_dir.",
+        "Also write the adapter merged into its base. A plain model in the folder `merged` inside output_dir.",
     )
 
     def __post_init__(self) -> None:
@@ -184,19 +184,19 @@ class DataArguments(RowArguments):
 
     dataset_name: str = _option(
         "demo",
-        "Rows to train on: `demo`, a file, a folder or a hub id. Files are .json, .jsonl, .csv, .tsv or .parquet; "
+        "Rows: demo, a file, a folder or a hub id. Files are .json, .jsonl, .csv, .tsv or .parquet; "
         "those in a folder are named after their splits.",
     )
     eval_dataset_name: str | None = _option(None, "Held-out rows, like dataset_name. Default: its test split.")
-    column_names: list[str] | None = _option(None, "Columns of .csv and .tsv files that have no header.")
-    prompt_template: str | None = _option(None, "Prompt made of columns, for example `Describe {name}:`.")
-    prompt_column: str = _option("prompt", "Column with the prompt, text or chat messages.")
+    column_names: list[str] | None = _option(None, "Columns of .csv or .tsv without a header.")
+    prompt_template: str | None = _option(None, "Prompt of columns, for example {name} ->.")
+    prompt_column: str = _option("prompt", "Column with the prompt. Text or chat messages.")
     reference_column: str | None = _option(
         None,
-        "Column with the reference text, or a list of them. BLEU, ROUGE and the like compare with it. Default: "
+        "Column with the references. One text or a list; BLEU, ROUGE and the like compare with it. Default: "
         "`references`, if there is one.",
     )
-    chat: bool = _option(False, "Turn each text prompt into a chat; the model needs a chat template.")
+    chat: bool = _option(False, "Turn text prompts into chats. The model needs a chat template.")
     system_prompt: str | None = _option(None, "System message at the beginning of each chat. Implies chat.")
     max_prompt_length: int | None = _option(
         None, "Maximum number of tokens of a prompt. Default: the model's context without the completion."
@@ -221,7 +221,7 @@ class RewardArguments:
     rewards: list[RewardSpec] = field(
         default_factory=lambda: ["bleu", "rougeL"],
         metadata={
-            "help": 'Rewards by name, with options as JSON: `--rewards bleu \'{"length": {"target": 20}}\'`. In YAML '
+            "help": 'Rewards by name. With options as JSON: `--rewards bleu \'{"length": {"target": 20}}\'`. In YAML '
             "`- bleu` and `- length: {target: 20}`. Their weights are --reward_weights, in the same order."
         },
     )
@@ -255,9 +255,7 @@ class EvaluationArguments:
         "Metrics besides the rewards, written like them. A metric that was not rewarded shows whether the reward was "
         "learned or gamed.",
     )
-    eval_subset: int = _option(
-        100, "Held-out rows, the first ones, scored during training. When is set by eval_strategy."
-    )
+    eval_subset: int = _option(100, "Rows scored during training. The first held-out ones; eval_strategy sets when.")
     eval_batch_size: int = _option(32, "Prompts completed at a time. It affects memory, not results.")
     eval_max_new_tokens: int | None = _option(
         None, "Maximum number of tokens of a completion. Default: as in training, or 64."

@@ -170,7 +170,7 @@ def test_every_field_has_a_description(kind: type) -> None:
 def test_help_has_groups_and_a_page_of_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stopped:
         parse(*ALL, PPOConfig, argv=["--beta", "1", "--help"])
     assert stopped.value.code == 0
@@ -178,7 +178,7 @@ def test_help_has_groups_and_a_page_of_lines(
     headings = [line for line in shown.splitlines() if line.isupper()]
     assert headings == ["MODEL", "DATA", "REWARDS", "TRAINING", "PPO", "EVALUATION", "OUTPUT"]
     assert len(shown.splitlines()) <= 120
-    assert all(len(line) <= 100 for line in shown.splitlines())
+    assert all(len(line) <= 80 for line in shown.splitlines())
     for name in ("config", "learning_rate", "beta", "output_dir", *PPOConfig.__annotations__):
         assert f"  --{name}" in shown, name
     for kind in ALL:

@@ -64,7 +64,7 @@ def test_a_reward_model_learns_from_grades_and_is_a_reward(model, request, recip
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_help_names_every_field_and_a_misspelt_one_is_one_line(name, recipe, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     status, out, err = recipe(name, "--help")
     assert (status, err) == (0, "") and len(out.splitlines()) <= 120
     status, out, err = recipe(name, "--help", "all")

@@ -293,7 +293,7 @@ OWN = {
 def test_help_names_every_field_with_its_description(
     name: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     status, out, err = recipe(name, "--help")
     assert (status, err) == (0, "") and len(out.splitlines()) <= 120
     status, out, err = recipe(name, "--help", "all")

@@ -17,11 +17,11 @@ _COMMON: dict[str, dict[str, str]] = {
     "Model": {
         "model_name_or_path": "",
         "dtype": "Precision of the weights.",
-        "attn_implementation": "Attention, for example sdpa or flash_attention_2.",
+        "attn_implementation": "Attention, for example flash_attention_2.",
         "load_in_4bit": "Load the base in 4 bits, under a LoRA adapter.",
         "use_peft": "Train a LoRA adapter instead of all weights.",
         "lora_r": "Rank of the LoRA layers.",
-        "lora_alpha": "Scale of the LoRA layers, divided by their rank.",
+        "lora_alpha": "Scale of the LoRA layers, over their rank.",
         "lora_target_modules": "Modules with LoRA layers, or all-linear.",
         "max_length": "",
         "trust_remote_code": "Run code that a model of the hub brings along.",
@@ -31,7 +31,7 @@ _COMMON: dict[str, dict[str, str]] = {
     "Training": {
         "learning_rate": "Peak learning rate.",
         "lr_scheduler_type": "Schedule of the learning rate.",
-        "max_steps": "Optimizer steps; -1 for num_train_epochs instead.",
+        "max_steps": "Optimizer steps; -1: num_train_epochs.",
         "num_train_epochs": "Passes over the training rows.",
         "per_device_train_batch_size": "Rows of a batch, on each device.",
         "gradient_accumulation_steps": "Batches per optimizer step.",
@@ -39,26 +39,26 @@ _COMMON: dict[str, dict[str, str]] = {
         "num_generations": "Completions per prompt.",
         "max_completion_length": "Maximum number of tokens of a completion.",
         "temperature": "Temperature of sampling.",
-        "beta": "Coefficient of the KL penalty; 0 for none.",
+        "beta": "Coefficient of the KL penalty.",
         "num_iterations": "Epochs over each rollout.",
-        "steps_per_generation": "Batches of a rollout, which are PPO's minibatches.",
-        "epsilon": "Clip range of the ratio, for several updates per rollout.",
+        "steps_per_generation": "Batches of a rollout: PPO's minibatches.",
+        "epsilon": "Clip range of the ratio.",
         "use_vllm": "Generate with vLLM.",
         "seed": "Seed of everything random.",
     },
     "Evaluation": {
-        "eval_strategy": "When to evaluate during training: no, steps or epoch.",
+        "eval_strategy": "When to evaluate: no, steps or epoch.",
         "eval_steps": "Optimizer steps between evaluations.",
     },
     "Output": {
         "output_dir": "Folder of the model, its scores and the report.",
-        "resume_from_checkpoint": "Checkpoint to continue from: a folder, true or latest.",
+        "resume_from_checkpoint": "Checkpoint: a folder, true or latest.",
         "logging_steps": "Optimizer steps between logs.",
-        "report_to": "Trackers, for example tensorboard or wandb.",
-        "save_strategy": "When to save checkpoints: no, steps, epoch or best.",
+        "report_to": "Trackers, for example wandb.",
+        "save_strategy": "When to save: no, steps, epoch or best.",
         "save_steps": "Optimizer steps between checkpoints.",
         "load_best_model_at_end": "Keep the best checkpoint instead of the last.",
-        "metric_for_best_model": "Metric of an evaluation, for the best checkpoint.",
+        "metric_for_best_model": "Metric of the best checkpoint.",
         "push_to_hub": "Upload the model to the hub.",
     },
 }
@@ -68,30 +68,14 @@ _REST = "Other arguments of TRL and transformers"
 
 @dataclass(frozen=True)
 class _Argument:
-    """
-    An argument as it is printed.
+    """An argument as it is printed."""
 
-    Args:
-        group (`str`):
-            Heading under which it stands.
-        name (`str`):
-            Name of its field.
-        form (`str`):
-            What to write as a value.
-        summary (`str`):
-            Short description.
-        description (`str`):
-            Complete description.
-        default (`str`):
-            Default value, empty if it is not worth printing.
-    """
-
-    group: str
+    group: str  # heading under which it stands
     name: str
-    form: str
-    summary: str
+    form: str  # what to write as a value
+    summary: str  # of one sentence
     description: str
-    default: str
+    default: str  # empty if it is not worth printing
 
 
 def wants_help(argv: Sequence[str]) -> str | None:
@@ -177,26 +161,18 @@ def _group(name: str, kind: type, owner: type, from_library: bool) -> str:
 
 def _form(hint: Any) -> str:
     """Returns what to write as a value: a kind of value, or the choices; nothing for a switch."""
-    members = [one for one in (get_args(hint) if _is_union(hint) else (hint,)) if one is not NoneType]
+    union = get_origin(hint) in (Union, UnionType)
+    members = [one for one in (get_args(hint) if union else (hint,)) if one is not NoneType]
     first = members[0]
     if get_origin(first) is Literal:
         return "{" + ",".join(map(str, get_args(first))) + "}"
     if first is bool:
         return ""
-    if list in {get_origin(one) or one for one in members}:
-        return "VALUE ..."
     if isinstance(first, type) and issubclass(first, Enum):
         return "NAME"
-    kinds = {int: "N", float: "X", dict: "JSON"}
-    return next((kinds[one] for one in map(_plain, members) if one in kinds), "TEXT")
-
-
-def _plain(member: Any) -> Any:
-    return get_origin(member) or member
-
-
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in (Union, UnionType)
+    plain = [get_origin(one) or one for one in members]
+    kinds = {list: "VALUE ...", int: "N", float: "X", dict: "JSON"}
+    return next((form for kind, form in kinds.items() if kind in plain), "TEXT")
 
 
 def _default(field: "Field[Any]") -> str:
