@@ -108,7 +108,8 @@ def write_help(dataclass_types: Iterable[type], program: str, everything: bool) 
     lines = [
         f"usage: {program} [--config FILE] [--name value ...]",
         "",
-        "The command line overrides the file. `--switch` turns a switch on, `--switch false` turns it off.",
+        "The command line overrides the file.",
+        "`--switch` turns a switch on, `--switch false` turns it off.",
     ]
     if not everything:
         lines.append("`--help all` prints all arguments, with their complete descriptions.")
