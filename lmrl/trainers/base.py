@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -119,7 +120,9 @@ class PolicyGradientTrainer(RLOOTrainer):
         own_args.sync_ref_model = args.sync_ref_model
 
         self.held_out_metrics = held_out_metrics
-        self.meter = Meter(self.accelerator, self._metrics, lambda: "train" if self.model.training else "eval")
+        # A weak reference: in a cycle the trainer, its optimizer and its rollouts would outlive their last use.
+        this = weakref.proxy(self)
+        self.meter = Meter(self.accelerator, self._metrics, lambda: "train" if this.model.training else "eval")
         self.scorer = Scorer(self.accelerator)
         self._finite = FiniteChecks(self.args)
         self._writer = checkpointing.CheckpointWriter(self.args.should_save, self.args.save_total_limit)
@@ -220,7 +223,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         Under ZeRO-3 and FSDP weights are shards outside of it, and a process that runs the policy once more than the
         others waits for ever. All processes must enter and leave it together.
         """
-        return engines.gathered_policy(self.model_wrapped, self.accelerator)
+        return engines.gathered_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs)
 
     @property
     def serves_one_update(self) -> bool:
@@ -229,7 +232,10 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     @property
     def completions_per_prompt(self) -> int:
-        """Number of completions that each prompt has side by side in a rollout, in training or in evaluation."""
+        """
+        Number of completions that each prompt has, side by side in the rows of all processes: gather rows before they
+        are grouped, since those of one prompt may be on two processes.
+        """
         return self.num_generations if self.model.training else self.num_generations_eval
 
     def local_rows(self, gathered: Tensor) -> Tensor:
@@ -249,8 +255,9 @@ class PolicyGradientTrainer(RLOOTrainer):
         is_first = self.model.training and self._step == 0 and self.state.global_step == 0
         if is_first:
             self.on_first_rewards(rollout.rewards)
-        batch_size = self.args.train_batch_size if self.model.training else self.args.eval_batch_size
-        without_checkpoints = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+        args = self.args
+        batch_size = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
+        without_checkpoints = disable_gradient_checkpointing(self.model, args.gradient_checkpointing_kwargs)
         with self.meter.clock("scoring"), without_checkpoints:
             # 3. The policy that sampled.
             if self.serves_one_update:
@@ -266,14 +273,14 @@ class PolicyGradientTrainer(RLOOTrainer):
         # 5. Credit, unless it waits for the log-probabilities of the training pass.
         if not self.serves_one_update:
             rollout = self._with_credit(rollout)
-        if is_first and self.args.startup_checks:
+        if is_first and args.startup_checks:
             startup_checks.check_first_rollout(
                 rollout,
                 self.accelerator.unwrap_model(self.model),
                 lambda rows: self.scorer.forward(self.model, rows).log_probs,
                 self.accelerator.gather,
                 self.eos_token_ids,
-                self.args,
+                args,
             )
         return rollout.to_dict()
 
@@ -319,9 +326,9 @@ class PolicyGradientTrainer(RLOOTrainer):
         has_ended = ended(sampled["completion_ids"], mask, self.eos_token_ids)
         rewards = self.total_rewards(self._reward_record.per_func, has_ended)
         self.meter.log_rewards(rewards)
-        mask = mask * (~rewards.isnan()).unsqueeze(1)
         lengths = self.accelerator.gather(mask.sum(dim=1)).float()
         self.meter.count(lengths)
+        mask = mask * (~rewards.isnan()).unsqueeze(1)
         tensors = {name: sampled[name] for name in ("prompt_ids", "prompt_mask", "completion_ids")}
         tensors |= {"completion_mask": mask, "rewards": rewards, **self._reward_record.extra}
         return Rollout.from_dict({**tensors, "mean_length": lengths.mean().clamp(min=1).expand(len(mask))})
@@ -365,9 +372,9 @@ class PolicyGradientTrainer(RLOOTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Returns Trainer's optimizer with the critic in groups of its own, at `critic_learning_rate`."""
         optimizer = super().create_optimizer(model)
-        if self.has_critic:
-            trained = self.model if model is None else model
-            critics.set_learning_rate(optimizer, trained, self.args.critic_learning_rate)
+        learning_rate = getattr(self.args, "critic_learning_rate", None)  # a subclass's configuration may have none
+        if self.has_critic and learning_rate is not None:
+            critics.set_learning_rate(optimizer, self.model if model is None else model, learning_rate)
         return optimizer
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -428,10 +435,13 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._finite.check_weights(self.model, self.accelerator, self.state.global_step, self.beta)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.has_critic:
+            super()._save(output_dir, state_dict)
+            return
         weights = self.model.state_dict() if state_dict is None else state_dict
         critic = {name.split("critic.", 1)[1]: weight for name, weight in weights.items() if "critic." in name}
         super()._save(output_dir, state_dict)  # takes the critic out of a state_dict that it is given
-        if self.has_critic and self.args.should_save:
+        if self.args.should_save:
             models.save_critic(critic, output_dir or self.args.output_dir)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

@@ -2,8 +2,9 @@
 
 import copy
 import os
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -27,6 +28,18 @@ NEUTRAL_SAMPLING = {"top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0.0), "
 
 # Options of `generate` that do so whatever their value; vLLM has none of them.
 NEUTRAL_GENERATION_KWARGS = {"use_cache", "cache_implementation", "prefill_chunk_size"}
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", repr(function)))
+
+
+def _is_picklable(value: Any) -> bool:
+    """Whether a value is no function, or one that another process finds by its name: not a lambda, not a local one."""
+    if not callable(value):
+        return True
+    module = sys.modules.get(getattr(value, "__module__", ""))
+    return getattr(module, getattr(value, "__qualname__", ""), None) is value
 
 
 @dataclass
@@ -108,13 +121,17 @@ class PolicyGradientConfig(RLOOConfig):
             setattr(copied, name, copy.deepcopy(value, memo) if is_plain else value)
         return copied
 
+    def __copy__(self) -> Self:
+        """Returns a copy with the very functions that this configuration has."""
+        return copy.deepcopy(self)
+
     def __getstate__(self) -> dict[str, Any]:
-        """Returns what is pickled, as Trainer does beside each model: of a function, which may be local, its name."""
-        state = dict(vars(self))
-        for item in fields(self):
-            if callable(state[item.name]):
-                state[item.name] = getattr(state[item.name], "__name__", repr(state[item.name]))
-        return state
+        """Returns what is pickled, as Trainer does beside each model: of a function that cannot be, its name."""
+        return {name: value if _is_picklable(value) else _name_of(value) for name, value in vars(self).items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as reports and trackers take them: of a function its name."""
+        return {name: _name_of(value) if callable(value) else value for name, value in super().to_dict().items()}
 
     def _choose_precision(self) -> None:
         """TRL's default is bfloat16 wherever it runs. Here it is where there is a GPU made for it."""

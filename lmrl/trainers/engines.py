@@ -24,7 +24,9 @@ def base_model(model: Any, accelerator: Accelerator) -> PreTrainedModel:
 
 
 @contextmanager
-def gathered_policy(model_wrapped: Any, accelerator: Accelerator) -> Iterator[PreTrainedModel]:
+def gathered_policy(
+    model_wrapped: Any, accelerator: Accelerator, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+) -> Iterator[PreTrainedModel]:
     """
     Yields the policy out of its engine, with all its weights on every process and on the device that trains.
 
@@ -35,7 +37,11 @@ def gathered_policy(model_wrapped: Any, accelerator: Accelerator) -> Iterator[Pr
     with ExitStack() as stack:
         if DistributedBackend(accelerator).is_zero3:
             stack.enter_context(zero3_init_disabled())
-        model = stack.enter_context(unwrap_model_for_generation(model_wrapped, accelerator))
+        model = stack.enter_context(
+            unwrap_model_for_generation(
+                model_wrapped, accelerator, gradient_checkpointing_kwargs=gradient_checkpointing_kwargs
+            )
+        )
         stack.enter_context(_zero3_forward_check_disabled(model_wrapped))
         stack.enter_context(unsharded(model, accelerator.state))
         stack.enter_context(_on_device(model, accelerator.device))

@@ -63,8 +63,8 @@ class Rollout:
         rewards (`torch.Tensor` of shape `(B,)`):
             Weighted sum of the rewards, clipped, less the penalty for not ending; NaN where no reward applied.
         mean_length (`torch.Tensor` of shape `(B,)`):
-            Mean number of tokens that count, over the rollout of all processes; in each row the same. A loss that is
-            divided by it weighs every token alike, however the rollout is cut.
+            Mean length of a completion, those without reward included, over the rollout of all processes; in each row
+            the same. A loss that is divided by it weighs every token alike, however the rollout is cut.
         old_log_probs (`torch.Tensor` of shape `(B, T)`, *optional*):
             Log-probabilities under the policy that sampled. There in `credit` and `loss`.
         old_values (`torch.Tensor` of shape `(B, T)`, *optional*):
@@ -126,7 +126,17 @@ class Rollout:
         return replace(self, old_log_probs=scored.log_probs.detach(), old_values=values)
 
     def with_credit(self, credit: Credit) -> "Rollout":
-        """Returns the rollout with its credit."""
+        """
+        Returns the rollout with its credit.
+
+        Raises:
+            ValueError: If a tensor in `credit.extra` has the name of a field.
+        """
+        for name in credit.extra:
+            if name in {item.name for item in fields(self)}:
+                raise ValueError(
+                    f"`extra` of a Credit must not have names of Rollout's fields, got {name!r}. Rename it."
+                )
         return replace(
             self,
             advantages=credit.advantages.nan_to_num(0.0),

@@ -1,6 +1,8 @@
 """A trainer of one's own, of thirty lines: it trains, resumes, logs and has a card without a change in lmrl."""
 
 import copy
+import json
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from training import PROMPTS, make_trainer, share_of_letters
 from lmrl import core
 from lmrl.evaluation import Decoding, evaluate_model, write_card
 from lmrl.models import ScoredCompletions
-from lmrl.trainers import Credit, PolicyGradientConfig, PolicyGradientTrainer, Rollout
+from lmrl.trainers import Credit, PolicyGradientConfig, PolicyGradientTrainer, ReinforceConfig, Rollout
 
 
 @dataclass
@@ -142,3 +144,16 @@ def test_rows_may_be_a_list_and_the_rows_that_are_held_out_too(gpt2_path: str, t
     trainer = make_trainer("reinforce", gpt2_path, tmp_path, train_dataset=rows, eval_dataset=rows[:2])
     assert isinstance(trainer.train_dataset, Dataset) and len(trainer.train_dataset) == 8
     assert 0 <= trainer.evaluate()["eval_reward"] <= 1
+
+
+def test_a_configuration_with_a_function_is_copied_pickled_and_written_as_json(tmp_path: Path) -> None:
+    def local(rewards: torch.Tensor, num_generations: int) -> torch.Tensor:
+        return torch.zeros_like(rewards)
+
+    config = ReinforceConfig(str(tmp_path), baseline=local, use_cpu=True)
+    assert copy.copy(config).baseline is local
+    assert copy.deepcopy(config).baseline is local
+    assert json.loads(config.to_json_string())["baseline"] == "local"
+    assert pickle.loads(pickle.dumps(config)).baseline == "local"  # no other process could find it
+    public = ReinforceConfig(str(tmp_path), baseline=core.batch_mean, use_cpu=True)
+    assert pickle.loads(pickle.dumps(public)).baseline is core.batch_mean

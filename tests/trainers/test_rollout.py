@@ -1,10 +1,14 @@
 """Rollouts survive the dictionary that TRL carries, with what algorithms put into them."""
 
+import gc
+import weakref
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from training import make_trainer, one_rollout, share_of_letters
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
 from lmrl.models import ScoredCompletions
@@ -98,3 +102,36 @@ def test_rewards_are_weighted_clipped_and_nan_where_none_applied() -> None:
 def test_a_completion_has_ended_if_an_eos_counts() -> None:
     given = rollout()
     assert ended(given.completion_ids, given.completion_mask, [1, 12]).tolist() == [True, True, True, False]
+
+
+def test_credit_cannot_replace_a_field_of_the_rollout() -> None:
+    credit = Credit(advantages=torch.zeros(4), extra={"rewards": torch.zeros(4)})
+    with pytest.raises(ValueError, match="must not have names of Rollout's fields, got 'rewards'"):
+        rollout().with_credit(credit)
+
+
+def test_the_mean_length_counts_completions_without_a_reward(gpt2_path: str, tmp_path: Path) -> None:
+    def all_but_first(completions: list[str], **_: Any) -> list[float | None]:
+        return [None, *share_of_letters(completions)[1:]]
+
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, reward=all_but_first)
+    first = one_rollout(trainer)
+    lengths = []
+    for ids in first.completion_ids.tolist():
+        ends = [place for place, token in enumerate(ids) if token in trainer.eos_token_ids]
+        lengths.append(ends[0] + 1 if ends else len(ids))
+    assert first.completion_mask[0].sum() == 0
+    assert lengths[0] > 0
+    assert first.mean_length.tolist() == pytest.approx([sum(lengths) / 8] * 8)
+
+
+def test_a_trainer_is_freed_with_its_last_use(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer("ppo", gpt2_path, tmp_path)
+    trainer.accelerator.free_memory()
+    alive = weakref.ref(trainer)
+    gc.disable()
+    try:
+        del trainer
+        assert alive() is None
+    finally:
+        gc.enable()

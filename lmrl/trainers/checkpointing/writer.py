@@ -88,8 +88,10 @@ class CheckpointWriter:
         """
         staged = checkpoint.parent / UNFINISHED / checkpoint.name
         try:
-            # 1. All processes write into a folder that nothing takes for a checkpoint.
-            run_on_all_ranks(lambda: self._stage(staged, checkpoint, save_run_state, save_trainer, state))
+            # 1. All processes write into a folder that nothing takes for a checkpoint: first their own state, then
+            #    Trainer's part, in which they meet again. One that fails before must not leave the others there.
+            run_on_all_ranks(lambda: self._stage_run_state(staged, checkpoint, save_run_state))
+            run_on_all_ranks(lambda: self._stage(staged, checkpoint, save_trainer, state))
             # 2. One process lists the files with their checksums, and moves the folder to its place.
             run_on_all_ranks(lambda: self._publish(staged, checkpoint, state))
         except SaveError as error:
@@ -115,19 +117,15 @@ class CheckpointWriter:
         else:
             guarded()
 
-    def _stage(
-        self,
-        staged: Path,
-        checkpoint: Path,
-        save_run_state: Callable[[Path], None],
-        save_trainer: Callable[[], None],
-        state: TrainerState,
-    ) -> None:
+    def _stage_run_state(self, staged: Path, checkpoint: Path, save_run_state: Callable[[Path], None]) -> None:
+        with save_errors(checkpoint):
+            staged.mkdir(parents=True, exist_ok=True)
+            save_run_state(staged)
+
+    def _stage(self, staged: Path, checkpoint: Path, save_trainer: Callable[[], None], state: TrainerState) -> None:
         self._checkpoint = checkpoint
         try:
             with save_errors(checkpoint):
-                staged.mkdir(parents=True, exist_ok=True)
-                save_run_state(staged)
                 save_trainer()
                 if state.best_model_checkpoint == str(staged):  # Trainer takes this folder for the checkpoint's place
                     state.best_model_checkpoint = str(checkpoint)
