@@ -91,7 +91,7 @@ def test_the_reward_gets_what_a_trainer_gives_it(gpt2_path: str, tmp_path: Path)
     for place, ids in enumerate(trained["completion_ids"]):
         observation, _ = env.reset(options={"row": trained["number"][place]})
         assert observation["tokens"][observation["mask"] == 1].tolist() == (
-            rollout["prompt_ids"][place][rollout["prompt_mask"][place] == 1].tolist()
+            rollout.prompt_ids[place][rollout.prompt_mask[place] == 1].tolist()
         )
         steps = [env.step(token) for token in ids]
         assert [step[2] for step in steps] == [False] * (len(ids) - 1) + [True]

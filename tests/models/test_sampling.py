@@ -145,4 +145,4 @@ def test_generation_defaults_of_a_checkpoint_do_not_leak_into_training(algorithm
     trainer = make_trainer(algorithm, folder, tmp_path / "out", max_completion_length=24)
     again = one_rollout(trainer)
     assert trainer.model.generation_config.no_repeat_ngram_size == 1
-    assert torch.equal(again["completion_ids"], plain["completion_ids"])
+    assert torch.equal(again.completion_ids, plain.completion_ids)
