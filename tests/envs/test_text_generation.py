@@ -98,7 +98,7 @@ def test_the_reward_gets_what_a_trainer_gives_it(gpt2_path: str, tmp_path: Path)
         given = calls.pop()
         assert given == {name: trained[name][place : place + 1] for name in given}
         assert {"prompts", "completions", "completion_ids", "number"} == set(given)
-        assert steps[-1][1] == pytest.approx(rollout["rewards"][place].item(), abs=1e-6)
+        assert steps[-1][1] == pytest.approx(rollout.rewards[place].item(), abs=1e-6)
 
 
 def test_the_completion_of_a_chat_is_a_message() -> None:
