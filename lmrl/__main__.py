@@ -6,6 +6,7 @@ The command `lmrl`: lists, copies and runs the recipes that come with lmrl.
     lmrl run ppo_gen --config demo_ppo         a recipe, by `accelerate launch`
     lmrl run --num_processes 2 ppo_gen ...     flags of `accelerate launch` stand before the recipe's name
     lmrl run ppo_gen --help                    the recipe's arguments
+    lmrl --version                             the version of lmrl
 """
 
 import ast
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from lmrl import __version__
 from lmrl.utils import did_you_mean
 
 # Values that `accelerate launch` takes by default, with a warning for each.
@@ -36,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = {"list": _list, "copy": _copy, "run": _run}
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
+        return
+    if words == ["--version"]:
+        print(__version__)
         return
     try:
         if words[0] not in commands:
@@ -84,8 +89,9 @@ def _run(words: list[str]) -> NoReturn:
     position = next((place for place, word in enumerate(words) if _is_recipe(word)), None)
     if position is None:
         given = next((word for word in words if not word.startswith("-")), None)
-        hint = did_you_mean(given or "", _recipes())
-        raise ValueError(f"`lmrl run` must have a recipe's name or its .py file, got {given or 'none'}.{hint}")
+        hint = did_you_mean(given or "", _recipes()) or " `lmrl list` prints all of them."
+        got = "none" if given is None else repr(given)
+        raise ValueError(f"`lmrl run` must have a recipe's name or its .py file, got {got}.{hint}")
     flags = _resolve(words[:position], "--config_file", "accelerate")
     rest = _resolve(words[position + 1 :], "--config", "configs")
     recipe = words[position] if words[position].endswith(".py") else str(_recipes()[words[position]])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import lmrl
 from lmrl.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,13 +96,20 @@ def test_copy_writes_a_configuration_alone(command: Command, tmp_path: Path, mon
         (["copy", "zzz", "."], "Unknown recipe `zzz`. `lmrl list` prints all of them."),
         (
             ["run", "ppo_gn"],
-            "`lmrl run` must have a recipe's name or its .py file, got ppo_gn. Did you mean `ppo_gen`?",
+            "`lmrl run` must have a recipe's name or its .py file, got 'ppo_gn'. Did you mean `ppo_gen`?",
         ),
-        (["run", "--cpu"], "`lmrl run` must have a recipe's name or its .py file, got none."),
+        (
+            ["run", "--cpu"],
+            "`lmrl run` must have a recipe's name or its .py file, got none. `lmrl list` prints all of them.",
+        ),
     ],
 )
 def test_a_wrong_call_is_one_line(argv: list[str], message: str, command: Command) -> None:
     assert command(*argv) == (2, "", f"error: {message}\n")
+
+
+def test_the_command_prints_its_version(command: Command) -> None:
+    assert command("--version") == (0, f"{lmrl.__version__}\n", "")
 
 
 def test_without_arguments_the_command_prints_its_help(command: Command) -> None:

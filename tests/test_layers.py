@@ -54,7 +54,7 @@ LAYERS = {
     ),
     "lmrl/arguments.py": Layer((), ("trl",)),
     "lmrl/cli": Layer(("lmrl.cli", "lmrl.arguments"), ("trl", "yaml")),
-    "lmrl/__main__.py": Layer((), ("torch",)),
+    "lmrl/__main__.py": Layer(("lmrl.__version__",), ("torch",)),
     "lmrl/__init__.py": Layer(("lmrl.trainers", "lmrl.version"), ()),
     "recipes": Layer((*TOP, *TOP_NAMES, "lmrl.evaluation", "lmrl.models", "lmrl.search"), None),
     "recipes/ppo_gen.py": Layer((*TOP, *TOP_NAMES), ("transformers", "trl")),

@@ -88,8 +88,8 @@ def load_splits(
     check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
     if max_length is not None and max_length < 1:
         raise ValueError(
-            f"`max_completion_length` must leave at least 1 token of the model's context for the prompt, got "
-            f"{max_length} tokens left. Lower it."
+            f"`max_completion_length` must leave at least 1 token of the model's context for the prompt, got one that "
+            f"is {1 - max_length} tokens too long. Lower it by {1 - max_length} or more."
         )
     train = load_prompts(dataset_name, split=dataset_train_split, **columns)
     present = splits_of(dataset_name, columns.get("dataset_config"))

@@ -315,7 +315,7 @@ def failing(
             ["`reference_column` must name", "got 'reference'", "`references`?"],
         ),
         ({"--max_completion_length": "60"}, ["`max_prompt_length`", "got 4, and", "lower `max_completion_length`"]),
-        ({"--max_completion_length": "64"}, ["`max_completion_length`", "got 0 tokens left. Lower it"]),
+        ({"--max_completion_length": "64"}, ["`max_completion_length`", "is 1 tokens too long. Lower it"]),
         ({"--max_prompt_length": "5"}, ["got 5, and 1 of", "prompts are longer", "'drop', 'cut' or"]),
         ({"--eval_max_new_tokens": "99"}, ["64 positions, got 6 + 99 tokens", "or less"]),
         ({"--eval_rows": "7"}, ["`eval_rows` must be from 1 to 6", "got 7"]),
