@@ -114,7 +114,7 @@ def test_the_reward_is_weighted_clipped_and_charged_for_not_ending(gpt2_path: st
     assert rollout.rewards[:3].tolist() == pytest.approx([0.7, 0.75, 0.5])
     assert rollout.rewards[3].isnan()
     assert rollout.completion_mask.sum(1).tolist() == [2, 2, 2, 0]
-    assert rollout.mean_length.tolist() == [1.5] * 4
+    assert rollout.mean_length.tolist() == [2.0] * 4  # completions without a reward count
     assert trainer._metrics["train"]["reward"][-1] == pytest.approx(0.65)
 
 
