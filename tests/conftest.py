@@ -24,6 +24,16 @@ hypothesis.settings.register_profile("lmrl", derandomize=True, deadline=None, ma
 hypothesis.settings.load_profile("lmrl")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest tests first, so that no worker is left alone with one at the end."""
+
+    def minutes(item: pytest.Item) -> float:
+        marker = item.get_closest_marker("slow")
+        return marker.kwargs.get("minutes", 1) if marker else 0
+
+    items.sort(key=minutes, reverse=True)
+
+
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     """Seeds every random number generator before each test."""

@@ -11,8 +11,6 @@ from lmrl.evaluation import Evaluation, compare, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.slow
-
 
 def _run(recipe: str, folder: Path, *flags: str) -> tuple[Evaluation, Evaluation]:
     """Runs a recipe as a user would, and returns what it measured before and after."""
@@ -27,6 +25,7 @@ def _run(recipe: str, folder: Path, *flags: str) -> tuple[Evaluation, Evaluation
     return read_json(folder / "before.json"), read_json(folder / "after.json")
 
 
+@pytest.mark.slow(minutes=2)
 @pytest.mark.parametrize("seed", ["1", "2", "3"])
 @pytest.mark.parametrize("recipe", ["ppo_gen.py", "reinforce_gen.py"])
 def test_the_demo_gets_better_on_held_out_rows(recipe: str, seed: str, tmp_path: Path) -> None:
@@ -36,6 +35,7 @@ def test_the_demo_gets_better_on_held_out_rows(recipe: str, seed: str, tmp_path:
         assert comparison.low > 2, (metric, comparison)
 
 
+@pytest.mark.slow(minutes=15)
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
 def test_e2e_gets_better(algorithm: str, data_dir: Path, tmp_path: Path) -> None:
     before, after = _run(
