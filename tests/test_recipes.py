@@ -1,6 +1,7 @@
 """Every recipe and every configuration runs two steps for real, on tiny models, and leaves a complete model."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from transformers import (
     BertForSequenceClassification,
     BertTokenizer,
 )
+from transformers.utils import logging as transformers_logging
 from trl import SFTConfig
 
 from lmrl.arguments import (
@@ -30,6 +32,7 @@ from lmrl.arguments import (
     ModelArguments,
     RewardArguments,
 )
+from lmrl.cli import run
 from lmrl.data import demo_rows
 from lmrl.models import CRITIC_FILE
 from lmrl.trainers import PPOConfig, ReinforceConfig
@@ -330,6 +333,16 @@ def test_a_library_that_is_not_installed_is_one_line(recipe: Recipe) -> None:
         status, _, err = recipe("reinforce_gen", *SHORT, *argv)
         last = err.strip().splitlines()[-1]
         assert status == 2 and last.startswith("error: ") and sentence in last
+
+
+def test_a_warning_is_a_plain_sentence_and_loading_a_model_draws_no_bar() -> None:
+    run(lambda: None)
+    try:
+        of_first = logging.LogRecord("lmrl", logging.WARNING, "", 0, "[RANK 0] No completion ended.", (), None)
+        assert logging.lastResort.format(of_first) == "No completion ended."
+        assert transformers_logging.tqdm(["weight"], desc="Loading weights").disable
+    finally:
+        transformers_logging.set_tqdm_hook(None)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,5 +1,6 @@
 """The end of a recipe: errors in one line with an exit status, and the shutdown of a distributed run."""
 
+import logging
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ def run(main: Callable[[], object]) -> None:
     """
     # TRL 1.16 still uses names that transformers 5.23 deprecates, which nobody who runs a recipe can change.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+    _quieten_libraries()
     try:
         main()
         _shutdown_process_group()
@@ -60,6 +62,23 @@ def run(main: Callable[[], object]) -> None:
             traceback.print_exc()
         _print_error(message)
         sys.exit(2)
+
+
+class _Formatter(logging.Formatter):
+    """Formats warnings without the rank that accelerate puts before them, as only the first process logs them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the text of a warning."""
+        return super().format(record).removeprefix("[RANK 0] ")
+
+
+def _quieten_libraries() -> None:
+    """Formats warnings as plain sentences, and turns off transformers' bar of each model that is loaded."""
+    if logging.lastResort is not None:  # the handler of all loggers that have none
+        logging.lastResort.setFormatter(_Formatter())
+    transformers_logging: Any = sys.modules.get("transformers.utils.logging")
+    if transformers_logging is not None:  # bars of training and of downloads are made elsewhere
+        transformers_logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
 
 
 def _shutdown_process_group() -> None:
