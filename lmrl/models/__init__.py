@@ -6,20 +6,20 @@ from .critic import CRITIC_FILE, Critic, attach_critic, get_critic, load_critic,
 from .fusing import fuse_activations
 from .loading import context_length, disable_dropout, load_backbone, load_model, load_tokenizer
 from .merging import write_merged
-from .sampling import decoding_weights, neutral_generation_config
+from .sampling import DecodingWeights, neutral_generation_config
 from .scoring import ScoredCompletions, add_scoring_forward, check_scoring_forward
 from .sharing import offer_base_model
 
 __all__ = [
     "CRITIC_FILE",
     "Critic",
+    "DecodingWeights",
     "ScoredCompletions",
     "TrunkAdapter",
     "add_scoring_forward",
     "attach_critic",
     "check_scoring_forward",
     "context_length",
-    "decoding_weights",
     "disable_dropout",
     "fuse_activations",
     "get_critic",

@@ -5,41 +5,74 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 
-@contextmanager
-def decoding_weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
+class DecodingWeights:
     """
-    Holds the model's float32 weights in `dtype` while decoding, and runs its forward without wrappers.
+    Copies of a policy's float32 weights in the precision that it decodes in.
 
     Autocast casts every weight again at every token, which makes decoding slower than in float32. Here each weight is
-    cast once a rollout. The parameters keep their identity, so that optimizers, DDP and LoRA are not affected, and get
-    their float32 data back at the end. Not for parameters that are shards (ZeRO-3, FSDP).
+    cast once a rollout, into memory that is kept, as a CUDA graph requires. The copies take the places of the
+    parameters in their modules. The parameters themselves are never written to: if a parameter's data were replaced
+    by data of another type, autograd would drop the node on which DDP's hook is, and the processes would train apart.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Policy, not wrapped by PEFT (pass its base model; its adapters are cast too).
-        dtype (`torch.dtype`):
-            Precision to decode in.
+        mixed_precision (`str`):
+            Precision of autocast, as Accelerate names it: `"bf16"`, `"fp16"`, or `"no"` without autocast, where the
+            policy decodes with its parameters.
     """
-    masters = [
-        (parameter, parameter.data)
-        for name, parameter in model.named_parameters()
-        if parameter.dtype == torch.float32 and not name.startswith("critic.")
-    ]
-    wrapped = model.__dict__.get("forward")  # with autocast and the scoring forward, which decoding does not need
-    try:
-        for parameter, data in masters:
-            parameter.data = data.to(dtype)
-        model.forward = types.MethodType(type(model).forward, model)
-        yield
-    finally:
-        for parameter, data in masters:
-            parameter.data = data
-        del model.forward
-        if wrapped is not None:
-            model.forward = wrapped
+
+    def __init__(self, mixed_precision: str) -> None:
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
+        self._copies: dict[nn.Parameter, nn.Parameter] = {}
+
+    @contextmanager
+    def replacing(self, model: PreTrainedModel) -> Iterator[None]:
+        """
+        Runs the model with the copies, and its forward without wrappers; the parameters are back at the end.
+
+        Not for parameters that are shards (ZeRO-3, FSDP).
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]):
+                Policy, not wrapped by PEFT (pass its base model; its adapters are cast too). The critic is left as it
+                is.
+        """
+        if self.dtype is None:
+            yield
+            return
+        places = [
+            (module._parameters, name, parameter)
+            for path, module in model.named_modules()
+            if path.split(".")[0] != "critic"
+            for name, parameter in module._parameters.items()
+            if parameter is not None and parameter.dtype == torch.float32
+        ]
+        copies = {parameter: self._updated_copy(parameter) for parameter in {place[2] for place in places}}
+        wrapped = model.__dict__.get("forward")  # with autocast and the scoring forward, which decoding does not need
+        try:
+            for parameters, name, parameter in places:
+                parameters[name] = copies[parameter]
+            model.forward = types.MethodType(type(model).forward, model)
+            yield
+        finally:
+            for parameters, name, parameter in places:
+                parameters[name] = parameter
+            del model.forward
+            if wrapped is not None:
+                model.forward = wrapped
+
+    @torch.no_grad()
+    def _updated_copy(self, parameter: nn.Parameter) -> nn.Parameter:
+        copy = self._copies.get(parameter)
+        if copy is None or (copy.device, copy.shape) != (parameter.device, parameter.shape):
+            copy = nn.Parameter(parameter.to(self.dtype), requires_grad=False)
+            self._copies[parameter] = copy
+        else:
+            copy.copy_(parameter)
+        return copy
 
 
 @contextmanager

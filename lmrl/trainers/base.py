@@ -124,6 +124,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         this = weakref.proxy(self)
         self.meter = Meter(self.accelerator, self._metrics, lambda: "train" if this.model.training else "eval")
         self.scorer = Scorer(self.accelerator)
+        self._decoding = None if self.use_vllm else models.DecodingWeights(self.accelerator.mixed_precision)
         self._finite = FiniteChecks(self.args)
         self._writer = checkpointing.CheckpointWriter(self.args.should_save, self.args.save_total_limit)
         self._reward_record: RewardRecord
@@ -285,9 +286,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         return rollout.to_dict()
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> list[list[int]]:
-        policy = engines.decoding_policy(
-            self._base_model, self.model_wrapped, self.accelerator, self.use_vllm, self.args.bf16
-        )
+        policy = engines.decoding_policy(self._base_model, self.model_wrapped, self.accelerator, self._decoding)
         with self.meter.clock("generation"), policy:
             return super()._generate_single_turn(*args, **kwargs)
 

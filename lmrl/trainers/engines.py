@@ -14,7 +14,7 @@ from trl.distributed import DistributedBackend
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
-from lmrl.models import decoding_weights, neutral_generation_config
+from lmrl.models import DecodingWeights, neutral_generation_config
 
 
 def base_model(model: Any, accelerator: Accelerator) -> PreTrainedModel:
@@ -113,20 +113,21 @@ def _on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def decoding_policy(
-    policy: PreTrainedModel, model_wrapped: Any, accelerator: Accelerator, use_vllm: bool, bf16: bool
+    policy: PreTrainedModel, model_wrapped: Any, accelerator: Accelerator, weights: DecodingWeights | None
 ) -> Iterator[None]:
     """
-    Prepares the policy for sampling: its weights at hand, in bfloat16 if it trains so, and no generation settings
-    that change the distribution. With `use_vllm`, vLLM samples with weights of its own.
+    Prepares the policy for sampling: its weights at hand, in 16 bits if it trains so, and no generation settings
+    that change the distribution. Without `weights`, vLLM samples with its own.
     """
     is_zero3 = DistributedBackend(accelerator).is_zero3
+    is_spread = len(set(getattr(policy, "hf_device_map", {}).values())) > 1  # by hooks of Accelerate on its forward
     with ExitStack() as stack:
-        if use_vllm:
+        if weights is None:
             pass
         elif uses_fsdp(accelerator):  # under ZeRO-3 TRL gathers the weights
             stack.enter_context(gathered_policy(model_wrapped, accelerator))
-        elif bf16 and not is_zero3 and not hasattr(policy, "hf_device_map"):
-            stack.enter_context(decoding_weights(policy, torch.bfloat16))
+        elif not is_zero3 and not is_spread:
+            stack.enter_context(weights.replacing(policy))
         stack.enter_context(neutral_generation_config(policy))
         yield
 

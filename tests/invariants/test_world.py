@@ -14,18 +14,22 @@ from training import ALGORITHMS
 HERE = Path(__file__).parent
 
 
-def _run(processes: int, algorithm: str, model: str, out: Path, kind: str) -> dict[str, Any]:
+def _launch(processes: int, worker: str, *argv: str) -> None:
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if processes == 2 else []
     launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"] if processes == 2 else []
     path = os.pathsep.join([str(HERE.parent), *sys.path])
     done = subprocess.run(
-        [sys.executable, *launcher, str(HERE / "world_worker.py"), algorithm, model, str(out), kind, str(processes)],
+        [sys.executable, *launcher, str(HERE / worker), *argv],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def _run(processes: int, algorithm: str, model: str, out: Path, kind: str) -> dict[str, Any]:
+    _launch(processes, "world_worker.py", algorithm, model, str(out), kind, str(processes))
     return torch.load(out, weights_only=False)
 
 
@@ -46,3 +50,13 @@ def test_two_processes_equal_one(algorithm: str, kind: str, gpt2_path: str, tmp_
         assert log.keys() == other.keys()
         for name, value in log.items():
             assert float(other[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-5), name
+
+
+def test_replicas_that_sample_in_bfloat16_stay_equal_bit_by_bit(gpt2_path: str, tmp_path: Path) -> None:
+    _launch(2, "replicas_worker.py", gpt2_path, str(tmp_path))
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert set(one) == {"reinforce full", "reinforce lora", "ppo full", "ppo lora"}
+    for run, weights in one.items():
+        assert weights and weights.keys() == other[run].keys()
+        differing = [name for name, weight in weights.items() if not torch.equal(weight, other[run][name])]
+        assert not differing, run

@@ -1,5 +1,6 @@
 """Decoding from cast weights leaves the model unchanged, bit by bit, also after an error."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from training import make_trainer, one_rollout
 from transformers import GenerationConfig
 
 from lmrl.models import add_scoring_forward, attach_critic, load_model
-from lmrl.models.sampling import decoding_weights, neutral_generation_config
+from lmrl.models.sampling import DecodingWeights, neutral_generation_config
 
 IDS = torch.tensor([[6, 7, 8, 9]])
 
@@ -22,6 +23,11 @@ def policy(folder: str) -> nn.Module:
     attach_critic(model)
     add_scoring_forward(model)
     return model
+
+
+def decoding(model: nn.Module) -> AbstractContextManager[None]:
+    """Returns a context in which the model decodes in bfloat16."""
+    return DecodingWeights("bf16").replacing(model)
 
 
 def snapshot(model: nn.Module) -> dict[str, tuple[int, int, torch.Tensor]]:
@@ -43,11 +49,10 @@ def test_inside_every_weight_of_the_policy_is_cast_and_afterwards_none(
 ) -> None:
     model = policy(request.getfixturevalue(folder))
     before, forward, logits = snapshot(model), model.forward, model(IDS).logits
-    with decoding_weights(model, torch.bfloat16):
+    with decoding(model):
         dtypes = {name: p.dtype for name, p in model.named_parameters()}
         assert {dtype for name, dtype in dtypes.items() if name.startswith("critic.")} == {torch.float32}
         assert {dtype for name, dtype in dtypes.items() if not name.startswith("critic.")} == {torch.bfloat16}
-        assert {name: id(p) for name, p in model.named_parameters()} == {n: b[0] for n, b in before.items()}
         assert model.forward.__func__ is type(model).forward
         inside = model(IDS).logits
         assert inside.dtype == torch.bfloat16
@@ -61,7 +66,7 @@ def test_inside_every_weight_of_the_policy_is_cast_and_afterwards_none(
 def test_tied_weights_stay_tied(gpt2_path: str) -> None:
     model = policy(gpt2_path)
     for _ in range(2):
-        with decoding_weights(model, torch.bfloat16):
+        with decoding(model):
             assert model.lm_head.weight is model.transformer.wte.weight
             assert model.lm_head.weight.data_ptr() == model.transformer.wte.weight.data_ptr()
         assert model.lm_head.weight is model.transformer.wte.weight
@@ -73,7 +78,7 @@ def test_an_error_inside_leaves_the_model_as_it_was(gpt2_path: str) -> None:
     before, forward, own = snapshot(model), model.forward, model.generation_config
     with (
         pytest.raises(RuntimeError, match="out of memory"),
-        decoding_weights(model, torch.bfloat16),
+        decoding(model),
         neutral_generation_config(model),
     ):
         raise RuntimeError("out of memory")
@@ -83,7 +88,7 @@ def test_an_error_inside_leaves_the_model_as_it_was(gpt2_path: str) -> None:
 
 def test_a_model_with_the_forward_of_its_class_keeps_it(gpt2_path: str) -> None:
     model = load_model(gpt2_path)
-    with decoding_weights(model, torch.bfloat16):
+    with decoding(model):
         assert "forward" in vars(model)
     assert "forward" not in vars(model)
 
@@ -92,7 +97,7 @@ def test_adapters_are_cast_too_and_their_base_with_them(gpt2_path: str) -> None:
     config = LoraConfig(r=4, target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True)
     model = get_peft_model(policy(gpt2_path), config).eval()
     before, logits = snapshot(model), model(IDS).logits
-    with decoding_weights(model.get_base_model(), torch.bfloat16):
+    with decoding(model.get_base_model()):
         adapters = [p for name, p in model.named_parameters() if "lora" in name]
         assert len(adapters) == 4 and {p.dtype for p in adapters} == {torch.bfloat16}
         assert torch.allclose(model(IDS).logits.float(), logits, atol=0.3)
@@ -106,7 +111,7 @@ def test_gradients_and_optimisers_do_not_notice(gpt2_path: str) -> None:
     for _ in range(2):
         model(IDS, labels=IDS).loss.backward()
         gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-        with decoding_weights(model, torch.bfloat16), torch.no_grad():
+        with decoding(model), torch.no_grad():
             model(IDS)
         assert all(
             torch.equal(p.grad, g)
@@ -117,10 +122,44 @@ def test_gradients_and_optimisers_do_not_notice(gpt2_path: str) -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_what_hangs_on_the_gradient_of_a_weight_stays_there(gpt2_path: str) -> None:
+    """DDP averages by a hook of the node that accumulates a gradient, and keeps that node."""
+    model = policy(gpt2_path)
+    weight = model.transformer.wpe.weight
+    node = weight.view_as(weight).grad_fn.next_functions[0][0]
+    seen = []
+    node.register_hook(lambda *_: seen.append(1))
+    for precision in ("bf16", "fp16"):
+        with DecodingWeights(precision).replacing(model), torch.no_grad():
+            model(IDS)
+        model(IDS, labels=IDS).loss.backward()
+    assert len(seen) == 2
+
+
+def test_each_rollout_has_the_weights_of_its_time_in_the_same_memory(gpt2_path: str) -> None:
+    model = policy(gpt2_path)
+    weights, addresses = DecodingWeights("bf16"), []
+    for value in (0.5, -2.0):
+        with torch.no_grad():
+            model.transformer.wpe.weight.fill_(value)
+        with weights.replacing(model):
+            copy = model.transformer.wpe.weight
+            assert copy.dtype == torch.bfloat16 and bool((copy == value).all())
+            addresses.append(copy.data_ptr())
+    assert addresses[0] == addresses[1]
+
+
+def test_the_precision_is_that_of_autocast(llama_path: str) -> None:
+    model = policy(llama_path)
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("no", torch.float32)):
+        with DecodingWeights(precision).replacing(model):
+            assert model.dtype == model.lm_head.weight.dtype == dtype
+
+
 def test_weights_in_another_precision_are_left_alone(gpt2_path: str) -> None:
     model = load_model(gpt2_path, dtype="float16")
     before = snapshot(model)
-    with decoding_weights(model, torch.bfloat16):
+    with decoding(model):
         check_unchanged(model, before)
 
 
