@@ -241,7 +241,7 @@ class SystemEvaluator:
 
     def __call__(self, rows: Dataset, folder: Path) -> dict[str, Evaluation]:
         """
-        Returns the evaluations by label; those of texts on the main process only.
+        Returns the evaluations by label.
 
         Args:
             rows (`datasets.Dataset`):
@@ -256,15 +256,15 @@ class SystemEvaluator:
         tokenizer = None if perplexity_model is None else perplexity_model[1]
         texts = {label: read_outputs(path, rows, tokenizer) for label, path in self.outputs.items()}
         evaluations = {label: self._evaluate(label, rows, folder) for label in self.checkpoints}
-        if rank_and_world_size()[0] == 0:
-            for label, completions in texts.items():
-                evaluations[label] = measure_completions(
-                    completions,
-                    rows,
-                    reward_funcs=self.reward_funcs,
-                    perplexity_model=perplexity_model,
-                    length_unit="words" if tokenizer is None else "tokens|eos:included",
-                )
+        for label, completions in texts.items():
+            evaluations[label] = measure_completions(
+                completions,
+                rows,
+                reward_funcs=self.reward_funcs,
+                perplexity_model=perplexity_model,
+                length_unit="words" if tokenizer is None else "tokens|eos:included",
+                chat_template_kwargs=self.decoding.chat_template_kwargs,
+            )
         return evaluations
 
     def clean_up(self, folder: Path) -> None:
@@ -276,7 +276,9 @@ class SystemEvaluator:
         """Returns the evaluation of a checkpoint."""
         model = load_model(self.checkpoints[label], **self.loading)
         reference = self.frozen.reference_model
-        comparable = reference is not None and reference.config.vocab_size == model.config.vocab_size
+        comparable = reference is not None and self._same_tokens(label, model, reference)
+        if not comparable and rank_and_world_size()[0] == 0:
+            print(f"No kl of {label}: its tokens are not those of {next(iter(self.checkpoints))}.")
         return evaluate_model(
             model,
             self.tokenizers[label],
@@ -287,6 +289,12 @@ class SystemEvaluator:
             reference_model=reference if comparable else None,
             store=CompletionStore(folder / "partial", label),
         )
+
+    def _same_tokens(self, label: str, model: PreTrainedModel, reference: PreTrainedModel) -> bool:
+        """Returns whether a checkpoint has the tokens of the first, each with the same id: else there is no KL."""
+        first, *_ = self.tokenizers.values()
+        sizes = {each.config.get_text_config().vocab_size for each in (model, reference)}
+        return len(sizes) == 1 and self.tokenizers[label].get_vocab() == first.get_vocab()
 
 
 def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

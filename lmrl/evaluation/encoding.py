@@ -1,6 +1,6 @@
 """Prompts as token ids, encoded as in training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -9,10 +9,15 @@ if TYPE_CHECKING:
 Prompt: TypeAlias = str | list[dict[str, Any]]
 
 
-def encode_prompts(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt]) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[Prompt],
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> list[list[int]]:
     """
     Returns the token ids of the prompts as in training: texts as the tokenizer encodes them, messages by the chat
-    template with the generation prompt added. An empty prompt becomes the beginning-of-sequence token.
+    template, given its variables, with the generation prompt added. An empty prompt becomes the beginning-of-sequence
+    token.
 
     Raises:
         `ValueError`: if a prompt is empty and the tokenizer has no beginning-of-sequence token.
@@ -22,7 +27,8 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Promp
         if isinstance(prompt, str):
             encoding: Any = tokenizer(prompt)
         else:
-            encoding = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+            options = {**(chat_template_kwargs or {}), "add_generation_prompt": True, "return_dict": True}
+            encoding = tokenizer.apply_chat_template(prompt, **options)
         ids = list(encoding["input_ids"])
         if not ids:
             if tokenizer.bos_token_id is None:
@@ -37,7 +43,9 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Promp
 
 def check_context(model: "PreTrainedModel", row: int, prompt_length: int, new_tokens: int) -> None:
     """Raises `ValueError` if a prompt and `new_tokens` more do not fit into the model's positions, if limited."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    from lmrl.models import context_length
+
+    limit = context_length(model)
     if limit is not None and prompt_length + new_tokens > limit:
         remedy = "Shorten the prompt."
         if prompt_length < limit:

@@ -1,15 +1,15 @@
 """Evaluation of a checkpoint: its completions of held-out rows, and their scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmrl.distributed import on_main
 from lmrl.rewards import call_reward, reward_name
 
-from .generation import Completion, Decoding, generate_completions
+from .generation import Completion, Decoding, end_token_ids, generate_completions
 from .likelihood import divergence, perplexity
-from .metrics import score_completions
+from .metrics import metric_names, score_completions
 from .rows import Row, checked_rows, row_ids
 from .scores import Corpus, Score, mean_score, per_prompt
 from .store import CompletionStore
@@ -33,7 +33,7 @@ class Evaluation:
         scores (`dict` of [`Score`]):
             Metrics, rewards (`reward/<name>`) and `perplexity` by name, with one row score per prompt.
         decoding (`dict`):
-            The fields of [`Decoding`]; empty if unknown.
+            The fields of [`Decoding`], and the tokens that end a completion as `eos_tokens`; empty if unknown.
         row_ids (list of `str`):
             Ids of the rows ([`lmrl.evaluation.rows.row_ids`]), to compare with other evaluations of the same rows.
     """
@@ -68,8 +68,8 @@ def evaluate_model(
     With several samples per prompt, corpus metrics pool all samples, and a row score is the mean over the samples of
     its prompt: the samples of one prompt are not independent of each other, prompts are.
 
-    With several processes in `torch.distributed`, all must call this: they share the generation, the main process
-    computes the metrics, and all return the same.
+    With several processes in `torch.distributed`, all must call this: they share the generation and the passes of
+    models over the completions, the main process computes the other metrics, and all return the same.
 
     Args:
         model (`transformers.PreTrainedModel` or `peft.PeftModel`):
@@ -94,27 +94,36 @@ def evaluate_model(
             As for [`generate_completions`].
 
     Raises:
-        `ValueError`: if there are no rows, columns are missing in some of them, two rewards have the same name, or a
-            reward raises or returns another number of values than there are completions.
+        `ValueError`: if there are no rows, columns are missing in some of them, a metric is unknown, two rewards have
+            the same name, or a reward raises or returns another number of values than there are completions.
     """
     taken = checked_rows(rows)
-    _name_rewards(reward_funcs)  # raises before the generation, not after it
+    # What is wrong is raised before the generation, not after it.
+    metric_names(metrics, has_references=taken[0].get("references") is not None)
+    rewards_by_name(reward_funcs)
     prompts = [row["prompt"] for row in taken]
     completions = generate_completions(model, tokenizer, prompts, decoding, store=store, progress=progress)
-
-    def measure() -> Evaluation:
-        """Runs on the main process alone."""
-        scores = measure_completions(
-            completions, taken, reward_funcs=reward_funcs, metrics=metrics, perplexity_model=perplexity_model
-        ).scores
-        if reference_model is not None:
-            scores |= divergence(
-                model, reference_model, tokenizer, prompts, completions, batch_size=decoding.batch_size
-            )
-        scores = {name: per_prompt(score, decoding.num_samples) for name, score in scores.items()}
-        return Evaluation(completions, scores, asdict(decoding), row_ids(taken))
-
-    return on_main(measure)
+    scores = measure_completions(
+        completions,
+        taken,
+        reward_funcs=reward_funcs,
+        metrics=metrics,
+        perplexity_model=perplexity_model,
+        chat_template_kwargs=decoding.chat_template_kwargs,
+    ).scores
+    if reference_model is not None:
+        scores |= divergence(
+            model,
+            reference_model,
+            tokenizer,
+            prompts,
+            completions,
+            batch_size=decoding.batch_size,
+            chat_template_kwargs=decoding.chat_template_kwargs,
+        )
+    scores = {name: per_prompt(score, decoding.num_samples) for name, score in scores.items()}
+    ends = tokenizer.convert_ids_to_tokens(end_token_ids(model, tokenizer))
+    return Evaluation(completions, scores, {**asdict(decoding), "eos_tokens": ends}, row_ids(taken))
 
 
 def measure_completions(
@@ -125,17 +134,20 @@ def measure_completions(
     metrics: Sequence[str] | None = None,
     perplexity_model: "ModelAndTokenizer | None" = None,
     length_unit: str = "tokens|eos:included",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """
     Returns the evaluation of completions that exist already, of a file or another system, with one row score each.
 
+    With several processes in `torch.distributed`, all must call this.
+
     Args:
-        completions (list of [`Completion`]):
-            In the order of the rows.
-        rows, reward_funcs, metrics, perplexity_model:
-            As for [`evaluate_model`].
+        completions (list of [`Completion`]), rows, reward_funcs, metrics, perplexity_model:
+            Completions in the order of the rows; the others as for [`evaluate_model`].
         length_unit (`str`, *optional*, defaults to `"tokens|eos:included"`):
             Unit of the lengths: `"words"` if [`read_outputs`] had no tokenizer.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables of the chat template of the perplexity model, as in [`Decoding`].
 
     Raises:
         `ValueError`: as for [`evaluate_model`].
@@ -150,15 +162,26 @@ def measure_completions(
         finished=[completion.finished for completion in completions],
         length_unit=length_unit,
     )
-    scores = score_completions(corpus, metrics)
-    for name, reward in _name_rewards(reward_funcs).items():
-        scores[f"reward/{name}"] = _score_reward(name, reward, expanded, completions)
+    rewards = rewards_by_name(reward_funcs)
+
+    def score_texts() -> dict[str, Score]:
+        """Runs on the main process alone."""
+        scores = score_completions(corpus, metrics)
+        for name, reward in rewards.items():
+            scores[f"reward/{name}"] = _score_reward(name, reward, expanded, completions)
+        return scores
+
+    scores = on_main(score_texts)
     if perplexity_model is not None:
-        scores["perplexity"] = perplexity(*perplexity_model, [row["prompt"] for row in taken], completions)
+        prompts = [row["prompt"] for row in taken]
+        scores["perplexity"] = perplexity(
+            *perplexity_model, prompts, completions, chat_template_kwargs=chat_template_kwargs
+        )
     return Evaluation(list(completions), scores, {}, row_ids(taken))
 
 
-def _name_rewards(rewards: Sequence[Reward]) -> dict[str, Reward]:
+def rewards_by_name(rewards: Sequence[Reward]) -> dict[str, Reward]:
+    """Returns reward functions by their names. Raises `ValueError` if two have the same."""
     named: dict[str, Reward] = {}
     for reward in rewards:
         name = reward_name(reward)

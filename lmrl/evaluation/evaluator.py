@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from lmrl.utils import check_at_least
 
-from .evaluate import Evaluation, ModelAndTokenizer, Reward, evaluate_model
+from .evaluate import Evaluation, ModelAndTokenizer, Reward, evaluate_model, rewards_by_name
 from .generation import Decoding
+from .metrics import metric_names
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ class Evaluator:
             completely inside `trainer.gathered_policy()` only.
 
     Raises:
-        `ValueError`: if `subset_size` is less than 1.
+        `ValueError`: if `subset_size` is less than 1, a metric is unknown, or rewards have the same name.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -60,6 +61,13 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         check_at_least(1, subset_size=self.subset_size)
+        _ = self.names_in_training  # raises before the first evaluation
+
+    @property
+    def names_in_training(self) -> list[str]:
+        """The names of the scores of [`Evaluator.scores`]."""
+        metrics = metric_names(self.metrics, "references" in self.rows.column_names)
+        return [*metrics, *(f"reward/{name}" for name in rewards_by_name(self.reward_funcs))]
 
     @property
     def subset(self) -> "Dataset":

@@ -2,9 +2,9 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lmrl.distributed import gather, on_main, rank_and_world_size
@@ -22,8 +22,9 @@ class Decoding:
     """
     How completions are generated.
 
-    Nothing of a model's saved generation config is used except its end-of-sequence tokens: a saved `top_k` or
-    `repetition_penalty` would evaluate another distribution than the one that was trained.
+    Nothing of a model's saved generation config is used except its end-of-sequence tokens, which end a completion
+    beside the tokenizer's, as in training: a saved `top_k` or `repetition_penalty` would evaluate another distribution
+    than the one that was trained.
 
     Args:
         max_new_tokens (`int`):
@@ -42,6 +43,8 @@ class Decoding:
             Prompts per batch; `batch_size * num_samples` completions are generated at a time.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the sampling. The same seed, prompts and batch size give the same completions.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables of the chat template, such as `{"enable_thinking": False}`: those of the training.
 
     Raises:
         `ValueError`: if a value is out of its range.
@@ -55,6 +58,7 @@ class Decoding:
     num_samples: int = 1
     batch_size: int = 32
     seed: int = 0
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_at_least(1, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams)
@@ -83,6 +87,8 @@ class Completion:
             Number of tokens generated, the end-of-sequence token included.
         finished (`bool`):
             Whether it ended with an end-of-sequence token; `False` if `max_new_tokens` cut it.
+        token_ids (list of `int`, *optional*):
+            The tokens generated, the end-of-sequence token included; `None` of a text that was read.
     """
 
     row: int
@@ -90,6 +96,7 @@ class Completion:
     text: str
     length: int
     finished: bool
+    token_ids: list[int] | None = field(default=None, repr=False, compare=False)
 
 
 def generate_completions(
@@ -110,10 +117,8 @@ def generate_completions(
     completions, equal to those of a single process.
 
     Args:
-        model (`transformers.PreTrainedModel` or `peft.PeftModel`):
-            A causal language model, on the device where it is to run.
-        tokenizer (`transformers.PreTrainedTokenizerBase`):
-            Its tokenizer; the padding side does not matter.
+        model (`transformers.PreTrainedModel` or `peft.PeftModel`), tokenizer:
+            A causal language model, on the device where it is to run, and its tokenizer, whatever its padding side.
         prompts (list of `str`, or list of lists of messages):
             Texts are tokenized as they are; messages go through the chat template with the generation prompt added.
         decoding ([`Decoding`]):
@@ -129,7 +134,7 @@ def generate_completions(
     import torch
     from tqdm.auto import tqdm
 
-    prompt_ids = encode_prompts(tokenizer, prompts)
+    prompt_ids = encode_prompts(tokenizer, prompts, decoding.chat_template_kwargs)
     # The longest first: a batch that does not fit in memory fails at once, and the time left is not underestimated.
     order = sorted(range(len(prompts)), key=lambda row: -len(prompt_ids[row]))
     for row in order[:1]:
@@ -195,14 +200,23 @@ def _generation_config_replaced(model: "PreTrainedModel", config: "GenerationCon
             owner.generation_config = original
 
 
+def end_token_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """
+    Returns the tokens that end a completion, sorted: those of the model's generation config and the tokenizer's.
+
+    Trainers write the tokenizer's into the model when training begins: either alone would give another set afterwards.
+    """
+    declared: Any = model.generation_config.eos_token_id
+    ids = {tokenizer.eos_token_id, *([declared] if isinstance(declared, int) else declared or [])}
+    return sorted(ids - {None})
+
+
 def _generation_config(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", decoding: Decoding
 ) -> "GenerationConfig":
     from transformers import GenerationConfig
 
-    eos: Any = model.generation_config.eos_token_id
-    eos = tokenizer.eos_token_id if eos is None else eos
-    eos_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    eos_ids = end_token_ids(model, tokenizer)
     # Any id serves as padding: nothing is ever found by comparing with it.
     pad = next(id for id in [tokenizer.pad_token_id, *eos_ids, 0] if id is not None)
     sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.do_sample else {}
@@ -242,6 +256,6 @@ def _generate_batch(
     for (row, sample), ids in zip(samples, sequences[:, width:].tolist(), strict=True):
         end = next((position for position, token in enumerate(ids) if token in (config.eos_token_id or ())), None)
         text = str(tokenizer.decode(ids[:end], skip_special_tokens=True))
-        length = len(ids) if end is None else end + 1
-        lines.append(asdict(Completion(row, sample, text, length, finished=end is not None)))
+        generated = ids if end is None else ids[: end + 1]
+        lines.append(asdict(Completion(row, sample, text, len(generated), end is not None, generated)))
     return lines

@@ -1,9 +1,13 @@
 """Perplexity of completions under a language model, and divergence of a policy from its reference."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .encoding import Prompt, check_context, encode_prompts
+from lmrl.distributed import gather_or_fail, rank_and_world_size
+
+from .encoding import Prompt, encode_prompts
 from .generation import Completion, eval_mode
 from .scores import Score, mean_score, pooled_score
 
@@ -13,6 +17,14 @@ if TYPE_CHECKING:
 
 TokenPair: TypeAlias = tuple[list[int], list[int]]  # token ids of a prompt and of its completion
 
+logger = logging.getLogger(__name__)
+
+# Whether higher is better, of the scores that models give.
+MODEL_SCORES: dict[str, bool | None] = {"perplexity": False, "own_perplexity": False, "kl": None}
+
+# Of the logits of a batch, of all models together: 32 rows of 300 tokens of a vocabulary of 152,000 would take 5.8 GB.
+MAX_LOGITS_BYTES = 2**30
+
 
 def perplexity(
     model: "PreTrainedModel",
@@ -21,42 +33,45 @@ def perplexity(
     completions: Sequence[Completion],
     *,
     batch_size: int = 8,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Score:
     """
     Returns `exp(-sum log p(token | prompt, tokens before) / number of tokens)` over the tokens of all completions.
 
     The texts are tokenized anew, so that the model may have another tokenizer than the one that generated them; the
-    end-of-sequence token counts if the completion finished. Row scores are the perplexities of single completions,
-    NaN for one without a token; so is the value if none has one.
+    end-of-sequence token counts if the completion finished. Where that is more than the model's positions, the
+    beginning of the prompt is left out, with a warning. Row scores are the perplexities of single completions, NaN
+    for one without a token; so is the value if none has one.
+
+    With several processes in `torch.distributed`, all must call this: they share the completions.
 
     Args:
-        model (`transformers.PreTrainedModel` or `peft.PeftModel`):
-            The frozen model.
-        tokenizer (`transformers.PreTrainedTokenizerBase`):
-            Its tokenizer.
-        prompts (list of `str`, or list of lists of messages):
-            The prompts that `completion.row` points to.
-        completions (list of [`Completion`]):
-            The completions to score.
+        model (`transformers.PreTrainedModel` or `peft.PeftModel`), tokenizer:
+            The frozen model and its tokenizer.
+        prompts (list of `str`, or list of lists of messages), completions (list of [`Completion`]):
+            The completions to score, and the prompts that `completion.row` points to.
         batch_size (`int`, *optional*, defaults to `8`):
-            Completions per forward pass. Only the logits of completion positions are computed: `batch_size` times
-            completion length times vocabulary.
+            Largest number of completions per forward pass. Only the logits of completion positions are computed:
+            completions times length times vocabulary, at most 1 GiB.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables of the chat template, as in [`Decoding`].
 
     Raises:
-        `ValueError`: if there are no completions, or one does not fit into the model's positions.
+        `ValueError`: if there are no completions.
     """
     import torch
 
     if not completions:
         raise ValueError("`completions` must have at least 1 row, got 0.")
-    pairs = _token_pairs(model, tokenizer, prompts, completions)
-    sums = torch.zeros(len(pairs), dtype=torch.float64)
-    with eval_mode(model):
-        for row, (logits,), targets in _completion_logits([model], pairs, batch_size):
-            sums[row] = logits.log_softmax(-1).gather(-1, targets[:, None]).double().sum().cpu()
+    prompt_ids = encode_prompts(tokenizer, prompts, chat_template_kwargs)
+    pairs = _fitted([(prompt_ids[c.row], _tokenized(tokenizer, c)) for c in completions], model)
+
+    def _log_prob(logits: list["Tensor"], targets: "Tensor") -> list[float]:
+        return [float(logits[0].log_softmax(-1).gather(-1, targets[:, None]).double().sum())]
+
+    sums = torch.tensor(_measured(_log_prob, [model], pairs, batch_size), dtype=torch.float64)[:, 0]
     counts = torch.tensor([len(ids) for _, ids in pairs])
-    name = getattr(model.config, "name_or_path", "") or type(model).__name__
-    return pooled_perplexity("perplexity", f"model:{name}", -sums, counts)
+    return pooled_perplexity("perplexity", f"model:{_name(model)}", -sums, counts)
 
 
 def pooled_perplexity(name: str, model: str, negative_log_probs: "Tensor", tokens: "Tensor") -> Score:
@@ -75,6 +90,7 @@ def divergence(
     completions: Sequence[Completion],
     *,
     batch_size: int = 8,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, Score]:
     """
     Returns `kl`, in nats per completion, and `own_perplexity`, that of the completions under the policy itself.
@@ -82,14 +98,14 @@ def divergence(
     `kl` is the mean over completions of `sum over t of KL(policy(. | x, y_<t) || reference(. | x, y_<t))`, each term
     exact over the vocabulary. Of completions sampled at temperature 1 its expectation is the KL of the two policies,
     with less variance than log-ratios have; along greedy texts it is no such expectation, and compares checkpoints
-    only with each other. The texts are tokenized anew, as for [`perplexity`].
+    only with each other. The tokens are the generated ones; texts of other origin are tokenized as for [`perplexity`].
+
+    With several processes in `torch.distributed`, all must call this: they share the completions.
 
     Args:
-        model (`transformers.PreTrainedModel` or `peft.PeftModel`):
-            The policy.
-        reference (`transformers.PreTrainedModel`):
-            The reference, with the same tokens.
-        tokenizer, prompts, completions, batch_size:
+        model (`transformers.PreTrainedModel` or `peft.PeftModel`), reference (`transformers.PreTrainedModel`):
+            The policy, and the reference, which has the same tokens.
+        tokenizer, prompts, completions, batch_size, chat_template_kwargs:
             As for [`perplexity`]; the tokenizer is that of both models.
 
     Raises:
@@ -103,53 +119,110 @@ def divergence(
             f"`reference` must have the {tokens} tokens of the policy, got {reference_tokens}. Give the model that "
             "training started from."
         )
-    pairs = _token_pairs(model, tokenizer, prompts, completions)
-    kls = [0.0] * len(pairs)
-    log_prob_sums = torch.zeros(len(pairs), dtype=torch.float64)
-    with eval_mode(model), eval_mode(reference):
-        for row, (logits, ref_logits), targets in _completion_logits([model, reference], pairs, batch_size):
-            log_probs = logits.log_softmax(-1)
-            ref_log_probs = ref_logits.log_softmax(-1).to(logits.device)
-            kls[row] = float((log_probs.exp() * (log_probs - ref_log_probs)).double().sum())
-            log_prob_sums[row] = log_probs.gather(-1, targets[:, None]).double().sum().cpu()
-    name = getattr(reference.config, "name_or_path", "") or type(reference).__name__
-    exact = "exact:over the vocabulary|along:the completions, tokenised anew"
-    signature = f"reference:{name}|{exact}|per:completion|unit:nats"
+    prompt_ids = encode_prompts(tokenizer, prompts, chat_template_kwargs)
+    generated = all(completion.token_ids is not None for completion in completions)
+    ids = [(c.token_ids if generated else None) or _tokenized(tokenizer, c) for c in completions]
+    pairs = _fitted([(prompt_ids[c.row], own) for c, own in zip(completions, ids, strict=True)], model)
+
+    def _kl_and_log_prob(logits: list["Tensor"], targets: "Tensor") -> list[float]:
+        log_probs = logits[0].log_softmax(-1)
+        ref_log_probs = logits[1].log_softmax(-1).to(log_probs.device)
+        kl = (log_probs.exp() * (log_probs - ref_log_probs)).double().sum()
+        return [float(kl), float(log_probs.gather(-1, targets[:, None]).double().sum())]
+
+    measured = torch.tensor(
+        _measured(_kl_and_log_prob, [model, reference], pairs, batch_size), dtype=torch.float64
+    ).reshape(-1, 2)
+    along = "the generated tokens" if generated else "the completions, tokenised anew"
+    signature = f"reference:{_name(reference)}|exact:over the vocabulary|along:{along}|per:completion|unit:nats"
     counts = torch.tensor([len(ids) for _, ids in pairs])
-    own = pooled_perplexity("own_perplexity", "model:the policy itself", -log_prob_sums, counts)
-    return {"kl": mean_score("kl", signature, kls, higher_is_better=None), "own_perplexity": own}
+    own_perplexity = pooled_perplexity("own_perplexity", "model:the policy itself", -measured[:, 1], counts)
+    kl = mean_score("kl", signature, measured[:, 0].tolist(), MODEL_SCORES["kl"])
+    return {"kl": kl, "own_perplexity": own_perplexity}
 
 
-def _token_pairs(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: Sequence[Prompt],
-    completions: Sequence[Completion],
-) -> list[TokenPair]:
-    """Returns the token ids of each completion's prompt and of itself; they must fit into the model's positions."""
-    prompt_ids = encode_prompts(tokenizer, prompts)
-    pairs = []
-    for completion in completions:
-        prompt = prompt_ids[completion.row]
-        ids = list(tokenizer(completion.text, add_special_tokens=False)["input_ids"])
-        if completion.finished and tokenizer.eos_token_id is not None:
-            ids.append(tokenizer.eos_token_id)
-        check_context(model, completion.row, len(prompt), len(ids))
-        pairs.append((prompt, ids))
-    return pairs
+def _name(model: "PreTrainedModel") -> str:
+    return getattr(model.config, "name_or_path", "") or type(model).__name__
 
 
-def _completion_logits(
-    models: "Sequence[PreTrainedModel]", pairs: list[TokenPair], batch_size: int
-) -> "Iterator[tuple[int, list[Tensor], Tensor]]":
+def _tokenized(tokenizer: "PreTrainedTokenizerBase", completion: Completion) -> list[int]:
+    ids = list(tokenizer(completion.text, add_special_tokens=False)["input_ids"])
+    has_end = completion.finished and tokenizer.eos_token_id is not None
+    return [*ids, tokenizer.eos_token_id] if has_end else ids
+
+
+def _fitted(pairs: list[TokenPair], model: "PreTrainedModel") -> list[TokenPair]:
     """
-    Yields for each pair its index, the logits (T, V) of each model at its completion's tokens, in float32, and these
-    tokens (T,) on the first model's device.
+    Returns the pairs with as much of the end of each prompt, at least one token, as the model has positions for.
+
+    A text may have more tokens than were generated: half of a character, cut by `max_new_tokens`, is decoded to one
+    that many tokenizers need three tokens for.
     """
+    from lmrl.models import context_length
+
+    limit = context_length(model)
+    if limit is None:
+        return pairs
+    long = sum(len(prompt) + len(ids) > limit for prompt, ids in pairs)
+    if long and rank_and_world_size()[0] == 0:
+        logger.warning(
+            f"{long} of {len(pairs)} completions, tokenized anew, are with their prompts longer than the {limit} "
+            f"positions of {_name(model)}: the beginnings of these prompts were left out."
+        )
+    pairs = [(prompt[-max(limit - len(ids), 1) :], ids) for prompt, ids in pairs]
+    return [(prompt, ids[: limit - len(prompt)]) for prompt, ids in pairs]
+
+
+def _measured(
+    measure: "Callable[[list[Tensor], Tensor], list[float]]",
+    models: "Sequence[PreTrainedModel]",
+    pairs: list[TokenPair],
+    batch_size: int,
+) -> list[list[float]]:
+    """
+    Returns for each pair what `measure` makes of the logits (T, V) of each model at its completion's tokens, in
+    float32, and of these tokens (T,) on the first model's device. The processes share the batches.
+    """
+    batches = _batches(models, pairs, batch_size)
+    rank, world_size = rank_and_world_size()
+    measured: dict[int, list[float]] = {}
+    failure = None
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(eval_mode(model))
+        try:
+            for rows in batches[rank::world_size]:
+                for row, logits, targets in _batch_logits(models, pairs, rows):
+                    measured[row] = measure(logits, targets)
+        except Exception as error:  # the other processes wait for the values of this one
+            failure = error
+    parts = gather_or_fail(measured, failure is not None)
+    if failure is not None:
+        raise failure
+    measured = {row: values for part in parts for row, values in part.items()}
+    return [measured[row] for row in range(len(pairs))]
+
+
+def _batches(models: "Sequence[PreTrainedModel]", pairs: list[TokenPair], batch_size: int) -> list[list[int]]:
+    """Returns the indices of pairs in batches of at most `batch_size`, and of a limited size of their logits."""
     # Prompts of like length together: a batch computes logits from the end of its shortest prompt on.
     order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]), -len(pairs[i][1])))
-    for start in range(0, len(order), batch_size):
-        yield from _batch_logits(models, pairs, order[start : start + batch_size])
+    position_bytes = 4 * sum(model.config.get_text_config().vocab_size for model in models)
+    batches: list[list[int]] = []
+    for row in order:
+        grown = [*batches[-1], row] if batches else [row]
+        too_large = len(grown) * _kept_positions(pairs, grown) * position_bytes > MAX_LOGITS_BYTES
+        if not batches or len(grown) > batch_size or too_large:
+            batches.append([row])
+        else:
+            batches[-1] = grown
+    return batches
+
+
+def _kept_positions(pairs: list[TokenPair], rows: list[int]) -> int:
+    """Returns the number of positions, from the end of the longest row, that have logits of a completion."""
+    width = max(len(pairs[row][0]) + len(pairs[row][1]) for row in rows)
+    return width - min(len(pairs[row][0]) for row in rows) + 1
 
 
 def _batch_logits(
@@ -160,7 +233,7 @@ def _batch_logits(
     # Padding on the right: a causal model sees none of it and counts positions from the first token by itself.
     batch = [pairs[row] for row in rows]
     width = max(len(prompt) + len(ids) for prompt, ids in batch)
-    keep = width - min(len(prompt) for prompt, _ in batch) + 1
+    keep = _kept_positions(pairs, rows)
     input_ids = torch.zeros((len(rows), width), dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     for index, (prompt, ids) in enumerate(batch):

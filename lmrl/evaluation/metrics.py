@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from lmrl.utils import check_in
 
 from .diversity import TEXT_METRICS
+from .likelihood import MODEL_SCORES
 from .overlap import REFERENCE_METRICS
 from .scores import Corpus, Score
 
@@ -45,12 +46,33 @@ def score_completions(corpus: Corpus, metrics: Sequence[str] | None = None) -> d
     Raises:
         `ValueError`: if a metric is unknown, or needs references that are missing.
     """
+    return {name: METRICS[name](name, corpus) for name in metric_names(metrics, corpus.references is not None)}
+
+
+def metric_names(metrics: Sequence[str] | None, has_references: bool) -> list[str]:
+    """Returns the names of the metrics to compute; the arguments and errors are those of [`score_completions`]."""
     if metrics is None:
-        metrics = list(TEXT_METRICS if corpus.references is None else METRICS)
+        return [name for name in METRICS if has_references or name not in REFERENCE_METRICS]
     for name in metrics:
         check_in(METRICS, metrics=name)
-        if name in REFERENCE_METRICS and corpus.references is None:
+        if name in REFERENCE_METRICS and not has_references:
             raise ValueError(
                 f"`references` must be given for the metric {name!r}, got None. Give them or leave it out."
             )
-    return {name: METRICS[name](name, corpus) for name in metrics}
+    return list(metrics)
+
+
+def higher_is_better(name: str) -> bool | None:
+    """
+    Returns the direction that a score of this name has, before anything is measured; `None` if neither is better.
+
+    Raises:
+        `ValueError`: if no score has that name.
+    """
+    if name.startswith("reward/"):
+        return True
+    if name in MODEL_SCORES:
+        return MODEL_SCORES[name]
+    check_in((*METRICS, *MODEL_SCORES, "reward/<name>"), metric=name)
+    smallest = Corpus(["a b", "c d"], [["a b"], ["c d"]], rows=[0, 1], lengths=[2, 2], finished=[True, True])
+    return METRICS[name](name, smallest).higher_is_better

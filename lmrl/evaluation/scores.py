@@ -97,11 +97,10 @@ def mean_score(name: str, signature: str, values: Sequence[float | None], higher
     Returns the score whose value is the mean of its row scores, NaN if no row has one.
 
     Args:
-        name (`str`), signature (`str`), higher_is_better (`bool`, *optional*):
+        name, signature, higher_is_better:
             As in [`Score`].
         values (list of `float` or `None`):
-            One per row; `None` is left out of the mean and becomes NaN. If one is infinite the score has no
-            statistics, and so no interval.
+            One per row; `None` is left out, and becomes NaN. If one is infinite there are no statistics.
     """
     row_scores = [math.nan if value is None else float(value) for value in values]
     applicable = [value for value in row_scores if not math.isnan(value)]

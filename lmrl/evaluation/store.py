@@ -20,13 +20,8 @@ class CompletionStore:
     Finished batches of completions, one per line of `<folder>/<name>-<key>.<rank>.jsonl`.
 
     `key` is a hash of all that the completions depend on ([`store_key`]): the model's weights, the prompts and the
-    decoding. If one of them has changed, the earlier batches are not found.
-
-    Args:
-        folder (`str` or `Path`):
-            Folder of the files, shared by all processes.
-        name (`str`):
-            Name of the files, for example the label of a checkpoint.
+    decoding. If one of them has changed, the earlier batches are not found. The folder is shared by all processes; the
+    name is for example the label of a checkpoint.
     """
 
     def __init__(self, folder: str | Path, name: str):

@@ -1,18 +1,16 @@
 """Accuracy, calibration and the length baseline of preferences, and the scores of a classifier, in closed forms."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lmrl.evaluation.classifiers import (
-    CalibrationBin,
     calibration_bins,
     classification_scores,
     evaluate_preferences,
     expected_calibration_error,
-    longer_is_chosen,
-    preference_accuracy,
 )
 from lmrl.evaluation.comparison import clustered_interval
 from lmrl.rewards import completion_text
@@ -23,8 +21,20 @@ def margin(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
+def scores_of(margins: list[float | None], lengths: list[tuple[int, int]] | None = None) -> dict[str, Any]:
+    """Returns the scores of a reward with these margins, of pairs of these lengths."""
+    lengths = lengths or [(1, 1)] * len(margins)
+    pairs = [
+        {"prompt": str(row), "chosen": "c" * chosen, "rejected": "r" * rejected}
+        for row, (chosen, rejected) in enumerate(lengths)
+    ]
+    return evaluate_preferences(
+        lambda completions, prompts: margins if completions[0][0] == "c" else [0.0] * len(margins), pairs
+    )
+
+
 def test_accuracy_is_the_share_of_positive_margins_and_a_tie_is_half() -> None:
-    assert preference_accuracy([1.0, -2.0, 0.5, 0.0], list("abcd")).value == 2.5 / 4
+    assert scores_of([1.0, -2.0, 0.5, 0.0])["accuracy"]["value"] == 2.5 / 4
 
 
 def test_with_a_group_for_each_row_the_interval_is_that_of_the_binomial() -> None:
@@ -49,16 +59,19 @@ def test_the_interval_of_a_single_group_is_unknown() -> None:
 
 
 def test_bins_hold_the_pairs_of_their_confidence() -> None:
-    margins = [margin(0.55), -margin(0.55), margin(0.95), margin(0.97), -margin(0.93), margin(0.91)]
+    margins = np.array([margin(0.55), -margin(0.55), margin(0.95), margin(0.97), -margin(0.93), margin(0.91)])
     assert calibration_bins(margins, bins=5) == [
-        CalibrationBin(pytest.approx(0.55), 0.5, 2),
-        CalibrationBin(pytest.approx(0.94), 0.75, 4),
+        {"confidence": pytest.approx(0.55), "accuracy": 0.5, "count": 2},
+        {"confidence": pytest.approx(0.94), "accuracy": 0.75, "count": 4},
     ]
-    assert sum(each.count for each in calibration_bins([0.0, 1e9, -1e9])) == 3
+    assert sum(each["count"] for each in calibration_bins(np.array([0.0, 1e9, -1e9]))) == 3
 
 
 def test_the_calibration_error_is_the_mean_distance_weighted_by_pairs() -> None:
-    bins = [CalibrationBin(0.55, 0.5, 2), CalibrationBin(0.94, 0.75, 4)]
+    bins = [
+        {"confidence": 0.55, "accuracy": 0.5, "count": 2},
+        {"confidence": 0.94, "accuracy": 0.75, "count": 4},
+    ]
     assert expected_calibration_error(bins) == pytest.approx((2 * 0.05 + 4 * 0.19) / 6)
 
 
@@ -66,13 +79,13 @@ def test_margins_equal_to_the_true_log_odds_are_calibrated() -> None:
     generator = np.random.default_rng(0)
     sizes = generator.uniform(0, 4, 40_000)
     signs = np.where(generator.uniform(size=sizes.size) < 1 / (1 + np.exp(-sizes)), 1, -1)
-    error = expected_calibration_error(calibration_bins((signs * sizes).tolist()))
+    error = expected_calibration_error(calibration_bins(signs * sizes))
     assert error < 0.01
-    assert expected_calibration_error(calibration_bins((signs * sizes * 5).tolist())) > 0.1
+    assert expected_calibration_error(calibration_bins(signs * sizes * 5)) > 0.1
 
 
 def test_longer_is_chosen_is_the_accuracy_of_length_alone() -> None:
-    assert longer_is_chosen([5, 1, 3, 3], [2, 4, 1, 3]) == 2.5 / 4
+    assert scores_of([1.0] * 4, [(5, 2), (1, 4), (3, 1), (3, 3)])["longer_is_chosen"] == 2.5 / 4
 
 
 def test_a_reward_is_evaluated_on_pairs() -> None:
@@ -93,17 +106,15 @@ def test_a_reward_is_evaluated_on_pairs() -> None:
         evaluate_preferences(number_of_a, [*pairs, {"prompt": "p", "chosen": "a", "rejected": ""}])
 
 
-@pytest.mark.parametrize(
-    ("margins", "prompts", "message"),
-    [
-        ([], [], r"`margins` must be at least 1 and finite, got \[\]"),
-        ([math.nan], ["a"], r"`margins` must be at least 1 and finite, got \[nan\]"),
-        ([1.0], ["a", "b"], "`groups` must have one entry per value, at least 1, got 2 for 1"),
-    ],
-)
-def test_margins_without_an_accuracy_raise(margins: list[float], prompts: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        preference_accuracy(margins, prompts)
+@pytest.mark.parametrize("margins", [[math.nan], [None], [math.inf, 1.0]])
+def test_margins_without_an_accuracy_raise(margins: list[float | None]) -> None:
+    with pytest.raises(ValueError, match=r"`margins` must be at least 1 and finite, got \[(nan|inf)"):
+        scores_of(margins)
+
+
+def test_no_pairs_raise() -> None:
+    with pytest.raises(ValueError, match=r"`margins` must be at least 1 and finite, got \[\]"):
+        evaluate_preferences(lambda completions, prompts: [], [])
 
 
 def test_a_classifier_is_scored_on_all_rows_and_on_each_label() -> None:

@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from lmrl.evaluation import Completion, Decoding, divergence, generate_completions, perplexity
+from lmrl.evaluation import Completion, Decoding, divergence, generate_completions, likelihood, perplexity
 from lmrl.evaluation.likelihood import pooled_perplexity
 
 PROMPTS = ["a b c d e", "c", "i h g"]
@@ -84,6 +84,26 @@ def test_a_policy_with_an_adapter_equals_its_merged_weights(model, tokenizer):
     assert policy.training and found["kl"].value > 0.01
     merged = divergence(policy.merge_and_unload(), reference, tokenizer, PROMPTS, COMPLETIONS)
     assert found["kl"].row_scores == pytest.approx(merged["kl"].row_scores, rel=1e-4)
+
+
+def test_the_tokens_of_a_generated_completion_are_scored_and_not_those_of_its_text(model, reference, tokenizer):
+    ids = tokenizer("b c d")["input_ids"]
+    generated = Completion(0, 0, "a text of other tokens", 3, False, token_ids=ids)
+    found = divergence(model, reference, tokenizer, PROMPTS, [generated])
+    expected = divergence(model, reference, tokenizer, PROMPTS, [Completion(0, 0, "b c d", 3, False)])
+    assert {name: score.value for name, score in found.items()} == {n: s.value for n, s in expected.items()}
+    assert "along:the generated tokens" in found["kl"].signature
+    assert "along:the completions, tokenised anew" in expected["kl"].signature
+
+
+def test_a_batch_has_at_most_a_gibibyte_of_logits():
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=152_064, n_embd=8, n_layer=1, n_head=1))
+    pairs = [([1] * 10, [2] * 290)] * 32  # 291 positions of 608,256 bytes each: 177 MB
+    assert [len(rows) for rows in likelihood._batches([model], pairs, 32)] == [6, 6, 6, 6, 6, 2]
+    assert [len(rows) for rows in likelihood._batches([model, model], pairs, 32)] == [3] * 10 + [2]
+    assert [len(rows) for rows in likelihood._batches([model], pairs[:5], 4)] == [4, 1]
+    assert sorted(row for rows in likelihood._batches([model], pairs, 32) for row in rows) == list(range(32))
 
 
 def test_models_of_other_vocabularies_raise(model, tokenizer):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from lmrl.evaluation import Decoding, evaluate_model, generate_completions, perplexity
+from lmrl.evaluation import Decoding, Evaluator, evaluate_model, generate_completions, perplexity
 
 ROOT = Path(__file__).parents[2]
 ROWS = [
@@ -135,6 +135,26 @@ def test_rewards_of_equal_names_or_of_too_few_values_raise(model, tokenizer):
         evaluate(model, tokenizer, ROWS, reward_funcs=[short, short])
     with pytest.raises(ValueError, match="'short' returned 1 values for 3 completions"):
         evaluate(model, tokenizer, ROWS, reward_funcs=[short])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (["blue"], "`metrics` must be one of bleu, .*, got 'blue'. Did you mean `bleu`?"),
+        (["bleu"], "`references` must be given for the metric 'bleu', got None"),
+    ],
+)
+def test_a_metric_that_cannot_be_measured_raises_before_anything_is_generated(tokenizer, metrics, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_model(None, tokenizer, [{"prompt": "a"}], Decoding(max_new_tokens=4), metrics=metrics)
+    with pytest.raises(ValueError, match=message):
+        Evaluator(tokenizer, Dataset.from_list([{"prompt": "a"}]), Decoding(max_new_tokens=4), metrics=metrics)
+
+
+def test_the_tokens_that_end_a_completion_are_part_of_the_decoding(model, tokenizer):
+    model.generation_config.eos_token_id = 2
+    found = evaluate_model(model, tokenizer, [{"prompt": "a"}], Decoding(max_new_tokens=4), progress=False)
+    assert found.decoding["eos_tokens"] == ["<eos>", "stop"] and found.decoding["max_new_tokens"] == 4
 
 
 def test_importing_the_evaluation_loads_no_heavy_library():

@@ -89,6 +89,26 @@ def test_without_eos_in_the_generation_config_that_of_the_tokenizer_is_used(mode
     assert any(completion.finished for completion in expected)
 
 
+def test_the_ends_of_the_tokenizer_and_of_the_generation_config_end_a_text_whichever_names_which(
+    model, tokenizer, prompts
+):
+    settings = {"do_sample": True, "num_samples": 20}
+    model.generation_config.eos_token_id = [STOP, EOS]
+    expected = generate(model, tokenizer, prompts, **settings)
+    assert {c.token_ids[-1] for c in expected if c.finished} == {EOS, STOP}
+    model.generation_config.eos_token_id = STOP  # as before a training with this tokenizer, which writes both
+    assert generate(model, tokenizer, prompts, **settings) == expected
+    tokenizer.eos_token = "stop"
+    model.generation_config.eos_token_id = EOS
+    assert generate(model, tokenizer, prompts, **settings) == expected
+
+
+def test_the_token_ids_of_a_completion_are_the_generated_ones(model, tokenizer, prompts):
+    for completion, prompt in zip(generate(model, tokenizer, prompts), prompts, strict=True):
+        ids, length, finished = greedy_by_hand(model, tokenizer, prompt, 12)
+        assert completion.token_ids == [*ids, *[EOS] * finished] and len(completion.token_ids) == length
+
+
 def test_samples_are_sorted_by_row_and_then_by_number(model, tokenizer, prompts):
     completions = generate(model, tokenizer, prompts, do_sample=True, num_samples=3, batch_size=2)
     assert [(c.row, c.sample) for c in completions] == [(row, sample) for row in range(8) for sample in range(3)]
@@ -184,6 +204,14 @@ def test_chat_prompts_go_through_the_template(model, tokenizer):
         [{"role": "user", "content": "f"}],
     ]
     assert generate(model, tokenizer, chat) == generate(model, tokenizer, ["a d b c d e", "f d e"])
+
+
+def test_the_chat_template_is_given_its_variables(model, tokenizer):
+    tokenizer.chat_template = "{{ messages[0]['content'] }} {% if think | default(true) %}d{% else %}e{% endif %}"
+    chat = [[{"role": "user", "content": "b c"}]]
+    assert generate(model, tokenizer, chat) == generate(model, tokenizer, ["b c d"])
+    given = generate(model, tokenizer, chat, chat_template_kwargs={"think": False})
+    assert given == generate(model, tokenizer, ["b c e"]) != generate(model, tokenizer, ["b c d"])
 
 
 def test_an_empty_prompt_starts_from_bos_or_raises(model, tokenizer):

@@ -10,7 +10,7 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from lmrl.evaluation import Corpus, Score, bootstrap_interval, score_completions
-from lmrl.evaluation.metrics import METRICS, REFERENCE_METRICS
+from lmrl.evaluation.metrics import METRICS, REFERENCE_METRICS, higher_is_better
 from lmrl.evaluation.scores import mean_score
 from lmrl.evaluation.statistics import POOLINGS
 
@@ -192,6 +192,17 @@ def test_length_and_unfinished_are_means_over_completions():
     scores = score(["a", "b"], None, lengths=[2, 5], finished=[True, False])
     assert (scores["length"].value, scores["length"].row_scores) == (3.5, [2.0, 5.0])
     assert (scores["unfinished"].value, scores["unfinished"].row_scores) == (0.5, [0.0, 1.0])
+
+
+def test_the_direction_of_a_score_is_known_by_its_name_before_it_is_measured():
+    lower = {"ter", "self_bleu", "repetition", "unfinished", "perplexity", "own_perplexity"}
+    neither = {"length", "kl"}
+    for name in [*METRICS, "perplexity", "own_perplexity", "kl", "reward/ter"]:
+        assert higher_is_better(name) is (None if name in neither else name not in lower), name
+    measured = score(TEXTS, REFERENCES)
+    assert {name: higher_is_better(name) for name in measured} == {n: s.higher_is_better for n, s in measured.items()}
+    with pytest.raises(ValueError, match=r"`metric` must be one of bleu, .*, got 'blue'. Did you mean `bleu`?"):
+        higher_is_better("blue")
 
 
 def test_only_the_metrics_named_are_computed():

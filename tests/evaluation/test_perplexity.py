@@ -57,8 +57,17 @@ def test_dropout_is_off_and_the_mode_is_restored(model, tokenizer):
     assert model.training
 
 
-def test_no_completions_and_too_long_ones_raise(model, tokenizer):
+def test_no_completions_raise(model, tokenizer):
     with pytest.raises(ValueError, match="`completions` must have at least 1 row, got 0"):
         perplexity(model, tokenizer, PROMPTS, [])
-    with pytest.raises(ValueError, match=r"`prompt` of row 0 .* 32 positions, got 5 \+ 30 tokens. Set .* to 27"):
-        perplexity(model, tokenizer, PROMPTS, [Completion(0, 0, "a " * 30, 30, False)])
+
+
+def test_a_completion_that_is_too_long_follows_the_end_of_its_prompt(model, tokenizer, caplog):
+    text = "a b c d e " * 6  # 30 tokens, of 32 positions: the prompt keeps its last 2 of 5
+    found = perplexity(model, tokenizer, ["e d c b a"], [Completion(0, 0, text, 30, False)])
+    expected = perplexity(model, tokenizer, ["b a"], [Completion(0, 0, text, 30, False)])
+    assert found.value == expected.value
+    assert "1 of 1 completions, tokenized anew, are with their prompts longer than the 32 positions" in caplog.text
+    longer = perplexity(model, tokenizer, ["e d c b a"], [Completion(0, 0, text + "a b c", 33, False)])
+    cut = perplexity(model, tokenizer, ["a"], [Completion(0, 0, text + "a", 31, False)])
+    assert longer.value == cut.value

@@ -79,14 +79,10 @@ def draw(
     Args:
         title, description (`str`):
             Heading, and a description of the values for screen readers.
-        x, y (`Axis`):
-            Horizontal and vertical scale; without the latter the grid is of vertical lines.
-        x_label, y_label (`str`):
-            Names and units of the scales.
+        x, y (`Axis`), x_label, y_label (`str`):
+            Scales with their names and units; without `y` the grid is of vertical lines.
         legend (`dict` of `str`, *optional*):
             Colour class of each series by its name; not drawn for a single series.
-        height (`int`, *optional*, defaults to `260`):
-            Height in pixels.
         **marks:
             Areas, lines, dots and so on, as `templates/chart.svg` draws them.
     """

@@ -54,10 +54,8 @@ def write_card(
             Of the model before and after training, in this order.
         rows, rewarded:
             As for [`report`]; the first prompt becomes the example of how to use the model.
-        algorithm (`str`):
-            Name of the algorithm (`trainer.name`).
-        citation (`str`, *optional*):
-            BibTeX of the algorithm's papers (`trainer.citation`).
+        algorithm (`str`), citation (`str`, *optional*):
+            Name of the algorithm and BibTeX of its papers (`trainer.name`, `trainer.citation`).
         settings (`dict`):
             Settings of the algorithm worth reporting, by name (`trainer.reported_settings`); those that are `None` or
             `False` are left out.
@@ -67,9 +65,6 @@ def write_card(
             All settings of the run, by the names of the recipes' options.
         compared (`dict`, *optional*):
             Result of [`compare_all`] for the scores; computed if not given.
-
-    Returns:
-        `str`.
     """
     if compared is None:
         compared = compare_all({label: evaluation.scores for label, evaluation in evaluations.items()})
@@ -115,13 +110,7 @@ def write_card(
 
 
 def hub_id(name: object) -> str | None:
-    """
-    Returns the name of a model or a data set if it can be one of the Hub, `None` for a local folder or file.
-
-    Args:
-        name (`object`):
-            As it was passed to a recipe; may be `None`.
-    """
+    """Returns the name of a model or a data set if it can be one of the Hub, `None` for a local folder or file."""
     text = str(name)
     return text if name and _HUB_ID.fullmatch(text) and not Path(text).exists() else None
 

@@ -61,12 +61,8 @@ def scatter(
     Args:
         points (`dict` of pairs of `float`):
             Points by label; one that is not finite is left out.
-        title (`str`):
-            Heading.
-        x_label (`str`):
-            Name of the horizontal axis.
-        y_label (`str`):
-            Name of the vertical axis.
+        title (`str`), x_label (`str`), y_label (`str`):
+            Heading, and the names of the axes.
         trails (`dict` of lists of pairs of `float`, *optional*):
             Further points in their order, by name.
     """

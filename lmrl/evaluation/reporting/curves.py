@@ -25,11 +25,8 @@ _PANELS = {
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
     """
-    Returns the log history of a run; empty if the folder has none, or does not exist (an id of the Hub).
-
-    Args:
-        folder (`str` or `Path`):
-            An output folder: its `trainer_state.json` is read, or that of its newest `checkpoint-<step>`.
+    Returns the log history of a run, from the `trainer_state.json` of its output folder, or of its newest
+    `checkpoint-<step>`; empty if the folder has none, or does not exist (an id of the Hub).
 
     Raises:
         `ValueError`: if the file is not the state of a trainer.

@@ -20,17 +20,7 @@ _MAX_UNFINISHED = 0.05
 
 @dataclass(frozen=True)
 class Findings:
-    """
-    The result of the checks.
-
-    Args:
-        warnings (list of `str`):
-            Warnings, one sentence or two each.
-        checked (list of `str`):
-            Names of the checks that were made.
-        unchecked (list of `str`):
-            Names of the checks for which there were no data.
-    """
+    """The result of the checks: warnings, and the names of the checks that were made, and of those without data."""
 
     warnings: list[str]
     checked: list[str]
@@ -67,10 +57,10 @@ def find_warnings(
     """
     Returns warnings about checkpoints and the runs that trained them.
 
-    They are: a reward that rose (its interval lies above 0) while no held-out measure of quality did; an entropy below
-    25 % of its initial value (last tenth of a log against the first); distinct-n below 70 % of the baseline's; a mean
-    length more than 25 % from the baseline's, with an interval that excludes 0; a KL above `kl_bound`; more than 5 %
-    of the completions unfinished, and more than before.
+    They are: a reward that rose while no held-out measure of quality did; an entropy below 25 % of its initial value
+    (last tenth of a log against the first); distinct-n below 70 % of the baseline's; a mean length more than 25 % from
+    the baseline's; a KL above `kl_bound`; more than 5 % of the completions unfinished, and more than before. A reward,
+    a measure of quality or a length has changed if the table has a star: by the p-value corrected for all comparisons.
 
     Args:
         evaluations, logs, rewarded:
@@ -146,7 +136,7 @@ def _reward_hacking(pair: _Pair, rewarded: Sequence[str]) -> list[str] | None:
     }
     if not rewards or not held_out:
         return None
-    risen = {name: difference for name, difference in rewards.items() if difference.low > 0}
+    risen = {name: difference for name, difference in rewards.items() if _improved(difference, True)}
     improved = [name for name, d in held_out.items() if _improved(d, pair.scores[name].higher_is_better)]
     if not risen or improved:
         return []
@@ -177,7 +167,7 @@ def _length(pair: _Pair) -> list[str] | None:
     if difference is None:
         return None
     before = pair.base["length"].value
-    if abs(difference.effect) <= _MAX_LENGTH_CHANGE * before or not _excludes_zero(difference):
+    if abs(difference.effect) <= _MAX_LENGTH_CHANGE * before or not difference.significant:
         return []
     longer_or_shorter = "longer" if difference.effect > 0 else "shorter"
     return [
@@ -230,12 +220,8 @@ def _first_and_last_tenth(log: Log, name: str) -> tuple[float, float] | None:
     return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
 
 
-def _excludes_zero(difference: Difference) -> bool:
-    return difference.low > 0 or difference.high < 0
-
-
 def _improved(difference: Difference, higher_is_better: bool | None) -> bool:
-    return difference.low > 0 if higher_is_better else difference.high < 0
+    return difference.significant and (difference.effect > 0) == bool(higher_is_better)
 
 
 def _changes(differences: Mapping[str, Difference]) -> str:

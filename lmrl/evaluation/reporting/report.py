@@ -31,7 +31,8 @@ def report(
     title: str = "Evaluation",
 ) -> Compared:
     """
-    Prints scores, some completions and warnings for each checkpoint, and writes them to a folder.
+    Prints scores, some completions and warnings for each checkpoint, and writes them to a folder; returns the
+    differences from the baseline, as [`compare_all`] does.
 
     The folder gets `<label>.json` for each checkpoint, and `report.html`, a page for the browser ([`write_page`]).
 
@@ -52,9 +53,6 @@ def report(
             Names of the rewards trained on; by default all that were measured as `reward/<name>`.
         title (`str`, *optional*, defaults to `"Evaluation"`):
             Heading of the page.
-
-    Returns:
-        `dict`, the differences from the baseline as [`compare_all`] returns them.
     """
     folder = Path(folder)
     evaluations = matched(evaluations)

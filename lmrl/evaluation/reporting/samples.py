@@ -27,16 +27,10 @@ def collect_samples(
     evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", rewarded: Sequence[str], most: int
 ) -> dict[str, Any]:
     """
-    Returns the variables of the page's section of samples.
+    Returns the variables of the page's section of samples; the first three arguments are those of [`report`].
 
     If more than `most` rows have a completion of every checkpoint, half of those shown are the first, a quarter those
     whose reward rose most and a quarter those whose reward fell most; without rewards all are the first.
-
-    Args:
-        evaluations, rows, rewarded:
-            As for [`report`].
-        most (`int`):
-            Maximum number of rows.
 
     Returns:
         `dict` with `samples` (list of `dict`: `row`, `prompt`, `references`, `changes`, `texts`), `samples_total`

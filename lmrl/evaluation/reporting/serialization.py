@@ -19,38 +19,30 @@ _PACKAGES = ("lmrl", "trl", "torch", "transformers", "tokenizers", "datasets", "
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """
-    Returns the evaluation as JSON values: scores with signatures and row scores, decoding, data, versions, texts.
-
-    Args:
-        evaluation ([`Evaluation`]):
-            The evaluation.
-
-    Returns:
-        `dict`; NaN and infinities, which JSON does not have, become `None`.
+    Returns an evaluation as JSON values: scores with signatures and row scores, decoding, data, versions, and texts
+    without their token ids. NaN and infinities, which JSON does not have, become `None`.
     """
     scores = {name: asdict(score) for name, score in evaluation.scores.items()}
     for score in scores.values():
         score["value"] = _finite(score["value"])
         score["row_scores"] = score["row_scores"] and [_finite(value) for value in score["row_scores"]]
+    completions = [asdict(completion) for completion in evaluation.completions]
+    for completion in completions:
+        del completion["token_ids"]
     return {
         "scores": scores,
         "decoding": evaluation.decoding,
         "data": data_signature(evaluation.row_ids),
         "row_ids": evaluation.row_ids,
         "versions": package_versions(),
-        "completions": [asdict(completion) for completion in evaluation.completions],
+        "completions": completions,
     }
 
 
 def write_json(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
     """
-    Writes the evaluation as given by [`to_json`], atomically: a reader never finds an incomplete file.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            The file; its folder is created if needed.
-        evaluation ([`Evaluation`]):
-            The evaluation.
+    Writes an evaluation as given by [`to_json`], atomically: a reader never finds an incomplete file. Its folder is
+    created if needed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,16 +52,7 @@ def write_json(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Evaluation:
-    """
-    Returns the evaluation that [`write_json`] wrote, for a comparison with a later checkpoint.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            The file.
-
-    Returns:
-        [`Evaluation`], `None` read as NaN.
-    """
+    """Returns the evaluation that [`write_json`] wrote, to compare it with another checkpoint; `None` becomes NaN."""
     data = json.loads(Path(path).read_text(encoding="utf-8"))
     scores = {}
     for name, score in data["scores"].items():

@@ -25,10 +25,8 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     p-value, too.
 
     Args:
-        columns (`dict` of `dict` of [`Score`]):
-            Scores by metric, by the label of the checkpoint.
-        compared (`dict`, *optional*):
-            Result of [`compare_all`] for them; computed if not given.
+        columns (`dict` of `dict` of [`Score`]), compared (`dict`, *optional*):
+            Scores by metric, by the label of the checkpoint, and what [`compare_all`] returns for them.
 
     Returns:
         `rich.table.Table`; [`as_text`] makes it a string.
@@ -71,18 +69,8 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
 
 def samples_table(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", n: int = 5) -> "Table":
     """
-    Returns a table of the first `n` prompts, each with a reference, the completions and their rewards.
-
-    Args:
-        evaluations (`dict` of [`Evaluation`]):
-            Evaluations by label; the first completion of each prompt is shown.
-        rows (`datasets.Dataset` or list of `dict`):
-            The evaluated rows.
-        n (`int`, *optional*, defaults to `5`):
-            Number of prompts.
-
-    Returns:
-        `rich.table.Table`; [`as_text`] makes it a string.
+    Returns a table (`rich.table.Table`) of the first `n` prompts, each with a reference, its first completion in each
+    evaluation, and the rewards. Evaluations and rows are those of [`report`].
     """
     from rich import box
     from rich.table import Table
@@ -108,16 +96,8 @@ def samples_table(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequen
 
 def as_text(table: "Table", width: int = 120) -> str:
     """
-    Returns the table as plain text without colours, at most `width` characters wide, with long texts wrapped.
-
-    Args:
-        table (`rich.table.Table`):
-            The table.
-        width (`int`, *optional*, defaults to `120`):
-            Maximum number of characters in a line.
-
-    Returns:
-        `str`, without trailing spaces in its lines.
+    Returns a table (`rich.table.Table`) as plain text without colours, at most `width` characters wide, with long
+    texts wrapped and without trailing spaces.
     """
     from io import StringIO
 

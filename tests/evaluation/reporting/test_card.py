@@ -31,7 +31,7 @@ def measured(bleu: list[float], length: float = 20.0) -> Evaluation:
         "reward/bleu": mean_score("reward/bleu", "bleu|smooth:exp", [value / 100 for value in bleu], True),
         "reward/polite": mean_score("reward/polite", "polite", [0.5] * 4, True),
         "distinct1": Score("distinct1", 0.25, "n:1", None, True),
-        "length": mean_score("length", "unit:tokens", [length] * 4, None),
+        "length": mean_score("length", "unit:tokens", [length] * 12, None),  # enough rows for a star
         "kl": mean_score("kl", "reference:/somewhere/private/start|unit:nats", [0.0] * 4, None),
     }
     texts = [Completion(row, 0, "a text", 3, True) for row in range(4)]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lmrl.evaluation import Completion, Evaluation, Score, find_warnings
+from lmrl.evaluation import Completion, Evaluation, Score, compare_all, find_warnings
 from lmrl.evaluation.reporting.findings import is_rewarded
 from lmrl.evaluation.scores import mean_score
 
@@ -110,6 +110,15 @@ def test_a_change_of_length_whose_interval_includes_0_is_no_warning():
     noisy = dict(BASE.scores)
     noisy["length"] = mean_score("length", "s", [300.0] + [25.0] * (ROWS - 1), None)
     assert warnings(BASE, Evaluation(BASE.completions, noisy, {})) == []
+
+
+def test_a_change_of_length_that_has_no_star_after_the_correction_is_no_warning():
+    changed = dict(BASE.scores)
+    changed["length"] = mean_score("length", "s", [60.0] * 6 + [30.0] * (ROWS - 6), None)
+    after = Evaluation(BASE.completions, changed, {})
+    (difference,) = (found["length"] for found in compare_all({"b": BASE.scores, "a": changed}).values())
+    assert difference.low > 0 and difference.p_value < 0.05 < difference.p_corrected
+    assert warnings(BASE, after) == []
 
 
 def test_many_unfinished_completions_are_a_warning_if_there_were_fewer_before():
