@@ -7,11 +7,11 @@ import pickle
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -72,7 +72,7 @@ def _work(connection: Connection, files: list[str], pickled: bytes) -> None:
 
 
 class _Worker:
-    """A process with the chunk it works on, if any, and the deadline of the chunk."""
+    """A process with a copy of the reward."""
 
     def __init__(self, name: str, pickled: bytes) -> None:
         self.connection, end_of_worker = _SPAWN.Pipe()
@@ -83,35 +83,41 @@ class _Worker:
         self.process.start()
         end_of_worker.close()  # with only the worker's own copy left, its death ends the connection
         self.ready = False
-        self.chunk: int | None = None
-        self.deadline = float("inf")
 
-    def stop(self) -> int | None:
-        """Kills the process, with all that it started, and returns its exit code."""
+    def receive(self, timeout: float | None) -> Result | None:
+        """Returns what the process sends; kills one that takes too long."""
+        try:
+            if self.connection.poll(timeout):
+                received: Result | None = self.connection.recv()
+                return received
+        except (EOFError, OSError):  # no message, or a part of one
+            code = self.stop()
+            how = f"killed by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+            return Failure(f"its process ended, {how}")
+        self.stop()
+        return Failure(f"it took longer than the timeout of {timeout:g} s and was killed")
+
+    def kill(self) -> None:
+        """Kills the process, with all that it started."""
         if self.process.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # it has no group yet, or it is empty
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
-        self.process.join()
-        self.connection.close()
+
+    def stop(self) -> int | None:
+        """Ends the process and the connection, and returns the exit code."""
+        if not self.connection.closed:
+            self.kill()
+            self.process.join()
+            self.connection.close()
         return self.process.exitcode
 
 
 class Pool:
     """
-    Worker processes that live from call to call, each with a copy of the reward.
+    Worker processes that live from call to call, each with a copy of the reward; a thread waits for each.
 
-    Args:
-        reward (`Callable`):
-            The reward, which must be picklable.
-        name (`str`):
-            Name of the reward, for errors and the names of processes.
-        workers (`int`):
-            Processes at most.
-        timeout (`float` or `None`):
-            Seconds that a chunk may take, after which its worker is killed.
-        retries (`int`):
-            Further attempts at a chunk that failed.
+    The arguments are those of [`InWorkers`], with the reward's name.
     """
 
     def __init__(
@@ -131,74 +137,58 @@ class Pool:
 
     def score(self, chunks: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Returns the rewards of each chunk, or its failure, in order."""
+        while len(self.workers) < min(self.size, len(chunks)):
+            self.workers.append(self._start())
+        waiting = deque((number, chunk, self.retries) for number, chunk in enumerate(chunks))
         results: dict[int, Result] = {}
-        for worker in [worker for worker in self.workers if not worker.process.is_alive()]:
-            self._drop(worker)
-        waiting = deque(range(len(chunks)))
-        attempts = dict.fromkeys(waiting, 0)
+        interrupted = threading.Event()
+        threads = ThreadPoolExecutor(self.size)
         try:
-            while len(results) < len(chunks):
-                self._hand_out(waiting, chunks)
-                for chunk, result in self._collect():
-                    attempts[chunk] += 1
-                    if isinstance(result, Failure) and attempts[chunk] <= self.retries:
-                        waiting.append(chunk)
-                    else:
-                        results[chunk] = result
+            ends = [threads.submit(self._serve, n, waiting, results, interrupted) for n in range(len(self.workers))]
+            for end in wait(ends, return_when=FIRST_EXCEPTION).done:
+                end.result()
         except BaseException:  # a worker still busy would send its result to the next call
+            interrupted.set()
+            for worker in self.workers:
+                worker.kill()
+            threads.shutdown()
             self.close()
             raise
-        return [results[chunk] for chunk in range(len(chunks))]
+        threads.shutdown()
+        return [results[number] for number in range(len(chunks))]
 
-    def _hand_out(self, waiting: deque[int], chunks: Sequence[Mapping[str, Any]]) -> None:
-        free = [worker for worker in self.workers if worker.chunk is None]
-        while len(free) < len(waiting) and len(self.workers) < self.size:
-            worker = _Worker(f"reward-{self.name}", self.pickled)
-            self.workers.append(worker)
-            free.append(worker)
-        for worker in free:
-            if worker.ready and waiting:
-                worker.chunk = waiting.popleft()
-                worker.deadline = time.monotonic() + (self.timeout or float("inf"))
-                with contextlib.suppress(BrokenPipeError):  # it has just died: `_collect` finds out
-                    worker.connection.send(chunks[worker.chunk])
+    def _start(self) -> _Worker:
+        return _Worker(f"reward-{self.name}", self.pickled)
 
-    def _collect(self) -> list[tuple[int, Result]]:
-        """Waits for a message or a deadline; returns the chunks done or failed."""
-        left = min(worker.deadline for worker in self.workers) - time.monotonic()
-        connections = [worker.connection for worker in self.workers]
-        readable = wait(connections, None if left == float("inf") else max(left, 0))
-        done = []
-        for worker in list(self.workers):
-            result = None
-            if worker.connection in readable:
-                result = self._read(worker)
-            elif time.monotonic() >= worker.deadline:
-                self._drop(worker)
-                result = Failure(f"it took longer than the timeout of {self.timeout:g} s and was killed")
-            if result is not None and worker.chunk is not None:
-                done.append((worker.chunk, result))
-                worker.chunk = None
-                worker.deadline = float("inf")
-        return done
+    def _serve(
+        self,
+        worker: int,
+        waiting: deque[tuple[int, Mapping[str, Any], int]],
+        results: dict[int, Result],
+        interrupted: threading.Event,
+    ) -> None:
+        """Has one worker score chunks as long as there are any."""
+        while waiting and not interrupted.is_set():
+            try:
+                number, chunk, retries = waiting.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            results[number] = self._attempt(worker, chunk)
+            if isinstance(results[number], Failure) and retries:
+                waiting.append((number, chunk, retries - 1))
 
-    def _drop(self, worker: _Worker) -> int | None:
-        self.workers.remove(worker)
-        return worker.stop()
-
-    def _read(self, worker: _Worker) -> Result | None:
-        try:
-            result: Result | None = worker.connection.recv()
-        except (EOFError, OSError):  # no message, or a part of one
-            result = Failure(f"its process ended, {_exit(self._drop(worker))}")
-        if not worker.ready and isinstance(result, Failure):
+    def _attempt(self, number: int, chunk: Mapping[str, Any]) -> Result:
+        if not self.workers[number].process.is_alive():
+            self.workers[number].stop()
+            self.workers[number] = self._start()
+        worker = self.workers[number]
+        result = None if worker.ready else worker.receive(None)
+        if isinstance(result, Failure):
             raise result.error(
                 f"The reward {self.name!r} could not be loaded in a worker process, where it must be importable, and "
                 "the script too: its code must run under `if __name__ == '__main__':`. The reason"
             )
         worker.ready = True
-        return result
-
-
-def _exit(code: int | None) -> str:
-    return f"killed by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+        with contextlib.suppress(BrokenPipeError):  # it has just died: `receive` finds out
+            worker.connection.send(chunk)
+        return worker.receive(self.timeout) or []
