@@ -80,17 +80,17 @@ class TER(SummedReward[list[Words]]):
         self._tokenizer = metric.tokenizer
         self._signature = f"ter|{metric.get_signature().format()}"
 
-    def _words(self, text: str) -> Words:
+    def units(self, text: str) -> Words:
+        """Returns the words of a text."""
         words: list[str] = self._tokenizer(text.rstrip()).split()  # rstrip: as sacrebleu does
         return words, occurrences(words)
 
-    def prepare(self, references: tuple[str, ...]) -> list[Words]:
-        """Returns the words of each reference of a row."""
-        return [self._words(reference) for reference in references]
+    def batch_statistics(self, completions: Sequence[str], prepared: Sequence[list[Words]]) -> list[list[float]]:
+        """Returns for each completion the edits and the mean length of the references."""
+        return [self._edits(text, references) for text, references in zip(completions, prepared, strict=True)]
 
-    def row_statistics(self, completion: str, prepared: list[Words]) -> list[float]:
-        """Returns the edits and the mean length of the references."""
-        words, counted = self._words(completion)
+    def _edits(self, completion: str, prepared: list[Words]) -> list[float]:
+        words, counted = self.units(completion)
         # No move changes which words there are: those that one text has more of are the least edits. The search for
         # moves costs most: the most promising reference comes first, and those that cannot be better are left out.
         bounds = sorted(
@@ -102,10 +102,9 @@ class TER(SummedReward[list[Words]]):
                 best = min(best, edits(words, prepared[place][0], bound, best))
         return [best, sum(len(reference) for reference, _ in prepared) / len(prepared)]
 
-    def from_statistics(self, sums: Array) -> Sequence[float]:
+    def from_statistics(self, sums: Array) -> Array:
         """Returns one minus the TER of each row of statistics, in [0, 1]."""
-        scores: list[float] = (1 - error_rate(sums).clip(max=1.0)).tolist()
-        return scores
+        return 1 - error_rate(sums).clip(max=1.0)
 
 
 # The limits of Tercom, by sacrebleu's names: parts of the definition, as the number of edits depends on each.
@@ -113,6 +112,8 @@ MAX_SHIFT_SIZE = 10  # words that move together
 MAX_SHIFT_DIST = 50  # places between a run in one text and the same run in the other
 MAX_SHIFT_CANDIDATES = 1000  # moves, over all rounds of the search
 BEAM_WIDTH = 25  # cells on either side of the diagonal in which sacrebleu looks for an alignment
+
+_REVERSED = str.maketrans("id", "di")  # insertions for deletions
 
 # Minus the number of words, the first of them, and the target: of equal moves the least is made.
 Move = tuple[int, int, int]
@@ -137,17 +138,20 @@ def edits(completion: Sequence[str], reference: Sequence[str], least: int, best:
             Edits from which on the number does not matter: a search that cannot end below it stops early, at a number
             that is not below it either.
     """
+    from sacrebleu.metrics.lib_ter import BeamEditDistance
+
     # One character per word: to cut, join and compare strings is quick.
     letters = {word: chr(code) for code, word in enumerate({*completion, *reference})}
     current = "".join([letters[word] for word in completion])
     goal = "".join([letters[word] for word in reference])
-    left = _distance(current, goal, len(current) + len(goal) + 1)
+    in_beam = BeamEditDistance(list(goal))
+    left = _distance(current, goal, len(current) + len(goal) + 1, in_beam)
     made = 0
     candidates = MAX_SHIFT_CANDIDATES
     while made + 1 + least < min(made + left, best):  # a move is an edit: one that saves a single edit is of no use
-        moves = list(islice(_moves(current, goal), candidates))
+        moves = list(islice(_moves(current, goal, in_beam), candidates))
         candidates -= len(moves)
-        fewer, moved = _best(current, goal, left, moves)
+        fewer, moved = _best(current, goal, left, moves, in_beam)
         if not candidates or fewer == left:  # sacrebleu makes no move of the round in which candidates run out
             break
         current = moved
@@ -156,7 +160,7 @@ def edits(completion: Sequence[str], reference: Sequence[str], least: int, best:
     return made + left
 
 
-def _best(completion: str, reference: str, left: int, moves: Iterable[Move]) -> tuple[int, str]:
+def _best(completion: str, reference: str, left: int, moves: Iterable[Move], in_beam: Any) -> tuple[int, str]:
     """Returns the distance and the words after the move that saves most, or as they are if none saves any."""
     best = completion
     for minus, first, target in sorted(set(moves)):
@@ -164,30 +168,35 @@ def _best(completion: str, reference: str, left: int, moves: Iterable[Move]) -> 
         rest = completion[:first] + completion[last:]
         place = target + minus if target > last else target
         moved = rest[:place] + completion[first:last] + rest[place:]
-        fewer = _distance(moved, reference, left)
+        fewer = _distance(moved, reference, left, in_beam)
         if fewer < left:
             left, best = fewer, moved
     return left, best
 
 
-def _distance(completion: str, reference: str, below: int) -> int:
+def _distance(completion: str, reference: str, below: int, in_beam: Any) -> int:
     """
     Returns the edit distance that sacrebleu finds inside its beam, or a number that is not below `below` either.
 
     An alignment strays from the diagonal by at most (edits + difference in length) / 2 cells. Where that is inside the
-    beam, the distance is the true one, else it may be greater: only then, and only if it matters, are cells computed.
+    beam, the distance is the true one, else it may be greater: only then, and if it matters, sacrebleu computes it.
     """
     from rapidfuzz.distance.Levenshtein import distance
 
     true: int = distance(completion, reference, score_cutoff=below)
     if true < below and true + abs(len(completion) - len(reference)) > 2 * (BEAM_WIDTH - 1):
-        return _distances(completion, reference)[-1][-1]
+        true, _ = in_beam(completion)
     return true
 
 
-def _moves(completion: str, reference: str) -> Iterator[Move]:
+def _moves(completion: str, reference: str, in_beam: Any) -> Iterator[Move]:
     """Yields the moves of runs of words that both texts have, where the two are not aligned already."""
-    before, completion_edited, reference_edited = _alignment(completion, reference)
+    from sacrebleu.metrics.lib_ter import trace_to_alignment
+
+    # The trace turns the completion into the reference; aligned are words of the reference with the completion's.
+    _, trace = in_beam(completion)
+    aligned, reference_edited, completion_edited = trace_to_alignment(trace.translate(_REVERSED))
+    before = [0, *(aligned[place] + 1 for place in range(len(reference)))]  # where words that follow one are moved to
     for first, word in enumerate(completion):
         place = reference.find(word, max(0, first - MAX_SHIFT_DIST))
         while 0 <= place <= first + MAX_SHIFT_DIST:
@@ -203,58 +212,3 @@ def _moves(completion: str, reference: str) -> Iterator[Move]:
                     for target in sorted(set(before[place : place + length + 1])):
                         yield -length, first, target
             place = reference.find(word, place + 1)
-
-
-def _alignment(completion: str, reference: str) -> tuple[list[int], list[bool], list[bool]]:
-    """
-    Returns the place of each word of the reference in the completion, and which words of both are edited.
-
-    The first list has the number of words of the completion before the first one of the reference, then up to and with
-    the one aligned with each. Of equally good alignments it is sacrebleu's: from the end, words are paired rather than
-    deleted, and deleted rather than inserted.
-    """
-    rows = _distances(completion, reference)
-    before = [0] * (len(reference) + 1)
-    completion_edited = [True] * len(completion)
-    reference_edited = [True] * len(reference)
-    i = len(completion)
-    j = len(reference)
-    while j:
-        if i and rows[i][j] == rows[i - 1][j - 1] + (completion[i - 1] != reference[j - 1]):
-            completion_edited[i - 1] = reference_edited[j - 1] = completion[i - 1] != reference[j - 1]
-            before[j] = i
-            i -= 1
-            j -= 1
-        elif i and rows[i][j] == rows[i - 1][j] + 1:
-            i -= 1
-        else:
-            before[j] = i
-            j -= 1
-    return before, completion_edited, reference_edited
-
-
-def _distances(completion: str, reference: str) -> list[list[int]]:
-    """Returns the edit distances of the prefixes of both texts inside the beam, a row per word of the completion."""
-    ratio = len(reference) / max(len(completion), 1)
-    beam = math.ceil(ratio / 2 + BEAM_WIDTH) if ratio / 2 > BEAM_WIDTH else BEAM_WIDTH
-    outside = len(completion) + len(reference) + 1  # more than any distance
-    above = list(range(len(reference) + 1))
-    rows = [above]
-    for i, one in enumerate(completion, start=1):
-        diagonal = math.floor(i * ratio)
-        start = max(diagonal - beam, 0)
-        stop = diagonal + beam if i < len(completion) else len(above)
-        row = [outside] * len(above)
-        left = outside
-        if not start:
-            left = row[0] = above[0] + 1
-        for j in range(max(start, 1), min(stop, len(above))):
-            cell = above[j - 1] + (one != reference[j - 1])
-            if above[j] + 1 < cell:
-                cell = above[j] + 1
-            if left + 1 < cell:
-                cell = left + 1
-            left = row[j] = cell
-        rows.append(row)
-        above = row
-    return rows
