@@ -271,9 +271,6 @@ class Product(Combined):
         name (`str`, *optional*):
             Name under which trainers log it. Defaults to the factors, such as `bleu_times_length`.
 
-    Raises:
-        ValueError: If there is no component, if one cannot be called, or if two have the same name.
-
     Example:
 
     ```python
@@ -291,7 +288,8 @@ class Product(Combined):
             low = min(products)
             high = max(products)
         signature = " * ".join(f"({signature_of(reward)})" for reward in parts)
-        super().__init__(_product, parts, _name_of_product(parts) if name is None else name, (low, high), signature)
+        name = _name_of_product(parts) if name is None else name
+        super().__init__(partial(unless_none, math.prod), parts, name, (low, high), signature)
 
 
 class Scaled(Combined):
@@ -326,7 +324,7 @@ class Scaled(Combined):
             raise ValueError("`scale` must not be 0, got 0: all rewards would be equal. Leave the reward out.")
         low, high = sorted(scale * end + shift for end in range_of(reward))
         super().__init__(
-            partial(_scale, float(scale), float(shift)),
+            partial(unless_none, partial(_scale, float(scale), float(shift))),
             [reward],
             f"{reward_name(reward)}_scaled" if name is None else name,
             (low, high),
@@ -334,18 +332,18 @@ class Scaled(Combined):
         )
 
 
+def unless_none(fn: Callable[[Any], float], values: Values) -> float | None:
+    """Returns what a function makes of the values of a row, and `None` if one of them is."""
+    return None if None in values else fn(values)
+
+
 def _weighted_sum(weights: tuple[float, ...], values: Values) -> float | None:
     terms = [weight * value for weight, value in zip(weights, values, strict=True) if value is not None]
     return sum(terms) if terms else None
 
 
-def _product(values: Values) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.prod(known) if len(known) == len(values) else None
-
-
-def _scale(scale: float, shift: float, values: Values) -> float | None:
-    return None if values[0] is None else scale * values[0] + shift
+def _scale(scale: float, shift: float, values: Sequence[float]) -> float:
+    return scale * values[0] + shift
 
 
 def _name_of_sum(pairs: Iterable[tuple[Any, float]]) -> str:

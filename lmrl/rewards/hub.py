@@ -104,7 +104,7 @@ class EvaluateMetric(Reward):
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the chosen result for each text."""
-        references = [self._reference(value) for value in columns[self.column]] if self.column else None
+        references = self._references(columns)
         if not self.per_row:
             return self._computed(completions, references, "the batch", len(completions)) if completions else []
         rewards = []
@@ -115,14 +115,17 @@ class EvaluateMetric(Reward):
 
     def corpus_value(self, completions: list[str], columns: Columns) -> float:
         """Returns the result for all texts at once, as of a corpus metric; of numbers per row their mean."""
-        references = [self._reference(value) for value in columns[self.column]] if self.column else None
-        found = self._computed(completions, references, "the corpus", 1 if self.per_row else len(completions))
+        numbers = 1 if self.per_row else len(completions)
+        found = self._computed(completions, self._references(columns), "the corpus", numbers)
         values = [value for value in found if value is not None]
         return math.fsum(values) / len(values) if values else math.nan
 
-    def _reference(self, value: Any) -> Any:
-        single = self._no_lists and isinstance(value, (list, tuple)) and len(value) == 1
-        return value[0] if single else value
+    def _references(self, columns: Columns) -> list[Any] | None:
+        if self.column is None:
+            return None
+        single = self._no_lists
+        values = columns[self.column]
+        return [v[0] if single and isinstance(v, (list, tuple)) and len(v) == 1 else v for v in values]
 
     def _computed(self, texts: list[str], references: list[Any] | None, where: str, numbers: int) -> Scores:
         inputs = {"predictions": texts} | ({"references": references} if references else {})
@@ -136,24 +139,19 @@ class EvaluateMetric(Reward):
         sign = 1.0 if self.higher_is_better else -1.0
         return [None if math.isnan(value) else sign * value for value in self._numbers(result, numbers)]
 
-    def _numbers(self, result: Any, rows: int) -> list[float]:
-        found = {key: self._as_numbers(value, rows) for key, value in result.items()}
-        numeric = {key: numbers for key, numbers in found.items() if numbers is not None}
-        key = next(iter(numeric)) if self.key is None and len(numeric) == 1 else self.key
-        if key not in numeric:
+    def _numbers(self, result: Mapping[str, Any], rows: int) -> list[float]:
+        """Returns the result named by `key`, or the only one that is a number for each row."""
+        found = {}
+        for key, value in result.items():
+            value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
+            values = value if isinstance(value, (list, tuple)) else [value] if self.per_row else []
+            if len(values) == rows and all(isinstance(n, Real) and not isinstance(n, bool) for n in values):
+                found[key] = [float(number) for number in values]
+        chosen = next(iter(found)) if self.key is None and len(found) == 1 else str(self.key)
+        if chosen not in found:
             kind = "a number" if self.per_row else "a list of a number per row"
             raise ValueError(
                 f"The reward {self.__name__!r} needs `key` to name {kind} among its module's results, got "
-                f"{self.key!r}. Of that kind are {sorted(numeric)}, not {sorted(found.keys() - numeric.keys())}."
+                f"{self.key!r}. Of that kind are {sorted(found)}, not {sorted(result.keys() - found.keys())}."
             )
-        return numeric[key]
-
-    def _as_numbers(self, value: Any, rows: int) -> list[float] | None:
-        """Returns the number of each row, or `None` if the value is no such thing."""
-        value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
-        values = [value] if self.per_row and not isinstance(value, (list, tuple)) else value
-        if not isinstance(values, (list, tuple)) or len(values) != rows:
-            return None
-        if not all(isinstance(number, Real) and not isinstance(number, bool) for number in values):
-            return None
-        return [float(number) for number in values]
+        return found[chosen]

@@ -271,11 +271,6 @@ class RewardModel(FrozenModel):
 
         Scores are the same, to rounding. The base must be the same, not quantised (but see `quantized_base`), and not
         in a lower precision than the checkpoint.
-
-        Args:
-            make_backbone (`Callable`):
-                Returns the policy's backbone without its head and its adapters, in new modules around the policy's
-                frozen weights.
         """
         if self._adapter is None or self._adapter.labels is None:
             return False

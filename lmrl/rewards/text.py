@@ -32,8 +32,6 @@ class Length(Reward):
             Desired length, at least 1.
         unit (`str`, *optional*, defaults to `"words"`):
             `"words"` (separated by white space) or `"characters"`.
-        name (`str`, *optional*, defaults to `"length"`):
-            Name under which trainers log it.
 
     Raises:
         ValueError: If `target` is less than 1, or for an unknown `unit`.
@@ -70,8 +68,6 @@ class LengthPenalty(Reward):
             Further length over which the penalty grows to its full size, at least 1.
         unit (`str`, *optional*, defaults to `"words"`):
             `"words"` (separated by white space) or `"characters"`.
-        name (`str`, *optional*, defaults to `"length_penalty"`):
-            Name under which trainers log it.
 
     Raises:
         ValueError: If `max_length` is less than 0 or `slack` less than 1, or for an unknown `unit`.
@@ -108,8 +104,6 @@ class DistinctN(Reward):
     Args:
         n (`int`, *optional*, defaults to `3`):
             Words of an n-gram, at least 1.
-        name (`str`, *optional*, defaults to `"distinct_n"`):
-            Name under which trainers log it.
 
     Raises:
         ValueError: If `n` is less than 1.
@@ -149,8 +143,6 @@ class Format(Reward):
             Whether case is ignored.
         dotall (`bool`, *optional*, defaults to `False`):
             Whether `.` matches a line break too.
-        name (`str`, *optional*, defaults to `"format"`):
-            Name under which trainers log it.
 
     Raises:
         ValueError: If `pattern` is no regular expression, or for an unknown `mode`.
@@ -209,8 +201,6 @@ class Keywords(Reward):
             Whether "cat" has to stand alone and does not occur in "category".
         ignore_case (`bool`, *optional*, defaults to `True`):
             Whether case is ignored.
-        name (`str`, *optional*, defaults to `"keywords"`):
-            Name under which trainers log it.
 
     Raises:
         ValueError: If there is nothing to look for, or a list is not one of words and phrases.
@@ -276,8 +266,6 @@ class SlotCoverage(Reward):
         aliases (`dict[str, dict[str, list[str]]]`, *optional*):
             Per slot and value the phrases of which one has to occur, in place of the value itself:
             `{"familyFriendly": {"no": ["not family friendly", "adult"]}}`.
-        name (`str`, *optional*, defaults to `"slot_coverage"`):
-            Name under which trainers log it.
 
     Raises:
         ValueError: If `ignore` or a list in `aliases` is not one of words and phrases, or for a row without slots in

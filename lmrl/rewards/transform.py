@@ -1,13 +1,13 @@
 """Rewards made of other rewards: the least of several, a gate, a threshold, bounds."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from lmrl.utils import check_finite
 
-from .algebra import Combined, Values
+from .algebra import Combined, Values, unless_none
 from .base import as_text, range_of, reward_name, signature_of
 
 
@@ -22,16 +22,13 @@ class Minimum(Combined):
             Components, on scales that can be compared.
         name (`str`, *optional*):
             Name under which trainers log it. Defaults to the components, such as `minimum_of_bleu_and_length`.
-
-    Raises:
-        ValueError: If there is no component, if one cannot be called, or if two have the same name.
     """
 
     def __init__(self, rewards: Iterable[Callable[..., Any]], name: str | None = None):
         parts = list(rewards)
         ranges = list(map(range_of, parts))
         super().__init__(
-            _least,
+            partial(unless_none, min),
             parts,
             f"minimum_of_{'_and_'.join(map(reward_name, parts))}" if name is None else name,
             (min((low for low, _ in ranges), default=0.0), min((high for _, high in ranges), default=0.0)),
@@ -108,7 +105,7 @@ class Threshold(Combined):
     def __init__(self, reward: Callable[..., Any], at_least: float, name: str | None = None):
         check_finite(at_least=at_least)
         super().__init__(
-            partial(_reaches, at_least),
+            partial(unless_none, partial(_reaches, at_least)),
             [reward],
             f"{reward_name(reward)}_at_least_{as_text(at_least)}" if name is None else name,
             (0.0, 1.0),
@@ -139,20 +136,14 @@ class Clipped(Combined):
     ):
         if not low < high:
             raise ValueError(f"`low` must be below `high`, got {low} and {high}.")
-        clip = partial(_clip, float(low), float(high))
         lowest, highest = (min(max(end, float(low)), float(high)) for end in range_of(reward))
         super().__init__(
-            clip,
+            partial(unless_none, partial(_clip, float(low), float(high))),
             [reward],
             f"{reward_name(reward)}_clipped" if name is None else name,
             (lowest, highest),
             f"clipped({signature_of(reward)}, {as_text(low)}, {as_text(high)})",
         )
-
-
-def _least(values: Values) -> float | None:
-    known = [value for value in values if value is not None]
-    return min(known) if len(known) == len(values) else None
 
 
 def _gated(at_least: float, otherwise: float, values: Values) -> float | None:
@@ -162,9 +153,9 @@ def _gated(at_least: float, otherwise: float, values: Values) -> float | None:
     return reward if when >= at_least else otherwise
 
 
-def _reaches(at_least: float, values: Values) -> float | None:
-    return None if values[0] is None else float(values[0] >= at_least)
+def _reaches(at_least: float, values: Sequence[float]) -> float:
+    return float(values[0] >= at_least)
 
 
-def _clip(low: float, high: float, values: Values) -> float | None:
-    return None if values[0] is None else min(max(values[0], low), high)
+def _clip(low: float, high: float, values: Sequence[float]) -> float:
+    return min(max(values[0], low), high)
