@@ -3,24 +3,24 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from lmrl.utils import check_in
 
-from .grams import GramTable, SacrebleuTokens
+from .base import Columns, Prompts, Scores
+from .grams import SacrebleuTokens, ngram_totals, ngram_totals_of_references, shared_ngrams
 from .references import Array, ReferenceReward, SummedReward
 
 MAX_ORDER = 4
+Tokens = list[str]
 
 
 def log_bleu(
     sums: Array, smooth_method: str = "exp", smooth_value: float = 0.0, effective_order: bool = False
-) -> tuple[Array, Array]:
+) -> Array:
     """
-    Returns the logarithms of both factors of BLEU: the brevity penalty and the mean n-gram precision.
+    Returns the logarithm of BLEU, at most 0: that of the brevity penalty and that of the mean n-gram precision.
 
-    `min(0, 1 - r / c)` and `mean over n = 1..4 of log p_n`, as [`BLEU`] explains; the second is -inf where nothing
-    matches.
+    `min(0, 1 - r / c) + mean over n = 1..4 of log p_n`, as [`BLEU`] explains; -inf where nothing matches.
 
     Args:
         sums (`numpy.ndarray` of shape `(..., 10)`):
@@ -33,7 +33,7 @@ def log_bleu(
             Whether to average only over the orders that have n-grams: for single sentences.
 
     Returns:
-        Pair of `numpy.ndarray` of shape `(...)`, both at most 0.
+        `numpy.ndarray` of shape `(...)`.
     """
     import numpy as np
 
@@ -56,7 +56,8 @@ def log_bleu(
         precision = np.where(counted, logs, 0).sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
     else:
         precision = np.where(counted, logs, -np.inf).mean(axis=-1)
-    return brevity, np.where(some, precision, -np.inf)
+    logarithm: Array = brevity + np.where(some, precision, -np.inf)
+    return logarithm
 
 
 def corpus_bleu(sums: Array, effective_order: bool = False) -> Array:
@@ -74,20 +75,12 @@ def corpus_bleu(sums: Array, effective_order: bool = False) -> Array:
     """
     import numpy as np
 
-    brevity, precision = log_bleu(sums, effective_order=effective_order)
-    score: Array = 100 * np.exp(brevity) * np.exp(precision)
+    score: Array = 100 * np.exp(log_bleu(sums, effective_order=effective_order))
     return score
 
 
-class BleuReferences(NamedTuple):
-    """The references of a row: their n-grams and their lengths in tokens."""
-
-    table: GramTable
-    lengths: set[int]
-
-
 @dataclass(eq=False, repr=False)
-class BLEU(SummedReward[BleuReferences]):
+class BLEU(SummedReward[list[Tokens]]):
     """
     Returns the sentence BLEU of each completion against all its references, in [0, 1]: sacrebleu's, divided by 100.
 
@@ -133,7 +126,7 @@ class BLEU(SummedReward[BleuReferences]):
 
         check_in(SacreBLEU.SMOOTH_DEFAULTS, smooth_method=self.smooth_method)
         super().__post_init__()
-        self.tokens = SacrebleuTokens(self.tokenize, self.lowercase)
+        self._tokens = SacrebleuTokens(self.tokenize, self.lowercase)
         metric = SacreBLEU(
             lowercase=self.lowercase,
             tokenize=self.tokenize,
@@ -146,37 +139,39 @@ class BLEU(SummedReward[BleuReferences]):
         if self.smooth_value is None:
             self.smooth_value = SacreBLEU.SMOOTH_DEFAULTS[self.smooth_method]
 
-    def prepare(self, references: tuple[str, ...]) -> BleuReferences:
-        """Returns the n-grams and lengths of the references of a row."""
-        tokens = [self.tokens(reference) for reference in references]
-        return BleuReferences(GramTable(tokens, MAX_ORDER), {len(words) for words in tokens})
+    def units(self, text: str) -> Tokens:
+        """Returns the tokens of a text."""
+        return self._tokens(text)
 
-    def row_statistics(self, completion: str, prepared: BleuReferences) -> list[int]:
+    def batch_statistics(self, completions: Sequence[str], prepared: Sequence[list[Tokens]]) -> list[list[int]]:
         """
-        Returns the tokens of the completion and of the reference closest in length, the n-grams of orders 1 to 4 that
-        match, and all n-grams of orders 1 to 4.
+        Returns for each completion its tokens and those of the reference closest in length, the n-grams of orders 1
+        to 4 that match, and all n-grams of orders 1 to 4.
         """
-        tokens = self.tokens(completion)
-        length = len(tokens)
-        rows, counts = prepared.table.shared(tokens)
-        hits = counts.clip(max=prepared.table.counts[rows].max(axis=1)).tolist()
-        return [
-            length,
-            min(prepared.lengths, key=lambda reference: (abs(reference - length), reference)),
-            *(sum(hits[part]) for part in prepared.table.split(rows)),
-            *(max(length - n, 0) for n in range(MAX_ORDER)),
+        import numpy as np
+
+        tokens = [self.units(completion) for completion in completions]
+        closest = [
+            min((abs(len(reference) - len(words)), len(reference)) for reference in of_row)[1]
+            for words, of_row in zip(tokens, prepared, strict=True)
         ]
+        totals = ngram_totals(tokens, MAX_ORDER)
+        matches = shared_ngrams(tokens, prepared, MAX_ORDER, together=True)[:, 0]
+        statistics: list[list[int]] = np.column_stack([totals[:, 0], closest, matches, totals]).tolist()
+        return statistics
 
-    def from_statistics(self, sums: Array) -> Sequence[float]:
+    def from_statistics(self, sums: Array) -> Array:
         """Returns the BLEU of each row of statistics, in [0, 1]."""
-        brevity, precision = log_bleu(sums, self.smooth_method, self.smooth_value or 0.0, self.effective_order)
+        import numpy as np
+
+        logs = log_bleu(sums, self.smooth_method, self.smooth_value or 0.0, self.effective_order)
         # Python's exp: the last bit of numpy's depends on the vector instructions of the CPU. Rounding takes a
         # perfect match above 1.
-        return [min(math.exp(log), 1.0) for log in (brevity + precision).tolist()]
+        return np.array([min(math.exp(log), 1.0) for log in logs.tolist()])
 
 
 @dataclass(eq=False, repr=False)
-class GLEU(ReferenceReward[GramTable]):
+class GLEU(ReferenceReward[list[Tokens]]):
     """
     Returns the GLEU of each completion, in [0, 1], best over its references: nltk's `sentence_gleu`.
 
@@ -205,18 +200,23 @@ class GLEU(ReferenceReward[GramTable]):
         from sacrebleu import __version__
 
         super().__post_init__()
-        self.tokens = SacrebleuTokens(self.tokenize, self.lowercase)
+        self._tokens = SacrebleuTokens(self.tokenize, self.lowercase)
         case = "lc" if self.lowercase else "mixed"
-        self._signature = f"gleu|nrefs:var|case:{case}|tok:{self.tokens.name}|sacrebleu:{__version__}"
+        self._signature = f"gleu|nrefs:var|case:{case}|tok:{self._tokens.name}|sacrebleu:{__version__}"
 
-    def prepare(self, references: tuple[str, ...]) -> GramTable:
-        """Returns the n-grams of the references of a row."""
-        return GramTable([self.tokens(reference) for reference in references], MAX_ORDER)
+    def units(self, text: str) -> Tokens:
+        """Returns the tokens of a text."""
+        return self._tokens(text)
 
-    def score(self, completion: str, prepared: GramTable) -> float:
-        """Returns the GLEU of a completion with its best reference, in [0, 1]."""
-        tokens = self.tokens(completion)
-        rows, counts = prepared.shared(tokens)
-        hits = counts[:, None].clip(max=prepared.counts[rows]).sum(axis=0)
-        grams = sum(max(len(tokens) - n, 0) for n in range(MAX_ORDER))
-        return float((hits / prepared.totals.sum(axis=0).clip(min=max(grams, 1))).max())
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
+        """Returns the GLEU of each completion with its best reference, in [0, 1]."""
+        prepared = self._prepare_rows(columns[self.column])
+        if not prepared:
+            return []
+        tokens = [self.units(completion) for completion in completions]
+        matches = shared_ngrams(tokens, prepared, MAX_ORDER).sum(axis=-1)  # (completions, references)
+        of_completions = ngram_totals(tokens, MAX_ORDER).sum(axis=-1)
+        of_references = ngram_totals_of_references(prepared, MAX_ORDER).sum(axis=-1)
+        longer = of_references.clip(min=of_completions[:, None]).clip(min=1)
+        scores: Scores = (matches / longer).max(axis=-1).tolist()
+        return scores

@@ -4,7 +4,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .grams import GramTable
+from .grams import Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
 from .references import Array, SummedReward, divide
 
 _PUNCTUATION = set(string.punctuation)
@@ -52,7 +52,7 @@ def _words(text: str) -> list[str]:
 
 
 @dataclass(eq=False, repr=False)
-class ChrF(SummedReward[list[GramTable]]):
+class ChrF(SummedReward[list[list[Symbols]]]):
     """
     Returns the sentence chrF of each completion, in [0, 1], best over its references: sacrebleu's, divided by 100.
 
@@ -70,7 +70,7 @@ class ChrF(SummedReward[list[GramTable]]):
             How many times more recall weighs than precision.
         lowercase (`bool`, *optional*, defaults to `False`):
             Whether to ignore case.
-        name (defaults to `"chrf"`), column, cache_size (defaults to 256):
+        name (defaults to `"chrf"`), column, cache_size:
             Those of [`ReferenceReward`].
 
     Raises:
@@ -82,7 +82,6 @@ class ChrF(SummedReward[list[GramTable]]):
     beta: int = 2
     lowercase: bool = False
     name: str = field(default="chrf", kw_only=True)
-    cache_size: int = field(default=256, kw_only=True)  # a row of eight sentences takes a tenth of a megabyte
 
     def __post_init__(self) -> None:
         from sacrebleu.metrics.chrf import CHRF
@@ -97,40 +96,39 @@ class ChrF(SummedReward[list[GramTable]]):
         metric.num_refs = -1  # a number of references that varies
         self._signature = f"chrF{self.beta}{'+' * self.word_order}|{metric.get_signature().format()}"
 
-    def _sequences(self, text: str) -> list[Sequence[str]]:
+    def units(self, text: str) -> list[Symbols]:
         """Returns the characters and the words of a text, what of it counts."""
         text = text.lower() if self.lowercase else text
-        sequences: list[Sequence[str]] = ["".join(text.split())] if self.char_order else []
-        return [*sequences, _words(text)] if self.word_order else sequences
+        symbols: list[Symbols] = ["".join(text.split())] if self.char_order else []
+        return [*symbols, _words(text)] if self.word_order else symbols
 
-    def prepare(self, references: tuple[str, ...]) -> list[GramTable]:
-        """Returns the n-grams of characters and of words of the references of a row."""
-        texts = zip(*map(self._sequences, references), strict=True)
-        orders = [order for order in (self.char_order, self.word_order) if order]
-        return [GramTable(same_kind, order) for same_kind, order in zip(texts, orders, strict=True)]
+    def prepare(self, references: tuple[str, ...]) -> list[list[Symbols]]:
+        """Returns the characters of each reference of a row, and the words."""
+        return [list(of_kind) for of_kind in zip(*map(self.units, references), strict=True)]
 
-    def row_statistics(self, completion: str, prepared: list[GramTable]) -> list[int]:
+    def batch_statistics(self, completions: Sequence[str], prepared: Sequence[list[list[Symbols]]]) -> list[list[int]]:
         """
-        Returns for each order the n-grams of the completion (0 if the reference has none), of the reference, and in
-        both, with the reference that gives the highest score.
+        Returns for each completion and order the n-grams of the completion (0 if the reference has none), of the
+        reference, and in both, with the reference that gives the highest score.
         """
         import numpy as np
 
-        orders: list[list[tuple[int, int, int]]] = []  # per order, per reference
-        for sequence, table in zip(self._sequences(completion), prepared, strict=True):
-            rows, counts = table.shared(sequence)
-            hits = counts[:, None].clip(max=table.counts[rows])
-            for n, (totals, part) in enumerate(zip(table.totals.tolist(), table.split(rows), strict=True)):
-                grams = max(len(sequence) - n, 0)
-                matches = hits[part].sum(axis=0).tolist()
-                pairs = zip(totals, matches, strict=True)
-                orders.append([(grams if total else 0, total, match) for total, match in pairs])
-        of_references = np.array(orders).swapaxes(0, 1).reshape(len(orders[0]), -1)
-        best = chrf_score(of_references.astype(np.float64), self.beta).argmax()
-        counted: list[int] = of_references[best].tolist()
-        return counted
+        texts = [self.units(completion) for completion in completions]
+        counts = []
+        for kind, order in enumerate(order for order in (self.char_order, self.word_order) if order):
+            of_kind = [text[kind] for text in texts]
+            references = [of_row[kind] for of_row in prepared]
+            of_references = ngram_totals_of_references(references, order)
+            of_completions = np.where(of_references > 0, ngram_totals(of_kind, order)[:, None], 0)
+            counts.append(
+                np.stack([of_completions, of_references, shared_ngrams(of_kind, references, order)], axis=-1)
+            )
+        # (completions, references, numbers)
+        statistics = np.concatenate(counts, axis=2).reshape(len(texts), -1, 3 * (self.char_order + self.word_order))
+        best = chrf_score(statistics.astype(np.float64), self.beta).argmax(axis=1)
+        of_best: list[list[int]] = statistics[np.arange(len(texts)), best].tolist()
+        return of_best
 
-    def from_statistics(self, sums: Array) -> Sequence[float]:
+    def from_statistics(self, sums: Array) -> Array:
         """Returns the chrF of each row of statistics, in [0, 1]."""
-        scores: list[float] = chrf_score(sums, self.beta).tolist()
-        return scores
+        return chrf_score(sums, self.beta)

@@ -4,20 +4,14 @@ import hashlib
 import json
 import math
 import sys
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
-from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from .grams import Gram, GramTable, SacrebleuTokens, corpus_counts, ngrams
+from .grams import Gram, SacrebleuTokens, all_ngrams
 from .references import Array, Prepared, ReferenceReward, SummedReward, divide
-
-if TYPE_CHECKING:
-    from numpy import float64
-    from numpy.typing import NDArray
 
 
 def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[str, ...]]:
@@ -64,6 +58,25 @@ def _read_file(path: Path, column: str) -> list[Any]:
     return [values[column] for values in rows]
 
 
+def corpus_counts(documents: list[list[list[str]]], order: int, once: bool) -> dict[Gram, int]:
+    """
+    Returns how often each n-gram occurs in a corpus, of those that occur more than once.
+
+    Args:
+        documents (list of lists of token lists):
+            The texts of each document.
+        order (`int`):
+            Length of the longest n-grams.
+        once (`bool`):
+            Whether an n-gram counts once for each document that has it.
+    """
+    counts: Counter[Gram] = Counter()
+    for texts in documents:
+        grams = [gram for tokens in texts for gram in all_ngrams(tokens, order)]
+        counts.update(set(grams) if once else grams)
+    return {gram: count for gram, count in counts.items() if count > 1}
+
+
 @dataclass(eq=False, repr=False)
 class CorpusReward(ReferenceReward[Prepared]):
     """
@@ -85,12 +98,16 @@ class CorpusReward(ReferenceReward[Prepared]):
             Those of [`ReferenceReward`].
 
     Attributes:
-        documents (`int`): the number of documents of the corpus.
-        counts (`dict[tuple[str, ...], int]`): result of `count`.
+        documents, words (`int`): their numbers in the corpus.
+        counts (`dict[tuple[str, ...], int]`): how many occurrences, or documents, each n-gram has, from 2 on: one that
+            was never seen counts as if seen once.
 
     Raises:
         ValueError: If the corpus cannot be read, or if sacrebleu has no such tokenizer.
     """
+
+    order: ClassVar[int]  # length of the longest n-grams
+    once: ClassVar[bool]  # whether an n-gram counts once per document
 
     corpus: InitVar[str | Path | Iterable[Any]]
     corpus_column: InitVar[str | None] = None
@@ -104,14 +121,8 @@ class CorpusReward(ReferenceReward[Prepared]):
         documents = [[self.tokens(reference) for reference in references] for references in rows]
         self.documents = len(documents)
         self._fingerprint = hashlib.sha256(json.dumps(documents).encode()).hexdigest()[:8]
-        self.counts = self.count(documents)
-
-    @abstractmethod
-    def count(self, documents: list[list[list[str]]]) -> dict[Gram, int]:
-        """
-        Returns the counts of n-grams in a corpus of documents of tokenised references, but for those of 1: an n-gram
-        that was never seen counts as if seen once.
-        """
+        self.words = sum(len(tokens) for references in documents for tokens in references)
+        self.counts = corpus_counts(documents, self.order, self.once)
 
     def tokens(self, text: str) -> list[str]:
         """Returns the tokens of a text, as BLEU counts them."""
@@ -132,9 +143,9 @@ _BETA = math.log(0.5) / math.log(1.5) ** 2
 
 
 class NistReferences(NamedTuple):
-    """The references of a row: their n-grams, and their mean length."""
+    """The references of a row: each n-gram as often as any of them has it, and their mean length."""
 
-    table: GramTable
+    counts: Counter[Gram]
     length: float
 
 
@@ -200,23 +211,22 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
     ```
     """
 
+    order = NIST_ORDER
+    once = False
+
     name: str = field(default="nist", kw_only=True)
 
     def __post_init__(self, corpus: str | Path | Iterable[Any], corpus_column: str | None) -> None:
         super().__post_init__(corpus, corpus_column)
+        if self.words < 2:
+            raise ValueError("`corpus` must have at least 2 words, got fewer. NIST weighs n-grams by their counts.")
+        self.counts = {(): self.words} | self.counts  # every word follows the empty n-gram
         most = [0] * NIST_ORDER
         for gram, count in self.counts.items():
             if len(gram) < NIST_ORDER:
                 most[len(gram)] = max(most[len(gram)], count)
-        if not most[0]:
-            raise ValueError("`corpus` must have at least 2 words, got fewer. NIST weighs n-grams by their counts.")
         self.range = (0.0, sum(math.log2(count) for count in most if count))
         self._signature = f"nist|n:{NIST_ORDER}|{self.corpus_signature()}"
-
-    def count(self, documents: list[list[list[str]]]) -> dict[Gram, int]:
-        """Returns for each n-gram how often it occurs, and for the empty one the number of words."""
-        words = sum(len(tokens) for references in documents for tokens in references)
-        return ({(): words} if words > 1 else {}) | corpus_counts(documents, NIST_ORDER, once=False)
 
     def _information(self, gram: Gram) -> float:
         return math.log2(self.counts.get(gram[:-1], 1) / self.counts.get(gram, 1))
@@ -224,40 +234,45 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
     def prepare(self, references: tuple[str, ...]) -> NistReferences:
         """Returns the n-grams and the mean length of the references of a row."""
         tokens = [self.tokens(reference) for reference in references]
-        return NistReferences(GramTable(tokens, NIST_ORDER), sum(map(len, tokens)) / len(tokens))
+        most: Counter[Gram] = Counter()
+        for words in tokens:
+            most |= Counter(all_ngrams(words, NIST_ORDER))
+        return NistReferences(most, sum(map(len, tokens)) / len(tokens))
 
-    def row_statistics(self, completion: str, prepared: NistReferences) -> list[float]:
-        """Returns the information and the number of n-grams of orders 1 to 5, and the mean length of references."""
+    def batch_statistics(self, completions: Sequence[str], prepared: Sequence[NistReferences]) -> list[list[float]]:
+        """
+        Returns for each completion the information and the number of n-grams of orders 1 to 5, and the mean length of
+        the references.
+        """
+        return [self._row_statistics(text, row) for text, row in zip(completions, prepared, strict=True)]
+
+    def _row_statistics(self, completion: str, prepared: NistReferences) -> list[float]:
         tokens = self.tokens(completion)
-        rows, counts = prepared.table.shared(tokens)
-        hits = counts.clip(max=prepared.table.counts[rows].max(axis=1)).tolist()
         information = [0.0] * NIST_ORDER
-        for gram, count in zip(prepared.table.grams(rows), hits, strict=True):
+        for gram, count in (Counter(all_ngrams(tokens, NIST_ORDER)) & prepared.counts).items():
             information[len(gram) - 1] += count * self._information(gram)
         totals = [float(max(len(tokens) - lost, 0)) for lost in range(NIST_ORDER)]
         return [*information, *totals, prepared.length]
 
-    def from_statistics(self, sums: Array) -> Sequence[float]:
+    def from_statistics(self, sums: Array) -> Array:
         """Returns the NIST of each row of statistics."""
-        scores: list[float] = nist_score(sums).tolist()
-        return scores
+        return nist_score(sums)
 
 
 CIDER_ORDER = 4
 SIGMA = 6.0
 
 
-class Vectors(NamedTuple):
-    """Texts: their n-grams with the squared idf of each; norms of each order and text; their numbers of bigrams."""
+class Vector(NamedTuple):
+    """A text: the counts of its n-grams, their norm for each order, weighted by idf, and the number of bigrams."""
 
-    table: GramTable
-    squares: "NDArray[float64]"
-    norms: "NDArray[float64]"
-    bigrams: "NDArray[float64]"
+    counts: Counter[Gram]
+    norms: list[float]
+    bigrams: int
 
 
 @dataclass(eq=False, repr=False)
-class CIDErD(CorpusReward[Vectors]):
+class CIDErD(CorpusReward[list[Vector]]):
     """
     Returns the CIDEr-D of each completion, in [0, 10], mean over its references: the COCO caption evaluation's.
 
@@ -282,6 +297,9 @@ class CIDErD(CorpusReward[Vectors]):
             has no such tokenizer.
     """
 
+    order = CIDER_ORDER
+    once = True
+
     name: str = field(default="cider", kw_only=True)
 
     def __post_init__(self, corpus: str | Path | Iterable[Any], corpus_column: str | None) -> None:
@@ -296,37 +314,28 @@ class CIDErD(CorpusReward[Vectors]):
         self._idf_squared = {gram: math.log(self.documents / count) ** 2 for gram, count in self.counts.items()}
         self._signature = f"cider-d|{self.corpus_signature()}"
 
-    def count(self, documents: list[list[list[str]]]) -> dict[Gram, int]:
-        """Returns for each n-gram the number of documents that have it."""
-        return corpus_counts(documents, CIDER_ORDER, once=True)
+    def units(self, text: str) -> Vector:
+        """Returns the n-grams of a text and their norms."""
+        tokens = self.tokens(text)
+        counts = Counter(all_ngrams(tokens, CIDER_ORDER))
+        squares = [0.0] * CIDER_ORDER
+        for gram, count in counts.items():
+            squares[len(gram) - 1] += count**2 * self._idf_squared.get(gram, self._most_squared)
+        return Vector(counts, [math.sqrt(square) for square in squares], max(len(tokens) - 1, 0))
 
-    def prepare(self, references: tuple[str, ...]) -> Vectors:
-        """Returns the weights of the references of a row."""
-        import numpy as np
-
-        tokens = [self.tokens(reference) for reference in references]
-        table = GramTable(tokens, CIDER_ORDER)
-        rows = np.arange(len(table.counts))
-        squares = np.fromiter(map(self._idf_squared.get, table.grams(rows), repeat(self._most_squared)), np.float64)
-        weights = table.counts * (table.counts * squares[:, None])
-        norms = np.sqrt([weights[part].sum(axis=0) for part in table.split(rows)])
-        return Vectors(table, squares, norms, np.maximum([len(words) - 1 for words in tokens], 0))
-
-    def _norm(self, grams: list[Gram]) -> float:
-        squares = (self._idf_squared.get(gram, self._most_squared) * n**2 for gram, n in Counter(grams).items())
-        return math.sqrt(sum(squares))
-
-    def score(self, completion: str, prepared: Vectors) -> float:
+    def score(self, completion: str, prepared: list[Vector]) -> float:
         """Returns the CIDEr-D of a completion, in [0, 10]."""
-        import numpy as np
+        text = self.units(completion)
+        mean = sum(self._likeness(text, reference) for reference in prepared) / len(prepared)
+        return min(10 * mean, 10.0)  # rounding takes a perfect match above
 
-        tokens = self.tokens(completion)
-        rows, counts = prepared.table.shared(tokens)
-        of_references = prepared.table.counts[rows]
-        products = counts[:, None].clip(max=of_references) * of_references * prepared.squares[rows, None]
-        dots = np.array([products[part].sum(axis=0) for part in prepared.table.split(rows)])
-        norms = prepared.norms * [[self._norm(ngrams(tokens, n))] for n in range(1, CIDER_ORDER + 1)]
-        cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
-        surplus = max(len(tokens) - 1, 0) - prepared.bigrams
-        likeness = cosines.mean(axis=0) * np.exp(-(surplus**2) / (2 * SIGMA**2))
-        return min(10 * float(likeness.mean()), 10.0)  # rounding takes a perfect match above
+    def _likeness(self, text: Vector, reference: Vector) -> float:
+        dots = [0.0] * CIDER_ORDER
+        for gram in text.counts.keys() & reference.counts.keys():
+            count = reference.counts[gram]
+            weight = self._idf_squared.get(gram, self._most_squared)
+            dots[len(gram) - 1] += min(text.counts[gram], count) * count * weight
+        norms = [one * other for one, other in zip(text.norms, reference.norms, strict=True)]
+        cosines = [dot / norm if norm else 0.0 for dot, norm in zip(dots, norms, strict=True)]
+        surplus = text.bigrams - reference.bigrams
+        return sum(cosines) / CIDER_ORDER * math.exp(-(surplus**2) / (2 * SIGMA**2))

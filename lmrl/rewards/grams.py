@@ -1,11 +1,11 @@
-"""Tokens of texts, and n-grams as tuples, as sets with repetitions, and counted in a table."""
+"""Tokens of texts; n-grams as tuples, as sets with repetitions, and counted for a batch of texts and references."""
 
 import re
 import string
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from itertools import accumulate, chain
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmrl.utils import check_in
 
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Gram: TypeAlias = tuple[str, ...]
+Symbols: TypeAlias = Sequence[str]
+"""The tokens or the characters of a text."""
 Integers: TypeAlias = "NDArray[Any]"
+
+_MOST_SYMBOLS = 2**13  # counted at a time: more take memory and save no time
 
 _ALONE = re.escape("".join(mark for mark in string.punctuation if mark not in "',-."))
 # A token of 13a: anything but the marks above, with a hyphen that follows no digit, a stop or comma in a number.
@@ -57,9 +61,14 @@ class SacrebleuTokens:
         return tokenized.split()
 
 
-def ngrams(tokens: Sequence[str], order: int) -> list[tuple[str, ...]]:
+def ngrams(tokens: Symbols, order: int) -> list[Gram]:
     """Returns the n-grams of `tokens`, in order and with repetitions."""
     return list(zip(*[tokens[start:] for start in range(order)], strict=False))  # the shortest slice ends it
+
+
+def all_ngrams(tokens: Symbols, order: int) -> list[Gram]:
+    """Returns the n-grams of 1 to `order` tokens, with repetitions."""
+    return [gram for n in range(1, order + 1) for gram in ngrams(tokens, n)]
 
 
 def occurrences(grams: Sequence[Hashable]) -> set[Hashable]:
@@ -76,86 +85,128 @@ def occurrences(grams: Sequence[Hashable]) -> set[Hashable]:
     return members
 
 
-class Shared(NamedTuple):
-    """The n-grams that a table and a text share: their rows in the table, ascending, and their counts in the text."""
+def ngram_totals(texts: Sequence[Symbols], order: int) -> Integers:
+    """Returns how many n-grams of each length from 1 to `order` each text has, of shape `(texts, order)`."""
+    import numpy as np
 
-    rows: Integers
-    counts: Integers
+    lengths = np.array([len(text) for text in texts], np.int64)
+    return (lengths[:, None] - np.arange(order)).clip(min=0)
 
 
-class GramTable:
+def ngram_totals_of_references(references: Sequence[Sequence[Symbols]], order: int) -> Integers:
+    """Returns [`ngram_totals`] of the references of each text, of shape `(texts, references, order)`, 0 for none."""
+    import numpy as np
+
+    lengths = np.array([*zip_longest(*[map(len, of_text) for of_text in references], fillvalue=0)], np.int64)
+    return (lengths.T[..., None] - np.arange(order)).clip(min=0)
+
+
+def shared_ngrams(
+    texts: Sequence[Symbols], references: Sequence[Sequence[Symbols]], order: int, together: bool = False
+) -> Integers:
     """
-    The n-grams of some texts and their counts in each: a row per n-gram, a column per text.
-
-    Each distinct symbol of the texts (token, character) becomes one character, in the order of first occurrence, and
-    an n-gram a string of n of them: strings are quick to cut, to hash and to sort. Rows are sorted by n, then by
-    string.
+    Returns how many n-grams each text shares with each of its references, each as often as both have it.
 
     Args:
         texts (sequence of sequences of symbols):
-            At least one; any may be empty.
+            Tokens or characters of each text; it may have none.
+        references (sequence of sequences of sequences of symbols):
+            At least one reference for each text. Texts share the work if they share this object.
         order (`int`):
             Length of the longest n-grams, at least 1.
+        together (`bool`, *optional*, defaults to `False`):
+            Whether the references of a text are taken for one that has each n-gram as often as any of them.
 
-    Attributes:
-        counts (`numpy.ndarray` of shape `(n-grams, texts)`): how often each text has each n-gram.
-        totals (`numpy.ndarray` of shape `(order, texts)`): how many n-grams of each length a text has.
+    Returns:
+        `numpy.ndarray` of shape `(texts, references, order)`, 0 where a text has fewer references than others; with
+        `together` of shape `(texts, 1, order)`.
     """
+    import numpy as np
 
-    def __init__(self, texts: Sequence[Sequence[Hashable]], order: int):
-        import numpy as np
-
-        self._symbols: list[Any] = list(dict.fromkeys(chain.from_iterable(texts)))
-        self._letters = {symbol: chr(number) for number, symbol in enumerate(self._symbols)}
-        self._order = order
-        of_texts = [Counter(self._strings(text)) for text in texts]
-        self._grams = sorted(set().union(*of_texts), key=lambda gram: (len(gram), gram))
-        self._rows = {gram: row for row, gram in enumerate(self._grams)}
-        sizes = Counter(map(len, self._grams))
-        self._starts = [0, *accumulate(sizes[n] for n in range(1, order + 1))]
-        self.counts = np.zeros((len(self._grams), len(texts)), np.int32)
-        for column, counts in enumerate(of_texts):
-            self.counts[[self._rows[gram] for gram in counts], column] = list(counts.values())
-        self.totals = np.array([[max(len(text) - n, 0) for text in texts] for n in range(order)])
-
-    def _strings(self, text: Sequence[Hashable]) -> list[str]:
-        """Returns the n-grams of a text as strings, with repetitions."""
-        unknown = chr(len(self._symbols))
-        letters = "".join([self._letters.get(symbol, unknown) for symbol in text])
-        orders = range(1, self._order + 1)
-        return [letters[start : start + n] for n in orders for start in range(len(letters) - n + 1)]
-
-    def shared(self, text: Sequence[Hashable]) -> Shared:
-        """Returns the n-grams that are in the table and in a text."""
-        import numpy as np
-
-        rows = [row for row in map(self._rows.get, self._strings(text)) if row is not None]
-        return Shared(*np.unique(np.array(rows, dtype=np.intp), return_counts=True))
-
-    def split(self, rows: Integers) -> list[slice]:
-        """Returns for each order the slice of these rows, ascending, that has its n-grams."""
-        bounds = rows.searchsorted(self._starts).tolist()
-        return list(map(slice, bounds, bounds[1:]))
-
-    def grams(self, rows: Integers) -> list[Gram]:
-        """Returns the n-grams of rows, ascending, as tuples of symbols."""
-        return [tuple(self._symbols[ord(letter)] for letter in self._grams[row]) for row in rows.tolist()]
+    width = 1 if together else max(map(len, references), default=1)
+    shared = np.zeros((len(texts), width, order), np.int64)
+    start = 0
+    symbols = 0
+    for stop, (text, of_text) in enumerate(zip(texts, references, strict=True), start=1):
+        symbols += len(text) + sum(map(len, of_text)) + 1
+        if symbols > _MOST_SYMBOLS or stop == len(texts):
+            counted = _shared(texts[start:stop], references[start:stop], order, together)
+            shared[start:stop, : counted.shape[1]] = counted
+            start = stop
+            symbols = 0
+    return shared
 
 
-def corpus_counts(documents: list[list[list[str]]], order: int, once: bool) -> dict[Gram, int]:
+def _shared(texts: Sequence[Symbols], references: Sequence[Sequence[Symbols]], order: int, together: bool) -> Integers:
+    """Returns [`shared_ngrams`] of texts that are counted in one table: a row per text of a group."""
+    import numpy as np
+
+    # 1. A group are references and the texts that have these. The table's first rows are those of references.
+    width = max(map(len, references))
+    groups: dict[int, int] = {}
+    rows: list[int] = []  # of each group so far
+    places: list[tuple[int, int]] = []  # group and row of each text
+    of_symbols: list[tuple[int, int, Symbols]] = []  # group and row of all symbols
+    for text, of_text in zip(texts, references, strict=True):
+        group = groups.setdefault(id(of_text), len(groups))
+        if group == len(rows):
+            rows.append(width)
+            of_symbols += [(group, row, reference) for row, reference in enumerate(of_text)]
+        places.append((group, rows[group]))
+        of_symbols.append((group, rows[group], text))
+        rows[group] += 1
+
+    # 2. The key of an n-gram is its group, its length, itself and its row. Sorted, those of one column are neighbours.
+    lengths = np.array([len(text) for _, _, text in of_symbols])
+    owners, row_of_symbol = np.repeat([place[:2] for place in of_symbols], lengths, axis=0).T
+    row_bits = max(rows).bit_length()
+    code_bits = 63 - row_bits - (len(groups) * order).bit_length()
+    codes = _codes([text for _, _, text in of_symbols], order, code_bits)
+    lost = np.arange(order)[:, None]  # length, from 0 on
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(owners))  # symbols from here to the end of the text
+    keys = (((owners * order + lost) << code_bits | codes) << row_bits | row_of_symbol)[left > lost]
+    keys.sort()
+    grams = keys >> row_bits
+    new = np.diff(grams, prepend=-1) != 0
+    grams = grams[new]
+    cells = (keys & (1 << row_bits) - 1) * len(grams) + np.cumsum(new) - 1
+    table = np.bincount(cells, minlength=max(rows) * len(grams)).reshape(max(rows), -1)
+
+    # 3. The smaller count of each n-gram, summed over those of a group and a length.
+    of_references = table[:width].max(axis=0, keepdims=True) if together else table[:width]
+    common = of_references.any(axis=0) & table[width:].any(axis=0)
+    starts = grams[common].searchsorted(np.arange(len(groups) * order + 1) << code_bits)
+    of_texts = table[width:, common]
+    sums = np.zeros((len(of_texts), of_texts.shape[1] + 1), np.int64)
+    shared = np.zeros((len(texts), len(of_references), order), np.int64)
+    group_of_text, row_of_text = np.array(places).T
+    for reference, counts in enumerate(of_references[:, common]):
+        np.cumsum(np.minimum(of_texts, counts), axis=1, out=sums[:, 1:])
+        of_groups = (sums[:, starts[1:]] - sums[:, starts[:-1]]).reshape(-1, len(groups), order)
+        shared[:, reference] = of_groups[row_of_text - width, group_of_text]
+    return shared
+
+
+def _codes(texts: Sequence[Symbols], order: int, most_bits: int) -> Integers:
     """
-    Returns how often each n-gram occurs in a corpus, of those that occur more than once.
+    Returns for each length and place an integer that stands for the n-gram that begins there in the joined texts.
 
-    Args:
-        documents (list of lists of token lists):
-            The texts of each document.
-        order (`int`):
-            Length of the longest n-grams.
-        once (`bool`):
-            Whether an n-gram counts once for each document that has it.
+    Its digits are the numbers of the symbols. Where these take more than `most_bits`, the shorter n-grams are numbered
+    anew first: of `_MOST_SYMBOLS` places there are few.
     """
-    counts: Counter[Gram] = Counter()
-    for texts in documents:
-        grams = [gram for tokens in texts for n in range(1, order + 1) for gram in ngrams(tokens, n)]
-        counts.update(set(grams) if once else grams)
-    return {gram: count for gram, count in counts.items() if count > 1}
+    import numpy as np
+
+    numbers = {symbol: number for number, symbol in enumerate(dict.fromkeys(chain.from_iterable(texts)))}
+    symbols = np.fromiter(map(numbers.__getitem__, chain.from_iterable(texts)), np.int64)
+    codes = np.zeros((order, len(symbols)), np.int64)
+    codes[0] = symbols
+    bits = len(numbers).bit_length()
+    taken = bits
+    for n in range(1, order):
+        shorter = codes[n - 1]
+        if taken + bits > most_bits:
+            shorter = np.unique(shorter, return_inverse=True)[1]
+            taken = len(symbols).bit_length()
+        codes[n, :-n] = shorter[:-n] << bits | symbols[n:]
+        taken += bits
+    return codes

@@ -81,7 +81,7 @@ class METEOR(ReferenceReward[list[Tokens]]):
                 f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}. METEOR of 2005 has 0.9, 3 and 0.5."
             )
         super().__post_init__()
-        self.tokens = SacrebleuTokens("13a", lowercase=True)
+        self._tokens = SacrebleuTokens("13a", lowercase=True)
         _matchers(self.synonyms)  # a missing WordNet is an error here, not in the first training step
         match = "exact+porter+wordnet" if self.synonyms else "exact+porter"
         self._signature = (
@@ -89,14 +89,14 @@ class METEOR(ReferenceReward[list[Tokens]]):
             f"|nltk:{nltk.__version__}|sacrebleu:{sacrebleu.__version__}"
         )
 
-    def prepare(self, references: tuple[str, ...]) -> list[Tokens]:
-        """Returns the tokens of each reference of a row."""
-        return [self.tokens(reference) for reference in references]
+    def units(self, text: str) -> Tokens:
+        """Returns the tokens of a text."""
+        return self._tokens(text)
 
     def score(self, completion: str, prepared: list[Tokens]) -> float:
         """Returns the METEOR of a completion with its best reference, in [0, 1]."""
         from nltk.translate.meteor_score import meteor_score
 
         constants = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}
-        best: float = meteor_score(prepared, self.tokens(completion), **_matchers(self.synonyms), **constants)
+        best: float = meteor_score(prepared, self.units(completion), **_matchers(self.synonyms), **constants)
         return best

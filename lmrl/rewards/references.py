@@ -4,7 +4,7 @@ import functools
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 from lmrl.utils import check_at_least
 
@@ -24,8 +24,9 @@ class ReferenceReward(Reward, Generic[Prepared]):
     """
     Base of the rewards that compare a completion with one or more references.
 
-    What depends on the references alone is computed once by `prepare` and kept for the `cache_size` rows used last, as
-    the completions of a prompt share their references. The cache is not pickled.
+    A subclass defines `units` of a text and `score`, or `scores`. What depends on the references alone is computed
+    once by `prepare` and kept for the `cache_size` rows used last, as the completions of a prompt share their
+    references. The cache is not pickled.
 
     Args:
         name (`str`):
@@ -58,9 +59,14 @@ class ReferenceReward(Reward, Generic[Prepared]):
         vars(self).update(state)
         self._start_cache()
 
-    @abstractmethod
+    def units(self, text: str) -> Any:
+        """Returns what is compared of a text, such as its tokens."""
+        raise NotImplementedError(f"{type(self).__name__} must define `units` or `prepare`.")
+
     def prepare(self, references: tuple[str, ...]) -> Prepared:
-        """Returns what `score` needs of the references of a row."""
+        """Returns what `score` needs of the references of a row: the units of each, unless a subclass needs more."""
+        units: list[Any] = [self.units(reference) for reference in references]
+        return cast(Prepared, units)
 
     def score(self, completion: str, prepared: Prepared) -> float:
         """Returns the reward of a completion, given what `prepare` made of its references."""
@@ -95,24 +101,24 @@ class SummedReward(ReferenceReward[Prepared]):
     """
 
     @abstractmethod
-    def row_statistics(self, completion: str, prepared: Prepared) -> Sequence[float]:
-        """Returns what a completion adds to the sums."""
+    def batch_statistics(self, completions: Sequence[str], prepared: Sequence[Prepared]) -> Sequence[Sequence[float]]:
+        """Returns what each completion adds to the sums, given what `prepare` made of its references."""
 
     @abstractmethod
-    def from_statistics(self, sums: Array) -> Sequence[float]:
+    def from_statistics(self, sums: Array) -> Array:
         """Returns the rewards of statistics of shape `(rows, numbers)`."""
 
-    def statistics(self, completions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[float]]:
+    def statistics(self, completions: Sequence[str], references: Sequence[Any]) -> list[list[float]]:
         """Returns what each row adds to the sums."""
         prepared = self._prepare_rows(references)
-        return [[*self.row_statistics(text, row)] for text, row in zip(completions, prepared, strict=True)]
+        return [list(row) for row in self.batch_statistics(completions, prepared)] if prepared else []
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the reward of each text against its row of references."""
         import numpy as np
 
         statistics = self.statistics(completions, columns[self.column])
-        return [*self.from_statistics(np.array(statistics, dtype=np.float64))] if statistics else []
+        return self.from_statistics(np.array(statistics, dtype=np.float64)).tolist() if statistics else []
 
 
 def divide(numerator: Array, denominator: Any, otherwise: Any) -> Array:

@@ -39,10 +39,6 @@ def _tokens(text: str, use_stemmer: bool) -> list[str]:
     return list(map(_stem, words)) if use_stemmer else words
 
 
-def _gram_hits(reference: set[Any], completion: set[Any]) -> int:
-    return len(reference & completion)
-
-
 def _sequence_hits(reference: list[str], completion: list[str]) -> int:
     from rapidfuzz.distance.LCSseq import similarity
 
@@ -50,31 +46,57 @@ def _sequence_hits(reference: list[str], completion: list[str]) -> int:
     return length
 
 
+def _places(sentence: list[str]) -> dict[str, int]:
+    """Returns for each token an integer with a bit set at each of its positions."""
+    places: dict[str, int] = {}
+    for position, token in enumerate(sentence):
+        places[token] = places.get(token, 0) | 1 << position
+    return places
+
+
+def _lcs_positions(reference: list[str], places: dict[str, int], length: int) -> set[int]:
+    """
+    Returns the positions in `reference` of its longest common subsequence with a sentence of some length and places.
+
+    Of several longest ones it is the one that rouge_score finds. Let `t[i][j]` be the length for the first i tokens of
+    the reference and the first j of the sentence. The recurrence over i is that of "Bit-Parallel LCS-length
+    Computation Revisited" (Hyyrö, 2004): bit j of `level` is set where `t[i][j + 1] == t[i][j]`, and the carries of
+    the addition show where `t[i][j + 1] > t[i - 1][j + 1]`.
+    """
+    shared = [position for position, token in enumerate(reference) if token in places]  # others lengthen no sequence
+    everywhere = (1 << length) - 1
+    level = everywhere
+    takes = []
+    for position in shared:
+        matches = places[reference[position]]
+        hits = level & matches
+        total = level + hits
+        takes.append(matches | (level ^ hits ^ total) >> 1)
+        level = (total | level ^ hits) & everywhere
+    positions = set()
+    end = 1 << length >> 1  # the last token of the sentence that is left
+    for position, take in zip(reversed(shared), reversed(takes), strict=True):
+        if end & take:  # the last match up to there is a part of it
+            positions.add(position)
+            match = places[reference[position]] & end * 2 - 1
+            end = 1 << match.bit_length() >> 2
+    return positions
+
+
 def _summary_hits(reference: list[list[str]], completion: list[list[str]]) -> int:
     """Returns the size of the union LCS, no token counted more often than either text has it (as ROUGE-1.5.5 does)."""
-    from rouge_score.rouge_scorer import lcs_ind
-
     if len(reference) == len(completion) == 1:
         return _sequence_hits(reference[0], completion[0])  # nothing to unite, and an LCS is in both texts
     left = Counter(token for sentence in reference for token in sentence)
     left &= Counter(token for sentence in completion for token in sentence)
+    sentences = [(_places(sentence), len(sentence)) for sentence in completion]
     hits = 0
     for sentence in reference:
-        for position in set().union(*(lcs_ind(sentence, other) for other in completion)):
+        for position in set().union(*(_lcs_positions(sentence, *other) for other in sentences)):
             if left[sentence[position]] > 0:
                 left[sentence[position]] -= 1
                 hits += 1
     return hits
-
-
-_HITS: dict[str, Callable[[Any, Any], int]] = {"rougeL": _sequence_hits, "rougeLsum": _summary_hits}
-
-
-def _f_measure(hits: int, reference: int, completion: int) -> float:
-    if not hits:
-        return 0.0
-    precision, recall = hits / completion, hits / reference
-    return 2 * precision * recall / (precision + recall)
 
 
 @dataclass(eq=False, repr=False)
@@ -118,7 +140,8 @@ class Rouge(ReferenceReward[list[Units]]):
         stem = "porter" if self.use_stemmer else "no"
         self._signature = f"{self.rouge_type}|nrefs:var|agg:{self.aggregate}|stem:{stem}|as:rouge_score-0.1.2"
 
-    def _units(self, text: str) -> Units:
+    def units(self, text: str) -> Units:
+        """Returns the units that the type of ROUGE counts, and their number."""
         if self.rouge_type == "rougeL":
             tokens = _tokens(text, self.use_stemmer)
             return len(tokens), tokens
@@ -130,13 +153,16 @@ class Rouge(ReferenceReward[list[Units]]):
         grams = occurrences(tokens if order == 1 else ngrams(tokens, order))
         return len(grams), grams
 
-    def prepare(self, references: tuple[str, ...]) -> list[Units]:
-        """Returns the units of each reference of a row."""
-        return [self._units(reference) for reference in references]
-
     def score(self, completion: str, prepared: list[Units]) -> float:
         """Returns the F-measure of a completion, over its references the best or the mean."""
-        size, units = self._units(completion)
-        hits: Callable[[Any, Any], int] = _HITS.get(self.rouge_type, _gram_hits)
-        scores = [_f_measure(hits(reference, units), total, size) for total, reference in prepared]
+        size, units = self.units(completion)
+        # 2 P R / (P + R) with P = hits / size and R = hits / total
+        scores = [2 * self._hits(reference, units) / max(size + total, 1) for total, reference in prepared]
         return max(scores) if self.aggregate == "best" else sum(scores) / len(scores)
+
+    def _hits(self, reference: Any, completion: Any) -> int:
+        if self.rouge_type == "rougeL":
+            return _sequence_hits(reference, completion)
+        if self.rouge_type == "rougeLsum":
+            return _summary_hits(reference, completion)
+        return len(reference & completion)

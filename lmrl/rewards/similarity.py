@@ -23,7 +23,7 @@ _NORMALIZATIONS: dict[str, Callable[[str], str]] = {"strip": str.strip, "squad":
 
 
 @dataclass(eq=False, repr=False)
-class ExactMatch(ReferenceReward[frozenset[str]]):
+class ExactMatch(ReferenceReward[list[str]]):
     """
     Returns 1 if the completion equals any of the references after normalisation, else 0.
 
@@ -47,13 +47,13 @@ class ExactMatch(ReferenceReward[frozenset[str]]):
         super().__post_init__()
         self._signature = f"exact_match|nrefs:var|normalize:{self.normalize}"
 
-    def prepare(self, references: tuple[str, ...]) -> frozenset[str]:
-        """Returns the normalised references of a row."""
-        return frozenset(map(_NORMALIZATIONS[self.normalize], references))
+    def units(self, text: str) -> str:
+        """Returns the normalised text."""
+        return _NORMALIZATIONS[self.normalize](text)
 
-    def score(self, completion: str, prepared: frozenset[str]) -> float:
+    def score(self, completion: str, prepared: list[str]) -> float:
         """Returns 1 or 0."""
-        return float(_NORMALIZATIONS[self.normalize](completion) in prepared)
+        return float(self.units(completion) in prepared)
 
 
 def _f1(completion: set[Any], reference: set[Any]) -> float:
@@ -91,16 +91,13 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
         super().__post_init__()
         self._signature = f"token_f1|nrefs:var|normalize:{self.normalize}"
 
-    def _words(self, text: str) -> set[Any]:
+    def units(self, text: str) -> set[Any]:
+        """Returns the words of a text."""
         return occurrences(_NORMALIZATIONS[self.normalize](text).split())
-
-    def prepare(self, references: tuple[str, ...]) -> list[set[Any]]:
-        """Returns the words of each reference of a row."""
-        return [self._words(reference) for reference in references]
 
     def score(self, completion: str, prepared: list[set[Any]]) -> float:
         """Returns the F1 of a completion with its best reference, in [0, 1]."""
-        words = self._words(completion)
+        words = self.units(completion)
         return max(_f1(words, reference) for reference in prepared)
 
 
@@ -134,13 +131,13 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
         super().__post_init__()
         self._signature = f"edit_similarity|nrefs:var|unit:{self.unit}"
 
-    def prepare(self, references: tuple[str, ...]) -> list[Sequence[str]]:
-        """Returns the units of each reference of a row."""
-        return [_UNITS[self.unit](reference) for reference in references]
+    def units(self, text: str) -> Sequence[str]:
+        """Returns the characters or the words of a text."""
+        return _UNITS[self.unit](text)
 
     def score(self, completion: str, prepared: list[Sequence[str]]) -> float:
         """Returns the similarity of a completion to its best reference, in [0, 1]."""
         from rapidfuzz.distance.Levenshtein import normalized_similarity
 
-        units = _UNITS[self.unit](completion)
+        units = self.units(completion)
         return max(normalized_similarity(units, reference) for reference in prepared)

@@ -1,16 +1,19 @@
-"""Tables of n-grams hold what counting them one by one gives."""
+"""N-grams of a batch of texts and references are counted as one by one."""
 
 from collections import Counter
 
-import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lmrl.rewards.grams import GramTable, corpus_counts
+from lmrl.rewards import grams
+from lmrl.rewards.corpus import corpus_counts
+from lmrl.rewards.grams import all_ngrams, ngram_totals, ngram_totals_of_references, shared_ngrams
 
 ORDER = 3
-texts = st.lists(st.text("abc", max_size=8), min_size=1, max_size=5)
-documents = st.lists(st.lists(st.text("abc", max_size=8).map(list), min_size=1, max_size=3), max_size=4)
+text = st.text("abc", max_size=8)
+references = st.lists(text, min_size=1, max_size=3)
+documents = st.lists(st.lists(text.map(list), min_size=1, max_size=3), max_size=4)
 WIDE = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
 
 
@@ -18,44 +21,59 @@ def counted(text, order=ORDER):
     return Counter(tuple(text[i : i + n]) for n in range(1, order + 1) for i in range(len(text) - n + 1))
 
 
-def columns(table):
-    grams = table.grams(np.arange(len(table.counts)))
-    return [{gram: n for gram, n in zip(grams, column, strict=True) if n} for column in table.counts.T.tolist()]
+def by_length(counts, order=ORDER):
+    return [sum(count for gram, count in counts.items() if len(gram) == n) for n in range(1, order + 1)]
 
 
-@given(texts)
-def test_a_table_counts_the_ngrams_of_each_text(given_texts):
-    table = GramTable(given_texts, ORDER)
-    assert columns(table) == [counted(text) for text in given_texts]
-    assert table.totals.T.tolist() == [[max(len(text) - n, 0) for n in range(ORDER)] for text in given_texts]
+def expected(texts, of_texts, order=ORDER):
+    width = max(map(len, of_texts))
+    rows = []
+    for text, of_text in zip(texts, of_texts, strict=True):
+        row = [by_length(counted(text, order) & counted(reference, order), order) for reference in of_text]
+        rows.append(row + [[0] * order] * (width - len(of_text)))
+    return rows
 
 
-@given(texts, st.text("abcd", max_size=8))
-def test_the_ngrams_shared_with_a_text_are_those_of_both(given_texts, text):
-    table = GramTable(given_texts, ORDER)
-    rows, counts = table.shared(text)
-    both = counted(text).keys() & {gram for other in given_texts for gram in counted(other)}
-    assert dict(zip(table.grams(rows), counts.tolist(), strict=True)) == {gram: counted(text)[gram] for gram in both}
-    for n, part in enumerate(table.split(rows), start=1):
-        assert set(map(len, table.grams(rows[part]))) <= {n}
+@given(st.lists(st.tuples(st.lists(text, min_size=1, max_size=3), references), min_size=1, max_size=4))
+@example([(["ab"], ["", "ab"]), (["", "abc"], ["abcabc"])])
+def test_texts_share_with_each_reference_the_ngrams_of_both(groups):
+    texts = [text for of_group, _ in groups for text in of_group]
+    of_texts = [of_group for texts_of_group, of_group in groups for _ in texts_of_group]
+    assert shared_ngrams(texts, of_texts, ORDER).tolist() == expected(texts, of_texts)
+    for text, of_text in zip(texts, of_texts, strict=True):
+        assert shared_ngrams([text], [of_text], ORDER).tolist() == expected([text], [of_text])
 
 
-def test_a_text_may_be_shorter_than_the_longest_ngrams():
-    assert columns(GramTable(["ab", ""], 6)) == [counted("ab", 6), {}]
-    assert GramTable(["abc"], 6).shared("ab").counts.tolist() == [1, 1, 1]
+@given(text, references)
+def test_references_together_have_the_larger_count_of_each_ngram(given_text, of_text):
+    most = counted("")
+    for reference in of_text:
+        most |= counted(reference)
+    got = shared_ngrams([given_text, ""], [of_text, of_text], ORDER, together=True).tolist()
+    assert got == [[by_length(counted(given_text) & most)], [[0] * ORDER]]
 
 
-def test_ngrams_of_thousands_of_symbols_are_counted_too():
-    table = GramTable([WIDE, WIDE[:9] * 2], 6)
-    assert columns(table) == [counted(WIDE, 6), counted(WIDE[:9] * 2, 6)]
-    rows, counts = table.shared("x" + WIDE[5:15])
-    assert dict(zip(table.grams(rows), counts.tolist(), strict=True)) == counted(WIDE[5:15], 6)
+@given(references)
+def test_ngrams_of_all_lengths_are_totalled(given_texts):
+    totals = [[max(len(text) - n, 0) for n in range(ORDER)] for text in given_texts]
+    assert ngram_totals(given_texts, ORDER).tolist() == totals
+    assert ngram_totals_of_references([given_texts, ["ab"]], ORDER)[0].tolist() == totals
+    assert ngram_totals_of_references([["ab"], ["a", "abc"]], 2).tolist() == [[[2, 1], [0, 0]], [[1, 0], [3, 2]]]
+    assert Counter(all_ngrams(given_texts[0], ORDER)) == counted(given_texts[0])
+
+
+@pytest.mark.parametrize("most_symbols", [1, 40, 10**6])
+def test_any_number_of_texts_and_of_symbols_is_counted_alike(monkeypatch, most_symbols):
+    monkeypatch.setattr(grams, "_MOST_SYMBOLS", most_symbols)
+    texts = [WIDE[5:15], WIDE[:9] * 2, "x", WIDE[2000:]]
+    of_texts = [[WIDE, "xyz"], [WIDE[:9]], ["x", "", "xx"], [WIDE]]
+    assert shared_ngrams(texts, of_texts, 6).tolist() == expected(texts, of_texts, 6)
 
 
 @given(documents)
 def test_a_corpus_counts_occurrences_or_documents(given_documents):
     occurrences = sum((counted(text) for texts in given_documents for text in texts), Counter())
     owners = Counter(gram for texts in given_documents for gram in {g for text in texts for g in counted(text)})
-    for once, expected in ((False, occurrences), (True, owners)):
-        often = {gram: count for gram, count in expected.items() if count > 1}
+    for once, found in ((False, occurrences), (True, owners)):
+        often = {gram: count for gram, count in found.items() if count > 1}
         assert corpus_counts(given_documents, ORDER, once) == often
