@@ -21,6 +21,8 @@ SPLIT_OF_PREFIX = {"train": "train", "dev": "validation", "val": "validation", "
 
 DEMO = "demo"
 
+LONGEST_CELL = 2**31 - 1  # characters; the default of `csv`, 131,072, refuses long articles
+
 Row = dict[str, Any]
 
 
@@ -193,6 +195,7 @@ def _read_parquet(path: Path) -> "Dataset":
 
 def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequence[str] | None) -> Iterator[Row]:
     """Yields the rows of a CSV or TSV file, every cell as text. A TSV has no quoting: a tab ends a cell."""
+    default_limit = csv.field_size_limit(LONGEST_CELL)
     if suffix == ".tsv":
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
@@ -211,6 +214,8 @@ def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequ
                 yield dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise ValueError(f"{str(path)!r}, line {reader.line_num}: malformed ({error}). Correct that line.") from error
+    finally:
+        csv.field_size_limit(default_limit)  # the limit is one for the process
 
 
 def _json_array(text: str, path: Path) -> Iterator[tuple[str, Any]]:

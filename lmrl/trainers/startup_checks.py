@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lmrl.models import context_length
+from lmrl.utils import REWARD_ARGUMENTS, check_token_ids, reason_of, shorten
 
 from .configs import PolicyGradientConfig
 from .peft import starts_at_reference
@@ -19,6 +20,7 @@ from .rollout import Rollout, ended
 logger = get_logger(__name__)
 
 MAX_CHECKED_PROMPTS = 100_000
+RESERVED_COLUMNS = (*REWARD_ARGUMENTS, "image", "images")
 CHECKED_ROWS = 8  # of a rollout, for the checks that cost a forward pass
 
 # How far the same policy may be from itself in a token's log-probability: 16 bits have two or three digits.
@@ -41,6 +43,11 @@ def check_columns(rewards: Sequence[CheckedReward], train_dataset: Any, eval_dat
         if "prompt" not in columns:
             raise ValueError(
                 f"`{name}` must have a column 'prompt', got only {columns}. lmrl.data.load_prompts makes one."
+            )
+        if reserved := [column for column in columns if column in RESERVED_COLUMNS]:
+            raise ValueError(
+                f"`{name}` must not have a column {reserved[0]!r}: rewards are called with an argument of that name, "
+                "or TRL makes pictures of it. Rename or remove it."
             )
         for reward in rewards:
             if missing := missing_columns(reward, columns):
@@ -69,11 +76,28 @@ def check_rows(
     prompts = list(dataset[: min(len(dataset), MAX_CHECKED_PROMPTS)]["prompt"])
     if None in prompts:
         raise ValueError(f"Row {prompts.index(None)} of train_dataset has no prompt. Fill it in, or drop the row.")
-    lengths = [len(ids) for ids in tokenize(prompts)]
+    prompt_ids = _tokenized(prompts, tokenize)
+    lengths = [len(ids) for ids in prompt_ids]
     if min(lengths) == 0:
         raise ValueError(f"Row {lengths.index(0)} of train_dataset has an empty prompt. Give it at least one token.")
     contexts = {name: context_length(model) for name, model in models.items() if model is not None}
     _check_context(lengths, args.max_completion_length, contexts)
+    check_token_ids(prompt_ids, min(model.config.get_text_config().vocab_size for model in models.values() if model))
+
+
+def _tokenized(prompts: list[Any], tokenize: Callable[[list[Any]], list[list[int]]]) -> list[list[int]]:
+    try:
+        return tokenize(prompts)
+    except Exception:  # a chat template may raise any exception: it is a program
+        for row, prompt in enumerate(prompts):
+            try:
+                tokenize([prompt])
+            except Exception as error:
+                raise ValueError(
+                    f"The prompt of row {row} of train_dataset must be one that the tokenizer, or its chat template, "
+                    f"accepts, got {shorten(prompt)} ({reason_of(error)}). Change the prompt, or the template."
+                ) from error
+        raise
 
 
 def _check_number_of_rows(rows: int, completions: int, num_generations: int) -> None:
