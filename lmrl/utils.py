@@ -7,6 +7,8 @@ from typing import Any
 
 # Arguments that a reward is called with besides the columns of the data, by TRL and, as a method, by Python.
 REWARD_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "self")
+# Columns that the data may not have: of the last two TRL makes pictures, and multimodal chats of their prompts.
+RESERVED_COLUMNS = (*REWARD_ARGUMENTS, "image", "images")
 
 
 def check_at_least(minimum: float, **values: float | None) -> None:
@@ -138,3 +140,30 @@ def check_token_ids(rows: Iterable[Sequence[int]], vocabulary: int) -> None:
                 f"{row}. A token was added to the tokenizer and not to the model: resize the model "
                 "(`resize_token_embeddings`) and train it, or remove the token."
             )
+
+
+def labelled(option: str, values: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """
+    Returns paths by label, from `label=path`, or labelled by the last part of the path.
+
+    Args:
+        option (`str`):
+            Argument that has the values, for the message of an error.
+        values (iterable of `str`):
+            Paths, each with a label before an equals sign or without one.
+        taken (iterable of `str`, *optional*):
+            Labels that are in use.
+
+    Raises:
+        ValueError: If a label occurs twice or is in use.
+    """
+    paths: dict[str, str] = {}
+    for value in values:
+        label, equals, path = value.partition("=")
+        if not equals or "/" in label:  # the folder of a run may have an equals sign in its name
+            label = value.rstrip("/").split("/")[-1]
+            path = value
+        if label in paths or label in taken:
+            raise ValueError(f"`{option}` must have different labels, got {label!r} twice. Write label=path.")
+        paths[label] = path
+    return paths

@@ -17,15 +17,13 @@ from lmrl.data.cells import (
     place_of,
 )
 from lmrl.data.sources import read_split
-from lmrl.utils import REWARD_ARGUMENTS, check_at_least, check_in, tokenize_prompt
+from lmrl.utils import RESERVED_COLUMNS, check_at_least, check_in, tokenize_prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-IMAGE_COLUMNS = ("image", "images")  # TRL makes pictures of these, and multimodal chats of their prompts
 
 
 def load_prompts(
@@ -86,13 +84,11 @@ def load_prompts(
         column = reference_column or "references"
         check_column(column, rows.column_names, "reference_column")
         made["references"] = [make_references(value, number, column) for number, value in enumerate(rows[column])]
-    reserved = [name for name in rows.column_names if name in (*REWARD_ARGUMENTS, *IMAGE_COLUMNS)]
+    reserved = [name for name in rows.column_names if name in RESERVED_COLUMNS]
     if reserved:
         logger.warning(
-            "The columns %s of %r are left out: a reward is called with an argument of that name, or TRL makes "
-            "pictures of it. Rename them in the data if a reward reads them.",
-            reserved,
-            dataset_name,
+            f"The columns {reserved} of {dataset_name!r} are left out: a reward is called with an argument of that "
+            "name, or TRL makes pictures of it. Rename them in the data if a reward reads them."
         )
     return with_columns(rows.remove_columns(reserved), made)
 
@@ -109,7 +105,7 @@ def fit_prompts(
     Args:
         dataset (`datasets.Dataset`):
             Rows with a "prompt".
-        tokenizer (`PreTrainedTokenizerBase`):
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Counts tokens as the trainers do: special tokens and, for chats, the generation prompt included.
         max_prompt_length (`int`):
             Tokens that a prompt may have.
@@ -176,14 +172,12 @@ def to_supervised(dataset: "Dataset", completion_prefix: str = " ") -> "Dataset"
             "Rows for supervised fine-tuning must have a column 'references', one completion each, got "
             f"{dataset.column_names}. Set `reference_column`."
         )
-    prompts: list[Prompt] = []
-    completions: list[Prompt] = []
+    rows = []
     for prompt, references in zip(dataset["prompt"], dataset["references"], strict=True):
-        for text in references:
-            ends_in_space = isinstance(prompt, str) and prompt[-1:].isspace()
-            prompts.append(prompt)
-            completions.append(make_completion(prompt, text, "" if ends_in_space else completion_prefix))
-    return Dataset.from_dict({"prompt": prompts, "completion": completions})
+        ends_in_space = isinstance(prompt, str) and prompt[-1:].isspace()
+        prefix = "" if ends_in_space else completion_prefix
+        rows += [{"prompt": prompt, "completion": make_completion(prompt, text, prefix)} for text in references]
+    return Dataset.from_list(rows)
 
 
 def with_columns(rows: "Dataset", made: dict[str, list[Any]]) -> "Dataset":

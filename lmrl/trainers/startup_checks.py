@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lmrl.models import context_length
-from lmrl.utils import REWARD_ARGUMENTS, check_token_ids, reason_of, shorten
+from lmrl.utils import RESERVED_COLUMNS, check_token_ids, reason_of, shorten
 
 from .configs import PolicyGradientConfig
 from .peft import starts_at_reference
@@ -20,7 +20,6 @@ from .rollout import Rollout, ended
 logger = get_logger(__name__)
 
 MAX_CHECKED_PROMPTS = 100_000
-RESERVED_COLUMNS = (*REWARD_ARGUMENTS, "image", "images")
 CHECKED_ROWS = 8  # of a rollout, for the checks that cost a forward pass
 
 # How far the same policy may be from itself in a token's log-probability: 16 bits have two or three digits.
