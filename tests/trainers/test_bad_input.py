@@ -169,7 +169,7 @@ def test_a_column_named_like_an_argument_of_rewards_is_refused(name: str, gpt2_p
     refused(
         lambda: make_trainer("reinforce", gpt2_path, tmp_path, train_dataset=rows),
         f"`train_dataset` must not have a column {name!r}",
-        "Rename or remove it",
+        "Rename it",
     )
 
 
@@ -187,7 +187,7 @@ def test_a_prompt_that_the_chat_template_refuses_is_named(gpt2_path: str, tmp_pa
             train_dataset=Dataset.from_list([{"prompt": chat} for chat in chats]),
             processing_class=tokenizer,
         ),
-        "The prompt of row 1 of train_dataset must be one that the tokenizer, or its chat template, accepts",
+        "The prompt of row 1 must be a chat that the tokenizer's chat template accepts, got [",
         "(TemplateError: No names)",
     )
 
