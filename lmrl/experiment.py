@@ -274,13 +274,8 @@ class SystemEvaluator:
         Returns the rows, none with a prompt longer than `max_prompt_length` or than the first checkpoint allows.
 
         Args:
-            rows (`datasets.Dataset`):
-                Held-out rows.
-            data_args ([`~lmrl.arguments.HeldOutArguments`]):
-                `max_prompt_length`, and `long_prompts`: what happens to longer prompts.
-
-        Raises:
-            ValueError: If prompts are too long and refused, or `max_prompt_length` is set and there is no checkpoint.
+            rows (`datasets.Dataset`), data_args ([`~lmrl.arguments.HeldOutArguments`]):
+                Held-out rows, and what happens to longer prompts.
         """
         model = self.frozen.reference_model
         if model is None:

@@ -208,15 +208,15 @@ def _cut(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", limit: int, numbe
 
     # Characters are cut, not tokens: no half characters are left, and the text returned has the counted length, while
     # some of the tokens, decoded, could be tokenized into more of them.
-    def length(text: str) -> int:
+    def _length(text: str) -> int:
         return len(tokenizer(text=text)["input_ids"])
 
     if how == "cut":
         starts = range(len(prompt))
-        kept = prompt[bisect_left(starts, True, key=lambda start: length(prompt[start:]) <= limit) :]
+        kept = prompt[bisect_left(starts, True, key=lambda start: _length(prompt[start:]) <= limit) :]
     else:
         ends = [0, *(word.end() for word in re.finditer(r"\S+", prompt))]
-        kept = prompt[: ends[bisect_right(ends, limit, key=lambda end: length(prompt[:end])) - 1]]
+        kept = prompt[: ends[bisect_right(ends, limit, key=lambda end: _length(prompt[:end])) - 1]]
     if not kept.strip():
         raise ValueError(f"`max_prompt_length` must leave some text in {place_of(number)}, got {limit}. Raise it.")
     return kept
