@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-_CHUNK_ELEMENTS = 2**25  # logits in memory at a time: 128 MiB in float32
+# Logits in memory at a time, in float32: 128 MiB, and on a GPU, where each chunk reads all of the weight, 512 MiB.
+_CHUNK_ELEMENTS = 2**25
+_CHUNK_ELEMENTS_ON_GPU = 2**27
 
 
 @dataclass(frozen=True)
@@ -76,36 +78,45 @@ class _TokenLogProbs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight: Any = None
         grad_bias = None if bias is None else torch.zeros_like(bias)
+        has_entropy = bool(grad_entropy.any())  # once, as a GPU waits for it
         for rows in _chunks(hidden, weight):
             logits = ctx.transform.apply(linear(hidden[rows], weight, bias))
+            grad_of_rows = grad_entropy[rows] if has_entropy else None
             grad = _logit_gradient(
-                logits, normalizers[rows], targets[rows], grad_log_probs[rows], grad_entropy[rows], entropy[rows]
+                logits, normalizers[rows], targets[rows], grad_log_probs[rows], grad_of_rows, entropy[rows]
             )
             grad = ctx.transform.backward(grad, logits).to(weight.dtype)
             grad_hidden[rows] = grad @ weight
-            part = grad.T @ hidden[rows]
-            # Summed in float32, as bfloat16 would lose small parts.
-            grad_weight = part if grad_weight is None else grad_weight.float().add_(part)
+            if ctx.needs_input_grad[1]:  # not with LoRA
+                part = grad.T @ hidden[rows]
+                # Summed in float32, as bfloat16 would lose small parts.
+                grad_weight = part if grad_weight is None else grad_weight.float().add_(part)
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
-        return grad_hidden, grad_weight.to(weight.dtype), grad_bias, None, None
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), grad_bias, None, None
 
 
 def _logit_gradient(
-    logits: Tensor, normalizer: Tensor, target: Tensor, grad_log_prob: Tensor, grad_entropy: Tensor, entropy: Tensor
+    logits: Tensor,
+    normalizer: Tensor,
+    target: Tensor,
+    grad_log_prob: Tensor,
+    grad_entropy: Tensor | None,
+    entropy: Tensor,
 ) -> Tensor:
     """d log p_y / d z_v = [v = y] - p_v, and d H / d z_v = -p_v (log p_v + H)."""
     log_softmax = logits - normalizer
-    if grad_entropy.any():
+    if grad_entropy is None:
+        grad = log_softmax.exp_().mul_(-grad_log_prob.unsqueeze(1))
+    else:
         factor = (log_softmax + entropy.unsqueeze(1)).mul_(grad_entropy.unsqueeze(1)).add_(grad_log_prob.unsqueeze(1))
         grad = log_softmax.exp_().mul_(factor).neg_()
-    else:
-        grad = log_softmax.exp_().mul_(-grad_log_prob.unsqueeze(1))
     return grad.scatter_add_(1, target.unsqueeze(1), grad_log_prob.unsqueeze(1))
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
-    rows = max(_CHUNK_ELEMENTS // weight.shape[0], 1)
+    elements = _CHUNK_ELEMENTS_ON_GPU if weight.is_cuda else _CHUNK_ELEMENTS
+    rows = max(elements // weight.shape[0], 1)
     return (slice(start, start + rows) for start in range(0, max(len(hidden), 1), rows))
 
 

@@ -39,6 +39,17 @@ def test_values_and_gradients_are_those_of_the_unchunked(
         assert torch.allclose(result, expected, atol=1e-5)
 
 
+def test_a_frozen_head_leaves_the_gradient_of_the_states_as_it_is() -> None:
+    targets = torch.randint(0, 30, (9,))
+    inputs, frozen = torch.randn(9, 8), torch.randn(30, 8)
+    gradients = []
+    for weight in (frozen, frozen.clone().requires_grad_()):
+        hidden = inputs.clone().requires_grad_()
+        token_log_probs(hidden, weight, None, targets, LogitTransform())[0].sum().backward()
+        gradients.append(hidden.grad)
+    assert frozen.grad is None and torch.equal(*gradients)
+
+
 def test_no_token_at_all_gives_a_graph_with_zero_gradients() -> None:
     hidden, weight = torch.randn(0, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
     log_probs, _ = token_log_probs(hidden, weight, None, torch.zeros(0, dtype=torch.long), LogitTransform())
