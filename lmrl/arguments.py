@@ -8,13 +8,13 @@ import argparse
 import importlib.util
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from trl import ModelConfig
 
-from lmrl.utils import check_at_least, labelled, shorten
+from lmrl.utils import check_at_least, shorten
 
 
 def reward_spec(text: str) -> str | dict[str, Any]:
@@ -24,9 +24,6 @@ def reward_spec(text: str) -> str | dict[str, Any]:
     Args:
         text (`str`):
             For example `bleu` or `{"length": {"target": 20}}`.
-
-    Returns:
-        `str` or `dict[str, Any]`.
 
     Raises:
         argparse.ArgumentTypeError: If the text begins like JSON but is not valid.
@@ -51,12 +48,37 @@ def _option(default: Any, description: str) -> Any:
     Returns a field of a dataclass with its description for `--help`.
 
     Args:
-        default:
-            Default value.
         description (`str`):
             One or more sentences; `--help` prints the first, `--help all` all of them.
     """
     return field(default=default, metadata={"help": description})
+
+
+def labelled(option: str, values: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """
+    Returns paths by label, from `label=path`, or labelled by the last part of the path.
+
+    Args:
+        option (`str`):
+            Argument that has the values, for the message of an error.
+        values (iterable of `str`):
+            Paths, each with a label before an equals sign or without one.
+        taken (iterable of `str`, *optional*):
+            Labels that are in use.
+
+    Raises:
+        ValueError: If a label occurs twice or is in use.
+    """
+    paths: dict[str, str] = {}
+    for value in values:
+        label, equals, path = value.partition("=")
+        if not equals or "/" in label:  # the folder of a run may have an equals sign in its name
+            label = value.rstrip("/").split("/")[-1]
+            path = value
+        if label in paths or label in taken:
+            raise ValueError(f"`{option}` must have different labels, got {label!r} twice. Write label=path.")
+        paths[label] = path
+    return paths
 
 
 def _check_specs(name: str, specs: Iterable[str | dict[str, Any]]) -> None:
@@ -89,6 +111,10 @@ class ModelArguments(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        target: Any = self.lora_target_modules
+        # TRL makes a text of a list of one, for `all-linear`; PEFT takes a text for a pattern of complete names.
+        if isinstance(target, str) and target.replace(".", "").isidentifier():
+            self.lora_target_modules = [target]
         if self.load_in_8bit:
             raise ValueError(
                 "`load_in_8bit` must be false, got true: in 8 bits the model that is trained is not the one that is "
@@ -105,13 +131,15 @@ class ModelArguments(ModelConfig):
     def _has_adapter(self) -> bool:
         return self.use_peft or Path(self.model_name_or_path or "", "adapter_config.json").is_file()
 
-    def loading(self, to_train: bool = True) -> dict[str, Any]:
+    def loading(self, to_train: bool = True, bf16: bool = False) -> dict[str, Any]:
         """
         Returns the options of `from_pretrained` for the weights: precision, attention, quantization.
 
         Args:
             to_train (`bool`, *optional*, defaults to `True`):
                 Whether the model is to be trained. Quantized weights cannot be; an adapter on them can.
+            bf16 (`bool`, *optional*, defaults to `False`):
+                Whether products with quantized weights are computed in bfloat16, not in `dtype`.
         """
         options = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
         if not self.load_in_4bit:
@@ -123,21 +151,23 @@ class ModelArguments(ModelConfig):
             )
         from trl import get_quantization_config  # imports torch
 
-        return {**options, "quantization_config": get_quantization_config(self)}
+        own = replace(self, dtype="bfloat16") if bf16 else self  # type: ignore[call-arg]
+        return {**options, "quantization_config": get_quantization_config(own)}
 
 
 @dataclass
-class EvalRowArguments:
-    """Held-out rows, whatever their columns are."""
+class RowArguments:
+    """Rows to train on and rows held out, whatever their columns are."""
 
     _argument_group_name = "Data"
 
     dataset_name: str = _option(
-        "", "Rows: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files, or a hub id."
+        "", "Rows to train on: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files, or a hub id."
     )
     dataset_config: str | None = _option(None, "Configuration (subset) of a hub dataset.")
-    column_names: list[str] | None = _option(None, "Columns of .csv or .tsv without a header.")
+    dataset_train_split: str = _option("train", "Split to train on.")
     dataset_test_split: str = _option("test", "Split to evaluate on; never trained on.")
+    max_train_rows: int | None = _option(None, "Number of rows to train on, the first ones. Default: all.")
     eval_rows: int | None = _option(
         None,
         "Number of held-out rows. They are the first ones of the test split (default: all of it) or, where there is "
@@ -147,24 +177,12 @@ class EvalRowArguments:
     def __post_init__(self) -> None:
         if not self.dataset_name:
             raise ValueError(f"`dataset_name` must be a file, a folder or a hub id, got {self.dataset_name!r}.")
-        check_at_least(1, eval_rows=self.eval_rows)
+        check_at_least(1, max_train_rows=self.max_train_rows, eval_rows=self.eval_rows)
 
 
 @dataclass
-class RowArguments(EvalRowArguments):
-    """Rows to train on and rows held out, whatever their columns are."""
-
-    dataset_train_split: str = _option("train", "Split to train on.")
-    max_train_rows: int | None = _option(None, "Number of rows to train on, the first ones. Default: all.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, max_train_rows=self.max_train_rows)
-
-
-@dataclass
-class HeldOutArguments(EvalRowArguments):
-    """Held-out prompts, and how rows become prompts."""
+class DataArguments(RowArguments):
+    """Prompts to train on, held-out prompts, and how rows become prompts."""
 
     dataset_name: str = _option(
         "demo",
@@ -172,6 +190,7 @@ class HeldOutArguments(EvalRowArguments):
         "those in a folder are named after their splits.",
     )
     eval_dataset_name: str | None = _option(None, "Held-out rows, like dataset_name. Default: its test split.")
+    column_names: list[str] | None = _option(None, "Columns of .csv or .tsv without a header.")
     prompt_template: str | None = _option(None, "Prompt of columns, for example {name} ->.")
     prompt_column: str = _option("prompt", "Column with the prompt. Text or chat messages.")
     reference_column: str | None = _option(
@@ -193,11 +212,6 @@ class HeldOutArguments(EvalRowArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(1, max_prompt_length=self.max_prompt_length)
-
-
-@dataclass
-class DataArguments(HeldOutArguments, RowArguments):
-    """Prompts to train on, held-out prompts, and how rows become prompts."""
 
 
 @dataclass
@@ -340,6 +354,7 @@ class ComparisonArguments:
 class LabelArguments(RowArguments):
     """Labelled texts to train a classifier on."""
 
+    column_names: list[str] | None = _option(None, "Columns of .csv and .tsv files that have no header.")
     text_column: str = _option("text", "Column with the text.")
     label_column: str = _option("label", "Column with the label.")
     class_names: list[str] | None = _option(
@@ -373,6 +388,11 @@ class PreferenceArguments(RowArguments):
     )
     grade_columns: list[str] | None = _option(None, "Columns with the grades of a text, which are averaged.")
     min_grade_difference: float = _option(0.0, "Least difference of the grades of a pair.")
+    eval_rows: int | None = _option(
+        None,
+        "Number of held-out rows (not pairs). They are the first ones of the test split or, where there is none, are "
+        "split off, with all rows of a prompt.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import distributed
 from trl import RLOOConfig
 
@@ -52,6 +53,29 @@ def test_without_arguments_everything_has_its_default() -> None:
     assert (data.dataset_name, data.dataset_train_split, data.long_prompts) == ("demo", "train", "error")
     assert rewards.rewards == ["bleu", "rougeL"]
     assert (evaluation.eval_do_sample, evaluation.eval_num_beams) == (False, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["c_attn"], ["c_attn"]),
+        (["h.0.attn.c_attn"], ["h.0.attn.c_attn"]),
+        (["c_attn", "c_proj"], ["c_attn", "c_proj"]),
+        (["all-linear"], "all-linear"),
+        ([".*attn"], ".*attn"),
+    ],
+)
+def test_one_module_with_lora_is_a_name_and_not_a_pattern(given: list[str], expected: str | list[str]) -> None:
+    model, *_ = parse(*ALL, argv=["--lora_target_modules", *given])
+    assert model.lora_target_modules == expected
+
+
+def test_products_with_weights_in_4_bits_are_computed_in_the_precision_of_training() -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    model, *_ = parse(*ALL, argv=["--load_in_4bit", "true", "--use_peft", "true"])
+    precisions = [model.loading(bf16=bf16)["quantization_config"].bnb_4bit_compute_dtype for bf16 in (False, True)]
+    assert precisions == [torch.float32, torch.bfloat16]
+    assert model.loading(bf16=True)["dtype"] == "float32"
 
 
 def test_yaml_values_have_the_types_of_the_fields(tmp_path: Path) -> None:
