@@ -1,10 +1,10 @@
 """Loading of models and tokenizers, and a policy's forward with its critic, independent of how it is trained."""
 
-from .adapters import TrunkAdapter, upcast_adapters_to_fp32
+from .adapters import TrunkAdapter, tied_targets, upcast_adapters_to_fp32
 from .classifiers import load_trainable_classifier
 from .critic import CRITIC_FILE, Critic, attach_critic, get_critic, load_critic, save_critic
 from .fusing import fuse_activations
-from .loading import context_length, disable_dropout, load_backbone, load_model, load_tokenizer
+from .loading import backbone_of, context_length, disable_dropout, load_backbone, load_model, load_tokenizer
 from .merging import write_merged
 from .sampling import DecodingWeights, neutral_generation_config
 from .scoring import ScoredCompletions, add_scoring_forward, check_scoring_forward
@@ -18,6 +18,7 @@ __all__ = [
     "TrunkAdapter",
     "add_scoring_forward",
     "attach_critic",
+    "backbone_of",
     "check_scoring_forward",
     "context_length",
     "disable_dropout",
@@ -31,6 +32,7 @@ __all__ = [
     "neutral_generation_config",
     "offer_base_model",
     "save_critic",
+    "tied_targets",
     "upcast_adapters_to_fp32",
     "write_merged",
 ]

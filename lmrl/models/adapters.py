@@ -1,7 +1,8 @@
-"""A second LoRA adapter on a policy's layers, for its critic, and the precision of adapters on quantised bases."""
+"""A second LoRA adapter on a policy's layers, for its critic; adapters on quantised bases and on tied weights."""
 
 import copy
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -112,16 +113,35 @@ def _copied(name: str, layer: Any) -> LowRank:
 
 def upcast_adapters_to_fp32(model: nn.Module) -> None:
     """
-    Casts the trainable weights on a quantised base to float32, as TRL has rounded them to bfloat16.
-
-    Args:
-        model (`torch.nn.Module`):
-            Any model; models that are not quantised are left unchanged.
+    Casts the trainable weights on a quantised base to float32, as TRL has rounded them to bfloat16. Call it before an
+    engine wraps the model: autograd drops what hangs on the gradient of a weight whose data changes its type.
     """
     if getattr(model, "is_quantized", False):
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
+
+
+def tied_targets(model: nn.Module) -> dict[str, nn.Module]:
+    """
+    Returns the layers under adapters, by name, whose weight is also that of another module, such as the LM head.
+
+    Merged into the weight, such an adapter would change the other module too, which it did not when it was trained.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    holders = Counter(id(module._parameters.get("weight")) for module in model.modules())
+    layers = {name: module.get_base_layer() for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    return {name: layer for name, layer in layers.items() if holders[id(layer._parameters.get("weight"))] > 1}
+
+
+def untie_targets(model: PreTrainedModel) -> None:
+    """Gives each layer of [`tied_targets`] a weight of its own, for a merge; the config no longer ties weights."""
+    layers: dict[str, Any] = tied_targets(model)
+    for layer in layers.values():
+        layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=layer.weight.requires_grad)
+        model.config.tie_word_embeddings = False
+        model.config.get_text_config().tie_word_embeddings = False
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Trainable sequence classifiers: a pretrained model with a new head, or a small encoder from scratch."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def load_trainable_classifier(
             Passed on to the model's `from_pretrained`, such as `attn_implementation`.
 
     Raises:
-        ValueError: If there is no such model, or its tokenizer has neither a pad token nor an EOS.
+        ValueError: If there is no such model, it is an adapter, or its tokenizer has neither a pad token nor an EOS.
     """
     if name_or_path == SCRATCH:
         if kwargs.get("quantization_config") is not None:
@@ -58,6 +59,11 @@ def load_trainable_classifier(
                 "Leave it out."
             )
         return small_encoder(texts, labels)
+    if (Path(name_or_path) / "adapter_config.json").is_file():
+        raise ValueError(
+            f"`name_or_path` must be a complete model, got an adapter, {name_or_path!r}. Merge it into its base: "
+            "`lmrl.models.write_merged(folder)` writes the folder `merged` inside."
+        )
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     if (quantization := kwargs.get("quantization_config")) is not None:
         quantization.llm_int8_skip_modules = ["score", "classifier"]  # all weights of the new head are trained

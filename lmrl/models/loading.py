@@ -5,9 +5,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lmrl.utils import reason_of
+
+from .adapters import untie_targets
 
 # Without any of these transformers 5.23 creates an empty tokenizer for some architectures (GPT-2, T5).
 _TOKENIZER_FILES = (
@@ -109,21 +118,33 @@ def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32"
 
     Args:
         name_or_path (`str` or `Path`):
-            Hub id or folder.
+            Hub id or folder of a model, or folder of an adapter, which is merged into its base.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"float32"`):
             Precision of the weights.
 
     Raises:
         ValueError: If there is no model.
     """
-    _check_folder(name_or_path)
+    folder = _check_folder(name_or_path)
     try:
+        if folder is not None and (folder / "adapter_config.json").is_file():
+            from peft import PeftConfig
+
+            classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
+            load = load_merged_classifier if classifies else load_model
+            return backbone_of(load(folder, dtype=dtype))
         return AutoModel.from_pretrained(name_or_path, dtype=dtype)
     except Exception as error:
         raise ValueError(
             "`name_or_path` must be a hub id, or a folder written by `save_pretrained`, got "
             f"{str(name_or_path)!r}, from which no model could be loaded ({reason_of(error)}). Check the name."
         ) from error
+
+
+def backbone_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Returns the part of a model that gives hidden states; of Llama 4 `base_model` is the model itself."""
+    backbone = model.base_model
+    return model.model if backbone is model else backbone
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -146,15 +167,78 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Returns the number of positions of a model, prompt and completion together; `None` without a limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """
+    Returns the number of positions of a model, prompt and completion together; `None` without a limit.
+
+    Models like RoBERTa count positions from the one after that of padding, and have so many fewer.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if limit is not None and name.endswith("position_embeddings") and padding is not None:
+            return limit - padding - 1
+    return limit
 
 
-def _load_adapter(folder: Path, trainable: bool, **kwargs: Any) -> PreTrainedModel:
-    from peft import AutoPeftModelForCausalLM
+def find_base(folder: Path, name: str) -> str:
+    """Returns the base that the config of an adapter names: a path may be relative to a folder above the adapter."""
+    for parent in (Path(), folder, *folder.resolve().parents):
+        if (parent / name / "config.json").is_file():
+            return str(parent / name)
+    return name
 
-    model = AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=trainable, **kwargs)
-    return model if trainable or _is_quantized(model.get_base_model()) else model.merge_and_unload()
+
+def load_merged_classifier(folder: Path, **kwargs: Any) -> PreTrainedModel:
+    """Returns the adapter of a classifier merged into its base; raises a `ValueError` if it has no head."""
+    from peft import PeftConfig, PeftModel
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+        heads = [name for name in weights.keys() if name.split(".")[-2] in ("score", "classifier")]  # noqa: SIM118
+        if not heads:
+            raise ValueError(
+                f"The adapter of a classifier must be saved with its head to be merged, got {str(folder)!r} without."
+            )
+        labels = weights.get_slice(heads[0]).get_shape()[0]
+    base = find_base(folder, PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels, **kwargs)
+    return PeftModel.from_pretrained(model, folder).merge_and_unload().requires_grad_(True)
+
+
+def _load_adapter(folder: Path, trainable: bool, dtype: str | torch.dtype, **kwargs: Any) -> PreTrainedModel:
+    from peft import PeftConfig, PeftModel
+
+    config = PeftConfig.from_pretrained(str(folder))
+    if config.task_type not in ("CAUSAL_LM", None):
+        raise ValueError(f"its adapter must be that of a causal language model, got one for {config.task_type}")
+    name = find_base(folder, config.base_model_name_or_path)
+    try:
+        base = load_model(name, dtype, **{**kwargs, "revision": config.revision or "main"})
+    except ValueError as error:
+        raise ValueError(
+            f"its base {name!r}, which adapter_config.json names as `base_model_name_or_path`, could not be loaded: "
+            f"{error} Move the base there, or change the name in that file"
+        ) from error
+    _add_tokens_of(folder, base, **kwargs)
+    model = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+    if trainable or _is_quantized(base):
+        return model
+    untie_targets(base)
+    return model.merge_and_unload().requires_grad_(True)  # PEFT has frozen the base
+
+
+def _add_tokens_of(folder: Path, base: PreTrainedModel, trust_remote_code: bool = False, **_: Any) -> None:
+    """Gives the base of an adapter the tokens that it had when the adapter was trained."""
+    from safetensors import safe_open
+
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        return
+    vocabulary = len(AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code))
+    if vocabulary > base.get_input_embeddings().weight.shape[0]:
+        with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+        if any(vocabulary in shape for shape in shapes):
+            base.resize_token_embeddings(vocabulary)
 
 
 def _is_quantized(model: PreTrainedModel) -> bool:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 
-from .loading import load_model
+from .loading import load_merged_classifier, load_model
 
 MERGED_FOLDER = "merged"
 
@@ -31,24 +31,8 @@ def write_merged(folder: str | Path, **kwargs: Any) -> Path:
     if not (Path(folder) / "adapter_config.json").is_file():
         raise ValueError(f"A folder to merge must hold an adapter, got {str(folder)!r} without adapter_config.json.")
     classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
-    model = _merged_classifier(Path(folder), **kwargs) if classifies else load_model(folder, **kwargs)
+    model = load_merged_classifier(Path(folder), **kwargs) if classifies else load_model(folder, **kwargs)
     place = Path(folder) / MERGED_FOLDER
     model.save_pretrained(place)
     AutoTokenizer.from_pretrained(folder).save_pretrained(place)
     return place
-
-
-def _merged_classifier(folder: Path, **kwargs: Any) -> PreTrainedModel:
-    from peft import AutoPeftModelForSequenceClassification
-    from safetensors import safe_open
-
-    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
-        heads = [name for name in weights.keys() if name.split(".")[-2] in ("score", "classifier")]  # noqa: SIM118
-        if not heads:
-            raise ValueError(
-                f"The adapter of a classifier must be saved with its head to be merged, got {str(folder)!r} without."
-            )
-        labels = weights.get_slice(heads[0]).get_shape()[0]
-    return AutoPeftModelForSequenceClassification.from_pretrained(
-        folder, num_labels=labels, **kwargs
-    ).merge_and_unload()

@@ -84,10 +84,6 @@ def neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
     `no_repeat_ngram_size` or a `min_new_tokens` would change the distribution that is sampled from. NaN in the logits
     does not raise while sampling, where it would stop one process of several, or break a GPU's context: the scoring
     pass reports it.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model about to generate.
     """
     own = model.generation_config
     model.generation_config = GenerationConfig(

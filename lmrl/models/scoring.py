@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
+from .loading import backbone_of
 from .log_probs import LogitTransform, token_log_probs
 
 
@@ -52,7 +53,8 @@ def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> Non
     transform = _logit_transform(model, temperature)
     inner = model.forward
     for module in model.get_output_embeddings().modules():  # more than one where PEFT trains a copy of the head
-        if "weight" in dict(module.named_parameters(recurse=False)):
+        trains_tokens = hasattr(module, "token_adapter")  # of the head, by PEFT's `trainable_token_indices`
+        if trains_tokens or "weight" in dict(module.named_parameters(recurse=False)):
             _add_scoring_head(module)
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
@@ -75,7 +77,7 @@ def _add_scoring_head(head: nn.Module) -> None:
         """Scores the targets if they are given, else returns logits."""
         if targets is None or transform is None:
             return inner(hidden)
-        return token_log_probs(hidden, self.weight, self.bias, targets, transform)
+        return token_log_probs(hidden, self.weight, getattr(self, "bias", None), targets, transform)
 
     head.forward = types.MethodType(forward, head)
 
@@ -93,7 +95,7 @@ def _score(
     if unknown := [name for name, value in others.items() if value is not None]:
         raise TypeError(f"`{unknown[0]}` must not be passed together with `completion_length`.")
     position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-    states = _run_backbone(model.base_model, input_ids, attention_mask, position_ids)[:, -completion_length - 1 : -1]
+    states = _run_backbone(backbone_of(model), input_ids, attention_mask, position_ids)[:, -completion_length - 1 : -1]
     mask = attention_mask[:, -completion_length:].bool()
     targets = input_ids[:, -completion_length:][mask]
     log_probs, entropies = model.get_output_embeddings()(states[mask], targets=targets, transform=transform)
@@ -102,7 +104,7 @@ def _score(
 
         def read(backbone: nn.Module | None) -> Tensor:
             """Returns the hidden states of a backbone, or of the policy's."""
-            return _run_backbone(backbone or model.base_model, input_ids, attention_mask, position_ids)
+            return _run_backbone(backbone or backbone_of(model), input_ids, attention_mask, position_ids)
 
         values = model.critic(states, read).masked_fill(~mask, 0.0)
     return ScoredCompletions(
@@ -142,13 +144,8 @@ def _logit_transform(model: PreTrainedModel, temperature: float) -> LogitTransfo
 @torch.no_grad()
 def check_scoring_forward(model: PreTrainedModel, temperature: float) -> None:
     """
-    Checks on two tokens that the scoring pass and the model's own logits give the same log-probability.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Model that was passed to [`add_scoring_forward`].
-        temperature (`float`):
-            The temperature passed there.
+    Checks on two tokens that the scoring pass and the model's own logits give the same log-probability. Model and
+    temperature are those that were passed to [`add_scoring_forward`].
 
     Raises:
         ValueError: If they differ, as for an architecture that changes its logits in a way that is not supported.

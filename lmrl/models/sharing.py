@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from .loading import backbone_of
+
 
 def bare_backbone(model: PreTrainedModel) -> PreTrainedModel:
     """
@@ -20,7 +22,7 @@ def bare_backbone(model: PreTrainedModel) -> PreTrainedModel:
         model ([`~transformers.PreTrainedModel`]):
             Policy with adapters, the base model inside PEFT's wrapper.
     """
-    return _shell(model.base_model).eval()
+    return _shell(backbone_of(model)).eval()
 
 
 def _shell(module: Any) -> Any:
@@ -49,13 +51,8 @@ def offer_base_model(model: PreTrainedModel, reward_funcs: Iterable[Any]) -> Non
 
     A reward that can run on them has a method `use_base_model`, which takes a function that makes such a backbone and
     returns whether the reward uses one: a reward model that is an adapter on the same base then needs no base of its
-    own. Nothing is offered where base weights are trained too (`bias="all"`).
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Policy with adapters, the base model inside PEFT's wrapper.
-        reward_funcs (iterable of `Callable`):
-            Rewards of any kind.
+    own. Nothing is offered where base weights are trained too (`bias="all"`). The model is the base model inside
+    PEFT's wrapper.
     """
     make_backbone: Callable[[], PreTrainedModel] = functools.partial(bare_backbone, model)
     if any(weight.requires_grad for weight in make_backbone().parameters()):

@@ -108,7 +108,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             options = dict(args.model_init_kwargs or {})
             if kwargs.get("processing_class") is None:
                 kwargs["processing_class"] = models.load_tokenizer(model, revision=options.get("revision", "main"))
-            model = models.load_model(model, **options)
+            model = models.load_model(model, trainable=True, **options)
         given_adapter = adapter_weights(model)
 
         # If there were a beta, TRL would load a reference from disk. lmrl's is a copy of the policy as it is given.
@@ -146,9 +146,9 @@ class PolicyGradientTrainer(RLOOTrainer):
             models.check_scoring_forward(self._base_model, self.temperature)
         startup_checks.check_rows(
             self.train_dataset,
-            self._tokenizer,
+            lambda prompts: self._tokenize_prompts(prompts)[0],
             self.args,
-            {"model": self._base_model, "reference": reference or self._base_model},
+            {"model": self._base_model, "reference": reference},
         )
         self.ref_model = None if reference is None else engines.prepare_frozen(reference, self.accelerator)
         self.reference = Reference(self.ref_model, self.args, self.accelerator)

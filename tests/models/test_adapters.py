@@ -6,8 +6,18 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from tiny import tiny_gpt2, tiny_llama, tiny_tokenizer
+from transformers import AutoModelForCausalLM
 
-from lmrl.models import TrunkAdapter, add_scoring_forward, attach_critic, load_critic, load_model, save_critic
+from lmrl.models import (
+    TrunkAdapter,
+    add_scoring_forward,
+    attach_critic,
+    load_critic,
+    load_model,
+    save_critic,
+    write_merged,
+)
 
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11], [0, 0, 12, 13, 14, 15]])
 MASK = (IDS != 0).long()
@@ -133,3 +143,39 @@ def test_without_plain_lora_it_is_refused(gpt2_path: str) -> None:
         config = LoraConfig(**{"target_modules": ["c_attn"], "task_type": "CAUSAL_LM", **lora})
         with pytest.raises(ValueError, match=r"must be used with plain LoRA .*, got .* at 'transformer\."):
             TrunkAdapter(get_peft_model(load_model(gpt2_path), config).get_base_model())
+
+
+@pytest.mark.parametrize("target", ["wte", "embed_tokens", "lm_head"])
+def test_an_adapter_on_one_of_two_tied_weights_is_merged_into_that_one_only(target: str, tmp_path: Path) -> None:
+    base = tiny_gpt2(tmp_path / "base") if target == "wte" else tiny_llama(tmp_path / "base", tie_word_embeddings=True)
+    config = LoraConfig(r=4, target_modules=[target], task_type="CAUSAL_LM", init_lora_weights=False)
+    trained = get_peft_model(load_model(base), config).eval()
+    trained.save_pretrained(tmp_path / "adapter")
+    tiny_tokenizer().save_pretrained(tmp_path / "adapter")
+    expected = trained(IDS).logits
+    assert not torch.allclose(expected, load_model(base).eval()(IDS).logits, atol=1e-1)
+    merged = write_merged(tmp_path / "adapter")
+    for model in (load_model(tmp_path / "adapter"), AutoModelForCausalLM.from_pretrained(merged)):
+        assert torch.allclose(model.eval()(IDS).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_that_are_trained_alone_are_scored_as_they_are_sampled(tied: bool, tmp_path: Path) -> None:
+    base = tiny_gpt2(tmp_path, tie_word_embeddings=tied)
+    config = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", trainable_token_indices=[11, 15])
+    model = get_peft_model(load_model(base), config).eval()
+    tokens = model.get_base_model().transformer.wte.token_adapter.trainable_tokens_delta["default"]
+    with torch.no_grad():
+        tokens.add_(1.0)
+    logits = model(IDS[:1]).logits
+    add_scoring_forward(model.get_base_model())
+    inputs = {"input_ids": IDS[:1], "attention_mask": MASK[:1], "completion_length": 3}
+    log_probs = model(**inputs).log_probs
+    expected = logits[:, 2:5].log_softmax(-1).gather(2, IDS[:1, 3:].unsqueeze(2)).squeeze(2)
+    assert torch.allclose(log_probs, expected, atol=1e-5)
+    log_probs.sum().backward()
+    assert tokens.grad.abs().min() > 0 or not tied
+    with model.disable_adapter():
+        reference = load_model(base).eval()(IDS[:1]).logits[:, 2:5].log_softmax(-1)
+        expected = reference.gather(2, IDS[:1, 3:].unsqueeze(2)).squeeze(2)
+        assert torch.allclose(model(**inputs).log_probs, expected, atol=1e-5)

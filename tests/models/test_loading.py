@@ -8,9 +8,25 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import tiny_gpt2, tiny_tokenizer
-from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, LlamaModel, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BloomConfig,
+    BloomForCausalLM,
+    LlamaModel,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
-from lmrl.models import context_length, disable_dropout, load_model, load_tokenizer
+from lmrl.models import (
+    context_length,
+    disable_dropout,
+    load_backbone,
+    load_model,
+    load_tokenizer,
+    load_trainable_classifier,
+)
 
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11]])
 
@@ -121,8 +137,47 @@ def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
     config = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
     (tmp_path / "base").rename(tmp_path / "moved")
-    with pytest.raises(ValueError, match=r"got .*adapter', from which no causal language model could be loaded"):
+    named = r"got .*adapter', from which no causal language model could be loaded \(its base '.*base', which .* Move"
+    with pytest.raises(ValueError, match=named):
         load_model(tmp_path / "adapter")
+
+
+def test_a_base_beside_its_adapter_is_found_from_every_folder(
+    gpt2_path: str, adapter_path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(gpt2_path, tmp_path / "models" / "base")
+    shutil.copytree(adapter_path, tmp_path / "runs" / "adapter")
+    config = tmp_path / "runs" / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "models/base"}))
+    expected = load_model(adapter_path).eval()(IDS).logits
+    for folder, name in ((tmp_path, "runs/adapter"), (tmp_path / "runs", "adapter"), (Path("/"), config.parent)):
+        monkeypatch.chdir(folder)
+        assert torch.equal(load_model(name).eval()(IDS).logits, expected)
+
+
+@pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_CLS"])
+def test_the_backbone_of_an_adapter_has_it_merged_and_can_be_trained(
+    task: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    auto = AutoModelForCausalLM if task == "CAUSAL_LM" else AutoModelForSequenceClassification
+    options = {"r": 4, "target_modules": ["c_attn"], "init_lora_weights": False, "fan_in_fan_out": True}
+    model = get_peft_model(auto.from_pretrained(gpt2_path), LoraConfig(task_type=task, **options)).eval()
+    model.save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path).eval()
+    expected = model.get_base_model().transformer(IDS).last_hidden_state
+    assert torch.allclose(backbone(IDS).last_hidden_state, expected, atol=1e-5)
+    assert all(weight.requires_grad for weight in backbone.parameters())
+    assert not any("lora" in name for name, _ in backbone.named_parameters())
+    with pytest.raises(ValueError, match=r"`name_or_path` must be a complete model, got an adapter, .*write_merged"):
+        load_trainable_classifier(str(tmp_path), ["reward"], [])
+
+
+def test_a_base_gets_no_rows_for_tokens_that_its_adapter_does_not_have(adapter_path: str, tmp_path: Path) -> None:
+    shutil.copytree(adapter_path, tmp_path, dirs_exist_ok=True)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["kettle"])
+    tokenizer.save_pretrained(tmp_path)
+    assert torch.equal(load_model(tmp_path).eval()(IDS).logits, load_model(adapter_path).eval()(IDS).logits)
 
 
 @pytest.mark.parametrize("folder", ["gpt2_path", "llama_path"])
@@ -150,6 +205,17 @@ def test_the_context_is_that_of_the_config(gpt2_path: str, llama_path: str) -> N
     assert context_length(load_model(gpt2_path)) == context_length(load_model(llama_path)) == 64
     endless = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=8, n_layer=1, n_head=2))
     assert context_length(endless) is None
+
+
+def test_positions_that_begin_behind_those_of_padding_are_fewer() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = RobertaConfig(vocab_size=64, max_position_embeddings=34, is_decoder=True, **sizes)
+    model = RobertaForCausalLM(config).eval()
+    assert context_length(model) == 32
+    ids = torch.full((1, 33), 7)
+    assert model(ids[:, :32]).logits.shape == (1, 32, 64)
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        model(ids)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])

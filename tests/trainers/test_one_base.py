@@ -145,6 +145,15 @@ def test_a_reward_model_on_the_policys_base_trains_as_one_on_its_own(
         assert torch.allclose(weight, weights[1][name], atol=1e-3), name
 
 
+def test_the_folder_of_an_adapter_is_trained_further(gpt2_path: str, tmp_path: Path) -> None:
+    get_peft_model(load_model(gpt2_path), lora(target_modules=["c_attn"])).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(gpt2_path).save_pretrained(tmp_path)
+    trainer = make_trainer("reinforce", str(tmp_path), tmp_path / "out", max_steps=1)
+    trainer.train()
+    trained = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    assert len(trained) == 4 and all("lora" in name for name in trained)
+
+
 def test_a_policy_trained_in_full_offers_no_base(llama_path: str, reward_adapter: str, tmp_path: Path) -> None:
     reward = RewardModel(reward_adapter)
     make_trainer("reinforce", llama_path, tmp_path, reward).train()
