@@ -29,7 +29,6 @@ from lmrl.arguments import (
     ComparisonArguments,
     DataArguments,
     EvaluationArguments,
-    HeldOutArguments,
     ModelArguments,
     RewardArguments,
 )
@@ -289,7 +288,7 @@ OWN = {
     "sft": (ModelArguments, DataArguments, SFTConfig),
     "reinforce_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig),
     "ppo_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, PPOConfig),
-    "evaluate_gen": (ModelArguments, HeldOutArguments, EvaluationArguments, ComparisonArguments),
+    "evaluate_gen": (ModelArguments, DataArguments, EvaluationArguments, ComparisonArguments),
 }
 
 

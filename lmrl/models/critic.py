@@ -91,7 +91,8 @@ def attach_critic(
             Adapter of the critic on the policy's backbone; see [`Critic`].
     """
     config = (model if backbone is None else backbone).config.get_text_config()
-    critic = Critic(config.hidden_size, backbone, adapter).to(device=model.device)
+    width = getattr(config, "word_embed_proj_dim", config.hidden_size)  # OPT projects its states for its embedding
+    critic = Critic(width, backbone, adapter).to(device=model.device)
     model.critic = critic
     ignored = model._keys_to_ignore_on_save or ()
     model._keys_to_ignore_on_save = {*ignored, *(f"critic.{name}" for name in critic.state_dict())}

@@ -10,11 +10,7 @@ def fuse_activations(model: nn.Module) -> None:
 
     Both are the tanh approximation of GELU and agree to rounding. Each of the eight operations reads and writes the
     widest tensor of the layer, and keeps it for the backward pass, which on a CPU is a third of the time of a small
-    model. The config, and with it what is saved, is not changed.
-
-    Args:
-        model (`torch.nn.Module`):
-            Any model; other activations are left unchanged.
+    model. The config, and with it what is saved, is not changed, nor are other activations.
     """
     for module in model.modules():
         for name, child in module.named_children():

@@ -7,7 +7,7 @@ from accelerate.utils import is_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from lmrl.models import Critic, TrunkAdapter, attach_critic, disable_dropout, load_backbone
+from lmrl.models import Critic, TrunkAdapter, attach_critic, backbone_of, disable_dropout, load_backbone
 
 from .configs import PPOConfig
 
@@ -43,7 +43,7 @@ def _make_adapter(base: PreTrainedModel, args: PPOConfig) -> TrunkAdapter:
 def _make_backbone(policy: PreTrainedModel, base: PreTrainedModel, args: PPOConfig) -> PreTrainedModel:
     name = args.critic_model_name_or_path
     if name is None and not is_peft_model(policy):
-        return copy.deepcopy(base.base_model)
+        return copy.deepcopy(backbone_of(base))
     backbone = load_backbone(name or base.config._name_or_path, dtype=base.dtype)
     policy_size = base.config.get_text_config().vocab_size
     critic_size = backbone.config.get_text_config().vocab_size

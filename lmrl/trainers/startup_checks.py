@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lmrl.models import context_length
-from lmrl.utils import RESERVED_COLUMNS, check_token_ids, tokenize_prompt
 
 from .configs import PolicyGradientConfig
 from .peft import starts_at_reference
@@ -32,19 +31,16 @@ def check_columns(rewards: Sequence[CheckedReward], train_dataset: Any, eval_dat
     Checks that every column which a reward reads is there, also in several held-out sets given as a `dict`.
 
     Raises:
-        ValueError: If the prompts or a column are missing, or a column has a reserved name.
+        ValueError: If the prompts or a column are missing.
     """
     eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
     for name, dataset in {"train_dataset": train_dataset, **eval_datasets}.items():
-        if not (columns := getattr(dataset, "column_names", None)):
+        columns = getattr(dataset, "column_names", None)
+        if not columns:
             continue
         if "prompt" not in columns:
             raise ValueError(
                 f"`{name}` must have a column 'prompt', got only {columns}. lmrl.data.load_prompts makes one."
-            )
-        if reserved := [column for column in columns if column in RESERVED_COLUMNS]:
-            raise ValueError(
-                f"`{name}` must not have a column {reserved[0]!r}, which TRL takes for something else. Rename it."
             )
         for reward in rewards:
             if missing := missing_columns(reward, columns):
@@ -55,7 +51,10 @@ def check_columns(rewards: Sequence[CheckedReward], train_dataset: Any, eval_dat
 
 
 def check_rows(
-    dataset: Any, tokenizer: Any, args: PolicyGradientConfig, models: Mapping[str, PreTrainedModel]
+    dataset: Any,
+    tokenize: Callable[[list[Any]], list[list[int]]],
+    args: PolicyGradientConfig,
+    models: Mapping[str, PreTrainedModel | None],
 ) -> None:
     """
     Checks that there are prompts enough for one rollout, that each has tokens, and that the longest one fits the
@@ -66,27 +65,25 @@ def check_rows(
     """
     if isinstance(dataset, IterableDataset):
         return
-    needed = args.generation_batch_size // args.num_generations
-    if len(dataset) < needed:
-        raise ValueError(
-            f"`train_dataset` must have at least {needed} rows, got {len(dataset)}. One rollout takes {needed} "
-            f"prompts ({args.generation_batch_size} completions, {args.num_generations} of each prompt), and nothing "
-            "would be trained: give more rows, or lower `per_device_train_batch_size`."
-        )
+    _check_number_of_rows(len(dataset), args.generation_batch_size, args.num_generations)
     prompts = list(dataset[: min(len(dataset), MAX_CHECKED_PROMPTS)]["prompt"])
     if None in prompts:
         raise ValueError(f"Row {prompts.index(None)} of train_dataset has no prompt. Fill it in, or drop the row.")
-    if isinstance(prompts[0], str):
-        prompt_ids = tokenizer(text=prompts)["input_ids"]
-    else:
-        options = args.chat_template_kwargs or {}
-        prompt_ids = [tokenize_prompt(tokenizer, prompt, row, **options) for row, prompt in enumerate(prompts)]
-    lengths = list(map(len, prompt_ids))
-    if 0 in lengths:
+    lengths = [len(ids) for ids in tokenize(prompts)]
+    if min(lengths) == 0:
         raise ValueError(f"Row {lengths.index(0)} of train_dataset has an empty prompt. Give it at least one token.")
-    contexts = {name: context_length(model) for name, model in models.items()}
+    contexts = {name: context_length(model) for name, model in models.items() if model is not None}
     _check_context(lengths, args.max_completion_length, contexts)
-    check_token_ids(prompt_ids, models["model"].config.get_text_config().vocab_size)
+
+
+def _check_number_of_rows(rows: int, completions: int, num_generations: int) -> None:
+    needed = completions // num_generations
+    if rows < needed:
+        raise ValueError(
+            f"`train_dataset` must have at least {needed} rows, got {rows}. One rollout takes {needed} prompts "
+            f"({completions} completions, {num_generations} of each prompt), and nothing would be trained: give more "
+            "rows, or lower `per_device_train_batch_size`."
+        )
 
 
 def _check_context(lengths: list[int], max_completion_length: int, contexts: Mapping[str, int | None]) -> None:
@@ -183,7 +180,8 @@ def _check_ratio(in_training: Tensor, in_evaluation: Tensor, tolerance: float) -
         raise ValueError(
             f"Before any update the policy in training mode differs from the policy that was sampled by "
             f"{difference:.3g} in a token's log-probability, so the ratio is not 1. Something is random in its "
-            "forward, most likely dropout: leave disable_dropout=True, and set lora_dropout to 0."
+            "forward. If it is dropout, leave disable_dropout=True, and set lora_dropout to 0. A router that draws "
+            "experts in training mode (PhiMoE, or `router_jitter_noise` above 0) cannot be trained."
         )
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForCausalLM
+from tiny import tiny_tokenizer
+from training import make_trainer
+from transformers import AutoModel, AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
 from lmrl.models import (
     CRITIC_FILE,
@@ -116,3 +118,17 @@ def test_values_are_float32_outside_autocast(gpt2_path: str) -> None:
         found = values(model)
     assert found.dtype == torch.float32
     assert torch.allclose(found, values(model), atol=0.1)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_it_reads_states_that_are_narrower_than_the_layers(critic: str, tmp_path: Path) -> None:
+    """OPT-350m projects its states to the width of its embedding."""
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_attention_heads": 2}
+    tokens = {"vocab_size": 64, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    config = OPTConfig(**sizes, **tokens, num_hidden_layers=1, max_position_embeddings=64, do_layer_norm_before=False)
+    OPTForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    trainer = make_trainer("ppo", str(tmp_path), tmp_path / "out", critic=critic, max_steps=1)
+    trainer.train()
+    assert trainer.model.critic.value.in_features == 16
+    assert trainer.model.critic.value.weight.abs().max() > 0
