@@ -82,7 +82,7 @@ def make_evaluator(
         eval_args ([`~lmrl.arguments.EvaluationArguments`]):
             Metrics, decoding, the subset for evaluations during training.
         config ([`~lmrl.trainers.PolicyGradientConfig`]):
-            Configuration of the trainer, whose `max_completion_length` is the default length.
+            Configuration of the trainer, with the default length and the variables of the chat template.
 
     Raises:
         ValueError: If a metric is unknown.
@@ -91,7 +91,7 @@ def make_evaluator(
     return Evaluator(
         tokenizer,
         rows,
-        Decoding(**eval_args.decoding(config.max_completion_length)),
+        Decoding(**eval_args.decoding(config.max_completion_length), chat_template_kwargs=config.chat_template_kwargs),
         reward_funcs=[*reward_funcs, *make_rewards(eval_args.eval_metrics or [])],
         subset_size=eval_args.eval_subset,
         load_frozen_models=partial(load_frozen_models, _name(model_args), eval_args.eval_perplexity_model, **loading),

@@ -30,21 +30,21 @@ def gathered_policy(
     """
     Yields the policy out of its engine, with all its weights on every process and on the device that trains.
 
-    In it a process may run the policy as often as it likes, without the others, and a model that is loaded is complete
-    too. All processes must enter and leave it together. What is done to the weights in it is lost where they are
-    shards.
+    In it a process may run the policy without the others, and a model that is loaded is complete too. All processes
+    must enter and leave it together. What is done to the weights in it is lost where they are shards.
     """
     with ExitStack() as stack:
         if DistributedBackend(accelerator).is_zero3:
             stack.enter_context(zero3_init_disabled())
-        model = stack.enter_context(
-            unwrap_model_for_generation(
-                model_wrapped, accelerator, gradient_checkpointing_kwargs=gradient_checkpointing_kwargs
-            )
-        )
+        options = {"gradient_checkpointing_kwargs": gradient_checkpointing_kwargs}
+        model = stack.enter_context(unwrap_model_for_generation(model_wrapped, accelerator, **options))
         stack.enter_context(_zero3_forward_check_disabled(model_wrapped))
         stack.enter_context(unsharded(model, accelerator.state))
         stack.enter_context(_on_device(model, accelerator.device))
+        # Accelerate leaves autocast on it once training has begun: before and after would differ in precision.
+        if "_original_forward" in vars(model):
+            stack.callback(setattr, model, "forward", model.forward)
+            model.forward = model._original_forward
         yield model
 
 
