@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from trl import ModelConfig
 
-from lmrl.utils import check_at_least, shorten
+from lmrl.utils import check_at_least, labelled, shorten
 
 
 def reward_spec(text: str) -> str | dict[str, Any]:
@@ -52,33 +52,6 @@ def _option(default: Any, description: str) -> Any:
             One or more sentences; `--help` prints the first, `--help all` all of them.
     """
     return field(default=default, metadata={"help": description})
-
-
-def labelled(option: str, values: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """
-    Returns paths by label, from `label=path`, or labelled by the last part of the path.
-
-    Args:
-        option (`str`):
-            Argument that has the values, for the message of an error.
-        values (iterable of `str`):
-            Paths, each with a label before an equals sign or without one.
-        taken (iterable of `str`, *optional*):
-            Labels that are in use.
-
-    Raises:
-        ValueError: If a label occurs twice or is in use.
-    """
-    paths: dict[str, str] = {}
-    for value in values:
-        label, equals, path = value.partition("=")
-        if not equals or "/" in label:  # the folder of a run may have an equals sign in its name
-            label = value.rstrip("/").split("/")[-1]
-            path = value
-        if label in paths or label in taken:
-            raise ValueError(f"`{option}` must have different labels, got {label!r} twice. Write label=path.")
-        paths[label] = path
-    return paths
 
 
 def _check_specs(name: str, specs: Iterable[str | dict[str, Any]]) -> None:
@@ -156,18 +129,17 @@ class ModelArguments(ModelConfig):
 
 
 @dataclass
-class RowArguments:
-    """Rows to train on and rows held out, whatever their columns are."""
+class EvalRowArguments:
+    """Held-out rows, whatever their columns are."""
 
     _argument_group_name = "Data"
 
     dataset_name: str = _option(
-        "", "Rows to train on: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files, or a hub id."
+        "", "Rows: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files, or a hub id."
     )
     dataset_config: str | None = _option(None, "Configuration (subset) of a hub dataset.")
-    dataset_train_split: str = _option("train", "Split to train on.")
+    column_names: list[str] | None = _option(None, "Columns of .csv or .tsv without a header.")
     dataset_test_split: str = _option("test", "Split to evaluate on; never trained on.")
-    max_train_rows: int | None = _option(None, "Number of rows to train on, the first ones. Default: all.")
     eval_rows: int | None = _option(
         None,
         "Number of held-out rows. They are the first ones of the test split (default: all of it) or, where there is "
@@ -177,12 +149,24 @@ class RowArguments:
     def __post_init__(self) -> None:
         if not self.dataset_name:
             raise ValueError(f"`dataset_name` must be a file, a folder or a hub id, got {self.dataset_name!r}.")
-        check_at_least(1, max_train_rows=self.max_train_rows, eval_rows=self.eval_rows)
+        check_at_least(1, eval_rows=self.eval_rows)
 
 
 @dataclass
-class DataArguments(RowArguments):
-    """Prompts to train on, held-out prompts, and how rows become prompts."""
+class RowArguments(EvalRowArguments):
+    """Rows to train on and rows held out, whatever their columns are."""
+
+    dataset_train_split: str = _option("train", "Split to train on.")
+    max_train_rows: int | None = _option(None, "Number of rows to train on, the first ones. Default: all.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, max_train_rows=self.max_train_rows)
+
+
+@dataclass
+class HeldOutArguments(EvalRowArguments):
+    """Held-out prompts, and how rows become prompts."""
 
     dataset_name: str = _option(
         "demo",
@@ -190,7 +174,6 @@ class DataArguments(RowArguments):
         "those in a folder are named after their splits.",
     )
     eval_dataset_name: str | None = _option(None, "Held-out rows, like dataset_name. Default: its test split.")
-    column_names: list[str] | None = _option(None, "Columns of .csv or .tsv without a header.")
     prompt_template: str | None = _option(None, "Prompt of columns, for example {name} ->.")
     prompt_column: str = _option("prompt", "Column with the prompt. Text or chat messages.")
     reference_column: str | None = _option(
@@ -212,6 +195,11 @@ class DataArguments(RowArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(1, max_prompt_length=self.max_prompt_length)
+
+
+@dataclass
+class DataArguments(HeldOutArguments, RowArguments):
+    """Prompts to train on, held-out prompts, and how rows become prompts."""
 
 
 @dataclass
@@ -354,7 +342,6 @@ class ComparisonArguments:
 class LabelArguments(RowArguments):
     """Labelled texts to train a classifier on."""
 
-    column_names: list[str] | None = _option(None, "Columns of .csv and .tsv files that have no header.")
     text_column: str = _option("text", "Column with the text.")
     label_column: str = _option("label", "Column with the label.")
     class_names: list[str] | None = _option(
@@ -388,11 +375,6 @@ class PreferenceArguments(RowArguments):
     )
     grade_columns: list[str] | None = _option(None, "Columns with the grades of a text, which are averaged.")
     min_grade_difference: float = _option(0.0, "Least difference of the grades of a pair.")
-    eval_rows: int | None = _option(
-        None,
-        "Number of held-out rows (not pairs). They are the first ones of the test split or, where there is none, are "
-        "split off, with all rows of a prompt.",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,8 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from lmrl.arguments import labelled
-from lmrl.data import demo_model_path, load_held_out
+from lmrl.data import demo_model_path, fit_prompts, load_held_out
 from lmrl.distributed import rank_and_world_size
 from lmrl.evaluation import (
     CompletionStore,
@@ -31,6 +30,7 @@ from lmrl.evaluation import (
 )
 from lmrl.models import context_length, load_model, load_tokenizer, load_trainable_classifier, write_merged
 from lmrl.rewards import RewardModel, make_rewards
+from lmrl.utils import labelled
 
 _NO_LIMIT = 10**9  # tokens of a prompt, where a model names no limit
 
@@ -186,7 +186,7 @@ def load_eval_sets(data_args: Any, datasets: Sequence[str] | None) -> dict[str, 
     Returns the held-out rows of one or several data sets, by their labels.
 
     Args:
-        data_args ([`~lmrl.arguments.DataArguments`]):
+        data_args ([`~lmrl.arguments.HeldOutArguments`]):
             How rows become prompts, the same for all; and the data set, where no others are given.
         datasets (list of `str`, *optional*):
             Files, folders or hub ids, each as `path` or `label=path`.
@@ -197,6 +197,8 @@ def load_eval_sets(data_args: Any, datasets: Sequence[str] | None) -> dict[str, 
     """
     names = labelled("datasets", datasets or [data_args.eval_dataset_name or data_args.dataset_name])
     shared = vars(data_args) | {"eval_dataset_name": None}
+    for of_fit in ("max_prompt_length", "long_prompts"):  # read by SystemEvaluator.fit
+        del shared[of_fit]
     return {label: load_held_out(**shared | {"dataset_name": name}) for label, name in names.items()}
 
 
@@ -267,6 +269,26 @@ class SystemEvaluator:
                 chat_template_kwargs=self.decoding.chat_template_kwargs,
             )
         return evaluations
+
+    def fit(self, rows: Dataset, data_args: Any) -> Dataset:
+        """
+        Returns the rows, none with a prompt longer than `max_prompt_length` or than the first checkpoint allows.
+
+        Args:
+            rows (`datasets.Dataset`), data_args ([`~lmrl.arguments.HeldOutArguments`]):
+                Held-out rows, and what happens to longer prompts.
+        """
+        model = self.frozen.reference_model
+        if model is None:
+            if data_args.max_prompt_length is not None:
+                raise ValueError(
+                    "`max_prompt_length` must be set with a checkpoint, whose tokens it counts, got none."
+                )
+            return rows
+        room = (context_length(model) or _NO_LIMIT) - self.decoding.max_new_tokens
+        limit = min(room, data_args.max_prompt_length or room)
+        tokenizer = next(iter(self.tokenizers.values()))
+        return fit_prompts(rows, tokenizer, limit, data_args.long_prompts) if limit > 0 else rows
 
     def clean_up(self, folder: Path) -> None:
         """Deletes the completions that were kept in a folder."""

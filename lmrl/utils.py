@@ -2,7 +2,13 @@
 
 import difflib
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+# Arguments that a reward is called with besides the columns of the data, by TRL and, as a method, by Python.
+REWARD_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "self")
+# Columns that the data may not have: of the last two TRL makes pictures, and multimodal chats of their prompts.
+RESERVED_COLUMNS = (*REWARD_ARGUMENTS, "image", "images")
 
 
 def check_at_least(minimum: float, **values: float | None) -> None:
@@ -78,3 +84,86 @@ def reason_of(error: Exception) -> str:
     """Returns the first line of a library's error, after its type unless that is an `OSError` or `ValueError`."""
     line = str(error).strip().split("\n")[0].rstrip(".")
     return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"
+
+
+def tokenize_prompt(tokenizer: Any, prompt: Any, row: int, **chat_template_kwargs: Any) -> list[int]:
+    """
+    Returns the token ids of a prompt as in training, of a chat by the chat template with the generation prompt added.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the policy.
+        prompt (`str` or `list[dict]`):
+            Text, or chat messages.
+        row (`int`):
+            Index of the row, for messages.
+        **chat_template_kwargs:
+            Variables of the chat template, such as `enable_thinking`.
+
+    Raises:
+        ValueError: If there is no chat template, or it refuses the messages.
+    """
+    if isinstance(prompt, str):
+        return list(tokenizer(text=prompt)["input_ids"])
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError(
+            f"A chat must have a tokenizer with a chat template, got none for the prompt of row {row}. Leave out "
+            "`chat` and `system_prompt`, or set `tokenizer.chat_template`."
+        )
+    try:
+        encoding = tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=True, return_dict=True, **chat_template_kwargs
+        )
+    except Exception as error:  # a template is a program, which may raise any exception
+        raise ValueError(
+            f"The prompt of row {row} must be a chat that the tokenizer's chat template accepts, got "
+            f"{shorten(prompt)} ({reason_of(error)}). Change the messages (leave out `system_prompt`, or put it into "
+            "the user's message), or the template."
+        ) from error
+    return list(encoding["input_ids"])
+
+
+def check_token_ids(rows: Iterable[Sequence[int]], vocabulary: int) -> None:
+    """
+    Raises a `ValueError` for the first row with a token that the model does not have.
+
+    Args:
+        rows (iterable of lists of `int`):
+            Token ids of prompts or texts, from row 0.
+        vocabulary (`int`):
+            Number of tokens of the model.
+    """
+    for row, ids in enumerate(rows):
+        if ids and max(ids) >= vocabulary:
+            raise ValueError(
+                f"Token ids must be below {vocabulary}, the size of the model's vocabulary, got {max(ids)} in row "
+                f"{row}. A token was added to the tokenizer and not to the model: resize the model "
+                "(`resize_token_embeddings`) and train it, or remove the token."
+            )
+
+
+def labelled(option: str, values: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """
+    Returns paths by label, from `label=path`, or labelled by the last part of the path.
+
+    Args:
+        option (`str`):
+            Argument that has the values, for the message of an error.
+        values (iterable of `str`):
+            Paths, each with a label before an equals sign or without one.
+        taken (iterable of `str`, *optional*):
+            Labels that are in use.
+
+    Raises:
+        ValueError: If a label occurs twice or is in use.
+    """
+    paths: dict[str, str] = {}
+    for value in values:
+        label, equals, path = value.partition("=")
+        if not equals or "/" in label:  # the folder of a run may have an equals sign in its name
+            label = value.rstrip("/").split("/")[-1]
+            path = value
+        if label in paths or label in taken:
+            raise ValueError(f"`{option}` must have different labels, got {label!r} twice. Write label=path.")
+        paths[label] = path
+    return paths

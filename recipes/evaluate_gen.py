@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from lmrl.arguments import ComparisonArguments, DataArguments, EvaluationArguments, ModelArguments
+from lmrl.arguments import ComparisonArguments, EvaluationArguments, HeldOutArguments, ModelArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path
 from lmrl.evaluation import Decoding, read_log, report
 from lmrl.experiment import SystemEvaluator, load_eval_sets
 from lmrl.rewards import make_rewards
 
-ARGUMENTS = (ModelArguments, DataArguments, EvaluationArguments, ComparisonArguments)
+ARGUMENTS = (ModelArguments, HeldOutArguments, EvaluationArguments, ComparisonArguments)
 
 
 def main() -> None:
@@ -41,6 +41,7 @@ def main() -> None:
     )
     settings = vars(data_args) | vars(eval_args) | vars(compare_args)
     for name, rows in eval_sets.items():
+        rows = evaluator.fit(rows, data_args)
         folder = Path(eval_args.eval_output_dir or "runs/evaluation", name if compare_args.datasets else "")
         evaluations = evaluator(rows, folder)
         if process.is_main_process:

@@ -16,6 +16,7 @@ from lmrl.arguments import (
     ComparisonArguments,
     DataArguments,
     EvaluationArguments,
+    HeldOutArguments,
     LabelArguments,
     ModelArguments,
     PreferenceArguments,
@@ -27,7 +28,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "sft": (ModelArguments, DataArguments, SFTConfig),
     "reinforce_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig),
     "ppo_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, PPOConfig),
-    "evaluate_gen": (ModelArguments, DataArguments, EvaluationArguments, ComparisonArguments),
+    "evaluate_gen": (ModelArguments, HeldOutArguments, EvaluationArguments, ComparisonArguments),
     "train_classifier": (ClassifierArguments, LabelArguments, TrainingArguments),
     "train_reward_model": (ModelArguments, PreferenceArguments, RewardConfig),
 }

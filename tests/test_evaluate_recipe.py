@@ -140,6 +140,19 @@ def test_one_row_is_scored_and_none_are_refused(recipe, llama_path, rows_path, t
     assert status == 2 and "must have at least 1 row, got 0" in err
 
 
+def test_long_prompts_are_dropped_or_cut_as_in_training(recipe, llama_path, rows_path, tmp_path, caplog):
+    argv = ("--model_name_or_path", llama_path, *SHORT, "--dataset_name", rows_path, "--max_prompt_length", "1")
+    status, _, err = recipe("evaluate_gen", *argv)
+    assert status == 2 and "got 1, and 1 of 2 prompts are longer: the longest has 2 tokens" in err
+    for choice, rows, done in (("drop", 1, "Dropped their rows, 1 are left"), ("cut_end", 2, "Cut off their ends")):
+        status, _, err = recipe("evaluate_gen", *argv, "--long_prompts", choice)
+        assert status == 0 and done in caplog.text, err
+        (label,) = (path.stem for path in (tmp_path / "runs" / "evaluation").glob("*.json"))
+        assert found(tmp_path / "runs" / "evaluation", label)["data"]["rows"] == rows
+    status, _, err = recipe("evaluate_gen", "--dataset_name", rows_path, "--max_train_rows", "1")
+    assert status == 2 and "Unknown argument `--max_train_rows`" in err
+
+
 def test_errors_are_raised_before_the_generation(recipe, llama_path, gpt2_path, rows_path, tmp_path):
     bare = tmp_path / "bare"
     AutoModelForCausalLM.from_pretrained(gpt2_path).save_pretrained(bare)

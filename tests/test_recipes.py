@@ -29,6 +29,7 @@ from lmrl.arguments import (
     ComparisonArguments,
     DataArguments,
     EvaluationArguments,
+    HeldOutArguments,
     ModelArguments,
     RewardArguments,
 )
@@ -288,7 +289,7 @@ OWN = {
     "sft": (ModelArguments, DataArguments, SFTConfig),
     "reinforce_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig),
     "ppo_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, PPOConfig),
-    "evaluate_gen": (ModelArguments, DataArguments, EvaluationArguments, ComparisonArguments),
+    "evaluate_gen": (ModelArguments, HeldOutArguments, EvaluationArguments, ComparisonArguments),
 }
 
 

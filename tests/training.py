@@ -39,7 +39,7 @@ def make_trainer(
         "reinforce": (ReinforceTrainer, ReinforceConfig),
         "ppo": (PPOTrainer, PPOConfig),
     }[algorithm]
-    own = ("peft_config", "callbacks", "eval_dataset", "held_out_metrics")
+    own = ("peft_config", "callbacks", "eval_dataset", "held_out_metrics", "processing_class")
     rest = {name: overrides.pop(name) for name in own if name in overrides}
     dataset = overrides.pop("train_dataset", None)
     on_config = overrides.pop("on_config", None)

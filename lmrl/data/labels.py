@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmrl.data.cells import check_column, place_of
-from lmrl.data.splits import first_rows, read_train_and_test, split_held_out
-from lmrl.utils import check_at_least, shorten
+from lmrl.data.splits import hold_out, read_train_and_test
+from lmrl.utils import shorten
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,7 +49,6 @@ def load_labelled(
         FileNotFoundError: If there is nothing by that name.
         ValueError: If a column is missing, a cell empty, there is one label only, or `class_names` do not fit.
     """
-    check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
     train, test = read_train_and_test(
         dataset_name, dataset_config, dataset_train_split, dataset_test_split, column_names
     )
@@ -63,11 +62,9 @@ def load_labelled(
             f"got the labels {labels} in column {label_column!r} and the names {names}."
         )
     rows = _labelled(train, text_column, label_column, labels)
-    if test is None:
-        rows, held_out = split_held_out(rows, eval_rows, seed, column="text")
-    else:
-        held_out = first_rows(_labelled(test, text_column, label_column, labels), eval_rows)
-    return first_rows(rows, max_train_rows), held_out, names
+    test = None if test is None else _labelled(test, text_column, label_column, labels)
+    rows, held_out = hold_out(rows, test, max_train_rows, eval_rows, seed, column="text")
+    return rows, held_out, names
 
 
 def _labels(rows: "Dataset", column: str) -> list[str]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmrl.data.cells import check_column, make_completion, place_of
 from lmrl.data.prompts import make_prompts, with_columns
-from lmrl.data.splits import first_rows, read_train_and_test, split_held_out
-from lmrl.utils import check_at_least
+from lmrl.data.splits import hold_out, read_train_and_test
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,6 +25,7 @@ def load_pairs(
     dataset_config: str | None = None,
     dataset_train_split: str = "train",
     dataset_test_split: str = "test",
+    column_names: Sequence[str] | None = None,
     prompt_template: str | None = None,
     prompt_column: str = "prompt",
     text_column: str | None = None,
@@ -43,38 +43,30 @@ def load_pairs(
     split, rows are held out by prompt before pairs are made: no prompt is on both sides.
 
     Args:
-        dataset_name (`str`), dataset_config (`str`, *optional*):
-            As for [`~lmrl.data.sources.read_split`].
-        dataset_train_split (`str`, *optional*, defaults to `"train"`), dataset_test_split (`str`, *optional*):
-            The splits. Where there is no test split, `eval_rows` (100) training rows are held out.
+        dataset_name (`str`), dataset_config, dataset_train_split, dataset_test_split, column_names, seed:
+            As for [`load_labelled`].
         prompt_template (`str`, *optional*), prompt_column (`str`, *optional*, defaults to `"prompt"`):
-            The prompt. A cell that is a list of texts is joined by `; `.
-        text_column (`str`, *optional*), grade_columns (`Sequence[str]`, *optional*):
-            Column with a text, and columns with its grades, which are averaged.
-        min_grade_difference (`float`, *optional*, defaults to `0.0`):
-            Grades closer than this make no pair.
+            As for [`load_prompts`].
+        text_column (`str`, *optional*), grade_columns (`Sequence[str]`, *optional*), min_grade_difference (`float`):
+            As for [`pairs_of_graded`], for graded texts.
         max_train_rows (`int`, *optional*), eval_rows (`int`, *optional*):
             Number of rows of the file to read, not of pairs.
-        seed (`int`, *optional*, defaults to `0`):
-            Chooses held-out rows.
 
     Raises:
         FileNotFoundError: If there is nothing by that name.
         ValueError: If a column is missing, or the rows make no pair.
     """
-    check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
     if (text_column is None) != (not grade_columns):
         raise ValueError(
             "`text_column` and `grade_columns` must both be set for graded texts, and neither for pairs, got "
             f"{text_column!r} and {grade_columns}."
         )
-    train, test = read_train_and_test(dataset_name, dataset_config, dataset_train_split, dataset_test_split)
+    train, test = read_train_and_test(
+        dataset_name, dataset_config, dataset_train_split, dataset_test_split, column_names
+    )
     train = _with_prompt(train, prompt_template, prompt_column)
-    if test is None:
-        train, test = split_held_out(train, eval_rows, seed)
-    else:
-        test = first_rows(_with_prompt(test, prompt_template, prompt_column), eval_rows)
-    train = first_rows(train, max_train_rows)
+    test = None if test is None else _with_prompt(test, prompt_template, prompt_column)
+    train, test = hold_out(train, test, max_train_rows, eval_rows, seed)
     if text_column is not None and grade_columns:
         options = (text_column, grade_columns, min_grade_difference)
         return pairs_of_graded(train, *options), pairs_of_graded(test, *options)

@@ -17,7 +17,7 @@ from lmrl.data.cells import (
     place_of,
 )
 from lmrl.data.sources import read_split
-from lmrl.utils import check_at_least, check_in
+from lmrl.utils import RESERVED_COLUMNS, check_at_least, check_in, tokenize_prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,7 +40,8 @@ def load_prompts(
     max_rows: int | None = None,
 ) -> "Dataset":
     """
-    Returns the rows of a split with a "prompt" column, "references" where the data has them, and every other column.
+    Returns the rows of a split with a "prompt" column, "references" where the data has them, and every other column,
+    except those that TRL would take for something else (`completions`, `image` ...), with a warning.
 
     Args:
         dataset_name (`str`, *optional*, defaults to `"demo"`):
@@ -83,7 +84,13 @@ def load_prompts(
         column = reference_column or "references"
         check_column(column, rows.column_names, "reference_column")
         made["references"] = [make_references(value, number, column) for number, value in enumerate(rows[column])]
-    return with_columns(rows, made)
+    reserved = [name for name in rows.column_names if name in RESERVED_COLUMNS]
+    if reserved:
+        logger.warning(
+            f"The columns {reserved} of {dataset_name!r} are left out: a reward is called with an argument of that "
+            "name, or TRL makes pictures of it. Rename them in the data if a reward reads them."
+        )
+    return with_columns(rows.remove_columns(reserved), made)
 
 
 def fit_prompts(
@@ -98,7 +105,7 @@ def fit_prompts(
     Args:
         dataset (`datasets.Dataset`):
             Rows with a "prompt".
-        tokenizer (`PreTrainedTokenizerBase`):
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Counts tokens as the trainers do: special tokens and, for chats, the generation prompt included.
         max_prompt_length (`int`):
             Tokens that a prompt may have.
@@ -115,7 +122,7 @@ def fit_prompts(
     check_at_least(1, max_prompt_length=max_prompt_length)
     check_in(("error", "drop", "cut", "cut_end"), long_prompts=long_prompts)
     prompts = list(dataset["prompt"])
-    lengths = [_token_count(prompt, tokenizer) for prompt in prompts]
+    lengths = [len(tokenize_prompt(tokenizer, prompt, number)) for number, prompt in enumerate(prompts)]
     long = [number for number, length in enumerate(lengths) if length > max_prompt_length]
     if not long:
         return dataset
@@ -165,14 +172,12 @@ def to_supervised(dataset: "Dataset", completion_prefix: str = " ") -> "Dataset"
             "Rows for supervised fine-tuning must have a column 'references', one completion each, got "
             f"{dataset.column_names}. Set `reference_column`."
         )
-    prompts: list[Prompt] = []
-    completions: list[Prompt] = []
+    rows = []
     for prompt, references in zip(dataset["prompt"], dataset["references"], strict=True):
-        for text in references:
-            ends_in_space = isinstance(prompt, str) and prompt[-1:].isspace()
-            prompts.append(prompt)
-            completions.append(make_completion(prompt, text, "" if ends_in_space else completion_prefix))
-    return Dataset.from_dict({"prompt": prompts, "completion": completions})
+        ends_in_space = isinstance(prompt, str) and prompt[-1:].isspace()
+        prefix = "" if ends_in_space else completion_prefix
+        rows += [{"prompt": prompt, "completion": make_completion(prompt, text, prefix)} for text in references]
+    return Dataset.from_list(rows)
 
 
 def with_columns(rows: "Dataset", made: dict[str, list[Any]]) -> "Dataset":
@@ -196,26 +201,22 @@ def make_prompts(
     return [make_prompt(prompt, number, chat, system_prompt) for number, prompt in enumerate(raw)]
 
 
-def _token_count(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Returns the number of tokens of a prompt, tokenized as in TRL."""
-    if isinstance(prompt, str):
-        return len(tokenizer(text=prompt)["input_ids"])
-    tokens = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
-    return len(tokens["input_ids"])
-
-
 def _cut(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", limit: int, number: int, how: str) -> str:
     """Returns the longest end, or the longest beginning of whole words, that has at most `limit` tokens."""
     if not isinstance(prompt, str):
         raise ValueError(f"`long_prompts` must be 'drop' for chats, got {how!r} and a chat in {place_of(number)}.")
+
     # Characters are cut, not tokens: no half characters are left, and the text returned has the counted length, while
     # some of the tokens, decoded, could be tokenized into more of them.
+    def _length(text: str) -> int:
+        return len(tokenizer(text=text)["input_ids"])
+
     if how == "cut":
         starts = range(len(prompt))
-        kept = prompt[bisect_left(starts, True, key=lambda start: _token_count(prompt[start:], tokenizer) <= limit) :]
+        kept = prompt[bisect_left(starts, True, key=lambda start: _length(prompt[start:]) <= limit) :]
     else:
         ends = [0, *(word.end() for word in re.finditer(r"\S+", prompt))]
-        kept = prompt[: ends[bisect_right(ends, limit, key=lambda end: _token_count(prompt[:end], tokenizer)) - 1]]
+        kept = prompt[: ends[bisect_right(ends, limit, key=lambda end: _length(prompt[:end])) - 1]]
     if not kept.strip():
         raise ValueError(f"`max_prompt_length` must leave some text in {place_of(number)}, got {limit}. Raise it.")
     return kept

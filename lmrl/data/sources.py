@@ -6,9 +6,9 @@ JSON, CSV and TSV are read with the standard library: `datasets.load_dataset` in
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmrl.data.demo import demo_rows
 from lmrl.utils import shorten
@@ -21,7 +21,10 @@ SPLIT_OF_PREFIX = {"train": "train", "dev": "validation", "val": "validation", "
 
 DEMO = "demo"
 
+LONGEST_CELL = 2**31 - 1  # characters; the default of `csv`, 131,072, refuses long articles
+
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 def read_split(name: str, config: str | None, split: str, column_names: Sequence[str] | None = None) -> "Dataset":
@@ -44,7 +47,9 @@ def read_split(name: str, config: str | None, split: str, column_names: Sequence
     """
     path = None if name == DEMO else _local_path(name)
     if path is None and name != DEMO:
-        return _read_hub(name, config, split)
+        from datasets import load_dataset
+
+        return _from_hub(name, load_dataset, config, split=split)
     if config is not None:
         raise ValueError(f"`dataset_config` must not be set for {name!r}, got {config!r}. Leave it out.")
     if path is None:
@@ -64,10 +69,7 @@ def splits_of(name: str, config: str | None) -> set[str]:
     if path is None:
         from datasets import get_dataset_split_names
 
-        try:
-            return set(get_dataset_split_names(name, config))
-        except (FileNotFoundError, ConnectionError) as error:
-            raise _not_found(name, f", and the hub failed with {type(error).__name__}: {error}") from error
+        return set(_from_hub(name, get_dataset_split_names, config))
     if (path / "dataset_dict.json").is_file():
         return set(json.loads((path / "dataset_dict.json").read_text())["splits"])
     return set(_files_by_split(path)) or {"train"} if path.is_dir() else {"train"}
@@ -83,12 +85,10 @@ def _local_path(name: str) -> Path | None:
     return None
 
 
-def _read_hub(name: str, config: str | None, split: str) -> "Dataset":
-    """Returns a split of a hub dataset."""
-    from datasets import load_dataset
-
+def _from_hub(name: str, load: Callable[..., T], config: str | None, **options: Any) -> T:
+    """Returns what a function of `datasets` gives for a hub dataset."""
     try:
-        return load_dataset(name, config, split=split)
+        return load(name, config, **options)
     except (FileNotFoundError, ConnectionError) as error:
         raise _not_found(name, f", and the hub failed with {type(error).__name__}: {error}") from error
 
@@ -193,6 +193,7 @@ def _read_parquet(path: Path) -> "Dataset":
 
 def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequence[str] | None) -> Iterator[Row]:
     """Yields the rows of a CSV or TSV file, every cell as text. A TSV has no quoting: a tab ends a cell."""
+    default_limit = csv.field_size_limit(LONGEST_CELL)
     if suffix == ".tsv":
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
@@ -211,6 +212,8 @@ def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequ
                 yield dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise ValueError(f"{str(path)!r}, line {reader.line_num}: malformed ({error}). Correct that line.") from error
+    finally:
+        csv.field_size_limit(default_limit)  # the limit is one for the process
 
 
 def _json_array(text: str, path: Path) -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,7 @@ def load_held_out(
     dataset_test_split: str = "test",
     eval_dataset_name: str | None = None,
     eval_rows: int | None = None,
-    **settings: Any,
+    **columns: Any,
 ) -> "Dataset":
     """
     Returns the rows that a checkpoint is scored on: a split of `eval_dataset_name`, or else of the dataset.
@@ -31,19 +31,20 @@ def load_held_out(
     a single file are taken, whatever its name.
 
     Args:
-        **settings:
-            The fields of [`~lmrl.arguments.DataArguments`]; those about training and lengths have no effect.
+        **columns:
+            The fields of [`~lmrl.arguments.HeldOutArguments`] about columns and prompts, under the same names.
 
     Raises:
         FileNotFoundError: If there is nothing by that name.
-        TypeError: If a setting is not a field.
+        TypeError: If a name in `columns` is not a field.
         ValueError: If there is no such split, or rows cannot be read.
     """
-    _check_names(settings, (*_names(load_splits), *_names(load_prompts)))
+    _check_names(columns)
+    check_at_least(1, eval_rows=eval_rows)
     source = eval_dataset_name or dataset_name
-    columns = {name: value for name, value in settings.items() if name in _names(load_prompts)}
-    present = splits_of(source, columns.get("dataset_config"))
-    split = "train" if present == {"train"} else held_out_split(present, dataset_test_split) or dataset_test_split
+    config = columns.get("dataset_config")
+    without = "train" if splits_of(source, config) == {"train"} else dataset_test_split
+    split = held_out_split(source, config, dataset_test_split) or without
     return load_prompts(source, split=split, max_rows=eval_rows, **columns)
 
 
@@ -53,13 +54,13 @@ def load_splits(
     *,
     dataset_name: str = "demo",
     dataset_train_split: str = "train",
+    dataset_test_split: str = "test",
     eval_dataset_name: str | None = None,
-    max_prompt_length: int | None = None,
-    long_prompts: Literal["error", "drop", "cut", "cut_end"] = "error",
     max_train_rows: int | None = None,
     eval_rows: int | None = None,
     seed: int = 0,
-    dataset_test_split: str = "test",
+    max_prompt_length: int | None = None,
+    long_prompts: Literal["error", "drop", "cut", "cut_end"] = "error",
     **columns: Any,
 ) -> "tuple[Dataset, Dataset]":
     """
@@ -73,6 +74,8 @@ def load_splits(
             Tokenizer of the policy, which counts the tokens of prompts.
         max_length (`int`, *optional*):
             Tokens that a prompt may have so that its completion still fits the context.
+        seed (`int`, *optional*, defaults to `0`):
+            Chooses the rows that are split off. Runs to be compared need the same.
         **columns:
             The further fields of [`~lmrl.arguments.DataArguments`], under the same names.
 
@@ -80,32 +83,28 @@ def load_splits(
         `tuple[datasets.Dataset, datasets.Dataset]`
 
     Raises:
-        FileNotFoundError: If there is nothing by that name.
-        TypeError: If a name in `columns` is not a field.
+        FileNotFoundError, TypeError: As [`load_held_out`].
         ValueError: If rows cannot be read, or prompts are too long and `long_prompts` is `"error"`.
     """
-    _check_names(columns, _names(load_prompts))
-    check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
+    _check_names(columns)
     if max_length is not None and max_length < 1:
         raise ValueError(
             f"`max_completion_length` must leave at least 1 token of the model's context for the prompt, got one that "
             f"is {1 - max_length} tokens too long. Lower it by {1 - max_length} or more."
         )
     train = load_prompts(dataset_name, split=dataset_train_split, **columns)
-    present = splits_of(dataset_name, columns.get("dataset_config"))
-    may_split_off = eval_dataset_name is None and (dataset_test_split == "test" or present == {"train"})
-    if may_split_off and held_out_split(present, dataset_test_split) is None:
-        train, held_out = split_held_out(train, eval_rows, seed)
-    else:
-        held_out = load_held_out(
+    split = held_out_split(dataset_name, columns.get("dataset_config"), dataset_test_split)
+    test = None
+    if eval_dataset_name is not None or split is not None:
+        test = load_held_out(
             dataset_name=dataset_name,
             dataset_test_split=dataset_test_split,
             eval_dataset_name=eval_dataset_name,
             eval_rows=eval_rows,
             **columns,
         )
-    train = first_rows(train, max_train_rows)
-    limits = [limit for limit in (max_prompt_length, max_length) if limit is not None]
+    train, held_out = hold_out(train, test, max_train_rows, eval_rows, seed)
+    limits = [limit for limit in (max_length, max_prompt_length) if limit is not None]
     if limits:
         train = fit_prompts(train, tokenizer, min(limits), long_prompts)
         held_out = fit_prompts(held_out, tokenizer, min(limits), long_prompts)
@@ -118,21 +117,25 @@ def read_train_and_test(
     """
     Returns the rows of the training split and of the test split, as [`~lmrl.data.sources.read_split`] reads them.
 
-    The second is `None` where `test_split` is the default, or the data is a single file, and there is neither a test
-    split nor a validation split.
+    The second is `None` where [`held_out_split`] is.
     """
     train = read_split(name, config, train_split, column_names)
+    held_out = held_out_split(name, config, test_split)
+    return train, None if held_out is None else read_split(name, config, held_out, column_names)
+
+
+def held_out_split(name: str, config: str | None, wanted: str) -> str | None:
+    """
+    Returns the stored name of a held-out split, for `"test"` also a validation split.
+
+    `None` where rows must be split off: `wanted` is the default, or the data is a single file, and there is no such
+    split. Any other name is returned as it is, and refused on reading.
+    """
     present = splits_of(name, config)
-    wanted: str | None = test_split
-    if test_split == "test" or present == {"train"}:
-        wanted = held_out_split(present, "test")
-    return train, None if wanted is None else read_split(name, config, wanted, column_names)
-
-
-def held_out_split(present: set[str], wanted: str) -> str | None:
-    """Returns the stored name of a held-out split, for `"test"` also a validation split; `None` without one."""
     names = (wanted, SPLIT_OF_PREFIX.get(wanted, wanted), *(("validation", "dev") if wanted == "test" else ()))
-    return next((name for name in names if name in present), None)
+    stored = next((name for name in names if name in present), None)
+    may_split_off = wanted == "test" or present == {"train"}
+    return stored or (None if may_split_off else wanted)
 
 
 def split_held_out(
@@ -184,20 +187,26 @@ def split_held_out(
     return dataset.select(kept), dataset.select(sorted(held_out))
 
 
-def first_rows(rows: "Dataset", count: int | None) -> "Dataset":
-    """Returns the first `count` rows, or all."""
-    return rows if count is None else rows.select(range(min(count, len(rows))))
+def hold_out(
+    train: "Dataset",
+    test: "Dataset | None",
+    max_train_rows: int | None,
+    eval_rows: int | None,
+    seed: int,
+    column: str = "prompt",
+) -> "tuple[Dataset, Dataset]":
+    """Returns the first training rows and the first held-out rows, which are split off where `test` is `None`."""
+    check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
+    if test is None:
+        train, test = split_held_out(train, eval_rows, seed, column)
+    train_rows = range(min(max_train_rows or len(train), len(train)))
+    return train.select(train_rows), test.select(range(min(eval_rows or len(test), len(test))))
 
 
-def _names(function: Any) -> list[str]:
-    """Returns the settings among the parameters of a function."""
-    chosen_here = ("split", "max_rows", "dataset_name")
-    parameters = inspect.signature(function).parameters.values()
-    return [item.name for item in parameters if item.kind is item.KEYWORD_ONLY and item.name not in chosen_here]
-
-
-def _check_names(settings: Iterable[str], known: Sequence[str]) -> None:
-    """Raises an error for the first setting that no function reads, as Python does for an unknown argument."""
-    for name in settings:
+def _check_names(columns: Iterable[str]) -> None:
+    """Raises an error for the first name that is no field, as Python does for an unknown argument."""
+    parameters = inspect.signature(load_prompts).parameters
+    known = [name for name in parameters if name not in ("split", "max_rows", "dataset_name")]
+    for name in columns:
         if name not in known:
             raise TypeError(f"Settings must be fields of DataArguments, got `{name}`.{did_you_mean(name, known)}")

@@ -8,10 +8,10 @@ import numpy as np
 from gymnasium import spaces
 
 from lmrl.rewards import call_reward, reward_name
-from lmrl.utils import check_at_least, check_in, shorten
+from lmrl.utils import REWARD_ARGUMENTS, check_at_least, check_in, shorten, tokenize_prompt
 
 Observation = dict[str, np.ndarray]
-_NO_COLUMNS = ("prompt", "completion", "completion_ids")  # TRL passes these under other names
+_NO_COLUMNS = ("prompt", "completion", *REWARD_ARGUMENTS)  # TRL passes the first two under other names
 
 
 class TextGeneration(gymnasium.Env[Any, Any]):
@@ -198,21 +198,13 @@ class TextGeneration(gymnasium.Env[Any, Any]):
         for number, row in enumerate(self.rows):
             if not row.get("prompt"):
                 raise ValueError(f"`rows` must have prompts, got none in row {number}. Fill it in, or drop the row.")
-            ids = self._prompt_ids(row["prompt"])
+            ids = tokenize_prompt(self.tokenizer, row["prompt"], number)
             if not ids or len(ids) > (max_prompt_length or len(ids)):
                 raise ValueError(
                     f"A prompt must have 1 to {max_prompt_length} tokens, got {len(ids)} in row {number}."
                 )
             tokenized.append(ids)
         return tokenized
-
-    def _prompt_ids(self, prompt: Any) -> list[int]:
-        if isinstance(prompt, str):
-            return list(self.tokenizer(text=prompt)["input_ids"])
-        chat = self.tokenizer.apply_chat_template(
-            conversation=prompt, add_generation_prompt=True, tokenize=True, return_dict=True
-        )
-        return list(chat["input_ids"])
 
 
 def _named(reward_funcs: Callable[..., Any] | Sequence[Callable[..., Any]]) -> Mapping[str, Callable[..., Any]]:

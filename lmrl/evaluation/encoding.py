@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lmrl.utils import tokenize_prompt
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,16 +22,12 @@ def encode_prompts(
     token.
 
     Raises:
-        `ValueError`: if a prompt is empty and the tokenizer has no beginning-of-sequence token.
+        `ValueError`: if a prompt is empty and the tokenizer has no beginning-of-sequence token, or the chat template
+            refuses it.
     """
     encoded: list[list[int]] = []
     for row, prompt in enumerate(prompts):
-        if isinstance(prompt, str):
-            encoding: Any = tokenizer(prompt)
-        else:
-            options = {**(chat_template_kwargs or {}), "add_generation_prompt": True, "return_dict": True}
-            encoding = tokenizer.apply_chat_template(prompt, **options)
-        ids = list(encoding["input_ids"])
+        ids = tokenize_prompt(tokenizer, prompt, row, **(chat_template_kwargs or {}))
         if not ids:
             if tokenizer.bos_token_id is None:
                 raise ValueError(

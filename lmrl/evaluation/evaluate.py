@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmrl.distributed import on_main
 from lmrl.rewards import call_reward, reward_name
+from lmrl.utils import REWARD_ARGUMENTS
 
 from .generation import Completion, Decoding, end_token_ids, generate_completions
 from .likelihood import divergence, perplexity
@@ -78,7 +79,7 @@ def evaluate_model(
             Its tokenizer.
         rows (`datasets.Dataset` or list of `dict`):
             Rows with `"prompt"` (text or messages) and optionally `"references"` (a list of texts). Reward functions
-            get all their columns except `"prompt"`, `"completion"` and `"completion_ids"`, as in TRL.
+            get all their columns except `"prompt"`, `"completion"` and those named like their own arguments.
         decoding ([`Decoding`]):
             How completions are generated.
         reward_funcs (list of callables, *optional*, defaults to `()`):
@@ -197,7 +198,7 @@ def rewards_by_name(rewards: Sequence[Reward]) -> dict[str, Reward]:
 def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Sequence[Completion]) -> Score:
     chat = not isinstance(rows[0]["prompt"], str)
     texts = [[{"role": "assistant", "content": c.text}] if chat else c.text for c in completions]
-    keys = {key: None for row in rows for key in row if key not in ("prompt", "completion", "completion_ids")}
+    keys = {key: None for row in rows for key in row if key not in ("prompt", "completion", *REWARD_ARGUMENTS)}
     columns = {key: [row.get(key) for row in rows] for key in keys}
     try:
         values = call_reward(reward, prompts=[row["prompt"] for row in rows], completions=texts, **columns)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lmrl.distributed import gather, on_main, rank_and_world_size
-from lmrl.utils import check_at_least
+from lmrl.utils import check_at_least, check_token_ids
 
 from .encoding import Prompt, check_context, encode_prompts
 from .store import CompletionStore, Lines, store_key
@@ -135,6 +135,7 @@ def generate_completions(
     from tqdm.auto import tqdm
 
     prompt_ids = encode_prompts(tokenizer, prompts, decoding.chat_template_kwargs)
+    check_token_ids(prompt_ids, model.config.get_text_config().vocab_size)
     # The longest first: a batch that does not fit in memory fails at once, and the time left is not underestimated.
     order = sorted(range(len(prompts)), key=lambda row: -len(prompt_ids[row]))
     for row in order[:1]:

@@ -146,9 +146,9 @@ class PolicyGradientTrainer(RLOOTrainer):
             models.check_scoring_forward(self._base_model, self.temperature)
         startup_checks.check_rows(
             self.train_dataset,
-            lambda prompts: self._tokenize_prompts(prompts)[0],
+            self._tokenizer,
             self.args,
-            {"model": self._base_model, "reference": reference},
+            {"model": self._base_model, "reference": reference or self._base_model},
         )
         self.ref_model = None if reference is None else engines.prepare_frozen(reference, self.accelerator)
         self.reference = Reference(self.ref_model, self.args, self.accelerator)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lmrl.models import context_length
+from lmrl.utils import RESERVED_COLUMNS, check_token_ids, tokenize_prompt
 
 from .configs import PolicyGradientConfig
 from .peft import starts_at_reference
@@ -31,16 +32,19 @@ def check_columns(rewards: Sequence[CheckedReward], train_dataset: Any, eval_dat
     Checks that every column which a reward reads is there, also in several held-out sets given as a `dict`.
 
     Raises:
-        ValueError: If the prompts or a column are missing.
+        ValueError: If the prompts or a column are missing, or a column has a reserved name.
     """
     eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
     for name, dataset in {"train_dataset": train_dataset, **eval_datasets}.items():
-        columns = getattr(dataset, "column_names", None)
-        if not columns:
+        if not (columns := getattr(dataset, "column_names", None)):
             continue
         if "prompt" not in columns:
             raise ValueError(
                 f"`{name}` must have a column 'prompt', got only {columns}. lmrl.data.load_prompts makes one."
+            )
+        if reserved := [column for column in columns if column in RESERVED_COLUMNS]:
+            raise ValueError(
+                f"`{name}` must not have a column {reserved[0]!r}, which TRL takes for something else. Rename it."
             )
         for reward in rewards:
             if missing := missing_columns(reward, columns):
@@ -51,10 +55,7 @@ def check_columns(rewards: Sequence[CheckedReward], train_dataset: Any, eval_dat
 
 
 def check_rows(
-    dataset: Any,
-    tokenize: Callable[[list[Any]], list[list[int]]],
-    args: PolicyGradientConfig,
-    models: Mapping[str, PreTrainedModel | None],
+    dataset: Any, tokenizer: Any, args: PolicyGradientConfig, models: Mapping[str, PreTrainedModel]
 ) -> None:
     """
     Checks that there are prompts enough for one rollout, that each has tokens, and that the longest one fits the
@@ -65,25 +66,27 @@ def check_rows(
     """
     if isinstance(dataset, IterableDataset):
         return
-    _check_number_of_rows(len(dataset), args.generation_batch_size, args.num_generations)
+    needed = args.generation_batch_size // args.num_generations
+    if len(dataset) < needed:
+        raise ValueError(
+            f"`train_dataset` must have at least {needed} rows, got {len(dataset)}. One rollout takes {needed} "
+            f"prompts ({args.generation_batch_size} completions, {args.num_generations} of each prompt), and nothing "
+            "would be trained: give more rows, or lower `per_device_train_batch_size`."
+        )
     prompts = list(dataset[: min(len(dataset), MAX_CHECKED_PROMPTS)]["prompt"])
     if None in prompts:
         raise ValueError(f"Row {prompts.index(None)} of train_dataset has no prompt. Fill it in, or drop the row.")
-    lengths = [len(ids) for ids in tokenize(prompts)]
-    if min(lengths) == 0:
+    if isinstance(prompts[0], str):
+        prompt_ids = tokenizer(text=prompts)["input_ids"]
+    else:
+        options = args.chat_template_kwargs or {}
+        prompt_ids = [tokenize_prompt(tokenizer, prompt, row, **options) for row, prompt in enumerate(prompts)]
+    lengths = list(map(len, prompt_ids))
+    if 0 in lengths:
         raise ValueError(f"Row {lengths.index(0)} of train_dataset has an empty prompt. Give it at least one token.")
-    contexts = {name: context_length(model) for name, model in models.items() if model is not None}
+    contexts = {name: context_length(model) for name, model in models.items()}
     _check_context(lengths, args.max_completion_length, contexts)
-
-
-def _check_number_of_rows(rows: int, completions: int, num_generations: int) -> None:
-    needed = completions // num_generations
-    if rows < needed:
-        raise ValueError(
-            f"`train_dataset` must have at least {needed} rows, got {rows}. One rollout takes {needed} prompts "
-            f"({completions} completions, {num_generations} of each prompt), and nothing would be trained: give more "
-            "rows, or lower `per_device_train_batch_size`."
-        )
+    check_token_ids(prompt_ids, models["model"].config.get_text_config().vocab_size)
 
 
 def _check_context(lengths: list[int], max_completion_length: int, contexts: Mapping[str, int | None]) -> None:

@@ -1,5 +1,6 @@
 """Loading prompts: every format and every error."""
 
+import csv
 import json
 
 import pytest
@@ -48,6 +49,24 @@ def test_csv_cells_stay_text(tmp_path):
         {"prompt": "one, two", "references": ["NA"], "reply": "NA"},
         {"prompt": "08:10", "references": ["007"], "reply": "007"},
     ]
+
+
+def test_a_cell_may_be_longer_than_the_limit_of_csv_which_is_left_as_it_was(tmp_path):
+    path = tmp_path / "rows.csv"
+    article = "word " * 40_000
+    path.write_text(f'prompt,article\na,"{article}"\n')
+    limit = csv.field_size_limit()
+    assert load_prompts(str(path))["article"][:] == [article]
+    assert csv.field_size_limit() == limit == 131_072
+
+
+@pytest.mark.parametrize("name", ["completions", "prompts", "self", "trainer_state", "image", "images"])
+def test_a_column_that_would_be_taken_for_something_else_is_left_out_with_a_warning(tmp_path, name, caplog):
+    path = write_lines(tmp_path / "rows.jsonl", [{"prompt": "a", name: "x", "kept": 1}])
+    assert load_prompts(path).to_list() == [{"prompt": "a", "kept": 1}]
+    assert f"The columns ['{name}'] of '{path}' are left out" in caplog.text
+    assert load_prompts(path, reference_column=name)["references"][:] == [["x"]]
+    assert load_prompts(path, prompt_column=name)["prompt"][:] == ["x"]
 
 
 def test_a_tsv_has_no_quoting(tmp_path):

@@ -57,6 +57,33 @@ def test_prompts_that_fit_are_returned_as_they_are(tokenizer):
     assert fit_prompts(data, tokenizer, 8) is data
 
 
+GEMMA = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}{% endif %}"
+    "{{ m['content'] }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "roles", "message"),
+    [
+        (
+            GEMMA,
+            ["system", "user"],
+            r"The prompt of row 1 must be a chat that .* accepts, got \[.*'system'.*not supported",
+        ),
+        (GEMMA, ["user", "user"], r"The prompt of row 1 .*Roles must alternate\)\. Change the messages"),
+        (None, ["user"], r"must have a tokenizer with a chat template, got none for the prompt of row 0"),
+    ],
+)
+def test_a_chat_that_the_template_refuses_is_refused_with_its_row(template, roles, message, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    chats = texts([{"role": "user", "content": "a"}], [{"role": role, "content": "a"} for role in roles])
+    with pytest.raises(ValueError, match=message):
+        fit_prompts(chats, tokenizer, 8)
+
+
 # In this tokenizer "!" is one token wherever it stands.
 def test_long_prompts_are_refused_with_their_number_the_longest_and_the_first(tokenizer):
     data = texts("!", "!z" * 3, "!z" * 5)

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lmrl.arguments import DataArguments
+from lmrl.arguments import DataArguments, HeldOutArguments
 from lmrl.data import load_held_out, load_splits
 from lmrl.data.sources import splits_of
 
@@ -178,8 +178,10 @@ def test_a_setting_that_is_no_field_is_refused_with_the_closest_field(tokenizer:
 
 
 def test_every_field_of_the_recipes_arguments_is_accepted(tokenizer: PreTrainedTokenizerBase) -> None:
-    settings = vars(DataArguments(eval_rows=2, max_train_rows=3))
-    train, held_out = load_splits(tokenizer, None, **settings)
+    train, held_out = load_splits(tokenizer, None, **vars(DataArguments(eval_rows=2, max_train_rows=3)))
+    settings = vars(HeldOutArguments(eval_rows=2))
+    read_by_fit_prompts = {name: settings.pop(name) for name in ("max_prompt_length", "long_prompts")}
+    assert read_by_fit_prompts == {"max_prompt_length": None, "long_prompts": "error"}
     assert (len(train), prompts(load_held_out(**settings))) == (3, prompts(held_out))
 
 

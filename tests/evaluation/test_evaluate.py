@@ -111,6 +111,15 @@ def test_a_reward_gets_the_completions_of_chat_prompts_as_messages(model, tokeni
     assert texts == [completion.text for completion in evaluate(model, tokenizer, ROWS).completions]
 
 
+def test_columns_named_like_the_arguments_of_a_reward_are_not_passed_on(model, tokenizer):
+    def number(*, prompts, completions, **columns):
+        return [len(columns)] * len(completions)
+
+    rows = [{**row, "completions": "x", "prompts": "x", "self": "x", "completion_ids": [1]} for row in ROWS]
+    expected = evaluate(model, tokenizer, ROWS, reward_funcs=[number]).scores["reward/number"].value
+    assert evaluate(model, tokenizer, rows, reward_funcs=[number]).scores["reward/number"].value == expected
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

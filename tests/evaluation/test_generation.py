@@ -221,6 +221,12 @@ def test_an_empty_prompt_starts_from_bos_or_raises(model, tokenizer):
     assert texts(generate(model, tokenizer, [""])) == texts(generate(model, tokenizer, ["i"]))
 
 
+def test_a_token_that_the_model_does_not_have_raises_with_its_row(model, tokenizer):
+    tokenizer.add_tokens(["kettle"])
+    with pytest.raises(ValueError, match=r"Token ids must be below 12, .* got 12 in row 1\. A token was added"):
+        generate(model, tokenizer, ["a b", "a kettle"])
+
+
 def test_a_prompt_that_does_not_fit_raises_with_the_remedy(model, tokenizer, prompts):
     with pytest.raises(
         ValueError, match=r"`prompt` of row 3 .* 32 positions, got 9 \+ 24 tokens. Set `max_new_tokens` to 23 or less"

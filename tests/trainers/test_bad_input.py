@@ -163,6 +163,51 @@ def test_rows_have_a_prompt_that_is_not_empty(gpt2_path: str, tmp_path: Path) ->
         refused(lambda d=dataset: make_trainer("reinforce", gpt2_path, tmp_path, train_dataset=d), *parts)
 
 
+@pytest.mark.parametrize("name", ["completions", "self", "log_metric", "image"])
+def test_a_column_named_like_an_argument_of_rewards_is_refused(name: str, gpt2_path: str, tmp_path: Path) -> None:
+    rows = Dataset.from_list([{"prompt": prompt, name: "x"} for prompt in PROMPTS])
+    refused(
+        lambda: make_trainer("reinforce", gpt2_path, tmp_path, train_dataset=rows),
+        f"`train_dataset` must not have a column {name!r}",
+        "Rename it",
+    )
+
+
+def test_a_prompt_that_the_chat_template_refuses_is_named(gpt2_path: str, tmp_path: Path) -> None:
+    chats = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "b", "name": 1}]] * 2
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.name %}{{ raise_exception('No names') }}{% endif %}a{% endfor %}"
+    )
+    refused(
+        lambda: make_trainer(
+            "reinforce",
+            gpt2_path,
+            tmp_path,
+            train_dataset=Dataset.from_list([{"prompt": chat} for chat in chats]),
+            processing_class=tokenizer,
+        ),
+        "The prompt of row 1 must be a chat that the tokenizer's chat template accepts, got [",
+        "(TemplateError: No names)",
+    )
+
+
+def test_a_token_that_the_model_does_not_have_is_named(gpt2_path: str, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["kettle"])
+    refused(
+        lambda: make_trainer(
+            "reinforce",
+            gpt2_path,
+            tmp_path,
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in [*PROMPTS[:3], "a kettle"]]),
+            processing_class=tokenizer,
+        ),
+        "Token ids must be below 64, the size of the model's vocabulary, got 64 in row 3",
+        "resize the model",
+    )
+
+
 def test_a_null_reference_is_named_with_its_column(gpt2_path: str, tmp_path: Path) -> None:
     rows = Dataset.from_list([{"prompt": prompt, "references": None} for prompt in PROMPTS])
     trainer = make_trainer("reinforce", gpt2_path, tmp_path, reward=BLEU(), train_dataset=rows)
