@@ -75,8 +75,8 @@ BUDGETS = {
     "lmrl/trainers": 2_700,
 }
 # What main does not meet yet. Each number may only go down, and each entry only go.
-BUDGETS_TODAY = {"lmrl": 17_500, "lmrl/rewards": 4_849, "lmrl/trainers": 3_160}
-FILE_LINES_TODAY = {"lmrl/trainers/base.py": 547}
+BUDGETS_TODAY = {"lmrl": 17_500, "lmrl/rewards": 4_849, "lmrl/trainers": 3_061}
+FILE_LINES_TODAY = {"lmrl/trainers/base.py": 496}
 
 
 def sources(*places: str) -> list[Path]:

@@ -3,16 +3,13 @@
 import copy
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
-from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
@@ -22,19 +19,15 @@ from trl.trainer.callbacks import SyncRefModelCallback
 
 from lmrl import models
 
-from . import checkpointing, critics, engines, startup_checks
+from . import checkpointing, critics, engines, policies, startup_checks
 from .callbacks import LogFile, TrainingProgress
-from .checkpointing import SaveError
 from .configs import PolicyGradientConfig
 from .finite import FiniteChecks
-from .meter import Meter, replace_newest
-from .peft import adapter_weights, undo_trl_adapter_changes
+from .meter import Meter
 from .reference import Reference, make_frozen_model
 from .reward_checks import RewardError, checked_rewards, load_reward_states, raise_on_all_ranks, reward_states
-from .rollout import Credit, RewardRecord, Rollout, ended, weighted_rewards
+from .rollout import Credit, Rollout, ended, weighted_rewards
 from .scorer import Scorer
-
-logger = get_logger(__name__)
 
 
 class PolicyGradientTrainer(RLOOTrainer):
@@ -71,8 +64,9 @@ class PolicyGradientTrainer(RLOOTrainer):
             `optimizers`, `quantization_config`, `peft_config`.
 
     Attributes:
-        name (`str`), citation (`str`, *optional*), reported_settings (`tuple[str, ...]`):
-            Of the class: name of the algorithm, its BibTeX, and the fields of the configuration that describe it.
+        name (`str`), paper (`dict`), citation (`str`, *optional*), reported_settings (`tuple[str, ...]`):
+            Of the class: name of the algorithm, `title` and arXiv `id` of its paper, its BibTeX, and the fields of the
+            configuration that describe it.
         meter ([`Meter`]), reference ([`Reference`]), scorer ([`Scorer`]):
             Logging over all processes, the KL penalty, and passes of a model over completions.
         model_card (`str`, *optional*):
@@ -80,13 +74,14 @@ class PolicyGradientTrainer(RLOOTrainer):
     """
 
     name = "policy-gradient"
+    paper: Mapping[str, str] = {}
     citation: str | None = None
     reported_settings: tuple[str, ...] = ("num_iterations", "epsilon", "normalize_advantages")
     model_card: str | None = None
 
     # The same facts under TRL's names.
     _name = property(lambda self: self.name)
-    _paper = property(lambda self: {"citation": self.citation})
+    _paper = property(lambda self: {**self.paper, "citation": self.citation})
     _tag_names = property(lambda self: ["trl", "lmrl", self.name.lower()])
 
     def __init__(
@@ -98,18 +93,18 @@ class PolicyGradientTrainer(RLOOTrainer):
         held_out_metrics: Callable[[PreTrainedModel], dict[str, float]] | None = None,
         **kwargs: Any,
     ) -> None:
-        train_dataset = _as_dataset(train_dataset)
-        kwargs["eval_dataset"] = _as_dataset(kwargs.get("eval_dataset"))
+        train_dataset = policies.as_dataset(train_dataset)
+        kwargs["eval_dataset"] = policies.as_dataset(kwargs.get("eval_dataset"))
         rewards = checked_rewards(reward_funcs)
         startup_checks.check_columns(rewards, train_dataset, kwargs["eval_dataset"])
         if args.should_save:
             checkpointing.check_writable(args.output_dir)
         if isinstance(model, str | Path):
-            options = dict(args.model_init_kwargs or {})
-            if kwargs.get("processing_class") is None:
-                kwargs["processing_class"] = models.load_tokenizer(model, revision=options.get("revision", "main"))
-            model = models.load_model(model, trainable=True, **options)
-        given_adapter = adapter_weights(model)
+            given_tokenizer = kwargs.get("processing_class")
+            model, kwargs["processing_class"] = policies.load_policy(
+                model, given_tokenizer, **(args.model_init_kwargs or {})
+            )
+        given_adapter = policies.adapter_weights(model)
 
         # If there were a beta, TRL would load a reference from disk. lmrl's is a copy of the policy as it is given.
         own_args = copy.deepcopy(args)
@@ -127,8 +122,10 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._decoding = None if self.use_vllm else models.DecodingWeights(self.accelerator.mixed_precision)
         self._finite = FiniteChecks(self.args)
         self._writer = checkpointing.CheckpointWriter(self.args.should_save, self.args.save_total_limit)
-        self._reward_record: RewardRecord
-        self._unlogged: checkpointing.Unlogged | None = None
+        # What `_calculate_rewards` has, which TRL calls in `_generate_and_score_completions` and keeps to itself.
+        self._rewards_per_func: Tensor
+        self._extra_rewards: dict[str, Tensor]
+        self._resumed_state: dict[str, Any] | None = None
         self._train_sampler: Any = None
         self._prepare_models(given_adapter)
         self.add_callback(LogFile)
@@ -136,30 +133,26 @@ class PolicyGradientTrainer(RLOOTrainer):
             self.add_callback(TrainingProgress)
 
     def _prepare_models(self, given_adapter: dict[str, Tensor]) -> None:
-        undo_trl_adapter_changes(self.model, given_adapter)
-        if self.args.disable_dropout:
-            models.disable_dropout(self.model)
-        models.fuse_activations(self.model)
+        policies.prepare(self.model, given_adapter, self.args.disable_dropout)
         with self.gathered_policy() as policy:
             reference = make_frozen_model(policy, self._tokenizer, self.args)
             models.add_scoring_forward(self._base_model, self.temperature)
             models.check_scoring_forward(self._base_model, self.temperature)
+            self.has_critic = self.create_critic(policy) is not None
         startup_checks.check_rows(
             self.train_dataset,
             self._tokenizer,
             self.args,
             {"model": self._base_model, "reference": reference or self._base_model},
         )
-        self.ref_model = None if reference is None else engines.prepare_frozen(reference, self.accelerator)
-        self.reference = Reference(self.ref_model, self.args, self.accelerator)
+        self.reference = Reference(reference, self.args, self.accelerator)
+        self.ref_model = self.reference.model
         if self.args.sync_ref_model:
             self.add_callback(SyncRefModelCallback(self.ref_model, self.accelerator))
         if self.use_vllm:
             engines.exclude_critic_from_vllm(self.vllm_generation)
         if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             models.offer_base_model(self._base_model, [reward.reward_func for reward in self.reward_funcs])
-        with self.gathered_policy() as policy:
-            self.has_critic = self.create_critic(policy) is not None
 
     # -- to be implemented by subclasses -----------------------------------------------------------------------------
 
@@ -208,7 +201,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._step = state["step"]
         load_reward_states(self.reward_funcs, state["rewards"])
         self.meter.load_state_dict(state["metrics"])
-        self._unlogged = checkpointing.Unlogged(state["loss"], state["last_logged"])
+        self._resumed_state = state
         self.beta = self.reference.restored_coefficient(self.beta, state)
 
     # -- for subclasses and users ------------------------------------------------------------------------------------
@@ -252,37 +245,27 @@ class PolicyGradientTrainer(RLOOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         # 1. and 2. TRL samples and calls the rewards, by way of the next three methods.
         sampled = super()._generate_and_score_completions(inputs)
-        rollout = self._with_rewards(sampled)
+        has_ended = ended(sampled["completion_ids"], sampled["completion_mask"], self.eos_token_ids)
+        rewards = self.total_rewards(self._rewards_per_func, has_ended)
+        lengths = self.accelerator.gather(sampled["completion_mask"].sum(dim=1)).float()
+        self.meter.log_rewards(rewards, lengths)
+        rollout = Rollout.from_sampled(sampled, rewards, lengths, self._extra_rewards)
         is_first = self.model.training and self._step == 0 and self.state.global_step == 0
         if is_first:
-            self.on_first_rewards(rollout.rewards)
+            self.on_first_rewards(rewards)
         args = self.args
         batch_size = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
         without_checkpoints = disable_gradient_checkpointing(self.model, args.gradient_checkpointing_kwargs)
         with self.meter.clock("scoring"), without_checkpoints:
-            # 3. The policy that sampled.
-            if self.serves_one_update:
-                rollout = replace(rollout, position=torch.arange(len(inputs), device=self.accelerator.device))
-            else:
-                scored = self.scorer.forward_in_batches(self.model, rollout, batch_size, self.has_critic)
-                rollout = rollout.with_policy_pass(scored)
-            # 4. The reference.
-            if self.reference.is_used:
-                with self.reference.running(self.model) as model:
-                    scored = self.scorer.forward_in_batches(model, rollout, batch_size)
-                rollout = replace(rollout, ref_log_probs=scored.log_probs)
+            # 3. and 4. The policy that sampled, and the reference.
+            rollout = self.scorer.score(
+                rollout, self.model, self.reference, batch_size, not self.serves_one_update, self.has_critic
+            )
         # 5. Credit, unless it waits for the log-probabilities of the training pass.
         if not self.serves_one_update:
             rollout = self._with_credit(rollout)
         if is_first and args.startup_checks:
-            startup_checks.check_first_rollout(
-                rollout,
-                self.accelerator.unwrap_model(self.model),
-                lambda rows: self.scorer.forward(self.model, rows).log_probs,
-                self.accelerator.gather,
-                self.eos_token_ids,
-                args,
-            )
+            startup_checks.check_first_rollout(rollout, self.model, self.scorer, self.eos_token_ids, args)
         return rollout.to_dict()
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> list[list[int]]:
@@ -300,7 +283,8 @@ class PolicyGradientTrainer(RLOOTrainer):
         states = reward_states(self.reward_funcs)
         try:
             per_func = self.call_rewards(inputs, prompts, *args)
-            self._reward_record = RewardRecord(per_func, self.extra_rewards(inputs, prompts))
+            self._rewards_per_func = per_func
+            self._extra_rewards = self.extra_rewards(inputs, prompts)
         except RewardError:
             load_reward_states(self.reward_funcs, states)  # the run that goes on from here scores these prompts again
             raise
@@ -320,34 +304,16 @@ class PolicyGradientTrainer(RLOOTrainer):
             rewards = rewards - self.args.missing_eos_penalty * (~has_ended)
         return rewards
 
-    def _with_rewards(self, sampled: dict[str, Tensor]) -> Rollout:
-        mask = sampled["completion_mask"]
-        has_ended = ended(sampled["completion_ids"], mask, self.eos_token_ids)
-        rewards = self.total_rewards(self._reward_record.per_func, has_ended)
-        self.meter.log_rewards(rewards)
-        lengths = self.accelerator.gather(mask.sum(dim=1)).float()
-        self.meter.count(lengths)
-        mask = mask * (~rewards.isnan()).unsqueeze(1)
-        tensors = {name: sampled[name] for name in ("prompt_ids", "prompt_mask", "completion_ids")}
-        tensors |= {"completion_mask": mask, "rewards": rewards, **self._reward_record.extra}
-        return Rollout.from_dict({**tensors, "mean_length": lengths.mean().clamp(min=1).expand(len(mask))})
-
     def _with_credit(self, rollout: Rollout) -> Rollout:
         kl = None
         if rollout.ref_log_probs is not None:
             kl = self.meter.log_kl(rollout, self.beta)
-            self._finite.check_forward("the KL to the reference", kl, self.state.global_step, self.beta)
+            self._finite.check_forward("the KL to the reference", kl, self.state.global_step)
         rollout = rollout.with_credit(self.credit(rollout))
-        advantages = self.meter.log_advantages(rollout.advantages, rollout.completion_mask)
-        replace_newest(self._logs["advantages"], advantages)
+        self.meter.log_advantages(rollout.advantages, rollout.completion_mask, self._logs["advantages"])
         if kl is not None and self.model.training:
             self.beta = self.reference.next_coefficient(self.beta, kl)
-            if self.reference.is_too_far(kl):
-                logger.warning(
-                    f"Stopping at step {self.state.global_step}: the KL to the reference is {kl:.3f} nats per "
-                    f"completion, above max_kl={self.args.max_kl}."
-                )
-                self.control.should_training_stop = True
+            self.control.should_training_stop |= self.reference.is_too_far(kl, self.state.global_step)
         return rollout
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
@@ -360,12 +326,12 @@ class PolicyGradientTrainer(RLOOTrainer):
             # 3. and 5. By the very pass that is trained on.
             rollout = self._with_credit(rollout.with_policy_pass(scored))
         entropy = self.meter.log_mean("entropy", scored.entropy, rollout.completion_mask)
-        self._finite.check_forward("the entropy", entropy, self.state.global_step, self.beta)
+        self._finite.check_forward("the entropy", entropy, self.state.global_step)
         return self.loss(scored, rollout)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Returns the loss of TRL's training step, and counts as update what was not spent on the rollout."""
-        with self.meter.clock_update():
+        with self.meter.clock("update"):
             return super().training_step(*args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -380,7 +346,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         """Called between the last backward pass and the update."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
         if grad_norm is not None and self.accelerator.scaler is None:  # a scaler skips overflows and lowers its scale
-            self._finite.check_gradients(float(grad_norm), self.state.global_step, self.beta)
+            self._finite.check_gradients(float(grad_norm), self.state.global_step)
         return grad_norm
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -414,11 +380,11 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def _save_run_state(self, folder: Path) -> None:
         within_rollout = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        completions = self._logs if within_rollout and self.log_completions else {}
         checkpointing.save_run_state(
             folder,
-            {**self.run_state_dict(), "num_processes": self.accelerator.num_processes},
+            {**self.run_state_dict(), "num_processes": self.accelerator.num_processes, "completions": completions},
             self._buffered_inputs if within_rollout else None,
-            self._logs if self.log_completions else None,
             self.accelerator.process_index,
         )
         self.reference.save(folder)
@@ -431,14 +397,13 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._writer.save_model(output_dir or self.args.output_dir, save)
 
     def _check_weights(self) -> None:
-        self._finite.check_weights(self.model, self.accelerator, self.state.global_step, self.beta)
+        self._finite.check_weights(self.model, self.accelerator, self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.has_critic:
             super()._save(output_dir, state_dict)
             return
-        weights = self.model.state_dict() if state_dict is None else state_dict
-        critic = {name.split("critic.", 1)[1]: weight for name, weight in weights.items() if "critic." in name}
+        critic = critics.critic_weights(self.model.state_dict() if state_dict is None else state_dict)
         super()._save(output_dir, state_dict)  # takes the critic out of a state_dict that it is given
         if self.args.should_save:
             models.save_critic(critic, output_dir or self.args.output_dir)
@@ -482,18 +447,17 @@ class PolicyGradientTrainer(RLOOTrainer):
         if self._step < failed_at - self.args.steps_per_generation * self.num_iterations:
             self._buffered_inputs: Any = None  # of a later rollout than the step began in
         checkpoint = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        try:
-            if checkpoint.resolve() != self._writer.latest:
-                self._save_checkpoint(self.model, trial=None)
-        except SaveError as error:
-            return str(error)
-        return f"The {self.state.global_step} steps done so far are kept in {checkpoint}."
+        return self._writer.write_before_exit(checkpoint, lambda: self._save_checkpoint(self.model, trial=None))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:  # resumed at its end: Trainer would train one more step
             self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
+            return
+        if self._resumed_state is not None:  # what was not logged yet: Trainer has begun with a loss of zero
+            self._tr_loss += self._resumed_state["loss"]
+            self._globalstep_last_logged = self._resumed_state["last_logged"]
+            self._resumed_state = None
+        super()._run_epoch(*args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         self._train_sampler = super()._get_train_sampler(dataset)
@@ -507,25 +471,16 @@ class PolicyGradientTrainer(RLOOTrainer):
             for _ in range(int(self.state.epoch or 0)):
                 next(iter(self._train_sampler or ()), None)
             self._load_run_state(Path(checkpoint))
-            super()._load_rng_state(checkpoint)  # where the run is at its end, the loop, which does it, is not entered
+            self._load_rng_state(checkpoint)  # where the run is at its end, the loop, which does it, is not entered
 
     def _load_run_state(self, folder: Path) -> None:
         state = checkpointing.load_run_state(folder, self.accelerator.process_index)
         if state is not None:
             self.load_run_state_dict(state)
-            batches = checkpointing.load_batches(folder, state, self.args, self.accelerator)
-            if batches is not None:
-                self._buffered_inputs = batches
-                checkpointing.restore_completions_table(self._logs, state["completions"])
+            self._buffered_inputs = checkpointing.load_batches(folder, state, self.args, self.accelerator)
+            if self._buffered_inputs is not None:
+                checkpointing.restore_completions(self._logs, state["completions"])
         self.reference.load(folder)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Called when a resumed run is where it was, with the figures of the training loop at zero."""
-        super()._load_rng_state(checkpoint)
-        if self._unlogged is not None:
-            self._tr_loss += self._unlogged.loss
-            self._globalstep_last_logged = self._unlogged.last_logged
-            self._unlogged = None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -539,8 +494,3 @@ class PolicyGradientTrainer(RLOOTrainer):
         # A checkpoint of DeepSpeed or FSDP has the complete module, with the critic: what they have loaded is shards.
         if self.has_critic and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             models.load_critic(models.get_critic(self._base_model), folder)
-
-
-def _as_dataset(rows: Any) -> Any:
-    """Returns rows given as a list of `dict` as a dataset, and others as they are."""
-    return Dataset.from_list(rows) if isinstance(rows, list) else rows

@@ -1,10 +1,11 @@
 """Critics: the parts of a policy that give values to states, and how they are trained."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from accelerate.utils import is_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrl.models import Critic, TrunkAdapter, attach_critic, backbone_of, disable_dropout, load_backbone
@@ -55,6 +56,11 @@ def _make_backbone(policy: PreTrainedModel, base: PreTrainedModel, args: PPOConf
     if args.disable_dropout:
         disable_dropout(backbone)
     return backbone
+
+
+def critic_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the critic's weights out of those of a policy, by their names in the critic."""
+    return {name.split("critic.", 1)[1]: weight for name, weight in state_dict.items() if "critic." in name}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, learning_rate: float) -> None:

@@ -28,10 +28,9 @@ def gathered_policy(
     model_wrapped: Any, accelerator: Accelerator, gradient_checkpointing_kwargs: dict[str, Any] | None = None
 ) -> Iterator[PreTrainedModel]:
     """
-    Yields the policy out of its engine, with all its weights on every process and on the device that trains.
-
-    In it a process may run the policy without the others, and a model that is loaded is complete too. All processes
-    must enter and leave it together. What is done to the weights in it is lost where they are shards.
+    Yields the policy out of its engine, with all its weights on every process and on the device that trains, as for
+    [`~PolicyGradientTrainer.gathered_policy`]. A model that is loaded within is complete too. What is done to the
+    weights in it is lost where they are shards.
     """
     with ExitStack() as stack:
         if DistributedBackend(accelerator).is_zero3:
@@ -119,14 +118,14 @@ def decoding_policy(
     Prepares the policy for sampling: its weights at hand, in 16 bits if it trains so, and no generation settings
     that change the distribution. Without `weights`, vLLM samples with its own.
     """
-    is_zero3 = DistributedBackend(accelerator).is_zero3
+    backend = DistributedBackend(accelerator)
     is_spread = len(set(getattr(policy, "hf_device_map", {}).values())) > 1  # by hooks of Accelerate on its forward
     with ExitStack() as stack:
         if weights is None:
             pass
-        elif uses_fsdp(accelerator):  # under ZeRO-3 TRL gathers the weights
+        elif backend.is_fsdp:  # under ZeRO-3 TRL gathers the weights
             stack.enter_context(gathered_policy(model_wrapped, accelerator))
-        elif not is_zero3 and not is_spread:
+        elif not backend.is_zero3 and not is_spread:
             stack.enter_context(weights.replacing(policy))
         stack.enter_context(neutral_generation_config(policy))
         yield
@@ -134,26 +133,17 @@ def decoding_policy(
 
 def prepare_frozen(model: Any, accelerator: Accelerator) -> Any:
     """Returns a model that is not trained, under the engine of the policy."""
-    if uses_deepspeed(accelerator):
+    if accelerator.state.deepspeed_plugin is not None:
         return prepare_deepspeed(model, accelerator)
-    if uses_fsdp(accelerator):
+    if DistributedBackend(accelerator).is_fsdp:
         return prepare_fsdp(model, accelerator)
     return accelerator.prepare_model(model, evaluation_mode=True)
 
 
-def uses_deepspeed(accelerator: Accelerator) -> bool:
-    """Returns whether DeepSpeed is the engine."""
-    return accelerator.state.deepspeed_plugin is not None
-
-
-def uses_fsdp(accelerator: Accelerator) -> bool:
-    """Returns whether FSDP is the engine."""
-    return getattr(accelerator.state, "fsdp_plugin", None) is not None
-
-
 def is_sharded(accelerator: Accelerator) -> bool:
     """Returns whether every process has a part of each weight only."""
-    return DistributedBackend(accelerator).is_zero3 or uses_fsdp(accelerator)
+    backend = DistributedBackend(accelerator)
+    return backend.is_zero3 or backend.is_fsdp
 
 
 def exclude_critic_from_vllm(generation: VLLMGeneration) -> None:

@@ -20,42 +20,38 @@ class FiniteChecks:
     """
     Checks of values that are reduced over all processes anyway, so that all of them stop in the same step.
 
-    Each takes the number of optimizer steps done and the coefficient of the KL penalty, for its message, and raises a
-    [`DivergenceError`] if a value is NaN or infinite.
-
-    Args:
-        args ([`PolicyGradientConfig`]):
-            Configuration, with the folder of the run, whose checkpoints the messages name.
+    Each takes the number of optimizer steps done, for its message, and raises a [`DivergenceError`] if a value is NaN
+    or infinite. The message names the last checkpoint, and the settings of the run that may be at fault.
     """
 
     def __init__(self, args: PolicyGradientConfig) -> None:
         self.args = args
 
-    def check_forward(self, name: str, value: float, step: int, beta: float) -> None:
+    def check_forward(self, name: str, value: float, step: int) -> None:
         """Checks a result of the policy's forward, which all processes have."""
         if not math.isfinite(value):
             raise DivergenceError(
                 f"Training was stopped in step {step + 1}: {name} is {value}: what the policy computes is no longer "
                 f"finite, so its weights after step {step} are broken. {self._last_checkpoint(step)} "
-                f"{self._remedy(beta)}"
+                f"{self._remedy()}"
             )
 
-    def check_gradients(self, norm: float, step: int, beta: float) -> None:
+    def check_gradients(self, norm: float, step: int) -> None:
         """Checks the norm of the gradients, between the last backward pass and the update."""
         if not math.isfinite(norm):
             raise DivergenceError(
                 f"Training was stopped in step {step + 1}: the norm of the gradients is {norm}, and the update with "
-                f"them was not made. {self._last_checkpoint()} {self._remedy(beta)}"
+                f"them was not made. {self._last_checkpoint()} {self._remedy()}"
             )
 
-    def check_weights(self, model: nn.Module, accelerator: Accelerator, step: int, beta: float) -> None:
+    def check_weights(self, model: nn.Module, accelerator: Accelerator, step: int) -> None:
         """Checks the weights, in shards or not, before they are saved; if one process fails, all of them do."""
         weights = [getattr(weight, "to_local", lambda weight=weight: weight)() for weight in model.parameters()]
         broken = torch.tensor(not all(bool(weight.isfinite().all()) for weight in weights), dtype=torch.int64)
         if accelerator.reduce(broken.to(accelerator.device), reduction="sum") > 0:
             raise DivergenceError(
                 f"After step {step} weights of the policy are NaN or infinite, and were not saved. "
-                f"{self._last_checkpoint()} {self._remedy(beta)}"
+                f"{self._last_checkpoint()} {self._remedy()}"
             )
 
     def _last_checkpoint(self, suspect: int | None = None) -> str:
@@ -69,9 +65,9 @@ class FiniteChecks:
         before = f"go back to {checkpoints[1]}" if len(checkpoints) > 1 else "there is none before it"
         return f"The last checkpoint is {last}; if it was saved from these very weights, {before}."
 
-    def _remedy(self, beta: float) -> str:
+    def _remedy(self) -> str:
         args = self.args
         return (
             f"Lower `learning_rate` (it is {args.learning_rate:g}) or `max_grad_norm` (it is {args.max_grad_norm:g}), "
-            f"raise `beta` (it is {beta:g}), or check the rewards for extreme values."
+            f"raise `beta` (it is {args.beta:g}), or check the rewards for extreme values."
         )

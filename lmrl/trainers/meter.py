@@ -14,7 +14,7 @@ from lmrl import core
 
 from .rollout import Rollout
 
-ROLLOUT_STAGES = ("generation", "scoring", "reward")
+STAGES = ("generation", "scoring", "reward", "update")
 
 
 class Meter:
@@ -27,13 +27,8 @@ class Meter:
     `time/generation`, `time/scoring`, `time/reward` and `time/update` since the last log, `samples_per_second`,
     `tokens_per_second`.
 
-    Args:
-        accelerator ([`~accelerate.Accelerator`]):
-            Joins the processes.
-        values (`dict[str, dict[str, list[float]]]`):
-            Store of TRL: for `"train"` and `"eval"` the values of each name since the last log, whose means it logs.
-        mode (`Callable`):
-            Returns `"train"` or `"eval"`.
+    `values` is the store of TRL: for `"train"` and `"eval"`, of which `mode` returns the one, the values of each name
+    since the last log, whose means it logs.
     """
 
     def __init__(
@@ -83,12 +78,18 @@ class Meter:
         for name, total in zip(means, totals, strict=True):
             self.log(name, total / max(count, 1))
 
-    def log_rewards(self, rewards: Tensor) -> None:
-        """Logs the rewards (B,) as they are trained on: clipped, and less the penalty for not ending."""
+    def log_rewards(self, rewards: Tensor, lengths: Tensor) -> None:
+        """
+        Logs the rewards (B,) as they are trained on: clipped, and less the penalty for not ending. Counts the
+        completions of all processes by their lengths, (N,), if they are trained on.
+        """
         gathered = self.accelerator.gather(rewards)
         scored = gathered[~gathered.isnan()]
         self.replace("reward", scored.mean().item())
         self.replace("reward_std", scored.std().item() if len(scored) > 1 else 0.0)
+        if self.mode() == "train":
+            self.completions += len(lengths)
+            self.tokens += int(lengths.sum())
 
     def log_kl(self, rollout: Rollout, coefficient: float) -> float:
         """Logs the KL to the reference and its coefficient; returns the KL in nats, the mean over all completions."""
@@ -100,53 +101,44 @@ class Meter:
         self.log("kl_coef", coefficient)
         return per_sequence
 
-    def log_advantages(self, advantages: Tensor, mask: Tensor) -> list[float]:
-        """Logs the advantages, (B,) or (B, T); returns one per completion, of all processes."""
+    def log_advantages(self, advantages: Tensor, mask: Tensor, table: Any) -> None:
+        """
+        Logs the advantages, (B,) or (B, T). In place of TRL's own (huggingface/trl#7298), those that are trained on
+        become the newest rows of a column of its table, one per completion of all processes.
+        """
         if advantages.dim() == 1:
             self.log_moments("advantages", advantages, mask.any(dim=1))
             per_sequence = advantages
         else:
             self.log_moments("advantages", advantages, mask)
             per_sequence = core.masked_mean(advantages, mask, dim=1)
-        gathered: list[float] = self.accelerator.gather(per_sequence).tolist()
-        return gathered
+        values: list[float] = self.accelerator.gather(per_sequence).tolist()
+        for _ in range(min(len(values), len(table))):
+            table.pop()
+        table.extend(values)
 
     # -- time --------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def clock(self, stage: str) -> Iterator[None]:
-        """Counts the seconds within as those of a stage of the rollout."""
+        """Counts the seconds within as those of a stage, but for what a clock inside of it counts as another's."""
+        others = sum(self.seconds.values())
         started = time.perf_counter()
         yield
-        self.seconds[stage] += time.perf_counter() - started
-
-    @contextmanager
-    def clock_update(self) -> Iterator[None]:
-        """Counts the seconds within as those of the update, but for what was spent on a rollout."""
-        started, before = time.perf_counter(), self._rollout_seconds()
-        yield
-        self.seconds["update"] += time.perf_counter() - started - (self._rollout_seconds() - before)
-
-    def count(self, lengths: Tensor) -> None:
-        """Counts the completions of all processes by their lengths, (N,), if they are trained on."""
-        if self.mode() == "train":
-            self.completions += len(lengths)
-            self.tokens += int(lengths.sum())
+        others = sum(self.seconds.values()) - others
+        self.seconds[stage] += time.perf_counter() - started - others
 
     def pop_times(self) -> dict[str, float]:
         """Returns the seconds of each stage and the throughput since the last call; nothing if none has passed."""
-        spent = self._rollout_seconds() + self.seconds["update"]
+        spent = sum(self.seconds.values())
         if spent <= 0:
             return {}
-        times = {f"time/{stage}": self.seconds[stage] for stage in (*ROLLOUT_STAGES, "update")}
+        times = {f"time/{stage}": self.seconds[stage] for stage in STAGES}
         times["samples_per_second"] = self.completions / spent
         times["tokens_per_second"] = self.tokens / spent
         self.seconds.clear()
         self.completions = self.tokens = 0
         return times
-
-    def _rollout_seconds(self) -> float:
-        return sum(self.seconds[stage] for stage in ROLLOUT_STAGES)
 
     # -- resuming ----------------------------------------------------------------------------------------------------
 
@@ -157,10 +149,3 @@ class Meter:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what [`~Meter.state_dict`] returned."""
         self.values["train"].update(state)
-
-
-def replace_newest(table: Any, values: list[float]) -> None:
-    """Replaces the newest entries of a column of TRL's table by those that were trained on (huggingface/trl#7298)."""
-    for _ in range(min(len(values), len(table))):
-        table.pop()
-    table.extend(values)

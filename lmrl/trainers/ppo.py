@@ -1,5 +1,7 @@
 """PPO with a learned critic."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -43,6 +45,7 @@ class PPOTrainer(PolicyGradientTrainer):
     """
 
     name = "PPO"
+    paper: Mapping[str, str] = {"title": "Proximal Policy Optimization Algorithms", "id": "1707.06347"}
     citation = CITATION
     reported_settings = (
         "critic",

@@ -19,7 +19,7 @@ from lmrl import core
 from lmrl.models import add_scoring_forward, check_scoring_forward, fuse_activations, load_model, load_tokenizer
 
 from .configs import PolicyGradientConfig
-from .engines import is_sharded
+from .engines import is_sharded, prepare_frozen
 from .rollout import Rollout
 
 logger = get_logger(__name__)
@@ -31,20 +31,13 @@ class Reference:
     """
     The frozen policy, the penalty for leaving it, and the coefficient of that.
 
-    KLs are in nats per completion, the mean over a rollout of all processes.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`], *optional*):
-            Frozen model under its engine. None without a KL penalty, and for a policy with LoRA where no model is
-            named: that is its own reference, without its adapter.
-        args ([`PolicyGradientConfig`]):
-            Configuration of the run.
-        accelerator ([`~accelerate.Accelerator`]):
-            Of the trainer.
+    KLs are in nats per completion, the mean over a rollout of all processes. `model` is the frozen model, which is put
+    under the engine of the policy. It is None without a KL penalty, and for a policy with LoRA where no model is
+    named: that is its own reference, without its adapter.
     """
 
     def __init__(self, model: Any, args: PolicyGradientConfig, accelerator: Accelerator) -> None:
-        self.model = model
+        self.model = None if model is None else prepare_frozen(model, accelerator)
         self.args = args
         self.accelerator = accelerator
 
@@ -79,9 +72,15 @@ class Reference:
         num_samples = self.args.generation_batch_size
         return core.adaptive_coefficient(beta, kl, self.args.kl_target, self.args.kl_horizon, num_samples)
 
-    def is_too_far(self, kl: float) -> bool:
-        """Returns whether a KL is above `max_kl`."""
-        return self.args.max_kl is not None and kl > self.args.max_kl
+    def is_too_far(self, kl: float, step: int) -> bool:
+        """Returns whether a KL is above `max_kl`, with a warning that names the step."""
+        if self.args.max_kl is None or kl <= self.args.max_kl:
+            return False
+        logger.warning(
+            f"Stopping at step {step}: the KL to the reference is {kl:.3f} nats per completion, above "
+            f"max_kl={self.args.max_kl}."
+        )
+        return True
 
     def state_dict(self, beta: float) -> dict[str, float]:
         """Returns the coefficient if it adapts. One that does not may be changed on resuming."""

@@ -1,7 +1,7 @@
 """REINFORCE with a choice of baselines."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
     """
 
     name = "REINFORCE"
+    paper: Mapping[str, str] = {"title": "Back to Basics: Revisiting REINFORCE-Style Optimization", "id": "2402.14740"}
     citation = CITATION
     reported_settings = ("baseline", *PolicyGradientTrainer.reported_settings)
 

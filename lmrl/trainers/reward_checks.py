@@ -26,13 +26,7 @@ class CheckedReward:
     A reward function whose failures name the reward and the row.
 
     On several processes a failure is kept until [`raise_on_all_ranks`], and the rewards are `None`: the others are
-    about to gather their rewards, and would wait for a process that had raised.
-
-    Args:
-        reward_func (`Callable`):
-            `f(prompts=..., completions=..., **columns) -> list[float | None]`.
-        name (`str`):
-            Name under which it is logged.
+    about to gather their rewards, and would wait for a process that had raised. It is logged under `name`.
     """
 
     def __init__(self, reward_func: Callable[..., Any], name: str) -> None:
@@ -52,17 +46,14 @@ class CheckedReward:
         if isinstance(error, RewardError):
             self.failure = error
         else:
-            self.failure = self._failure(error, completions)
+            self.failure = RewardError(
+                f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was "
+                f"scoring {len(completions)} completions, the first of them {shorten(completions[0])}."
+            )
             self.failure.__cause__ = error
         if not is_distributed():
             raise self.failure
         return [None] * len(completions)
-
-    def _failure(self, error: Exception, completions: list[Any]) -> RewardError:
-        return RewardError(
-            f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was scoring "
-            f"{len(completions)} completions, the first of them {shorten(completions[0])}."
-        )
 
     def _checked(self, rewards: Any, kwargs: dict[str, Any]) -> list[float | None]:
         completions = kwargs["completions"]
@@ -130,11 +121,7 @@ def _is_echo(failure: RewardError) -> bool:
 
 def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
     """
-    Returns the reward functions, each wrapped in its checks and given a name of its own.
-
-    Args:
-        reward_funcs (`Callable` or `list[Callable]`):
-            Reward functions as TRL takes them.
+    Returns the reward functions, given as TRL takes them, each wrapped in its checks and with a name of its own.
 
     Raises:
         TypeError: If one is not callable, or is a model (or the name of one), which TRL would load with a fresh head

@@ -30,23 +30,6 @@ class Credit:
 
 
 @dataclass(frozen=True)
-class RewardRecord:
-    """
-    Rewards of the rollout in the making: TRL's `_generate_and_score_completions` calls `_calculate_rewards` on its way
-    and does not return them, so the trainer keeps them here until that returns.
-
-    Args:
-        per_func (`torch.Tensor` of shape `(N, F)`):
-            Rewards of the N completions of all processes by F functions, NaN where one did not apply.
-        extra (`dict[str, torch.Tensor]`):
-            Result of [`~PolicyGradientTrainer.extra_rewards`].
-    """
-
-    per_func: Tensor
-    extra: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
 class Rollout:
     """
     Completions of this process with all that is known of them: the batch that `credit` and `loss` get.
@@ -74,7 +57,7 @@ class Rollout:
         greedy_rewards (`torch.Tensor` of shape `(B,)`, *optional*):
             Rewards of the greedy completions of the same prompts. There with `baseline="greedy"`.
         position (`torch.Tensor` of shape `(B,)`, *optional*):
-            Place of each row in the order of generation. There until credit is assigned, if TRL shuffles before.
+            Place of each row in the order of generation.
         advantages, returns (`torch.Tensor`, *optional*):
             From [`Credit`]. There in `loss`.
         extra (`dict[str, torch.Tensor]`, *optional*):
@@ -96,6 +79,26 @@ class Rollout:
     advantages: Any = None
     returns: Any = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def from_sampled(
+        cls, sampled: Mapping[str, Tensor], rewards: Tensor, lengths: Tensor, extra: Mapping[str, Tensor]
+    ) -> "Rollout":
+        """
+        Returns the rollout of what TRL has sampled, with its rewards, (B,), and with the lengths of the completions of
+        all processes, (N,). Completions without a reward are masked out. `extra` may have further fields.
+        """
+        names = ("prompt_ids", "prompt_mask", "completion_ids")
+        return cls.from_dict(
+            {
+                **{name: sampled[name] for name in names},
+                "completion_mask": sampled["completion_mask"] * (~rewards.isnan()).unsqueeze(1),
+                "rewards": rewards,
+                "mean_length": lengths.mean().clamp(min=1).expand(len(rewards)),
+                "position": torch.arange(len(rewards), device=rewards.device),
+                **extra,
+            }
+        )
 
     @classmethod
     def from_dict(cls, tensors: Mapping[str, Tensor]) -> "Rollout":
@@ -162,15 +165,8 @@ class Rollout:
 
 def weighted_rewards(per_func: Tensor, weights: Tensor, clip_range: tuple[float, float] | None) -> Tensor:
     """
-    Returns the weighted sum of the rewards of each completion, (N,), clipped if there is a range.
-
-    Args:
-        per_func (`torch.Tensor` of shape `(N, F)`):
-            Rewards of F functions, NaN where one did not apply. Where none did, the sum is NaN.
-        weights (`torch.Tensor` of shape `(F,)`):
-            Weights of the functions.
-        clip_range (`tuple[float, float]`, *optional*):
-            Bounds of the sum.
+    Returns the sum of the rewards of each completion by F functions, (N, F), with their weights, (F,): (N,), clipped
+    if there is a range. A reward is NaN where its function did not apply; where none did, so is the sum.
     """
     rewards = (per_func * weights.to(per_func.device)).nansum(dim=1)
     if clip_range:

@@ -1,5 +1,6 @@
 """Passes of the policy and of the reference over a rollout."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -7,16 +8,14 @@ from accelerate import Accelerator
 
 from lmrl.models import ScoredCompletions
 
+from .reference import Reference
 from .rollout import Rollout
 
 
 class Scorer:
     """
-    Runs the policy or the reference, a model in its engine, over completions in the precision of the run.
-
-    Args:
-        accelerator ([`~accelerate.Accelerator`]):
-            Has the autocast of the run.
+    Runs the policy or the reference, a model in its engine, over completions in the precision of the run, which the
+    accelerator's autocast has.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -32,6 +31,27 @@ class Scorer:
                 with_values=with_values,
             )
         return scored
+
+    def score(
+        self,
+        rollout: Rollout,
+        policy: Any,
+        reference: Reference,
+        batch_size: int,
+        with_policy: bool,
+        with_values: bool,
+    ) -> Rollout:
+        """
+        Returns a rollout with its log-probabilities under the reference, and, unless the training pass is to give
+        them, those under the policy that sampled it, and the values of its critic.
+        """
+        if with_policy:
+            rollout = rollout.with_policy_pass(self.forward_in_batches(policy, rollout, batch_size, with_values))
+        if reference.is_used:
+            with reference.running(policy) as model:
+                scored = self.forward_in_batches(model, rollout, batch_size)
+            rollout = replace(rollout, ref_log_probs=scored.log_probs)
+        return rollout
 
     @torch.no_grad()
     def forward_in_batches(

@@ -1,6 +1,6 @@
 """Sanity checks run before the first optimizer step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from lmrl.models import context_length
 from lmrl.utils import RESERVED_COLUMNS, check_token_ids, tokenize_prompt
 
 from .configs import PolicyGradientConfig
-from .peft import starts_at_reference
+from .policies import starts_at_reference
 from .reward_checks import CheckedReward, missing_columns
 from .rollout import Rollout, ended
+from .scorer import Scorer
 
 logger = get_logger(__name__)
 
@@ -105,43 +106,29 @@ def _check_context(lengths: list[int], max_completion_length: int, contexts: Map
 
 
 def check_first_rollout(
-    rollout: Rollout,
-    policy: Any,
-    score: Callable[[Rollout], Tensor],
-    gather: Callable[[Tensor], Tensor],
-    eos_token_ids: Sequence[int],
-    args: PolicyGradientConfig,
+    rollout: Rollout, model: Any, scorer: Scorer, eos_token_ids: list[int], args: PolicyGradientConfig
 ) -> None:
     """
-    Checks the first rollout: rewards that differ, completions that end, a ratio of 1 and a KL of 0.
-
-    Args:
-        rollout ([`Rollout`]):
-            First rollout of this process.
-        policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Policy out of its engine.
-        score (`Callable`):
-            Returns the policy's log-probabilities of a rollout, (B, T).
-        gather (`Callable`):
-            Returns the tensors of all processes as one.
-        eos_token_ids, args:
-            Of the trainer.
+    Checks the first rollout of this process, from the policy in its engine: rewards that differ, completions that end,
+    a ratio of 1 and a KL of 0.
 
     Raises:
         ValueError: If training could learn nothing, or would not train the policy that is sampled.
     """
+    policy = scorer.accelerator.unwrap_model(model)
+    gather = scorer.accelerator.gather
     _check_rewards_differ(gather(rollout.rewards))
     _check_eos(eos_token_ids, policy.config.get_text_config().vocab_size)
-    has_ended = ended(rollout.completion_ids, rollout.completion_mask, list(eos_token_ids))
+    has_ended = ended(rollout.completion_ids, rollout.completion_mask, eos_token_ids)
     _warn_if_none_ended(gather(has_ended), args.max_completion_length)
 
     few = slice(0, min(CHECKED_ROWS, args.per_device_train_batch_size))
     rows = rollout.map(lambda tensor: tensor[few])
     tolerance = TOLERANCE_IN_16_BITS if args.bf16 or args.fp16 else TOLERANCE
     with torch.no_grad():
-        in_training = score(rows)
+        in_training = scorer.forward(model, rows).log_probs
         policy.eval()
-        in_evaluation = score(rows)
+        in_evaluation = scorer.forward(model, rows).log_probs
         policy.train()
     _check_ratio(in_training, in_evaluation, tolerance)
     if rows.ref_log_probs is not None and args.reference_model_name_or_path is None and starts_at_reference(policy):

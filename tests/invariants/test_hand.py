@@ -7,7 +7,7 @@ import torch
 from training import make_trainer
 
 from lmrl.trainers import Rollout
-from lmrl.trainers.rollout import RewardRecord
+from lmrl.trainers.rollout import ended
 
 NAN = float("nan")
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])
@@ -105,12 +105,13 @@ def test_the_reward_is_weighted_clipped_and_charged_for_not_ending(gpt2_path: st
     )
     trainer.reward_weights = torch.tensor([2.0, 1.0])
     per_func = torch.tensor([[0.3, 0.1], [0.4, 0.8], [NAN, 0.5], [NAN, NAN]])
-    trainer._reward_record = RewardRecord(per_func, extra={})
     trainer._metrics["train"] |= {"reward": [0.0], "reward_std": [0.0]}
     ones = torch.ones(4, 2, dtype=torch.int)
     completion_ids = torch.tensor([[5, 1], [5, 6], [5, 1], [5, 1]])
     sampled = {"prompt_ids": ones, "prompt_mask": ones, "completion_ids": completion_ids, "completion_mask": ones}
-    rollout = trainer._with_rewards(sampled)
+    rewards = trainer.total_rewards(per_func, ended(completion_ids, ones, trainer.eos_token_ids))
+    trainer.meter.log_rewards(rewards, ones.sum(dim=1))
+    rollout = Rollout.from_sampled(sampled, rewards, ones.sum(dim=1).float(), {})
     assert rollout.rewards[:3].tolist() == pytest.approx([0.7, 0.75, 0.5])
     assert rollout.rewards[3].isnan()
     assert rollout.completion_mask.sum(1).tolist() == [2, 2, 2, 0]

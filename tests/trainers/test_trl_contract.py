@@ -38,7 +38,6 @@ OVERRIDDEN: dict[str, str] = {
     "_load_best_model": "",
     "_load_from_checkpoint": "resume_from_checkpoint model",
     "_load_optimizer_and_scheduler": "checkpoint",
-    "_load_rng_state": "checkpoint",
     "_push_from_checkpoint": "checkpoint_folder",
     "_run_epoch": "model epoch train_dataloader steps_in_epoch num_update_steps_per_epoch trial ignore_keys_for_eval "
     "start_time resume_from_checkpoint epochs_trained steps_trained_in_current_epoch",
@@ -59,6 +58,7 @@ PRIVATE: dict[str, Any] = {
     "_globalstep_last_logged": RLOOTrainer,
     "_hf_deepspeed_config_weak_ref": deepspeed,
     "_iter_named_params": VLLMGeneration,
+    "_load_rng_state": RLOOTrainer,
     "_logs": RLOOTrainer,
     "_metrics": RLOOTrainer,
     "_name_or_path": transformers.PretrainedConfig(),
@@ -169,9 +169,10 @@ def test_the_norm_of_the_gradients_is_computed_before_the_update() -> None:
 def test_trl_gets_the_facts_of_the_algorithm(gpt2_path: str, tmp_path: Path) -> None:
     trainer = make_trainer("ppo", gpt2_path, tmp_path)
     assert (trainer._name, trainer._tag_names) == ("PPO", ["trl", "lmrl", "ppo"])
-    assert trainer._paper == {"citation": trainer.citation}
+    assert trainer._paper == {**trainer.paper, "citation": trainer.citation}
     trainer.create_model_card()
-    assert "Proximal Policy Optimization Algorithms" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "[Proximal Policy Optimization Algorithms](https://huggingface.co/papers/1707.06347)" in card
 
 
 def test_a_rollout_has_ids_and_masks_and_rewards_are_gathered(gpt2_path: str, tmp_path: Path) -> None:

@@ -2,20 +2,19 @@
 
 from .errors import SaveError, check_writable, save_errors
 from .folders import find_checkpoint, newest_first
-from .run_state import Unlogged, load_batches, load_run_state, restore_completions_table, save_run_state
+from .run_state import load_batches, load_run_state, restore_completions, save_run_state
 from .sigterm import save_on_sigterm
 from .writer import CheckpointWriter
 
 __all__ = [
     "CheckpointWriter",
     "SaveError",
-    "Unlogged",
     "check_writable",
     "find_checkpoint",
     "load_batches",
     "load_run_state",
     "newest_first",
-    "restore_completions_table",
+    "restore_completions",
     "save_errors",
     "save_on_sigterm",
     "save_run_state",

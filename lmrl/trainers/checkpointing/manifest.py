@@ -5,7 +5,8 @@ import os
 import time
 import zlib
 from pathlib import Path
-from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 MANIFEST = "lmrl_files.json"
 
@@ -70,23 +71,12 @@ def _find_missing(checkpoint: Path) -> str | None:
     if not any(name.startswith(("optimizer", "global_step")) for name in names):
         return "has no state of the optimizer, so training cannot go on from it (it can be given as a model)"
     for path in checkpoint.glob("*.safetensors"):
-        size = _stated_size(path)
-        found = path.stat().st_size
-        if size != found:
-            return f"is damaged: {path.name} has {found} bytes of {size}"
-    return None
-
-
-def _stated_size(path: Path) -> int | None:
-    """Returns the size of a safetensors file according to its header."""
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
         try:
-            header: dict[str, Any] = json.loads(stream.read(length))
-        except (ValueError, MemoryError, OverflowError):
-            return None
-    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-    return 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+            with safe_open(path, "pt"):  # compares the size with the header
+                pass
+        except SafetensorError as error:
+            return f"is damaged: {path.name} cannot be read ({error})"
+    return None
 
 
 def _crc32(path: Path) -> int:

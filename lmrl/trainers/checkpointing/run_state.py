@@ -1,7 +1,7 @@
 """The state of a run beyond Trainer's checkpoints: one file of each process, and its part of the rollout."""
 
 import json
-from dataclasses import dataclass
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -22,45 +22,20 @@ ROLLOUT_NAME = "rollout.safetensors"
 OLD_NAMES = {"old_per_token_logps": "old_log_probs", "ref_per_token_logps": "ref_log_probs"}
 
 
-@dataclass(frozen=True)
-class Unlogged:
+def save_run_state(folder: Path, state: dict[str, Any], batches: list[dict[str, Tensor]] | None, rank: int) -> None:
     """
-    What a resumed run had not logged yet: loaded with its checkpoint, and handed over to Trainer's loop, which begins
-    with a loss of zero, once that is where it was.
-    """
-
-    loss: float  # sum of the losses since the last log
-    last_logged: int  # step of the last log
-
-
-def save_run_state(
-    folder: Path,
-    state: dict[str, Any],
-    batches: list[dict[str, Tensor]] | None,
-    logs: dict[str, Any] | None,
-    rank: int,
-) -> None:
-    """
-    Writes the state of a process into a checkpoint: `lmrl_state.json`, of the second process `lmrl_state_1.json`, and
-    within a rollout `rollout.safetensors`.
-
-    Args:
-        folder (`Path`):
-            The checkpoint.
-        state (`dict`):
-            State as JSON can hold it.
-        batches (`list[dict[str, torch.Tensor]]`, *optional*):
-            Batches of a rollout that is not used up yet.
-        logs (`dict`, *optional*):
-            Store of TRL with the completions of that rollout, if they are shown in a table.
-        rank (`int`):
-            Rank of the process.
+    Writes the state of a process, as JSON can hold it, into a checkpoint: `lmrl_state.json`, of the second process
+    `lmrl_state_1.json`; and the batches of a rollout that is not used up yet as `rollout.safetensors`.
     """
     if batches is not None:
         rollout = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         save_file(rollout, _rank_file(folder, ROLLOUT_NAME, rank))
-        state = {**state, "completions": {} if logs is None else _completions_table(logs)}
-    _rank_file(folder, STATE_NAME, rank).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    _rank_file(folder, STATE_NAME, rank).write_text(json.dumps(state, indent=2, default=_as_json), encoding="utf-8")
+
+
+def _as_json(value: Any) -> Any:
+    """The columns of TRL's table of completions, in which a reward may log anything."""
+    return list(value) if isinstance(value, deque) else str(value)
 
 
 def load_run_state(folder: Path, rank: int) -> dict[str, Any] | None:
@@ -100,20 +75,11 @@ def load_batches(
     return batches
 
 
-def _completions_table(logs: dict[str, Any]) -> dict[str, Any]:
-    """Returns the columns that `log_completions` shows of a rollout, as JSON can hold them."""
-    plain = {name: list(logs[name]) for name in ("prompt", "completion", "advantages")}
-    groups = {group: {name: list(rows) for name, rows in logs[group].items()} for group in ("rewards", "extra")}
-    table: dict[str, Any] = json.loads(json.dumps(plain | groups, default=str))  # a reward may log anything
-    return table
-
-
-def restore_completions_table(logs: dict[str, Any], table: dict[str, Any]) -> None:
-    """Puts the completions of a rollout back into TRL's store: columns, or groups of columns, by their names."""
-    for name, rows in table.items():
+def restore_completions(logs: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Puts the completions of a rollout back into TRL's table: columns, or groups of columns, by their names."""
+    for name, rows in saved.items():
         if isinstance(rows, dict):
-            for column, values in rows.items():
-                logs[name][column].extend(values)
+            restore_completions(logs[name], rows)
         else:
             logs[name].extend(rows)
 

@@ -71,17 +71,9 @@ class CheckpointWriter:
         state: TrainerState,
     ) -> None:
         """
-        Writes a checkpoint. All processes must call it.
-
-        Args:
-            checkpoint (`Path`):
-                Where it belongs.
-            save_run_state (`Callable`):
-                Writes the state of the run into the folder that it is given.
-            save_trainer (`Callable`):
-                Writes Trainer's part, into the folder of [`~CheckpointWriter.redirect`].
-            state (`TrainerState`):
-                State of the trainer, which names the best checkpoint.
+        Writes a checkpoint, from all processes: `save_run_state` the state of the run, into the folder that it is
+        given, and `save_trainer` Trainer's part, into that of [`~CheckpointWriter.redirect`]. The state of the trainer
+        has the name of the best checkpoint.
 
         Raises:
             SaveError: On every process, if one of them could not write.
@@ -103,6 +95,15 @@ class CheckpointWriter:
             if self.should_save:
                 clean_up_unfinished(checkpoint.parent)
         self.latest = checkpoint.resolve()
+
+    def write_before_exit(self, checkpoint: Path, save_checkpoint: Callable[[], None]) -> str:
+        """Saves the steps that are done when the next one fails, unless they are; returns where, as a sentence."""
+        try:
+            if checkpoint.resolve() != self.latest:
+                save_checkpoint()
+        except SaveError as error:
+            return str(error)
+        return f"The {checkpoint.name.split('-')[1]} steps done so far are kept in {checkpoint}."
 
     def save_model(self, folder: str, save: Callable[[], None]) -> None:
         """

@@ -1,12 +1,29 @@
-"""A policy with LoRA adapters: what TRL changes about it and is undone here."""
+"""The policy and its rows before training: loading, what is undone of TRL's changes, and how it is run."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import is_peft_model
+from datasets import Dataset
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lmrl.models import upcast_adapters_to_fp32
+from lmrl.models import disable_dropout, fuse_activations, load_model, load_tokenizer, upcast_adapters_to_fp32
+
+
+def as_dataset(rows: Any) -> Any:
+    """Returns rows given as a list of `dict` as a dataset, and others as they are."""
+    return Dataset.from_list(rows) if isinstance(rows, list) else rows
+
+
+def load_policy(
+    name_or_path: str | Path, processing_class: PreTrainedTokenizerBase | None, **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Returns a model by its name, with the options of `model_init_kwargs`, and its tokenizer unless one is given."""
+    if processing_class is None:
+        processing_class = load_tokenizer(name_or_path, revision=options.get("revision", "main"))
+    return load_model(name_or_path, trainable=True, **options), processing_class
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:
@@ -16,17 +33,24 @@ def adapter_weights(model: Any) -> dict[str, Tensor]:
     return {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def undo_trl_adapter_changes(model: Any, given: dict[str, Tensor]) -> None:
+def prepare(model: Any, given_adapter: dict[str, Tensor], without_dropout: bool) -> None:
+    """Prepares a policy for training once TRL has it; `given_adapter` is the result of [`adapter_weights`] before."""
+    if is_peft_model(model):
+        _undo_trl_adapter_changes(model, given_adapter)
+    if without_dropout:
+        disable_dropout(model)
+    fuse_activations(model)
+
+
+def _undo_trl_adapter_changes(model: Any, given: dict[str, Tensor]) -> None:
     """
     Undoes two things that TRL does with a policy with adapters.
 
     On a quantised base it rounds the adapter to bfloat16, as is done for supervised tuning: the small steps of
     reinforcement learning would be rounded away, and an adapter trained further would not be the one that was given.
     And it would save its frozen copy of an adapter trained further in a folder `ref` of each checkpoint; a resumed run
-    makes that copy again. `given` is the result of [`adapter_weights`] before.
+    makes that copy again.
     """
-    if not is_peft_model(model):
-        return
     for name, weight in model.named_parameters():
         if name in given and weight.dtype != given[name].dtype:
             weight.data = given[name].to(weight.device)
