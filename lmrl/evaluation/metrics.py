@@ -62,17 +62,17 @@ def metric_names(metrics: Sequence[str] | None, has_references: bool) -> list[st
     return list(metrics)
 
 
-def higher_is_better(name: str) -> bool | None:
+def higher_is_better(name: str, argument: str = "metric") -> bool | None:
     """
     Returns the direction that a score of this name has, before anything is measured; `None` if neither is better.
 
     Raises:
-        `ValueError`: if no score has that name.
+        `ValueError`: if no score has that name, the value of an `argument`.
     """
-    if name.startswith("reward/"):
+    if name == "reward" or name.startswith("reward/"):
         return True
     if name in MODEL_SCORES:
         return MODEL_SCORES[name]
-    check_in((*METRICS, *MODEL_SCORES, "reward/<name>"), metric=name)
+    check_in(("reward", "reward/<name>", *METRICS, *MODEL_SCORES), **{argument: name})
     smallest = Corpus(["a b", "c d"], [["a b"], ["c d"]], rows=[0, 1], lengths=[2, 2], finished=[True, True])
     return METRICS[name](name, smallest).higher_is_better

@@ -15,25 +15,19 @@ def _option(default: Any, description: str) -> Any:
 class SweepArguments:
     """A search over the arguments of a recipe."""
 
-    recipe: str = _option(
-        "reinforce_gen", "Recipe of the trials: its name, or the path of a script. Its arguments stand behind `--`."
-    )
+    recipe: str = _option("reinforce_gen", "Recipe of the trials: its name, or a script. Its arguments follow `--`.")
     # The parser takes text for the last member, and YAML a mapping.
     space: dict[str, Any] | str | None = _option(
         None,
         "Arguments to search, as JSON or as a YAML file; in the file of --config a mapping. For each name a list of "
         'choices, or a range {"low": 1e-5, "high": 1e-3}, with "log": true or "step": 2 if wanted.',
     )
-    objective: str = _option(
-        "reward", "Held-out score: a name from after.json, for example bleu, or `reward`, the weighted rewards."
-    )
-    direction: Literal["maximize", "minimize"] = _option("maximize", "Whether larger or smaller is better.")
+    objective: str = _option("reward", "Held-out score: a name in after.json, or `reward`, the weighted rewards.")
+    direction: Literal["maximize", "minimize"] | None = _option(None, "Direction of the search. Default: the score's.")
     max_kl: float | None = _option(None, "Largest KL of the best trial, in nats per completion. Default: no bound.")
     trials: int = _option(20, "Trials in the study, those of earlier calls of the same command included.")
     workers: int = _option(1, "Trials at a time. The same command may also run several times at once, one per GPU.")
-    prune: bool = _option(
-        True, "Stop trials that are worse than the median at the same step; with --eval_strategy steps behind `--`."
-    )
+    prune: bool = _option(True, "Stop trials worse than the median; needs --eval_strategy steps behind `--`.")
     startup_trials: int = _option(5, "Trials that are drawn at random and not pruned, before the search adapts.")
     seed: int = _option(0, "Seed of the search. The seed of the training is the recipe's, the same in each trial.")
     output_dir: str = _option("runs/sweep", "Folder of the study, with a folder for each trial.")
@@ -43,7 +37,5 @@ class SweepArguments:
         check_at_least(0, seed=self.seed)
         if self.max_kl is not None and not self.max_kl > 0:
             raise ValueError(f"`max_kl` must be above 0, got {self.max_kl}. Only an untrained model has a KL of 0.")
-        if not self.space:
-            raise ValueError(f'`space` must name arguments, got {self.space!r}. Example: {{"beta": [0.01, 0.1]}}.')
         if None in map(importlib.util.find_spec, ("filelock", "matplotlib", "optuna")):
             raise ImportError("A sweep needs filelock, matplotlib and optuna. Install lmrl[sweep].")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -48,5 +49,6 @@ def read_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
 def failure_reason(log: Path, status: int) -> str:
     """Returns the last line of a process's output that begins with `error: `, or its exit status and last line."""
     lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    # A progress bar leaves the line open, and ends in a bracket.
+    errors = [found[1] for line in lines if (found := re.search(r"(?:^|\])error: (.*)", line))]
     return errors[-1] if errors else ": ".join([f"exit status {status}", *lines[-1:]])

@@ -12,7 +12,7 @@ def summary(sweep: Sweep) -> str:
 
     table = sweep.study.trials_dataframe(("number", "value", "user_attrs", "params", "state"))
     table["over"] = table["user_attrs_reason"] == OVER_MAX_KL
-    table = table.sort_values(["state", "over", "value"], ascending=[True, True, sweep.args.direction == "minimize"])
+    table = table.sort_values(["state", "over", "value"], ascending=[True, True, sweep.direction == "minimize"])
     table.columns = [name.removeprefix("user_attrs_").removeprefix("params_") for name in table.columns]
     table = table.drop(columns="over").rename(columns={"number": "trial", "value": sweep.args.objective})
     lines = [table.to_string(index=False, na_rep="", float_format="{:.4g}".format)]
@@ -28,11 +28,7 @@ def summary(sweep: Sweep) -> str:
 
 
 def plot(sweep: Sweep) -> None:
-    """
-    Writes Optuna's slice plots of the complete trials into the sweep's folder.
-
-    `objective.svg` has the objective against each argument, `kl.svg` the KL. Trials over the bound on the KL are grey.
-    """
+    """Writes Optuna's slice plots of the objective and of the KL; trials over the bound on the KL are grey."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -44,5 +40,6 @@ def plot(sweep: Sweep) -> None:
         # Undoes the style that Optuna sets, and hides that the interface of its plots is not final.
         with pyplot.style.context("default"), warnings.catch_warnings(action="ignore"):
             plot_slice(sweep.study, target=target, target_name=label)
+            pyplot.gcf().autofmt_xdate(which="both")  # of a short logarithmic axis the labels would overlap
             pyplot.savefig(sweep.folder_of(f"{name}.svg"), bbox_inches="tight")
             pyplot.close()

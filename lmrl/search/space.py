@@ -11,6 +11,7 @@ import yaml
 
 from lmrl.utils import did_you_mean, shorten
 
+_RANGE_KEYS = ("low", "high", "log", "step")
 _SAME_IN_ALL_TRIALS = ("config", "resume_from_checkpoint", "output_dir", "eval_output_dir")
 
 
@@ -20,11 +21,11 @@ def read_space(space: Mapping[str, Any] | str, types: Mapping[str, str] | None =
 
     Args:
         space (`dict` or `str`):
-            By name a list of choices, or a range with `low`, `high` and perhaps `log` or `step`; or that as JSON; or
+            By name a list of choices, or a range with `low`, `high` and perhaps `log` or `step`; or that as JSON, or
             the path of a YAML file with it. Choices that are lists or mappings are kept as JSON.
         types (`dict` of `str`, *optional*):
-            The type of each argument of the recipe, for example `float | None`. Without it every name is accepted, and
-            a range has integers if it is written with integers.
+            Type of each argument, such as `float | None`. Without it every name is accepted, and a range has integers
+            if it is written with integers.
 
     Raises:
         ValueError: If there is no such argument, or it cannot have such values.
@@ -32,7 +33,7 @@ def read_space(space: Mapping[str, Any] | str, types: Mapping[str, str] | None =
     if isinstance(space, str):
         space = _read(space)
     if not isinstance(space, Mapping) or not space:
-        raise ValueError(f"`space` must be a mapping with names of arguments, got {space!r}.")
+        raise ValueError(f'`space` must have names of arguments, got {space!r}. Example: {{"beta": [0.01, 0.1]}}.')
     distributions = {}
     for name, values in space.items():
         if name in _SAME_IN_ALL_TRIALS:
@@ -81,6 +82,8 @@ def _choices(values: Any) -> Any:
 def _range(values: Mapping[str, Any], type_name: str | None) -> Any:
     from optuna.distributions import FloatDistribution, IntDistribution
 
+    for key in values.keys() - _RANGE_KEYS:
+        raise ValueError(f"A range has no {key!r}.{did_you_mean(str(key), _RANGE_KEYS)}")
     log = values.get("log", False)
     if not isinstance(log, bool):
         raise ValueError("log is true or false.")

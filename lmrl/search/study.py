@@ -16,8 +16,7 @@ from typing import Any
 import numpy
 from filelock import FileLock
 
-from lmrl.evaluation.metrics import METRICS
-from lmrl.utils import check_in
+from lmrl.evaluation.metrics import higher_is_better
 
 from .arguments import SweepArguments
 from .process import failure_reason, read_rows, running
@@ -41,12 +40,8 @@ class Sweep:
     Trials run in processes of their own, and several processes may run the same sweep at once.
 
     Args:
-        args ([`SweepArguments`]):
-            The arguments of the sweep.
-        command (list of `str`):
-            The recipe's file and its arguments, without those of the search space.
-        space (`dict`):
-            Optuna's distributions by name of the argument, from [`read_space`].
+        args ([`SweepArguments`]), command (list of `str`), space (`dict`):
+            Arguments of the sweep; the recipe's file and its own arguments; what [`read_space`] returned.
         reward_weights (list of `float`, *optional*):
             Weights of the rewards, which are the first scores whose names begin with `reward/`. With them the
             objective `reward` is the weighted sum of the rewards, and any other must be a score that lmrl measures.
@@ -71,14 +66,31 @@ class Sweep:
             # A crash of the machine can leave an incomplete last line, to which the next would be appended.
             if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
                 os.truncate(journal, content.rfind(b"\n") + 1)
-        pruner: Any = _MedianPruner(self.args.startup_trials) if self.args.prune else optuna.pruners.NopPruner()
         return optuna.create_study(
             study_name="sweep",
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock)),
-            direction=self.args.direction,
-            pruner=pruner,
+            direction=self.direction,
             load_if_exists=True,
         )
+
+    @cached_property
+    def direction(self) -> Any:
+        """Whether the objective is to be maximized or minimized: as the score has it, or else as it is set."""
+        try:
+            better = higher_is_better(self.args.objective, "objective")
+        except ValueError:
+            if self.reward_weights is not None:
+                raise
+            return self.args.direction or "maximize"  # a score of a script that lmrl does not know
+        direction = self.args.direction or {True: "maximize", False: "minimize", None: ""}[better]
+        self._check_direction(better, direction)
+        return direction
+
+    def _check_direction(self, better: bool | None, direction: str) -> None:
+        """Raises an error for another direction than that of the score of which more or less is `better`."""
+        allowed = {True: "maximize", False: "minimize", None: "maximize or minimize"}[better]
+        if not direction or direction not in allowed:
+            raise ValueError(f"`direction` must be {allowed} for {self.args.objective!r}, got {direction!r}.")
 
     def run(self) -> None:
         """
@@ -170,6 +182,7 @@ class Sweep:
         value = self._score(scores)
         if value is None:
             raise ValueError(f"`objective` must be one of {', '.join(scores)}, got {self.args.objective!r}.")
+        self._check_direction(content["scores"].get(self.args.objective, {}).get("higher_is_better"), self.direction)
         if not math.isfinite(value):
             raise TrialFailed(f"{self.args.objective} is {value}")
         return value, scores.get("kl", math.nan), ""
@@ -190,12 +203,23 @@ class Sweep:
                     if value is not None and math.isfinite(value):
                         step = int(row["step"])
                         trial.report(value, step)
-                if rows and not is_done and trial.should_prune():
+                if rows and not is_done and self.args.prune and self._is_worse(trial):
                     raise optuna.TrialPruned(f"worse than others at step {step}")
                 if stop.wait(0 if is_done else _POLL_SECONDS):
                     raise TrialFailed(_INTERRUPTED)
         if process.returncode:
             raise TrialFailed(failure_reason(folder / "run.log", process.returncode))
+
+    def _is_worse(self, trial: Any) -> bool:
+        """Returns whether a trial is worse than the median of the feasible ones: others have too much KL."""
+        import optuna
+
+        feasible = optuna.create_study(direction=self.direction)
+        for other in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+            if all(value <= 0 for value in other.constraints.values()):
+                feasible.add_trial(other)
+        pruner = optuna.pruners.MedianPruner(self.args.startup_trials)
+        return bool(pruner.prune(feasible, self.study.trials[trial.number]))
 
     def _score(self, scores: Mapping[str, float], prefix: str = "") -> float | None:
         """Returns the objective among scores whose names have a prefix, or `None` if it was not measured."""
@@ -216,29 +240,10 @@ class Sweep:
 
     def _check_settings(self) -> None:
         """Raises an error for an unknown objective, or a study whose trials cannot be compared with this sweep's."""
-        if self.reward_weights is not None and not self.args.objective.startswith("reward/"):
-            check_in(("reward", *METRICS, "perplexity", "own_perplexity", "kl"), objective=self.args.objective)
         command = [Path(self.command[0]).name, *self.command[1:]]  # equal from another working directory
         space = {name: str(distribution) for name, distribution in self.space.items()}
-        settings = f"{shlex.join(command)}, {space}, {self.args.direction} {self.args.objective}, {self.args.max_kl}"
+        settings = f"{shlex.join(command)}, {space}, {self.direction} {self.args.objective}, {self.args.max_kl}"
         known = self.study.user_attrs.get("settings", settings)
         if known != settings:
             raise ValueError(f"`output_dir` must have a study of ({settings}), got ({known}). Use another folder.")
         self.study.set_user_attr("settings", settings)
-
-
-@dataclass(frozen=True)
-class _MedianPruner:
-    """Optuna's median pruner among feasible trials: the others reached their scores with too much KL."""
-
-    startup_trials: int
-
-    def prune(self, study: Any, trial: Any) -> bool:
-        """Returns whether to stop a trial."""
-        import optuna
-
-        feasible = optuna.create_study(direction=study.direction)
-        for other in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
-            if all(value <= 0 for value in other.constraints.values()):
-                feasible.add_trial(other)
-        return bool(optuna.pruners.MedianPruner(self.startup_trials).prune(feasible, trial))

@@ -201,7 +201,7 @@ def test_the_direction_of_a_score_is_known_by_its_name_before_it_is_measured():
         assert higher_is_better(name) is (None if name in neither else name not in lower), name
     measured = score(TEXTS, REFERENCES)
     assert {name: higher_is_better(name) for name in measured} == {n: s.higher_is_better for n, s in measured.items()}
-    with pytest.raises(ValueError, match=r"`metric` must be one of bleu, .*, got 'blue'. Did you mean `bleu`?"):
+    with pytest.raises(ValueError, match=r"`metric` must be one of reward, .*, got 'blue'. Did you mean `bleu`?"):
         higher_is_better("blue")
 
 

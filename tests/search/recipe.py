@@ -2,7 +2,7 @@
 
     recipe.py --x 3 --output_dir FOLDER [--hang FILE]
 
-The score is 10 x, that at step 1 of the log is x, and the KL is x; 13 is refused. With --hang it waits while the file
+Each score is 10 x, BLEU at step 1 of the log is x, and the KL is x; 13 is refused. With --hang it waits while the file
 exists.
 """
 
@@ -29,5 +29,7 @@ with (args.output_dir / "log.jsonl").open("w") as stream:
 while args.hang and args.hang.exists():
     time.sleep(0.05)
 time.sleep(0.5)  # longer than the sweep waits between two looks at the log
-scores = {"bleu": {"value": 10 * args.x}, "kl": {"value": args.x}}
+scores = {name: {"value": 10 * args.x} for name in ("bleu", "ter", "loss")}
+scores["loss"]["higher_is_better"] = False
+scores["kl"] = {"value": args.x}
 (args.output_dir / "after.json").write_text(json.dumps({"scores": scores}))

@@ -86,7 +86,7 @@ def test_a_space_is_read_from_json_and_from_a_file(tmp_path: Path) -> None:
         ({"beta": {"low": 0.1}}, "missing 1 required positional argument: 'high'"),
         ({"beta": {"low": 0.1, "high": "many"}}, "could not convert string to float: 'many'"),
         ({"beta": {"low": 0.1, "high": float("nan")}}, "got {'low': 0.1, 'high': nan}."),
-        ({"beta": {"low": 0.1, "hihg": 1}}, "unexpected keyword argument 'hihg'"),
+        ({"beta": {"low": 0.1, "hihg": 1}}, "A range has no 'hihg'. Did you mean `high`?"),
         ({"beta": {"low": 0.1, "high": 0.1}}, "low is not below high"),
         ({"beta": {"low": 0.2, "high": 0.1}}, "`low <= high` must hold"),
         ({"beta": {"low": 0, "high": 1, "log": True}}, "`low > 0` must hold for `log=True`"),
@@ -96,7 +96,8 @@ def test_a_space_is_read_from_json_and_from_a_file(tmp_path: Path) -> None:
         ({"beta": {"low": 0.1, "high": 1, "log": "yes"}}, "log is true or false"),
         ({"num_generations": {"low": 1.5, "high": 4}}, "The argument is an integer."),
         ({"critic": {"low": 0, "high": 1}}, "The argument is not a number"),
-        ({}, "`space` must be a mapping with names of arguments, got {}."),
+        ({}, "`space` must have names of arguments, got {}. Example: "),
+        (None, "`space` must have names of arguments, got None. Example: "),
         ('{"beta": [0.1', "`space` must be JSON or a YAML file, got '{\"beta\": [0.1'."),
         ("nowhere.yaml", "`space` must be JSON or a YAML file, got 'nowhere.yaml'. Reason: [Errno 2] No such file"),
     ],
@@ -111,7 +112,6 @@ def test_what_cannot_be_searched_has_its_message(space: Any, message: str) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"space": None}, "`space` must name arguments, got None."),
         ({"trials": 0}, "`trials` must be at least 1, got 0."),
         ({"workers": 0}, "`workers` must be at least 1, got 0."),
         ({"seed": -1}, "`seed` must be at least 0, got -1."),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from lmrl.search import Sweep, SweepArguments, plot, read_space, summary
+from lmrl.search.process import failure_reason
 
 RECIPE = Path(__file__).with_name("recipe.py")
 ROOT = RECIPE.parents[2]
@@ -88,13 +90,59 @@ def test_plots_have_the_objective_and_the_kl_against_each_argument(tmp_path: Pat
     plot(sweep)
     assert sorted(path.name for path in tmp_path.glob("*.svg")) == ["kl.svg", "objective.svg"]
     assert all("<svg" in path.read_text() for path in tmp_path.glob("*.svg"))
+    assert "rotate(-30)" in (tmp_path / "objective.svg").read_text()  # labels of a logarithmic axis need the room
 
 
 def test_a_minimum_is_sought_where_less_is_better(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path, x=[1.0, 2.0], direction="minimize", trials=2, workers=2)
+    sweep = make_sweep(tmp_path, x=[1.0, 2.0], objective="ter", trials=2, workers=2)
     enqueue(sweep, 2.0, 1.0)
     sweep.run()
     assert sweep.best().value == 10.0 and table(sweep)[0][1] == "10"
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction", "expected"),
+    [
+        ("bleu", None, "maximize"),
+        ("ter", "minimize", "minimize"),
+        ("perplexity", None, "minimize"),
+        ("reward/ter", None, "maximize"),
+        ("length", "minimize", "minimize"),
+        ("my_score", None, "maximize"),
+        ("my_score", "minimize", "minimize"),
+        ("ter", "maximize", "`direction` must be minimize for 'ter', got 'maximize'."),
+        ("bleu", "minimize", "`direction` must be maximize for 'bleu', got 'minimize'."),
+        ("kl", None, "`direction` must be maximize or minimize for 'kl', got ''."),
+    ],
+)
+def test_the_direction_is_that_of_the_score(
+    objective: str, direction: str | None, expected: str, tmp_path: Path
+) -> None:
+    sweep = make_sweep(tmp_path / "sweep", objective=objective, direction=direction)
+    if expected.startswith("`"):
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            sweep.run()
+        assert not (tmp_path / "sweep").exists()
+    else:
+        assert sweep.direction == expected
+
+
+def test_a_direction_that_the_first_trial_contradicts_stops_the_sweep(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, x=[1.0, 2.0], objective="loss", trials=5)
+    with pytest.raises(ValueError, match="`direction` must be minimize for 'loss', got 'maximize'"):
+        sweep.run()
+    assert len(list(tmp_path.glob("trial-*"))) == 1
+
+
+def test_the_reason_of_a_failure_is_found_behind_a_progress_bar(tmp_path: Path) -> None:
+    bar = "\r  0%|          | 0/1 [00:00<?, ?it/s]"
+    log = tmp_path / "run.log"
+    log.write_text(f"a warning\n{bar}\r 50%|#####     | 1/2 [00:01<00:01, 1.0s/it]error: `beta` is wrong.\n{bar}")
+    assert failure_reason(log, 2) == "`beta` is wrong."
+    log.write_text(f"error: `x` is wrong.\nno error: of this one\n{bar}")
+    assert failure_reason(log, 2) == "`x` is wrong."
+    log.write_text("killed\n")
+    assert failure_reason(log, -9) == "exit status -9: killed"
 
 
 def test_a_pruned_trial_is_killed_and_the_table_has_its_reason(tmp_path: Path) -> None:
@@ -153,7 +201,7 @@ def test_where_all_trials_fail_their_reason_is_the_error(tmp_path: Path) -> None
 
 def test_a_score_that_is_not_measured_stops_the_sweep_at_once(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, x=[1.0, 2.0], objective="chrf", trials=5, workers=2)
-    with pytest.raises(ValueError, match="`objective` must be one of bleu, kl, got 'chrf'"):
+    with pytest.raises(ValueError, match="`objective` must be one of bleu, ter, loss, kl, got 'chrf'"):
         sweep.run()
     assert len(list(tmp_path.glob("trial-*"))) <= 2
 
