@@ -18,16 +18,7 @@ from lmrl.utils import check_at_least, labelled, shorten
 
 
 def reward_spec(text: str) -> str | dict[str, Any]:
-    """
-    Returns a reward from a command line: a name, or JSON with the name and its options.
-
-    Args:
-        text (`str`):
-            For example `bleu` or `{"length": {"target": 20}}`.
-
-    Raises:
-        argparse.ArgumentTypeError: If the text begins like JSON but is not valid.
-    """
+    """Returns a reward from a command line: `bleu`, or JSON with options such as `{"length": {"target": 20}}`."""
     if not text.lstrip().startswith("{"):
         return text
     try:
@@ -44,13 +35,7 @@ else:
 
 
 def _option(default: Any, description: str) -> Any:
-    """
-    Returns a field of a dataclass with its description for `--help`.
-
-    Args:
-        description (`str`):
-            One or more sentences; `--help` prints the first, `--help all` all of them.
-    """
+    """Returns a field of a dataclass with its sentences for `--help`, which prints the first, `--help all` all."""
     return field(default=default, metadata={"help": description})
 
 
@@ -61,6 +46,30 @@ def _check_specs(name: str, specs: Iterable[str | dict[str, Any]]) -> None:
             raise ValueError(
                 f'`{name}` must have names, or names with options such as {{"name": {{}}}}, got {shorten(spec)}.'
             )
+
+
+def _check_unread(arguments: Any, names: Iterable[str], other: str, relation: str = "without") -> None:
+    """Raises an error for the first field that is set, where another argument makes it one that nothing reads."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value != type(arguments).__dataclass_fields__[name].default:
+            raise ValueError(f"`{name}` must not be set {relation} `{other}`, got {value!r}: it would not be read.")
+
+
+@dataclass
+class CheckpointArguments:
+    """The model to evaluate, and how checkpoints are loaded."""
+
+    _argument_group_name = "Model"
+
+    model_name_or_path: str | None = _option(None, "Model to evaluate: folder or hub id. Default: lmrl's demo model.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = _option("float32", "Precision of the weights.")
+    attn_implementation: str | None = _option(None, "Attention, for example flash_attention_2.")
+    load_in_4bit: bool = _option(False, "Load the weights in 4 bits.")
+
+    def loading(self) -> dict[str, Any]:
+        """Returns the options of `from_pretrained` for the weights: precision, attention, quantization."""
+        return _loading(ModelConfig(**{name: getattr(self, name) for name in type(self).__dataclass_fields__}))
 
 
 @dataclass
@@ -77,6 +86,7 @@ class ModelArguments(ModelConfig):
         "Dropout of the LoRA layers. Above 0, the policy that is trained differs from the policy that sampled the "
         "completions.",
     )
+    lora_task_type: str = field(default="CAUSAL_LM", init=False)  # of the recipe, not of the user
     merge: bool = _option(
         False,
         "Also write the adapter merged into its base. A plain model in the folder `merged` inside output_dir.",
@@ -93,39 +103,32 @@ class ModelArguments(ModelConfig):
                 "`load_in_8bit` must be false, got true: in 8 bits the model that is trained is not the one that is "
                 "sampled. Use `load_in_4bit`."
             )
-        if self.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
-            raise ValueError("`load_in_4bit` needs bitsandbytes, which is not installed. Install lmrl[quantization].")
-        if self.merge and not self._has_adapter:
-            raise ValueError(
-                "`merge` must be used with an adapter, got none. Add `use_peft`, or start from an adapter."
-            )
-
-    @property
-    def _has_adapter(self) -> bool:
-        return self.use_peft or Path(self.model_name_or_path or "", "adapter_config.json").is_file()
-
-    def loading(self, to_train: bool = True, bf16: bool = False) -> dict[str, Any]:
-        """
-        Returns the options of `from_pretrained` for the weights: precision, attention, quantization.
-
-        Args:
-            to_train (`bool`, *optional*, defaults to `True`):
-                Whether the model is to be trained. Quantized weights cannot be; an adapter on them can.
-            bf16 (`bool`, *optional*, defaults to `False`):
-                Whether products with quantized weights are computed in bfloat16, not in `dtype`.
-        """
-        options = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
+        has_adapter = self.use_peft or Path(self.model_name_or_path or "", "adapter_config.json").is_file()
+        for name, reason in (("merge", ""), ("load_in_4bit", ": quantized weights cannot be trained")):
+            if getattr(self, name) and not has_adapter:
+                raise ValueError(
+                    f"`{name}` must be used with an adapter, got none{reason}. Add `use_peft`, or start from one."
+                )
+        if not self.use_peft:
+            _check_unread(self, [name for name in vars(self) if "lora" in name or name == "use_dora"], "use_peft")
         if not self.load_in_4bit:
-            return options
-        if to_train and not self._has_adapter:
-            raise ValueError(
-                "`load_in_4bit` must be used with an adapter, got none: quantized weights cannot be trained. Add "
-                "`use_peft`, or start from an adapter."
-            )
-        from trl import get_quantization_config  # imports torch
+            _check_unread(self, [name for name in vars(self) if "bnb_" in name], "load_in_4bit")
 
-        own = replace(self, dtype="bfloat16") if bf16 else self  # type: ignore[call-arg]
-        return {**options, "quantization_config": get_quantization_config(own)}
+    def loading(self, bf16: bool = False) -> dict[str, Any]:
+        """Returns the options as above; `bf16`: products with quantized weights are in bfloat16, not in `dtype`."""
+        return _loading(self, bf16)
+
+
+def _loading(model_args: ModelConfig, bf16: bool = False) -> dict[str, Any]:
+    options = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    if not model_args.load_in_4bit:
+        return options
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("`load_in_4bit` needs bitsandbytes, which is not installed. Install lmrl[quantization].")
+    from trl import get_quantization_config  # imports torch
+
+    own = replace(model_args, dtype="bfloat16") if bf16 else model_args
+    return {**options, "quantization_config": get_quantization_config(own)}
 
 
 @dataclass
@@ -195,6 +198,8 @@ class HeldOutArguments(EvalRowArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(1, max_prompt_length=self.max_prompt_length)
+        if self.prompt_template is not None:
+            _check_unread(self, ("prompt_column",), "prompt_template", "with")
 
 
 @dataclass
@@ -223,11 +228,11 @@ class RewardArguments:
 
 
 @dataclass
-class EvaluationArguments:
+class ScoringArguments:
     """How held-out rows are completed and scored."""
 
     _argument_group_name = "Evaluation"
-    # Former names, which `lmrl.cli.parse` still accepts with a deprecation warning.
+    # Former names, which `lmrl.cli.parse` still accepts with a warning.
     _old_names: ClassVar[dict[str, str]] = {
         "batch_size": "eval_batch_size",
         "do_sample": "eval_do_sample",
@@ -245,7 +250,6 @@ class EvaluationArguments:
         "Metrics besides the rewards, written like them. A metric that was not rewarded shows whether the reward was "
         "learned or gamed.",
     )
-    eval_subset: int = _option(100, "Rows scored during training. The first held-out ones; eval_strategy sets when.")
     eval_batch_size: int = _option(32, "Prompts completed at a time. It affects memory, not results.")
     eval_max_new_tokens: int | None = _option(
         None, "Maximum number of tokens of a completion. Default: as in training, or 64."
@@ -263,7 +267,6 @@ class EvaluationArguments:
     def __post_init__(self) -> None:
         check_at_least(
             1,
-            eval_subset=self.eval_subset,
             eval_batch_size=self.eval_batch_size,
             eval_max_new_tokens=self.eval_max_new_tokens,
             eval_num_beams=self.eval_num_beams,
@@ -279,6 +282,17 @@ class EvaluationArguments:
             "num_beams": self.eval_num_beams,
             "batch_size": self.eval_batch_size,
         }
+
+
+@dataclass
+class EvaluationArguments(ScoringArguments):
+    """How held-out rows are completed and scored, before, during and after training."""
+
+    eval_subset: int = _option(100, "Rows scored during training. The first held-out ones; eval_strategy sets when.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, eval_subset=self.eval_subset)
 
 
 @dataclass
@@ -379,3 +393,7 @@ class PreferenceArguments(RowArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(0, min_grade_difference=self.min_grade_difference)
+        if self.prompt_template is not None:
+            _check_unread(self, ("prompt_column",), "prompt_template", "with")
+        if not self.grade_columns:
+            _check_unread(self, ("min_grade_difference",), "grade_columns")

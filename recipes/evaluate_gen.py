@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from lmrl.arguments import ComparisonArguments, EvaluationArguments, HeldOutArguments, ModelArguments
+from lmrl.arguments import CheckpointArguments, ComparisonArguments, HeldOutArguments, ScoringArguments
 from lmrl.cli import parse, run
 from lmrl.data import demo_model_path
 from lmrl.evaluation import Decoding, read_log, report
 from lmrl.experiment import SystemEvaluator, load_eval_sets
 from lmrl.rewards import make_rewards
 
-ARGUMENTS = (ModelArguments, HeldOutArguments, EvaluationArguments, ComparisonArguments)
+ARGUMENTS = (CheckpointArguments, HeldOutArguments, ScoringArguments, ComparisonArguments)
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         reward_funcs=make_rewards(eval_args.eval_metrics or []),
         perplexity_model=eval_args.eval_perplexity_model,
         device=process.device,
-        **model_args.loading(to_train=False),
+        **model_args.loading(),
     )
     settings = vars(data_args) | vars(eval_args) | vars(compare_args)
     for name, rows in eval_sets.items():

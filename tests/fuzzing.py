@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from trl import RewardConfig, SFTConfig
 
 from lmrl.arguments import (
+    CheckpointArguments,
     ClassifierArguments,
     ComparisonArguments,
     DataArguments,
@@ -21,6 +22,7 @@ from lmrl.arguments import (
     ModelArguments,
     PreferenceArguments,
     RewardArguments,
+    ScoringArguments,
 )
 from lmrl.trainers import PPOConfig, ReinforceConfig
 
@@ -28,7 +30,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "sft": (ModelArguments, DataArguments, SFTConfig),
     "reinforce_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig),
     "ppo_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, PPOConfig),
-    "evaluate_gen": (ModelArguments, HeldOutArguments, EvaluationArguments, ComparisonArguments),
+    "evaluate_gen": (CheckpointArguments, HeldOutArguments, ScoringArguments, ComparisonArguments),
     "train_classifier": (ClassifierArguments, LabelArguments, TrainingArguments),
     "train_reward_model": (ModelArguments, PreferenceArguments, RewardConfig),
 }

@@ -14,11 +14,15 @@ from torch import distributed
 from trl import RLOOConfig
 
 from lmrl.arguments import (
+    CheckpointArguments,
     ComparisonArguments,
     DataArguments,
     EvaluationArguments,
+    HeldOutArguments,
     ModelArguments,
+    PreferenceArguments,
     RewardArguments,
+    ScoringArguments,
 )
 from lmrl.cli import parse, run
 from lmrl.trainers import PPOConfig
@@ -66,7 +70,7 @@ def test_without_arguments_everything_has_its_default() -> None:
     ],
 )
 def test_one_module_with_lora_is_a_name_and_not_a_pattern(given: list[str], expected: str | list[str]) -> None:
-    model, *_ = parse(*ALL, argv=["--lora_target_modules", *given])
+    model, *_ = parse(*ALL, argv=["--use_peft", "true", "--lora_target_modules", *given])
     assert model.lora_target_modules == expected
 
 
@@ -173,22 +177,53 @@ def test_values_outside_their_range_are_refused(argv: list[str], message: str) -
         parse(*ALL, argv=argv)
 
 
+@pytest.mark.parametrize(
+    ("kind", "argv", "message"),
+    [
+        (
+            ModelArguments,
+            ["--lora_r", "8"],
+            "`lora_r` must not be set without `use_peft`, got 8: it would not be read.",
+        ),
+        (ModelArguments, ["--use_dora", "true"], "`use_dora` must not be set without `use_peft`, got True"),
+        (ModelArguments, ["--bnb_4bit_quant_type", "fp4"], "`bnb_4bit_quant_type` must not be set without `load_in_4"),
+        (
+            DataArguments,
+            ["--prompt_template", "{a} ->", "--prompt_column", "text"],
+            "`prompt_column` must not be set with `prompt_template`, got 'text'",
+        ),
+        (
+            PreferenceArguments,
+            ["--dataset_name", "rows.jsonl", "--min_grade_difference", "1"],
+            "`min_grade_difference` must not be set without `grade_columns`, got 1.0",
+        ),
+        (CheckpointArguments, ["--use_peft", "true"], "Unknown argument `--use_peft`"),
+        (CheckpointArguments, ["--merge", "true"], "Unknown argument `--merge`"),
+        (HeldOutArguments, ["--max_train_rows", "1"], "Unknown argument `--max_train_rows`"),
+        (ScoringArguments, ["--eval_subset", "1"], "Unknown argument `--eval_subset`"),
+    ],
+)
+def test_an_argument_that_would_not_be_read_is_refused(kind: type, argv: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(kind, argv=argv)
+
+
 def test_comparison_refuses_a_temperature_of_zero() -> None:
     with pytest.raises(ValueError, match=r"`eval_temperature` must be above 0, got 0\.0\."):
         parse(ComparisonArguments, argv=["--eval_temperature", "0"])
 
 
 def test_no_two_dataclasses_of_a_recipe_share_a_field() -> None:
-    for recipe in ((*ALL, RLOOConfig), (*ALL, ComparisonArguments)):
+    for recipe in ((*ALL, RLOOConfig), (CheckpointArguments, HeldOutArguments, ScoringArguments, ComparisonArguments)):
         names = [f.name for kind in recipe for f in fields(kind)]
         assert sorted(names) == sorted(set(names))
 
 
-@pytest.mark.parametrize("kind", [*ALL, ComparisonArguments])
+@pytest.mark.parametrize("kind", [*ALL, CheckpointArguments, ComparisonArguments, HeldOutArguments, ScoringArguments])
 def test_every_field_has_a_description(kind: type) -> None:
     own = kind.__annotations__
     assert len(own) <= 14
-    assert all(f.metadata["help"].endswith(".") for f in fields(kind) if f.name in own)
+    assert all(f.metadata["help"].endswith(".") for f in fields(kind) if f.name in own and f.init)
 
 
 def test_help_has_groups_and_a_page_of_lines(
@@ -206,7 +241,7 @@ def test_help_has_groups_and_a_page_of_lines(
     for name in ("config", "learning_rate", "beta", "output_dir", *PPOConfig.__annotations__):
         assert f"  --{name}" in shown, name
     for kind in ALL:
-        assert all(f"  --{f.name}" in shown for f in fields(kind) if f.name in kind.__annotations__), kind
+        assert all(f"  --{f.name}" in shown for f in fields(kind) if f.init and f.name in kind.__annotations__), kind
     assert "--hub_token" not in shown and "--help all" in shown
 
 
@@ -222,7 +257,7 @@ def test_help_all_has_every_argument_and_its_complete_description(capsys: pytest
         assert shown.splitlines().count("OTHER ARGUMENTS OF TRL AND TRANSFORMERS") == 1
         for kind in ALL:
             for f in fields(kind):
-                if f.name in kind.__annotations__:
+                if f.init and f.name in kind.__annotations__:
                     assert f.metadata["help"] in " ".join(shown.split()), f.name
 
 
