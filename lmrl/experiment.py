@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from lmrl import models
 from lmrl.data import demo_model_path, fit_prompts, load_held_out
 from lmrl.distributed import rank_and_world_size
 from lmrl.evaluation import (
@@ -48,10 +49,8 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
     Raises:
         ValueError: If there is no such model, or no tokenizer beside it.
     """
-    options = _source(model_args, config)
-    tokenizer = load_tokenizer(_name(model_args), **options)
-    options |= model_args.loading(bf16=config.bf16)
-    return load_model(_name(model_args), trainable=True, **options), tokenizer
+    options = _source(model_args, config) | model_args.loading(bf16=config.bf16)
+    return models.load_policy(_name(model_args), **options)
 
 
 def longest_prompt(model: PreTrainedModel, config: Any) -> int:

@@ -219,7 +219,8 @@ def _generation_config(
 
     eos_ids = end_token_ids(model, tokenizer)
     # Any id serves as padding: nothing is ever found by comparing with it.
-    pad = next(id for id in [tokenizer.pad_token_id, *eos_ids, 0] if id is not None)
+    vocabulary = model.config.get_text_config().vocab_size
+    pad = next(id for id in [tokenizer.pad_token_id, *eos_ids, 0] if id is not None and id < vocabulary)
     sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.do_sample else {}
     make_config: Any = GenerationConfig
     config: GenerationConfig = make_config(

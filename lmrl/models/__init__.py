@@ -3,9 +3,17 @@
 from .adapters import TrunkAdapter, tied_targets, upcast_adapters_to_fp32
 from .classifiers import load_trainable_classifier
 from .critic import CRITIC_FILE, Critic, attach_critic, get_critic, load_critic, save_critic
-from .fusing import fuse_activations
-from .loading import backbone_of, context_length, disable_dropout, load_backbone, load_model, load_tokenizer
-from .merging import write_merged
+from .loading import (
+    backbone_of,
+    context_length,
+    disable_dropout,
+    fuse_activations,
+    load_backbone,
+    load_model,
+    load_policy,
+    load_tokenizer,
+    write_merged,
+)
 from .sampling import DecodingWeights, neutral_generation_config
 from .scoring import ScoredCompletions, add_scoring_forward, check_scoring_forward
 from .sharing import offer_base_model
@@ -27,6 +35,7 @@ __all__ = [
     "load_backbone",
     "load_critic",
     "load_model",
+    "load_policy",
     "load_tokenizer",
     "load_trainable_classifier",
     "neutral_generation_config",

@@ -101,13 +101,8 @@ def attach_critic(
 
 def save_critic(state_dict: dict[str, Tensor], folder: str | Path) -> None:
     """
-    Writes the critic's weights into the policy's folder, as `critic/critic.safetensors`.
-
-    Args:
-        state_dict (`dict`):
-            Weights of the critic by their names in [`Critic`], gathered from all processes.
-        folder (`str` or `Path`):
-            The checkpoint's folder.
+    Writes the critic's weights, by their names in [`Critic`] and gathered from all processes, into the folder of a
+    policy, as `critic/critic.safetensors`.
     """
     complete = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state_dict.items()}
     path = Path(folder) / CRITIC_FILE
@@ -117,13 +112,7 @@ def save_critic(state_dict: dict[str, Tensor], folder: str | Path) -> None:
 
 def load_critic(critic: Critic, folder: str | Path) -> None:
     """
-    Loads the weights that [`save_critic`] wrote into the critic.
-
-    Args:
-        critic ([`Critic`]):
-            Critic of the same shape.
-        folder (`str` or `Path`):
-            The checkpoint's folder.
+    Loads the weights that [`save_critic`] wrote into the folder of a checkpoint.
 
     Raises:
         ValueError: If the folder holds no critic, or one of another shape.

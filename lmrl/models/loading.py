@@ -1,4 +1,4 @@
-"""Loading of policies and tokenizers from a hub id or a folder, and their preparation for training."""
+"""Loading of policies and tokenizers from a hub id or a folder, their preparation for training, merged adapters."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.activations import ACT2FN, NewGELUActivation
 
 from lmrl.utils import reason_of
 
@@ -112,6 +113,32 @@ def load_model(
     return _placed(model, device)
 
 
+def load_policy(
+    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """
+    Returns a policy to train, or an adapter to train further, and its tokenizer.
+
+    EOS becomes the pad token of a tokenizer that has one for which the model has no row, as it was added without
+    resizing the model.
+
+    Args:
+        model (`str` or `Path` or [`~transformers.PreTrainedModel`]):
+            Hub id or folder, or a model, which is returned as it is.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Its tokenizer. It is loaded if `model` is a name, and `None` is returned if not.
+        **kwargs:
+            As for [`load_model`].
+    """
+    if isinstance(model, str | Path):
+        source = {name: kwargs[name] for name in ("revision", "trust_remote_code") if name in kwargs}
+        tokenizer = tokenizer or load_tokenizer(model, **source)
+        model = load_model(model, trainable=True, **kwargs)
+    if (getattr(tokenizer, "pad_token_id", None) or 0) >= model.config.get_text_config().vocab_size:
+        tokenizer.pad_token = tokenizer.eos_token  # type: ignore[union-attr]
+    return model, tokenizer
+
+
 def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32") -> PreTrainedModel:
     """
     Returns the backbone of a causal language model or a reward model, which is the model without its head.
@@ -131,7 +158,7 @@ def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32"
             from peft import PeftConfig
 
             classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
-            load = load_merged_classifier if classifies else load_model
+            load = _load_merged_classifier if classifies else load_model
             return backbone_of(load(folder, dtype=dtype))
         return AutoModel.from_pretrained(name_or_path, dtype=dtype)
     except Exception as error:
@@ -166,6 +193,20 @@ def disable_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
+def fuse_activations(model: nn.Module) -> None:
+    """
+    Replaces GPT-2's activation, eight elementwise operations, by PyTorch's fused one.
+
+    Both are the tanh approximation of GELU and agree to rounding. Each of the eight operations reads and writes the
+    widest tensor of the layer, and keeps it for the backward pass, which on a CPU is a third of the time of a small
+    model. The config, and with it what is saved, is not changed, nor are other activations.
+    """
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, ACT2FN["gelu_pytorch_tanh"])
+
+
 def context_length(model: PreTrainedModel) -> int | None:
     """
     Returns the number of positions of a model, prompt and completion together; `None` without a limit.
@@ -180,7 +221,35 @@ def context_length(model: PreTrainedModel) -> int | None:
     return limit
 
 
-def find_base(folder: Path, name: str) -> str:
+def write_merged(folder: str | Path, **kwargs: Any) -> Path:
+    """
+    Writes an adapter merged into its base, as a model with its tokenizer, into the subfolder `merged`; returns that.
+
+    The base is loaded from the place that the adapter's config names, unquantised also where the adapter was trained
+    on quantised weights, which could not hold the sum.
+
+    Args:
+        folder (`str` or `Path`):
+            Folder of an adapter of a causal language model, or of a classifier whose head is saved with it.
+        **kwargs:
+            Passed on to `from_pretrained`, such as `dtype`.
+
+    Raises:
+        ValueError: If there is no adapter in the folder, or its base cannot be loaded.
+    """
+    from peft import PeftConfig
+
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise ValueError(f"A folder to merge must hold an adapter, got {str(folder)!r} without adapter_config.json.")
+    classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
+    model = _load_merged_classifier(Path(folder), **kwargs) if classifies else load_model(folder, **kwargs)
+    place = Path(folder) / "merged"
+    model.save_pretrained(place)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(place)
+    return place
+
+
+def _find_base(folder: Path, name: str) -> str:
     """Returns the base that the config of an adapter names: a path may be relative to a folder above the adapter."""
     for parent in (Path(), folder, *folder.resolve().parents):
         if (parent / name / "config.json").is_file():
@@ -188,7 +257,7 @@ def find_base(folder: Path, name: str) -> str:
     return name
 
 
-def load_merged_classifier(folder: Path, **kwargs: Any) -> PreTrainedModel:
+def _load_merged_classifier(folder: Path, **kwargs: Any) -> PreTrainedModel:
     """Returns the adapter of a classifier merged into its base; raises a `ValueError` if it has no head."""
     from peft import PeftConfig, PeftModel
     from safetensors import safe_open
@@ -200,7 +269,7 @@ def load_merged_classifier(folder: Path, **kwargs: Any) -> PreTrainedModel:
                 f"The adapter of a classifier must be saved with its head to be merged, got {str(folder)!r} without."
             )
         labels = weights.get_slice(heads[0]).get_shape()[0]
-    base = find_base(folder, PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    base = _find_base(folder, PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels, **kwargs)
     return PeftModel.from_pretrained(model, folder).merge_and_unload().requires_grad_(True)
 
@@ -211,7 +280,7 @@ def _load_adapter(folder: Path, trainable: bool, dtype: str | torch.dtype, **kwa
     config = PeftConfig.from_pretrained(str(folder))
     if config.task_type not in ("CAUSAL_LM", None):
         raise ValueError(f"its adapter must be that of a causal language model, got one for {config.task_type}")
-    name = find_base(folder, config.base_model_name_or_path)
+    name = _find_base(folder, config.base_model_name_or_path)
     try:
         base = load_model(name, dtype, **{**kwargs, "revision": config.revision or "main"})
     except ValueError as error:

@@ -99,11 +99,8 @@ class PolicyGradientTrainer(RLOOTrainer):
         startup_checks.check_columns(rewards, train_dataset, kwargs["eval_dataset"])
         if args.should_save:
             checkpointing.check_writable(args.output_dir)
-        if isinstance(model, str | Path):
-            given_tokenizer = kwargs.get("processing_class")
-            model, kwargs["processing_class"] = policies.load_policy(
-                model, given_tokenizer, **(args.model_init_kwargs or {})
-            )
+        options = args.model_init_kwargs or {}
+        model, kwargs["processing_class"] = models.load_policy(model, kwargs.get("processing_class"), **options)
         given_adapter = policies.adapter_weights(model)
 
         # If there were a beta, TRL would load a reference from disk. lmrl's is a copy of the policy as it is given.
@@ -150,7 +147,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         if self.args.sync_ref_model:
             self.add_callback(SyncRefModelCallback(self.ref_model, self.accelerator))
         if self.use_vllm:
-            engines.exclude_critic_from_vllm(self.vllm_generation)
+            engines.send_policy_to_vllm(self.vllm_generation)
         if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             models.offer_base_model(self._base_model, [reward.reward_func for reward in self.reward_funcs])
 

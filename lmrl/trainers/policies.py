@@ -1,29 +1,18 @@
 """The policy and its rows before training: loading, what is undone of TRL's changes, and how it is run."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lmrl.models import disable_dropout, fuse_activations, load_model, load_tokenizer, upcast_adapters_to_fp32
+from lmrl import models
 
 
 def as_dataset(rows: Any) -> Any:
     """Returns rows given as a list of `dict` as a dataset, and others as they are."""
     return Dataset.from_list(rows) if isinstance(rows, list) else rows
-
-
-def load_policy(
-    name_or_path: str | Path, processing_class: PreTrainedTokenizerBase | None, **options: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Returns a model by its name, with the options of `model_init_kwargs`, and its tokenizer unless one is given."""
-    if processing_class is None:
-        processing_class = load_tokenizer(name_or_path, revision=options.get("revision", "main"))
-    return load_model(name_or_path, trainable=True, **options), processing_class
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:
@@ -38,8 +27,8 @@ def prepare(model: Any, given_adapter: dict[str, Tensor], without_dropout: bool)
     if is_peft_model(model):
         _undo_trl_adapter_changes(model, given_adapter)
     if without_dropout:
-        disable_dropout(model)
-    fuse_activations(model)
+        models.disable_dropout(model)
+    models.fuse_activations(model)
 
 
 def _undo_trl_adapter_changes(model: Any, given: dict[str, Tensor]) -> None:
@@ -54,7 +43,7 @@ def _undo_trl_adapter_changes(model: Any, given: dict[str, Tensor]) -> None:
     for name, weight in model.named_parameters():
         if name in given and weight.dtype != given[name].dtype:
             weight.data = given[name].to(weight.device)
-    upcast_adapters_to_fp32(model)
+    models.upcast_adapters_to_fp32(model)
     model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=model.active_adapters[:1])
 
 

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.activations import ACT2FN, NewGELUActivation
 
-from lmrl.models.fusing import fuse_activations
+from lmrl.models import fuse_activations
 
 
 def test_both_activations_agree_in_value_and_gradient() -> None:

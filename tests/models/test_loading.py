@@ -24,6 +24,7 @@ from lmrl.models import (
     disable_dropout,
     load_backbone,
     load_model,
+    load_policy,
     load_tokenizer,
     load_trainable_classifier,
 )
@@ -237,3 +238,16 @@ def test_a_tokenizer_that_fails_when_it_is_used_is_refused(gpt2_path: str, tmp_p
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": "gpt2"}))
     with pytest.raises(ValueError, match=r"from which no tokenizer could be loaded \(TypeError: "):
         load_tokenizer(folder)
+
+
+def test_a_pad_token_that_the_model_does_not_have_is_replaced_by_eos(gpt2_path: str, tmp_path: Path) -> None:
+    shutil.copytree(gpt2_path, tmp_path, dirs_exist_ok=True)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(tmp_path)
+    assert (tokenizer.pad_token_id, load_tokenizer(tmp_path).pad_token_id) == (64, 64)
+    assert load_policy(tmp_path)[1].pad_token_id == 1
+    given = load_policy(load_model(tmp_path), load_tokenizer(tmp_path))
+    assert given[1].pad_token_id == 1
+    assert load_policy(gpt2_path)[1].pad_token_id == 0
+    assert load_policy(load_model(gpt2_path))[1] is None
