@@ -12,17 +12,7 @@ from transformers import PreTrainedModel
 
 
 class LowRank(nn.Module):
-    """
-    The term that LoRA adds to the output of a linear layer: `scaling * up(down(x))`.
-
-    Args:
-        down (`torch.nn.Module`):
-            From the layer's input to the rank.
-        up (`torch.nn.Module`):
-            From the rank to the layer's output.
-        scaling (`float`):
-            Factor of the product.
-    """
+    """The term that LoRA adds to the output of a linear layer: `scaling * up(down(x))`."""
 
     def __init__(self, down: nn.Module, up: nn.Module, scaling: float) -> None:
         super().__init__()

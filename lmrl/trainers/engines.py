@@ -14,7 +14,7 @@ from trl.distributed import DistributedBackend
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
-from lmrl.models import DecodingWeights, neutral_generation_config
+from lmrl.models import DecodingWeights, neutral_generation_config, tied_targets
 
 
 def base_model(model: Any, accelerator: Accelerator) -> PreTrainedModel:
@@ -146,12 +146,26 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return backend.is_zero3 or backend.is_fsdp
 
 
-def exclude_critic_from_vllm(generation: VLLMGeneration) -> None:
-    """Keeps the critic, a part of the policy's module, out of the weights that TRL sends to vLLM, which has none."""
+def send_policy_to_vllm(generation: VLLMGeneration) -> None:
+    """
+    Makes TRL send vLLM the weights of the policy without its critic, which vLLM has none of, and leave the base of
+    adapters as it is. Raises a `ValueError` if the policy with its adapters is not of the base's kind, which vLLM has.
+    """
+    model: Any = generation.model
     all_params = generation._iter_named_params
+    if is_peft_model(model) and (tied_targets(model) or getattr(model.get_base_model(), "is_quantized", False)):
+        raise ValueError(
+            "`use_vllm` must be False for adapters on weights that are quantized, or tied to the LM head, got True. "
+            "vLLM has the plain model: load the base in 16 bits, or choose other `lora_target_modules`."
+        )
 
     def policy_params() -> Iterator[tuple[str, Tensor]]:
         """Iterates over all: under ZeRO-3 each weight is gathered, on every process, as it is passed."""
-        return ((name, weight) for name, weight in all_params() if not name.startswith("critic."))
+        # TRL merges adapters in place and out again. In bfloat16 both round: the base would drift with each time.
+        base = [weight for name, weight in model.named_parameters() if ".base_layer." in name]
+        kept = [weight.detach().to("cpu", copy=True) for weight in base]
+        yield from ((name, weight) for name, weight in all_params() if not name.startswith("critic."))
+        for weight, value in zip(base, kept, strict=True):
+            weight.data.copy_(value)
 
     generation._iter_named_params = policy_params

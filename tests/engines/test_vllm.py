@@ -14,7 +14,7 @@ from trl.generation.vllm_generation import VLLMGeneration, is_vllm_available
 
 from lmrl.models import get_critic
 from lmrl.trainers import PolicyGradientTrainer, PPOConfig, ReinforceConfig
-from lmrl.trainers.engines import exclude_critic_from_vllm
+from lmrl.trainers.engines import send_policy_to_vllm
 
 LORA = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", init_lora_weights=False)
 
@@ -39,6 +39,34 @@ def test_trl_calls_vllm_as_it_did() -> None:
     assert parameters(VLLMClient.update_named_params)[:3] == ["self", "metadata", "named_params"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_base_of_an_adapter_is_the_same_bit_by_bit_after_weights_were_sent(
+    dtype: str, llama_path: str, tmp_path: Path
+) -> None:
+    adapter = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model = AutoModelForCausalLM.from_pretrained(llama_path, dtype=dtype)
+    trainer = make_trainer("reinforce", model, tmp_path, peft_config=adapter)
+    before = {name: (weight.data_ptr(), weight.clone()) for name, weight in trainer.model.named_parameters()}
+    generation = sender(trainer)
+    send_policy_to_vllm(generation)
+    first = {name: weight.clone() for name, weight in generation._iter_named_params()}
+    for _ in range(3):
+        assert all(torch.equal(weight, first[name]) for name, weight in generation._iter_named_params())
+    for name, weight in trainer.model.named_parameters():
+        address, value = before[name]
+        assert weight.data_ptr() == address and torch.equal(weight, value), name
+    assert not torch.equal(
+        first["model.layers.0.mlp.up_proj.weight"], model.model.layers[0].mlp.up_proj.base_layer.weight
+    )
+
+
+def test_an_adapter_that_the_plain_model_of_vllm_cannot_take_is_refused(gpt2_path: str, tmp_path: Path) -> None:
+    adapter = LoraConfig(r=4, target_modules=["wte"], task_type="CAUSAL_LM")
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path, peft_config=adapter)
+    with pytest.raises(ValueError, match=r"`use_vllm` must be False for adapters on weights that are .* tied"):
+        send_policy_to_vllm(sender(trainer))
+
+
 @pytest.mark.parametrize("critic", ["shared", "separate"])
 def test_vllm_gets_the_weights_of_the_plain_model(
     critic: str, gpt2_path: str, llama_path: str, tmp_path: Path
@@ -47,7 +75,7 @@ def test_vllm_gets_the_weights_of_the_plain_model(
         trainer = make_trainer("ppo", path, tmp_path, critic=critic)
         generation = sender(trainer)
         assert any(name.startswith("critic.") for name, _ in generation._iter_named_params())
-        exclude_critic_from_vllm(generation)
+        send_policy_to_vllm(generation)
         sent = dict(generation._iter_named_params())
         plain = dict(AutoModelForCausalLM.from_pretrained(path).named_parameters())
         assert list(sent) == list(plain)
@@ -59,7 +87,7 @@ def test_vllm_gets_merged_weights_of_an_adapter(gpt2_path: str, tmp_path: Path) 
     trainer = make_trainer("ppo", gpt2_path, tmp_path, peft_config=LORA)
     before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
     generation = sender(trainer)
-    exclude_critic_from_vllm(generation)
+    send_policy_to_vllm(generation)
     sent = {name: weight.clone() for name, weight in generation._iter_named_params()}
     for name, weight in trainer.model.named_parameters():
         assert torch.allclose(weight, before[name], atol=1e-6), name
