@@ -1,8 +1,10 @@
 """BERTScore, equal to that of the bert-score library."""
 
+import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmrl.utils import check_at_least, check_in
@@ -18,10 +20,27 @@ _RANGES: dict[str, Range] = {"f1": (0.0, 1.0), "precision": (-1.0, 1.0), "recall
 
 
 class Embedded(NamedTuple):
-    """A text: the unit vectors (T, d) of its tokens, and which of them (T,) count in a mean."""
+    """A text: the unit vectors (T, d) of its tokens, and which of them (T,), on the CPU, count in a mean."""
 
     vectors: "torch.Tensor"
     counted: "torch.Tensor"
+
+
+def _padded(texts: list[Embedded]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """Returns vectors (B, T, d) of texts, which tokens (B, T) are no padding, and which count in a mean."""
+    import torch
+
+    pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    vectors = pad([text.vectors for text in texts])
+    real = pad([torch.ones_like(text.counted) for text in texts])
+    counted = pad([text.counted for text in texts])
+    return vectors, real.to(vectors.device), counted.to(vectors.device)
+
+
+def _mean(values: "torch.Tensor", counted: "torch.Tensor") -> "torch.Tensor":
+    """Returns the mean (B,) of values (B, T) over the tokens that count."""
+    sums = values.masked_fill(~counted, 0).sum(dim=1)
+    return (sums / counted.sum(dim=1)).clamp(-1, 1)  # clamp: rounding goes above 1
 
 
 def _load_encoder(name: str, layer: int) -> Any:
@@ -30,10 +49,10 @@ def _load_encoder(name: str, layer: int) -> Any:
     from transformers.utils import logging
 
     config = from_pretrained(AutoConfig, name, "pretrained encoder")
-    layers = config.num_hidden_layers
+    layers = config.get_text_config().num_hidden_layers
     if not 1 <= layer <= layers:
         raise ValueError(f"`layer` must be one of the {layers} layers of {name!r}, from 1 on, got {layer}.")
-    config.num_hidden_layers = layer
+    config.get_text_config().num_hidden_layers = layer
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would report every weight of the layers left out
     try:
@@ -112,7 +131,7 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         self._encoder = _load_encoder(self.model, self.layer).requires_grad_(False).eval()
         if self._tokenizer.pad_token_id is None:
             raise ValueError(f"`model` must have a padding token, got {self.model!r}. Name an encoder such as BERT.")
-        self.max_length = longest_input(self._tokenizer, self._encoder.config)
+        self.max_length = longest_input(self._tokenizer, self._encoder.config, self._encoder)
         self._placed = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -130,24 +149,35 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         """Returns the score of each text against its row of references."""
         references = self._prepare_rows(columns[self.column])
         texts = self._embed(completions)
-        return [
-            max(self._match(text, reference) for reference in of_row)
-            for text, of_row in zip(texts, references, strict=True)
-        ]
+        pairs = [(text, other) for text, of_row in zip(texts, references, strict=True) for other in of_row]
+        matches: list[float] = []
+        for start in range(0, len(pairs), self.batch_size):
+            matches += self._match(pairs[start : start + self.batch_size])
+        rest = iter(matches)
+        return [max(islice(rest, len(of_row))) for of_row in references]
 
     def prepare(self, references: tuple[str, ...]) -> list[Embedded]:
         """Returns the embedded references of a row."""
         return self._embed(references)
 
-    def _match(self, text: Embedded, reference: Embedded) -> float:
-        if not text.counted.any() or not reference.counted.any():
-            return 0.0
-        cosines = text.vectors @ reference.vectors.T  # (T, R)
-        precision = cosines.amax(dim=1)[text.counted].mean().clamp(-1, 1).item()  # clamp: rounding goes above 1
-        recall = cosines.amax(dim=0)[reference.counted].mean().clamp(-1, 1).item()
-        if self.output == "f1":
-            return 2 * precision * recall / (precision + recall) if min(precision, recall) > 0 else 0.0
-        return precision if self.output == "precision" else recall
+    def _match(self, pairs: list[tuple[Embedded, Embedded]]) -> list[float]:
+        """Returns the score of each text with its reference, all in one pass."""
+        import torch
+
+        scores = [0.0] * len(pairs)
+        rows = [row for row, pair in enumerate(pairs) if all(text.counted.any() for text in pair)]
+        if not rows:
+            return scores
+        texts, text_real, text_counted = _padded([pairs[row][0] for row in rows])
+        references, reference_real, reference_counted = _padded([pairs[row][1] for row in rows])
+        cosines = texts @ references.mT  # (rows, T, R)
+        precisions = _mean(cosines.masked_fill(~reference_real[:, None], -1).amax(dim=2), text_counted)
+        recalls = _mean(cosines.masked_fill(~text_real[:, :, None], -1).amax(dim=1), reference_counted)
+        means = torch.stack([precisions, recalls], dim=1)
+        for row, (precision, recall) in zip(rows, means.tolist(), strict=True):
+            harmonic = 2 * precision * recall / (precision + recall) if min(precision, recall) > 0 else 0.0
+            scores[row] = {"precision": precision, "recall": recall, "f1": harmonic}[self.output]
+        return scores
 
     def _embed(self, texts: Sequence[str]) -> list[Embedded]:
         self._place()
@@ -170,11 +200,10 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         )
         if cut := sum(bool(encoding.overflowing) for encoding in batch.encodings or ()):
             warnings.warn(f"The reward {self.__name__!r} cut {cut} texts to {self.max_length} tokens.", stacklevel=5)
-        batch = batch.to(self._encoder.device)
-        with torch.no_grad():
-            vectors = self._encoder(**batch).last_hidden_state.float()
-        vectors = vectors / vectors.norm(dim=-1, keepdim=True)
         ends = [index for index in (self._tokenizer.cls_token_id, self._tokenizer.sep_token_id) if index is not None]
-        counted = ~torch.isin(batch["input_ids"], torch.tensor(ends, device=vectors.device))
-        real = batch["attention_mask"].bool()
-        return [Embedded(vectors[row, mask], counted[row, mask]) for row, mask in enumerate(real)]
+        counted = ~torch.isin(batch["input_ids"], torch.tensor(ends))
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        with torch.no_grad():
+            vectors = self._encoder(**batch.to(self._encoder.device)).last_hidden_state.float()
+        vectors = vectors / vectors.norm(dim=-1, keepdim=True)
+        return [Embedded(vectors[row, :length], counted[row, :length]) for row, length in enumerate(lengths)]

@@ -1,5 +1,7 @@
 """Base class of the rewards that are frozen models, and what they load, cut and batch with."""
 
+import multiprocessing
+import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -68,7 +70,7 @@ class FrozenModel(Reward):
         self._source = str(self.model) if isinstance(self.model, (str, Path)) else None
         self._prepare(self._source or self.model, self.tokenizer)
         if self.max_length is None:
-            self.max_length = longest_input(self._tokenizer, self._config)
+            self.max_length = longest_input(self._tokenizer, self._config, self._model)
 
     @abstractmethod
     def _load(self, name: str) -> Any:
@@ -142,22 +144,7 @@ class FrozenModel(Reward):
 
 
 def from_pretrained(auto_class: Any, name: str, kind: str, **options: Any) -> Any:
-    """
-    Returns what a class of transformers loads from a folder or the hub.
-
-    Args:
-        auto_class (`type`):
-            `AutoTokenizer`, `AutoModel` ...
-        name (`str`):
-            Folder or hub id.
-        kind (`str`):
-            Kind of model, for the message.
-        **options:
-            Passed on to `from_pretrained`.
-
-    Raises:
-        ValueError: If nothing can be loaded.
-    """
+    """Returns what an `AutoModel` or the like loads; raises a `ValueError` that has the kind of model if it fails."""
     try:
         return auto_class.from_pretrained(name, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
@@ -173,17 +160,34 @@ def check_weights(name: str, missing: Iterable[str], remedy: str) -> None:
         raise ValueError(f"`model` must have all weights, got {name!r} without {lacking}. {remedy}")
 
 
-def longest_input(tokenizer: Any, config: Any) -> int | None:
-    """Returns the most tokens that a tokenizer and a model allow, or `None` where neither has a limit."""
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+def longest_input(tokenizer: Any, config: Any, model: Any) -> int | None:
+    """
+    Returns the most tokens that a tokenizer and a model allow, or `None` where neither has a limit.
+
+    The model is `None` if it is loaded later. One like RoBERTa counts positions from `padding_idx + 1` on.
+    """
+    limits = [tokenizer.model_max_length, getattr(config.get_text_config(), "max_position_embeddings", None)]
+    for name, module in model.named_modules() if model is not None else ():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limits.append(module.num_embeddings - module.padding_idx - 1)
     return min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
 
 
 def default_device() -> str:
-    """Returns the GPU if there is one, else the CPU."""
+    """Returns the GPU of this process if there is one, else the CPU."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    if multiprocessing.parent_process() is None:
+        return "cuda"
+    return gpu_of_worker(os.environ.get("LOCAL_RANK"), torch.cuda.device_count())
+
+
+def gpu_of_worker(local_rank: str | None, devices: int) -> str:
+    """Returns the GPU of the process that started a worker of [`InWorkers`], which has chosen none of its own."""
+    # With one device the launcher shows each process its own alone.
+    return f"cuda:{local_rank}" if local_rank is not None and int(local_rank) < devices else "cuda"
 
 
 def batches_by_length(lengths: Iterable[int], batch_size: int) -> Iterator[list[int]]:

@@ -168,12 +168,15 @@ def test_a_checkpoint_of_a_masked_language_model_serves(tmp_path):
 def test_to_a_byte_level_tokenizer_the_first_word_is_one_like_the_others(tmp_path):
     """As in the library, whose figures for RoBERTa rest on it."""
     vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "Ġ": 5, "Ġa": 6}
-    RobertaTokenizer(vocab=vocabulary, merges=[("Ġ", "a")], model_max_length=14).save_pretrained(tmp_path)
+    RobertaTokenizer(vocab=vocabulary, merges=[("Ġ", "a")]).save_pretrained(tmp_path)
     sizes = {"vocab_size": 7, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 16}
     RobertaModel(RobertaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(tmp_path)
     reward = BERTScore(str(tmp_path), 1)
     assert reward._tokenizer("a a")["input_ids"] == [0, 6, 6, 2]
     assert scores(reward, [("a a", "a a"), ("", "a")]) == pytest.approx([1.0, 0.0], abs=1e-6)
+    assert reward.max_length == 14  # of 16 positions the first two are for padding
+    with pytest.warns(UserWarning, match="cut 1 texts to 14 tokens"):
+        assert scores(reward, [("a " * 40, "a " * 12)]) == pytest.approx([1.0], abs=1e-6)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(folder, tmp_path):

@@ -10,11 +10,15 @@ from transformers import (
     BertForSequenceClassification,
     BertModel,
     BertTokenizer,
+    Gemma3Config,
     LlamaConfig,
     LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 from lmrl.rewards import Classifier, make_reward
+from lmrl.rewards.models import gpu_of_worker, longest_input
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "what", "a", "##s", "."]
 PAD, CLS, SEP = 0, 2, 3
@@ -145,6 +149,21 @@ def test_the_longest_input_is_that_of_the_model(folder):
         reward(completions=["good " * 40])
 
 
+def test_a_model_whose_positions_begin_after_the_padding_reads_fewer_tokens(folder):
+    """RoBERTa: 514 positions, 512 tokens."""
+    roberta = RobertaForSequenceClassification(
+        RobertaConfig(**config().to_diff_dict() | {"pad_token_id": 1, "max_position_embeddings": 14})
+    )
+    tokenizer = BertTokenizer.from_pretrained(folder, model_max_length=10**30)
+    reward = Classifier(roberta, 2, tokenizer=tokenizer)
+    assert reward.max_length == 12
+    with pytest.warns(UserWarning, match="cut 1 of 2 texts to 12 tokens"):
+        rewards = reward(completions=["good " * 40, "good " * 10])
+    assert rewards == pytest.approx(Classifier(roberta, 2, tokenizer=tokenizer)(completions=["good " * 10] * 2))
+    assert longest_input(tokenizer, BertConfig(max_position_embeddings=14), None) == 14
+    assert longest_input(tokenizer, Gemma3Config(text_config={"max_position_embeddings": 99}), None) == 99
+
+
 def test_the_model_is_frozen_and_in_eval_mode(folder):
     model = BertForSequenceClassification.from_pretrained(folder).train()
     reward = Classifier(model, 2)
@@ -217,3 +236,12 @@ def test_a_configuration_makes_a_classifier(folder):
     assert reward.signature == (
         f"classifier|model:{folder}|label:2=positive|output:log_odds|max:16|cut:right|prompt:False"
     )
+
+
+@pytest.mark.parametrize(("rank", "devices", "gpu"), [("2", 4, "cuda:2"), ("0", 1, "cuda:0"), (None, 4, "cuda")])
+def test_a_worker_takes_the_gpu_of_the_process_that_started_it(rank, devices, gpu):
+    assert gpu_of_worker(rank, devices) == gpu
+
+
+def test_a_worker_that_sees_one_gpu_takes_that():
+    assert gpu_of_worker("3", devices=1) == "cuda"
