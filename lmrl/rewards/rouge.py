@@ -2,14 +2,15 @@
 
 import functools
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmrl.utils import check_in
+from lmrl.utils import check_in, shorten
 
-from .grams import ngrams, occurrences
+from .grams import SacrebleuTokens, ngrams, occurrences
 from .references import ReferenceReward
 
 _WORD = re.compile("[a-z0-9]+")
@@ -23,20 +24,17 @@ Units = tuple[int, Any]
 def _stemmer() -> Callable[[str], str]:
     from nltk.stem.porter import PorterStemmer
 
-    stem: Callable[[str], str] = PorterStemmer().stem
-    return stem
-
-
-@functools.lru_cache(maxsize=2**16)
-def _stem(word: str) -> str:
-    return _stemmer()(word) if len(word) > 3 else word  # shorter words are left alone by rouge_score and ROUGE-1.5.5
+    return functools.lru_cache(maxsize=2**16)(PorterStemmer().stem)
 
 
 @functools.lru_cache(maxsize=2**11)
 def _tokens(text: str, use_stemmer: bool) -> list[str]:
     """Returns the words of a text, kept for the other types of ROUGE of the same batch."""
     words = _WORD.findall(text.lower())
-    return list(map(_stem, words)) if use_stemmer else words
+    if not use_stemmer:
+        return words
+    stem = _stemmer()
+    return [stem(word) if len(word) > 3 else word for word in words]  # as in rouge_score and ROUGE-1.5.5
 
 
 def _sequence_hits(reference: list[str], completion: list[str]) -> int:
@@ -108,7 +106,8 @@ class Rouge(ReferenceReward[list[Units]]):
     n-grams in common (`"rouge1"`, `"rouge2"` ...), the length of the longest common subsequence of words (`"rougeL"`),
     or that of the union of the subsequences that the completion's lines share with each line of the reference
     (`"rougeLsum"`; sentences are lines). From "ROUGE: A Package for Automatic Evaluation of Summaries" (Lin, 2004,
-    https://aclanthology.org/W04-1013). Words are runs of `a-z0-9` in the lowercased text: no other script has any.
+    https://aclanthology.org/W04-1013). Words are runs of `a-z0-9` in the lowercased text: no other script has any, and
+    a warning comes with references in one, unless `tokenize` is set.
 
     Args:
         rouge_type (`str`):
@@ -117,16 +116,18 @@ class Rouge(ReferenceReward[list[Units]]):
             Whether words of more than three characters are reduced to their Porter stem.
         aggregate (`str`, *optional*, defaults to `"best"`):
             `"best"` reference, which is rouge_score's `score_multi`, or `"mean"` over the references.
-        name (defaults to `rouge_type`), column, cache_size:
-            Those of [`ReferenceReward`].
+        tokenize (`str` or object, *optional*):
+            Other words: those of a tokenizer of sacrebleu for the lowercased text (`"13a"`, or `"zh"`, `"char"` where
+            no spaces separate words), or of an object's method `tokenize`, as rouge_score takes it.
 
     Raises:
-        ValueError: If there is no such `rouge_type` or `aggregate`.
+        ValueError: If there is no such `rouge_type`, `aggregate` or tokenizer, or for a stemmer with a tokenizer.
     """
 
     rouge_type: str
     use_stemmer: bool = False
     aggregate: str = "best"
+    tokenize: Any = None
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -137,18 +138,41 @@ class Rouge(ReferenceReward[list[Units]]):
         super().__post_init__()
         if self.use_stemmer:
             _stemmer()  # a missing nltk is an error here, not in the first training step
-        stem = "porter" if self.use_stemmer else "no"
-        self._signature = f"{self.rouge_type}|nrefs:var|agg:{self.aggregate}|stem:{stem}|as:rouge_score-0.1.2"
+        if self.use_stemmer and self.tokenize is not None:
+            raise ValueError("`use_stemmer` must be False with `tokenize`, got True. The stemmer is for a-z alone.")
+        options = f"stem:{'porter' if self.use_stemmer else 'no'}"
+        self._words: Callable[[str], list[str]] = functools.partial(_tokens, use_stemmer=self.use_stemmer)
+        if isinstance(self.tokenize, str):
+            self._words = SacrebleuTokens(self.tokenize, lowercase=True)
+            options = f"tok:{self.tokenize}|case:lc"
+        elif self.tokenize is not None:
+            self._words = self.tokenize.tokenize
+            options = f"tok:{type(self.tokenize).__name__}"
+        self._warns = self.tokenize is None
+        self._signature = f"{self.rouge_type}|nrefs:var|agg:{self.aggregate}|{options}|as:rouge_score-0.1.2"
+
+    def prepare(self, references: tuple[str, ...]) -> list[Units]:
+        """Returns the units of each reference of a row; warns once if most of their letters are not a-z."""
+        text = "".join(references)
+        read = sum(map(len, _WORD.findall(text.lower())))
+        if self._warns and 2 * read < sum(map(str.isalnum, text)):
+            self._warns = False
+            warnings.warn(
+                f"The reward {self.__name__!r} reads the letters a-z and digits alone, as rouge_score does. That "
+                f"leaves little of the reference {shorten(references[0])}. Set `tokenize`: '13a', or 'zh' or 'char' "
+                "where no spaces separate words.",
+                stacklevel=5,
+            )
+        return super().prepare(references)
 
     def units(self, text: str) -> Units:
         """Returns the units that the type of ROUGE counts, and their number."""
-        if self.rouge_type == "rougeL":
-            tokens = _tokens(text, self.use_stemmer)
-            return len(tokens), tokens
         if self.rouge_type == "rougeLsum":
-            sentences = [tokens for line in text.split("\n") if (tokens := _tokens(line, self.use_stemmer))]
+            sentences = [tokens for line in text.split("\n") if (tokens := self._words(line))]
             return sum(map(len, sentences)), sentences
-        tokens = _tokens(text, self.use_stemmer)
+        tokens = self._words(text)
+        if self.rouge_type == "rougeL":
+            return len(tokens), tokens
         order = int(self.rouge_type[5:])
         grams = occurrences(tokens if order == 1 else ngrams(tokens, order))
         return len(grams), grams

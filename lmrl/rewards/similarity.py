@@ -32,8 +32,6 @@ class ExactMatch(ReferenceReward[list[str]]):
             `"strip"`: white space at both ends is dropped. `"squad"`: case, ASCII punctuation, the articles a, an and
             the, and differences of white space are dropped, as in the evaluation of "SQuAD: 100,000+ Questions for
             Machine Comprehension of Text" (Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250).
-        name (defaults to `"exact_match"`), column, cache_size:
-            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If `normalize` is neither of the two.
@@ -56,11 +54,6 @@ class ExactMatch(ReferenceReward[list[str]]):
         return float(self.units(completion) in prepared)
 
 
-def _f1(completion: set[Any], reference: set[Any]) -> float:
-    total = len(completion) + len(reference)
-    return 2 * len(completion & reference) / total if total else 1.0
-
-
 @dataclass(eq=False, repr=False)
 class TokenF1(ReferenceReward[list[set[Any]]]):
     """
@@ -76,8 +69,6 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
         normalize (`str`, *optional*, defaults to `"squad"`):
             `"squad"`: case, ASCII punctuation, and the articles a, an and the are dropped, as in the evaluation of
             SQuAD. `"strip"`: the text is taken as it is. Words are what white space separates.
-        name (defaults to `"token_f1"`), column, cache_size:
-            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If `normalize` is neither of the two.
@@ -98,7 +89,9 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
     def score(self, completion: str, prepared: list[set[Any]]) -> float:
         """Returns the F1 of a completion with its best reference, in [0, 1]."""
         words = self.units(completion)
-        return max(_f1(words, reference) for reference in prepared)
+        totals = [len(words) + len(reference) for reference in prepared]
+        shared = [len(words & reference) for reference in prepared]
+        return max(2 * n / total if total else 1.0 for n, total in zip(shared, totals, strict=True))
 
 
 _UNITS: dict[str, Callable[[str], Sequence[str]]] = {"characters": str.strip, "words": str.split}
@@ -116,8 +109,6 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
     Args:
         unit (`str`, *optional*, defaults to `"characters"`):
             `"characters"` (code points) or `"words"` (what white space separates).
-        name (defaults to `"edit_similarity"`), column, cache_size:
-            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If `unit` is neither of the two.

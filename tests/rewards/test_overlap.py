@@ -1,5 +1,8 @@
 """BLEU, chrF and ROUGE are those of the libraries that define them, to rounding, on any text."""
 
+import warnings
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +11,9 @@ from sacrebleu.metrics.bleu import BLEU as SacreBLEU
 from sacrebleu.metrics.chrf import CHRF as SacreCHRF
 
 from lmrl.rewards import BLEU, ChrF, ExactMatch, Rouge
+from lmrl.rewards.grams import SacrebleuTokens
 
+pytestmark = pytest.mark.filterwarnings("ignore:The reward .* reads the letters a-z")
 EXACT = 1e-9
 BLEUS = [
     {},
@@ -147,6 +152,8 @@ def test_exact_match_compares_after_normalisation(normalize, text, reference, sc
         (lambda: ChrF(char_order=0), "char_order.*chrF"),
         (lambda: Rouge("rouge0"), "rouge_type.*rouge0"),
         (lambda: Rouge("rougeW"), "rouge_type.*rougeW"),
+        (lambda: Rouge("rougeL", tokenize="words"), "`tokenize` must be one of .*words"),
+        (lambda: Rouge("rougeL", use_stemmer=True, tokenize="zh"), "`use_stemmer` must be False with `tokenize`"),
         (lambda: Rouge("rougeL", aggregate="max"), "aggregate.*best.*max"),
         (lambda: ExactMatch(normalize="lower"), "normalize.*squad.*lower"),
     ],
@@ -154,3 +161,38 @@ def test_exact_match_compares_after_normalisation(normalize, text, reference, sc
 def test_a_wrong_option_is_refused_at_construction(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+FOREIGN = {
+    "Садовник чинит красный чайник .": "13a",
+    "园丁在院子里修理红色的水壶。": "zh",
+    "정원사가 마당에서 빨간 주전자를 고친다 .": "char",
+}
+
+
+@pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL", "rougeLsum"])
+def test_rouge_of_other_scripts_is_that_of_rouge_score_with_a_tokenizer(name):
+    for text, tokenizer in FOREIGN.items():
+        words = SacrebleuTokens(tokenizer, lowercase=True)
+        library = RougeScorer([name], tokenizer=SimpleNamespace(tokenize=words))
+        pairs = [(text, [text]), (text[: len(text) // 2], [text]), (text, ["other"])]
+        expected = [library.score_multi(references, other)[name].fmeasure for other, references in pairs]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            got = scores(Rouge(name, tokenize=tokenizer), pairs)
+            assert scores(Rouge(name, tokenize=SimpleNamespace(tokenize=words)), pairs) == got
+        assert got == pytest.approx(expected, abs=EXACT)
+        assert got[0] == 1.0 > got[1] > 0.0
+
+
+def test_rouge_warns_once_of_references_without_latin_letters():
+    reward = Rouge("rougeL")
+    for text in FOREIGN:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert scores(reward, [(text, [text])]) == [0.0]
+            assert scores(reward, [("the kettle", ["Le jardinier répare la théière, 42 €."])]) == [0.0]
+        messages = [str(warning.message) for warning in caught]
+        assert len(messages) == (text.startswith("Садовник"))
+        assert all("little of the reference 'Садовник чинит" in message for message in messages)
+    assert Rouge("rougeL", tokenize="zh").signature == "rougeL|nrefs:var|agg:best|tok:zh|case:lc|as:rouge_score-0.1.2"
