@@ -139,6 +139,8 @@ class Format(Reward):
             Regular expression of Python's `re`.
         mode (`str`, *optional*, defaults to `"full"`):
             Part that must match: `"full"` the complete completion, `"start"` its beginning, `"search"` any part of it.
+            White space at the ends is dropped, except for `"search"`: many a completion begins with the space after
+            its prompt.
         ignore_case (`bool`, *optional*, defaults to `False`):
             Whether case is ignored.
         dotall (`bool`, *optional*, defaults to `False`):
@@ -161,11 +163,13 @@ class Format(Reward):
             self._compiled = re.compile(self.pattern, flags)
         except re.error as error:
             raise ValueError(f"`pattern` must be a regular expression, got {self.pattern!r} ({error}).") from error
-        super().__init__(self.name, signature=f"format|mode:{self.mode}|pattern:{self._compiled!r}")
+        ends = "kept" if self.mode == "search" else "stripped"
+        super().__init__(self.name, signature=f"format|mode:{self.mode}|ends:{ends}|pattern:{self._compiled!r}")
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns 1 or 0 for each text."""
-        return [float(_MODES[self.mode](self._compiled, text) is not None) for text in completions]
+        texts = completions if self.mode == "search" else [text.strip() for text in completions]
+        return [float(_MODES[self.mode](self._compiled, text) is not None) for text in texts]
 
 
 @functools.lru_cache(maxsize=4096)

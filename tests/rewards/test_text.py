@@ -5,7 +5,10 @@ import pickle
 
 import pytest
 
-from lmrl.rewards import DistinctN, Format, Keywords, LengthPenalty, SlotCoverage
+from lmrl.data import demo_model_path, load_prompts
+from lmrl.evaluation import Decoding, evaluate_model
+from lmrl.models import load_model, load_tokenizer
+from lmrl.rewards import BLEU, DistinctN, Format, Keywords, LengthPenalty, SlotCoverage
 
 
 @pytest.mark.parametrize(
@@ -42,16 +45,33 @@ def test_distinct_n_is_the_share_of_different_ngrams(n, text, share):
     ("options", "text", "score"),
     [
         ({}, "12", 1),
-        ({}, "12 ", 0),
+        ({}, " 12\n", 1),
         ({}, "a12", 0),
-        ({"mode": "start"}, "12 a", 1),
+        ({"mode": "start"}, " 12 a", 1),
         ({"mode": "start"}, "a 12", 0),
         ({"mode": "search"}, "a 12 b", 1),
         ({"mode": "search"}, "a", 0),
+        ({"mode": "search"}, "\n12", 1),
     ],
 )
 def test_a_format_is_matched_where_it_should(options, text, score):
     assert Format(r"\d+", **options)(completions=[text]) == [score]
+
+
+def test_a_format_of_a_sentence_matches_the_completions_of_the_demo():
+    """They begin with the space after the prompt: without a capital none of them is rewarded, with one all are."""
+    tokenizer = load_tokenizer(demo_model_path())
+    rows = load_prompts("demo", split="test", max_rows=8)
+    rewards = [BLEU() * Format(r"[A-Z].*", dotall=True), Format(r"[a-z].*", mode="start")]
+    model = load_model(demo_model_path())
+    evaluation = evaluate_model(model, tokenizer, rows, Decoding(max_new_tokens=48), reward_funcs=rewards)
+    assert all(completion.text[0] == " " for completion in evaluation.completions)
+    bleu = BLEU()(
+        completions=[completion.text for completion in evaluation.completions], references=rows["references"]
+    )
+    assert evaluation.values["reward/bleu_times_format"] == pytest.approx(sum(bleu) / 8)
+    assert sum(bleu) > 2
+    assert evaluation.values["reward/format"] == 0
 
 
 def test_flags_of_a_format():
@@ -152,7 +172,7 @@ def test_references_cover_their_own_slots_and_not_those_of_others(data_dir):
 REWARDS = [
     (LengthPenalty(9, 3), (-1.0, 0.0), "length_penalty|max:9|slack:3|unit:words"),
     (DistinctN(2), (0.0, 1.0), "distinct_n|n:2|split:whitespace"),
-    (Format("a|b", dotall=True), (0.0, 1.0), "format|mode:full|pattern:re.compile('a|b', re.DOTALL)"),
+    (Format("a|b", dotall=True), (0.0, 1.0), "format|mode:full|ends:stripped|pattern:re.compile('a|b', re.DOTALL)"),
     (
         Keywords(["a"], ["b"], "c"),
         (0.0, 1.0),
