@@ -2,7 +2,10 @@
 
 import difflib
 import math
+import sysconfig
+import traceback
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 # Arguments that a reward is called with besides the columns of the data, by TRL and, as a method, by Python.
@@ -167,3 +170,11 @@ def labelled(option: str, values: Iterable[str], taken: Iterable[str] = ()) -> d
             raise ValueError(f"`{option}` must have different labels, got {label!r} twice. Write label=path.")
         paths[label] = path
     return paths
+
+
+def raised_in(error: BaseException) -> str:
+    """Returns ` See <file>, line <n>.`, the last line of the user's own code that an error came from, or nothing."""
+    paths = sysconfig.get_paths()
+    others = (str(Path(__file__).parent), paths["stdlib"], paths["purelib"], paths["platlib"], "<")
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+    return f" See {own[-1].filename}, line {own[-1].lineno}." if own else ""

@@ -21,6 +21,7 @@ class BaseReward:
     __name__: str
     columns: tuple[str, ...]
     range: Range
+    _parts: tuple[Callable[..., Any], ...] = ()  # rewards that it calls in this process
 
     def __init__(
         self, name: str, columns: Sequence[str] = (), range: Range = (0.0, 1.0), signature: str | None = None
@@ -83,7 +84,8 @@ class BaseReward:
                 Returns the policy's backbone without its head and its adapters, in new modules around the policy's
                 frozen weights.
         """
-        return False
+        parts = [part for part in self._parts if hasattr(part, "use_base_model")]
+        return any([part.use_base_model(make_backbone) for part in parts])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.signature})"
@@ -160,8 +162,8 @@ def call_reward(reward: Callable[..., Any], **inputs: Any) -> Scores:
     numbers = [None if value is None else float(value) for value in values]
     if len(numbers) != len(inputs["completions"]):
         raise ValueError(
-            f"The reward {reward_name(reward)!r} returned {len(numbers)} values for {len(inputs['completions'])} "
-            "completions. Return one per completion."
+            f"The reward {reward_name(reward)!r} must return one value per completion, got a list of {len(numbers)} "
+            f"for a batch of {len(inputs['completions'])}."
         )
     return numbers
 
@@ -190,14 +192,9 @@ async def _wait_for(values: Awaitable[Any]) -> Any:
 
 def _run(values: Awaitable[Any]) -> Any:
     import asyncio  # it takes as long to import as all rewards together
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(_wait_for(values))
     from concurrent.futures import ThreadPoolExecutor
 
-    # A notebook runs a loop in this thread, and a thread can run one only.
+    # In a thread of its own: a notebook runs a loop in this one, and a thread can run one only.
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(asyncio.run, _wait_for(values)).result()
 

@@ -52,10 +52,12 @@ def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
         return _constructed(name, REWARDS[name], _made_of_rewards(name, arguments))
     if ":" in name:
         return _own_reward(name, arguments)
+    if name.endswith(".py"):
+        raise ValueError(f"A reward of a file must name its function or class, got {name!r}. Write {name}:function.")
     hint = did_you_mean(name, REWARDS, cutoff=0.5)
     raise ValueError(
-        f"A reward must be one of {', '.join(REWARDS)}, got {name!r}.{hint} Name your own as path/to/file.py:function "
-        "or package.module:attribute."
+        f"A reward must have a known name, got {name!r}.{hint} Name your own as path/to/file.py:function or "
+        f"package.module:attribute. Known are {', '.join(REWARDS)}."
     )
 
 
@@ -187,7 +189,7 @@ def module_of_file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     if not path.is_file():
-        raise ValueError(f"The file of a reward must exist, got {path}.")
+        raise ValueError(f"The file of a reward must exist, got {path}. Correct its path, or start where it is.")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"The file of a reward must be Python, got {path}.")

@@ -12,7 +12,7 @@ from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from lmrl.distributed import gather, is_distributed, rank_and_world_size
-from lmrl.utils import shorten
+from lmrl.utils import raised_in, shorten
 
 logger = get_logger(__name__)
 
@@ -48,7 +48,7 @@ class CheckedReward:
         else:
             self.failure = RewardError(
                 f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was "
-                f"scoring {len(completions)} completions, the first of them {shorten(completions[0])}."
+                f"scoring {len(completions)} completions, the first of them {shorten(completions[0])}.{raised_in(error)}"
             )
             self.failure.__cause__ = error
         if not is_distributed():
@@ -65,7 +65,7 @@ class CheckedReward:
         if len(rewards) != len(completions):
             raise RewardError(
                 f"The reward {self.__name__!r} must return one value per completion, None where it does not apply, "
-                f"got {len(rewards)} values for {len(completions)} completions."
+                f"got a list of {len(rewards)} for a batch of {len(completions)}."
             )
         return [self._number(value, row, kwargs) for row, value in enumerate(rewards)]
 
@@ -136,7 +136,8 @@ def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
         if isinstance(reward_func, str | nn.Module) or not callable(reward_func):
             raise TypeError(
                 f"`reward_funcs` must have functions of prompts and completions, got {shorten(reward_func)}. For a "
-                "classifier write `lmrl.rewards.Classifier(model, label=...)`."
+                "reward model write `lmrl.rewards.RewardModel(model)`, which reads texts as in its training, EOS "
+                "included; for a classifier `lmrl.rewards.Classifier(model, label=...)`."
             )
         name = get_callable_name(reward_func)
         if name in [other.__name__ for other in checked]:

@@ -108,9 +108,10 @@ def test_an_attribute_of_a_module_is_a_reward():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("blue", r"must be one of .*rougeL.*, got 'blue'\. Did you mean `bleu`\? Name your own"),
-        ("", "must be one of bleu.*, got ''"),
-        ("__import__('os')", "must be one of bleu"),
+        ("blue", r"must have a known name, got 'blue'\. Did you mean `bleu`\? Name .*Known are bleu, .*rougeL"),
+        ("", "must have a known name, got ''. Name your own .*Known are bleu"),
+        ("__import__('os')", "must have a known name"),
+        ("my/own.py", "must name its function or class, got 'my/own.py'. Write my/own.py:function"),
         (
             {"bleu": {"smoothing": "exp"}},
             r"arguments of 'bleu' must be among .*'smooth_method'.*, got \['smoothing'\]",
@@ -122,7 +123,7 @@ def test_an_attribute_of_a_module_is_a_reward():
         ({3: {}}, "mapping of names"),
         (3, "a name or a mapping"),
         ('{"bleu": ', "must be JSON"),
-        ("nowhere.py:reward", "must exist, got .*nowhere.py"),
+        ("nowhere.py:reward", r"^The file of a reward must exist, got .*nowhere\.py\. Correct its path"),
         ("no_such_module:reward", "must be importable, got 'no_such_module'"),
         ("lmrl.rewards.text:Lenght", "got 'Lenght'. Callables there: .*Length"),
     ],

@@ -49,8 +49,16 @@ def refused(function: Callable[[], Any], *parts: str, error: type[Exception] = V
 @pytest.mark.parametrize(
     ("values", "parts"),
     [
-        (lambda texts: 1 / 0, ["raised ZeroDivisionError: division by zero", "scoring 8 completions"]),
-        (lambda texts: [1.0], ["one value per completion, None where", "got 1 values for 8 completions"]),
+        (
+            lambda texts: 1 / 0,
+            [
+                "raised ZeroDivisionError: division by zero",
+                "scoring 8 completions",
+                "See ",
+                "test_bad_input.py, line ",
+            ],
+        ),
+        (lambda texts: [1.0], ["one value per completion, None where", "got a list of 1 for a batch of 8"]),
         (lambda texts: ["good"] * len(texts), ["a finite number", "got 'good' for row 0", "of the prompt"]),
         (lambda texts: "a" * len(texts), ["must return a list of numbers", "got 'aaaaaaaa'"]),
         (lambda texts: None, ["must return a list of numbers", "got None"]),
@@ -508,7 +516,10 @@ def hanging(completions, **columns):
 @pytest.mark.parametrize(
     ("reward", "parts"),
     [
-        ("own.py:always", ["The reward 'always' raised KeyError: 'slot'. It was scoring 2 held-out rows"]),
+        (
+            "own.py:always",
+            ["The reward 'always' raised KeyError: 'slot'. It was scoring 2 held-out rows. See ", "own.py, line "],
+        ),
         (
             '{"in_workers": {"reward": "own.py:hanging", "workers": 1, "timeout": 0.5, "retries": 1}}',
             ["'hanging' failed on rows 0 to 1", "(attempts: 2)", "longer than the timeout of 0.5 s and was killed"],
