@@ -31,10 +31,7 @@ REWARDS.update(
     {
         "bleu": BLEU,
         "chrf": ChrF,
-        "rouge1": functools.partial(Rouge, "rouge1"),
-        "rouge2": functools.partial(Rouge, "rouge2"),
-        "rougeL": functools.partial(Rouge, "rougeL"),
-        "rougeLsum": functools.partial(Rouge, "rougeLsum"),
+        **{name: functools.partial(Rouge, name) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
         "exact_match": ExactMatch,
         "gleu": GLEU,
         "ter": TER,

@@ -91,7 +91,8 @@ class Combined(Reward):
 
     The components are called with all that a trainer passes, and with completions as they are: a plain function may
     read the messages of a chat. In a TRL trainer the mean of each component is logged as `{name}/{component}`. The
-    state is that of the components.
+    state is that of the components. Subclasses have an optional `name`, which they else make of the components':
+    `bleu_plus_length`, `bleu_times_length`, `bleu_clipped`.
 
     Args:
         fn (`Callable`):
@@ -122,7 +123,7 @@ class Combined(Reward):
         signature: str | None = None,
     ):
         self.fn = fn
-        self.components = tuple(rewards)
+        self.components = self._parts = tuple(rewards)
         kind = type(self).__name__
         if not self.components:
             raise ValueError(f"`rewards` of `{kind}` must have at least one reward, got none.")
@@ -171,10 +172,6 @@ class Combined(Reward):
     def combine(self, rows: list[Values], inputs: Mapping[str, Any]) -> Scores:
         """Returns the results of all rows; `inputs` are the arguments of the call."""
         return [self.fn(values) for values in rows]
-
-    def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
-        """Returns whether a component runs on a policy's base model from now on."""
-        return any([part.use_base_model(make_backbone) for part in self.components if hasattr(part, "use_base_model")])
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the states of the components that have one, by name."""
@@ -268,8 +265,6 @@ class Product(Combined):
     Args:
         rewards (`Iterable[Callable]`):
             Factors: any callables that TRL takes as reward functions.
-        name (`str`, *optional*):
-            Name under which trainers log it. Defaults to the factors, such as `bleu_times_length`.
 
     Example:
 
@@ -303,8 +298,6 @@ class Scaled(Combined):
             Factor, not 0; a negative one turns a cost into a reward.
         shift (`float`, *optional*, defaults to `0.0`):
             Number that is added then.
-        name (`str`, *optional*):
-            Name under which trainers log it. Defaults to the reward's with `_scaled`.
 
     Raises:
         ValueError: If the reward cannot be called, if `scale` is 0, or if a number is not finite.

@@ -107,8 +107,6 @@ class BLEU(SummedReward[list[Tokens]]):
             Whether to ignore case.
         tokenize (`str`, *optional*, defaults to `"13a"`):
             Name of a sacrebleu tokenizer: `"13a"`, `"intl"`, `"char"`, `"zh"`, `"none"` ...
-        name (defaults to `"bleu"`), column, cache_size:
-            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If sacrebleu has no such smoothing or tokenizer.
@@ -181,12 +179,8 @@ class GLEU(ReferenceReward[list[Tokens]]):
     and no brevity penalty. Nothing in common is 0, as is an empty text against an empty one.
 
     Args:
-        lowercase (`bool`, *optional*, defaults to `False`):
-            Whether to ignore case.
-        tokenize (`str`, *optional*, defaults to `"13a"`):
-            Name of a sacrebleu tokenizer: `"13a"`, `"intl"`, `"char"`, `"zh"`, `"none"` ...
-        name (defaults to `"gleu"`), column, cache_size:
-            Those of [`ReferenceReward`].
+        lowercase (`bool`, *optional*, defaults to `False`), tokenize (`str`, *optional*, defaults to `"13a"`):
+            Those of [`BLEU`].
 
     Raises:
         ValueError: If sacrebleu has no such tokenizer.

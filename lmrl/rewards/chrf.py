@@ -70,8 +70,6 @@ class ChrF(SummedReward[list[list[Symbols]]]):
             How many times more recall weighs than precision.
         lowercase (`bool`, *optional*, defaults to `False`):
             Whether to ignore case.
-        name (defaults to `"chrf"`), column, cache_size:
-            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If an order is negative, or both are 0.

@@ -58,8 +58,7 @@ class Classifier(FrozenModel):
 
     A model with a single logit, or of `problem_type="multi_label_classification"`, has a sigmoid for each label:
     probability `sigmoid(z_l)`, log-odds `z_l`, no margin. The text goes through the classifier's own tokenizer with
-    its own special tokens, whatever the policy's are. The model is frozen and in eval mode. Given by name it is not
-    pickled, but loaded again.
+    its own special tokens, whatever the policy's are.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):

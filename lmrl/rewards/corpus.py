@@ -28,19 +28,20 @@ def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[s
     Raises:
         ValueError: If the file is not of that form, or a document has no references; rows are counted from 0.
     """
-    documents = list(_read_file(Path(corpus).expanduser(), column) if isinstance(corpus, (str, Path)) else corpus)
-    for row, value in enumerate(documents):
+    documents = []
+    for row, value in enumerate(_read_file(Path(corpus), column) if isinstance(corpus, (str, Path)) else corpus):
         document = (value,) if isinstance(value, str) else value
         if not isinstance(document, (list, tuple)) or not document or not all(isinstance(t, str) for t in document):
             raise ValueError(
                 f"A document of `corpus` must be a string or a non-empty list of strings, got {value!r} in row {row}. "
                 "Correct or drop the row."
             )
-        documents[row] = tuple(document)
+        documents.append(tuple(document))
     return documents
 
 
 def _read_file(path: Path, column: str) -> list[Any]:
+    path = path.expanduser()
     if path.suffix not in (".json", ".jsonl") or not path.is_file():
         raise ValueError(f"`corpus` must be a .json or .jsonl file, or a list of lists of strings, got {path}.")
     text = path.read_text(encoding="utf-8")
@@ -94,8 +95,6 @@ class CorpusReward(ReferenceReward[Prepared]):
             Name of a sacrebleu tokenizer.
         lowercase (`bool`, *optional*, defaults to `True`):
             Whether to ignore case.
-        name, column, cache_size:
-            Those of [`ReferenceReward`].
 
     Attributes:
         documents, words (`int`): their numbers in the corpus.
@@ -196,8 +195,6 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
     Args:
         corpus, corpus_column, tokenize, lowercase:
             Those of [`CorpusReward`].
-        name (defaults to `"nist"`), column, cache_size:
-            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If the corpus cannot be read or has no words, or if sacrebleu has no such tokenizer.
@@ -289,8 +286,6 @@ class CIDErD(CorpusReward[list[Vector]]):
     Args:
         corpus, corpus_column, tokenize, lowercase:
             Those of [`CorpusReward`].
-        name (defaults to `"cider"`), column, cache_size:
-            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If the corpus cannot be read or has less than two documents (every idf would be 0), or if sacrebleu

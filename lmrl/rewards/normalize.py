@@ -87,8 +87,6 @@ class Normalized(Combined):
             Any callable that TRL takes as a reward function.
         by (`str`, *optional*, defaults to `"running"`):
             `"running"` or `"group"`.
-        name (`str`, *optional*):
-            Name under which trainers log it. Defaults to the reward's with `_normalized`.
 
     Attributes:
         statistics ([`Moments`]): running count, mean and sum of squared distances from it.
@@ -129,17 +127,13 @@ class Normalized(Combined):
         return [None if score is None else self.statistics.standardized(score) for score in scores]
 
     def _by_group(self, scores: Scores, inputs: Mapping[str, Any]) -> Scores:
-        keys = self._groups(inputs)
-        pairs = zip(keys, scores, strict=True)
+        pairs = list(zip(self._groups(inputs), scores, strict=True))
         groups = defaultdict(list)
         for of_process in gather_or_fail([(key, score) for key, score in pairs if score is not None]):
             for key, score in of_process:
                 groups[key].append(score)
         moments = {key: Moments.of(group) for key, group in groups.items()}
-        return [
-            None if score is None else moments[key].standardized(score)
-            for key, score in zip(keys, scores, strict=True)
-        ]
+        return [None if score is None else moments[key].standardized(score) for key, score in pairs]
 
     def _groups(self, inputs: Mapping[str, Any]) -> list[str]:
         if inputs.get("prompts") is None:

@@ -24,9 +24,9 @@ class ReferenceReward(Reward, Generic[Prepared]):
     """
     Base of the rewards that compare a completion with one or more references.
 
-    A subclass defines `units` of a text and `score`, or `scores`. What depends on the references alone is computed
-    once by `prepare` and kept for the `cache_size` rows used last, as the completions of a prompt share their
-    references. The cache is not pickled.
+    Every subclass has the arguments below too, by keyword. It defines `units` of a text and `score`, or `scores`. What
+    depends on the references alone is computed once by `prepare` and kept for the `cache_size` rows used last, as the
+    completions of a prompt share their references. The cache is not pickled.
 
     Args:
         name (`str`):

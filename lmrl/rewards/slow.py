@@ -19,6 +19,7 @@ from .algebra import Reward
 from .base import Prompts, Scores, call_reward, range_of, reward_name, signature_of
 from .workers import Failure, Pool
 
+_NO_LISTS = (str, bytes, Mapping)
 _OF_THE_TRAINER = ("trainer_state", "log_extra", "log_metric")
 
 
@@ -54,18 +55,15 @@ class Wrapped(Reward):
                 f"The reward of `{kind}` must have no state, got {name!r}, which has one. Wrap the "
                 "rewards it is made of instead."
             )
+        self._parts = (self.reward,)
         super().__init__(name, columns, range_of(self.reward), signature_of(self.reward))
-
-    def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
-        """Returns whether the reward runs on a policy's base model from now on."""
-        use_base_model = getattr(self.reward, "use_base_model", None)
-        return use_base_model is not None and bool(use_base_model(make_backbone))
 
     def _inputs(self, completions: Sequence[Any], prompts: Sequence[Any] | None, columns: Any) -> dict[str, Any]:
         """Returns the arguments of the reward: `completions`, and all others with one value per completion."""
         rows = self._checked(columns, len(completions))
         if not _reads_its_columns_alone(self.reward):
-            rows = {name: value for name, value in columns.items() if _is_per_row(value, len(completions))}
+            listed = {k: v for k, v in columns.items() if hasattr(v, "__getitem__") and not isinstance(v, _NO_LISTS)}
+            rows = {name: values for name, values in listed.items() if len(values) == len(completions)}
         return {"completions": completions, **({} if prompts is None else {"prompts": prompts}), **rows}
 
 
@@ -82,10 +80,6 @@ def _reads_its_columns_alone(reward: Any) -> bool:
     while isinstance(reward, Wrapped):
         reward = reward.reward
     return isinstance(reward, Reward) and type(reward).__call__ is Reward.__call__
-
-
-def _is_per_row(value: Any, rows: int) -> bool:
-    return hasattr(value, "__getitem__") and not isinstance(value, (str, bytes, Mapping)) and len(value) == rows
 
 
 def _rows(inputs: Mapping[str, Any], rows: Sequence[int]) -> dict[str, list[Any]]:
@@ -252,6 +246,7 @@ class InWorkers(Wrapped):
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError(f"`timeout` must be more than 0 seconds, got {self.timeout}.")
         self.failed_rows = 0
+        self._parts = ()  # workers have a memory of their own
         self._make_pool()
 
     def _make_pool(self) -> None:
@@ -270,10 +265,6 @@ class InWorkers(Wrapped):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._make_pool()
-
-    def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
-        """Returns `False`: workers have a memory of their own."""
-        return False
 
     def __call__(self, *, completions: Sequence[Any], prompts: Prompts = None, **columns: Any) -> Scores:
         inputs = self._inputs(completions, prompts, columns)

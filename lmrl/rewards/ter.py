@@ -51,8 +51,6 @@ class TER(SummedReward[list[Words]]):
             Whether `normalized` and `no_punct` also treat Chinese and Japanese characters and marks.
         case_sensitive (`bool`, *optional*, defaults to `False`):
             Whether case counts.
-        name (defaults to `"ter"`), column, cache_size:
-            Those of [`ReferenceReward`].
 
     Raises:
         ValueError: If `asian_support` is set without `normalized` or `no_punct`, as it would do nothing.

@@ -20,8 +20,6 @@ class Minimum(Combined):
     Args:
         rewards (`Iterable[Callable]`):
             Components, on scales that can be compared.
-        name (`str`, *optional*):
-            Name under which trainers log it. Defaults to the components, such as `minimum_of_bleu_and_length`.
     """
 
     def __init__(self, rewards: Iterable[Callable[..., Any]], name: str | None = None):
@@ -52,8 +50,6 @@ class Gate(Combined):
             Least value of `when` that opens the gate.
         otherwise (`float`, *optional*, defaults to `0.0`):
             Reward of a completion whose gate is shut.
-        name (`str`, *optional*):
-            Name under which trainers log it. Defaults to both, such as `bleu_if_format`.
 
     Raises:
         ValueError: If a reward cannot be called, if both have the same name, or if a number is not finite.
@@ -95,8 +91,6 @@ class Threshold(Combined):
             Any callable that TRL takes as a reward function.
         at_least (`float`):
             The bound.
-        name (`str`, *optional*):
-            Name under which trainers log it. Defaults to both, such as `bleu_at_least_0.3`.
 
     Raises:
         ValueError: If the reward cannot be called, or if the bound is not finite.
@@ -124,8 +118,6 @@ class Clipped(Combined):
             Lowest result.
         high (`float`, *optional*, defaults to `inf`):
             Highest result.
-        name (`str`, *optional*):
-            Name under which trainers log it. Defaults to the reward's with `_clipped`.
 
     Raises:
         ValueError: If the reward cannot be called, or if `low` is not below `high`.

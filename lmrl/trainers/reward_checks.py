@@ -48,7 +48,8 @@ class CheckedReward:
         else:
             self.failure = RewardError(
                 f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was "
-                f"scoring {len(completions)} completions, the first of them {shorten(completions[0])}.{raised_in(error)}"
+                f"scoring {len(completions)} completions, the first of them {shorten(completions[0])}."
+                f"{raised_in(error)}"
             )
             self.failure.__cause__ = error
         if not is_distributed():
