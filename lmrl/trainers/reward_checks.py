@@ -47,9 +47,8 @@ class CheckedReward:
             self.failure = error
         else:
             self.failure = RewardError(
-                f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was "
-                f"scoring {len(completions)} completions, the first of them {shorten(completions[0])}."
-                f"{raised_in(error)}"
+                f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was scoring "
+                f"{len(completions)} completions, the first of them {shorten(completions[0])}.{raised_in(error)}"
             )
             self.failure.__cause__ = error
         if not is_distributed():
@@ -136,9 +135,8 @@ def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
     for reward_func in reward_funcs:
         if isinstance(reward_func, str | nn.Module) or not callable(reward_func):
             raise TypeError(
-                f"`reward_funcs` must have functions of prompts and completions, got {shorten(reward_func)}. For a "
-                "reward model write `lmrl.rewards.RewardModel(model)`, which reads texts as in its training, EOS "
-                "included; for a classifier `lmrl.rewards.Classifier(model, label=...)`."
+                f"`reward_funcs` must have functions of prompts and completions, got {shorten(reward_func)}. Write "
+                "`lmrl.rewards.RewardModel(model)`, or `lmrl.rewards.Classifier(model, label=...)` for a classifier."
             )
         name = get_callable_name(reward_func)
         if name in [other.__name__ for other in checked]:
