@@ -172,7 +172,7 @@ def labelled(option: str, values: Iterable[str], taken: Iterable[str] = ()) -> d
     return paths
 
 
-def raised_in(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     """Returns ` See <file>, line <n>.`, the last line of the user's own code that an error came from, or nothing."""
     paths = sysconfig.get_paths()
     others = (str(Path(__file__).parent), paths["stdlib"], paths["purelib"], paths["platlib"], "<")

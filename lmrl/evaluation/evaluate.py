@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmrl.distributed import on_main
 from lmrl.rewards import call_reward, reward_name
-from lmrl.utils import REWARD_ARGUMENTS, raised_in
+from lmrl.utils import REWARD_ARGUMENTS, line_of
 
 from .generation import Completion, Decoding, end_token_ids, generate_completions
 from .likelihood import divergence, perplexity
@@ -204,7 +204,7 @@ def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Seque
         values = call_reward(reward, prompts=[row["prompt"] for row in rows], completions=texts, **columns)
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).rstrip('.')}"
-        scoring = f"It was scoring {len(rows)} held-out rows.{raised_in(error)}"
+        scoring = f"It was scoring {len(rows)} held-out rows.{line_of(error)}"
         raise ValueError(f"The reward {name!r} raised {reason}. {scoring}") from error
     score = mean_score(f"reward/{name}", str(getattr(reward, "signature", name)), values, higher_is_better=True)
     if not hasattr(reward, "corpus_value"):

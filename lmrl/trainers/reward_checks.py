@@ -12,7 +12,7 @@ from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from lmrl.distributed import gather, is_distributed, rank_and_world_size
-from lmrl.utils import raised_in, shorten
+from lmrl.utils import line_of, shorten
 
 logger = get_logger(__name__)
 
@@ -47,8 +47,8 @@ class CheckedReward:
             self.failure = error
         else:
             self.failure = RewardError(
-                f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was scoring "
-                f"{len(completions)} completions, the first of them {shorten(completions[0])}.{raised_in(error)}"
+                f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was "
+                f"scoring {len(completions)} completions, the first of them {shorten(completions[0])}.{line_of(error)}"
             )
             self.failure.__cause__ = error
         if not is_distributed():
