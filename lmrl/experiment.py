@@ -1,7 +1,5 @@
 """The steps that recipes share: load the policy, make its evaluator, save what came out."""
 
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrl import models
 from lmrl.data import demo_model_path, fit_prompts, load_held_out
@@ -20,17 +18,14 @@ from lmrl.evaluation import (
     Evaluation,
     Evaluator,
     FrozenModels,
-    classification_scores,
     evaluate_model,
-    evaluate_preferences,
-    interval_as_text,
     measure_completions,
     read_outputs,
     report,
     write_card,
 )
 from lmrl.models import context_length, load_model, load_tokenizer, load_trainable_classifier, write_merged
-from lmrl.rewards import RewardModel, make_rewards
+from lmrl.rewards import make_rewards
 from lmrl.utils import labelled
 
 _NO_LIMIT = 10**9  # tokens of a prompt, where a model names no limit
@@ -335,59 +330,6 @@ def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[Pre
     texts = [str(row[column]) for row in pairs for column in ("prompt", "chosen", "rejected")]
     options = _source(model_args, config) | model_args.loading(bf16=config.bf16)
     return load_trainable_classifier(_name(model_args), ["reward"], texts, **options)
-
-
-def save_preferences(folder: str, pairs: Dataset) -> None:
-    """
-    Prints the held-out scores of a reward model, and writes them as `scores.json` into its folder.
-
-    Args:
-        folder (`str`):
-            Folder of the reward model, which is loaded as [`~lmrl.rewards.RewardModel`] loads it.
-        pairs (`datasets.Dataset`):
-            Held-out rows with `prompt`, `chosen` and `rejected`.
-    """
-    scores = evaluate_preferences(RewardModel(folder), pairs)
-    Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
-    print(
-        f"Held-out accuracy on {scores['pairs']} pairs of {scores['prompts']} prompts: "
-        f"{interval_as_text(scores['accuracy'])}; the longer one: {scores['longer_is_chosen']:.4f}, the "
-        f"shorter one: {scores['shorter_is_chosen']:.4f}. Expected calibration error: "
-        f"{scores['expected_calibration_error']:.4f}. The model is in {folder}"
-    )
-
-
-def save_accuracy(
-    folder: str, predictions: Sequence[int], labels: Sequence[int], train_labels: Sequence[int], names: Sequence[str]
-) -> None:
-    """
-    Prints the held-out scores of a classifier, and writes them as `scores.json` into its folder.
-
-    Args:
-        folder (`str`):
-            Folder of the classifier.
-        predictions (list of `int`), labels (list of `int`):
-            Predicted and true labels of the held-out rows.
-        train_labels (list of `int`):
-            Labels of the training rows; their most frequent one is the baseline.
-        names (list of `str`):
-            Names of the labels.
-    """
-    frequent = Counter(train_labels).most_common(1)[0][0]
-    scores = classification_scores(predictions, list(labels), frequent)
-    Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
-    print(
-        f"Held-out accuracy on {scores['rows']} rows: {interval_as_text(scores['accuracy'])}, "
-        f"macro F1 {scores['macro_f1']:.4f}; always {names[frequent]!r}: "
-        f"{scores['commonest_label_accuracy']:.4f}. The model is in {folder}"
-    )
-
-
-def use_cpu_without_gpu(config: TrainingArguments) -> None:
-    """Sets a configuration to a CPU in float32 where there is no GPU: TRL's default, bfloat16, fails there."""
-    if not torch.accelerator.is_available():
-        config.use_cpu = True
-        config.bf16 = bool(config.bf16)
 
 
 def _name(model_args: Any) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from lmrl.arguments import DataArguments, ModelArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_splits, to_supervised
-from lmrl.experiment import load_policy, save_merged, use_cpu_without_gpu
+from lmrl.experiment import load_policy, save_merged
+from lmrl.supervised import check_tokenized, smallest_limit, use_cpu_without_gpu
 from lmrl.trainers import find_checkpoint
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
@@ -30,16 +31,20 @@ def main() -> None:
     model_args, data_args, config = parse(ModelArguments, DataArguments, SupervisedConfig)
     model, tokenizer = load_policy(model_args, config)
     tokenizer.padding_side = "right"
-    train_rows, eval_rows = load_splits(tokenizer, None, seed=config.seed, **vars(data_args))
-
+    config.max_length = smallest_limit(model, config.max_length)
+    longest_prompt = None if config.max_length is None else config.max_length - 1
+    train_rows, eval_rows = load_splits(tokenizer, longest_prompt, seed=config.seed, **vars(data_args))
+    train_texts = to_supervised(train_rows)
     trainer = SFTTrainer(
         model,
         config,
-        train_dataset=to_supervised(train_rows),
+        train_dataset=train_texts,
         eval_dataset=to_supervised(eval_rows),
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
+    if not config.packing:
+        check_tokenized(trainer, train_texts)
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
     loss = trainer.evaluate()["eval_loss"]

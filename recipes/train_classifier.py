@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from lmrl.arguments import ClassifierArguments, LabelArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_labelled
-from lmrl.experiment import save_accuracy, use_cpu_without_gpu
 from lmrl.models import load_trainable_classifier
+from lmrl.supervised import save_accuracy, smallest_limit, use_cpu_without_gpu
 from lmrl.trainers import find_checkpoint
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
@@ -36,7 +36,7 @@ def main() -> None:
     set_seed(config.seed)  # the head is random
     train_rows, eval_rows, names = load_labelled(**vars(label_args), seed=config.seed)
     model, tokenizer = load_trainable_classifier(model_args.model_name_or_path, names, train_rows["text"])
-    tokenizer.model_max_length = min(tokenizer.model_max_length, model_args.max_length)
+    tokenizer.model_max_length = smallest_limit(model, tokenizer.model_max_length, model_args.max_length)
     train_set, eval_set = (
         rows.map(lambda row: tokenizer(row["text"], truncation=True), batched=True, remove_columns="text")
         for rows in (train_rows, eval_rows)

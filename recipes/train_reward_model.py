@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from lmrl.arguments import ModelArguments, PreferenceArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_pairs
-from lmrl.experiment import load_reward_model, save_merged, save_preferences, use_cpu_without_gpu
+from lmrl.experiment import load_reward_model, save_merged
 from lmrl.models import upcast_adapters_to_fp32
+from lmrl.supervised import check_tokenized, save_preferences, smallest_limit, use_cpu_without_gpu
 from lmrl.trainers import find_checkpoint
 from transformers import set_seed
 from trl import RewardConfig, RewardTrainer, get_peft_config
@@ -36,6 +37,7 @@ def main() -> None:
     set_seed(config.seed)  # the head is random
     train_pairs, eval_pairs = load_pairs(**vars(data_args), seed=config.seed)
     model, tokenizer = load_reward_model(model_args, config, train_pairs)
+    config.max_length = smallest_limit(model, config.max_length)
 
     trainer = RewardTrainer(
         model,
@@ -44,6 +46,7 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
+    check_tokenized(trainer, train_pairs)
     upcast_adapters_to_fp32(trainer.model)
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()

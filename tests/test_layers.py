@@ -31,6 +31,7 @@ OPEN_TO_ALL = ("lmrl.utils", "lmrl.deprecation")
 TRAINER_LIBRARIES = ("accelerate", "datasets", "peft", "safetensors", "torch", "transformers", "trl")
 TRAINERS = ("PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer")
 TOP = ("lmrl.arguments", "lmrl.cli", "lmrl.data", "lmrl.experiment", "lmrl.rewards", "lmrl.trainers")
+SUPERVISED = ("lmrl.evaluation", "lmrl.models", "lmrl.search", "lmrl.supervised")
 TOP_NAMES = tuple(f"lmrl.{name}" for name in (*TRAINERS, "__version__"))
 LAYERS = {
     "lmrl/version.py": Layer((), ()),
@@ -52,11 +53,12 @@ LAYERS = {
         None,
         ("trl",),
     ),
+    "lmrl/supervised.py": Layer(("lmrl.models", "lmrl.rewards", "lmrl.evaluation"), None, ("trl",)),
     "lmrl/arguments.py": Layer((), ("trl",)),
     "lmrl/cli": Layer(("lmrl.cli", "lmrl.arguments"), ("trl", "yaml")),
     "lmrl/__main__.py": Layer(("lmrl.__version__",), ("torch",)),
     "lmrl/__init__.py": Layer(("lmrl.trainers", "lmrl.version"), ()),
-    "recipes": Layer((*TOP, *TOP_NAMES, "lmrl.evaluation", "lmrl.models", "lmrl.search"), None),
+    "recipes": Layer((*TOP, *TOP_NAMES, *SUPERVISED), None),
     "recipes/ppo_gen.py": Layer((*TOP, *TOP_NAMES), ("transformers", "trl")),
     "recipes/reinforce_gen.py": Layer((*TOP, *TOP_NAMES), ("transformers", "trl")),
 }

@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -60,6 +61,56 @@ def test_a_reward_model_learns_from_grades_and_is_a_reward(model, request, recip
     assert float(found.group(1)) > 0.8
     good, bad = RewardModel(str(tmp_path / "out"))(completions=[" w3 x", " w3 z"], prompts=["w3; a ->"] * 2)
     assert good > bad
+
+
+@pytest.mark.parametrize("name", ["sft", "train_classifier", "train_reward_model"])
+def test_rows_longer_than_the_context_are_cut_or_left_out_with_a_warning(name, recipe, gpt2_path, tmp_path, caplog):
+    # The tiny GPT-2 has 64 positions, and a word is a token; the length by default is 1,024, of a classifier 128.
+    texts = [" ".join("b" * (100 if n == 3 else 4)) for n in range(10)]
+    rows = [
+        {"prompt": f"w{n}", "references": [text], "text": text, "label": n % 2, "chosen": text, "rejected": "a"}
+        for n, text in enumerate(texts)
+    ]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ("--model_name_or_path", gpt2_path, "--dataset_name", str(tmp_path), "--output_dir", "out", *CPU)
+    status, _, err = recipe(name, *argv, "--max_steps", "2", "--report_to", "none")
+    assert status == 0, err
+    found = {
+        "sft": "`max_length` is 64 tokens: of 10 rows 0 are left out and 1 cut, as they are longer. Raise it",
+        "train_classifier": "",
+        "train_reward_model": "`max_length` is 64 tokens: of 10 rows 1 are left out and 0 cut, as they are longer.",
+    }
+    assert found[name] in caplog.text
+
+
+def test_prompts_that_fill_the_context_are_refused_or_cut_in_a_warm_start(recipe, gpt2_path, tmp_path, caplog):
+    rows = [{"prompt": " ".join("a" * length), "references": ["b"]} for length in (64, 3, 3, 3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ("--model_name_or_path", gpt2_path, "--dataset_name", "rows.jsonl", "--eval_dataset_name", "rows.jsonl")
+    status, _, err = recipe("sft", *argv, "--output_dir", "out", *CPU)
+    assert status == 2 and "got 63, and 1 of 4 prompts are longer" in err
+    status, _, err = recipe("sft", *argv, "--output_dir", "out", *CPU, "--max_steps", "1", "--long_prompts", "cut_end")
+    assert status == 0 and "Cut off their ends" in caplog.text, err
+
+
+def test_a_chat_template_that_refuses_a_pair_is_named(recipe, gpt2_path, tmp_path):
+    rows = [
+        {
+            kind: [{"role": "user", "content": f"w{n}"}, {"role": "robot", "content": kind}]
+            for kind in ("chosen", "rejected")
+        }
+        for n in range(4)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = shutil.copytree(gpt2_path, tmp_path / "model")
+    (model / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'robot' %}{{ raise_exception('No robots') }}{% endif %}a{% endfor %}"
+    )
+    argv = ("--model_name_or_path", str(model), "--dataset_name", "pairs.jsonl", "--eval_rows", "1")
+    status, _, err = recipe("train_reward_model", *argv, "--output_dir", "out", *CPU)
+    last = err.splitlines()[-1]
+    assert status == 2 and last.startswith("error: A chat template does not accept the messages of a row (No robots).")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -339,13 +340,19 @@ def test_a_library_that_is_not_installed_is_one_line(recipe: Recipe) -> None:
 
 
 def test_a_warning_is_a_plain_sentence_and_loading_a_model_draws_no_bar() -> None:
+    usual = warnings.formatwarning
     run(lambda: None)
     try:
+        assert (
+            warnings.formatwarning("`a` is deprecated.", FutureWarning, "parser.py", 3)
+            == "warning: `a` is deprecated.\n"
+        )
         of_first = logging.LogRecord("lmrl", logging.WARNING, "", 0, "[RANK 0] No completion ended.", (), None)
         assert logging.lastResort.format(of_first) == "No completion ended."
         assert transformers_logging.tqdm(["weight"], desc="Loading weights").disable
     finally:
         transformers_logging.set_tqdm_hook(None)
+        warnings.formatwarning = usual
 
 
 @pytest.mark.parametrize("name", RECIPES)

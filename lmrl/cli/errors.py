@@ -74,6 +74,8 @@ class _Formatter(logging.Formatter):
 
 def _quieten_libraries() -> None:
     """Formats warnings as plain sentences, and turns off transformers' bar of each model that is loaded."""
+    # Python's own form shows a line of lmrl's source, which helps nobody who runs a recipe.
+    warnings.formatwarning = lambda message, *args, **kwargs: f"warning: {message}\n"
     if logging.lastResort is not None:  # the handler of all loggers that have none
         logging.lastResort.setFormatter(_Formatter())
     transformers_logging: Any = sys.modules.get("transformers.utils.logging")
@@ -101,6 +103,8 @@ def _error_message(error: Exception) -> str | None:
         )
     if type(error).__name__ in _DAMAGED_FILE_ERRORS or "PytorchStreamReader failed" in text:
         return f"A file of weights or of a training state is damaged ({text.rstrip('.')}). Use another checkpoint."
+    if type(error).__module__.startswith("jinja2"):
+        return f"A chat template does not accept the messages of a row ({text.rstrip('.')}). Change either of them."
     if _is_wrong_option(error):
         return (
             f"A library got an option that it does not take ({text}). Check the arguments that are JSON objects, "

@@ -1,0 +1,108 @@
+"""The steps that the supervised recipes share: rows that fit the model, and scores of what was trained."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, TrainingArguments
+
+from lmrl.evaluation import classification_scores, evaluate_preferences, interval_as_text
+from lmrl.models import context_length
+from lmrl.rewards import RewardModel
+from lmrl.utils import check_token_ids
+
+logger = logging.getLogger(__name__)
+
+
+def smallest_limit(model: PreTrainedModel, *limits: int | None) -> int | None:
+    """Returns the smallest of the context of a model and other limits of tokens; `None` without any."""
+    return min((limit for limit in (context_length(model), *limits) if limit is not None), default=None)
+
+
+def check_tokenized(trainer: Any, rows: Dataset) -> None:
+    """
+    Warns of rows that TRL cut or left out, because they have more tokens than `max_length`.
+
+    Args:
+        trainer ([`~trl.SFTTrainer`] or [`~trl.RewardTrainer`]):
+            Trainer with its tokenized rows, which are not packed.
+        rows (`datasets.Dataset`):
+            Training rows as they were given to it.
+
+    Raises:
+        ValueError: If no row is left, or one has a token that the model does not have.
+    """
+    kept = trainer.train_dataset
+    limit = trainer.args.max_length
+    texts = [
+        ids for name in ("input_ids", "chosen_ids", "rejected_ids") if name in kept.column_names for ids in kept[name]
+    ]
+    check_token_ids(texts, trainer.model.config.get_text_config().vocab_size)
+    # An EOS at the end of a row of just `max_length` tokens shows that nothing was cut.
+    cut = sum(len(ids) == limit and ids[-1] != trainer.processing_class.eos_token_id for ids in texts)
+    dropped = len(rows) - len(kept)
+    found = (
+        f"`max_length` is {limit} tokens: of {len(rows)} rows {dropped} are left out and {cut} cut, as they are longer"
+    )
+    if not len(kept):
+        raise ValueError(f"{found}. Raise it, or shorten the texts; the model's context is the limit.")
+    if dropped or cut:
+        logger.warning("%s. Raise it, or shorten the texts; the model's context is the limit.", found)
+
+
+def save_preferences(folder: str, pairs: Dataset) -> None:
+    """
+    Prints the held-out scores of a reward model, and writes them as `scores.json` into its folder.
+
+    Args:
+        folder (`str`):
+            Folder of the reward model, which is loaded as [`~lmrl.rewards.RewardModel`] loads it.
+        pairs (`datasets.Dataset`):
+            Held-out rows with `prompt`, `chosen` and `rejected`.
+    """
+    scores = evaluate_preferences(RewardModel(folder), pairs)
+    Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
+    print(
+        f"Held-out accuracy on {scores['pairs']} pairs of {scores['prompts']} prompts: "
+        f"{interval_as_text(scores['accuracy'])}; the longer one: {scores['longer_is_chosen']:.4f}, the "
+        f"shorter one: {scores['shorter_is_chosen']:.4f}. Expected calibration error: "
+        f"{scores['expected_calibration_error']:.4f}. The model is in {folder}"
+    )
+
+
+def save_accuracy(
+    folder: str, predictions: Sequence[int], labels: Sequence[int], train_labels: Sequence[int], names: Sequence[str]
+) -> None:
+    """
+    Prints the held-out scores of a classifier, and writes them as `scores.json` into its folder.
+
+    Args:
+        folder (`str`):
+            Folder of the classifier.
+        predictions (list of `int`), labels (list of `int`):
+            Predicted and true labels of the held-out rows.
+        train_labels (list of `int`):
+            Labels of the training rows; their most frequent one is the baseline.
+        names (list of `str`):
+            Names of the labels.
+    """
+    frequent = Counter(train_labels).most_common(1)[0][0]
+    scores = classification_scores(predictions, list(labels), frequent)
+    Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
+    print(
+        f"Held-out accuracy on {scores['rows']} rows: {interval_as_text(scores['accuracy'])}, "
+        f"macro F1 {scores['macro_f1']:.4f}; always {names[frequent]!r}: "
+        f"{scores['commonest_label_accuracy']:.4f}. The model is in {folder}"
+    )
+
+
+def use_cpu_without_gpu(config: TrainingArguments) -> None:
+    """Sets a configuration to a CPU in float32 where there is no GPU: TRL's default, bfloat16, fails there."""
+    if not torch.accelerator.is_available():
+        config.use_cpu = True
+        config.bf16 = bool(config.bf16)
