@@ -10,7 +10,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from .grams import Gram, SacrebleuTokens, all_ngrams
+from .grams import Gram, SacrebleuTokens, all_ngrams, ngrams, occurrences
 from .references import Array, Prepared, ReferenceReward, SummedReward, divide
 
 
@@ -144,7 +144,7 @@ _BETA = math.log(0.5) / math.log(1.5) ** 2
 class NistReferences(NamedTuple):
     """The references of a row: each n-gram as often as any of them has it, and their mean length."""
 
-    counts: Counter[Gram]
+    occurrences: set[Any]
     length: float
 
 
@@ -231,9 +231,7 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
     def prepare(self, references: tuple[str, ...]) -> NistReferences:
         """Returns the n-grams and the mean length of the references of a row."""
         tokens = [self.tokens(reference) for reference in references]
-        most: Counter[Gram] = Counter()
-        for words in tokens:
-            most |= Counter(all_ngrams(words, NIST_ORDER))
+        most: set[Any] = set().union(*(occurrences(all_ngrams(words, NIST_ORDER)) for words in tokens))
         return NistReferences(most, sum(map(len, tokens)) / len(tokens))
 
     def batch_statistics(self, completions: Sequence[str], prepared: Sequence[NistReferences]) -> list[list[float]]:
@@ -245,9 +243,12 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
 
     def _row_statistics(self, completion: str, prepared: NistReferences) -> list[float]:
         tokens = self.tokens(completion)
-        information = [0.0] * NIST_ORDER
-        for gram, count in (Counter(all_ngrams(tokens, NIST_ORDER)) & prepared.counts).items():
-            information[len(gram) - 1] += count * self._information(gram)
+        known: list[list[float]] = [[] for _ in range(NIST_ORDER)]
+        member: Any
+        for member in occurrences(all_ngrams(tokens, NIST_ORDER)) & prepared.occurrences:
+            gram = member if isinstance(member[0], str) else member[0]
+            known[len(gram) - 1].append(self._information(gram))
+        information = map(math.fsum, known)  # exact: the order of a set differs from process to process
         totals = [float(max(len(tokens) - lost, 0)) for lost in range(NIST_ORDER)]
         return [*information, *totals, prepared.length]
 
@@ -261,9 +262,9 @@ SIGMA = 6.0
 
 
 class Vector(NamedTuple):
-    """A text: the counts of its n-grams, their norm for each order, weighted by idf, and the number of bigrams."""
+    """A text: for each order the counts of its n-grams and their norm, weighted by idf; the number of bigrams."""
 
-    counts: Counter[Gram]
+    counts: list[Counter[Gram]]
     norms: list[float]
     bigrams: int
 
@@ -305,18 +306,19 @@ class CIDErD(CorpusReward[list[Vector]]):
                 "have them: pass the references of the training split, one list per row."
             )
         self.range = (0.0, 10.0)
-        self._most_squared = math.log(self.documents) ** 2
-        self._idf_squared = {gram: math.log(self.documents / count) ** 2 for gram, count in self.counts.items()}
+        self._most = math.log(self.documents) ** 2  # of an n-gram that no document has
+        self._weights = {gram: math.log(self.documents / count) ** 2 for gram, count in self.counts.items()}
         self._signature = f"cider-d|{self.corpus_signature()}"
 
     def units(self, text: str) -> Vector:
         """Returns the n-grams of a text and their norms."""
         tokens = self.tokens(text)
-        counts = Counter(all_ngrams(tokens, CIDER_ORDER))
-        squares = [0.0] * CIDER_ORDER
-        for gram, count in counts.items():
-            squares[len(gram) - 1] += count**2 * self._idf_squared.get(gram, self._most_squared)
-        return Vector(counts, [math.sqrt(square) for square in squares], max(len(tokens) - 1, 0))
+        counts = [Counter(ngrams(tokens, n)) for n in range(1, CIDER_ORDER + 1)]
+        norms = []
+        for of_order in counts:
+            squares = [count**2 * self._weights.get(gram, self._most) for gram, count in of_order.items()]
+            norms.append(math.sqrt(sum(squares)))
+        return Vector(counts, norms, max(len(tokens) - 1, 0))
 
     def score(self, completion: str, prepared: list[Vector]) -> float:
         """Returns the CIDEr-D of a completion, in [0, 10]."""
@@ -325,12 +327,13 @@ class CIDErD(CorpusReward[list[Vector]]):
         return min(10 * mean, 10.0)  # rounding takes a perfect match above
 
     def _likeness(self, text: Vector, reference: Vector) -> float:
-        dots = [0.0] * CIDER_ORDER
-        for gram in text.counts.keys() & reference.counts.keys():
-            count = reference.counts[gram]
-            weight = self._idf_squared.get(gram, self._most_squared)
-            dots[len(gram) - 1] += min(text.counts[gram], count) * count * weight
-        norms = [one * other for one, other in zip(text.norms, reference.norms, strict=True)]
-        cosines = [dot / norm if norm else 0.0 for dot, norm in zip(dots, norms, strict=True)]
+        cosines = 0.0
+        for n, other in enumerate(reference.counts):
+            dot = 0.0
+            for gram, count in text.counts[n].items():
+                if gram in other:
+                    dot += min(count, other[gram]) * other[gram] * self._weights.get(gram, self._most)
+            norms = text.norms[n] * reference.norms[n]
+            cosines += dot / norms if norms else 0.0
         surplus = text.bigrams - reference.bigrams
-        return sum(cosines) / CIDER_ORDER * math.exp(-(surplus**2) / (2 * SIGMA**2))
+        return cosines / CIDER_ORDER * math.exp(-(surplus**2) / (2 * SIGMA**2))
