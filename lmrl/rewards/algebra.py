@@ -55,7 +55,8 @@ class Reward(BaseReward):
             All that is needed to compute the same numbers again, as `name|key:value|...`. Defaults to the name.
 
     Raises:
-        ValueError: If the name is no string or empty.
+        ValueError: If the name is no string or empty; of every subclass if an argument is not what its description
+            states, such as one of several names, in a range, a finite number, a reward that can be called.
     """
 
     def __add__(self, other: Operand) -> "Reward":
@@ -201,16 +202,13 @@ class Weighted(Combined):
 
     Args:
         rewards (`dict[Callable, float]` or list of `(Callable, float)`):
-            Components with their weights. A component is any callable that TRL takes as a reward function.
+            Components with their finite weights. A component is any callable that TRL takes as a reward function.
         name (`str`, *optional*):
             Name under which trainers log the sum. Defaults to its terms, such as `bleu_plus_length`.
 
     Attributes:
         components (`tuple[Callable, ...]`): the rewards.
         weights (`tuple[float, ...]`): their weights.
-
-    Raises:
-        ValueError: If there is no component, if two have the same name, or if a weight is not finite.
 
     Example:
 
@@ -298,9 +296,6 @@ class Scaled(Combined):
             Factor, not 0; a negative one turns a cost into a reward.
         shift (`float`, *optional*, defaults to `0.0`):
             Number that is added then.
-
-    Raises:
-        ValueError: If the reward cannot be called, if `scale` is 0, or if a number is not finite.
 
     Example:
 

@@ -107,9 +107,6 @@ class BLEU(SummedReward[list[Tokens]]):
             Whether to ignore case.
         tokenize (`str`, *optional*, defaults to `"13a"`):
             Name of a sacrebleu tokenizer: `"13a"`, `"intl"`, `"char"`, `"zh"`, `"none"` ...
-
-    Raises:
-        ValueError: If sacrebleu has no such smoothing or tokenizer.
     """
 
     smooth_method: str = "exp"
@@ -181,9 +178,6 @@ class GLEU(ReferenceReward[list[Tokens]]):
     Args:
         lowercase (`bool`, *optional*, defaults to `False`), tokenize (`str`, *optional*, defaults to `"13a"`):
             Those of [`BLEU`].
-
-    Raises:
-        ValueError: If sacrebleu has no such tokenizer.
     """
 
     lowercase: bool = False

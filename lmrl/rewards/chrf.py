@@ -63,16 +63,13 @@ class ChrF(SummedReward[list[list[Symbols]]]):
 
     Args:
         char_order (`int`, *optional*, defaults to `6`):
-            Longest character n-gram.
+            Longest character n-gram, at least 0.
         word_order (`int`, *optional*, defaults to `0`):
-            Longest word n-gram.
+            Longest word n-gram, at least 0; not both are 0.
         beta (`int`, *optional*, defaults to `2`):
             How many times more recall weighs than precision.
         lowercase (`bool`, *optional*, defaults to `False`):
             Whether to ignore case.
-
-    Raises:
-        ValueError: If an order is negative, or both are 0.
     """
 
     char_order: int = 6

@@ -100,9 +100,6 @@ class CorpusReward(ReferenceReward[Prepared]):
         documents, words (`int`): their numbers in the corpus.
         counts (`dict[tuple[str, ...], int]`): how many occurrences, or documents, each n-gram has, from 2 on: one that
             was never seen counts as if seen once.
-
-    Raises:
-        ValueError: If the corpus cannot be read, or if sacrebleu has no such tokenizer.
     """
 
     order: ClassVar[int]  # length of the longest n-grams

@@ -38,9 +38,6 @@ class SacrebleuTokens:
             Name of a sacrebleu tokenizer: `"13a"`, `"intl"`, `"char"`, `"zh"`, `"none"` ...
         lowercase (`bool`):
             Whether to lower-case the text first.
-
-    Raises:
-        ValueError: If sacrebleu has no such tokenizer.
     """
 
     def __init__(self, tokenize: str, lowercase: bool):

@@ -58,9 +58,6 @@ class METEOR(ReferenceReward[list[Tokens]]):
             Largest penalty for fragmentation, in [0, 1].
         synonyms (`bool`, *optional*, defaults to `False`):
             Whether synonyms match. Needs WordNet: `python -m nltk.downloader wordnet`. Without it scores are lower.
-
-    Raises:
-        ValueError: If `alpha`, `beta` or `gamma` is out of bounds, or if `synonyms` is set and there is no WordNet.
     """
 
     alpha: float = 0.9

@@ -113,15 +113,12 @@ class Rouge(ReferenceReward[list[Units]]):
         rouge_type (`str`):
             `"rouge1"` to `"rouge9"`, `"rougeL"` or `"rougeLsum"`.
         use_stemmer (`bool`, *optional*, defaults to `False`):
-            Whether words of more than three characters are reduced to their Porter stem.
+            Whether words of more than three characters are reduced to their Porter stem; not with `tokenize`.
         aggregate (`str`, *optional*, defaults to `"best"`):
             `"best"` reference, which is rouge_score's `score_multi`, or `"mean"` over the references.
         tokenize (`str` or object, *optional*):
             Other words: those of a tokenizer of sacrebleu for the lowercased text (`"13a"`, or `"zh"`, `"char"` where
             no spaces separate words), or of an object's method `tokenize`, as rouge_score takes it.
-
-    Raises:
-        ValueError: If there is no such `rouge_type`, `aggregate` or tokenizer, or for a stemmer with a tokenizer.
     """
 
     rouge_type: str

@@ -32,9 +32,6 @@ class ExactMatch(ReferenceReward[list[str]]):
             `"strip"`: white space at both ends is dropped. `"squad"`: case, ASCII punctuation, the articles a, an and
             the, and differences of white space are dropped, as in the evaluation of "SQuAD: 100,000+ Questions for
             Machine Comprehension of Text" (Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250).
-
-    Raises:
-        ValueError: If `normalize` is neither of the two.
     """
 
     normalize: str = "strip"
@@ -69,9 +66,6 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
         normalize (`str`, *optional*, defaults to `"squad"`):
             `"squad"`: case, ASCII punctuation, and the articles a, an and the are dropped, as in the evaluation of
             SQuAD. `"strip"`: the text is taken as it is. Words are what white space separates.
-
-    Raises:
-        ValueError: If `normalize` is neither of the two.
     """
 
     normalize: str = "squad"
@@ -109,9 +103,6 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
     Args:
         unit (`str`, *optional*, defaults to `"characters"`):
             `"characters"` (code points) or `"words"` (what white space separates).
-
-    Raises:
-        ValueError: If `unit` is neither of the two.
     """
 
     unit: str = "characters"

@@ -111,9 +111,6 @@ class Cached(Wrapped):
             Any callable that TRL takes as a reward function, `async` ones included.
         size (`int`, *optional*, defaults to `65536`):
             Rows in the cache, at least 1: those used last.
-
-    Raises:
-        ValueError: If `reward` cannot be wrapped, or for a `size` less than 1.
     """
 
     size: int = 65536
@@ -156,9 +153,6 @@ class Retried(Wrapped):
             Further attempts, at least 1. The last failure is raised.
         wait (`float`, *optional*, defaults to `1.0`):
             Seconds before the second attempt, at least 0, twice as many before each further one.
-
-    Raises:
-        ValueError: If `reward` cannot be wrapped, or for an argument out of its range.
 
     Example:
 

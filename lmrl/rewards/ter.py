@@ -48,12 +48,10 @@ class TER(SummedReward[list[Words]]):
         no_punct (`bool`, *optional*, defaults to `False`):
             Whether to drop punctuation.
         asian_support (`bool`, *optional*, defaults to `False`):
-            Whether `normalized` and `no_punct` also treat Chinese and Japanese characters and marks.
+            Whether `normalized` and `no_punct`, of which it needs one, also treat Chinese and Japanese characters and
+            marks.
         case_sensitive (`bool`, *optional*, defaults to `False`):
             Whether case counts.
-
-    Raises:
-        ValueError: If `asian_support` is set without `normalized` or `no_punct`, as it would do nothing.
     """
 
     normalized: bool = False

@@ -32,9 +32,6 @@ class Length(Reward):
             Desired length, at least 1.
         unit (`str`, *optional*, defaults to `"words"`):
             `"words"` (separated by white space) or `"characters"`.
-
-    Raises:
-        ValueError: If `target` is less than 1, or for an unknown `unit`.
     """
 
     target: int
@@ -68,9 +65,6 @@ class LengthPenalty(Reward):
             Further length over which the penalty grows to its full size, at least 1.
         unit (`str`, *optional*, defaults to `"words"`):
             `"words"` (separated by white space) or `"characters"`.
-
-    Raises:
-        ValueError: If `max_length` is less than 0 or `slack` less than 1, or for an unknown `unit`.
     """
 
     max_length: int
@@ -104,9 +98,6 @@ class DistinctN(Reward):
     Args:
         n (`int`, *optional*, defaults to `3`):
             Words of an n-gram, at least 1.
-
-    Raises:
-        ValueError: If `n` is less than 1.
     """
 
     n: int = 3
@@ -145,9 +136,6 @@ class Format(Reward):
             Whether case is ignored.
         dotall (`bool`, *optional*, defaults to `False`):
             Whether `.` matches a line break too.
-
-    Raises:
-        ValueError: If `pattern` is no regular expression, or for an unknown `mode`.
     """
 
     pattern: str

@@ -51,9 +51,6 @@ class Gate(Combined):
         otherwise (`float`, *optional*, defaults to `0.0`):
             Reward of a completion whose gate is shut.
 
-    Raises:
-        ValueError: If a reward cannot be called, if both have the same name, or if a number is not finite.
-
     Example:
 
     ```python
@@ -91,9 +88,6 @@ class Threshold(Combined):
             Any callable that TRL takes as a reward function.
         at_least (`float`):
             The bound.
-
-    Raises:
-        ValueError: If the reward cannot be called, or if the bound is not finite.
     """
 
     def __init__(self, reward: Callable[..., Any], at_least: float, name: str | None = None):
@@ -115,12 +109,9 @@ class Clipped(Combined):
         reward (`Callable`):
             Any callable that TRL takes as a reward function.
         low (`float`, *optional*, defaults to `-inf`):
-            Lowest result.
+            Lowest result, below `high`.
         high (`float`, *optional*, defaults to `inf`):
             Highest result.
-
-    Raises:
-        ValueError: If the reward cannot be called, or if `low` is not below `high`.
     """
 
     def __init__(
