@@ -19,6 +19,7 @@ from lmrl.arguments import (
     DataArguments,
     EvaluationArguments,
     HeldOutArguments,
+    LabelArguments,
     ModelArguments,
     PreferenceArguments,
     RewardArguments,
@@ -92,6 +93,25 @@ def test_yaml_values_have_the_types_of_the_fields(tmp_path: Path) -> None:
     assert [type(weight) for weight in numbers.reward_weights] == [float, float]
 
 
+def test_numbers_inside_of_mappings_are_numbers_and_texts_are_as_written(tmp_path: Path) -> None:
+    text = "model_init_kwargs: {min_lr: 1e-6, a: 5E3, b: .5e+2, c: [1e-2], d: '1e-6', e: 1e, f: no}\n"
+    (numbers,) = parse(Numbers, argv=["--config", written(tmp_path, text)])
+    expected = {"min_lr": 1e-6, "a": 5000.0, "b": 50.0, "c": [0.01], "d": "1e-6", "e": "1e", "f": False}
+    assert numbers.model_init_kwargs == expected
+    text = "save_strategy: 1.10\nreport_to: [no, 0x1F, 2026-01-01, 1e3]\n"
+    (numbers,) = parse(Numbers, argv=["--config", written(tmp_path, text)])
+    assert (numbers.save_strategy, numbers.report_to) == ("1.10", ["no", "0x1F", "2026-01-01", "1e3"])
+    (data,) = parse(LabelArguments, argv=["--config", written(tmp_path, "dataset_name: d\nclass_names: [no, yes]\n")])
+    assert data.class_names == ["no", "yes"]
+    (rewards,) = parse(RewardArguments, argv=["--config", written(tmp_path, "rewards: [{clipped: {low: 1e-2}}]\n")])
+    assert rewards.rewards == [{"clipped": {"low": 0.01}}]
+
+
+def test_a_field_that_is_no_argument_is_unknown_in_a_file_too(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown name `lora_task_type`"):
+        parse(ModelArguments, argv=["--config", written(tmp_path, "lora_task_type: SEQ_CLS")])
+
+
 @pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
 def test_the_command_line_overrides_the_file_in_any_order(tmp_path: Path, form: list[str]) -> None:
     config = [part.format(written(tmp_path, "max_steps: 3\nlearning_rate: 2.0")) for part in form]
@@ -119,7 +139,9 @@ def test_rewards_are_names_or_one_key_mappings_wherever_they_are_written(tmp_pat
         ("learning_rate: [1]", "`learning_rate` must be of type float, got [1]."),
         ("learning_rate: {a: 1}", "`learning_rate` must be of type float, got {'a': 1}."),
         ("max_steps: 2.5", "`max_steps` must be an integer, got '2.5'."),
-        ("max_steps: true", "`max_steps` must be an integer, got 'yes'."),
+        ("max_steps: true", "`max_steps` must be an integer, got 'true'."),
+        ("max_steps: 3\nbf16: true\nmax_steps: 4", "`max_steps` must be given once, got it in lines 1 and 3."),
+        ("model_init_kwargs:\n  a: 1\n  b: 2\n  a: 3", "`a` must be given once, got it in lines 2 and 4."),
         ("max_steps: null", "`max_steps` must be of type int, got None."),
         ("bf16: 3", "`bf16` must be yes or no, got '3'."),
         ("- a\n- b", "must have lines `name: value`, got list."),

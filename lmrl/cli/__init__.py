@@ -2,6 +2,6 @@
 
 from .errors import run
 from .inspection import recipe_arguments
-from .parser import parse
+from .parser import parse, read_yaml
 
-__all__ = ["parse", "recipe_arguments", "run"]
+__all__ = ["parse", "read_yaml", "recipe_arguments", "run"]

@@ -111,9 +111,9 @@ def parse(
 
 
 def _field_types(kind: type) -> dict[str, Any]:
-    """Returns the type of each field of a dataclass, by name."""
+    """Returns the type of each field of a dataclass that is an argument, by name."""
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
 
 
 def _old_names(dataclass_types: Iterable[type]) -> dict[str, str]:
@@ -163,43 +163,83 @@ def _closest(name: str, prefix: str, known: Iterable[str]) -> str:
 def _read_config(path: str, parser: _Parser, hints: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
     """Returns the values of a YAML file, each checked and converted as on the command line."""
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        config = read_yaml(text, path)
     except OSError as error:
         raise ValueError(f"`--config` must be a file that can be read, got {path!r}: {error.strerror}.") from error
     except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} must have lines `name: value`, got {type(config).__name__}.")
+    as_written = yaml.load(text, yaml.BaseLoader)  # every number, switch and date as its text
     values = {}
     for name, value in config.items():
+        written = as_written.get(name, value)
         if name in renamed:
             warn_deprecated(f"{name}:", f"{renamed[name]}:", removed_in=_REMOVAL_OF_OLD_NAMES)
             name = renamed[name]
         if name not in hints:
             raise ValueError(f"{path}: unknown name `{name}`.{_closest(str(name), '', hints)}")
         try:
-            values[name] = _read_value(name, value, parser, hints[name])
+            values[name] = _read_value(name, value, written, parser, hints[name])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return values
 
 
-def _read_value(name: str, value: Any, parser: _Parser, hint: Any) -> Any:
-    """Returns a value of a YAML file as the command line has it: YAML reads 1e-4 as text and `no` as false."""
+def _read_value(name: str, value: Any, written: Any, parser: _Parser, hint: Any) -> Any:
+    """Returns a value of a YAML file as the command line has it, where `no` and `1.10` can be texts."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds = {get_origin(member) or member for member in members}
     if tuple in kinds and isinstance(value, list):  # a tuple has no form on a command line
         return tuple(value)
     if (value is None or isinstance(value, dict | list)) and type(value) not in kinds:
         raise ValueError(f"`{name}` must be of type {' or '.join(map(_name, kinds))}, got {shorten(value)}.")
-    # An empty list and `str | list[str]` have no form on a command line, and are taken as they are.
-    if value is None or isinstance(value, dict) or (isinstance(value, list) and (not value or str in kinds)):
+    if value is None or isinstance(value, dict):
         return value
     if isinstance(value, list):
-        items = [json.dumps(item) if isinstance(item, dict) else str(item) for item in value]
-        return getattr(parser.parse_known_args([f"--{name}", *items])[0], name)
-    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) and bool not in kinds else value
-    return getattr(parser.parse_known_args([f"--{name}={text}"])[0], name)
+        both = zip(value, written, strict=True)
+        items = [json.dumps(item) if isinstance(item, dict | list) else str(text) for item, text in both]
+        # An empty list and `str | list[str]` have no form on a command line.
+        return items if not items or str in kinds else getattr(parser.parse_known_args([f"--{name}", *items])[0], name)
+    return getattr(parser.parse_known_args([f"--{name}={written}"])[0], name)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which reads 1e-6 as a number too, and refuses a name that is given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Returns a mapping whose names all differ."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name = str(key.value)
+            line = key.start_mark.line + 1
+            if name in lines:
+                raise ValueError(f"`{name}` must be given once, got it in lines {lines[name]} and {line}.")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 asks for a point before the exponent and for its sign; YAML 1.2 and Python do not.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(text: str, path: str) -> Any:
+    """
+    Returns what a YAML text has.
+
+    Raises:
+        yaml.YAMLError: If it is malformed.
+        ValueError: If a name is given twice in one mapping, with both lines.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except UnicodeError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _name(kind: Any) -> str:

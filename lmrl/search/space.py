@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from lmrl.cli import read_yaml
 from lmrl.utils import did_you_mean, shorten
 
 _RANGE_KEYS = ("low", "high", "log", "step")
@@ -63,7 +64,7 @@ def as_argv(name: str, value: Any) -> list[str]:
 
 def _read(text: str) -> Any:
     try:
-        return json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(Path(text).read_text("utf-8"))
+        return json.loads(text) if text.lstrip().startswith("{") else read_yaml(Path(text).read_text("utf-8"), text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"`space` must be JSON or a YAML file, got {shorten(text)}. Reason: {error}") from error
 
@@ -87,7 +88,7 @@ def _range(values: Mapping[str, Any], type_name: str | None) -> Any:
     log = values.get("log", False)
     if not isinstance(log, bool):
         raise ValueError("log is true or false.")
-    numbers = {key: float(value) for key, value in values.items() if key != "log"}  # YAML reads 1e-5 as text
+    numbers = {key: float(value) for key, value in values.items() if key != "log"}
     types = {type(values[key]).__name__ for key in numbers}
     if type_name is not None:
         types = set(re.findall(r"\b(?:int|float)\b", type_name))
