@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from trl import ModelConfig
 
-from lmrl.utils import check_at_least, labelled, shorten
+from lmrl.utils import check_at_least, json_object, labelled, shorten
 
 
 def reward_spec(text: str) -> str | dict[str, Any]:
@@ -161,6 +161,7 @@ class RowArguments(EvalRowArguments):
 
     dataset_train_split: str = _option("train", "Split to train on.")
     max_train_rows: int | None = _option(None, "Number of rows to train on, the first ones. Default: all.")
+    eval_split_seed: int = _option(42, "Seed that chooses rows split off. The run's seed does not move them.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -299,11 +300,7 @@ class EvaluationArguments(ScoringArguments):
 class ComparisonArguments:
     """Checkpoints and texts that `evaluate_gen.py` compares, and how it samples."""
 
-    _old_names: ClassVar[dict[str, str]] = {
-        "num_samples": "eval_num_samples",
-        "seed": "eval_seed",
-        "temperature": "eval_temperature",
-    }
+    _old_names: ClassVar[dict[str, str]] = {name: f"eval_{name}" for name in ("num_samples", "seed", "temperature")}
 
     checkpoints: list[str] | None = _option(
         None,
@@ -321,9 +318,14 @@ class ComparisonArguments:
     eval_num_samples: int = _option(1, "Completions per prompt; more than 1 needs eval_do_sample.")
     eval_temperature: float = _option(1.0, "Temperature of sampling, with eval_do_sample.")
     eval_seed: int = _option(42, "Seed of sampling, with eval_do_sample.")
+    chat_template_kwargs: dict[str, Any] | str | None = _option(
+        None, 'Variables of the chat template, as in training. As JSON: {"enable_thinking": false}.'
+    )
 
     def __post_init__(self) -> None:
         check_at_least(1, eval_num_samples=self.eval_num_samples)
+        if isinstance(self.chat_template_kwargs, str):
+            self.chat_template_kwargs = json_object("chat_template_kwargs", self.chat_template_kwargs)
         if not self.eval_temperature > 0:
             raise ValueError(
                 f"`eval_temperature` must be above 0, got {self.eval_temperature}. Greedy decoding is without "
@@ -334,11 +336,7 @@ class ComparisonArguments:
         """
         Returns the paths of the checkpoints and those of the files of texts, by label.
 
-        Args:
-            model (`str`, *optional*):
-                Checkpoint to evaluate where there are no `checkpoints`.
-            default (`str`):
-                Checkpoint to evaluate where nothing else is given.
+        Without `checkpoints` it is `model` alone, and where nothing else is given, `default`.
 
         Raises:
             ValueError: If two of them have the same label.
@@ -348,8 +346,9 @@ class ComparisonArguments:
         return checkpoints, labelled("outputs", self.outputs or [], taken=checkpoints)
 
     def sampling(self) -> dict[str, Any]:
-        """Returns the options of sampling."""
-        return {"num_samples": self.eval_num_samples, "temperature": self.eval_temperature, "seed": self.eval_seed}
+        """Returns the options of sampling, and the variables of the chat template."""
+        sampling = {"num_samples": self.eval_num_samples, "temperature": self.eval_temperature, "seed": self.eval_seed}
+        return {**sampling, "chat_template_kwargs": self.chat_template_kwargs}
 
 
 @dataclass

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrl import models
-from lmrl.data import demo_model_path, fit_prompts, load_held_out
+from lmrl.data import demo_model_path, fit_prompts, load_held_out, load_splits
 from lmrl.distributed import rank_and_world_size
 from lmrl.evaluation import (
     CompletionStore,
@@ -48,9 +48,25 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
     return models.load_policy(_name(model_args), **options)
 
 
-def longest_prompt(model: PreTrainedModel, config: Any) -> int:
-    """Returns how many tokens a prompt may have so that `config.max_completion_length` more fit the model."""
-    return (context_length(model) or _NO_LIMIT) - int(config.max_completion_length)
+def load_rows(
+    data_args: Any, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Any
+) -> tuple[Dataset, Dataset]:
+    """
+    Returns the rows to train on and the held-out rows, whose prompts leave room for a completion.
+
+    Args:
+        data_args ([`~lmrl.arguments.DataArguments`]):
+            The data set, and how rows become prompts.
+        model (`transformers.PreTrainedModel`), tokenizer (`transformers.PreTrainedTokenizerBase`):
+            The policy and its tokenizer.
+        config ([`~lmrl.trainers.PolicyGradientConfig`]):
+            Configuration of the trainer, with the length of completions and the variables of the chat template.
+
+    Raises:
+        FileNotFoundError, ValueError: As [`~lmrl.data.load_splits`].
+    """
+    room = (context_length(model) or _NO_LIMIT) - int(config.max_completion_length)
+    return load_splits(tokenizer, room, config.chat_template_kwargs, **vars(data_args))
 
 
 def make_evaluator(
@@ -282,7 +298,9 @@ class SystemEvaluator:
         room = (context_length(model) or _NO_LIMIT) - self.decoding.max_new_tokens
         limit = min(room, data_args.max_prompt_length or room)
         tokenizer = next(iter(self.tokenizers.values()))
-        return fit_prompts(rows, tokenizer, limit, data_args.long_prompts) if limit > 0 else rows
+        if limit < 1:
+            return rows
+        return fit_prompts(rows, tokenizer, limit, data_args.long_prompts, self.decoding.chat_template_kwargs)
 
     def clean_up(self, folder: Path) -> None:
         """Deletes the completions that were kept in a folder."""

@@ -1,6 +1,7 @@
 """Checks and messages that every room uses. Standard library only."""
 
 import difflib
+import json
 import math
 import sysconfig
 import traceback
@@ -75,6 +76,14 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "", cutoff: floa
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" Did you mean `{prefix}{close[0]}`?" if close else ""
+
+
+def json_object(name: str, text: str) -> dict[str, Any]:
+    """Returns the JSON object in a text, the value of an argument. Raises `ValueError` if it is none."""
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be a JSON object, got {text!r} ({error}). Quote it in '...'.") from error
 
 
 def shorten(value: object, limit: int = 80) -> str:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, RewardArguments
 from lmrl.cli import parse, run
-from lmrl.data import load_splits
-from lmrl.experiment import load_policy, longest_prompt, make_evaluator, save_report
+from lmrl.experiment import load_policy, load_rows, make_evaluator, save_report
 from lmrl.rewards import make_rewards
 from lmrl.trainers import ReinforceConfig, ReinforceTrainer
 from trl import get_peft_config
@@ -23,7 +22,7 @@ def main() -> None:
     demo = Path(__file__).parent / "configs" / "demo_reinforce.yaml"
     model_args, data_args, reward_args, eval_args, config = parse(*ARGUMENTS, demo=demo)
     model, tokenizer = load_policy(model_args, config)
-    train_rows, eval_rows = load_splits(tokenizer, longest_prompt(model, config), seed=config.seed, **vars(data_args))
+    train_rows, eval_rows = load_rows(data_args, model, tokenizer, config)
     reward_funcs = make_rewards(reward_args.rewards)
     evaluator = make_evaluator(tokenizer, eval_rows, reward_funcs, model_args, eval_args, config)
     trainer = ReinforceTrainer(

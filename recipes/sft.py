@@ -33,7 +33,7 @@ def main() -> None:
     tokenizer.padding_side = "right"
     config.max_length = smallest_limit(model, config.max_length)
     longest_prompt = None if config.max_length is None else config.max_length - 1
-    train_rows, eval_rows = load_splits(tokenizer, longest_prompt, seed=config.seed, **vars(data_args))
+    train_rows, eval_rows = load_splits(tokenizer, longest_prompt, **vars(data_args))
     train_texts = to_supervised(train_rows)
     trainer = SFTTrainer(
         model,

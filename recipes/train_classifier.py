@@ -34,7 +34,7 @@ def main() -> None:
     """Trains on one label per text, and prints the accuracy beside that of the most frequent label."""
     model_args, label_args, config = parse(ClassifierArguments, LabelArguments, ClassifierConfig)
     set_seed(config.seed)  # the head is random
-    train_rows, eval_rows, names = load_labelled(**vars(label_args), seed=config.seed)
+    train_rows, eval_rows, names = load_labelled(**vars(label_args))
     model, tokenizer = load_trainable_classifier(model_args.model_name_or_path, names, train_rows["text"])
     tokenizer.model_max_length = smallest_limit(model, tokenizer.model_max_length, model_args.max_length)
     train_set, eval_set = (

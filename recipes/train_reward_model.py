@@ -35,7 +35,7 @@ def main() -> None:
     model_args, data_args, config = parse(ModelArguments, PreferenceArguments, PreferenceConfig)
     model_args.lora_task_type = "SEQ_CLS"  # trains and saves the head with the adapter
     set_seed(config.seed)  # the head is random
-    train_pairs, eval_pairs = load_pairs(**vars(data_args), seed=config.seed)
+    train_pairs, eval_pairs = load_pairs(**vars(data_args))
     model, tokenizer = load_reward_model(model_args, config, train_pairs)
     config.max_length = smallest_limit(model, config.max_length)
 

@@ -461,3 +461,12 @@ def test_another_process_that_has_ended_is_one_line(
         "error: Another process of this run has ended or does not respond ([pair.cc:547] Connection"
     )
     assert "--resume_from_checkpoint" in printed
+
+
+def test_variables_of_the_chat_template_are_a_json_object() -> None:
+    for given in ('{"think": false}', {"think": False}):
+        assert ComparisonArguments(chat_template_kwargs=given).sampling()["chat_template_kwargs"] == {"think": False}
+    assert ComparisonArguments().sampling()["chat_template_kwargs"] is None
+    for wrong in ("think", "[1]", "3"):
+        with pytest.raises(ValueError, match=r"`chat_template_kwargs` must be a JSON object, got '"):
+            ComparisonArguments(chat_template_kwargs=wrong)

@@ -9,6 +9,12 @@ import pytest
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 from transformers import GenerationConfig
 
+from lmrl.arguments import DataArguments
+from lmrl.data import load_splits
+from lmrl.experiment import load_rows
+from lmrl.models import load_model, load_tokenizer
+from lmrl.trainers import PPOConfig
+
 Recipe = Callable[..., tuple[int, str, str]]
 
 # "think" is on unless it is given; without it a prompt ends in "b".
@@ -64,3 +70,17 @@ def test_without_a_learning_rate_every_score_after_is_the_one_before(
     assert 0 < before["scores"]["unfinished"]["value"] < 1
     assert before == after
     assert "No warnings" in out
+
+
+def test_the_held_out_rows_are_the_same_whatever_the_seed_of_a_run(llama_path: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{a} {b}"}) + "\n" for a in "abcdef" for b in "abcdef"))
+    model, tokenizer = load_model(llama_path), load_tokenizer(llama_path)
+
+    def held_out(seed: int, **options: int) -> list[str]:
+        config = PPOConfig(str(tmp_path), max_completion_length=8, seed=seed, report_to=[])
+        return load_rows(DataArguments(dataset_name=str(path), **options), model, tokenizer, config)[1]["prompt"][:]
+
+    assert held_out(0) == held_out(1) != held_out(0, eval_split_seed=1)
+    warm_start = load_splits(tokenizer, None, **vars(DataArguments(dataset_name=str(path))))
+    assert warm_start[1]["prompt"][:] == held_out(0) and not {*warm_start[0]["prompt"]} & {*held_out(1)}

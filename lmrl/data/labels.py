@@ -23,7 +23,7 @@ def load_labelled(
     class_names: Sequence[str] | None = None,
     max_train_rows: int | None = None,
     eval_rows: int | None = None,
-    seed: int = 0,
+    eval_split_seed: int = 42,
 ) -> "tuple[Dataset, Dataset, list[str]]":
     """
     Returns the texts to train on, the held-out texts, and the names of the labels.
@@ -42,7 +42,7 @@ def load_labelled(
             Names of the labels, in their order.
         max_train_rows (`int`, *optional*), eval_rows (`int`, *optional*):
             Number of rows to read, from the first.
-        seed (`int`, *optional*, defaults to `0`):
+        eval_split_seed (`int`, *optional*, defaults to `42`):
             Chooses held-out rows.
 
     Raises:
@@ -63,7 +63,7 @@ def load_labelled(
         )
     rows = _labelled(train, text_column, label_column, labels)
     test = None if test is None else _labelled(test, text_column, label_column, labels)
-    rows, held_out = hold_out(rows, test, max_train_rows, eval_rows, seed, column="text")
+    rows, held_out = hold_out(rows, test, max_train_rows, eval_rows, eval_split_seed, column="text")
     return rows, held_out, names
 
 

@@ -33,7 +33,7 @@ def load_pairs(
     min_grade_difference: float = 0.0,
     max_train_rows: int | None = None,
     eval_rows: int | None = None,
-    seed: int = 0,
+    eval_split_seed: int = 42,
 ) -> "tuple[Dataset, Dataset]":
     """
     Returns the pairs to train on and held-out pairs, with the columns "prompt", "chosen" and "rejected".
@@ -43,7 +43,7 @@ def load_pairs(
     split, rows are held out by prompt before pairs are made: no prompt is on both sides.
 
     Args:
-        dataset_name (`str`), dataset_config, dataset_train_split, dataset_test_split, column_names, seed:
+        dataset_name (`str`), dataset_config, dataset_train_split, dataset_test_split, column_names, eval_split_seed:
             As for [`load_labelled`].
         prompt_template (`str`, *optional*), prompt_column (`str`, *optional*, defaults to `"prompt"`):
             As for [`load_prompts`].
@@ -66,7 +66,7 @@ def load_pairs(
     )
     train = _with_prompt(train, prompt_template, prompt_column)
     test = None if test is None else _with_prompt(test, prompt_template, prompt_column)
-    train, test = hold_out(train, test, max_train_rows, eval_rows, seed)
+    train, test = hold_out(train, test, max_train_rows, eval_rows, eval_split_seed)
     if text_column is not None and grade_columns:
         options = (text_column, grade_columns, min_grade_difference)
         return pairs_of_graded(train, *options), pairs_of_graded(test, *options)

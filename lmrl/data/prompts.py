@@ -98,6 +98,7 @@ def fit_prompts(
     tokenizer: "PreTrainedTokenizerBase",
     max_prompt_length: int,
     long_prompts: Literal["error", "drop", "cut", "cut_end"] = "error",
+    chat_template_kwargs: dict[str, Any] | None = None,
 ) -> "Dataset":
     """
     Returns the rows, none with a prompt of more than `max_prompt_length` tokens.
@@ -112,9 +113,8 @@ def fit_prompts(
         long_prompts (`str`, *optional*, defaults to `"error"`):
             What happens to longer ones: `"error"` refuses them, `"drop"` drops the rows, `"cut"` keeps the longest end
             of the text that fits, `"cut_end"` the words of its beginning that fit (text prompts only).
-
-    Returns:
-        `datasets.Dataset`.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables of the chat template, as in training.
 
     Raises:
         ValueError: If prompts are too long and refused, cannot be cut, or all of them would be dropped.
@@ -122,7 +122,8 @@ def fit_prompts(
     check_at_least(1, max_prompt_length=max_prompt_length)
     check_in(("error", "drop", "cut", "cut_end"), long_prompts=long_prompts)
     prompts = list(dataset["prompt"])
-    lengths = [len(tokenize_prompt(tokenizer, prompt, number)) for number, prompt in enumerate(prompts)]
+    options = chat_template_kwargs or {}
+    lengths = [len(tokenize_prompt(tokenizer, prompt, number, **options)) for number, prompt in enumerate(prompts)]
     long = [number for number, length in enumerate(lengths) if length > max_prompt_length]
     if not long:
         return dataset

@@ -51,6 +51,7 @@ def load_held_out(
 def load_splits(
     tokenizer: "PreTrainedTokenizerBase",
     max_length: int | None,
+    chat_template_kwargs: dict[str, Any] | None = None,
     *,
     dataset_name: str = "demo",
     dataset_train_split: str = "train",
@@ -58,7 +59,7 @@ def load_splits(
     eval_dataset_name: str | None = None,
     max_train_rows: int | None = None,
     eval_rows: int | None = None,
-    seed: int = 0,
+    eval_split_seed: int = 42,
     max_prompt_length: int | None = None,
     long_prompts: Literal["error", "drop", "cut", "cut_end"] = "error",
     **columns: Any,
@@ -74,13 +75,13 @@ def load_splits(
             Tokenizer of the policy, which counts the tokens of prompts.
         max_length (`int`, *optional*):
             Tokens that a prompt may have so that its completion still fits the context.
-        seed (`int`, *optional*, defaults to `0`):
-            Chooses the rows that are split off. Runs to be compared need the same.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables of the chat template, as in training.
+        eval_split_seed (`int`, *optional*, defaults to `42`):
+            Chooses the rows that are split off, whatever the seed of the run: a warm start and runs to be compared
+            need the same.
         **columns:
             The further fields of [`~lmrl.arguments.DataArguments`], under the same names.
-
-    Returns:
-        `tuple[datasets.Dataset, datasets.Dataset]`
 
     Raises:
         FileNotFoundError, TypeError: As [`load_held_out`].
@@ -103,11 +104,12 @@ def load_splits(
             eval_rows=eval_rows,
             **columns,
         )
-    train, held_out = hold_out(train, test, max_train_rows, eval_rows, seed)
+    train, held_out = hold_out(train, test, max_train_rows, eval_rows, eval_split_seed)
     limits = [limit for limit in (max_length, max_prompt_length) if limit is not None]
     if limits:
-        train = fit_prompts(train, tokenizer, min(limits), long_prompts)
-        held_out = fit_prompts(held_out, tokenizer, min(limits), long_prompts)
+        train, held_out = (
+            fit_prompts(rows, tokenizer, min(limits), long_prompts, chat_template_kwargs) for rows in (train, held_out)
+        )
     return train, held_out
 
 
@@ -156,9 +158,6 @@ def split_held_out(
             Chooses them. The order of the rows is kept on both sides.
         column (`str`, *optional*, defaults to `"prompt"`):
             Column whose equal values stay together.
-
-    Returns:
-        `tuple[datasets.Dataset, datasets.Dataset]`, train and held out.
 
     Raises:
         ValueError: If `eval_rows` leaves nothing on one of the sides.

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ class Decoding:
     num_samples: int = 1
     batch_size: int = 32
     seed: int = 0
-    chat_template_kwargs: Mapping[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_at_least(1, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams)

@@ -82,7 +82,7 @@ def test_graded_texts_are_split_by_prompt_and_lists_are_joined(tmp_path: Path) -
         p = pair["prompt"][1]
         assert pair["chosen"].startswith(f" {p}") and pair["rejected"].startswith(f" {p}")
         assert pair["chosen"] > pair["rejected"]
-    assert load_pairs(name, **options, seed=1)[1]["prompt"] != held_out["prompt"]
+    assert load_pairs(name, **options, eval_split_seed=1)[1]["prompt"] != held_out["prompt"]
 
 
 def test_pairs_of_a_file_are_kept_and_split_by_prompt(tmp_path: Path) -> None:

@@ -139,6 +139,14 @@ def test_chats_are_counted_with_their_template_and_not_cut(tokenizer):
         tokenizer.chat_template = None
 
 
+def test_the_variables_of_the_chat_template_count(tokenizer):
+    tokenizer.chat_template = "{{ messages[0]['content'] }}{% if think | default(true) %}!!!{% endif %}"
+    data = texts([{"role": "user", "content": "!"}])
+    assert fit_prompts(data, tokenizer, 1, chat_template_kwargs={"think": False}) is data
+    with pytest.raises(ValueError, match="the longest has 4 tokens"):
+        fit_prompts(data, tokenizer, 1)
+
+
 def test_bad_settings_of_fit_prompts_are_refused(tokenizer):
     with pytest.raises(ValueError, match="`max_prompt_length` must be at least 1, got 0"):
         fit_prompts(texts("a"), tokenizer, 0)

@@ -102,11 +102,15 @@ def test_another_dataset_is_held_out_by_its_own_splits(tmp_path: Path, tokenizer
 def test_without_a_held_out_split_rows_are_split_off(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     letters = "abcdefghijklmnop"
     name = write(tmp_path / "rows.jsonl", *letters)
-    train, held_out = load_splits(tokenizer, None, dataset_name=name, eval_rows=3, seed=1)
+    train, held_out = load_splits(tokenizer, None, dataset_name=name, eval_rows=3, eval_split_seed=1)
     assert (len(train), len(held_out)) == (13, 3)
     assert sorted([*train["prompt"], *held_out["prompt"]]) == list(letters)
-    assert prompts(*load_splits(tokenizer, None, dataset_name=name, eval_rows=3, seed=1)) == prompts(train, held_out)
-    assert prompts(*load_splits(tokenizer, None, dataset_name=name, eval_rows=3, seed=2)) != prompts(train, held_out)
+    assert prompts(*load_splits(tokenizer, None, dataset_name=name, eval_rows=3, eval_split_seed=1)) == prompts(
+        train, held_out
+    )
+    assert prompts(*load_splits(tokenizer, None, dataset_name=name, eval_rows=3, eval_split_seed=2)) != prompts(
+        train, held_out
+    )
     # 100 by default, and at most half
     assert [len(rows) for rows in load_splits(tokenizer, None, dataset_name=name)] == [8, 8]
     many = write(tmp_path / "many.jsonl", *(f"a {number}" for number in range(300)))
@@ -116,7 +120,7 @@ def test_without_a_held_out_split_rows_are_split_off(tmp_path: Path, tokenizer: 
 def test_rows_with_the_same_prompt_stay_on_one_side(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     name = write(tmp_path / "rows.jsonl", *("aabbccddeeff"))
     for seed in range(5):
-        train, held_out = load_splits(tokenizer, None, dataset_name=name, eval_rows=4, seed=seed)
+        train, held_out = load_splits(tokenizer, None, dataset_name=name, eval_rows=4, eval_split_seed=seed)
         assert not set(train["prompt"]) & set(held_out["prompt"]) and len(held_out) == 4
 
 
