@@ -1,5 +1,6 @@
 """Engines that spread weights over the processes (DDP, ZeRO, FSDP), and vLLM, which holds a copy of them."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -79,21 +80,33 @@ def _zero3_forward_check_disabled(engine: Any) -> Iterator[None]:
 @contextmanager
 def unsharded(model: nn.Module, state: Any) -> Iterator[None]:
     """
-    Gathers every weight of a model under `fully_shard` on every process, with no communication in its forward. A model
-    without shards is left as it is. The FSDP plugin in `state` has whether a layer's forward ends with shards again.
+    Gathers every weight of a model under `fully_shard` on every process, with no communication in its forward nor in
+    `generate`. A model without shards is left as it is. The FSDP plugin in `state` has whether a layer's forward ends
+    with shards again.
     """
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if not units:
+        yield
+        return
+    units[0]._get_fsdp_state()._lazy_init()  # else the first layer that runs takes itself for the root
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
+    # Trainer registers `generate` as a forward of FSDP's, after which the root would be shards again, and transformers
+    # has the processes wait for each other at every token where it sees FSDP.
+    registered = vars(model).pop("generate", None)
+    vars(model)["generate"] = functools.partial(type(model).generate, model, synced_gpus=False)
     try:
         yield
     finally:
+        del vars(model)["generate"]
+        if registered is not None:
+            vars(model)["generate"] = registered
         for unit in units:
             unit.reshard()
             unit.set_reshard_after_forward(bool(state.fsdp_plugin.reshard_after_forward), recurse=False)
-        for root in units[:1]:  # what is left to the root is needed again as soon as the backward pass begins
-            root.set_reshard_after_forward(False, recurse=False)
+        # What is left to the root is needed again as soon as the backward pass begins.
+        units[0].set_reshard_after_forward(False, recurse=False)
 
 
 @contextmanager

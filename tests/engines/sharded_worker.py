@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from lmrl.models import add_scoring_forward, attach_critic, disable_dropout, load_model
@@ -68,6 +68,7 @@ def check(path: str, critic: str, wrapping: str) -> None:
     )
     unsharded_model, model = make(path, critic), make(path, critic)
     shard(model, wrapping, plugin)
+    register_fsdp_forward_method(model, "generate")  # as Trainer does
     for step in range(2):
         evaluate(model, unsharded_model, plugin)
         unsharded_model.zero_grad()
@@ -93,7 +94,9 @@ def evaluate(model: nn.Module, unsharded_model: nn.Module, plugin: FullyShardedD
     with unsharded(model, SimpleNamespace(fsdp_plugin=plugin)), torch.no_grad():
         assert not any(isinstance(parameter, DTensor) for parameter in model.parameters())
         for _ in range(1 + 2 * distributed.get_rank()):
+            texts = model.generate(IDS[1:2], max_new_tokens=4, do_sample=False)
             logits = model(IDS[:1]).logits
+        assert torch.equal(texts, unsharded_model.generate(IDS[1:2], max_new_tokens=4, do_sample=False))
         assert torch.allclose(logits, unsharded_model(IDS[:1]).logits, atol=1e-4)
         distributed.barrier()  # the one that was ready first has not gone on to what both do
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
