@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from trl import RLOOTrainer
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.callbacks import SyncRefModelCallback
 
 from lmrl import models
 
@@ -102,6 +101,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         options = args.model_init_kwargs or {}
         model, kwargs["processing_class"] = models.load_policy(model, kwargs.get("processing_class"), **options)
         given_adapter = policies.adapter_weights(model)
+        given_policy = policies.copy_before_adapter(model, kwargs.get("peft_config"), args)
 
         # If there were a beta, TRL would load a reference from disk. lmrl's is a copy of the policy as it is given.
         own_args = copy.deepcopy(args)
@@ -124,18 +124,23 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._extra_rewards: dict[str, Tensor]
         self._resumed_state: dict[str, Any] | None = None
         self._train_sampler: Any = None
-        self._prepare_models(given_adapter)
+        self._prepare_models(given_adapter, given_policy)
         self.add_callback(LogFile)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress)
 
-    def _prepare_models(self, given_adapter: dict[str, Tensor]) -> None:
+    def _prepare_models(self, given_adapter: dict[str, Tensor], given_policy: PreTrainedModel | None) -> None:
         policies.prepare(self.model, given_adapter, self.args.disable_dropout)
+        engines.keep_outputs_in_fp32(self.accelerator)
         with self.gathered_policy() as policy:
-            reference = make_frozen_model(policy, self._tokenizer, self.args)
+            reference = make_frozen_model(policy, given_policy, self._tokenizer, self.args)
             models.add_scoring_forward(self._base_model, self.temperature)
             models.check_scoring_forward(self._base_model, self.temperature)
-            self.has_critic = self.create_critic(policy) is not None
+            if self.args.startup_checks:
+                startup_checks.check_padding(self._base_model)
+            critic = self.create_critic(policy)
+        self.has_critic = critic is not None
+        engines.match_dtype(critic, self._base_model, self.accelerator)
         startup_checks.check_rows(
             self.train_dataset,
             self._tokenizer,
@@ -145,7 +150,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         self.reference = Reference(reference, self.args, self.accelerator)
         self.ref_model = self.reference.model
         if self.args.sync_ref_model:
-            self.add_callback(SyncRefModelCallback(self.ref_model, self.accelerator))
+            self.add_callback(self.reference.sync_callback())
         if self.use_vllm:
             engines.send_policy_to_vllm(self.vllm_generation)
         if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):

@@ -1,6 +1,7 @@
 """What a person, or another program, sees while training runs."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -57,4 +58,9 @@ class LogFile(TrainerCallback):
 
     def _write(self, mode: str, args: Any, rows: list[dict[str, Any]]) -> None:
         with (Path(args.output_dir) / LOG_NAME).open(mode, encoding="utf-8") as stream:
-            stream.writelines(json.dumps(row) + "\n" for row in rows)
+            stream.writelines(json.dumps({name: _as_json(row[name]) for name in row}) + "\n" for row in rows)
+
+
+def _as_json(value: Any) -> Any:
+    """Returns a value as JSON can hold it, which has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

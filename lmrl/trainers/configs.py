@@ -162,23 +162,16 @@ class PolicyGradientConfig(RLOOConfig):
             )
 
     def _check_kl(self) -> None:
-        if self.sync_ref_model and self.beta == 0:
-            raise ValueError(
-                "`sync_ref_model` must be False with beta=0, got True. Without beta there is no reference."
-            )
-        if self.reference_model_name_or_path is not None and self.beta == 0:
-            raise ValueError(
-                f"`reference_model_name_or_path` must be None with beta=0, got {self.reference_model_name_or_path!r}. "
-                "It is only read with beta above 0: without beta no reference is run."
-            )
         for name in ("kl_target", "max_kl"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` must be above 0, got {value}.")
-            if value is not None and self.beta == 0:
+        for name in ("sync_ref_model", "reference_model_name_or_path", "kl_target", "max_kl"):
+            value = getattr(self, name)
+            if value and self.beta == 0:
                 raise ValueError(
-                    f"`{name}` must be None with beta=0, got {value}. Without beta no reference is run, so there is "
-                    "no KL: give beta a value above 0."
+                    f"`{name}` must be {False if value is True else None} with beta=0, got {value!r}. It is only read "
+                    "with beta above 0: without beta no reference is run, and there is no KL."
                 )
         shortest = self.generation_batch_size / 5  # the controller's error is at most a fifth
         if self.kl_target is not None and not self.kl_horizon > shortest:

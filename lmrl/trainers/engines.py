@@ -1,5 +1,6 @@
 """Engines that spread weights over the processes (DDP, ZeRO, FSDP), and vLLM, which holds a copy of them."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import is_peft_model
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from transformers import PreTrainedModel
 from trl.distributed import DistributedBackend
 from trl.generation.vllm_generation import VLLMGeneration
@@ -78,7 +79,7 @@ def _zero3_forward_check_disabled(engine: Any) -> Iterator[None]:
 
 
 @contextmanager
-def unsharded(model: nn.Module, state: Any) -> Iterator[None]:
+def unsharded(model: Any, state: Any) -> Iterator[None]:
     """
     Gathers every weight of a model under `fully_shard` on every process, with no communication in its forward nor in
     `generate`. A model without shards is left as it is. The FSDP plugin in `state` has whether a layer's forward ends
@@ -142,6 +143,22 @@ def decoding_policy(
             stack.enter_context(weights.replacing(policy))
         stack.enter_context(neutral_generation_config(policy))
         yield
+
+
+def keep_outputs_in_fp32(accelerator: Accelerator) -> None:
+    """Has FSDP2 neither round what leaves a forward to 16 bits, nor average gradients in them."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):
+        plugin.mixed_precision_policy = dataclasses.replace(
+            plugin.mixed_precision_policy, output_dtype=None, reduce_dtype=torch.float32
+        )
+
+
+def match_dtype(critic: nn.Module | None, policy: PreTrainedModel, accelerator: Accelerator) -> None:
+    """Gives a critic the policy's dtype under ZeRO-3: shards are in one buffer. The optimizer has them in float32."""
+    if critic is not None and DistributedBackend(accelerator).is_zero3:
+        for weight in critic.parameters():
+            weight.data = weight.data.to(policy.dtype)
 
 
 def prepare_frozen(model: Any, accelerator: Accelerator) -> Any:

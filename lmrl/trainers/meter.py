@@ -1,5 +1,6 @@
 """Figures of training: means and moments over all processes, and clocks."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -21,11 +22,7 @@ class Meter:
     """
     What a trainer logs, from the very tensors that are trained on. It never changes them.
 
-    Under TRL's names where it has them: `reward`, `reward_std`, `rewards/<name>/mean`, `rewards/<name>/std`, `kl`
-    (nats per token), `entropy`, `completions/mean_length`, `completions/clipped_ratio` (share that did not end),
-    `clip_ratio/region_mean`. Of lmrl: `kl_per_sequence`, `kl_coef`, `advantages/mean`, `advantages/std`, seconds in
-    `time/generation`, `time/scoring`, `time/reward` and `time/update` since the last log, `samples_per_second`,
-    `tokens_per_second`.
+    The names are TRL's where it has them; docs/trainers.md has them all.
 
     `values` is the store of TRL: for `"train"` and `"eval"`, of which `mode` returns the one, the values of each name
     since the last log, whose means it logs.
@@ -125,6 +122,8 @@ class Meter:
         others = sum(self.seconds.values())
         started = time.perf_counter()
         yield
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()  # a device still computes what was launched
         others = sum(self.seconds.values()) - others
         self.seconds[stage] += time.perf_counter() - started - others
 
@@ -144,7 +143,8 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the values of training that were not logged yet."""
-        return {name: [float(value) for value in values] for name, values in self.values["train"].items()}
+        kept = {name: [float(value) for value in values] for name, values in self.values["train"].items()}
+        return {name: [value for value in values if not math.isnan(value)] for name, values in kept.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what [`~Meter.state_dict`] returned."""

@@ -1,13 +1,22 @@
 """The policy and its rows before training: loading, what is undone of TRL's changes, and how it is run."""
 
+import copy
 import functools
 from typing import Any
 
 from accelerate.utils import is_peft_model
 from datasets import Dataset
+from peft import PromptLearningConfig
 from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from lmrl import models
+
+from .configs import PolicyGradientConfig
+
+# Values of `init_lora_weights` that leave the weights of the base as they are.
+INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 
 
 def as_dataset(rows: Any) -> Any:
@@ -20,6 +29,49 @@ def adapter_weights(model: Any) -> dict[str, Tensor]:
     if not is_peft_model(model):
         return {}
     return {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def copy_before_adapter(model: Any, peft_config: Any, args: PolicyGradientConfig) -> PreTrainedModel | None:
+    """
+    Returns a copy of a policy to be its reference, where turning its adapter off would not give it back: the adapter
+    trains biases of the base along, or a part of the base's weights becomes its start. Else None.
+
+    Raises:
+        ValueError: For an adapter that cannot be trained, or a copy that cannot be made.
+    """
+    config = model.active_peft_config if is_peft_model(model) else peft_config
+    _check_adapter(config, model)
+    is_measured = args.beta != 0 and args.reference_model_name_or_path is None
+    if not is_measured or not _changes_base(config):
+        return None
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"`bias` and `init_lora_weights` of an adapter must leave the base as it is under ZeRO-3, got "
+            f"{config.bias!r} and {config.init_lora_weights!r}. The reference would be a copy of shards: name it "
+            "(`reference_model_name_or_path`), or use another engine."
+        )
+    copied = copy.deepcopy(model)
+    copied = copied.get_base_model() if is_peft_model(copied) else copied
+    models.fuse_activations(copied)
+    return copied
+
+
+def _check_adapter(config: Any, model: Any) -> None:
+    if isinstance(config, PromptLearningConfig):
+        raise ValueError(
+            f"`peft_config` must be an adapter of the model's layers, such as a LoraConfig, got a "
+            f"{type(config).__name__}. Virtual tokens before the prompt are not scored."
+        )
+    if getattr(config, "trainable_token_indices", None) and model.config.get_text_config().tie_word_embeddings:
+        raise ValueError(
+            f"`trainable_token_indices` must be None for a model whose head is its embedding, got "
+            f"{config.trainable_token_indices}. The head is not scored with them: leave it out."
+        )
+
+
+def _changes_base(config: Any) -> bool:
+    trains_bias = getattr(config, "bias", "none") != "none"
+    return trains_bias or getattr(config, "init_lora_weights", True) not in INITS_THAT_KEEP_THE_BASE
 
 
 def prepare(model: Any, given_adapter: dict[str, Tensor], without_dropout: bool) -> None:
@@ -56,4 +108,5 @@ def starts_at_reference(model: Any) -> bool:
     """
     if not is_peft_model(model) or "ref" in model.peft_config:
         return True
-    return all(getattr(config, "init_lora_weights", False) is True for config in model.peft_config.values())
+    inits = [getattr(config, "init_lora_weights", False) for config in model.peft_config.values()]
+    return all(init not in (False, "loftq", "orthogonal") for init in inits)

@@ -1,6 +1,7 @@
 """PPO with a learned critic."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,21 +13,6 @@ from lmrl.models import Critic, ScoredCompletions, get_critic
 from .base import PolicyGradientTrainer
 from .critics import make_critic
 from .rollout import Credit, Rollout
-
-CITATION = """@article{schulman2017proximal,
-  title   = {Proximal Policy Optimization Algorithms},
-  author  = {Schulman, John and Wolski, Filip and Dhariwal, Prafulla and Radford, Alec and Klimov, Oleg},
-  journal = {arXiv preprint arXiv:1707.06347},
-  year    = {2017}
-}
-
-@article{ziegler2019fine,
-  title   = {Fine-Tuning Language Models from Human Preferences},
-  author  = {Ziegler, Daniel M. and Stiennon, Nisan and Wu, Jeffrey and Brown, Tom B. and Radford, Alec and
-             Amodei, Dario and Christiano, Paul and Irving, Geoffrey},
-  journal = {arXiv preprint arXiv:1909.08593},
-  year    = {2019}
-}"""
 
 
 class PPOTrainer(PolicyGradientTrainer):
@@ -46,7 +32,7 @@ class PPOTrainer(PolicyGradientTrainer):
 
     name = "PPO"
     paper: Mapping[str, str] = {"title": "Proximal Policy Optimization Algorithms", "id": "1707.06347"}
-    citation = CITATION
+    citation = Path(__file__).with_suffix(".bib").read_text(encoding="utf-8").strip()
     reported_settings = (
         "critic",
         "critic_learning_rate",

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import use_adapter
 
 from lmrl import core
@@ -40,6 +41,10 @@ class Reference:
         self.model = None if model is None else prepare_frozen(model, accelerator)
         self.args = args
         self.accelerator = accelerator
+
+    def sync_callback(self) -> TrainerCallback:
+        """Returns the callback that moves the reference after the policy (`sync_ref_model`)."""
+        return ReferenceSync(self.accelerator.unwrap_model(self.model), self.accelerator)
 
     @property
     def is_used(self) -> bool:
@@ -105,11 +110,24 @@ class Reference:
             logger.warning(f"{folder} has no moving reference: it begins anew from the policy as it was given.")
 
 
-def make_frozen_model(policy: Any, tokenizer: PreTrainedTokenizerBase, args: PolicyGradientConfig) -> Any:
+class ReferenceSync(SyncRefModelCallback):
+    """TRL's, with the weights paired by their names: a policy with a critic has more of them than its reference."""
+
+    @staticmethod
+    def sync_target_model(model: nn.Module, target_model: nn.Module, alpha: float) -> None:
+        """Mixes the weights of a policy into those of its reference."""
+        weights = dict(model.named_parameters())
+        paired = nn.ParameterList([weights[name] for name, _ in target_model.named_parameters()])
+        SyncRefModelCallback.sync_target_model(paired, target_model, alpha)
+
+
+def make_frozen_model(
+    policy: Any, given: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, args: PolicyGradientConfig
+) -> Any:
     """
     Returns the frozen model that the KL is measured to: the one named by `reference_model_name_or_path`, else a copy
     of the policy as it is now, before it gets its scoring forward. None without a KL penalty, and with LoRA where none
-    is named.
+    is named, unless there is a copy of the policy as it was `given`.
 
     Raises:
         ValueError: If the named model reads other tokens than the policy, or a reference cannot follow the policy.
@@ -121,9 +139,9 @@ def make_frozen_model(policy: Any, tokenizer: PreTrainedTokenizerBase, args: Pol
             "`sync_ref_model` must be False with LoRA, got True. It mixes the policy's weights into those of its "
             "reference, and with LoRA the policy is an adapter. Leave it out, or train all weights."
         )
-    if args.beta == 0 or (name is None and has_adapter):
+    if args.beta == 0 or (name is None and has_adapter and given is None):
         return None
-    reference = _copy(policy) if name is None else _load(name, policy, tokenizer, args)
+    reference = given or _copy(policy) if name is None else _load(name, policy, tokenizer, args)
     reference.eval().requires_grad_(False)
     add_scoring_forward(reference, args.temperature)
     if name is not None:

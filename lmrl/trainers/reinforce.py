@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,24 +15,6 @@ from lmrl.models import ScoredCompletions
 from .base import PolicyGradientTrainer
 from .reward_checks import load_reward_states, reward_states
 from .rollout import Credit, Rollout
-
-CITATION = r"""@article{williams1992simple,
-  title   = {Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning},
-  author  = {Williams, Ronald J.},
-  journal = {Machine Learning},
-  volume  = {8},
-  pages   = {229--256},
-  year    = {1992}
-}
-
-@inproceedings{ahmadian2024back,
-  title     = {Back to Basics: Revisiting {REINFORCE}-Style Optimization for Learning from Human Feedback in {LLM}s},
-  author    = {Ahmadian, Arash and Cremer, Chris and Gall{\'e}, Matthias and Fadaee, Marzieh and Kreutzer, Julia and
-               Pietquin, Olivier and {\"U}st{\"u}n, Ahmet and Hooker, Sara},
-  booktitle = {Proceedings of the 62nd Annual Meeting of the Association for Computational Linguistics},
-  year      = {2024},
-  url       = {https://huggingface.co/papers/2402.14740}
-}"""
 
 
 class ReinforceTrainer(PolicyGradientTrainer):
@@ -51,7 +34,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
 
     name = "REINFORCE"
     paper: Mapping[str, str] = {"title": "Back to Basics: Revisiting REINFORCE-Style Optimization", "id": "2402.14740"}
-    citation = CITATION
+    citation = Path(__file__).with_suffix(".bib").read_text(encoding="utf-8").strip()
     reported_settings = ("baseline", *PolicyGradientTrainer.reported_settings)
 
     _average: Tensor | None = None  # of the rewards of the rollouts before, for the moving average

@@ -13,10 +13,7 @@ from .rollout import Rollout
 
 
 class Scorer:
-    """
-    Runs the policy or the reference, a model in its engine, over completions in the precision of the run, which the
-    accelerator's autocast has.
-    """
+    """Runs the policy or the reference, a model in its engine, over completions, under the accelerator's autocast."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator

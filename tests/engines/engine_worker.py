@@ -12,7 +12,7 @@ from lmrl.cli import run
 COMPLETIONS = [[10, 11, 1], [12, 13, 14, 1], [15, 1], [16] * 8, [17, 18, 1], [19, 1], [1], [20, 21, 22, 23, 1]]
 
 
-def main(algorithm: str, critic: str, kind: str, model: str, folder: str, processes: int) -> None:
+def main(algorithm: str, critic: str, kind: str, model: str, folder: str, processes: int, bf16: bool) -> None:
     """Train two steps, save the model, and write what was seen."""
     extra: dict[str, Any] = {"critic": critic} if algorithm == "ppo" else {}
     if kind == "lora":
@@ -28,6 +28,7 @@ def main(algorithm: str, critic: str, kind: str, model: str, folder: str, proces
         num_iterations=2 if algorithm == "ppo" else 1,
         max_steps=2,
         shuffle_dataset=False,
+        bf16=bf16,
         adam_epsilon=1e-4,  # of 1e-8 a gradient that is nothing but rounding makes a full step
         **extra,
     )
@@ -59,4 +60,4 @@ def main(algorithm: str, critic: str, kind: str, model: str, folder: str, proces
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    run(lambda: main(*sys.argv[1:6], int(sys.argv[6])))
+    run(lambda: main(*sys.argv[1:6], int(sys.argv[6]), "bf16" in sys.argv[7:]))

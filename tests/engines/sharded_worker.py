@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from lmrl.models import add_scoring_forward, attach_critic, disable_dropout, load_model
-from lmrl.trainers.engines import unsharded
+from lmrl.trainers.engines import keep_outputs_in_fp32, unsharded
 
 PROMPTS = torch.tensor([[0, 0, 6, 7, 8], [9, 10, 11, 12, 13], [0, 0, 0, 0, 5], [20, 21, 22, 23, 24]])
 COMPLETIONS = torch.tensor([[30, 31, 1, 0], [33, 34, 35, 36], [37, 1, 0, 0], [1, 0, 0, 0]])
@@ -102,9 +102,33 @@ def evaluate(model: nn.Module, unsharded_model: nn.Module, plugin: FullyShardedD
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
+def check_precision(path: str) -> None:
+    """Checks that in bfloat16 what leaves the forward, and the averaging of gradients, is in float32."""
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        cpu_ram_efficient_loading=False,
+        mixed_precision_policy="bf16",
+    )
+    accelerator: Any = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="bf16", is_main_process=True
+    )
+    keep_outputs_in_fp32(accelerator)
+    assert plugin.mixed_precision_policy.reduce_dtype == torch.float32
+    unsharded_model, model = make(path, "shared"), make(path, "shared")
+    fsdp2_prepare_model(accelerator, model)
+    scored = forward(model, slice(0, 2))
+    expected = forward(unsharded_model, slice(0, 2))
+    for name in ("log_probs", "entropy", "state_values"):
+        assert scored[name].dtype == torch.float32, name
+    assert torch.allclose(scored.log_probs, expected.log_probs, atol=0.1)  # the layers compute in bfloat16
+    assert not torch.equal(scored.log_probs, scored.log_probs.bfloat16().float())
+
+
 if __name__ == "__main__":
     distributed.init_process_group("gloo")
     for critic in ("shared", "separate"):
         for wrapping in ("accelerate", "head apart"):
             check(sys.argv[1], critic, wrapping)
+    check_precision(sys.argv[1])
     distributed.destroy_process_group()

@@ -30,10 +30,13 @@ BATCH_MEANS = {
 }
 
 
-def run(engine: str | None, algorithm: str, critic: str, kind: str, model: str, folder: Path) -> dict[str, Any]:
+def run(
+    engine: str | None, algorithm: str, critic: str, kind: str, model: str, folder: Path, *precision: str
+) -> dict[str, Any]:
     """Returns what engine_worker.py saw."""
     processes = "2" if engine else "1"
-    finish(start(engine, HERE / "engine_worker.py", algorithm, critic, kind, model, str(folder), processes))
+    rest = (model, str(folder), processes, *precision)
+    finish(start(engine, HERE / "engine_worker.py", algorithm, critic, kind, *rest))
     return torch.load(f"{folder}.pt", weights_only=False)
 
 
@@ -49,6 +52,14 @@ def check_same(one: dict[str, Any], two: dict[str, Any]) -> None:
     for name, parameter in one["parameters"].items():
         assert torch.allclose(two["parameters"][name], parameter, atol=2e-5), name
     assert torch.allclose(one["logits"], two["logits"], atol=1e-3)
+
+
+def check_close(one: dict[str, Any], rounded: dict[str, Any]) -> None:
+    """The same run in bfloat16: the norm of the gradients to its rounding, and a critic that has moved as far."""
+    norms = [float(seen["logs"][0]["grad_norm"]) for seen in (one, rounded)]
+    assert norms[1] == pytest.approx(norms[0], rel=0.02)
+    heads = [seen["parameters"]["critic.value.weight"].abs().max().item() for seen in (one, rounded)]
+    assert heads[1] == pytest.approx(heads[0], rel=0.1)
 
 
 def check_saved(folder: Path, seen: dict[str, Any], algorithm: str, kind: str) -> None:
@@ -89,6 +100,9 @@ def test_two_processes_under_an_engine_equal_one(
     assert two["engine"] == WRAPPER[engine]
     check_same(one, two)
     check_saved(tmp_path / "two", two, algorithm, kind)
+    if (engine, critic, kind) == ("zero3", "shared", "full"):
+        rounded = run(engine, algorithm, critic, kind, model, tmp_path / "rounded", "bf16")
+        check_close(one, rounded)
 
 
 @pytest.mark.slow

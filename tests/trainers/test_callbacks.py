@@ -10,7 +10,12 @@ from transformers import TrainerCallback
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=refuse_constant) for line in lines]
+
+
+def refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
 
 
 class Reader(TrainerCallback):
@@ -41,3 +46,14 @@ def test_a_resumed_run_goes_on_with_the_log_of_its_checkpoint(gpt2_path: str, tm
     trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
     assert rows_of(tmp_path / "out") == trainer.state.log_history
     assert [row["step"] for row in rows_of(tmp_path / "out") if "loss" in row] == [1, 2, 3]
+
+
+def test_a_metric_without_a_value_is_null_in_the_log(gpt2_path: str, tmp_path: Path) -> None:
+    metrics = {"cider": float("nan"), "ratio": float("inf"), "bleu": 0.5}
+    options = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": [{"prompt": "a b"}]}
+    trainer = make_trainer(
+        "reinforce", gpt2_path, tmp_path, max_steps=1, held_out_metrics=lambda policy: metrics, **options
+    )
+    trainer.train()
+    row = next(row for row in rows_of(tmp_path) if "eval_bleu" in row)
+    assert (row["eval_cider"], row["eval_ratio"], row["eval_bleu"]) == (None, None, 0.5)

@@ -175,3 +175,14 @@ def test_a_reference_that_could_not_serve_is_refused(gpt2_path: str, llama_path:
         ValueError, match=r"`sync_ref_model` must be False with LoRA, .* the policy is an adapter\. Leave"
     ):
         make(None, sync_ref_model=True, peft_config=lora)
+
+
+def test_a_reference_follows_a_policy_with_a_critic(gpt2_path: str, tmp_path: Path) -> None:
+    options = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 1.0}
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, max_steps=1, learning_rate=1e-2, **options)
+    start = trainer.ref_model.transformer.wte.weight.clone()
+    trainer.train()
+    weights = dict(trainer.model.named_parameters())
+    for name, weight in trainer.ref_model.named_parameters():
+        assert torch.equal(weight, weights[name]), name
+    assert not torch.equal(trainer.ref_model.transformer.wte.weight, start)

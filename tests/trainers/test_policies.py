@@ -1,0 +1,69 @@
+"""Policies as they are given: adapters that change their base, and what cannot be trained."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig
+from tiny import tiny_tokenizer
+from training import make_trainer
+from transformers import AutoModelForCausalLM, RwkvConfig, RwkvForCausalLM, TrOCRConfig, TrOCRForCausalLM
+
+IDS = torch.tensor([[6, 7, 8, 9]])
+
+
+@pytest.mark.parametrize(
+    ("folder", "modules", "options"),
+    [
+        ("gpt2_path", ["c_attn"], {"bias": "all"}),
+        ("gpt2_path", ["c_attn"], {"bias": "lora_only"}),
+        ("llama_path", ["q_proj"], {"init_lora_weights": "pissa"}),
+        ("llama_path", ["q_proj"], {"init_lora_weights": "olora"}),
+    ],
+)
+def test_the_reference_is_the_policy_as_it_was_given_where_the_adapter_changes_the_base(
+    folder: str, modules: list[str], options: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    path = request.getfixturevalue(folder)
+    lora = LoraConfig(r=4, target_modules=modules, task_type="CAUSAL_LM", **options)
+    trainer = make_trainer("reinforce", path, tmp_path, peft_config=lora, learning_rate=5e-2, num_iterations=2)
+    trainer.train()
+    start = AutoModelForCausalLM.from_pretrained(path).eval()(IDS).logits
+    trainer.model.eval()
+    with torch.no_grad(), trainer.model.disable_adapter():
+        adapter_off = trainer.model(IDS).logits
+    assert torch.allclose(trainer.ref_model(input_ids=IDS).logits, start, atol=1e-5)
+    assert (adapter_off - start).abs().max() > 1e-3
+    assert trainer.state.log_history[0]["kl_per_sequence"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_an_adapter_that_keeps_the_base_needs_no_copy_of_it(gpt2_path: str, tmp_path: Path) -> None:
+    for options in ({}, {"init_lora_weights": "gaussian"}):
+        lora = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", **options)
+        assert make_trainer("reinforce", gpt2_path, tmp_path, peft_config=lora).ref_model is None
+
+
+def test_an_adapter_that_cannot_be_trained_is_refused(gpt2_path: str, llama_path: str, tmp_path: Path) -> None:
+    prompt_tuning = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    with pytest.raises(ValueError, match=r"such as a LoraConfig, got a PromptTuningConfig\. Virtual tokens"):
+        make_trainer("ppo", llama_path, tmp_path, peft_config=prompt_tuning)
+    tokens = LoraConfig(target_modules=["c_attn"], trainable_token_indices=[5, 6], task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match=r"`trainable_token_indices` must be None .* got \[5, 6\]\. The head"):
+        make_trainer("ppo", gpt2_path, tmp_path, peft_config=tokens)
+
+
+def test_a_policy_that_reads_the_padding_of_its_prompts_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recurrent = RwkvConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, context_length=64, eos_token_id=1)
+    sizes = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 64}
+    positions = TrOCRConfig(vocab_size=64, max_position_embeddings=64, eos_token_id=1, **sizes)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for model in (RwkvForCausalLM(recurrent), TrOCRForCausalLM(positions)):
+        folder = tmp_path / type(model).__name__
+        model.save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+        with pytest.raises(ValueError, match=rf"Padding on the left .* for {type(model).__name__}: what it computes"):
+            make_trainer("reinforce", folder, tmp_path)
