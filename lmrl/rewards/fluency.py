@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lmrl.utils import check_at_least
+from lmrl.utils import check_at_least, tokenize_prompt
 
 from .base import Columns, Prompts, Scores
 from .models import Encoded, FrozenModel, check_weights
@@ -69,7 +69,7 @@ class Fluency(FrozenModel):
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the mean log-probability of each text; `None` of an empty one."""
         given = self._given_prompts(prompts) if self.use_prompt else [""] * len(completions)
-        contexts = [self._context(prompt) for prompt in given]
+        contexts = [self._context(row, prompt) for row, prompt in enumerate(given)]
         texts = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in completions]
         known = [row for row, ids in enumerate(texts) if ids]
         limit = self.max_length or math.inf
@@ -80,16 +80,11 @@ class Fluency(FrozenModel):
             rewards[row] = value
         return rewards
 
-    def _context(self, prompt: Any) -> list[int]:
+    def _context(self, row: int, prompt: Any) -> list[int]:
         """Returns the tokens that a completion follows, at least one."""
-        if isinstance(prompt, str):
-            ids = self._tokenizer(prompt)["input_ids"] if prompt else []
-        else:
-            ids = self._tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, tokenize=True, return_dict=True
-            )["input_ids"]
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        return list(ids) or [eos if bos is None else bos]
+        ids = tokenize_prompt(self._tokenizer, prompt, row) if prompt else []
+        return ids or [eos if bos is None else bos]
 
     def _encoded(self, context: list[int], text: list[int]) -> Encoded:
         if self.max_length is not None:

@@ -135,7 +135,8 @@ class RewardAdapter:
         for name, child in model.named_children():
             if name != model.base_model_prefix:
                 child.to_empty(device=backbone.device)
-        if random := [name for name in _outside(model) if name.split(".")[0] not in self._heads]:
+        own = {name.split(".")[0] for name, _ in model.named_parameters()} - {model.base_model_prefix}
+        if random := sorted(own - self._heads.keys()):
             raise ValueError(f"The adapter {self.folder!r} must have all weights of its head, got none of {random}.")
         with _forked_rng():
             return PeftModel.from_pretrained(model, self.folder, torch_device=str(backbone.device))
@@ -144,7 +145,9 @@ class RewardAdapter:
         """Returns the reason why its scores would differ on a backbone, or `None` if they would not."""
         config = backbone.config
         quantized = bool(getattr(backbone, "is_quantized", False))
-        if not _same_source(self.base, str(config._name_or_path)):
+        source = Path(config._name_or_path)
+        same_folder = source.is_dir() and Path(self.base).is_dir() and source.samefile(self.base)
+        if not same_folder and self.base != config._name_or_path:
             return f"the policy's base is another one, {config._name_or_path!r}"
         if getattr(config, "_commit_hash", None) != getattr(self.config, "_commit_hash", None):
             return "the policy's base is another revision"
@@ -166,16 +169,6 @@ def _forked_rng() -> AbstractContextManager[None]:
     import torch
 
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
-
-
-def _outside(model: Any) -> list[str]:
-    return [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
-
-
-def _same_source(one: str, other: str) -> bool:
-    if Path(one).is_dir() and Path(other).is_dir():
-        return Path(one).samefile(other)
-    return one == other
 
 
 def _digits(dtype: "torch.dtype | str | None") -> float:
