@@ -32,12 +32,11 @@ class EvaluateMetric(Reward):
     """
     Returns what a module of the `evaluate` library computes for each completion.
 
-    A corpus metric's value over a batch would be one number for all completions, so each row is computed by itself, at
-    some milliseconds a row: where this package has the metric itself, that is faster. The meaning for a single text
-    depends on the module (evaluate's `bleu` is unsmoothed, and 0 without a matching 4-gram). `None` where it is NaN.
-
-    A module given by name is a program that is downloaded from the hub, or taken from evaluate's cache, and run:
-    name only those that you trust. By name or folder it is not pickled, but loaded again.
+    Each row is computed by itself, at some milliseconds a row: where this package has the metric itself, that is
+    faster. The meaning for a single text depends on the module (evaluate's `bleu` is unsmoothed, and 0 without a
+    matching 4-gram). `None` where it is NaN. A module given by name is a program that is downloaded from the hub, or
+    taken from evaluate's cache, and run: name only those that you trust. By name or folder it is not pickled, but
+    loaded again.
 
     Args:
         module (`str`, `Path` or `evaluate.EvaluationModule`):

@@ -72,15 +72,12 @@ class Normalized(Combined):
     spread (a single score, or a standard deviation of less than 1e-12 of the mean, which is rounding) the result is 0.
     `None` stays `None` and is left out. The running statistics are saved in the trainer's checkpoints.
 
-    Scores are normalised, and statistics updated, in training only. Evaluation, within a trainer or without one, has
-    the reward as it is: a score less its mean is 0 on average, and running statistics move, so that normalised scores
-    of two checkpoints could not be compared. A reward made of a normalised one, such as its clipping, is then made of
-    the reward itself. Training is recognised by the arguments that TRL passes to a reward: `trainer_state`, and the
-    method `log_metric` of a trainer whose model is in training mode.
+    Evaluation has the reward as it is, and so has what is made of this reward: normalised scores are 0 on average, and
+    those of two checkpoints could not be compared. Training is recognised by the arguments that TRL passes to a
+    reward: `trainer_state`, and the method `log_metric` of a trainer whose model is in training mode.
 
     A group has the same prompt and the same columns that the reward reads; its completions may be on several
-    processes. As every process takes part, all must call the reward equally often. Put this around a reward that is
-    cached or runs in workers, not inside.
+    processes, which must all call the reward equally often. Put this around a reward that is cached or in workers.
 
     Args:
         reward (`Callable`):

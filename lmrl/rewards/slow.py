@@ -33,11 +33,8 @@ class Wrapped(Reward):
 
     Args:
         reward (`Callable`):
-            Any callable that TRL takes as a reward function, `async` ones included.
-
-    Raises:
-        ValueError: If it cannot be called, needs an argument of the trainer's, or has a state to be saved, which would
-            depend on the rows that it is not called with.
+            Any callable that TRL takes as a reward function, `async` ones included. It may have no state to be saved,
+            which would depend on the rows that it is not called with.
     """
 
     reward: Callable[..., Any]
@@ -195,11 +192,10 @@ class InWorkers(Wrapped):
 
     For a scorer that computes long, waits for another machine or may hang. A batch is cut into chunks, each scored in
     one call of the reward. A chunk that exceeds the timeout is killed together with its worker and all that the worker
-    started; a worker that dies is replaced. Workers start with the first call, live until the reward is deleted or the
-    program ends, and end with it even when it is killed. Each has a copy of the reward: a model is loaded `workers`
-    times. Python starts a worker by importing the training script, which must therefore run under
-    `if __name__ == "__main__":`. Of a sum wrap the parts: no arguments of the trainer are passed on, so that a sum
-    inside does not log them.
+    started; a worker that dies is replaced. Workers start with the first call and end with the reward, or with the
+    program, even when it is killed. Each has a copy of the reward: a model is loaded `workers` times. Python starts a
+    worker by importing the training script, which must run under `if __name__ == "__main__":`. Of a sum wrap the
+    parts, as for [`Cached`].
 
     Args:
         reward (`Callable`):
@@ -222,7 +218,6 @@ class InWorkers(Wrapped):
         failed_rows (`int`): the rows that got `None` because their chunk failed.
 
     Raises:
-        ValueError: If `reward` cannot be wrapped or pickled, or for an argument out of its range.
         RuntimeError: When called, for a chunk that failed, with the name of the reward, the rows and the reason.
     """
 
