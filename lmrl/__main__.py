@@ -163,9 +163,9 @@ def _header(config: Path) -> str:
 
 
 def _line(head: str, text: str) -> str:
-    """Returns a name with the first sentence of its description, at most 119 characters."""
+    """Returns a name with the first sentence of its description, in lines of at most 119 characters."""
     sentence = " ".join(text.split()).split(". ")[0].rstrip(".")
-    return f"{head:<26}{textwrap.shorten(sentence, 93, placeholder=' ...')}"
+    return textwrap.fill(f"{head:<26}{sentence}", 119, subsequent_indent=" " * 26)
 
 
 def _text(path: Path) -> str:

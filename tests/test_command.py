@@ -53,14 +53,17 @@ def launched(command: list[str], folder: Path, **environment: str) -> subprocess
     )
 
 
-def test_list_has_a_line_for_each_recipe_and_configuration(command: Command) -> None:
+def test_list_has_a_sentence_for_each_recipe_and_configuration(command: Command) -> None:
     status, out, err = command("list")
     assert (status, err) == (0, "")
-    lines = out.splitlines()
+    assert all(len(line) <= 119 for line in out.splitlines())
+    lines = out.replace("\n" + " " * 26, " ").splitlines()
     assert {line.split()[0] for line in lines} == {*RECIPES, *CONFIGS}
-    assert all(len(line.split(maxsplit=1)[1]) > 20 and len(line) <= 119 for line in lines)
+    assert all(len(line.split(maxsplit=1)[1]) > 20 and not line.endswith("...") for line in lines)
+    demo = "a small GPT-2 that turns facts about a footpath into a sentence, rewarded by BLEU and ROUGE-L"
     below = lines.index(next(line for line in lines if line.startswith("ppo_gen")))
-    assert lines[below + 1].startswith("    demo_ppo ") and lines[below + 2].startswith("    e2e_ppo ")
+    assert lines[below + 1].startswith("    demo_ppo ") and lines[below + 1].endswith(demo)
+    assert lines[below + 2].startswith("    e2e_ppo ")
 
 
 def test_copy_writes_a_recipe_with_its_configurations_and_overwrites_nothing(command: Command, tmp_path: Path) -> None:
