@@ -19,6 +19,7 @@ from lmrl.evaluation import (
     Evaluator,
     FrozenModels,
     evaluate_model,
+    higher_is_better,
     measure_completions,
     read_outputs,
     report,
@@ -26,7 +27,7 @@ from lmrl.evaluation import (
 )
 from lmrl.models import context_length, load_model, load_tokenizer, load_trainable_classifier, write_merged
 from lmrl.rewards import make_rewards
-from lmrl.utils import labelled
+from lmrl.utils import check_in, labelled
 
 _NO_LIMIT = 10**9  # tokens of a prompt, where a model names no limit
 
@@ -95,10 +96,11 @@ def make_evaluator(
             Configuration of the trainer, with the default length and the variables of the chat template.
 
     Raises:
-        ValueError: If a metric is unknown.
+        ValueError: If a metric is unknown, or `metric_for_best_model` is not measured during training or has another
+            direction than `greater_is_better`.
     """
     loading = _source(model_args, config) | model_args.loading(bf16=config.bf16)
-    return Evaluator(
+    evaluator = Evaluator(
         tokenizer,
         rows,
         Decoding(**eval_args.decoding(config.max_completion_length), chat_template_kwargs=config.chat_template_kwargs),
@@ -106,6 +108,22 @@ def make_evaluator(
         subset_size=eval_args.eval_subset,
         load_frozen_models=partial(load_frozen_models, _name(model_args), eval_args.eval_perplexity_model, **loading),
     )
+    if config.metric_for_best_model is not None:
+        config.greater_is_better = _greater_is_better(config, evaluator.names_in_training)
+    return evaluator
+
+
+def _greater_is_better(config: Any, measured: Sequence[str]) -> bool:
+    """Returns the direction of the metric of the best checkpoint, if it is measured and none is set against it."""
+    name = config.metric_for_best_model.removeprefix("eval_")
+    given = config.given_greater_is_better
+    check_in(measured, metric_for_best_model=name)
+    better = higher_is_better(name)
+    if given is None and better is None:
+        raise ValueError(f"`greater_is_better` must be set for {name!r}, of which neither more nor less is better.")
+    if None not in (given, better) and given != better:
+        raise ValueError(f"`greater_is_better` must be {better} for {name!r}, got {given}. Leave it out.")
+    return bool(given if better is None else better)
 
 
 def load_frozen_models(

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 from transformers import GenerationConfig
 
-from lmrl.arguments import DataArguments
+from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments
 from lmrl.data import load_splits
-from lmrl.experiment import load_rows
+from lmrl.experiment import load_rows, make_evaluator
 from lmrl.models import load_model, load_tokenizer
+from lmrl.rewards import make_rewards
 from lmrl.trainers import PPOConfig
 
 Recipe = Callable[..., tuple[int, str, str]]
@@ -84,3 +86,37 @@ def test_the_held_out_rows_are_the_same_whatever_the_seed_of_a_run(llama_path: s
     assert held_out(0) == held_out(1) != held_out(0, eval_split_seed=1)
     warm_start = load_splits(tokenizer, None, **vars(DataArguments(dataset_name=str(path))))
     assert warm_start[1]["prompt"][:] == held_out(0) and not {*warm_start[0]["prompt"]} & {*held_out(1)}
+
+
+@pytest.mark.parametrize(
+    ("metric", "given", "expected"),
+    [
+        ("ter", None, False),
+        ("eval_bleu", None, True),
+        ("reward/ter", None, True),
+        ("unfinished", False, False),
+        ("length", False, False),
+        ("length", True, True),
+        ("ter", True, "`greater_is_better` must be False for 'ter', got True. Leave it out."),
+        ("bleu", False, "`greater_is_better` must be True for 'bleu', got False. Leave it out."),
+        ("length", None, "`greater_is_better` must be set for 'length'"),
+        ("perplexity", None, "`metric_for_best_model` must be one of bleu, .*, got 'perplexity'."),
+        ("blue", None, "`metric_for_best_model` must be one of .* Did you mean `bleu`?"),
+    ],
+)
+def test_the_best_checkpoint_is_chosen_by_the_direction_of_the_metric(
+    metric: str, given: bool | None, expected: bool | str, tmp_path: Path
+) -> None:
+    best = {"metric_for_best_model": metric, "greater_is_better": given}
+    config = PPOConfig(str(tmp_path), report_to=[], **best)
+    rows = Dataset.from_list([{"prompt": "a", "references": ["b"]}])
+
+    def make() -> None:
+        make_evaluator(tiny_tokenizer(), rows, make_rewards(["ter"]), ModelArguments(), EvaluationArguments(), config)
+
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            make()
+    else:
+        make()
+        assert config.greater_is_better is expected

@@ -6,7 +6,7 @@ from .evaluate import Evaluation, evaluate_model, measure_completions
 from .evaluator import Evaluator, FrozenModels
 from .generation import Completion, Decoding, generate_completions
 from .likelihood import divergence, perplexity
-from .metrics import score_completions
+from .metrics import higher_is_better, score_completions
 from .outputs import read_outputs
 from .reporting.card import write_card
 from .reporting.charts import scatter
@@ -41,6 +41,7 @@ __all__ = [
     "evaluate_preferences",
     "find_warnings",
     "generate_completions",
+    "higher_is_better",
     "holm",
     "interval_as_text",
     "measure_completions",

@@ -22,7 +22,6 @@ else:
     Baseline = str  # the parser of command lines knows no union: there a baseline is a name
 
 CRITICS = ("shared", "adapter", "separate")
-
 # Values of sampling options that leave the model's distribution as it is.
 NEUTRAL_SAMPLING = {"top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0.0), "repetition_penalty": (1.0,)}
 
@@ -102,6 +101,7 @@ class PolicyGradientConfig(RLOOConfig):
         for name in ("beta", "epsilon", "epsilon_high", "learning_rate", "neftune_noise_alpha"):
             check_at_least(0, **{name: getattr(self, name)})
         self._choose_precision()
+        self.given_greater_is_better = self.greater_is_better  # transformers fills it in by the metric's name
         try:
             super().__post_init__()
         except ValueError as error:  # the last of RLOO's checks, which its leave-one-out needs and others do not
