@@ -6,7 +6,6 @@ Call [`install`] before anything uses `torch.cuda`. `PRETENDED_GPUS` in the envi
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import os
 import runpy
@@ -71,6 +70,11 @@ def build() -> Path:
 def returns(value: Any) -> Callable[..., Any]:
     """Returns a function of any arguments that returns the value."""
     return lambda *args, **kwargs: value
+
+
+def another(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that does the same: torch.compile has one rule for each, and finds it by the identity."""
+    return lambda *args, **kwargs: function(*args, **kwargs)
 
 
 nothing = returns(None)
@@ -140,7 +144,7 @@ def _replace_devices() -> None:
         "current_device": devices.current_device,
         "set_device": _set_device,
         "_exchange_device": _exchange_device,
-        "_maybe_exchange_device": _exchange_device,
+        "_maybe_exchange_device": another(_exchange_device),
         "get_device_properties": returns(properties),
         "get_device_name": returns(properties.name),
         "get_device_capability": returns((properties.major, properties.minor)),
@@ -176,8 +180,7 @@ def _replace_devices() -> None:
         "synchronize": nothing,
         "emptyCache": nothing,
     }.items():
-        # A function of its own for each name: torch.compile distinguishes functions by their identity.
-        setattr(torch._C, f"_cuda_{name}", functools.partial(value))
+        setattr(torch._C, f"_cuda_{name}", another(value))
     torch.accelerator.current_stream = returns(stream)
     torch.Tensor.record_stream = nothing
     torch.cuda.nvtx._nvtx = types.SimpleNamespace(rangePushA=nothing, rangePop=nothing, markA=nothing)
