@@ -7,6 +7,7 @@ runs the cases of some groups in one process, and writes to RESULTS, as JSON, th
 """
 
 import json
+import runpy
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from gpu import pretended
 from gpu.counting import GPUWork
+from launching import RECIPES
 
 if "--pretend" in sys.argv:
     pretended.install()
@@ -302,6 +304,27 @@ def evaluate_rewards() -> None:
     assert 0 < trainer.evaluate()["eval_reward"] < 1
 
 
+# -- recipes of supervised training ----------------------------------------------------------------------------------
+
+LABELS = [{"text": "a b c", "label": 0}, {"text": "x y", "label": 1}] * 10
+PAIRS = [{"prompt": prompt, "chosen": " a b", "rejected": " c d e"} for prompt in PROMPTS] * 3
+
+
+def run_recipe(name: str, rows: list[dict[str, Any]], *options: str) -> None:
+    """Runs a recipe in this process, for two steps."""
+    dataset = FOLDER / f"{name}.jsonl"
+    dataset.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    few = "--max_steps 2 --report_to none --save_strategy no --disable_tqdm true"
+    places = ["--dataset_name", str(dataset), "--output_dir", str(FOLDER / name)]
+    path = RECIPES / f"{name}.py"
+    sys.argv = [str(path), *few.split(), *places, *options]
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as stopped:
+        assert not stopped.code
+    assert (FOLDER / name / "model.safetensors").is_file()
+
+
 # -- counts ----------------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +365,13 @@ GROUPS: dict[str, dict[str, Callable[[], None]]] = {
         "within a rollout": partial(resume, at=3, **MINIBATCHES),
         "fp16": partial(resume, **FP16),
         "moving average": partial(resume, "reinforce", baseline="moving_average"),
+    },
+    "recipes": {
+        "classifier": partial(run_recipe, "train_classifier", LABELS),
+        "reward model": partial(run_recipe, "train_reward_model", PAIRS, "--model_name_or_path", LLAMA),
+        "supervised": partial(
+            run_recipe, "sft", ROWS, "--model_name_or_path", LLAMA, "--reference_column", "references"
+        ),
     },
     "counts": {"waits and uploads": waits_and_uploads},
     "planted": {"errors": planted_errors},

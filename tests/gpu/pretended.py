@@ -24,6 +24,7 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 CACHE = Path(__file__).parents[2] / ".pytest_cache" / "d" / "pretended_gpu"
 COMPILER = os.environ.get("CXX", "c++")
 BYTES = 80 * 2**30
+OPERATORS = torch.library.Library("aten", "IMPL")  # which are there as long as this object
 
 
 def reason_missing() -> str:
@@ -48,6 +49,7 @@ def install() -> None:
     _replace_devices()
     _replace_storages()
     _replace_nccl()
+    _add_operators()
 
 
 def build() -> Path:
@@ -212,6 +214,17 @@ def _replace_storages() -> None:
     torch.storage._to = torch._utils._to = to
     torch.UntypedStorage.clone = clone_on_device
     torch.UntypedStorage.resize_ = resize_on_device
+
+
+def _add_operators() -> None:
+    """What CUDA alone has: a product of matrices in 16 bits, added up in 32, which TRL uses for supervised losses."""
+
+    def addmm(
+        total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype, *, out: torch.Tensor
+    ) -> torch.Tensor:
+        return out.copy_(torch.addmm(total, left.to(dtype), right.to(dtype)))
+
+    OPERATORS.impl("addmm.dtype_out", addmm, "CPU")
 
 
 def _replace_nccl() -> None:

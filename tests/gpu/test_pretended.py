@@ -9,7 +9,7 @@ from gpu.pretended import reason_missing
 pytestmark = pytest.mark.skipif(bool(reason_missing()), reason=reason_missing())
 
 
-@pytest.mark.parametrize("groups", ["training planted", "rewards evaluation resuming counts"])
+@pytest.mark.parametrize("groups", ["training planted", "rewards evaluation resuming recipes counts"])
 def test_nothing_is_on_the_wrong_device(groups: str, tmp_path: Path) -> None:
     check_cases(groups, tmp_path, "--pretend")
 

@@ -20,9 +20,9 @@ def gpus() -> int:
 
 
 @pytest.mark.usefixtures("gpus")
-@pytest.mark.parametrize("group", ["planted", "training", "rewards", "evaluation", "resuming", "counts"])
-def test_nothing_is_on_the_wrong_device(group: str, tmp_path: Path) -> None:
-    check_cases(group, tmp_path, **REAL)
+@pytest.mark.parametrize("groups", ["planted counts", "training", "rewards", "evaluation recipes", "resuming"])
+def test_nothing_is_on_the_wrong_device(groups: str, tmp_path: Path) -> None:
+    check_cases(groups, tmp_path, **REAL)
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2", "zero2", "zero3"])
