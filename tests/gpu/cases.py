@@ -1,7 +1,7 @@
 """
 Every way to train and to evaluate, on one GPU: nothing is on the wrong device, and resuming is exact.
 
-    python cases.py [--pretend] RESULTS FOLDER GROUP ...
+    python cases.py [--pretend] RESULTS GROUP ...
 
 runs the cases of some groups in one process, and writes to RESULTS, as JSON, the error of each, null where it passed.
 """
@@ -9,7 +9,6 @@ runs the cases of some groups in one process, and writes to RESULTS, as JSON, th
 import json
 import runpy
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -27,10 +26,9 @@ if "--pretend" in sys.argv:
     pretended.install()
 
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from tiny import WORDS, tiny_gpt2, tiny_llama, tiny_tokenizer
+from gpu.models import FOLDER, GPT2, LLAMA, adapted, bert, classifier, lora, scorer
+from tiny import tiny_tokenizer
 from training import PROMPTS, make_trainer
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizer
 
 from lmrl import ReinforceTrainer, rewards
 from lmrl.evaluation import CompletionStore, Decoding, Evaluation, evaluate_model
@@ -39,44 +37,6 @@ from lmrl.trainers import Credit, Rollout
 
 GPU = torch.device("cuda", 0)
 ROWS = [{"prompt": prompt, "references": ["a b c"]} for prompt in PROMPTS]
-FOLDER = Path(tempfile.mkdtemp())
-LLAMA = str(FOLDER / "llama")
-GPT2 = str(FOLDER / "gpt2")
-
-
-# -- models ----------------------------------------------------------------------------------------------------------
-
-
-def lora(**options: Any) -> LoraConfig:
-    return LoraConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options})
-
-
-def adapted() -> Any:
-    """Returns a policy with a trained adapter, to be trained further."""
-    folder = FOLDER / "adapter"
-    get_peft_model(load_model(LLAMA), lora(init_lora_weights=False)).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return load_model(folder, trainable=True)
-
-
-def scorer(name: str, labels: int = 1, adapter: bool = False) -> str:
-    """Returns the folder of a classifier or reward model on the policy's base, full or as an adapter."""
-    model = AutoModelForSequenceClassification.from_pretrained(LLAMA, num_labels=labels)
-    torch.nn.init.normal_(model.score.weight)
-    if adapter:
-        model = get_peft_model(model, lora(task_type="SEQ_CLS", init_lora_weights=False))
-    model.save_pretrained(FOLDER / name)
-    tiny_tokenizer().save_pretrained(FOLDER / name)
-    return str(FOLDER / name)
-
-
-def bert() -> str:
-    """Returns the folder of a tiny encoder that knows the policy's words."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(word for word in WORDS if not word.startswith("<"))]
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(FOLDER / "bert")
-    BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(FOLDER / "bert")
-    return str(FOLDER / "bert")
 
 
 # -- training --------------------------------------------------------------------------------------------------------
@@ -215,10 +175,6 @@ def check_raises(call: Callable[[], Any]) -> None:
 # -- rewards ---------------------------------------------------------------------------------------------------------
 
 
-def classifier(output: str) -> rewards.Classifier:
-    return rewards.Classifier(scorer("classifier", labels=2), label=1, output=output, use_prompt=True)
-
-
 REWARDS: dict[str, dict[str, Any]] = {
     **{
         f"classifier's {output}": {"reward": partial(classifier, output), "max_steps": 1}
@@ -350,6 +306,28 @@ def waits_and_uploads() -> None:
         assert update.uploads == 0
 
 
+def waits_of_rewards() -> None:
+    """A reward by a model waits a few times for each batch, not for each text."""
+    for reward in (
+        classifier("probability"),
+        rewards.RewardModel(scorer("reward")),
+        rewards.Fluency(GPT2),
+        rewards.BERTScore(bert(), layer=1),
+    ):
+        waits = {}
+        for texts in (8, 16):
+            columns = {
+                "prompts": ["a b"] * texts,
+                "completions": ["c d e"] * texts,
+                "references": [["a", "b"]] * texts,
+            }
+            reward(**columns)  # loads the model
+            with GPUWork() as work:
+                reward(**columns)
+            waits[texts] = work.waits
+        assert waits[8] == waits[16] <= 5, waits
+
+
 GROUPS: dict[str, dict[str, Callable[[], None]]] = {
     "training": {name: partial(train, **options) for name, options in TRAINING.items()},
     "rewards": {name: partial(train, **options) for name, options in REWARDS.items()},
@@ -373,15 +351,13 @@ GROUPS: dict[str, dict[str, Callable[[], None]]] = {
             run_recipe, "sft", ROWS, "--model_name_or_path", LLAMA, "--reference_column", "references"
         ),
     },
-    "counts": {"waits and uploads": waits_and_uploads},
+    "counts": {"of training": waits_and_uploads, "of rewards": waits_of_rewards},
     "planted": {"errors": planted_errors},
 }
 
 
 def main(results: str, *groups: str) -> None:
     """Runs the cases of some groups."""
-    tiny_llama(LLAMA)
-    tiny_gpt2(GPT2)
     errors: dict[str, str | None] = {}
     for group in groups:
         for name, case in GROUPS[group].items():
