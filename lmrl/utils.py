@@ -92,7 +92,7 @@ def shorten(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Returns the first line of a library's error, after its type unless that is an `OSError` or `ValueError`."""
     line = str(error).strip().split("\n")[0].rstrip(".")
     return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"

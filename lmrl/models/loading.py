@@ -286,7 +286,7 @@ def _load_adapter(folder: Path, trainable: bool, dtype: str | torch.dtype, **kwa
     except ValueError as error:
         raise ValueError(
             f"its base {name!r}, which adapter_config.json names as `base_model_name_or_path`, could not be loaded: "
-            f"{error} Move the base there, or change the name in that file"
+            f"{reason_of(error.__cause__ or error)}; move the base there, or change the name in that file"
         ) from error
     _add_tokens_of(folder, base, **kwargs)
     model = PeftModel.from_pretrained(base, folder, is_trainable=trainable)

@@ -1,5 +1,6 @@
 """Decoding from cast weights leaves the model unchanged, bit by bit, also after an error."""
 
+import ast
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 from training import make_trainer, one_rollout
 from transformers import GenerationConfig
 
+import lmrl
 from lmrl.models import add_scoring_forward, attach_critic, load_model
 from lmrl.models.sampling import DecodingWeights, neutral_generation_config
 
@@ -134,6 +136,20 @@ def test_what_hangs_on_the_gradient_of_a_weight_stays_there(gpt2_path: str) -> N
             model(IDS)
         model(IDS, labels=IDS).loss.backward()
     assert len(seen) == 2
+
+
+def test_the_data_of_a_weight_is_replaced_only_before_an_engine_has_it() -> None:
+    """Adapters get back the precision that TRL took from them, in the trainer's constructor. No other place may."""
+    root = Path(lmrl.__file__).parent
+    replaced = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign)
+        for target in getattr(node, "targets", [getattr(node, "target", None)])
+        if isinstance(target, ast.Attribute) and target.attr == "data"
+    }
+    assert replaced == {"models/adapters.py", "trainers/policies.py"}
 
 
 def test_each_rollout_has_the_weights_of_its_time_in_the_same_memory(gpt2_path: str) -> None:
