@@ -180,24 +180,27 @@ def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Datas
             "config": settings,
         }
         start = Path(settings["model_name_or_path"] or demo_model_path()).name
-        compared = report(
-            evaluations,
-            rows,
-            settings["eval_output_dir"] or folder,
-            settings["eval_num_completions_to_print"],
-            title=f"{start}, {' and '.join(evaluations)}",
-            **run,
-        )
-        trainer.model_card = write_card(
-            folder,
-            evaluations,
-            rows,
-            algorithm=trainer.name,
-            citation=trainer.citation,
-            settings={name: getattr(trainer.args, name) for name in trainer.reported_settings},
-            compared=compared,
-            **run,
-        )
+        compared = None
+        try:
+            compared = report(
+                evaluations,
+                rows,
+                settings["eval_output_dir"] or folder,
+                settings["eval_num_completions_to_print"],
+                title=f"{start}, {' and '.join(evaluations)}",
+                **run,
+            )
+        finally:  # also where nothing can be printed, as into a pipe that is closed
+            trainer.model_card = write_card(
+                folder,
+                evaluations,
+                rows,
+                algorithm=trainer.name,
+                citation=trainer.citation,
+                settings={name: getattr(trainer.args, name) for name in trainer.reported_settings},
+                compared=compared,
+                **run,
+            )
         print(f"The model is in {folder}")
     if trainer.args.push_to_hub:
         trainer.push_to_hub(commit_message="Scores and model card")

@@ -1,5 +1,6 @@
 """Every recipe and every configuration runs two steps for real, on tiny models, and leaves a complete model."""
 
+import io
 import json
 import logging
 import os
@@ -286,6 +287,29 @@ def test_the_checkpoint_that_is_best_on_held_out_rows_is_kept(
     for name in (CRITIC_FILE, "adapter_model.safetensors" if lora else "model.safetensors"):
         left, best_one = load_file(tmp_path / "out" / name), load_file(kept / name)
         assert left.keys() == best_one.keys() and all(torch.equal(left[key], best_one[key]) for key in left), name
+
+
+class ClosedPipe(io.StringIO):
+    """A stdout whose reader has ended."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize(("stdout", "expected"), [("ascii", 0), ("closed", 2)])
+def test_a_terminal_that_cannot_print_does_not_cost_the_model_card(
+    stdout: str, expected: int, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = ClosedPipe() if stdout == "closed" else io.TextIOWrapper(io.BytesIO(), encoding=stdout)
+    monkeypatch.setattr(sys, "stdout", stream)
+    status, _, err = recipe("reinforce_gen", *SHORT, "--max_steps", "1", "--output_dir", "out")
+    assert status == expected, err
+    assert "fine-tuned by reinforcement learning" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    if stdout == "ascii":
+        stream.flush()
+        assert b"The model is in out" in stream.buffer.getvalue()
+    else:
+        assert "Broken pipe" in err
 
 
 OWN = {

@@ -1,5 +1,6 @@
 """The end of a recipe: errors in one line with an exit status, and the shutdown of a distributed run."""
 
+import io
 import logging
 import os
 import signal
@@ -44,6 +45,7 @@ def run(main: Callable[[], object]) -> None:
     # TRL 1.16 still uses names that transformers 5.23 deprecates, which nobody who runs a recipe can change.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     _quieten_libraries()
+    _replace_unprintable_characters()
     try:
         main()
         _shutdown_process_group()
@@ -81,6 +83,13 @@ def _quieten_libraries() -> None:
     transformers_logging: Any = sys.modules.get("transformers.utils.logging")
     if transformers_logging is not None:  # bars of training and of downloads are made elsewhere
         transformers_logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
+
+
+def _replace_unprintable_characters() -> None:
+    """Lets a terminal in cp1252 or ASCII, which lacks characters of tables and of texts, print the others."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _shutdown_process_group() -> None:
