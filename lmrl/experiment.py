@@ -1,5 +1,6 @@
 """The steps that recipes share: load the policy, make its evaluator, save what came out."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,8 +28,11 @@ from lmrl.evaluation import (
 )
 from lmrl.models import context_length, load_model, load_tokenizer, load_trainable_classifier, write_merged
 from lmrl.rewards import make_rewards
-from lmrl.utils import check_in, labelled
+from lmrl.utils import check_in, known_as, labelled
 
+logger = logging.getLogger(__name__)
+
+_CHECKPOINTS = "checkpoints` or `model_name_or_path"
 _NO_LIMIT = 10**9  # tokens of a prompt, where a model names no limit
 
 
@@ -46,7 +50,27 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
         ValueError: If there is no such model, or no tokenizer beside it.
     """
     options = _source(model_args, config) | model_args.loading(bf16=config.bf16)
-    return models.load_policy(_name(model_args), **options)
+    with known_as("model_name_or_path"):
+        model, tokenizer = models.load_policy(_name(model_args), **options)
+    if not model_args.use_peft:  # which trains other weights, in float32
+        _warn_if_weights_are_too_coarse(model, config.learning_rate)
+    return model, tokenizer
+
+
+def _warn_if_weights_are_too_coarse(model: PreTrainedModel, learning_rate: float) -> None:
+    """Warns if most of the weights to train are in so few bits that a step of AdamW rounds to nothing."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad and weight.dtype.itemsize == 2]
+    if weights:
+        # A step is about the learning rate; half of the distance to the next number is the least that counts.
+        eps = torch.finfo(weights[0].dtype).eps
+        fixed = sum(int((weight.detach().abs() * (eps / 4) > learning_rate).sum()) for weight in weights)
+        share = fixed / sum(weight.numel() for weight in weights)
+        if share > 0.5:
+            logger.warning(
+                f"`learning_rate` is {learning_rate:g}, and a step of that size rounds to nothing for {share:.0%} of "
+                f"the weights in {weights[0].dtype}. Load them in float32 (`--dtype float32`, with `--bf16 true` for "
+                "the speed of bfloat16), train a LoRA adapter, or raise it."
+            )
 
 
 def load_rows(
@@ -147,7 +171,8 @@ def load_frozen_models(
     """
     model = None if reference is None else load_model(reference, device=device, **loading)
     if perplexity_model is not None:
-        pair = (load_model(perplexity_model, device=device), load_tokenizer(perplexity_model))
+        with known_as("eval_perplexity_model"):
+            pair = (load_model(perplexity_model, device=device), load_tokenizer(perplexity_model))
         return FrozenModels(model, pair)
     return FrozenModels(model, None if model is None else (model, load_tokenizer(str(reference))))
 
@@ -270,8 +295,9 @@ class SystemEvaluator:
         self.decoding = decoding
         self.reward_funcs = reward_funcs
         self.loading = loading
-        self.tokenizers = {label: load_tokenizer(path) for label, path in checkpoints.items()}
-        self.frozen = load_frozen_models(next(iter(checkpoints.values()), None), perplexity_model, **loading)
+        with known_as(_CHECKPOINTS):
+            self.tokenizers = {label: load_tokenizer(path) for label, path in checkpoints.items()}
+            self.frozen = load_frozen_models(next(iter(checkpoints.values()), None), perplexity_model, **loading)
 
     def __call__(self, rows: Dataset, folder: Path) -> dict[str, Evaluation]:
         """
@@ -330,7 +356,8 @@ class SystemEvaluator:
 
     def _evaluate(self, label: str, rows: Dataset, folder: Path) -> Evaluation:
         """Returns the evaluation of a checkpoint."""
-        model = load_model(self.checkpoints[label], **self.loading)
+        with known_as(_CHECKPOINTS):
+            model = load_model(self.checkpoints[label], **self.loading)
         reference = self.frozen.reference_model
         comparable = reference is not None and self._same_tokens(label, model, reference)
         if not comparable and rank_and_world_size()[0] == 0:

@@ -5,7 +5,8 @@ import json
 import math
 import sysconfig
 import traceback
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ def json_object(name: str, text: str) -> dict[str, Any]:
         return dict(json.loads(text))
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must be a JSON object, got {text!r} ({error}). Quote it in '...'.") from error
+
+
+@contextmanager
+def known_as(argument: str) -> Iterator[None]:
+    """Names `name_or_path` in the message of a `ValueError` by the argument with which the user gave it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("`name_or_path`", f"`{argument}`")) from error
 
 
 def shorten(value: object, limit: int = 80) -> str:

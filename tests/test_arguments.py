@@ -294,6 +294,17 @@ def test_help_names_defaults_choices_and_kinds_of_values(capsys: pytest.CaptureF
     assert "  --model_init_kwargs JSON       Passed on." in lines
 
 
+def test_help_states_when_the_demo_applies_and_its_values(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    demo = written(tmp_path, "max_steps: 60\nlearning_rate: 3.0e-4\nreward_weights: [0.5, 1]\n")
+    with pytest.raises(SystemExit):
+        parse(*ALL, Numbers, argv=["--help"], demo=demo)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Without --config, --model_name_or_path and --dataset_name, config.yaml applies: --max_steps 60 "
+        "--learning_rate 0.0003 --reward_weights 0.5 1 MODEL"
+    ) in shown
+
+
 def test_every_argument_of_the_evaluation_begins_with_eval() -> None:
     names = [f.name for f in fields(EvaluationArguments)]
     assert len(names) == 9 and all(name.startswith("eval_") for name in names)

@@ -160,7 +160,10 @@ def test_errors_are_raised_before_the_generation(recipe, llama_path, gpt2_path, 
     (tmp_path / "torn.jsonl").write_text('{"text": "a"}\n{"text": "b')
     for argv, sentence in (
         (("--checkpoints", llama_path, bare), f"got '{bare}', from which no tokenizer could be loaded"),
-        (("--checkpoints", llama_path, "a=./no"), "must be a hub id or an existing folder, got './no'"),
+        (
+            ("--checkpoints", llama_path, "a=./no"),
+            "`checkpoints` or `model_name_or_path` must be a hub id or an existing folder, got './no'",
+        ),
         (("--outputs", "short.txt"), "short.txt' must have one line for each of 2 rows, got 1"),
         (("--outputs", "torn.jsonl"), "torn.jsonl', line 2: every line must be a JSON object"),
         (("--outputs", "no.txt"), "No such file or directory: 'no.txt'"),

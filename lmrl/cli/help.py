@@ -3,7 +3,7 @@
 import inspect
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from enum import Enum
 from types import NoneType, UnionType
@@ -88,7 +88,9 @@ def wants_help(argv: Sequence[str]) -> str | None:
     return None
 
 
-def write_help(dataclass_types: Iterable[type], program: str, everything: bool) -> str:
+def write_help(
+    dataclass_types: Iterable[type], program: str, everything: bool, demo: tuple[str, Mapping[str, Any]] | None = None
+) -> str:
     """
     Returns the help of a recipe.
 
@@ -100,6 +102,8 @@ def write_help(dataclass_types: Iterable[type], program: str, everything: bool) 
         everything (`bool`):
             Whether to print all arguments with their complete descriptions, or lmrl's and the most used ones with the
             first sentence of each.
+        demo (`str` and `dict`, *optional*):
+            The file that applies where neither a file nor a model nor a dataset is given, and its values.
     """
     arguments = [_describe(field, kind) for kind in dataclass_types for field in fields(kind) if field.init]
     config = "YAML file with any of these arguments."
@@ -113,6 +117,12 @@ def write_help(dataclass_types: Iterable[type], program: str, everything: bool) 
     ]
     if not everything:
         lines.append("`--help all` prints all arguments, with their complete descriptions.")
+    if demo is not None:
+        name, values = demo
+        flags = [(flag, value if isinstance(value, list) else [value]) for flag, value in values.items()]
+        given = " ".join(f"--{flag} {' '.join(map(str, items))}" for flag, items in flags)
+        text = f"Without --config, --model_name_or_path and --dataset_name, {name} applies: {given}"
+        lines += textwrap.wrap(text, width, break_on_hyphens=False)
     groups = _in_order({argument.group for argument in arguments})
     for group in groups if everything else [group for group in groups if group != _REST]:
         lines += ["", group.upper()]

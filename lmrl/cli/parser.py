@@ -78,7 +78,8 @@ def parse(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if (scope := wants_help(argv)) is not None:
-        sys.stdout.write(write_help(dataclass_types, Path(sys.argv[0]).name, everything=scope == "all"))
+        example = None if demo is None else (Path(demo).name, read_yaml(Path(demo).read_text("utf-8"), str(demo)))
+        sys.stdout.write(write_help(dataclass_types, Path(sys.argv[0]).name, scope == "all", example))
         sys.exit(0)
     prints_arguments = PRINT_ARGUMENTS in argv
     argv = [text for text in argv if text != PRINT_ARGUMENTS]

@@ -21,7 +21,7 @@ SCRATCH = "scratch"
 
 
 def load_trainable_classifier(
-    name_or_path: str,
+    model_name_or_path: str,
     labels: Sequence[str],
     texts: Iterable[str],
     dtype: str | torch.dtype = "float32",
@@ -36,7 +36,7 @@ def load_trainable_classifier(
     from the last token that is not padding, for which the id is written into the model's config.
 
     Args:
-        name_or_path (`str`):
+        model_name_or_path (`str`):
             Hub id or folder of any pretrained model with a tokenizer, or `"scratch"`: [`small_encoder`].
         labels (`Sequence[str]`):
             Names of the labels, saved in the config; of a reward model one.
@@ -52,36 +52,36 @@ def load_trainable_classifier(
     Raises:
         ValueError: If there is no such model, it is an adapter, or its tokenizer has neither a pad token nor an EOS.
     """
-    if name_or_path == SCRATCH:
+    if model_name_or_path == SCRATCH:
         if kwargs.get("quantization_config") is not None:
             raise ValueError(
                 f"`quantization_config` must not be set with {SCRATCH!r}, as all weights of such a model are trained. "
                 "Leave it out."
             )
         return small_encoder(texts, labels)
-    if (Path(name_or_path) / "adapter_config.json").is_file():
+    if (Path(model_name_or_path) / "adapter_config.json").is_file():
         raise ValueError(
-            f"`name_or_path` must be a complete model, got an adapter, {name_or_path!r}. Merge it into its base: "
-            "`lmrl.models.write_merged(folder)` writes the folder `merged` inside."
+            f"`model_name_or_path` must be a complete model, got an adapter, {model_name_or_path!r}. Merge it into "
+            "its base: `lmrl.models.write_merged(folder)` writes the folder `merged` inside."
         )
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     if (quantization := kwargs.get("quantization_config")) is not None:
         quantization.llm_int8_skip_modules = ["score", "classifier"]  # all weights of the new head are trained
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="right", **source)
+        tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, padding_side="right", **source)
         model = AutoModelForSequenceClassification.from_pretrained(
-            name_or_path, dtype=dtype, **_label_names(labels), **source, **kwargs
+            model_name_or_path, dtype=dtype, **_label_names(labels), **source, **kwargs
         )
     except Exception as error:  # a damaged folder may raise any exception
         reason = reason_of(error)
         raise ValueError(
-            f"`name_or_path` must be a hub id, a folder with a model and its tokenizer, or {SCRATCH!r}, got "
-            f"{name_or_path!r}, from which no classifier could be loaded ({reason}). Check the name."
+            f"`model_name_or_path` must be a hub id, a folder with a model and its tokenizer, or {SCRATCH!r}, got "
+            f"{model_name_or_path!r}, from which no classifier could be loaded ({reason}). Check the name."
         ) from error
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise ValueError(
-            f"The tokenizer of {name_or_path!r} must have a pad token or an EOS, got neither. Set one and save it."
+            f"The tokenizer of {model_name_or_path!r} must have a pad token or an EOS, got none. Set one and save it."
         )
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return model, tokenizer

@@ -385,11 +385,14 @@ def failing(
         ),
         ({"--rewards": "bleu", "--eval_metrics": "bleu"}, ["different names, got 'bleu' twice", "another `name`"]),
         ({"--rewards": "bleu", "--reward_weights": "[1,2]"}, ["`reward_weights` must be a number, got '[1,2]'"]),
-        ({"--model_name_or_path": "./no"}, ["must be a hub id or an existing folder, got './no'", "Check the name"]),
+        (
+            {"--model_name_or_path": "./no"},
+            ["`model_name_or_path` must be a hub id or an existing folder, got './no'", "Check the name"],
+        ),
         ({"--lora_target_modules": "no", "--use_peft": "true"}, ["Target modules", "not found in the base model"]),
         (
             {"--eval_perplexity_model": "./no"},
-            ["must be a hub id or an existing folder, got './no'", "Check the name"],
+            ["`eval_perplexity_model` must be a hub id or an existing folder, got './no'", "Check the name"],
         ),
         ({"--resume_from_checkpoint": "./no"}, ["./no is not there", "no complete one before it"]),
     ],
@@ -416,6 +419,15 @@ def test_a_recipe_names_the_row_of_an_empty_cell(
     assert sentence.startswith("error: ") and "row 1 (the first is 0)" in sentence
     assert "must be text" in sentence or "must have text" in sentence
     assert "Fill it in, " in sentence and column in sentence
+
+
+@pytest.mark.parametrize(("dtype", "rate", "warned"), [("bfloat16", "1e-6", True), ("bfloat16", "1e-2", False)])
+def test_a_learning_rate_below_the_precision_of_the_weights_is_warned_of(
+    dtype: str, rate: str, warned: bool, failing: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    failing("sft", {"--max_completion_length": None, "--dtype": dtype, "--learning_rate": rate}, fails=False)
+    sentence = "`learning_rate` is 1e-06, and a step of that size rounds to nothing for 9"
+    assert (sentence in caplog.text) == warned
 
 
 def test_an_option_that_a_library_does_not_know_is_named(failing: Callable[..., str]) -> None:
