@@ -26,7 +26,7 @@ from lmrl.evaluation import (
     report,
     write_card,
 )
-from lmrl.models import context_length, load_model, load_tokenizer, load_trainable_classifier, write_merged
+from lmrl.models import context_length, load_model, load_tokenizer, write_merged
 from lmrl.rewards import make_rewards
 from lmrl.utils import check_in, known_as, labelled
 
@@ -378,24 +378,6 @@ class SystemEvaluator:
         first, *_ = self.tokenizers.values()
         sizes = {each.config.get_text_config().vocab_size for each in (model, reference)}
         return len(sizes) == 1 and self.tokenizers[label].get_vocab() == first.get_vocab()
-
-
-def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """
-    Returns a model with a new head of one score, and its tokenizer.
-
-    Args:
-        model_args ([`~lmrl.arguments.ModelArguments`]), config (`transformers.TrainingArguments`):
-            As for [`load_policy`].
-        pairs (`datasets.Dataset`):
-            Rows with `prompt`, `chosen` and `rejected`, from which a model from scratch takes its vocabulary.
-
-    Raises:
-        ValueError: If there is no such model.
-    """
-    texts = [str(row[column]) for row in pairs for column in ("prompt", "chosen", "rejected")]
-    options = _source(model_args, config) | model_args.loading(bf16=config.bf16)
-    return load_trainable_classifier(_name(model_args), ["reward"], texts, **options)
 
 
 def _name(model_args: Any) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from lmrl.data import demo_model_path
 from lmrl.evaluation import classification_scores, evaluate_preferences, interval_as_text
-from lmrl.models import context_length
+from lmrl.models import context_length, load_trainable_classifier
 from lmrl.rewards import RewardModel
 from lmrl.utils import check_token_ids
 
@@ -53,6 +54,25 @@ def check_tokenized(trainer: Any, rows: Dataset) -> None:
         raise ValueError(f"{found}. Raise it, or shorten the texts; the model's context is the limit.")
     if dropped or cut:
         logger.warning("%s. Raise it, or shorten the texts; the model's context is the limit.", found)
+
+
+def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    Returns a model with a new head of one score, and its tokenizer.
+
+    Args:
+        model_args ([`~lmrl.arguments.ModelArguments`]), config (`transformers.TrainingArguments`):
+            As for [`~lmrl.experiment.load_policy`].
+        pairs (`datasets.Dataset`):
+            Rows with `prompt`, `chosen` and `rejected`, from which a model from scratch takes its vocabulary.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    texts = [str(row[column]) for row in pairs for column in ("prompt", "chosen", "rejected")]
+    source = {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
+    name = str(model_args.model_name_or_path or demo_model_path())
+    return load_trainable_classifier(name, ["reward"], texts, **source, **model_args.loading(bf16=config.bf16))
 
 
 def save_preferences(folder: str, pairs: Dataset) -> None:

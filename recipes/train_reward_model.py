@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from lmrl.arguments import ModelArguments, PreferenceArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_pairs
-from lmrl.experiment import load_reward_model, save_merged
+from lmrl.experiment import save_merged
 from lmrl.models import upcast_adapters_to_fp32
-from lmrl.supervised import check_tokenized, save_preferences, smallest_limit, use_cpu_without_gpu
+from lmrl.supervised import check_tokenized, load_reward_model, save_preferences, smallest_limit, use_cpu_without_gpu
 from lmrl.trainers import find_checkpoint
 from transformers import set_seed
 from trl import RewardConfig, RewardTrainer, get_peft_config

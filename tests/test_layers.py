@@ -53,7 +53,7 @@ LAYERS = {
         None,
         ("trl",),
     ),
-    "lmrl/supervised.py": Layer(("lmrl.models", "lmrl.rewards", "lmrl.evaluation"), None, ("trl",)),
+    "lmrl/supervised.py": Layer(("lmrl.data", "lmrl.models", "lmrl.rewards", "lmrl.evaluation"), None, ("trl",)),
     "lmrl/arguments.py": Layer((), ("trl",)),
     "lmrl/cli": Layer(("lmrl.cli", "lmrl.arguments"), ("trl", "yaml")),
     "lmrl/__main__.py": Layer(("lmrl.__version__",), ("torch",)),

@@ -1,5 +1,6 @@
 """Tables of scores and of completions for the terminal."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from .wording import difference_text, number, p_value, prompt_text, score_text
 if TYPE_CHECKING:
     from datasets import Dataset
     from rich.table import Table
+
+# All control characters but tab and line feed: the escape sequences in a text would act on the terminal.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
@@ -89,7 +93,7 @@ def samples_table(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequen
             texts = [found.text.strip() for found in evaluation.completions if (found.row, found.sample) == (index, 0)]
             lines += [(label, text, _rewards_text(evaluation, index)) for text in texts]
         for line in lines:
-            cells = line if has_rewards else line[:2]
+            cells = [_CONTROLS.sub("", cell) for cell in line[: 3 if has_rewards else 2]]
             table.add_row(*map(Text, cells), end_section=line is lines[-1])
     return table
 

@@ -131,6 +131,13 @@ def test_samples_show_rewards_and_the_first_rows_only():
     assert ["sft", "t0"] in [line.split() for line in without_rewards.splitlines()] and "reward" not in without_rewards
 
 
+def test_control_characters_of_a_text_do_not_reach_the_terminal():
+    rows = [{"prompt": "p\x1b[2J\x07q", "references": ["r\x9b31m\rs"]}]
+    shown = as_text(samples_table({"sft": completed(["t\x1b]0;title\x07\nu"])}, rows))
+    assert not any(ord(character) < 32 and character != "\n" or 127 <= ord(character) < 160 for character in shown)
+    assert "p[2Jq" in shown and "r31ms" in shown and "t]0;title" in shown
+
+
 def test_the_first_completion_of_each_prompt_is_shown():
     evaluation = completed(["first", "other"])
     evaluation.completions.insert(1, Completion(0, 1, "second", 3, True))
