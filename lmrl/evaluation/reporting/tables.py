@@ -99,10 +99,7 @@ def samples_table(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequen
 
 
 def as_text(table: "Table", width: int = 120) -> str:
-    """
-    Returns a table (`rich.table.Table`) as plain text without colours, at most `width` characters wide, with long
-    texts wrapped and without trailing spaces.
-    """
+    """Returns a table (`rich.table.Table`) as plain text at most `width` characters wide, longer texts wrapped."""
     from io import StringIO
 
     from rich.console import Console

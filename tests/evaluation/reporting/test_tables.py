@@ -134,7 +134,7 @@ def test_samples_show_rewards_and_the_first_rows_only():
 def test_control_characters_of_a_text_do_not_reach_the_terminal():
     rows = [{"prompt": "p\x1b[2J\x07q", "references": ["r\x9b31m\rs"]}]
     shown = as_text(samples_table({"sft": completed(["t\x1b]0;title\x07\nu"])}, rows))
-    assert not any(ord(character) < 32 and character != "\n" or 127 <= ord(character) < 160 for character in shown)
+    assert not any((ord(character) < 32 and character != "\n") or 127 <= ord(character) < 160 for character in shown)
     assert "p[2Jq" in shown and "r31ms" in shown and "t]0;title" in shown
 
 
