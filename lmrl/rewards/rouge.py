@@ -151,8 +151,8 @@ class Rouge(ReferenceReward[list[Units]]):
     def prepare(self, references: tuple[str, ...]) -> list[Units]:
         """Returns the units of each reference of a row; warns once if most of their letters are not a-z."""
         text = "".join(references)
-        read = sum(map(len, _WORD.findall(text.lower())))
-        if self._warns and 2 * read < sum(map(str.isalnum, text)):
+        letters = [letter.isascii() for letter in text if letter.isalnum()] if not text.isascii() else []
+        if self._warns and 2 * sum(letters) < len(letters):
             self._warns = False
             warnings.warn(
                 f"The reward {self.__name__!r} reads the letters a-z and digits alone, as rouge_score does. That "
