@@ -183,11 +183,13 @@ def send_policy_to_vllm(generation: VLLMGeneration) -> None:
     """
     model: Any = generation.model
     all_params = generation._iter_named_params
-    if is_peft_model(model) and (tied_targets(model) or getattr(model.get_base_model(), "is_quantized", False)):
-        raise ValueError(
-            "`use_vllm` must be False for adapters on weights that are quantized, or tied to the LM head, got True. "
-            "vLLM has the plain model: load the base in 16 bits, or choose other `lora_target_modules`."
-        )
+    if is_peft_model(model):
+        trains_tokens = getattr(model.active_peft_config, "trainable_token_indices", None)
+        if tied_targets(model) or trains_tokens or getattr(model.get_base_model(), "is_quantized", False):
+            raise ValueError(
+                "`use_vllm` must be False for adapters on quantized weights, on weights that are tied to the LM head, "
+                "or with `trainable_token_indices`, got True. vLLM has the plain model: use LoRA on its layers only."
+            )
 
     def policy_params() -> Iterator[tuple[str, Tensor]]:
         """Iterates over all: under ZeRO-3 each weight is gathered, on every process, as it is passed."""

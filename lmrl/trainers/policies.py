@@ -40,7 +40,7 @@ def copy_before_adapter(model: Any, peft_config: Any, args: PolicyGradientConfig
         ValueError: For an adapter that cannot be trained, or a copy that cannot be made.
     """
     config = model.active_peft_config if is_peft_model(model) else peft_config
-    _check_adapter(config, model)
+    _check_adapter(config)
     is_measured = args.beta != 0 and args.reference_model_name_or_path is None
     if not is_measured or not _changes_base(config):
         return None
@@ -56,16 +56,11 @@ def copy_before_adapter(model: Any, peft_config: Any, args: PolicyGradientConfig
     return copied
 
 
-def _check_adapter(config: Any, model: Any) -> None:
+def _check_adapter(config: Any) -> None:
     if isinstance(config, PromptLearningConfig):
         raise ValueError(
             f"`peft_config` must be an adapter of the model's layers, such as a LoraConfig, got a "
             f"{type(config).__name__}. Virtual tokens before the prompt are not scored."
-        )
-    if getattr(config, "trainable_token_indices", None) and model.config.get_text_config().tie_word_embeddings:
-        raise ValueError(
-            f"`trainable_token_indices` must be None for a model whose head is its embedding, got "
-            f"{config.trainable_token_indices}. The head is not scored with them: leave it out."
         )
 
 

@@ -61,10 +61,11 @@ def test_the_base_of_an_adapter_is_the_same_bit_by_bit_after_weights_were_sent(
 
 
 def test_an_adapter_that_the_plain_model_of_vllm_cannot_take_is_refused(gpt2_path: str, tmp_path: Path) -> None:
-    adapter = LoraConfig(r=4, target_modules=["wte"], task_type="CAUSAL_LM")
-    trainer = make_trainer("reinforce", gpt2_path, tmp_path, peft_config=adapter)
-    with pytest.raises(ValueError, match=r"`use_vllm` must be False for adapters on weights that are .* tied"):
-        send_policy_to_vllm(sender(trainer))
+    for options in ({"target_modules": ["wte"]}, {"target_modules": ["c_attn"], "trainable_token_indices": [5]}):
+        adapter = LoraConfig(r=4, task_type="CAUSAL_LM", **options)
+        trainer = make_trainer("reinforce", gpt2_path, tmp_path, peft_config=adapter)
+        with pytest.raises(ValueError, match=r"`use_vllm` must be False for adapters .* tied to the LM head"):
+            send_policy_to_vllm(sender(trainer))
 
 
 @pytest.mark.parametrize("critic", ["shared", "separate"])

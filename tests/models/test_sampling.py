@@ -139,7 +139,7 @@ def test_what_hangs_on_the_gradient_of_a_weight_stays_there(gpt2_path: str) -> N
 
 
 def test_the_data_of_a_weight_is_replaced_only_before_an_engine_has_it() -> None:
-    """Adapters get back the precision that TRL took from them, in the trainer's constructor. No other place may."""
+    """In the trainer's constructor: of adapters, which TRL has rounded, and of a new critic. No other place may."""
     root = Path(lmrl.__file__).parent
     replaced = {
         path.relative_to(root).as_posix()
@@ -149,7 +149,7 @@ def test_the_data_of_a_weight_is_replaced_only_before_an_engine_has_it() -> None
         for target in getattr(node, "targets", [getattr(node, "target", None)])
         if isinstance(target, ast.Attribute) and target.attr == "data"
     }
-    assert replaced == {"models/adapters.py", "trainers/policies.py"}
+    assert replaced == {"models/adapters.py", "trainers/engines.py", "trainers/policies.py"}
 
 
 def test_each_rollout_has_the_weights_of_its_time_in_the_same_memory(gpt2_path: str) -> None:

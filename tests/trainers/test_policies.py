@@ -11,6 +11,8 @@ from tiny import tiny_tokenizer
 from training import make_trainer
 from transformers import AutoModelForCausalLM, RwkvConfig, RwkvForCausalLM, TrOCRConfig, TrOCRForCausalLM
 
+from lmrl.models import load_model
+
 IDS = torch.tensor([[6, 7, 8, 9]])
 
 
@@ -45,13 +47,22 @@ def test_an_adapter_that_keeps_the_base_needs_no_copy_of_it(gpt2_path: str, tmp_
         assert make_trainer("reinforce", gpt2_path, tmp_path, peft_config=lora).ref_model is None
 
 
-def test_an_adapter_that_cannot_be_trained_is_refused(gpt2_path: str, llama_path: str, tmp_path: Path) -> None:
+def test_tokens_are_trained_where_the_head_is_the_embedding(gpt2_path: str, tmp_path: Path) -> None:
+    tokens = LoraConfig(target_modules=["c_attn"], trainable_token_indices=[11, 15], task_type="CAUSAL_LM")
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, peft_config=tokens)
+    trainer.train()
+    trainer.save_model()
+    start = AutoModelForCausalLM.from_pretrained(gpt2_path).transformer.wte.weight
+    moved = (load_model(tmp_path).transformer.wte.weight != start).any(dim=1)
+    assert moved.nonzero().flatten().tolist() == [11, 15]
+    trainer.model.eval()
+    assert torch.allclose(load_model(tmp_path).eval()(IDS).logits, trainer.model(input_ids=IDS).logits, atol=1e-5)
+
+
+def test_an_adapter_that_cannot_be_trained_is_refused(llama_path: str, tmp_path: Path) -> None:
     prompt_tuning = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     with pytest.raises(ValueError, match=r"such as a LoraConfig, got a PromptTuningConfig\. Virtual tokens"):
         make_trainer("ppo", llama_path, tmp_path, peft_config=prompt_tuning)
-    tokens = LoraConfig(target_modules=["c_attn"], trainable_token_indices=[5, 6], task_type="CAUSAL_LM")
-    with pytest.raises(ValueError, match=r"`trainable_token_indices` must be None .* got \[5, 6\]\. The head"):
-        make_trainer("ppo", gpt2_path, tmp_path, peft_config=tokens)
 
 
 def test_a_policy_that_reads_the_padding_of_its_prompts_is_refused(
