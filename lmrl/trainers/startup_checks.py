@@ -30,12 +30,7 @@ MEAN_TOLERANCE_IN_16_BITS = 0.02  # the mean over tokens; of rounding alone it i
 
 
 def check_columns(rewards: Sequence[CheckedReward], train_dataset: Any, eval_dataset: Any) -> None:
-    """
-    Checks that every column which a reward reads is there, also in several held-out sets given as a `dict`.
-
-    Raises:
-        ValueError: If the prompts or a column are missing, or a column has a reserved name.
-    """
+    """Raises a `ValueError` if the prompts or a column of a reward are missing, or a column has a reserved name."""
     eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
     for name, dataset in {"train_dataset": train_dataset, **eval_datasets}.items():
         if not (columns := getattr(dataset, "column_names", None)):

@@ -82,6 +82,15 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_offered(d
     assert str(refused.value).endswith(offered)
 
 
+def test_a_start_beside_the_checkpoints_of_an_earlier_run_is_warned_of(
+    copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert find_checkpoint(None, tmp_path / "new") is None and caplog.text == ""
+    assert find_checkpoint(None, copied) is None
+    assert f"{copied} has checkpoint-3 of an earlier run, which stays beside this run's checkpoints." in caplog.text
+    assert "To continue that run: --resume_from_checkpoint latest." in caplog.text
+
+
 def test_latest_passes_over_the_damaged_ones_and_names_them(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert find_checkpoint("latest", copied) == find_checkpoint(True, copied) == str(copied / "checkpoint-3")
     assert caplog.text == ""

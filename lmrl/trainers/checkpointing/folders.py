@@ -16,17 +16,21 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path) -> str
     Returns the checkpoint to go on from, one that is complete, or None to start from the beginning.
 
     Args:
-        requested (`str` or `bool`, *optional*):
+        requested (`str` or `bool`, *optional*), output_dir (`str` or `Path`):
             The folder of a checkpoint; `True` or `"true"` for the newest complete one of the run; `"latest"` for the
             same, or a start from the beginning where there is none yet: one command starts a run and continues it.
-        output_dir (`str` or `Path`):
-            Folder of the run.
+            `None` starts from the beginning, with a warning if the run's folder has checkpoints.
 
     Raises:
         ValueError: If the requested checkpoint is damaged, or there is none.
     """
     word = str(requested).lower()
     if requested is None or word in ("", "false", "no", "none"):
+        if earlier := newest_first(output_dir):
+            logger.warning(
+                f"{output_dir} has {earlier[0].name} of an earlier run, which stays beside this run's checkpoints. To "
+                "continue that run: --resume_from_checkpoint latest. Otherwise delete it, or use another output_dir."
+            )
         return None
     if word not in ("true", "yes", "latest"):
         if (wrong := find_corruption(str(requested))) is not None:
