@@ -30,11 +30,10 @@ class Fluency(FrozenModel):
             Folder, hub id, or a causal language model, which is then frozen in place. Not the policy itself.
         max_length (`int`, *optional*):
             Longest input in tokens, at least 2. Defaults to the most that the tokenizer and the model allow. Of longer
-            ones the beginning of the prompt is cut, then the end of the completion, with a warning that has their
-            number.
-        use_prompt (`bool`, *optional*, defaults to `False`):
-            Whether the prompt comes before the completion, a chat through the model's template. Without it the
-            completion stands alone, after the token that begins a text (BOS, or else EOS).
+            ones the beginning of the prompt is cut, then the end of the completion, with a warning.
+        use_prompt (`bool`, *optional*, defaults to `False`), chat_template_kwargs (`dict`, *optional*):
+            Whether the prompt comes before the completion, a chat through the model's template with these variables.
+            Without it the completion stands alone, after the token that begins a text (BOS, or else EOS).
         name (defaults to `"fluency"`), batch_size (defaults to 16), tokenizer, device:
             Those of [`FrozenModel`].
 
@@ -47,6 +46,7 @@ class Fluency(FrozenModel):
 
     batch_size: int = field(default=16, kw_only=True)
     name: str = field(default="fluency", kw_only=True)
+    chat_template_kwargs: dict[str, Any] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_at_least(2, max_length=self.max_length)  # a token and the one before it
@@ -58,6 +58,7 @@ class Fluency(FrozenModel):
                 "`bos_token` and pass it."
             )
         self._signature = f"fluency|model:{self._model_name}|per:token|max:{self.max_length}|prompt:{self.use_prompt}"
+        self._signature += f"|template:{self.chat_template_kwargs}" if self.chat_template_kwargs else ""
 
     def _load(self, name: str) -> Any:
         from transformers import AutoModelForCausalLM
@@ -72,8 +73,7 @@ class Fluency(FrozenModel):
         contexts = [self._context(row, prompt) for row, prompt in enumerate(given)]
         texts = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in completions]
         known = [row for row, ids in enumerate(texts) if ids]
-        limit = self.max_length or math.inf
-        cut = sum(len(contexts[row]) + len(texts[row]) > limit for row in known)
+        cut = sum(len(contexts[row]) + len(texts[row]) > (self.max_length or math.inf) for row in known)
         rewards: Scores = [None] * len(completions)
         values = self._rewards([self._encoded(contexts[row], texts[row]) for row in known], cut)
         for row, value in zip(known, values, strict=True):
@@ -83,7 +83,7 @@ class Fluency(FrozenModel):
     def _context(self, row: int, prompt: Any) -> list[int]:
         """Returns the tokens that a completion follows, at least one."""
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        ids = tokenize_prompt(self._tokenizer, prompt, row) if prompt else []
+        ids = tokenize_prompt(self._tokenizer, prompt, row, **(self.chat_template_kwargs or {})) if prompt else []
         return ids or [eos if bos is None else bos]
 
     def _encoded(self, context: list[int], text: list[int]) -> Encoded:

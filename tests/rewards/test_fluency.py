@@ -51,6 +51,17 @@ def test_a_chat_goes_through_the_template_up_to_where_the_assistant_begins(gpt2_
     assert reward(completions=[reply], prompts=[chat]) == pytest.approx([expected], abs=1e-5)
 
 
+def test_the_chat_template_is_given_its_variables(gpt2_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0]['content'] }}{% if think | default(true) %} d{% endif %}"
+    chat = [[{"role": "user", "content": "a"}]]
+    for variables, prompt in ((None, "a d"), ({"think": False}, "a")):
+        options = {"use_prompt": True, "tokenizer": tokenizer}
+        reward = Fluency(gpt2_path, chat_template_kwargs=variables, **options)
+        plain = Fluency(gpt2_path, **options)
+        assert reward(completions=["b c"], prompts=chat) == plain(completions=["b c"], prompts=[prompt])
+
+
 def test_an_empty_completion_has_no_fluency(gpt2_path):
     reward = Fluency(gpt2_path)
     assert reward(completions=["", "a"]) == [None, pytest.approx(by_hand(gpt2_path, [EOS], ids("a")), abs=1e-5)]
