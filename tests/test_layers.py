@@ -77,8 +77,8 @@ BUDGETS = {
     "lmrl/trainers": 2_700,
 }
 # What main does not meet yet. Each number may only go down, and each entry only go.
-BUDGETS_TODAY = {"lmrl": 17_500, "lmrl/rewards": 4_767, "lmrl/trainers": 3_160}
-FILE_LINES_TODAY = {"lmrl/trainers/base.py": 498}
+BUDGETS_TODAY = {"lmrl": 17_500, "lmrl/rewards": 4_767, "lmrl/trainers": 3_156}
+FILE_LINES_TODAY = {"lmrl/trainers/base.py": 495}
 
 
 def sources(*places: str) -> list[Path]:

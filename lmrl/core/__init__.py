@@ -14,6 +14,7 @@ from .kl import adaptive_coefficient, k1, k2, k3, sequence_kl
 from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
 from .masking import last_index, masked_mean, masked_moments, masked_sum, standardize, whiten
 from .returns import discounted_returns, generalized_advantages, place_at_end
+from .rewards import ended, weighted_rewards
 
 __all__ = [
     "BASELINES",
@@ -24,6 +25,7 @@ __all__ = [
     "clipped_policy_loss",
     "clipped_value_loss",
     "discounted_returns",
+    "ended",
     "explained_variance",
     "generalized_advantages",
     "k1",
@@ -40,5 +42,6 @@ __all__ = [
     "sequence_kl",
     "standardize",
     "update_average",
+    "weighted_rewards",
     "whiten",
 ]

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from trl import RLOOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from lmrl import models
+from lmrl import core, models
 
 from . import checkpointing, critics, engines, policies, startup_checks
 from .callbacks import LogFile, TrainingProgress
@@ -25,7 +25,7 @@ from .finite import FiniteChecks
 from .meter import Meter
 from .reference import Reference, make_frozen_model
 from .reward_checks import RewardError, checked_rewards, load_reward_states, raise_on_all_ranks, reward_states
-from .rollout import Credit, Rollout, ended, weighted_rewards
+from .rollout import Credit, Rollout
 from .scorer import Scorer
 
 
@@ -203,7 +203,6 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._step = state["step"]
         load_reward_states(self.reward_funcs, state["rewards"])
         self.meter.load_state_dict(state["metrics"])
-        self._resumed_state = state
         self.beta = self.reference.restored_coefficient(self.beta, state)
 
     # -- for subclasses and users ------------------------------------------------------------------------------------
@@ -247,7 +246,7 @@ class PolicyGradientTrainer(RLOOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         # 1. and 2. TRL samples and calls the rewards, by way of the next three methods.
         sampled = super()._generate_and_score_completions(inputs)
-        has_ended = ended(sampled["completion_ids"], sampled["completion_mask"], self.eos_token_ids)
+        has_ended = core.ended(sampled["completion_ids"], sampled["completion_mask"], self.eos_token_ids)
         rewards = self.total_rewards(self._rewards_per_func, has_ended)
         lengths = self.accelerator.gather(sampled["completion_mask"].sum(dim=1)).float()
         self.meter.log_rewards(rewards, lengths)
@@ -301,7 +300,7 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def total_rewards(self, per_func: Tensor, has_ended: Tensor) -> Tensor:
         """Returns the rewards of this process that are trained on, (B,), of those of all, (N, F), by function."""
-        rewards = self.local_rows(weighted_rewards(per_func, self.reward_weights, self.reward_clip_range))
+        rewards = self.local_rows(core.weighted_rewards(per_func, self.reward_weights, self.reward_clip_range))
         if self.args.missing_eos_penalty is not None:
             rewards = rewards - self.args.missing_eos_penalty * (~has_ended)
         return rewards
@@ -382,13 +381,10 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def _save_run_state(self, folder: Path) -> None:
         within_rollout = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
-        completions = self._logs if within_rollout and self.log_completions else {}
-        checkpointing.save_run_state(
-            folder,
-            {**self.run_state_dict(), "num_processes": self.accelerator.num_processes, "completions": completions},
-            self._buffered_inputs if within_rollout else None,
-            self.accelerator.process_index,
-        )
+        arguments = checkpointing.plain_arguments(self.args, self.model)
+        state = {**self.run_state_dict(), "arguments": arguments}
+        batches = self._buffered_inputs if within_rollout else None
+        checkpointing.save_run_state(folder, state, batches, self.accelerator)
         self.reference.save(folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -434,6 +430,9 @@ class PolicyGradientTrainer(RLOOTrainer):
             Terminated: If the run got SIGTERM; it is saved.
         """
         checkpoint = self._writer.find(resume_from_checkpoint, self.args.output_dir)
+        if checkpoint is not None:
+            self._resumed_state = checkpointing.load_run_state(Path(checkpoint), self.accelerator.process_index)
+            checkpointing.compare_arguments(checkpoint, self._resumed_state, self.args, self.model)
         with checkpointing.save_on_sigterm(self.accelerator, self.callback_handler):
             try:
                 return super().train(checkpoint, *args, **kwargs)
@@ -476,12 +475,10 @@ class PolicyGradientTrainer(RLOOTrainer):
             self._load_rng_state(checkpoint)  # where the run is at its end, the loop, which does it, is not entered
 
     def _load_run_state(self, folder: Path) -> None:
-        state = checkpointing.load_run_state(folder, self.accelerator.process_index)
+        state = self._resumed_state
         if state is not None:
             self.load_run_state_dict(state)
             self._buffered_inputs = checkpointing.load_batches(folder, state, self.args, self.accelerator)
-            if self._buffered_inputs is not None:
-                checkpointing.restore_completions(self._logs, state["completions"])
         self.reference.load(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

@@ -39,10 +39,8 @@ class TrainingProgress(ProgressCallback):
 
 class LogFile(TrainerCallback):
     """
-    The log history as JSON Lines in the output folder, a line as soon as it is logged.
-
-    Trainer's own `trainer_state.json` is there at checkpoints and at the end only. A resumed run writes the history
-    of its checkpoint first, so that the file is at all times what the history is.
+    The log history as JSON Lines in the output folder, at all times: a line as soon as it is logged, and in a resumed
+    run the history of its checkpoint first.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

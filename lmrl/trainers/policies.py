@@ -96,10 +96,8 @@ def _undo_trl_adapter_changes(model: Any, given: dict[str, Tensor]) -> None:
 
 def starts_at_reference(model: Any) -> bool:
     """
-    Returns whether a policy before its first update, out of its engine, is the same as its own reference.
-
-    With a new LoRA adapter the reference is the base, from which an adapter that does not start at zero
-    (`init_lora_weights`) differs. An adapter trained further has TRL's frozen copy of it, `ref`, as its reference.
+    Returns whether a policy before its first update, out of its engine, is the same as its own reference. An adapter
+    that does not start at zero differs from its base; one trained further has TRL's copy of it, `ref`, as reference.
     """
     if not is_peft_model(model) or "ref" in model.peft_config:
         return True

@@ -161,20 +161,3 @@ class Rollout:
         batches = {name: tensor.split(batch_size) for name, tensor in self.to_dict().items()}
         for tensors in zip(*batches.values(), strict=True):
             yield Rollout.from_dict(dict(zip(batches, tensors, strict=True)))
-
-
-def weighted_rewards(per_func: Tensor, weights: Tensor, clip_range: tuple[float, float] | None) -> Tensor:
-    """
-    Returns the sum of the rewards of each completion by F functions, (N, F), with their weights, (F,): (N,), clipped
-    if there is a range. A reward is NaN where its function did not apply; where none did, so is the sum.
-    """
-    rewards = (per_func * weights.to(per_func.device)).nansum(dim=1)
-    if clip_range:
-        rewards = rewards.clamp(*clip_range)
-    return torch.where(per_func.isnan().all(dim=1), torch.nan, rewards)
-
-
-def ended(completion_ids: Tensor, completion_mask: Tensor, eos_token_ids: list[int]) -> Tensor:
-    """Returns which completions, (B, T), have an EOS among their tokens that count: bool, (B,)."""
-    is_eos = torch.isin(completion_ids, torch.tensor(eos_token_ids, device=completion_ids.device))
-    return (is_eos & completion_mask.bool()).any(dim=1)

@@ -30,20 +30,14 @@ class Scorer:
         return scored
 
     def score(
-        self,
-        rollout: Rollout,
-        policy: Any,
-        reference: Reference,
-        batch_size: int,
-        with_policy: bool,
-        with_values: bool,
+        self, rollout: Rollout, policy: Any, reference: Reference, batch_size: int, with_policy: bool, has_critic: bool
     ) -> Rollout:
         """
         Returns a rollout with its log-probabilities under the reference, and, unless the training pass is to give
         them, those under the policy that sampled it, and the values of its critic.
         """
         if with_policy:
-            rollout = rollout.with_policy_pass(self.forward_in_batches(policy, rollout, batch_size, with_values))
+            rollout = rollout.with_policy_pass(self.forward_in_batches(policy, rollout, batch_size, has_critic))
         if reference.is_used:
             with reference.running(policy) as model:
                 scored = self.forward_in_batches(model, rollout, batch_size)

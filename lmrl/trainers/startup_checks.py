@@ -9,13 +9,14 @@ from datasets import IterableDataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lmrl import core
 from lmrl.models import context_length
 from lmrl.utils import RESERVED_COLUMNS, check_token_ids, tokenize_prompt
 
 from .configs import PolicyGradientConfig
 from .policies import starts_at_reference
 from .reward_checks import CheckedReward, missing_columns
-from .rollout import Rollout, ended
+from .rollout import Rollout
 from .scorer import Scorer
 
 logger = get_logger(__name__)
@@ -144,7 +145,7 @@ def check_first_rollout(
     policy = scorer.accelerator.unwrap_model(model)
     gather = scorer.accelerator.gather
     _check_rewards_differ(gather(rollout.rewards))
-    has_ended = ended(rollout.completion_ids, rollout.completion_mask, eos_token_ids)
+    has_ended = core.ended(rollout.completion_ids, rollout.completion_mask, eos_token_ids)
     _warn_if_none_ended(gather(has_ended), args.max_completion_length)
 
     few = slice(0, min(CHECKED_ROWS, args.per_device_train_batch_size))

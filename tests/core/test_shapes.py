@@ -31,6 +31,8 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
     "standardize": (core.standardize, (CUBE, MOMENTS), "values"),
     "whiten": (core.whiten, (BT, B), "mask"),
     "last_index": (core.last_index, (B,), "mask"),
+    "ended": (core.ended, (BT, B, [1]), "mask"),
+    "weighted_rewards": (core.weighted_rewards, (B, B), "per_func"),
     "place_at_end": (core.place_at_end, (BT, BT), "rewards"),
     "discounted_returns": (core.discounted_returns, (BT, B), "mask"),
     "generalized_advantages": (core.generalized_advantages, (BT, B, BT), "values"),

@@ -6,8 +6,8 @@ import pytest
 import torch
 from training import make_trainer
 
+from lmrl.core import ended
 from lmrl.trainers import Rollout
-from lmrl.trainers.rollout import ended
 
 NAN = float("nan")
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])

@@ -11,9 +11,9 @@ import torch
 from training import make_trainer, one_rollout, share_of_letters
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
+from lmrl.core import ended, weighted_rewards
 from lmrl.models import ScoredCompletions
 from lmrl.trainers import Credit, Rollout
-from lmrl.trainers.rollout import ended, weighted_rewards
 
 NAN = float("nan")
 

@@ -147,7 +147,7 @@ def test_a_reward_that_fails_after_a_checkpoint_leaves_that_one_as_it_is(gpt2_pa
 
     straight = run("reinforce", gpt2_path, tmp_path / "straight")
     straight.train()
-    with pytest.raises(RewardError, match=r"got 0 values .* kept in .*checkpoint-2\."):
+    with pytest.raises(RewardError, match=r"got a list of 0 .* kept in .*checkpoint-2\."):
         run("reinforce", gpt2_path, tmp_path, reward=[rewards()[0], failing]).train()
     resumed = run("reinforce", gpt2_path, tmp_path)
     resumed.train(resume_from_checkpoint=True)
@@ -180,12 +180,14 @@ def test_a_run_that_is_at_its_end_trains_no_further_step(gpt2_path: str, tmp_pat
         assert torch.equal(old, new), name
 
 
-def test_the_completions_of_a_rollout_are_in_the_tables_of_a_resumed_run(gpt2_path: str, tmp_path: Path) -> None:
-    options = {"steps_per_generation": 2, "per_device_train_batch_size": 4, "save_steps": 3, "max_steps": 4}
-    options |= {"log_completions": True, "num_completions_to_print": 0}
+def test_a_run_that_is_resumed_within_a_rollout_logs_the_completions_of_the_next(
+    gpt2_path: str, tmp_path: Path
+) -> None:
+    options = {"steps_per_generation": 2, "per_device_train_batch_size": 4, "save_steps": 1, "max_steps": 3}
+    options |= {"log_completions": True, "num_completions_to_print": 0, "num_iterations": 1}
     straight, resumed = run("ppo", gpt2_path, tmp_path, **options), run("ppo", gpt2_path, tmp_path, **options)
     straight.train()
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert len(resumed._logs["completion"]) == 8
     assert resumed._logs == straight._logs
 

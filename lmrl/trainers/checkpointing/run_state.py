@@ -1,7 +1,6 @@
 """The state of a run beyond Trainer's checkpoints: one file of each process, and its part of the rollout."""
 
 import json
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,19 @@ ROLLOUT_NAME = "rollout.safetensors"
 OLD_NAMES = {"old_per_token_logps": "old_log_probs", "ref_per_token_logps": "ref_log_probs"}
 
 
-def save_run_state(folder: Path, state: dict[str, Any], batches: list[dict[str, Tensor]] | None, rank: int) -> None:
+def save_run_state(
+    folder: Path, state: dict[str, Any], batches: list[dict[str, Tensor]] | None, accelerator: Accelerator
+) -> None:
     """
     Writes the state of a process, as JSON can hold it, into a checkpoint: `lmrl_state.json`, of the second process
     `lmrl_state_1.json`; and the batches of a rollout that is not used up yet as `rollout.safetensors`.
     """
+    rank = accelerator.process_index
+    state = {**state, "num_processes": accelerator.num_processes}
     if batches is not None:
         rollout = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         save_file(rollout, _rank_file(folder, ROLLOUT_NAME, rank))
-    _rank_file(folder, STATE_NAME, rank).write_text(json.dumps(state, indent=2, default=_as_json), encoding="utf-8")
-
-
-def _as_json(value: Any) -> Any:
-    """The columns of TRL's table of completions, in which a reward may log anything."""
-    return list(value) if isinstance(value, deque) else str(value)
+    _rank_file(folder, STATE_NAME, rank).write_text(json.dumps(state, indent=2), encoding="utf-8")
 
 
 def load_run_state(folder: Path, rank: int) -> dict[str, Any] | None:
@@ -45,8 +43,7 @@ def load_run_state(folder: Path, rank: int) -> dict[str, Any] | None:
     """
     for path in (_rank_file(folder, STATE_NAME, rank), folder / STATE_NAME):
         if path.is_file():
-            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return state
+            return dict(json.loads(path.read_text(encoding="utf-8")))
     logger.warning(f"{folder} has no {STATE_NAME}: running averages and an adaptive beta begin anew.")
     return None
 
@@ -73,15 +70,6 @@ def load_batches(
         return None
     batches: list[dict[str, Tensor]] = split_tensor_dict(rollout, args.steps_per_generation)
     return batches
-
-
-def restore_completions(logs: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Puts the completions of a rollout back into TRL's table: columns, or groups of columns, by their names."""
-    for name, rows in saved.items():
-        if isinstance(rows, dict):
-            restore_completions(logs[name], rows)
-        else:
-            logs[name].extend(rows)
 
 
 def _rank_file(folder: Path, name: str, rank: int) -> Path:

@@ -20,15 +20,8 @@ class CheckpointWriter:
     """
     Writes checkpoints aside and moves them into place: a kill or a full disk at any moment leaves those before.
 
-    Args:
-        should_save (`bool`):
-            Whether this process is the one that moves and removes folders.
-        save_total_limit (`int`, *optional*):
-            How many checkpoints to keep; all by default.
-
-    Attributes:
-        latest (`Path`, *optional*):
-            The checkpoint that was last written, or that the run was resumed from.
+    The process with `should_save` moves and removes folders. `latest` is the checkpoint that was last written, or that
+    the run was resumed from.
     """
 
     def __init__(self, should_save: bool, save_total_limit: int | None = None) -> None:

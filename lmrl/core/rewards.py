@@ -1,0 +1,43 @@
+"""Rewards of completions: their weighted sum, and which completions have ended."""
+
+import torch
+from torch import Tensor
+
+from .checks import check_shapes
+
+
+def weighted_rewards(per_func: Tensor, weights: Tensor, clip_range: tuple[float, float] | None = None) -> Tensor:
+    """
+    Returns the weighted sum of the rewards of each completion, (B,); NaN where no function applied.
+
+    Args:
+        per_func (`torch.Tensor` of shape `(B, F)`):
+            Rewards of F functions, NaN where one did not apply.
+        weights (`torch.Tensor` of shape `(F,)`):
+            Weights of the functions.
+        clip_range (`tuple[float, float]`, *optional*):
+            Bounds of the sum.
+    """
+    check_shapes(2, per_func=per_func)
+    check_shapes(1, weights=weights, per_func_of_a_row=per_func[0])
+    rewards = (per_func * weights.to(per_func.device)).nansum(dim=1)
+    if clip_range:
+        rewards = rewards.clamp(*clip_range)
+    return torch.where(per_func.isnan().all(dim=1), torch.nan, rewards)
+
+
+def ended(completion_ids: Tensor, mask: Tensor, eos_token_ids: list[int]) -> Tensor:
+    """
+    Returns which completions have an EOS among their tokens that count: bool, (B,).
+
+    Args:
+        completion_ids (`torch.Tensor` of shape `(B, T)`):
+            Token ids.
+        mask (`torch.Tensor` of shape `(B, T)`):
+            1 where a token counts.
+        eos_token_ids (`list[int]`):
+            Ids that end a completion.
+    """
+    check_shapes(2, completion_ids=completion_ids, mask=mask)
+    is_eos = torch.isin(completion_ids, torch.tensor(eos_token_ids, device=completion_ids.device))
+    return (is_eos & mask.bool()).any(dim=1)
