@@ -59,6 +59,7 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<kCUDA> {
   void record(void**, const c10::Stream&, const DeviceIndex, const c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
+  void synchronizeDevice(const DeviceIndex) const override {}
 };
 const c10::impl::DeviceGuardImplRegistrar guard_registrar(kCUDA, new Guard());
 
