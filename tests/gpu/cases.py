@@ -91,6 +91,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "ppo with accumulated gradients": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
     "ppo without a reference": {"beta": 0.0},
     "ppo with another reference": {"reference_model_name_or_path": GPT2},
+    "ppo with a reference that follows": {"sync_ref_model": True, "ref_model_sync_steps": 1},
     "ppo with every option of the loss": {**LARGE_MOVES, "missing_eos_penalty": 1.0, "entropy_coef": 0.01},
     "ppo without cut completions": {"mask_truncated_completions": True},
     "ppo with a static cache": {"cache_implementation": "static"},
