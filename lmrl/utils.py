@@ -1,12 +1,15 @@
 """Checks and messages that every room uses. Standard library only."""
 
 import difflib
+import inspect
 import json
 import math
+import sys
 import sysconfig
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,11 @@ from typing import Any
 REWARD_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "self")
 # Columns that the data may not have: of the last two TRL makes pictures, and multimodal chats of their prompts.
 RESERVED_COLUMNS = (*REWARD_ARGUMENTS, "image", "images")
+
+
+def option(default: Any, description: str) -> Any:
+    """Returns a field of a dataclass of arguments, with the description that `--help` shows."""
+    return field(default=default, metadata={"help": description})
 
 
 def check_at_least(minimum: float, **values: float | None) -> None:
@@ -32,6 +40,20 @@ def check_at_least(minimum: float, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value >= minimum:
             raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
+def check_above(limit: float, **values: float | None) -> None:
+    """Raises a `ValueError` for the first value that is not above a limit; values as in [`check_at_least`]."""
+    for name, value in values.items():
+        if value is not None and not value > limit:
+            raise ValueError(f"`{name}` must be above {limit}, got {value}.")
+
+
+def refuse(rules: Mapping[str, object]) -> None:
+    """Raises a `ValueError` with the first sentence of a table that applies."""
+    for sentence, applies in rules.items():
+        if applies:
+            raise ValueError(sentence)
 
 
 def check_finite(**values: float) -> None:
@@ -164,6 +186,38 @@ def check_token_ids(rows: Iterable[Sequence[int]], vocabulary: int) -> None:
             )
 
 
+def missing_columns(reward_func: Callable[..., Any], columns: Collection[str]) -> list[str]:
+    """Returns the columns that a reward reads (those it states, or its required arguments) and that are not there."""
+    stated = getattr(reward_func, "columns", None)
+    if stated is None:
+        parameters = inspect.signature(reward_func).parameters.values()
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.default is p.empty]
+        stated = [p.name for p in named if p.name not in REWARD_ARGUMENTS]
+    return [column for column in stated if column not in columns]
+
+
+def check_prompts(
+    name: str, prompt_ids: Sequence[Sequence[int]], new_tokens: int, limits: Mapping[str, int | None], vocabulary: int
+) -> None:
+    """
+    Raises a `ValueError` for a prompt of a data set, by its name, that is empty or has a token that there is not, or
+    for the longest one if it does not fit the limits of models, by what they are, with so many new tokens.
+    """
+    lengths = [len(ids) for ids in prompt_ids]
+    if 0 in lengths:
+        raise ValueError(f"Row {lengths.index(0)} of {name} has an empty prompt. Give it at least one token.")
+    longest = max(lengths)
+    for kind, limit in limits.items():
+        if limit is not None and longest + new_tokens > limit:
+            raise ValueError(
+                f"`max_completion_length` must be at most {max(limit - longest, 1)}, got {new_tokens}. The prompt of "
+                f"row {lengths.index(longest)} of {name} has {longest} tokens, which makes {longest + new_tokens}, "
+                f"more than the {kind}'s context of {limit}. Lower it, or drop or cut long prompts "
+                "(lmrl.data.fit_prompts)."
+            )
+    check_token_ids(prompt_ids, vocabulary)
+
+
 def labelled(option: str, values: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     """
     Returns paths by label, from `label=path`, or labelled by the last part of the path.
@@ -197,3 +251,16 @@ def line_of(error: BaseException) -> str:
     others = (str(Path(__file__).parent), paths["stdlib"], paths["purelib"], paths["platlib"], "<")
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
     return f" See {own[-1].filename}, line {own[-1].lineno}." if own else ""
+
+
+def name_of(function: Any) -> str:
+    """Returns the name of a function, or how it is shown if it has none."""
+    return str(getattr(function, "__name__", repr(function)))
+
+
+def is_picklable(value: Any) -> bool:
+    """Returns whether a value is no function, or one that another process finds by its name: not a lambda."""
+    if not callable(value):
+        return True
+    module = sys.modules.get(getattr(value, "__module__", ""))
+    return getattr(module, getattr(value, "__qualname__", ""), None) is value

@@ -37,6 +37,7 @@ LAYERS = {
     "lmrl/version.py": Layer((), ()),
     "lmrl/utils.py": Layer((), ()),
     "lmrl/deprecation.py": Layer(("lmrl.version",), ()),
+    "lmrl/saving.py": Layer((), ("safetensors",)),
     "lmrl/distributed.py": Layer((), ("torch",)),
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")
@@ -45,7 +46,9 @@ LAYERS = {
     "lmrl/models": Layer(("lmrl.models",), ("peft", "safetensors", "torch", "transformers", "trl")),
     "lmrl/rewards": Layer(("lmrl.rewards", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")),
     "lmrl/envs": Layer(("lmrl.envs", "lmrl.rewards"), ("gymnasium", "numpy")),
-    "lmrl/trainers": Layer(("lmrl.trainers", "lmrl.core", "lmrl.models", "lmrl.distributed"), TRAINER_LIBRARIES),
+    "lmrl/trainers": Layer(
+        ("lmrl.trainers", "lmrl.core", "lmrl.models", "lmrl.distributed", "lmrl.saving"), TRAINER_LIBRARIES
+    ),
     "lmrl/evaluation": Layer(("lmrl.evaluation", "lmrl.rewards", "lmrl.models", "lmrl.distributed"), None, ("trl",)),
     "lmrl/search": Layer(("lmrl.search", "lmrl.evaluation", "lmrl.cli"), None, ("torch", "transformers", "trl")),
     "lmrl/experiment.py": Layer(

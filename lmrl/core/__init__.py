@@ -9,7 +9,7 @@ Legend of the shapes, here and in every docstring of lmrl:
 """
 
 from .baselines import BASELINES, batch_mean, leave_one_out, moving_average, update_average
-from .diagnostics import approximate_kl, clip_fraction, explained_variance
+from .diagnostics import approximate_kl, clipped, explained_variance
 from .kl import adaptive_coefficient, k1, k2, k3, sequence_kl
 from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
 from .masking import last_index, masked_mean, masked_moments, masked_sum, standardize, whiten
@@ -21,7 +21,7 @@ __all__ = [
     "adaptive_coefficient",
     "approximate_kl",
     "batch_mean",
-    "clip_fraction",
+    "clipped",
     "clipped_policy_loss",
     "clipped_value_loss",
     "discounted_returns",

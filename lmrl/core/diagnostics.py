@@ -8,11 +8,11 @@ from .kl import k3
 from .masking import masked_mean
 
 
-def clip_fraction(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon_low: float, epsilon_high: float
-) -> Tensor:
+def clipped(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, epsilon_low: float, epsilon_high: float
+) -> tuple[Tensor, Tensor]:
     """
-    Returns the share of elements whose gradient the clipping of [`clipped_policy_loss`] stops.
+    Returns which elements have a gradient that the clipping of [`clipped_policy_loss`] stops, below and above.
 
     Args:
         log_probs (`torch.Tensor` of shape `(B, T)` or `(B,)`):
@@ -21,20 +21,17 @@ def clip_fraction(
             The same under the policy that sampled.
         advantages (`torch.Tensor`, same shape):
             Advantages.
-        mask (`torch.Tensor`, same shape):
-            1 where an element counts.
         epsilon_low (`float`):
             As in the loss.
         epsilon_high (`float`):
             As in the loss.
 
     Returns:
-        `torch.Tensor`: a scalar in [0, 1].
+        `tuple[torch.Tensor, torch.Tensor]`: two bool tensors of the same shape.
     """
-    check_shapes(1, 2, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages, mask=mask)
+    check_shapes(1, 2, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     ratio = torch.exp(log_probs - old_log_probs)
-    stopped = ((ratio < 1 - epsilon_low) & (advantages < 0)) | ((ratio > 1 + epsilon_high) & (advantages > 0))
-    return masked_mean(stopped.float(), mask)
+    return (ratio < 1 - epsilon_low) & (advantages < 0), (ratio > 1 + epsilon_high) & (advantages > 0)
 
 
 def approximate_kl(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:

@@ -3,22 +3,23 @@
 import copy
 import functools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
+from datasets import IterableDataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProgressCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from trl import RLOOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from lmrl import core, models
 
-from . import checkpointing, critics, engines, policies, startup_checks
+from . import arguments, checkpointing, critics, engines, policies, startup_checks
 from .callbacks import LogFile, TrainingProgress
 from .configs import PolicyGradientConfig
 from .finite import FiniteChecks
@@ -34,15 +35,10 @@ class PolicyGradientTrainer(RLOOTrainer):
     From prompts to scored completions, from credit to an update: the part that all algorithms share.
 
     A subclass implements [`~PolicyGradientTrainer.credit`] and [`~PolicyGradientTrainer.loss`]. The walk of a batch,
-    by the numbers of the comments in this file:
-
-    1. Prompts are sampled from, and the completions decoded.
-    2. The reward functions score the texts.
-    3. One pass of the policy gives the log-probabilities of the rollout, and a critic's values. Where a rollout serves
-       one update, the training pass is that pass.
-    4. One pass of the reference gives its log-probabilities.
-    5. `credit` turns rewards into advantages.
-    6. `loss` is computed for each batch of the rollout, and the optimizer makes a step.
+    by the numbers of the comments in this file: prompts are sampled from (1), and the reward functions score the
+    texts (2); one pass of the policy gives the log-probabilities of the rollout, and a critic's values, which is the
+    training pass where a rollout serves one update (3); one pass of the reference gives its log-probabilities (4);
+    `credit` turns rewards into advantages (5); `loss` is computed for each batch, and the optimizer makes a step (6).
 
     Args:
         model (`str` or `Path` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -50,22 +46,20 @@ class PolicyGradientTrainer(RLOOTrainer):
             `args.reference_model_name_or_path` names another.
         reward_funcs (`Callable` or `list[Callable]`):
             Functions of `prompts`, `completions` and the dataset's columns.
-        args ([`PolicyGradientConfig`]):
-            Configuration. The trainer works on a copy of it.
+        args ([`PolicyGradientConfig`], *optional*):
+            Configuration, of the class `config_class`. The trainer works on a copy of it.
         train_dataset ([`~datasets.Dataset`] or list of `dict`):
             Rows with a `"prompt"` and the columns that the rewards read.
-        held_out_metrics (`Callable`, *optional*):
+        held_out_metrics (`Callable` or `dict[str, Callable]`, *optional*):
             What [`~transformers.Trainer.evaluate`] measures: a function of the policy that returns metrics by name,
-            which become `eval_<name>` for `metric_for_best_model` and early stopping. Every process calls it, and must
-            get the same. By default it is the reward of sampled completions of `eval_dataset`.
-        **kwargs:
-            The further arguments of [`~trl.RLOOTrainer`]: `eval_dataset`, `processing_class`, `callbacks`,
-            `optimizers`, `quantization_config`, `peft_config`.
+            which become `eval_<name>`; of several sets one for each. Every process calls it, and must get the same. By
+            default it is the reward of sampled completions of `eval_dataset`.
+        eval_dataset, processing_class, callbacks, optimizers, quantization_config, peft_config (*optional*):
+            As for [`~trl.RLOOTrainer`]. An optimizer gets the critic's weights too.
 
     Attributes:
         name (`str`), paper (`dict`), citation (`str`, *optional*), reported_settings (`tuple[str, ...]`):
-            Of the class: name of the algorithm, `title` and arXiv `id` of its paper, its BibTeX, and the fields of the
-            configuration that describe it.
+            Of the class: its algorithm, `title` and arXiv `id` of a paper, BibTeX, the fields that describe a run.
         meter ([`Meter`]), reference ([`Reference`]), scorer ([`Scorer`]):
             Logging over all processes, the KL penalty, and passes of a model over completions.
         model_card (`str`, *optional*):
@@ -77,6 +71,7 @@ class PolicyGradientTrainer(RLOOTrainer):
     citation: str | None = None
     reported_settings: tuple[str, ...] = ("num_iterations", "epsilon", "normalize_advantages")
     model_card: str | None = None
+    config_class: type[PolicyGradientConfig] = PolicyGradientConfig
 
     # The same facts under TRL's names.
     _name = property(lambda self: self.name)
@@ -87,29 +82,35 @@ class PolicyGradientTrainer(RLOOTrainer):
         self,
         model: str | Path | PreTrainedModel,
         reward_funcs: Any,
-        args: PolicyGradientConfig,
+        args: PolicyGradientConfig | None = None,
         train_dataset: Any = None,
-        held_out_metrics: Callable[[PreTrainedModel], dict[str, float]] | None = None,
-        **kwargs: Any,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        reward_processing_classes: None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        held_out_metrics: Any = None,
     ) -> None:
-        train_dataset = policies.as_dataset(train_dataset)
-        kwargs["eval_dataset"] = policies.as_dataset(kwargs.get("eval_dataset"))
         rewards = checked_rewards(reward_funcs)
-        startup_checks.check_columns(rewards, train_dataset, kwargs["eval_dataset"])
-        if args.should_save:
-            checkpointing.check_writable(args.output_dir)
-        options = args.model_init_kwargs or {}
-        model, kwargs["processing_class"] = models.load_policy(model, kwargs.get("processing_class"), **options)
+        args = args or arguments.new_config(self.config_class, model, self.name)
+        train_dataset, eval_dataset = policies.as_dataset(train_dataset), policies.as_dataset(eval_dataset)
+        others = (held_out_metrics, reward_processing_classes, quantization_config, peft_config)
+        arguments.check(self.config_class, model, rewards, args, train_dataset, eval_dataset, *others)
+        options = policies.loading_options(args, quantization_config)
+        model, processing_class = models.load_policy(model, processing_class, **options)
         given_adapter = policies.adapter_weights(model)
-        given_policy = policies.copy_before_adapter(model, kwargs.get("peft_config"), args)
+        given_policy = policies.copy_before_adapter(model, peft_config, args)
 
-        # If there were a beta, TRL would load a reference from disk. lmrl's is a copy of the policy as it is given.
+        # TRL would load a reference from disk (lmrl's is a copy of the policy as given), and warn of the options.
         own_args = copy.deepcopy(args)
-        own_args.beta = 0.0
-        own_args.sync_ref_model = False
-        super().__init__(model, list(rewards), own_args, train_dataset, **kwargs)
-        self.beta = own_args.beta = args.beta
-        own_args.sync_ref_model = args.sync_ref_model
+        hidden = {"beta": 0.0, "sync_ref_model": False, "model_init_kwargs": None}
+        vars(own_args).update(hidden)
+        given = (model, list(rewards), own_args, train_dataset, eval_dataset, processing_class)
+        super().__init__(*given, None, callbacks, optimizers, None, peft_config)
+        vars(own_args).update({name: getattr(args, name) for name in hidden})
+        self.beta = args.beta
 
         self.held_out_metrics = held_out_metrics
         # A weak reference: in a cycle the trainer, its optimizer and its rollouts would outlive their last use.
@@ -124,7 +125,9 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._extra_rewards: dict[str, Tensor]
         self._resumed_state: dict[str, Any] | None = None
         self._train_sampler: Any = None
+        self._passes = 0  # of a stream, before the one in which the run was resumed
         self._prepare_models(given_adapter, given_policy)
+        arguments.check_optimizers(*optimizers, self.model, self.has_critic)
         self.add_callback(LogFile)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress)
@@ -141,12 +144,9 @@ class PolicyGradientTrainer(RLOOTrainer):
             critic = self.create_critic(policy)
         self.has_critic = critic is not None
         engines.match_dtype(critic, self._base_model, self.accelerator)
-        startup_checks.check_rows(
-            self.train_dataset,
-            self._tokenizer,
-            self.args,
-            {"model": self._base_model, "reference": reference or self._base_model},
-        )
+        self._check_prompts = startup_checks.prompt_check(self._base_model, reference, self.args)
+        sets = {"train_dataset": self.train_dataset} | arguments.sampled_sets(self.eval_dataset, self.held_out_metrics)
+        startup_checks.check_rows(sets, self._tokenizer, self.args, self._check_prompts)
         self.reference = Reference(reference, self.args, self.accelerator)
         self.ref_model = self.reference.model
         if self.args.sync_ref_model:
@@ -166,18 +166,14 @@ class PolicyGradientTrainer(RLOOTrainer):
         """
         Returns the scalar loss of a batch, on a scale that does not depend on how a rollout is cut into batches.
 
-        `scored` is the policy's forward, with gradient, and `rollout` rows with their credit. Never write to these:
-        they are served again.
+        `scored` is the policy's forward, with gradient, and `rollout` rows with their credit: never write to either.
         """
         raise NotImplementedError
 
     # -- hooks that subclasses may implement -------------------------------------------------------------------------
 
     def create_critic(self, policy: PreTrainedModel) -> models.Critic | None:
-        """
-        Returns a new critic, attached to the policy by [`~lmrl.models.attach_critic`]; none by default. The trainer
-        saves and resumes it, and trains it at the `critic_learning_rate` of the configuration.
-        """
+        """Returns a new critic, attached by [`~lmrl.models.attach_critic`], to train at the `critic_learning_rate`."""
         return None
 
     def on_first_rewards(self, rewards: Tensor) -> None:
@@ -195,6 +191,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             "metrics": self.meter.state_dict(),
             "loss": float(self._tr_loss),
             "last_logged": self._globalstep_last_logged,
+            "stream": checkpointing.place_in_stream(self.state, self.args.gradient_accumulation_steps),
             **self.reference.state_dict(self.beta),
         }
 
@@ -209,8 +206,7 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def gathered_policy(self) -> AbstractContextManager[PreTrainedModel]:
         """
-        Returns a context with the policy complete on every process, whatever the engine: evaluate it there, and save
-        it with `save_model`.
+        Returns a context with the policy complete on every process, whatever the engine, to evaluate it:
 
             with trainer.gathered_policy() as policy:
                 evaluation = evaluate_model(policy, tokenizer, rows, Decoding(max_new_tokens=64))
@@ -227,10 +223,7 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     @property
     def completions_per_prompt(self) -> int:
-        """
-        Number of completions that each prompt has, side by side in the rows of all processes: gather rows before they
-        are grouped, since those of one prompt may be on two processes.
-        """
+        """Number of completions of each prompt, side by side once gathered: before, some may be on another process."""
         return self.num_generations if self.model.training else self.num_generations_eval
 
     def local_rows(self, gathered: Tensor) -> Tensor:
@@ -269,10 +262,11 @@ class PolicyGradientTrainer(RLOOTrainer):
             startup_checks.check_first_rollout(rollout, self.model, self.scorer, self.eos_token_ids, args)
         return rollout.to_dict()
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> list[list[int]]:
-        policy = engines.decoding_policy(self._base_model, self.model_wrapped, self.accelerator, self._decoding)
-        with self.meter.clock("generation"), policy:
-            return super()._generate_single_turn(*args, **kwargs)
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
+        self._check_prompts("this rollout", prompt_ids)
+        policy = (self._base_model, self.model_wrapped, self.accelerator)
+        with self.meter.clock("generation"), engines.decoding_policy(*policy, self._decoding, self.args):
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
@@ -283,13 +277,12 @@ class PolicyGradientTrainer(RLOOTrainer):
     def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any], *args: Any) -> Tensor:
         states = reward_states(self.reward_funcs)
         try:
-            per_func = self.call_rewards(inputs, prompts, *args)
-            self._rewards_per_func = per_func
+            self._rewards_per_func = self.call_rewards(inputs, prompts, *args)
             self._extra_rewards = self.extra_rewards(inputs, prompts)
         except RewardError:
             load_reward_states(self.reward_funcs, states)  # the run that goes on from here scores these prompts again
             raise
-        return per_func
+        return self._rewards_per_func
 
     def call_rewards(self, *args: Any) -> Tensor:
         """Returns the rewards of completions of all processes by each function, (N, F), checked on all of them."""
@@ -339,7 +332,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         """Returns Trainer's optimizer with the critic in groups of its own, at `critic_learning_rate`."""
         optimizer = super().create_optimizer(model)
         learning_rate = getattr(self.args, "critic_learning_rate", None)  # a subclass's configuration may have none
-        if self.has_critic and learning_rate is not None:
+        if self.has_critic:
             critics.set_learning_rate(optimizer, self.model if model is None else model, learning_rate)
         return optimizer
 
@@ -358,18 +351,23 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """Returns the metrics of the held-out rows as Trainer wants them: `eval_bleu`, `eval_length` and so on."""
-        if self.held_out_metrics is None:
-            return super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        measure = self.held_out_metrics
+        if isinstance(measure, dict):
+            measure = measure.get(metric_key_prefix.removeprefix("eval_"))
+        if measure is None:
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+            for name in list(self._metrics["eval"]) if metric_key_prefix.startswith("eval_") else ():  # one of several
+                self._metrics["eval"][f"{metric_key_prefix[5:]}_{name}"] = self._metrics["eval"].pop(name)
+            return output
         self.model.eval()
         with self.gathered_policy() as policy:
-            metrics = self.held_out_metrics(policy)
-        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(None, None, named, num_samples=len(dataloader.dataset))
+            named = {f"{metric_key_prefix}_{name}": value for name, value in measure(policy).items()}
+        return EvalLoopOutput(None, None, named, num_samples=getattr(dataloader.dataset, "num_rows", 0))
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self._check_weights()
+        self._finite.check_weights(self.model, self.accelerator, self.state.global_step)
         save = functools.partial(super()._save_checkpoint, model, trial)
         checkpoint = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self._writer.write(checkpoint, self._save_run_state, save, self.state)
@@ -390,12 +388,9 @@ class PolicyGradientTrainer(RLOOTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the policy, if its weights are finite."""
         if not _internal_call:  # else it is a part of a checkpoint, and they are
-            self._check_weights()
+            self._finite.check_weights(self.model, self.accelerator, self.state.global_step)
         save = functools.partial(super().save_model, output_dir, _internal_call)
         self._writer.save_model(output_dir or self.args.output_dir, save)
-
-    def _check_weights(self) -> None:
-        self._finite.check_weights(self.model, self.accelerator, self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.has_critic:
@@ -457,7 +452,10 @@ class PolicyGradientTrainer(RLOOTrainer):
         if self._resumed_state is not None:  # what was not logged yet: Trainer has begun with a loss of zero
             self._tr_loss += self._resumed_state["loss"]
             self._globalstep_last_logged = self._resumed_state["last_logged"]
+            if isinstance(self.train_dataset, IterableDataset) and not self.args.ignore_data_skip:
+                self._passes, kwargs["steps_trained_in_current_epoch"] = self._resumed_state.get("stream", (0, 0))
             self._resumed_state = None
+        kwargs |= {name: kwargs[name] + self._passes for name in ("epoch", "epochs_trained")}
         super()._run_epoch(*args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:

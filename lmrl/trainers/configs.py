@@ -2,19 +2,19 @@
 
 import copy
 import os
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
+from accelerate.utils import get_int_from_env
 from torch import Tensor
 from transformers import get_scheduler
 from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
 from lmrl import core
-from lmrl.utils import check_at_least, check_in
+from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option
 
 if TYPE_CHECKING:
     Baseline = str | Callable[[Tensor, int], Tensor]
@@ -22,23 +22,31 @@ else:
     Baseline = str  # the parser of command lines knows no union: there a baseline is a name
 
 CRITICS = ("shared", "adapter", "separate")
-# Values of sampling options that leave the model's distribution as it is.
-NEUTRAL_SAMPLING = {"top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0.0), "repetition_penalty": (1.0,)}
+
+_DISTRIBUTION = (
+    "Another value changes the distribution that is sampled from, and the policy gradient needs the log-probabilities "
+    "of just that distribution, while the loss has those of the model. Set it when you evaluate."
+)
+# Arguments of TRL and transformers with the values that can be followed, and why others cannot.
+ALLOWED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "top_k": ((0, None), _DISTRIBUTION),
+    "top_p": ((1.0,), _DISTRIBUTION),
+    "min_p": ((None, 0.0), _DISTRIBUTION),
+    "repetition_penalty": ((1.0,), _DISTRIBUTION),
+    "vllm_structured_outputs_regex": ((None,), _DISTRIBUTION),
+    "neftune_noise_alpha": ((None, 0.0), "Its noise is not there in sampling: another policy would be trained."),
+    "label_smoothing_factor": ((0.0,), "There are no labels to smooth: the completions are sampled."),
+    "train_sampling_strategy": (("random",), "The order of the prompts is `shuffle_dataset`."),
+    "data_seed": ((None,), "The order of the prompts follows `seed`."),
+    "auto_find_batch_size": ((False,), "It could part the completions of a prompt: lower the batch size yourself."),
+    "bf16_full_eval": ((False,), "It rounds the weights for good, and training would go on from those."),
+    "fp16_full_eval": ((False,), "It rounds the weights for good, and training would go on from those."),
+    "use_liger_kernel": ((False,), "Kernels of the Hub are `model_init_kwargs={'use_kernels': True}`."),
+    "enable_jit_checkpoint": ((False,), "A run is saved on SIGTERM anyway."),
+}
 
 # Options of `generate` that do so whatever their value; vLLM has none of them.
 NEUTRAL_GENERATION_KWARGS = {"use_cache", "cache_implementation", "prefill_chunk_size"}
-
-
-def _name_of(function: Any) -> str:
-    return str(getattr(function, "__name__", repr(function)))
-
-
-def _is_picklable(value: Any) -> bool:
-    """Whether a value is no function, or one that another process finds by its name: not a lambda, not a local one."""
-    if not callable(value):
-        return True
-    module = sys.modules.get(getattr(value, "__module__", ""))
-    return getattr(module, getattr(value, "__qualname__", ""), None) is value
 
 
 @dataclass
@@ -48,58 +56,51 @@ class PolicyGradientConfig(RLOOConfig):
     too; `beta` is the coefficient of the KL penalty, subtracted from the reward.
     """
 
-    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of the policy, for AdamW."})
-    gradient_checkpointing: bool = field(
-        default=False,
-        metadata={"help": "Recompute activations in the backward pass. Less memory, about a fifth slower."},
+    learning_rate: float = option(1e-5, "Peak learning rate of the policy, for AdamW.")
+    gradient_checkpointing: bool = option(
+        False, "Recompute activations in the backward pass. Less memory, about a fifth slower."
     )
-    disable_dropout: bool = field(
-        default=True,
-        metadata={"help": "Turn dropout off. On, the policy that is trained is not the one that was sampled."},
+    disable_dropout: bool = option(
+        True, "Turn dropout off. On, the policy that is trained is not the one that was sampled."
     )
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
-    reference_model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Model that the KL is measured to. The one that a first training started from, or a teacher with "
-            "the same tokenizer. By default the policy as it is given, so that each training has a new reference."
-        },
+    logging_steps: float = option(1, "Log every so many optimizer steps.")
+    reference_model_name_or_path: str | None = option(
+        None,
+        "Model that the KL is measured to. The one that a first training started from, or a teacher with the same "
+        "tokenizer. By default the policy as it is given, so that each training has a new reference.",
     )
-    missing_eos_penalty: float | None = field(
-        default=None,
-        metadata={"help": "Penalty of a completion that does not end. Subtracted where max_completion_length cut it."},
+    missing_eos_penalty: float | None = option(
+        None, "Penalty of a completion that does not end. Subtracted where max_completion_length cut it."
     )
-    kl_target: float | None = field(
-        default=None,
-        metadata={
-            "help": "KL per completion to steer to, in nats. The coefficient then adapts, starting from beta (Ziegler "
-            "et al., 2019). Fixed at beta by default."
-        },
+    kl_target: float | None = option(
+        None,
+        "KL per completion to steer to, in nats. The coefficient then adapts, starting from beta (Ziegler et al., "
+        "2019). Fixed at beta by default.",
     )
-    kl_horizon: float = field(default=10_000.0, metadata={"help": "Completions in which beta would adapt in full."})
-    max_kl: float | None = field(
-        default=None, metadata={"help": "Stop training above this KL per completion, in nats."}
+    kl_horizon: float = option(10_000.0, "Completions in which beta would adapt in full.")
+    max_kl: float | None = option(None, "Stop training above this KL per completion, in nats.")
+    resume_from_checkpoint: str | None = option(
+        None,
+        "Checkpoint to go on from. Its folder; `true` for the newest complete one in output_dir; `latest` for the "
+        "same, or a start from the beginning where there is none.",
     )
-    resume_from_checkpoint: str | None = field(
-        default=None,
-        metadata={
-            "help": "Checkpoint to go on from. Its folder; `true` for the newest complete one in output_dir; `latest` "
-            "for the same, or a start from the beginning where there is none."
-        },
-    )
-    startup_checks: bool = field(
-        default=True,
-        metadata={
-            "help": "Check the first rollout before the first update. That the ratio is 1, the KL 0, and that rewards "
-            "differ. Turn off for a control run with a constant reward."
-        },
+    startup_checks: bool = option(
+        True,
+        "Check the first rollout before the first update. That the ratio is 1, the KL 0, and that rewards differ. "
+        "Turn off for a control run with a constant reward.",
     )
 
     def __post_init__(self) -> None:
-        for name in ("num_generations", "num_iterations", "max_completion_length"):
+        for name in ("num_generations", "num_iterations", "max_completion_length", "per_device_train_batch_size"):
+            if getattr(self, name) is None:
+                raise ValueError(f"`{name}` must be a number, got None. Leave it out for the default.")
             check_at_least(1, **{name: getattr(self, name)})
-        for name in ("beta", "epsilon", "epsilon_high", "learning_rate", "neftune_noise_alpha"):
+        for name in ("beta", "epsilon", "epsilon_high", "learning_rate"):
             check_at_least(0, **{name: getattr(self, name)})
+        for name, (allowed, reason) in ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be {allowed[0]!r} in training, got {getattr(self, name)!r}. {reason}")
+        self._check_batches()
         self._choose_precision()
         self.given_greater_is_better = self.greater_is_better  # transformers fills it in by the metric's name
         try:
@@ -127,11 +128,11 @@ class PolicyGradientConfig(RLOOConfig):
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is pickled, as Trainer does beside each model: of a function that cannot be, its name."""
-        return {name: value if _is_picklable(value) else _name_of(value) for name, value in vars(self).items()}
+        return {name: value if is_picklable(value) else name_of(value) for name, value in vars(self).items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as reports and trackers take them: of a function its name."""
-        return {name: _name_of(value) if callable(value) else value for name, value in super().to_dict().items()}
+        return {name: name_of(value) if callable(value) else value for name, value in super().to_dict().items()}
 
     def _choose_precision(self) -> None:
         """TRL's default is bfloat16 wherever it runs. Here it is where there is a GPU made for it."""
@@ -142,17 +143,35 @@ class PolicyGradientConfig(RLOOConfig):
             self.use_cpu = True
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds no other either, but warns
 
-    def _check_sampling(self) -> None:
-        for name, neutral in NEUTRAL_SAMPLING.items():
-            value = getattr(self, name)
-            if value not in neutral:
+    def _check_batches(self) -> None:
+        """Checks that batches have all completions of each prompt, before TRL does in words of its own."""
+        given = self.generation_batch_size
+        if given is not None and self.steps_per_generation is not None:
+            raise ValueError(
+                f"`generation_batch_size` must be None with steps_per_generation={self.steps_per_generation}, got "
+                f"{given}. Each gives the other: leave one out."
+            )
+        processes = get_int_from_env(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1)
+        batch = self.per_device_train_batch_size * processes
+        rollout = given or batch * (self.steps_per_generation or self.gradient_accumulation_steps)
+        groups = {"num_generations": (self.num_generations, rollout)}
+        if self.eval_strategy != "no":
+            evaluated = self.per_device_eval_batch_size * processes
+            groups["num_generations_eval"] = (self.num_generations_eval or self.num_generations, evaluated)
+        for name, (group, completions) in groups.items():
+            if completions % group != 0:
                 raise ValueError(
-                    f"`{name}` must be {neutral[0]} in training, got {value}. Another value changes the distribution "
-                    "that is sampled from, and the policy gradient needs the log-probabilities of just that "
-                    "distribution, while the loss has those of the model. Set it when you evaluate."
+                    f"`{name}` must divide the {completions} completions of a rollout, got {group}. A rollout has all "
+                    "completions of its prompts: change it, or the batch size per device."
                 )
-        if not self.temperature > 0:
-            raise ValueError(f"`temperature` must be above 0, got {self.temperature}.")
+        if rollout % batch != 0:
+            raise ValueError(
+                f"`generation_batch_size` must be a multiple of {batch}, got {rollout}. A rollout is cut into batches "
+                f"of per_device_train_batch_size={self.per_device_train_batch_size} on {processes} processes."
+            )
+
+    def _check_sampling(self) -> None:
+        check_above(0, temperature=self.temperature)
         allowed = set() if self.use_vllm else NEUTRAL_GENERATION_KWARGS
         for name in set(self.generation_kwargs or {}) - allowed:
             raise ValueError(
@@ -162,10 +181,7 @@ class PolicyGradientConfig(RLOOConfig):
             )
 
     def _check_kl(self) -> None:
-        for name in ("kl_target", "max_kl"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"`{name}` must be above 0, got {value}.")
+        check_above(0, kl_target=self.kl_target, max_kl=self.max_kl)
         for name in ("sync_ref_model", "reference_model_name_or_path", "kl_target", "max_kl"):
             value = getattr(self, name)
             if value and self.beta == 0:
@@ -213,20 +229,15 @@ class ReinforceConfig(PolicyGradientConfig):
     applied. It returns what to subtract, `(N,)`.
     """
 
-    num_generations: int | None = field(
-        default=4,
-        metadata={"help": "Completions per prompt. 1 is allowed with every baseline but leave_one_out."},
+    num_generations: int | None = option(
+        4, "Completions per prompt. 1 is allowed with every baseline but leave_one_out."
     )
-    baseline: Baseline = field(
-        default="leave_one_out",
-        metadata={
-            "help": "What is subtracted from the reward. One of none, batch_mean, leave_one_out, moving_average and "
-            "greedy, which decodes each prompt once more, greedily."
-        },
+    baseline: Baseline = option(
+        "leave_one_out",
+        "What is subtracted from the reward. One of none, batch_mean, leave_one_out, moving_average and greedy, which"
+        " decodes each prompt once more, greedily.",
     )
-    baseline_decay: float = field(
-        default=0.9, metadata={"help": "Share of the past in the moving average, in [0, 1)."}
-    )
+    baseline_decay: float = option(0.9, "Share of the past in the moving average, in [0, 1).")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -253,34 +264,27 @@ class PPOConfig(PolicyGradientConfig):
     clip range `epsilon` (and `epsilon_high`).
     """
 
-    num_generations: int | None = field(default=1, metadata={"help": "Completions per prompt."})
-    num_iterations: int = field(default=2, metadata={"help": "Epochs over each rollout."})
-    normalize_advantages: bool = field(
-        default=True, metadata={"help": "Whiten the advantages. Over the rollout's tokens of all processes."}
+    num_generations: int | None = option(1, "Completions per prompt.")
+    num_iterations: int = option(2, "Epochs over each rollout.")
+    normalize_advantages: bool = option(True, "Whiten the advantages. Over the rollout's tokens of all processes.")
+    critic: Literal["shared", "adapter", "separate"] = option(
+        "shared",
+        "Kind of the critic. shared: a head on the policy's hidden states. adapter: a head on the policy's base with "
+        "a LoRA adapter of its own, where the policy has one. separate: a model of its own.",
     )
-    critic: Literal["shared", "adapter", "separate"] = field(
-        default="shared",
-        metadata={
-            "help": "Kind of the critic. shared: a head on the policy's hidden states. adapter: a head on the "
-            "policy's base with a LoRA adapter of its own, where the policy has one. separate: a model of its own."
-        },
+    critic_model_name_or_path: str | None = option(
+        None,
+        "Model that a separate critic starts from. Such as a reward model with the policy's vocabulary; the policy "
+        "itself by default.",
     )
-    critic_model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Model that a separate critic starts from. Such as a reward model with the policy's vocabulary; "
-            "the policy itself by default."
-        },
+    critic_learning_rate: float | None = option(
+        None, "Learning rate of the critic. By default 2e-3 for a shared one, learning_rate else."
     )
-    critic_learning_rate: float | None = field(
-        default=None,
-        metadata={"help": "Learning rate of the critic. By default 2e-3 for a shared one, learning_rate else."},
-    )
-    gamma: float = field(default=1.0, metadata={"help": "Discount per token, in [0, 1]."})
-    lam: float = field(default=1.0, metadata={"help": "Lambda of GAE, in [0, 1]. Lower leans on the critic."})
-    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
-    cliprange_value: float = field(default=0.2, metadata={"help": "How far a value may move in one rollout."})
-    entropy_coef: float = field(default=0.0, metadata={"help": "Weight of an entropy bonus."})
+    gamma: float = option(1.0, "Discount per token, in [0, 1].")
+    lam: float = option(1.0, "Lambda of GAE, in [0, 1]. Lower leans on the critic.")
+    vf_coef: float = option(0.1, "Weight of the value loss.")
+    cliprange_value: float = option(0.2, "How far a value may move in one rollout.")
+    entropy_coef: float = option(0.0, "Weight of an entropy bonus.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -291,10 +295,7 @@ class PPOConfig(PolicyGradientConfig):
                 f"{self.critic_model_name_or_path!r}. It is only read with critic='separate'."
             )
         check_at_least(0, vf_coef=self.vf_coef, critic_learning_rate=self.critic_learning_rate)
-        if not self.cliprange_value > 0:
-            raise ValueError(
-                f"`cliprange_value` must be above 0, got {self.cliprange_value}. At 0 no value could move."
-            )
+        check_above(0, cliprange_value=self.cliprange_value)
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")

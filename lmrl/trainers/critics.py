@@ -63,9 +63,17 @@ def critic_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.split("critic.", 1)[1]: weight for name, weight in state_dict.items() if "critic." in name}
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, learning_rate: float) -> None:
-    """Puts the weights of a policy's critic into parameter groups of their own, with their learning rate."""
-    critic_ids = {id(parameter) for name, parameter in model.named_parameters() if "critic." in name}
+def set_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, learning_rate: float | None) -> None:
+    """
+    Puts the weights of a policy's critic into parameter groups of their own, with their learning rate if there is one.
+    An optimizer that was made before the critic gets them.
+    """
+    critic = [parameter for name, parameter in model.named_parameters() if "critic." in name]
+    critic_ids = {id(parameter) for parameter in critic}
+    if critic_ids.isdisjoint(id(parameter) for group in optimizer.param_groups for parameter in group["params"]):
+        optimizer.add_param_group({"params": [parameter for parameter in critic if parameter.requires_grad]})
+    if learning_rate is None:
+        return
     for group in list(optimizer.param_groups):
         critic_params = [parameter for parameter in group["params"] if id(parameter) in critic_ids]
         if not critic_params:

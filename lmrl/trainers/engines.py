@@ -126,7 +126,7 @@ def _on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def decoding_policy(
-    policy: PreTrainedModel, model_wrapped: Any, accelerator: Accelerator, weights: DecodingWeights | None
+    policy: PreTrainedModel, model_wrapped: Any, accelerator: Accelerator, weights: DecodingWeights | None, args: Any
 ) -> Iterator[None]:
     """
     Prepares the policy for sampling: its weights at hand, in 16 bits if it trains so, and no generation settings
@@ -142,7 +142,13 @@ def decoding_policy(
         elif not backend.is_zero3 and not is_spread:
             stack.enter_context(weights.replacing(policy))
         stack.enter_context(neutral_generation_config(policy))
+        # Continuous batching in TRL 1.16 casts the weights for good, and leaves the policy in training mode.
+        before = {"bf16": args.bf16, "fp16": args.fp16}
+        is_training = model_wrapped.training
+        vars(args).update(bf16=False, fp16=False)
         yield
+        vars(args).update(before)
+        model_wrapped.train(is_training)
 
 
 def keep_outputs_in_fp32(accelerator: Accelerator) -> None:

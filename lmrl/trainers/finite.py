@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -30,18 +31,18 @@ class FiniteChecks:
     def check_forward(self, name: str, value: float, step: int) -> None:
         """Checks a result of the policy's forward, which all processes have."""
         if not math.isfinite(value):
-            raise DivergenceError(
+            self._stop(
                 f"Training was stopped in step {step + 1}: {name} is {value}: what the policy computes is no longer "
-                f"finite, so its weights after step {step} are broken. {self._last_checkpoint(step)} "
-                f"{self._remedy()}"
+                f"finite, so its weights after step {step} are broken.",
+                suspect=step,
             )
 
     def check_gradients(self, norm: float, step: int) -> None:
         """Checks the norm of the gradients, between the last backward pass and the update."""
         if not math.isfinite(norm):
-            raise DivergenceError(
+            self._stop(
                 f"Training was stopped in step {step + 1}: the norm of the gradients is {norm}, and the update with "
-                f"them was not made. {self._last_checkpoint()} {self._remedy()}"
+                "them was not made."
             )
 
     def check_weights(self, model: nn.Module, accelerator: Accelerator, step: int) -> None:
@@ -49,10 +50,7 @@ class FiniteChecks:
         weights = [getattr(weight, "to_local", lambda weight=weight: weight)() for weight in model.parameters()]
         broken = torch.tensor(not all(bool(weight.isfinite().all()) for weight in weights), dtype=torch.int64)
         if accelerator.reduce(broken.to(accelerator.device), reduction="sum") > 0:
-            raise DivergenceError(
-                f"After step {step} weights of the policy are NaN or infinite, and were not saved. "
-                f"{self._last_checkpoint()} {self._remedy()}"
-            )
+            self._stop(f"After step {step} weights of the policy are NaN or infinite, and were not saved.")
 
     def _last_checkpoint(self, suspect: int | None = None) -> str:
         """Returns where to go on from. A checkpoint of the very weights that gave NaN may be broken too."""
@@ -65,9 +63,10 @@ class FiniteChecks:
         before = f"go back to {checkpoints[1]}" if len(checkpoints) > 1 else "there is none before it"
         return f"The last checkpoint is {last}; if it was saved from these very weights, {before}."
 
-    def _remedy(self) -> str:
+    def _stop(self, reason: str, suspect: int | None = None) -> NoReturn:
         args = self.args
-        return (
-            f"Lower `learning_rate` (it is {args.learning_rate:g}) or `max_grad_norm` (it is {args.max_grad_norm:g}), "
-            f"raise `beta` (it is {args.beta:g}), or check the rewards for extreme values."
+        raise DivergenceError(
+            f"{reason} {self._last_checkpoint(suspect)} Lower `learning_rate` (it is {args.learning_rate:g}) or "
+            f"`max_grad_norm` (it is {args.max_grad_norm:g}), raise `beta` (it is {args.beta:g}), or check the "
+            "rewards for extreme values."
         )

@@ -75,6 +75,16 @@ class Meter:
         for name, total in zip(means, totals, strict=True):
             self.log(name, total / max(count, 1))
 
+    def log_clipping(self, low: Tensor, high: Tensor, mask: Tensor) -> None:
+        """Logs the shares of elements, (B,) or (B, T), that are clipped below and above; extremes of a completion."""
+        means = {"low_mean": low, "high_mean": high, "region_mean": low | high}
+        means = {f"clip_ratio/{name}": core.masked_mean(stopped.float(), mask) for name, stopped in means.items()}
+        self.log_weighted(means, weight=mask.sum())
+        if low.dim() == 2:
+            low, high = (core.masked_mean(stopped.float(), mask, dim=1) for stopped in (low, high))
+        self.log("clip_ratio/low_min", self.accelerator.gather(low.float()).min())
+        self.log("clip_ratio/high_max", self.accelerator.gather(high.float()).max())
+
     def log_rewards(self, rewards: Tensor, lengths: Tensor) -> None:
         """
         Logs the rewards (B,) as they are trained on: clipped, and less the penalty for not ending. Counts the

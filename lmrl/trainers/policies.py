@@ -20,8 +20,20 @@ INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 
 
 def as_dataset(rows: Any) -> Any:
-    """Returns rows given as a list of `dict` as a dataset, and others as they are."""
+    """Returns rows given as a list of `dict` as a dataset, also in several sets, and others as they are."""
+    if isinstance(rows, dict):
+        return {name: as_dataset(rows_of_set) for name, rows_of_set in rows.items()}
     return Dataset.from_list(rows) if isinstance(rows, list) else rows
+
+
+def loading_options(args: PolicyGradientConfig, quantization_config: Any) -> dict[str, Any]:
+    """Returns the options with which a policy is loaded that is given by its name."""
+    options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
+        options["device_map"] = None  # each process has the model on its own device
+    return options
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:

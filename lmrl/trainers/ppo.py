@@ -11,6 +11,7 @@ from lmrl import core
 from lmrl.models import Critic, ScoredCompletions, get_critic
 
 from .base import PolicyGradientTrainer
+from .configs import PPOConfig
 from .critics import make_critic
 from .rollout import Credit, Rollout
 
@@ -33,6 +34,7 @@ class PPOTrainer(PolicyGradientTrainer):
     name = "PPO"
     paper: Mapping[str, str] = {"title": "Proximal Policy Optimization Algorithms", "id": "1707.06347"}
     citation = Path(__file__).with_suffix(".bib").read_text(encoding="utf-8").strip()
+    config_class = PPOConfig
     reported_settings = (
         "critic",
         "critic_learning_rate",
@@ -96,14 +98,14 @@ class PPOTrainer(PolicyGradientTrainer):
     ) -> None:
         mask = rollout.completion_mask
         old_log_probs = rollout.old_log_probs
-        policy_clipped = core.clip_fraction(
-            scored.log_probs, old_log_probs, rollout.advantages, mask, self.epsilon_low, self.epsilon_high
+        clipped = core.clipped(
+            scored.log_probs, old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high
         )
+        self.meter.log_clipping(*clipped, mask)
         value_clipped = (scored.state_values - rollout.old_values).abs() > self.args.cliprange_value
         means = {
             "policy/loss": core.masked_mean(policy_loss, mask),
             "policy/approx_kl": core.approximate_kl(scored.log_probs, old_log_probs, mask),
-            "clip_ratio/region_mean": policy_clipped,
             "value/loss": core.masked_mean(value_loss, mask),
             "value/clip_ratio": core.masked_mean(value_clipped.float(), mask),
         }

@@ -13,6 +13,7 @@ from lmrl import core
 from lmrl.models import ScoredCompletions
 
 from .base import PolicyGradientTrainer
+from .configs import ReinforceConfig
 from .reward_checks import load_reward_states, reward_states
 from .rollout import Credit, Rollout
 
@@ -35,6 +36,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
     name = "REINFORCE"
     paper: Mapping[str, str] = {"title": "Back to Basics: Revisiting REINFORCE-Style Optimization", "id": "2402.14740"}
     citation = Path(__file__).with_suffix(".bib").read_text(encoding="utf-8").strip()
+    config_class = ReinforceConfig
     reported_settings = ("baseline", *PolicyGradientTrainer.reported_settings)
 
     _average: Tensor | None = None  # of the rewards of the rollouts before, for the moving average
@@ -68,14 +70,11 @@ class ReinforceTrainer(PolicyGradientTrainer):
         mask = rollout.completion_mask
         advantages = rollout.advantages
         log_probs = core.masked_sum(scored.log_probs, mask, dim=1)
-        if self.serves_one_update:
-            self.meter.log("clip_ratio/region_mean", 0.0)  # the ratio is 1
-            return core.reinforce_loss(log_probs, advantages).mean()
         old_log_probs = core.masked_sum(rollout.old_log_probs, mask, dim=1)
-        clipped = core.clip_fraction(
-            log_probs.detach(), old_log_probs, advantages, mask.any(dim=1), self.epsilon_low, self.epsilon_high
-        )
-        self.meter.log("clip_ratio/region_mean", self.accelerator.reduce(clipped, reduction="mean"))
+        clipped = core.clipped(log_probs.detach(), old_log_probs, advantages, self.epsilon_low, self.epsilon_high)
+        self.meter.log_clipping(*clipped, mask.any(dim=1))
+        if self.serves_one_update:  # the ratio is 1
+            return core.reinforce_loss(log_probs, advantages).mean()
         losses = core.clipped_policy_loss(log_probs, old_log_probs, advantages, self.epsilon_low, self.epsilon_high)
         return losses.mean()
 

@@ -1,6 +1,5 @@
 """Validation of reward functions and of their output."""
 
-import inspect
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -144,17 +143,6 @@ def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
         kind = AsyncCheckedReward if is_async_callable(reward_func) else CheckedReward
         checked.append(kind(reward_func, name))
     return checked
-
-
-def missing_columns(reward: CheckedReward, columns: list[str]) -> list[str]:
-    """Returns the columns that a reward reads (those it states, or its required arguments) and that are not there."""
-    stated = getattr(reward.reward_func, "columns", None)
-    if stated is None:
-        given = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
-        parameters = inspect.signature(reward.reward_func).parameters.values()
-        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.default is p.empty]
-        stated = [p.name for p in named if p.name not in given]
-    return [column for column in stated if column not in columns]
 
 
 def reward_states(rewards: Sequence[CheckedReward]) -> dict[str, dict[str, Any]]:

@@ -1,21 +1,22 @@
 """Sanity checks run before the first optimizer step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from datasets import IterableDataset
+from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lmrl import core
 from lmrl.models import context_length
-from lmrl.utils import RESERVED_COLUMNS, check_token_ids, tokenize_prompt
+from lmrl.utils import RESERVED_COLUMNS, check_prompts, missing_columns, tokenize_prompt
 
 from .configs import PolicyGradientConfig
 from .policies import starts_at_reference
-from .reward_checks import CheckedReward, missing_columns
+from .reward_checks import CheckedReward
 from .rollout import Rollout
 from .scorer import Scorer
 
@@ -30,11 +31,10 @@ TOLERANCE_IN_16_BITS = 0.5
 MEAN_TOLERANCE_IN_16_BITS = 0.02  # the mean over tokens; of rounding alone it is 0.005
 
 
-def check_columns(rewards: Sequence[CheckedReward], train_dataset: Any, eval_dataset: Any) -> None:
+def check_columns(rewards: Sequence[CheckedReward], datasets: Mapping[str, Any], remove_unused: Any) -> None:
     """Raises a `ValueError` if the prompts or a column of a reward are missing, or a column has a reserved name."""
-    eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
-    for name, dataset in {"train_dataset": train_dataset, **eval_datasets}.items():
-        if not (columns := getattr(dataset, "column_names", None)):
+    for name, dataset in datasets.items():
+        if not (columns := _columns(dataset, remove_unused)):
             continue
         if "prompt" not in columns:
             raise ValueError(
@@ -45,61 +45,58 @@ def check_columns(rewards: Sequence[CheckedReward], train_dataset: Any, eval_dat
                 f"`{name}` must not have a column {reserved[0]!r}, which TRL takes for something else. Rename it."
             )
         for reward in rewards:
-            if missing := missing_columns(reward, columns):
+            if missing := missing_columns(reward.reward_func, columns):
+                others = "`remove_unused_columns` removes the others. " if remove_unused else ""
                 raise ValueError(
                     f"`{name}` must have the column {missing[0]!r}, which the reward {reward.__name__!r} reads, got "
-                    f"only {columns}. Rename the column, or configure the reward to read another."
+                    f"only {columns}. {others}Rename the column, or configure the reward to read another."
                 )
 
 
+def _columns(dataset: Any, remove_unused: Any) -> list[str]:
+    """Returns the columns that a row has when it is read, which a transform may make; none if they are not known."""
+    columns = list(getattr(dataset, "column_names", None) or [])
+    if remove_unused:
+        return [name for name in columns if name == "prompt"] or columns
+    return list(dataset[0]) if isinstance(dataset, Dataset) and len(dataset) > 0 else columns
+
+
+def prompt_check(model: PreTrainedModel, reference: PreTrainedModel | None, args: PolicyGradientConfig) -> Any:
+    """Returns [`~lmrl.utils.check_prompts`] as a function of the name of a set and of the token ids of its prompts."""
+    limits = {"model": context_length(model), "reference": None if reference is None else context_length(reference)}
+    vocabulary = model.config.get_text_config().vocab_size
+    return partial(check_prompts, new_tokens=args.max_completion_length, limits=limits, vocabulary=vocabulary)
+
+
 def check_rows(
-    dataset: Any, tokenizer: Any, args: PolicyGradientConfig, models: Mapping[str, PreTrainedModel]
+    datasets: Mapping[str, Any], tokenizer: Any, args: PolicyGradientConfig, check: Callable[[str, Any], None]
 ) -> None:
     """
-    Checks that there are prompts enough for one rollout, that each has tokens, and that the longest one fits the
-    context of all models, named by what they are, together with the longest completion. A stream is not checked.
+    Checks that there are prompts enough for one rollout, and those of each set, by its name, with a function of name
+    and token ids. Those of a stream are checked as they are read.
 
     Raises:
         ValueError: If there are too few prompts, or one is missing, empty or too long.
     """
-    if isinstance(dataset, IterableDataset):
-        return
     needed = args.generation_batch_size // args.num_generations
-    if len(dataset) < needed:
-        raise ValueError(
-            f"`train_dataset` must have at least {needed} rows, got {len(dataset)}. One rollout takes {needed} "
-            f"prompts ({args.generation_batch_size} completions, {args.num_generations} of each prompt), and nothing "
-            "would be trained: give more rows, or lower `per_device_train_batch_size`."
-        )
-    prompts = list(dataset[: min(len(dataset), MAX_CHECKED_PROMPTS)]["prompt"])
-    if None in prompts:
-        raise ValueError(f"Row {prompts.index(None)} of train_dataset has no prompt. Fill it in, or drop the row.")
-    if isinstance(prompts[0], str):
-        prompt_ids = tokenizer(text=prompts)["input_ids"]
-    else:
-        options = args.chat_template_kwargs or {}
-        prompt_ids = [tokenize_prompt(tokenizer, prompt, row, **options) for row, prompt in enumerate(prompts)]
-    lengths = list(map(len, prompt_ids))
-    if 0 in lengths:
-        raise ValueError(f"Row {lengths.index(0)} of train_dataset has an empty prompt. Give it at least one token.")
-    contexts = {name: context_length(model) for name, model in models.items()}
-    _check_context(lengths, args.max_completion_length, contexts)
-    check_token_ids(prompt_ids, models["model"].config.get_text_config().vocab_size)
-
-
-def _check_context(lengths: list[int], max_completion_length: int, contexts: Mapping[str, int | None]) -> None:
-    limits = {name: limit for name, limit in contexts.items() if limit is not None}
-    if not limits:
-        return
-    name = min(limits, key=lambda name: limits[name])
-    longest = max(lengths)
-    needed = longest + max_completion_length
-    if needed > limits[name]:
-        raise ValueError(
-            f"`max_completion_length` must be at most {max(limits[name] - longest, 1)}, got {max_completion_length}. "
-            f"The prompt of row {lengths.index(longest)} has {longest} tokens, which makes {needed}, more than the "
-            f"{name}'s context of {limits[name]}. Lower it, or drop or cut long prompts (lmrl.data.fit_prompts)."
-        )
+    for name, dataset in datasets.items():
+        if not isinstance(dataset, Dataset):
+            continue
+        if name == "train_dataset" and len(dataset) < needed:
+            raise ValueError(
+                f"`train_dataset` must have at least {needed} rows, got {len(dataset)}. One rollout takes {needed} "
+                f"prompts ({args.generation_batch_size} completions, {args.num_generations} of each prompt), and "
+                "nothing would be trained: give more rows, or lower `per_device_train_batch_size`."
+            )
+        prompts = list(dataset[: min(len(dataset), MAX_CHECKED_PROMPTS)]["prompt"])
+        if None in prompts:
+            raise ValueError(f"Row {prompts.index(None)} of {name} has no prompt. Fill it in, or drop the row.")
+        if isinstance(prompts[0], str):
+            prompt_ids = tokenizer(text=prompts)["input_ids"]
+        else:
+            options = args.chat_template_kwargs or {}
+            prompt_ids = [tokenize_prompt(tokenizer, prompt, row, **options) for row, prompt in enumerate(prompts)]
+        check(name, prompt_ids)
 
 
 @torch.no_grad()
@@ -158,7 +155,7 @@ def check_first_rollout(
         policy.eval()
         in_evaluation = scorer.forward(model, rows).log_probs
         policy.train()
-    _check_ratio(in_training, in_evaluation, rows.completion_mask, *tolerances)
+    _check_ratio(policy, in_training, in_evaluation, rows.completion_mask, *tolerances)
     if rows.ref_log_probs is not None and args.reference_model_name_or_path is None and starts_at_reference(policy):
         _check_initial_kl(in_evaluation, rows.ref_log_probs, rows.completion_mask, *tolerances)
 
@@ -190,13 +187,17 @@ def _excess(log_probs: Tensor, others: Tensor, mask: Tensor, tolerance: float, m
     return 0.0 if is_close else differences.max().item()
 
 
-def _check_ratio(in_training: Tensor, in_evaluation: Tensor, mask: Tensor, *tolerances: float) -> None:
+def _check_ratio(policy: Any, in_training: Tensor, in_evaluation: Tensor, mask: Tensor, *tolerances: float) -> None:
+    remedy = (
+        "Something is random in its forward. If it is dropout, leave disable_dropout=True, and set lora_dropout to 0. "
+        "A router that draws experts in training mode (PhiMoE, or `router_jitter_noise` above 0) cannot be trained."
+    )
+    if getattr(policy, "is_loaded_in_8bit", False):
+        remedy = "Weights in 8 bits are multiplied in another way in training: load the model in 4 bits."
     if difference := _excess(in_training, in_evaluation, mask, *tolerances):
         raise ValueError(
             f"Before any update the policy in training mode differs from the policy that was sampled by "
-            f"{difference:.3g} in a token's log-probability, so the ratio is not 1. Something is random in its "
-            "forward. If it is dropout, leave disable_dropout=True, and set lora_dropout to 0. A router that draws "
-            "experts in training mode (PhiMoE, or `router_jitter_noise` above 0) cannot be trained."
+            f"{difference:.3g} in a token's log-probability, so the ratio is not 1. {remedy}"
         )
 
 

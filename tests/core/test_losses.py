@@ -51,11 +51,11 @@ def test_clipped_value_loss_by_hand(value: float, expected: float) -> None:
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_clip_fraction_counts_stopped_gradients_and_no_padding() -> None:
-    log_probs = torch.tensor([[math.log(1.5), math.log(1.5), math.log(0.5), 99.0]])
-    advantages = torch.tensor([[1.0, -1.0, -1.0, 1.0]])
-    fraction = core.clip_fraction(log_probs, torch.zeros(1, 4), advantages, torch.tensor([[1, 1, 1, 0]]), 0.2, 0.2)
-    assert fraction.item() == pytest.approx(2 / 3)
+def test_what_is_clipped_has_a_gradient_that_is_stopped_below_or_above() -> None:
+    log_probs = torch.tensor([math.log(1.5), math.log(1.5), math.log(0.5), math.log(0.5)])
+    low, high = core.clipped(log_probs, torch.zeros(4), torch.tensor([1.0, -1.0, -1.0, 1.0]), 0.2, 0.2)
+    assert low.tolist() == [False, False, True, False]
+    assert high.tolist() == [True, False, False, False]
 
 
 def test_approximate_kl_is_zero_without_a_step_and_positive_after() -> None:

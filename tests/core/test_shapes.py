@@ -15,7 +15,7 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
     "leave_one_out": (core.leave_one_out, (BT, 2), "rewards"),
     "moving_average": (core.moving_average, (B, B), "average"),
     "update_average": (core.update_average, (B, B, 0.9), "average"),
-    "clip_fraction": (core.clip_fraction, (BT, BT, B, BT, 0.2, 0.2), "advantages"),
+    "clipped": (core.clipped, (BT, BT, B, 0.2, 0.2), "advantages"),
     "approximate_kl": (core.approximate_kl, (BT, BT, B), "mask"),
     "explained_variance": (core.explained_variance, (MOMENTS, BT), "return_moments"),
     "k1": (core.k1, (BT, B), "ref_log_probs"),

@@ -226,7 +226,7 @@ def test_prompt_and_completion_must_fit_the_context(gpt2_path: str, tmp_path: Pa
     refused(
         lambda: make_trainer("reinforce", gpt2_path, tmp_path, max_completion_length=58),
         "`max_completion_length` must be at most 57, got 58",
-        "The prompt of row 3 has 7 tokens, which makes 65, more than the model's context of 64",
+        "The prompt of row 3 of train_dataset has 7 tokens, which makes 65, more than the model's context of 64",
     )
     assert make_trainer("reinforce", gpt2_path, tmp_path, max_completion_length=57).max_completion_length == 57
 
@@ -250,7 +250,20 @@ BOTH = [
     ({"beta": 0.1, "kl_target": 2.0, "kl_horizon": 1.0}, ["`kl_horizon` must be above 1.6, got 1.0"]),
     ({"reward_clip_range": (1.0, -1.0)}, ["`reward_clip_range` must be two numbers, the lower one first, got (1.0"]),
     ({"max_completion_length": 0}, ["`max_completion_length` must be at least 1, got 0"]),
-    ({"num_generations": 3}, ["(8) must be divisible by num_generations (3)"]),
+    ({"max_completion_length": None}, ["`max_completion_length` must be a number, got None. Leave it out"]),
+    (
+        {"num_generations": 3},
+        ["`num_generations` must divide the 8 completions of a rollout, got 3"],
+    ),
+    (
+        {"num_generations_eval": 3, "eval_strategy": "steps", "eval_steps": 1},
+        ["`num_generations_eval` must divide the 8 completions", "got 3", "the batch size per device"],
+    ),
+    ({"generation_batch_size": 12}, ["`generation_batch_size` must be a multiple of 8, got 12", "on 1 processes"]),
+    (
+        {"generation_batch_size": 8, "steps_per_generation": 1},
+        ["`generation_batch_size` must be None with steps_per_generation=1, got 8"],
+    ),
 ]
 REINFORCE = [
     ({"num_generations": 1}, ["`num_generations` must be at least 2", "got 1", "moving_average"]),
@@ -372,7 +385,7 @@ def failing(
         ({"--max_prompt_length": "5"}, ["got 5, and 1 of", "prompts are longer", "'drop', 'cut' or"]),
         ({"--eval_max_new_tokens": "99"}, ["64 positions, got 6 + 99 tokens", "or less"]),
         ({"--eval_rows": "7"}, ["`eval_rows` must be from 1 to 6", "got 7"]),
-        ({"--num_generations": "3"}, ["must be divisible by num_generations (3)"]),
+        ({"--num_generations": "3"}, ["`num_generations` must divide the 4 completions of a rollout, got 3"]),
         ({"--beta": "-1"}, ["`beta` must be at least 0, got -1.0"]),
         ({"--temperature": "0"}, ["`temperature` must be above 0, got 0.0"]),
         ({"--top_k": "5"}, ["`top_k` must be 0 in training, got 5"]),

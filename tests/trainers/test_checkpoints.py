@@ -13,9 +13,10 @@ from forked import run
 from resume_worker import train_until_full
 from training import make_trainer
 
+from lmrl.saving import SaveError
 from lmrl.trainers import find_checkpoint
-from lmrl.trainers.checkpointing import SaveError, newest_first
-from lmrl.trainers.checkpointing.manifest import find_corruption
+from lmrl.trainers.checkpointing import newest_first
+from lmrl.trainers.checkpointing.folders import find_corruption
 from lmrl.trainers.checkpointing.writer import clean_up_unfinished, remove_oldest
 
 Damage = Callable[[Path], object]

@@ -19,8 +19,8 @@ from lmrl.trainers.reward_checks import (
     CheckedReward,
     RewardError,
     checked_rewards,
-    missing_columns,
 )
+from lmrl.utils import missing_columns
 
 TEXTS = ["a", "b"]
 
@@ -168,4 +168,4 @@ def test_columns_are_those_stated_or_those_without_a_default() -> None:
         (Length(3), ["prompt"], []),
     ]
     for reward, columns, missing in cases:
-        assert missing_columns(checked_rewards(reward)[0], columns) == missing
+        assert missing_columns(reward, columns) == missing

@@ -14,7 +14,7 @@ from resume_worker import differences, recipe, train, train_until_second_sigterm
 from training import make_trainer
 
 from lmrl.trainers.checkpointing import newest_first
-from lmrl.trainers.checkpointing.manifest import find_corruption
+from lmrl.trainers.checkpointing.folders import find_corruption
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

@@ -6,7 +6,8 @@ import forked
 from transformers import TrainerState
 
 from lmrl.distributed import rank_and_world_size
-from lmrl.trainers.checkpointing import CheckpointWriter, SaveError
+from lmrl.saving import SaveError
+from lmrl.trainers.checkpointing import CheckpointWriter
 
 
 def write_with_a_full_disk_on_the_second_rank(folder: str) -> None:

@@ -1,4 +1,4 @@
-"""The checkpoints in the folder of a run: finding the one to go on from."""
+"""The checkpoints in the folder of a run: finding the one to go on from, which must be complete."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accelerate.logging import get_logger
 
-from .manifest import MANIFEST, find_corruption
+from lmrl.saving import MANIFEST, find_damage
 
 logger = get_logger(__name__)
 
@@ -79,3 +79,31 @@ def _age(checkpoint: Path) -> tuple[float, int]:
         except (OSError, ValueError, KeyError, TypeError):
             saved_at = listed.stat().st_mtime
     return saved_at, int(checkpoint.name.split("-")[1])
+
+
+def find_corruption(checkpoint: str | Path) -> str | None:
+    """
+    Returns what is wrong with a checkpoint, to be read after its name, or None if it is complete.
+
+    Every file is read and compared with the list. A checkpoint of another tool has no list: it must have weights, an
+    optimizer and the state of the trainer, which is written last.
+    """
+    checkpoint = Path(checkpoint)
+    if not checkpoint.is_dir():
+        return "is not there"
+    return find_damage(checkpoint) or _find_missing(checkpoint)
+
+
+def _find_missing(checkpoint: Path) -> str | None:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "is unfinished: trainer_state.json is missing"
+    except (OSError, ValueError):
+        return "is damaged: trainer_state.json cannot be read"
+    names = {path.name for path in checkpoint.iterdir()} | {path.name for path in checkpoint.glob("*/adapter_model*")}
+    if not any(name.startswith(("model", "pytorch_model", "adapter_model", "global_step")) for name in names):
+        return "has no weights"
+    if not any(name.startswith(("optimizer", "global_step")) for name in names):
+        return "has no state of the optimizer, so training cannot go on from it (it can be given as a model)"
+    return None

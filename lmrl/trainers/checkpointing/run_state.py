@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import TrainerState
 from trl import RLOOConfig
 from trl.trainer.utils import split_tensor_dict
 
@@ -46,6 +47,12 @@ def load_run_state(folder: Path, rank: int) -> dict[str, Any] | None:
             return dict(json.loads(path.read_text(encoding="utf-8")))
     logger.warning(f"{folder} has no {STATE_NAME}: running averages and an adaptive beta begin anew.")
     return None
+
+
+def place_in_stream(state: TrainerState, accumulation: int) -> tuple[int, int]:
+    """Returns the passes over a stream, and the batches since. Trainer takes each pass to be as long as the run."""
+    batches = state.max_steps * accumulation
+    return divmod(round((state.epoch or 0) * batches), batches)
 
 
 def load_batches(

@@ -72,10 +72,7 @@ def save_on_sigterm(accelerator: Accelerator, callbacks: CallbackHandler) -> Ite
     """
     Lets a run that gets SIGTERM finish its step, save a checkpoint and end with [`Terminated`]; a second one, some
     seconds later, ends it at once. Afterwards the signal has the handler that it had before.
-
-    transformers' `enable_jit_checkpoint` is not this: each of its processes decides for itself, in the middle of a
-    step too, and `train` returns, so that the script goes on to evaluate and save what is half trained. In a thread
-    other than the main one Python allows no handler, and none is set.
+    In a thread other than the main one Python allows no handler, and none is set.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

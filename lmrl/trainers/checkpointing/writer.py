@@ -8,10 +8,9 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from lmrl.distributed import rank_and_world_size, run_on_all_ranks
+from lmrl.saving import MANIFEST, SaveError, flush_to_disk, save_errors, write_manifest
 
-from .errors import SaveError, save_errors
-from .folders import find_checkpoint, newest_complete, newest_first
-from .manifest import MANIFEST, find_corruption, flush_to_disk, write_manifest
+from .folders import find_checkpoint, find_corruption, newest_complete, newest_first
 
 UNFINISHED = "_unfinished"  # in the folder of the run; a name that pushing to the hub leaves out
 
