@@ -6,6 +6,17 @@ Legend of the shapes, here and in every docstring of lmrl:
 - P: prompts, G: completions per prompt, B = P * G, the completions of a prompt side by side
 - T: completion tokens, L: prompt and completion tokens
 - `mask` (B, T): 1 where a completion token counts (up to and with the first EOS), 0 on padding
+
+Arguments that mean the same in every function, tensors of shape (B, T), or (B,) where a completion is one element:
+
+- `log_probs`, `old_log_probs`, `ref_log_probs`: log-probabilities, <= 0, of the sampled tokens under the policy being
+  trained, the policy that sampled, and the reference
+- `advantages`: reward minus baseline, or those of [`generalized_advantages`]; detached
+- `values`: any numbers, which where the mask is 0 may be NaN; of a critic, the value of the state before each token
+- `rewards` (B,): reward of each completion, over all processes; `token_rewards` (B, T): of each token
+- `dim`: dimension to reduce; all of them by default, which gives a scalar
+
+Losses, estimates, baselines, returns and whitened values have the shape of their arguments.
 """
 
 from .baselines import BASELINES, batch_mean, leave_one_out, moving_average, update_average

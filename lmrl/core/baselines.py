@@ -19,13 +19,6 @@ def batch_mean(rewards: Tensor) -> Tensor:
     Returns the mean reward of the batch, for every completion.
 
     It contains the completion's own reward, which shrinks the expected gradient by the factor `1 - 1/B`.
-
-    Args:
-        rewards (`torch.Tensor` of shape `(B,)`):
-            Reward of each completion, over all processes.
-
-    Returns:
-        `torch.Tensor` of shape `(B,)`.
     """
     check_shapes(1, rewards=rewards)
     return torch.nanmean(rewards).expand_as(rewards)
@@ -61,16 +54,8 @@ def moving_average(rewards: Tensor, average: Tensor | None) -> Tensor:
     """
     Returns the average over the rollouts *before* this one, for every completion.
 
-    The very first rollout has no past and uses its own mean, as [`batch_mean`] does.
-
-    Args:
-        rewards (`torch.Tensor` of shape `(B,)`):
-            Reward of each completion, over all processes.
-        average (`torch.Tensor`, *optional*):
-            Scalar average so far, from [`update_average`]; `None` before the first rollout.
-
-    Returns:
-        `torch.Tensor` of shape `(B,)`.
+    The very first rollout has no past and uses its own mean, as [`batch_mean`] does: its `average`, a scalar from
+    [`update_average`], is `None`.
     """
     if average is None:
         return batch_mean(rewards)
@@ -89,7 +74,7 @@ def update_average(average: Tensor | None, rewards: Tensor, decay: float) -> Ten
         average (`torch.Tensor`, *optional*):
             Scalar average so far; `None` before the first rollout, whose mean it becomes.
         rewards (`torch.Tensor` of shape `(B,)`):
-            Reward of each completion, over all processes. A rollout without any reward changes nothing.
+            Of this rollout; one without any reward changes nothing.
         decay (`float`):
             Share of the past that is kept, in [0, 1).
 

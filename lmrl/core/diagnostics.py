@@ -11,24 +11,7 @@ from .masking import masked_mean
 def clipped(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, epsilon_low: float, epsilon_high: float
 ) -> tuple[Tensor, Tensor]:
-    """
-    Returns which elements have a gradient that the clipping of [`clipped_policy_loss`] stops, below and above.
-
-    Args:
-        log_probs (`torch.Tensor` of shape `(B, T)` or `(B,)`):
-            Log-probabilities under the policy being trained.
-        old_log_probs (`torch.Tensor`, same shape):
-            The same under the policy that sampled.
-        advantages (`torch.Tensor`, same shape):
-            Advantages.
-        epsilon_low (`float`):
-            As in the loss.
-        epsilon_high (`float`):
-            As in the loss.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: two bool tensors of the same shape.
-    """
+    """Returns which elements have a gradient that the clipping of [`clipped_policy_loss`] stops, below and above."""
     check_shapes(1, 2, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     ratio = torch.exp(log_probs - old_log_probs)
     return (ratio < 1 - epsilon_low) & (advantages < 0), (ratio > 1 + epsilon_high) & (advantages > 0)
@@ -36,18 +19,8 @@ def clipped(
 
 def approximate_kl(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
     """
-    Returns the mean k3 estimate of KL(old policy || policy): the distance of the policy from its rollout.
-
-    Args:
-        log_probs (`torch.Tensor` of shape `(B, T)` or `(B,)`):
-            Log-probabilities under the policy being trained.
-        old_log_probs (`torch.Tensor`, same shape):
-            The same under the policy that sampled.
-        mask (`torch.Tensor`, same shape):
-            1 where an element counts.
-
-    Returns:
-        `torch.Tensor`: a scalar >= 0, in nats per token.
+    Returns the mean k3 estimate of KL(old policy || policy), in nats per token: the distance of the policy from its
+    rollout.
     """
     return masked_mean(k3(old_log_probs, log_probs), mask)
 

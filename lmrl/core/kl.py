@@ -15,72 +15,26 @@ MAX_KL_ERROR = 0.2  # of the controller, as in Ziegler et al.: one rollout far o
 
 
 def k1(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """
-    Returns `r`: unbiased, of either sign at a single token.
-
-    Args:
-        log_probs (`torch.Tensor` of shape `(B, T)` or `(B,)`):
-            Log-probabilities of the sampled tokens under the policy, <= 0.
-        ref_log_probs (`torch.Tensor`, same shape):
-            The same under the reference.
-
-    Returns:
-        `torch.Tensor`, same shape.
-    """
+    """Returns `r`: unbiased, of either sign at a single token."""
     check_shapes(1, 2, log_probs=log_probs, ref_log_probs=ref_log_probs)
     return log_probs - ref_log_probs
 
 
 def k2(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """
-    Returns `r^2 / 2`: biased, of low variance, never negative; its gradient is that of the KL at p = q.
-
-    Args:
-        log_probs (`torch.Tensor` of shape `(B, T)` or `(B,)`):
-            Log-probabilities of the sampled tokens under the policy, <= 0.
-        ref_log_probs (`torch.Tensor`, same shape):
-            The same under the reference.
-
-    Returns:
-        `torch.Tensor`, same shape, >= 0.
-    """
+    """Returns `r^2 / 2`: biased, of low variance, never negative; its gradient is that of the KL at p = q."""
     check_shapes(1, 2, log_probs=log_probs, ref_log_probs=ref_log_probs)
     return (log_probs - ref_log_probs).square() / 2
 
 
 def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """
-    Returns `exp(-r) - 1 + r`: unbiased and never negative.
-
-    Args:
-        log_probs (`torch.Tensor` of shape `(B, T)` or `(B,)`):
-            Log-probabilities of the sampled tokens under the policy, <= 0.
-        ref_log_probs (`torch.Tensor`, same shape):
-            The same under the reference.
-
-    Returns:
-        `torch.Tensor`, same shape, >= 0.
-    """
+    """Returns `exp(-r) - 1 + r`: unbiased and never negative."""
     check_shapes(1, 2, log_probs=log_probs, ref_log_probs=ref_log_probs)
     r = log_probs - ref_log_probs
     return torch.expm1(-r) + r
 
 
 def sequence_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
-    """
-    Returns the log-ratio of complete completions, `sum_t k1`: the estimate of the KL in nats per completion.
-
-    Args:
-        log_probs (`torch.Tensor` of shape `(B, T)`):
-            Log-probabilities of the sampled tokens under the policy, <= 0.
-        ref_log_probs (`torch.Tensor` of shape `(B, T)`):
-            The same under the reference.
-        mask (`torch.Tensor` of shape `(B, T)`):
-            1 where a token counts.
-
-    Returns:
-        `torch.Tensor` of shape `(B,)`.
-    """
+    """Returns the log-ratio of complete completions, `sum_t k1`, (B,): the estimated KL in nats per completion."""
     check_shapes(2, log_probs=log_probs, ref_log_probs=ref_log_probs, mask=mask)
     return masked_sum(k1(log_probs, ref_log_probs), mask, dim=1)
 

@@ -12,16 +12,6 @@ def reinforce_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
 
     From "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning" (Williams, 1992,
     https://link.springer.com/article/10.1007/BF00992696). Its value is of no use as a figure: watch the reward.
-
-    Args:
-        log_probs (`torch.Tensor`):
-            Log-probabilities of what was sampled under the policy being trained: `(B,)` of completions, or
-            `(B, T)` of tokens.
-        advantages (`torch.Tensor`, same shape):
-            Reward minus baseline; detached.
-
-    Returns:
-        `torch.Tensor`, same shape.
     """
     check_shapes(1, 2, log_probs=log_probs, advantages=advantages)
     return -advantages * log_probs
@@ -40,19 +30,10 @@ def clipped_policy_loss(
     equation 7; its gradient at ratio 1 is that of [`reinforce_loss`].
 
     Args:
-        log_probs (`torch.Tensor`):
-            Log-probabilities under the policy being trained: `(B, T)` of tokens or `(B,)` of completions.
-        old_log_probs (`torch.Tensor`, same shape):
-            The same under the policy that sampled; detached.
-        advantages (`torch.Tensor`, same shape):
-            Advantages; detached.
         epsilon_low (`float`, *optional*, defaults to `0.2`):
             How far below 1 the ratio may go, in [0, 1].
         epsilon_high (`float`, *optional*, defaults to `0.2`):
             How far above 1 the ratio may go, >= 0.
-
-    Returns:
-        `torch.Tensor`, same shape.
     """
     check_shapes(1, 2, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     ratio = torch.exp(log_probs - old_log_probs)
@@ -71,17 +52,12 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     https://huggingface.co/papers/2403.17031).
 
     Args:
-        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
-            Values of the critic being trained.
-        old_values (`torch.Tensor`, same shape):
+        old_values (`torch.Tensor`, shape of `values`):
             Values at the time of the rollout; detached.
         returns (`torch.Tensor`, same shape):
             What the values should have been; detached.
         cliprange (`float`, *optional*, defaults to `0.2`):
             How far the values may move from the old ones, in units of the reward, > 0.
-
-    Returns:
-        `torch.Tensor`, same shape, >= 0.
     """
     check_shapes(1, 2, values=values, old_values=old_values, returns=returns)
     clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)

@@ -12,40 +12,14 @@ VARIANCE_EPSILON = 1e-8  # under the square root: equal values, whose variance i
 
 
 def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """
-    Returns the sum of the values where the mask is 1.
-
-    Args:
-        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
-            Any values; those where the mask is 0 may be anything, NaN included.
-        mask (`torch.Tensor`, same shape):
-            1 where the value counts.
-        dim (`int`, *optional*):
-            Dimension to sum over. All of them by default.
-
-    Returns:
-        `torch.Tensor`: a scalar, or `(B,)` with `dim=1`. An empty selection sums to 0.
-    """
+    """Returns the sum of the values where the mask is 1; an empty selection sums to 0."""
     check_shapes(1, 2, values=values, mask=mask)
     kept = torch.where(mask.bool(), values, torch.zeros_like(values))
     return kept.sum() if dim is None else kept.sum(dim)
 
 
 def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """
-    Returns the mean of the values where the mask is 1; the mean of an empty selection is 0.
-
-    Args:
-        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
-            Any values.
-        mask (`torch.Tensor`, same shape):
-            1 where the value counts.
-        dim (`int`, *optional*):
-            Dimension to average over. All of them by default.
-
-    Returns:
-        `torch.Tensor`: a scalar, or `(B,)` with `dim=1`.
-    """
+    """Returns the mean of the values where the mask is 1; the mean of an empty selection is 0."""
     total = masked_sum(values, mask, dim)
     count = mask.sum() if dim is None else mask.sum(dim)
     return total / count.clamp(min=1)  # an empty selection has the sum 0: 0 / 1
@@ -56,12 +30,6 @@ def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
     Returns the count, the sum and the sum of squares of the values where the mask is 1.
 
     Moments add up over processes, which means and variances do not: reduce these three, then [`standardize`].
-
-    Args:
-        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
-            Any values.
-        mask (`torch.Tensor`, same shape):
-            1 where the value counts.
 
     Returns:
         `torch.Tensor` of shape `(3,)`, float64, so that the variance survives the subtraction of two large sums
@@ -80,8 +48,6 @@ def standardize(values: Tensor, moments: Tensor, epsilon: float = VARIANCE_EPSIL
     values are returned as they are.
 
     Args:
-        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
-            Values to centre and scale.
         moments (`torch.Tensor` of shape `(3,)`):
             Count, sum and sum of squares from [`masked_moments`], summed over all processes.
         epsilon (`float`, *optional*, defaults to `1e-8`):
@@ -101,35 +67,13 @@ def standardize(values: Tensor, moments: Tensor, epsilon: float = VARIANCE_EPSIL
 
 
 def whiten(values: Tensor, mask: Tensor, epsilon: float = VARIANCE_EPSILON) -> Tensor:
-    """
-    Returns the values with mean 0 and variance 1 over the positions where the mask is 1, and 0 elsewhere.
-
-    Args:
-        values (`torch.Tensor` of shape `(B, T)` or `(B,)`):
-            Values to whiten.
-        mask (`torch.Tensor`, same shape):
-            1 where the value counts.
-        epsilon (`float`, *optional*, defaults to `1e-8`):
-            Added to the variance, see [`standardize`].
-
-    Returns:
-        `torch.Tensor`, same shape as `values`.
-    """
+    """Returns the values with mean 0 and variance 1 where the mask is 1, and 0 elsewhere; see [`standardize`]."""
     white = standardize(values, masked_moments(values, mask), epsilon)
     return torch.where(mask.bool(), white, torch.zeros_like(white))
 
 
 def last_index(mask: Tensor) -> Tensor:
-    """
-    Returns the index of the last position where the mask is 1, and -1 for a row without any.
-
-    Args:
-        mask (`torch.Tensor` of shape `(B, T)`):
-            1 where a token counts.
-
-    Returns:
-        `torch.Tensor` of shape `(B,)`, int64, in [-1, T - 1].
-    """
+    """Returns the index of the last position where a mask (B, T) is 1, (B,) and int64; -1 for a row without any."""
     check_shapes(2, mask=mask)
     positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return (positions * mask.bool()).amax(dim=1) - 1

@@ -15,16 +15,8 @@ def place_at_end(rewards: Tensor, mask: Tensor) -> Tensor:
     """
     Returns token rewards that are 0 but for each completion's reward at its last real token.
 
-    That is the EOS where there is one, and the last token sampled where there is none.
-
-    Args:
-        rewards (`torch.Tensor` of shape `(B,)`):
-            One reward per completion.
-        mask (`torch.Tensor` of shape `(B, T)`):
-            1 where a token counts. A row without any gets no reward.
-
-    Returns:
-        `torch.Tensor` of shape `(B, T)`.
+    That is the EOS where there is one, and the last token sampled where there is none. A row without any token gets no
+    reward.
     """
     check_shapes(1, rewards=rewards)
     check_shapes(2, mask=mask)
@@ -33,20 +25,7 @@ def place_at_end(rewards: Tensor, mask: Tensor) -> Tensor:
 
 
 def discounted_returns(token_rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
-    """
-    Returns `R_t = r_t + gamma * R_{t+1}`, the discounted reward-to-go of each token.
-
-    Args:
-        token_rewards (`torch.Tensor` of shape `(B, T)`):
-            Reward received for each token.
-        mask (`torch.Tensor` of shape `(B, T)`):
-            1 where a token counts; the returns elsewhere are 0.
-        gamma (`float`, *optional*, defaults to `1.0`):
-            Discount in [0, 1].
-
-    Returns:
-        `torch.Tensor` of shape `(B, T)`.
-    """
+    """Returns `R_t = r_t + gamma * R_{t+1}`, the reward-to-go of each token, with a discount in [0, 1]."""
     zeros = torch.zeros_like(token_rewards)
     return generalized_advantages(token_rewards, zeros, mask, gamma=gamma, lam=1.0)
 
@@ -65,10 +44,6 @@ def generalized_advantages(
     2015, https://huggingface.co/papers/1506.02438), equation 16. The returns that a critic learns are `A + values`.
 
     Args:
-        token_rewards (`torch.Tensor` of shape `(B, T)`):
-            Reward received for each token.
-        values (`torch.Tensor` of shape `(B, T)`):
-            Value of the state before each token.
         mask (`torch.Tensor` of shape `(B, T)`):
             1 where a token counts; what stands elsewhere is not read, and the advantages there are 0.
         gamma (`float`, *optional*, defaults to `1.0`):
