@@ -80,7 +80,7 @@ BUDGETS = {
     "lmrl/trainers": 2_700,
 }
 # What main does not meet yet. Each number may only go down, and each entry only go.
-BUDGETS_TODAY = {"lmrl": 17_500, "lmrl/rewards": 4_767, "lmrl/trainers": 3_156}
+BUDGETS_TODAY = {"lmrl": 17_500, "lmrl/rewards": 4_753, "lmrl/trainers": 3_156}
 FILE_LINES_TODAY = {"lmrl/trainers/base.py": 495}
 
 

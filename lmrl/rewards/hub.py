@@ -22,11 +22,6 @@ def _load(source: str) -> Any:
         ) from error
 
 
-def _formats(module: Any) -> list[Mapping[str, Any]]:
-    """Returns the inputs that a module takes: one mapping of names to types per format."""
-    return list(module.features) if isinstance(module.features, list) else [module.features]
-
-
 @dataclass(eq=False, repr=False)
 class EvaluateMetric(Reward):
     """
@@ -83,15 +78,17 @@ class EvaluateMetric(Reward):
             UNBOUNDED,
             f"evaluate|module:{code}|key:{self.key}|{options}|version:{evaluate.__version__}",
         )
-        inputs = {"predictions"} | ({"references"} if self.column else set())
-        takes = set(_formats(self._module)[0])
+        inputs = {"predictions", "references"} if self.column else {"predictions"}
+        features = self._module.features
+        formats = list(features) if isinstance(features, list) else [features]  # names and types of the inputs
+        takes = set(formats[0])
         if takes != inputs:
             raise ValueError(
                 f"The inputs of the module {self._module.name!r} must be {sorted(inputs)}, got {sorted(takes)}. Set "
                 "`column` to fit (`None` is without references), or take another module."
             )
         # A format's type is `Value("string")` or a list, which has no dtype.
-        self._no_lists = all(getattr(f.get("references"), "dtype", None) == "string" for f in _formats(self._module))
+        self._no_lists = all(getattr(f.get("references"), "dtype", None) == "string" for f in formats)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_module": None} if self._source else dict(vars(self))

@@ -23,9 +23,8 @@ def format_for_reward_model(tokenizer: Any, prompt: Any, completion: Any, **opti
     Returns the tokens of a prompt and its completion as TRL's `RewardTrainer` makes them.
 
     A text is `prompt + completion + eos_token` (the EOS unless it ends with one), with nothing in between, tokenised
-    with the special tokens that the tokenizer adds. A chat is the messages of both through the chat template, which
-    ends a message in its own way: no EOS is added. A completion that a policy wrote comes without the EOS that ended
-    it, and a reward model that was trained on texts with an EOS reads its score there.
+    with the special tokens that the tokenizer adds: a completion of a policy comes without the EOS that ended it,
+    where the score is read. A chat is the messages of both through the chat template, and no EOS is added.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):

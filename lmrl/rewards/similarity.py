@@ -83,9 +83,7 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
     def score(self, completion: str, prepared: list[set[Any]]) -> float:
         """Returns the F1 of a completion with its best reference, in [0, 1]."""
         words = self.units(completion)
-        totals = [len(words) + len(reference) for reference in prepared]
-        shared = [len(words & reference) for reference in prepared]
-        return max(2 * n / total if total else 1.0 for n, total in zip(shared, totals, strict=True))
+        return max(2 * len(words & other) / (len(words) + len(other)) if words or other else 1.0 for other in prepared)
 
 
 _UNITS: dict[str, Callable[[str], Sequence[str]]] = {"characters": str.strip, "words": str.split}

@@ -98,10 +98,10 @@ class Cached(Wrapped):
     Returns the values of another reward, which scores each distinct row once.
 
     Rows are the same if their prompt, completion and columns are: those that the reward states it reads, or all for a
-    function that states none. They are compared by a hash of their JSON, of their pickle where a value has none. All
-    rows that are not cached go to the reward in one call, without repetitions. `None` is cached too. Only for rewards
-    that give the same number every time; the cache is neither pickled nor shared between processes. Of a sum wrap the
-    parts: no arguments of the trainer are passed on, so that a sum inside does not log them.
+    function that states none. They are compared by a hash. All rows that are not cached go to the reward in one call,
+    without repetitions. `None` is cached too. Only for rewards that give the same number every time; the cache is
+    neither pickled nor shared between processes. Of a sum wrap the parts: no arguments of the trainer are passed on,
+    so that a sum inside does not log them.
 
     Args:
         reward (`Callable`):

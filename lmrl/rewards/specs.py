@@ -95,7 +95,7 @@ def _name_and_arguments(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, A
         try:
             spec = json.loads(spec)
         except json.JSONDecodeError as error:
-            example = json.dumps({"length": {"target": 20}})
+            example = '{"length": {"target": 20}}'
             raise ValueError(
                 f"A reward in braces must be JSON, got {given!r} ({error}). Example: {example}"
             ) from error
@@ -159,27 +159,19 @@ def load_attribute(name: str) -> Any:
         ValueError: If there is no such file, module or attribute, or if the file fails.
     """
     where, _, attribute = name.rpartition(":")
-    module = module_of_file(Path(where)) if where.endswith(".py") else _module_of_name(where)
+    try:
+        module = module_of_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"The module of a reward must be importable, got {where!r} ({error}). Install it.") from error
     if not hasattr(module, attribute):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"`{name}` must name an attribute of {where}, got {attribute!r}. Callables there: {public}.")
     return getattr(module, attribute)
 
 
-def _module_of_name(where: str) -> ModuleType:
-    try:
-        return importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"The module of a reward must be importable, got {where!r} ({error}). Install it.") from error
-
-
 def module_of_file(path: Path) -> ModuleType:
     """
-    Returns the module of a file, which is run once: two rewards of one file share its module.
-
-    Args:
-        path (`Path`):
-            A Python file.
+    Returns the module of a Python file, which is run once: two rewards of one file share its module.
 
     Raises:
         ValueError: If there is no such file, or if it fails.
