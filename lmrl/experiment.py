@@ -60,7 +60,7 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
 def _warn_if_weights_are_too_coarse(model: PreTrainedModel, learning_rate: float) -> None:
     """Warns if most of the weights to train are in so few bits that a step of AdamW rounds to nothing."""
     weights = [weight for weight in model.parameters() if weight.requires_grad and weight.dtype.itemsize == 2]
-    if weights:
+    if any(weight.numel() for weight in weights):  # under ZeRO-3 all are empty here, and its optimizer has float32
         # A step is about the learning rate; half of the distance to the next number is the least that counts.
         eps = torch.finfo(weights[0].dtype).eps
         fixed = sum(int((weight.detach().abs() * (eps / 4) > learning_rate).sum()) for weight in weights)

@@ -17,8 +17,9 @@ def test_nothing_is_on_the_wrong_device(groups: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_recipe_runs_under_ddp_on_two_gpus(tmp_path: Path) -> None:
-    check_recipe("ddp", tmp_path, PRETENDED_GPUS="2", **PRETENDED)
+@pytest.mark.parametrize("engine", ["ddp", "zero3"])
+def test_a_recipe_runs_under_an_engine_on_two_gpus(engine: str, tmp_path: Path) -> None:
+    check_recipe(engine, tmp_path, PRETENDED_GPUS="2", DS_ACCELERATOR="cuda", **PRETENDED)
 
 
 @pytest.mark.slow
