@@ -132,8 +132,7 @@ class Meter:
         others = sum(self.seconds.values())
         started = time.perf_counter()
         yield
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()  # a device still computes what was launched
+        getattr(torch, self.accelerator.device.type).synchronize()  # a GPU still computes what was launched
         others = sum(self.seconds.values()) - others
         self.seconds[stage] += time.perf_counter() - started - others
 
