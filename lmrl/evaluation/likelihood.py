@@ -38,9 +38,9 @@ def perplexity(
     """
     Returns `exp(-sum log p(token | prompt, tokens before) / number of tokens)` over the tokens of all completions.
 
-    The texts are tokenized anew, so that the model may have another tokenizer than the one that generated them; the
-    end-of-sequence token counts if the completion finished. Where that is more than the model's positions, the
-    beginning of the prompt is left out, with a warning. Row scores are the perplexities of single completions, NaN
+    The tokens are the generated ones. For a model with another tokenizer, and texts of other origin, they are those of
+    the text, and an end-of-sequence token if the completion finished. Where they are more than the model's positions,
+    the beginning of the prompt is left out, with a warning. Row scores are the perplexities of single completions, NaN
     for one without a token; so is the value if none has one.
 
     With several processes in `torch.distributed`, all must call this: they share the completions.
@@ -98,7 +98,7 @@ def divergence(
     `kl` is the mean over completions of `sum over t of KL(policy(. | x, y_<t) || reference(. | x, y_<t))`, each term
     exact over the vocabulary. Of completions sampled at temperature 1 its expectation is the KL of the two policies,
     with less variance than log-ratios have; along greedy texts it is no such expectation, and compares checkpoints
-    only with each other. The tokens are the generated ones; texts of other origin are tokenized as for [`perplexity`].
+    only with each other. The tokens are those of [`perplexity`].
 
     With several processes in `torch.distributed`, all must call this: they share the completions.
 
@@ -120,9 +120,7 @@ def divergence(
             "training started from."
         )
     prompt_ids = encode_prompts(tokenizer, prompts, chat_template_kwargs)
-    generated = all(completion.token_ids is not None for completion in completions)
-    ids = [(c.token_ids if generated else None) or _tokenized(tokenizer, c) for c in completions]
-    pairs = _fitted([(prompt_ids[c.row], own) for c, own in zip(completions, ids, strict=True)], model)
+    pairs = _fitted([(prompt_ids[c.row], _tokenized(tokenizer, c)) for c in completions], model)
 
     def _kl_and_log_prob(logits: list["Tensor"], targets: "Tensor") -> list[float]:
         log_probs = logits[0].log_softmax(-1)
@@ -133,6 +131,7 @@ def divergence(
     measured = torch.tensor(
         _measured(_kl_and_log_prob, [model, reference], pairs, batch_size), dtype=torch.float64
     ).reshape(-1, 2)
+    generated = all(completion.token_ids is not None for completion in completions)
     along = "the generated tokens" if generated else "the completions, tokenised anew"
     signature = f"reference:{_name(reference)}|exact:over the vocabulary|along:{along}|per:completion|unit:nats"
     counts = torch.tensor([len(ids) for _, ids in pairs])
@@ -146,6 +145,11 @@ def _name(model: "PreTrainedModel") -> str:
 
 
 def _tokenized(tokenizer: "PreTrainedTokenizerBase", completion: Completion) -> list[int]:
+    """Returns the generated tokens if they are tokens of this tokenizer, else those of the text."""
+    generated = completion.token_ids or []
+    text = tokenizer.decode(generated[:-1] if completion.finished else generated, skip_special_tokens=True)
+    if generated and text == completion.text:
+        return generated
     ids = list(tokenizer(completion.text, add_special_tokens=False)["input_ids"])
     has_end = completion.finished and tokenizer.eos_token_id is not None
     return [*ids, tokenizer.eos_token_id] if has_end else ids

@@ -87,13 +87,18 @@ def test_a_policy_with_an_adapter_equals_its_merged_weights(model, tokenizer):
 
 
 def test_the_tokens_of_a_generated_completion_are_scored_and_not_those_of_its_text(model, reference, tokenizer):
-    ids = tokenizer("b c d")["input_ids"]
-    generated = Completion(0, 0, "a text of other tokens", 3, False, token_ids=ids)
+    ids = tokenizer("b <pad> c")["input_ids"]
+    generated = Completion(0, 0, "b c", 3, False, token_ids=ids)
     found = divergence(model, reference, tokenizer, PROMPTS, [generated])
-    expected = divergence(model, reference, tokenizer, PROMPTS, [Completion(0, 0, "b c d", 3, False)])
+    expected = divergence(model, reference, tokenizer, PROMPTS, [Completion(0, 0, "b <pad> c", 3, False)])
     assert {name: score.value for name, score in found.items()} == {n: s.value for n, s in expected.items()}
     assert "along:the generated tokens" in found["kl"].signature
     assert "along:the completions, tokenised anew" in expected["kl"].signature
+    own = perplexity(model, tokenizer, PROMPTS, [generated])
+    assert own.value == pytest.approx(found["own_perplexity"].value, rel=1e-6)
+    other = Completion(0, 0, "d e", 3, False, token_ids=ids)  # the tokens of a model with another tokenizer
+    plain = Completion(0, 0, "d e", 2, False)
+    assert perplexity(model, tokenizer, PROMPTS, [other]).value == perplexity(model, tokenizer, PROMPTS, [plain]).value
 
 
 def test_a_batch_has_at_most_a_gibibyte_of_logits():

@@ -52,8 +52,8 @@ def write_card(
             Folder of the model.
         evaluations (`dict` of [`Evaluation`]):
             Of the model before and after training, in this order.
-        rows, rewarded:
-            As for [`report`]; the first prompt becomes the example of how to use the model.
+        rows, rewarded, compared:
+            As for [`write_page`]; the first prompt becomes the example of how to use the model.
         algorithm (`str`), citation (`str`, *optional*):
             Name of the algorithm and BibTeX of its papers (`trainer.name`, `trainer.citation`).
         settings (`dict`):
@@ -63,8 +63,6 @@ def write_card(
             Of the training run, by the label of the model after it.
         config (`dict`):
             All settings of the run, by the names of the recipes' options.
-        compared (`dict`, *optional*):
-            Result of [`compare_all`] for the scores; computed if not given.
     """
     if compared is None:
         compared = compare_all({label: evaluation.scores for label, evaluation in evaluations.items()})

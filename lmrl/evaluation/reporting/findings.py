@@ -63,13 +63,11 @@ def find_warnings(
     a measure of quality or a length has changed if the table has a star: by the p-value corrected for all comparisons.
 
     Args:
-        evaluations, logs, rewarded:
-            As for [`report`].
+        evaluations, logs, rewarded, compared:
+            As for [`write_page`].
         kl_bound (`float`, *optional*, defaults to `10.0`):
             Largest KL to the reference without a warning, in nats per completion: of the last tenth of a log and of
             the score `kl`.
-        compared (`dict`, *optional*):
-            Result of [`compare_all`] for the scores; computed if not given.
 
     Returns:
         [`Findings`].

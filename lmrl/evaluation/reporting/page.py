@@ -17,7 +17,7 @@ from .axes import color
 from .curves import POINTS, Log
 from .figures import change_chart, frontier_charts, histograms, training_charts
 from .findings import find_warnings
-from .metric_names import is_rewarded, measured_rewards, metrics_of
+from .metric_names import is_quality, is_rewarded, measured_rewards, metrics_of
 from .samples import collect_samples
 from .templating import TEMPLATES, render
 from .wording import setting_text
@@ -106,7 +106,7 @@ def _tiles(
     before, after = (evaluation.scores for evaluation in evaluations.values())
     (differences,) = compared.values()
     rewards = [name for name in differences if name.startswith("reward/") and is_rewarded(name, rewarded)]
-    held_out = [n for n in differences if not is_rewarded(n, rewarded) and after[n].higher_is_better]
+    held_out = [n for n in differences if not is_rewarded(n, rewarded) and is_quality(after[n])]
     held_out.sort(key=lambda name: _HEADLINES.index(name) if name in _HEADLINES else len(_HEADLINES))
     costs = [name for name in ("length", "kl") if name in differences]
     names = [*rewards[:1], *held_out[:1], *costs, *rewards[1:]]
