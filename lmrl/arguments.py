@@ -345,8 +345,10 @@ class ComparisonArguments:
         checkpoints = labelled("checkpoints", self.checkpoints or ([alone] if alone else []))
         return checkpoints, labelled("outputs", self.outputs or [], taken=checkpoints)
 
-    def sampling(self) -> dict[str, Any]:
-        """Returns the options of sampling, and the variables of the chat template."""
+    def sampling(self, do_sample: bool) -> dict[str, Any]:
+        """Returns the options of sampling, which greedy decoding refuses, and the variables of the chat template."""
+        if not do_sample:
+            _check_unread(self, ("eval_num_samples", "eval_temperature", "eval_seed"), "eval_do_sample")
         sampling = {"num_samples": self.eval_num_samples, "temperature": self.eval_temperature, "seed": self.eval_seed}
         return {**sampling, "chat_template_kwargs": self.chat_template_kwargs}
 

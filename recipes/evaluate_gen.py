@@ -33,7 +33,7 @@ def main() -> None:
     evaluator = SystemEvaluator(
         checkpoints,
         outputs,
-        Decoding(**eval_args.decoding(64), **compare_args.sampling()),
+        Decoding(**eval_args.decoding(64), **compare_args.sampling(eval_args.eval_do_sample)),
         reward_funcs=make_rewards(eval_args.eval_metrics or []),
         perplexity_model=eval_args.eval_perplexity_model,
         device=process.device,

@@ -230,6 +230,15 @@ def test_an_argument_that_would_not_be_read_is_refused(kind: type, argv: list[st
         parse(kind, argv=argv)
 
 
+@pytest.mark.parametrize("argv", [["--eval_temperature", "0.5"], ["--eval_seed", "1"], ["--eval_num_samples", "2"]])
+def test_options_of_sampling_are_refused_in_greedy_decoding(argv: list[str]) -> None:
+    (comparison,) = parse(ComparisonArguments, argv=argv)
+    name = argv[0].removeprefix("--")
+    assert comparison.sampling(do_sample=True)[name.removeprefix("eval_")] == float(argv[1])
+    with pytest.raises(ValueError, match=f"`{name}` must not be set without `eval_do_sample`"):
+        comparison.sampling(do_sample=False)
+
+
 def test_comparison_refuses_a_temperature_of_zero() -> None:
     with pytest.raises(ValueError, match=r"`eval_temperature` must be above 0, got 0\.0\."):
         parse(ComparisonArguments, argv=["--eval_temperature", "0"])
