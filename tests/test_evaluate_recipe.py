@@ -99,6 +99,22 @@ def test_checkpoints_adapters_and_texts_are_compared_on_every_data_set(recipe, c
     assert other["scores"]["perplexity"]["value"] > 1 and "kl" not in other["scores"]
 
 
+def test_a_checkpoint_with_other_tokens_has_no_kl(recipe, llama_path, rows_path, tmp_path):
+    """As many tokens, but two of them with each other's ids."""
+    renumbered = tmp_path / "renumbered"
+    shutil.copytree(llama_path, renumbered)
+    tokenizer = json.loads((renumbered / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (renumbered / "tokenizer.json").write_text(json.dumps(tokenizer))
+    systems = ("--checkpoints", f"a={llama_path}", f"b={renumbered}", f"c={llama_path}")
+    out_dir = ("--eval_output_dir", tmp_path / "out")
+    status, out, err = recipe("evaluate_gen", *systems, "--dataset_name", rows_path, *SHORT, *out_dir)
+    assert status == 0, err
+    assert out.count("No kl of") == 1 and "No kl of b: its tokens are not those of a.\n" in out
+    assert ["kl" in found(tmp_path / "out", label)["scores"] for label in "abc"] == [True, False, True]
+
+
 def test_a_killed_evaluation_goes_on_over_half_a_file(recipe, llama_path, rows_path, tmp_path, monkeypatch):
     argv = ("--model_name_or_path", llama_path, "--dataset_name", rows_path, *SHORT, "--eval_batch_size", "1")
     named = ("--eval_output_dir", "out", *argv)
