@@ -106,10 +106,10 @@ class PolicyGradientTrainer(RLOOTrainer):
         # TRL would load a reference from disk (lmrl's is a copy of the policy as given), and warn of the options.
         own_args = copy.deepcopy(args)
         hidden = {"beta": 0.0, "sync_ref_model": False, "model_init_kwargs": None}
-        vars(own_args).update(hidden)
+        own_args.__dict__.update(hidden)
         given = (model, list(rewards), own_args, train_dataset, eval_dataset, processing_class)
         super().__init__(*given, None, callbacks, optimizers, None, peft_config)
-        vars(own_args).update({name: getattr(args, name) for name in hidden})
+        own_args.__dict__.update({name: getattr(args, name) for name in hidden})
         self.beta = args.beta
 
         self.held_out_metrics = held_out_metrics
