@@ -197,12 +197,21 @@ def missing_columns(reward_func: Callable[..., Any], columns: Collection[str]) -
 
 
 def check_prompts(
-    name: str, prompt_ids: Sequence[Sequence[int]], new_tokens: int, limits: Mapping[str, int | None], vocabulary: int
+    name: str,
+    prompt_ids: Sequence[Sequence[int]],
+    new_tokens: int,
+    limits: Mapping[str, int | None],
+    vocabulary: int,
+    images: Any = None,
 ) -> None:
     """
-    Raises a `ValueError` for a prompt of a data set, by its name, that is empty or has a token that there is not, or
-    for the longest one if it does not fit the limits of models, by what they are, with so many new tokens.
+    Raises a `ValueError` for a prompt of a data set, by its name, that is empty or has a token that there is not, for
+    the longest one if it does not fit the limits of models, by what they are, with so many new tokens, or for images.
     """
+    if images is not None:
+        raise ValueError(
+            f"The prompts of {name} must have no images, got some. Completions are scored as text: leave them out."
+        )
     lengths = [len(ids) for ids in prompt_ids]
     if 0 in lengths:
         raise ValueError(f"Row {lengths.index(0)} of {name} has an empty prompt. Give it at least one token.")

@@ -37,9 +37,8 @@ def check(
     is_frozen = is_loaded and not any(weight.requires_grad for weight in model.parameters())
     weights = args.reward_weights
     sets = list(sets_by_name(eval_dataset))
-    measured = list(held_out_metrics) if isinstance(held_out_metrics, dict) else []
-    if callable(held_out_metrics) and isinstance(eval_dataset, dict):
-        measured = ["one function"]
+    is_one_of_several = callable(held_out_metrics) and isinstance(eval_dataset, dict)
+    measured = list(held_out_metrics) if isinstance(held_out_metrics, dict) else ["one function"] * is_one_of_several
     refuse(
         {
             f"`reward_weights` must have a weight for each of the {len(rewards)} rewards, got {weights}. Give as "

@@ -262,11 +262,11 @@ class PolicyGradientTrainer(RLOOTrainer):
             startup_checks.check_first_rollout(rollout, self.model, self.scorer, self.eos_token_ids, args)
         return rollout.to_dict()
 
-    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
-        self._check_prompts("this rollout", prompt_ids)
+    def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, *args: Any) -> list[list[int]]:
+        self._check_prompts("this rollout", prompt_ids, images=images)
         policy = (self._base_model, self.model_wrapped, self.accelerator)
         with self.meter.clock("generation"), engines.decoding_policy(*policy, self._decoding, self.args):
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            return super()._generate_single_turn(prompt_ids, images, *args)
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any

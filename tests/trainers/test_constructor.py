@@ -283,3 +283,11 @@ def test_a_share_of_one_means_that_no_prompt_has_completions_of_different_reward
     trainer = make_trainer("reinforce", llama_path, tmp_path, reward=length_of_prompt, num_iterations=num_iterations)
     trainer.train()
     assert trainer.state.log_history[0]["frac_reward_zero_std"] == 1
+
+
+def test_images_are_refused_where_completions_would_be_scored_without_them(llama_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer("reinforce", llama_path, tmp_path)
+    with pytest.raises(ValueError, match="The prompts of this rollout must have no images, got some"):
+        trainer._generate_single_turn([[5]], [["image"]], {})
+    with pytest.raises(ValueError, match="`train_dataset` must not have a column 'images'"):
+        make_trainer("ppo", llama_path, tmp_path, train_dataset=Dataset.from_list([{"prompt": "a", "images": []}] * 8))
