@@ -58,13 +58,15 @@ def check(
         check_writable(args.output_dir)
 
 
-def check_optimizers(optimizer: Any, scheduler: Any, policy: nn.Module, has_critic: bool) -> None:
-    """Checks that an optimizer which was given trains the policy; raises a `ValueError` if it does not."""
+def check_training(optimizer: Any, scheduler: Any, policy: nn.Module, has_critic: bool, experts_loss: float) -> None:
+    """Checks that the policy is trained by an optimizer which was given, and by its loss; else a `ValueError`."""
     groups = [] if optimizer is None else optimizer.param_groups
     trained = {id(weight) for group in groups for weight in group["params"]}
     has_weights = any(weight.requires_grad and id(weight) in trained for weight in policy.parameters())
     refuse(
         {
+            f"`router_aux_loss_coef` must be 0.0 for a mixture of experts, got {experts_loss}, which may be the "
+            "model's. Their load is not balanced: set it to 0.0.": experts_loss != 0,
             "`optimizers` must have an optimizer of the policy's weights that train, got one without any. With "
             "`peft_config` the trainer makes these: leave it out.": optimizer is not None and not has_weights,
             "`optimizers` must have no schedule with a critic, got one. The critic's weights come to those of the "

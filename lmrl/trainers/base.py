@@ -127,7 +127,8 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._train_sampler: Any = None
         self._passes = 0  # of a stream, before the one in which the run was resumed
         self._prepare_models(given_adapter, given_policy)
-        arguments.check_optimizers(*optimizers, self.model, self.has_critic)
+        experts_loss = self.router_aux_loss_coef if self.aux_loss_enabled else 0.0
+        arguments.check_training(*optimizers, self.model, self.has_critic, experts_loss)
         self.add_callback(LogFile)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress)

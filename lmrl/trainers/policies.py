@@ -58,7 +58,7 @@ def copy_before_adapter(model: Any, peft_config: Any, args: PolicyGradientConfig
         return None
     if is_deepspeed_zero3_enabled():
         raise ValueError(
-            f"`bias` and `init_lora_weights` of an adapter must leave the base as it is under ZeRO-3, got {config}. "
+            f"`bias` and `init_lora_weights` of an adapter must leave its base as it is under ZeRO-3, got {config}. "
             "The reference would be a copy of shards: name it (`reference_model_name_or_path`), or use another engine."
         )
     copied = copy.deepcopy(model)

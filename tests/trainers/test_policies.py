@@ -9,7 +9,15 @@ import torch
 from peft import LoraConfig, PromptTuningConfig
 from tiny import tiny_tokenizer
 from training import make_trainer
-from transformers import AutoModelForCausalLM, RwkvConfig, RwkvForCausalLM, TrOCRConfig, TrOCRForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+    TrOCRConfig,
+    TrOCRForCausalLM,
+)
 
 from lmrl.models import load_model
 
@@ -78,3 +86,17 @@ def test_a_policy_that_reads_the_padding_of_its_prompts_is_refused(
         tiny_tokenizer().save_pretrained(folder)
         with pytest.raises(ValueError, match=rf"Padding on the left .* for {type(model).__name__}: what it computes"):
             make_trainer("reinforce", folder, tmp_path)
+
+
+def test_a_mixture_of_experts_is_trained_only_where_its_coefficient_is_zero(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = MixtralConfig(vocab_size=64, num_key_value_heads=4, num_local_experts=2, eos_token_id=1, **sizes)
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"`router_aux_loss_coef` must be 0\.0 for a mixture .* got 0\.001, which may"
+    ):
+        make_trainer("reinforce", tmp_path, tmp_path / "out")
+    trainer = make_trainer("reinforce", tmp_path, tmp_path / "out", router_aux_loss_coef=0.0, max_steps=1)
+    trainer.train()
+    assert trainer.state.global_step == 1

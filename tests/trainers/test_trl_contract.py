@@ -75,10 +75,11 @@ PRIVATE: dict[str, Any] = {
 }
 # Public attributes that a trainer of TRL has.
 PUBLIC = [
-    "accelerator", "args", "beta", "callback_handler", "control", "eos_token_ids", "epsilon_high", "epsilon_low",
+    "accelerator", "args", "aux_loss_enabled", "beta", "callback_handler", "control", "eos_token_ids", "epsilon_high",
+    "epsilon_low",
     "generation_config", "is_deepspeed_enabled", "is_fsdp_enabled", "log_completions", "model", "model_wrapped",
     "num_generations", "num_generations_eval", "num_iterations", "processing_class", "ref_model", "reward_clip_range",
-    "reward_funcs", "reward_weights", "state", "temperature", "train_dataset", "use_vllm",
+    "router_aux_loss_coef", "reward_funcs", "reward_weights", "state", "temperature", "train_dataset", "use_vllm",
 ]  # fmt: skip
 
 
