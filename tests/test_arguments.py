@@ -485,8 +485,10 @@ def test_another_process_that_has_ended_is_one_line(
 
 def test_variables_of_the_chat_template_are_a_json_object() -> None:
     for given in ('{"think": false}', {"think": False}):
-        assert ComparisonArguments(chat_template_kwargs=given).sampling()["chat_template_kwargs"] == {"think": False}
-    assert ComparisonArguments().sampling()["chat_template_kwargs"] is None
+        assert ComparisonArguments(chat_template_kwargs=given).sampling(True)["chat_template_kwargs"] == {
+            "think": False
+        }
+    assert ComparisonArguments().sampling(True)["chat_template_kwargs"] is None
     for wrong in ("think", "[1]", "3"):
         with pytest.raises(ValueError, match=r"`chat_template_kwargs` must be a JSON object, got '"):
             ComparisonArguments(chat_template_kwargs=wrong)
