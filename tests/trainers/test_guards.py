@@ -130,13 +130,14 @@ def test_a_critic_that_gives_nan_is_no_silent_lack_of_credit(gpt2_path: str, tmp
     assert sentence.startswith("Training was stopped in step 2: the norm of the gradients is nan")
 
 
-def test_a_small_difference_of_every_token_is_more_than_rounding() -> None:
+def test_a_small_difference_of_every_token_is_more_than_rounding(gpt2_path: str) -> None:
+    policy = AutoModelForCausalLM.from_pretrained(gpt2_path)
     mask = torch.ones(2, 50)
     log_probs = torch.full((2, 50), -2.0)
     rounded = log_probs + torch.tensor([0.004, -0.004]).repeat(2, 25)
     rounded[0, 0] += 0.3  # one token of a near tie
-    _check_ratio(log_probs, rounded, mask, 0.5, 0.02)
+    _check_ratio(policy, log_probs, rounded, mask, 0.5, 0.02)
     with pytest.raises(ValueError, match=r"differs from the policy that was sampled by 0\.03 in a token's"):
-        _check_ratio(log_probs, log_probs + 0.03, mask, 0.5, 0.02)
+        _check_ratio(policy, log_probs, log_probs + 0.03, mask, 0.5, 0.02)
     with pytest.raises(ValueError, match=r"differs from its reference by 0\.6 in a token's"):
         _check_initial_kl(log_probs, log_probs - 0.6 * (torch.arange(50) == 3), mask, 0.5, 0.02)
