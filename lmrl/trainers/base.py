@@ -381,7 +381,8 @@ class PolicyGradientTrainer(RLOOTrainer):
     def _save_run_state(self, folder: Path) -> None:
         within_rollout = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
         arguments = checkpointing.plain_arguments(self.args, self.model)
-        state = {**self.run_state_dict(), "arguments": arguments}
+        completions = self._logs if within_rollout and self.log_completions else {}
+        state = {**self.run_state_dict(), "arguments": arguments, "completions": completions}
         batches = self._buffered_inputs if within_rollout else None
         checkpointing.save_run_state(folder, state, batches, self.accelerator)
         self.reference.save(folder)
@@ -478,6 +479,8 @@ class PolicyGradientTrainer(RLOOTrainer):
         if state is not None:
             self.load_run_state_dict(state)
             self._buffered_inputs = checkpointing.load_batches(folder, state, self.args, self.accelerator)
+            if self._buffered_inputs is not None:
+                checkpointing.restore_completions(self._logs, state["completions"])
         self.reference.load(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

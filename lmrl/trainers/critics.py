@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrl.models import Critic, TrunkAdapter, attach_critic, backbone_of, disable_dropout, load_backbone
+from lmrl.utils import known_as
 
 from .configs import PPOConfig
 
@@ -45,7 +46,8 @@ def _make_backbone(policy: PreTrainedModel, base: PreTrainedModel, args: PPOConf
     name = args.critic_model_name_or_path
     if name is None and not is_peft_model(policy):
         return copy.deepcopy(backbone_of(base))
-    backbone = load_backbone(name or base.config._name_or_path, dtype=base.dtype)
+    with known_as("critic_model_name_or_path"):
+        backbone = load_backbone(name or base.config._name_or_path, dtype=base.dtype)
     policy_size = base.config.get_text_config().vocab_size
     critic_size = backbone.config.get_text_config().vocab_size
     if critic_size != policy_size:

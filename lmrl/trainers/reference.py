@@ -18,6 +18,7 @@ from trl.trainer.utils import use_adapter
 
 from lmrl import core
 from lmrl.models import add_scoring_forward, check_scoring_forward, fuse_activations, load_model, load_tokenizer
+from lmrl.utils import known_as
 
 from .configs import PolicyGradientConfig
 from .engines import is_sharded, prepare_frozen
@@ -157,7 +158,8 @@ def _copy(policy: Any) -> Any:
 
 def _load(name: str, policy: Any, tokenizer: PreTrainedTokenizerBase, args: PolicyGradientConfig) -> PreTrainedModel:
     base = policy.get_base_model() if is_peft_model(policy) else policy
-    reference = load_model(name, dtype=base.dtype, trust_remote_code=args.trust_remote_code)
+    with known_as("reference_model_name_or_path"):
+        reference = load_model(name, dtype=base.dtype, trust_remote_code=args.trust_remote_code)
     _check_vocabulary(name, reference, base, tokenizer, args.trust_remote_code)
     if args.sync_ref_model and _shapes(reference) != _shapes(policy):
         raise ValueError(

@@ -137,6 +137,8 @@ def test_a_checkpoint_of_another_tool_must_have_what_a_run_needs(copied: Path) -
         (checkpoint / "lmrl_files.json").unlink()
     newest = copied / "checkpoint-3"
     assert find_checkpoint("latest", copied) == str(newest)
+    cut("model.safetensors")(newest)
+    assert "is damaged: model.safetensors cannot be read" in str(find_corruption(newest))
     lose("optimizer.pt")(newest)
     assert str(find_corruption(newest)).startswith("has no state of the optimizer")
     lose("model.safetensors")(newest)

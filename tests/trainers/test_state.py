@@ -180,14 +180,12 @@ def test_a_run_that_is_at_its_end_trains_no_further_step(gpt2_path: str, tmp_pat
         assert torch.equal(old, new), name
 
 
-def test_a_run_that_is_resumed_within_a_rollout_logs_the_completions_of_the_next(
-    gpt2_path: str, tmp_path: Path
-) -> None:
-    options = {"steps_per_generation": 2, "per_device_train_batch_size": 4, "save_steps": 1, "max_steps": 3}
-    options |= {"log_completions": True, "num_completions_to_print": 0, "num_iterations": 1}
+def test_the_completions_of_a_rollout_are_in_the_tables_of_a_resumed_run(gpt2_path: str, tmp_path: Path) -> None:
+    options = {"steps_per_generation": 2, "per_device_train_batch_size": 4, "save_steps": 3, "max_steps": 4}
+    options |= {"log_completions": True, "num_completions_to_print": 0}
     straight, resumed = run("ppo", gpt2_path, tmp_path, **options), run("ppo", gpt2_path, tmp_path, **options)
     straight.train()
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert len(resumed._logs["completion"]) == 8
     assert resumed._logs == straight._logs
 

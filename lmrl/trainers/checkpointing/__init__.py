@@ -2,7 +2,7 @@
 
 from .arguments import compare_arguments, plain_arguments
 from .folders import find_checkpoint, newest_first
-from .run_state import load_batches, load_run_state, place_in_stream, save_run_state
+from .run_state import load_batches, load_run_state, place_in_stream, restore_completions, save_run_state
 from .sigterm import save_on_sigterm
 from .writer import CheckpointWriter
 
@@ -15,6 +15,7 @@ __all__ = [
     "newest_first",
     "place_in_stream",
     "plain_arguments",
+    "restore_completions",
     "save_on_sigterm",
     "save_run_state",
 ]

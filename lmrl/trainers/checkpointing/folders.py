@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from accelerate.logging import get_logger
+from safetensors import SafetensorError, safe_open
 
 from lmrl.saving import MANIFEST, find_damage
 
@@ -86,7 +87,7 @@ def find_corruption(checkpoint: str | Path) -> str | None:
     Returns what is wrong with a checkpoint, to be read after its name, or None if it is complete.
 
     Every file is read and compared with the list. A checkpoint of another tool has no list: it must have weights, an
-    optimizer and the state of the trainer, which is written last.
+    optimizer and the state of the trainer, which is written last, and no weights may be cut short.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
@@ -106,4 +107,10 @@ def _find_missing(checkpoint: Path) -> str | None:
         return "has no weights"
     if not any(name.startswith(("optimizer", "global_step")) for name in names):
         return "has no state of the optimizer, so training cannot go on from it (it can be given as a model)"
+    for path in checkpoint.glob("*.safetensors"):
+        try:
+            with safe_open(path, "pt"):  # compares the size with the header
+                pass
+        except SafetensorError as error:
+            return f"is damaged: {path.name} cannot be read ({error})"
     return None

@@ -1,6 +1,7 @@
 """The state of a run beyond Trainer's checkpoints: one file of each process, and its part of the rollout."""
 
 import json
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,12 @@ def save_run_state(
     if batches is not None:
         rollout = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         save_file(rollout, _rank_file(folder, ROLLOUT_NAME, rank))
-    _rank_file(folder, STATE_NAME, rank).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    _rank_file(folder, STATE_NAME, rank).write_text(json.dumps(state, indent=2, default=_as_json), encoding="utf-8")
+
+
+def _as_json(value: Any) -> Any:
+    """The columns of TRL's table of completions, in which a reward may log anything."""
+    return list(value) if isinstance(value, deque) else str(value)
 
 
 def load_run_state(folder: Path, rank: int) -> dict[str, Any] | None:
@@ -77,6 +83,15 @@ def load_batches(
         return None
     batches: list[dict[str, Tensor]] = split_tensor_dict(rollout, args.steps_per_generation)
     return batches
+
+
+def restore_completions(logs: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Puts the completions of a rollout back into TRL's table: columns, or groups of columns, by their names."""
+    for name, rows in saved.items():
+        if isinstance(rows, dict):
+            restore_completions(logs[name], rows)
+        else:
+            logs[name].extend(rows)
 
 
 def _rank_file(folder: Path, name: str, rank: int) -> Path:
