@@ -145,6 +145,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             critic = self.create_critic(policy)
         self.has_critic = critic is not None
         engines.match_dtype(critic, self._base_model, self.accelerator)
+        startup_checks.check_eos(self.eos_token_ids, self._base_model.config.get_text_config().vocab_size)
         self._check_prompts = startup_checks.prompt_check(self._base_model, reference, self.args)
         sets = {"train_dataset": self.train_dataset} | arguments.sampled_sets(self.eval_dataset, self.held_out_metrics)
         startup_checks.check_rows(sets, self._tokenizer, self.args, self._check_prompts)

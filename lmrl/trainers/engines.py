@@ -143,12 +143,10 @@ def decoding_policy(
             stack.enter_context(weights.replacing(policy))
         stack.enter_context(neutral_generation_config(policy))
         # Continuous batching in TRL 1.16 casts the weights for good, and leaves the policy in training mode.
-        before = {"bf16": args.bf16, "fp16": args.fp16}
-        is_training = model_wrapped.training
+        stack.callback(vars(args).update, bf16=args.bf16, fp16=args.fp16)
+        stack.callback(model_wrapped.train, model_wrapped.training)
         vars(args).update(bf16=False, fp16=False)
         yield
-        vars(args).update(before)
-        model_wrapped.train(is_training)
 
 
 def keep_outputs_in_fp32(accelerator: Accelerator) -> None:

@@ -172,6 +172,15 @@ def _check_rewards_differ(rewards: Tensor) -> None:
         )
 
 
+def check_eos(eos_token_ids: Sequence[int | None], vocabulary: int) -> None:
+    """Raises a `ValueError` if no completion could end."""
+    if outside := [token for token in eos_token_ids if token is None or token >= vocabulary]:
+        raise ValueError(
+            f"The EOS id must be in the model's vocabulary of {vocabulary}, got {outside[0]}. No completion could "
+            "ever end: the tokenizer does not belong to this model."
+        )
+
+
 def _warn_if_none_ended(ended: Tensor, max_completion_length: int) -> None:
     if not ended.any():
         logger.warning(

@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from tiny import tiny_llama, tiny_tokenizer
 from training import ALGORITHMS, PROMPTS, make_trainer, share_of_a, share_of_letters
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from lmrl.trainers import PolicyGradientTrainer, PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
@@ -162,6 +162,19 @@ def test_an_optimizer_that_is_given_trains_the_critic_too(llama_path: str, tmp_p
     )
     assert moved(trainer) == {"policy", "critic"}
     assert [group["initial_lr"] for group in optimizer.param_groups] == [1e-3, 0.01]
+
+
+@pytest.mark.parametrize("end", [None, "<|new|>"])
+def test_a_tokenizer_without_an_eos_of_the_model_is_refused(end: str | None, llama_path: str, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(llama_path)
+    tokenizer.add_tokens("<|new|>")
+    tokenizer.eos_token = end
+    model = AutoModelForCausalLM.from_pretrained(llama_path)
+    model.generation_config.eos_token_id = None
+    new_id = None if end is None else tokenizer.eos_token_id
+    args = own_config(ReinforceConfig, tmp_path)
+    with pytest.raises(ValueError, match=rf"EOS id must be in the model's vocabulary of \d+, got {new_id}\. No"):
+        ReinforceTrainer(model, share_of_letters, args, rows(), processing_class=tokenizer)
 
 
 def test_each_held_out_set_has_its_own_metrics(llama_path: str, tmp_path: Path) -> None:
