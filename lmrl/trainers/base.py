@@ -152,7 +152,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         self.reference = Reference(reference, self.args, self.accelerator)
         self.ref_model = self.reference.model
         if self.args.sync_ref_model:
-            self.add_callback(self.reference.sync_callback())
+            self.add_callback(self.reference.sync_callback(self.model))
         if self.use_vllm:
             engines.send_policy_to_vllm(self.vllm_generation)
         if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):

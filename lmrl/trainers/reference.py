@@ -27,6 +27,7 @@ from .rollout import Rollout
 logger = get_logger(__name__)
 
 REFERENCE_NAME = "reference.safetensors"
+REFERENCE_ADAPTER = "ref"  # TRL's name
 
 
 class Reference:
@@ -42,10 +43,23 @@ class Reference:
         self.model = None if model is None else prepare_frozen(model, accelerator)
         self.args = args
         self.accelerator = accelerator
+        self._moving_adapter: dict[str, Tensor] = {}
 
-    def sync_callback(self) -> TrainerCallback:
-        """Returns the callback that moves the reference after the policy (`sync_ref_model`)."""
-        return ReferenceSync(self.accelerator.unwrap_model(self.model), self.accelerator)
+    def sync_callback(self, policy: Any) -> TrainerCallback:
+        """
+        Returns the callback that moves the reference after the policy (`sync_ref_model`). Where the reference is the
+        policy without its adapter, that becomes a frozen copy of the adapter as it is now.
+        """
+        if self.model is not None:
+            return ReferenceSync(self.accelerator.unwrap_model(self.model), self.accelerator)
+        if is_sharded(self.accelerator):
+            raise ValueError(
+                "`sync_ref_model` must be False for an adapter under ZeRO-3 or FSDP, got True. Each process has a "
+                "part of its weights only: take DDP or ZeRO-2."
+            )
+        _add_reference_adapter(policy)
+        self._moving_adapter = {name: weight for name, weight, _ in _adapter_pairs(policy)}
+        return ReferenceSync(policy, self.accelerator)
 
     @property
     def is_used(self) -> bool:
@@ -62,7 +76,9 @@ class Reference:
             yield self.model
             return
         unwrapped = self.accelerator.unwrap_model(policy)
-        with use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None):
+        with use_adapter(
+            unwrapped, adapter_name=REFERENCE_ADAPTER if REFERENCE_ADAPTER in unwrapped.peft_config else None
+        ):
             yield policy
 
     def penalty(self, rollout: Rollout, beta: float) -> Tensor:
@@ -98,28 +114,62 @@ class Reference:
 
     def save(self, folder: Path) -> None:
         """Writes a reference that moves into a checkpoint, on the process that saves."""
-        if self.args.sync_ref_model and self.args.should_save and not is_sharded(self.accelerator):
-            safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), str(folder / REFERENCE_NAME))
+        if not self.args.sync_ref_model or not self.args.should_save or is_sharded(self.accelerator):
+            return
+        path = str(folder / REFERENCE_NAME)
+        if self._moving_adapter:
+            safetensors.torch.save_file(self._moving_adapter, path)
+        else:
+            safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), path)
 
     def load(self, folder: Path) -> None:
         """Loads what [`~Reference.save`] wrote, into the reference of each process."""
         if not self.args.sync_ref_model:
             return
-        if (folder / REFERENCE_NAME).is_file() and not is_sharded(self.accelerator):
-            safetensors.torch.load_model(self.accelerator.unwrap_model(self.model), str(folder / REFERENCE_NAME))
-        else:
+        path = str(folder / REFERENCE_NAME)
+        if is_sharded(self.accelerator) or not Path(path).is_file():
             logger.warning(f"{folder} has no moving reference: it begins anew from the policy as it was given.")
+        elif self._moving_adapter:
+            for name, weight in safetensors.torch.load_file(path).items():
+                self._moving_adapter[name].data.copy_(weight)
+        else:
+            safetensors.torch.load_model(self.accelerator.unwrap_model(self.model), path)
 
 
 class ReferenceSync(SyncRefModelCallback):
-    """TRL's, with the weights paired by their names: a policy with a critic has more of them than its reference."""
+    """TRL's, with the weights paired by their names: a policy with a critic has more of them than its reference, and
+    one with adapters is its own."""
 
     @staticmethod
     def sync_target_model(model: nn.Module, target_model: nn.Module, alpha: float) -> None:
         """Mixes the weights of a policy into those of its reference."""
-        weights = dict(model.named_parameters())
-        paired = nn.ParameterList([weights[name] for name, _ in target_model.named_parameters()])
-        SyncRefModelCallback.sync_target_model(paired, target_model, alpha)
+        if model is target_model:
+            pairs = [(target, source) for _, target, source in _adapter_pairs(model)]
+        else:
+            weights = dict(model.named_parameters())
+            pairs = [(target, weights[name]) for name, target in target_model.named_parameters()]
+        targets, sources = (nn.ParameterList(weights) for weights in zip(*pairs, strict=True))
+        SyncRefModelCallback.sync_target_model(sources, targets, alpha)
+
+
+def _add_reference_adapter(policy: Any) -> None:
+    """Gives a policy a frozen copy of its adapter, as TRL does with one that is trained further."""
+    if REFERENCE_ADAPTER not in policy.peft_config:
+        policy.add_adapter(REFERENCE_ADAPTER, copy.deepcopy(policy.active_peft_config))
+    for _, target, source in _adapter_pairs(policy):
+        target.data.copy_(source)
+        target.requires_grad_(False)
+
+
+def _adapter_pairs(policy: Any) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
+    """Returns name and weight of the reference's adapter, and the weight of the one that is trained."""
+    weights = {tuple(name.split(".")): weight for name, weight in policy.named_parameters()}
+    trained = policy.active_adapters[0]
+    return [
+        (".".join(path), weight, weights[tuple(trained if part == REFERENCE_ADAPTER else part for part in path)])
+        for path, weight in weights.items()
+        if REFERENCE_ADAPTER in path
+    ]
 
 
 def make_frozen_model(
@@ -135,10 +185,11 @@ def make_frozen_model(
     """
     name = args.reference_model_name_or_path
     has_adapter = is_peft_model(policy)
-    if args.sync_ref_model and has_adapter:
+    if args.sync_ref_model and has_adapter and (name is not None or given is not None):
         raise ValueError(
-            "`sync_ref_model` must be False with LoRA, got True. It mixes the policy's weights into those of its "
-            "reference, and with LoRA the policy is an adapter. Leave it out, or train all weights."
+            "`sync_ref_model` must be False for an adapter whose reference is another model, got True. Its weights "
+            "have none there to be mixed into: leave it out, or `reference_model_name_or_path`, and a `bias` and "
+            "`init_lora_weights` that change the base."
         )
     if args.beta == 0 or (name is None and has_adapter and given is None):
         return None

@@ -171,10 +171,10 @@ def test_a_reference_that_could_not_serve_is_refused(gpt2_path: str, llama_path:
         make(llama_path, sync_ref_model=True)
     make(tiny_gpt2(tmp_path / "same", seed=1), sync_ref_model=True)
     lora = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
-    with pytest.raises(
-        ValueError, match=r"`sync_ref_model` must be False with LoRA, .* the policy is an adapter\. Leave"
-    ):
-        make(None, sync_ref_model=True, peft_config=lora)
+    biases = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", bias="all")
+    for name, adapter in ((gpt2_path, lora), (None, biases)):
+        with pytest.raises(ValueError, match=r"`sync_ref_model` must be False for an adapter whose reference is an"):
+            make(name, sync_ref_model=True, peft_config=adapter)
 
 
 def test_a_reference_follows_a_policy_with_a_critic(gpt2_path: str, tmp_path: Path) -> None:
@@ -186,3 +186,23 @@ def test_a_reference_follows_a_policy_with_a_critic(gpt2_path: str, tmp_path: Pa
     for name, weight in trainer.ref_model.named_parameters():
         assert torch.equal(weight, weights[name]), name
     assert not torch.equal(trainer.ref_model.transformer.wte.weight, start)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_reference_of_an_adapter_follows_it(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
+    lora = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
+    options = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.25, "num_iterations": 2}
+    trainer = make_trainer(
+        algorithm, gpt2_path, tmp_path, peft_config=lora, max_steps=1, learning_rate=1e-2, **options
+    )
+    layer = trainer.model.base_model.model.transformer.h[0].attn.c_attn
+    start = layer.lora_A["default"].weight.clone()
+    one_rollout(trainer)
+    assert logged_kl(trainer) == pytest.approx(0, abs=1e-6)
+    trainer.train()
+    # It began as the adapter, whose B is 0 before training, and a quarter of the adapter was mixed in.
+    mixed = {"A": 0.75 * start + 0.25 * layer.lora_A["default"].weight, "B": 0.25 * layer.lora_B["default"].weight}
+    assert torch.allclose(layer.lora_A["ref"].weight, mixed["A"], atol=1e-7)
+    assert torch.allclose(layer.lora_B["ref"].weight, mixed["B"], atol=1e-7)
+    assert layer.lora_B["ref"].weight.abs().max() > 1e-4
+    assert not any(".ref." in name for name, weight in trainer.model.named_parameters() if weight.requires_grad)

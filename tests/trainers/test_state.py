@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from training import make_trainer, share_of_a, share_of_letters
 
@@ -156,17 +157,27 @@ def test_a_reward_that_fails_after_a_checkpoint_leaves_that_one_as_it_is(gpt2_pa
     assert resumed.run_state_dict()["rewards"] == straight.run_state_dict()["rewards"]
 
 
-def test_a_moving_reference_goes_on_from_where_it_was(gpt2_path: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter", [None, LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")])
+def test_a_moving_reference_goes_on_from_where_it_was(
+    adapter: LoraConfig | None, gpt2_path: str, tmp_path: Path
+) -> None:
     options = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5}
-    straight = run("reinforce", gpt2_path, tmp_path, **options)
+    straight = run("reinforce", gpt2_path, tmp_path, peft_config=adapter, **options)
+    start = {name: weight.clone() for name, weight in reference_weights(straight).items()}
     straight.train()
-    resumed = run("reinforce", gpt2_path, tmp_path, **options)
+    resumed = run("reinforce", gpt2_path, tmp_path, peft_config=adapter, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    start = run("reinforce", gpt2_path, tmp_path).ref_model.state_dict()
-    for name, weights in straight.ref_model.state_dict().items():
-        assert torch.equal(weights, resumed.ref_model.state_dict()[name]), name
-    assert not torch.equal(straight.ref_model.state_dict()["lm_head.weight"], start["lm_head.weight"])
+    for name, weight in reference_weights(straight).items():
+        assert torch.equal(weight, reference_weights(resumed)[name]), name
+    assert any(not torch.equal(weight, start[name]) for name, weight in reference_weights(straight).items())
     assert figures(resumed) == figures(straight)
+
+
+def reference_weights(trainer: Any) -> dict[str, torch.Tensor]:
+    """Returns the weights of a reference that moves: of a model, or of an adapter of the policy."""
+    if trainer.ref_model is not None:
+        return dict(trainer.ref_model.named_parameters())
+    return {name: weight for name, weight in trainer.model.named_parameters() if ".ref." in name}
 
 
 def test_a_run_that_is_at_its_end_trains_no_further_step(gpt2_path: str, tmp_path: Path) -> None:
