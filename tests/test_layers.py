@@ -68,17 +68,17 @@ LAYERS = {
 
 # Lines of a room's Python files, docstrings included, and of the library.
 BUDGETS = {
-    "lmrl": 18_020,
+    "lmrl": 18_065,
     "lmrl/cli": 670,
     "lmrl/core": 600,
     "lmrl/data": 1_300,
     "lmrl/envs": 250,
     "lmrl/evaluation": 3_800,
     "lmrl/evaluation/reporting": 1_700,
-    "lmrl/models": 1_300,
+    "lmrl/models": 1_335,
     "lmrl/rewards": 4_755,
     "lmrl/search": 500,
-    "lmrl/trainers": 3_245,
+    "lmrl/trainers": 3_255,
 }
 FILE_LINES = {"lmrl/trainers/base.py": 500}  # for each override of TRL and transformers is in this one file
 

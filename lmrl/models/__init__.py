@@ -12,6 +12,7 @@ from .loading import (
     load_model,
     load_policy,
     load_tokenizer,
+    show_special_tokens,
     write_merged,
 )
 from .sampling import DecodingWeights, neutral_generation_config
@@ -41,6 +42,7 @@ __all__ = [
     "neutral_generation_config",
     "offer_base_model",
     "save_critic",
+    "show_special_tokens",
     "tied_targets",
     "upcast_adapters_to_fp32",
     "write_merged",

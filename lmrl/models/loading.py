@@ -1,5 +1,7 @@
 """Loading of policies and tokenizers from a hub id or a folder, their preparation for training, merged adapters."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from transformers import (
 )
 from transformers.activations import ACT2FN, NewGELUActivation
 
-from lmrl.utils import reason_of
+from lmrl.utils import check_in, reason_of
 
 from .adapters import untie_targets
 
@@ -114,7 +116,10 @@ def load_model(
 
 
 def load_policy(
-    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs: Any
+    model: str | Path | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    visible_special_tokens: Sequence[str] | None = None,
+    **kwargs: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """
     Returns a policy to train, or an adapter to train further, and its tokenizer.
@@ -127,6 +132,8 @@ def load_policy(
             Hub id or folder, or a model, which is returned as it is.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Its tokenizer. It is loaded if `model` is a name, and `None` is returned if not.
+        visible_special_tokens (list of `str`, *optional*):
+            Tokens for [`show_special_tokens`].
         **kwargs:
             As for [`load_model`].
     """
@@ -134,9 +141,35 @@ def load_policy(
         source = {name: kwargs[name] for name in ("revision", "trust_remote_code") if name in kwargs}
         tokenizer = tokenizer or load_tokenizer(model, **source)
         model = load_model(model, trainable=True, **kwargs)
+    if tokenizer is not None and visible_special_tokens:
+        show_special_tokens(tokenizer, visible_special_tokens)
     if (getattr(tokenizer, "pad_token_id", None) or 0) >= model.config.get_text_config().vocab_size:
         tokenizer.pad_token = tokenizer.eos_token  # type: ignore[union-attr]
     return model, tokenizer
+
+
+def show_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
+    """
+    Makes special tokens of a tokenizer ordinary ones, in place: decoded texts have them from then on, also with
+    `skip_special_tokens`, and so has the tokenizer as it is saved.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer whose backend is the library tokenizers.
+        tokens (list of `str`):
+            Added tokens without a role, such as `"<row>"`.
+
+    Raises:
+        ValueError: For a token that is not there, or has a role (EOS, padding).
+    """
+    known = set(tokenizer.get_added_vocab()) - set(tokenizer.special_tokens_map.values())
+    for token in tokens:
+        check_in(sorted(known), visible_special_tokens=token)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for added in state["added_tokens"]:
+        added["special"] &= added["content"] not in tokens
+    tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
+    tokenizer.extra_special_tokens = [token for token in tokenizer.extra_special_tokens if token not in tokens]
 
 
 def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32") -> PreTrainedModel:

@@ -28,7 +28,11 @@ def as_dataset(rows: Any) -> Any:
 
 def loading_options(args: PolicyGradientConfig, quantization_config: Any) -> dict[str, Any]:
     """Returns the options with which a policy is loaded that is given by its name."""
-    options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    options = {
+        "trust_remote_code": args.trust_remote_code,
+        "visible_special_tokens": args.visible_special_tokens,
+        **(args.model_init_kwargs or {}),
+    }
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):

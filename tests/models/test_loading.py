@@ -27,6 +27,7 @@ from lmrl.models import (
     load_policy,
     load_tokenizer,
     load_trainable_classifier,
+    show_special_tokens,
 )
 
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11]])
@@ -251,3 +252,22 @@ def test_a_pad_token_that_the_model_does_not_have_is_replaced_by_eos(gpt2_path: 
     assert given[1].pad_token_id == 1
     assert load_policy(gpt2_path)[1].pad_token_id == 0
     assert load_policy(load_model(gpt2_path))[1] is None
+
+
+def test_special_tokens_of_the_task_are_shown_in_texts(gpt2_path: str, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(gpt2_path)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<row>", "<cell>"]})
+    ids = tokenizer("d <row> e <cell>")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "d e"
+    for wrong in ("<eos>", "<nowhere>", "d"):
+        with pytest.raises(ValueError, match=rf"`visible_special_tokens` must be one of <cell>, <row>, got '{wrong}'"):
+            show_special_tokens(tokenizer, [wrong])
+    model = load_model(gpt2_path)
+    model.resize_token_embeddings(len(tokenizer))
+    assert load_policy(model, tokenizer, visible_special_tokens=["<row>"]) == (model, tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    for shown in (tokenizer, load_tokenizer(tmp_path)):
+        assert shown("d <row> e <cell>")["input_ids"] == ids
+        assert shown.decode([*ids, shown.eos_token_id], skip_special_tokens=True) == "d <row> e"
+    show_special_tokens(tokenizer, ["<row>"])  # once more changes nothing
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "d <row> e"

@@ -177,6 +177,25 @@ def test_a_tokenizer_without_an_eos_of_the_model_is_refused(end: str | None, lla
         ReinforceTrainer(model, share_of_letters, args, rows(), processing_class=tokenizer)
 
 
+def test_rewards_read_special_tokens_that_are_words_of_the_task(llama_path: str, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(llama_path)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<row>"]})
+    model = AutoModelForCausalLM.from_pretrained(llama_path)
+    model.resize_token_embeddings(len(tokenizer))
+    pairs: list[tuple[str, list[int]]] = []
+
+    def reward(completions: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        pairs.extend(zip(completions, completion_ids, strict=True))
+        return [float(ids[0]) for ids in completion_ids]
+
+    args = own_config(ReinforceConfig, tmp_path, visible_special_tokens=["<row>"])
+    ReinforceTrainer(model, reward, args, rows(), processing_class=tokenizer).train()
+    row = tokenizer.convert_tokens_to_ids("<row>")
+    shown = [text.count("<row>") for text, _ in pairs]
+    assert shown == [ids.count(row) for _, ids in pairs]
+    assert sum(shown) > 0
+
+
 def test_each_held_out_set_has_its_own_metrics(llama_path: str, tmp_path: Path) -> None:
     stream = IterableDataset.from_generator(lambda: iter([{"prompt": "a"}]))
     trainer = make_trainer(
