@@ -68,7 +68,7 @@ LAYERS = {
 
 # Lines of a room's Python files, docstrings included, and of the library.
 BUDGETS = {
-    "lmrl": 18_065,
+    "lmrl": 18_080,
     "lmrl/cli": 670,
     "lmrl/core": 600,
     "lmrl/data": 1_300,
@@ -78,7 +78,7 @@ BUDGETS = {
     "lmrl/models": 1_335,
     "lmrl/rewards": 4_755,
     "lmrl/search": 500,
-    "lmrl/trainers": 3_255,
+    "lmrl/trainers": 3_268,
 }
 FILE_LINES = {"lmrl/trainers/base.py": 500}  # for each override of TRL and transformers is in this one file
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from trl import BEMACallback
 
 from lmrl.saving import check_writable
 from lmrl.utils import refuse
@@ -71,6 +72,17 @@ def check_training(optimizer: Any, scheduler: Any, policy: nn.Module, has_critic
             "`peft_config` the trainer makes these: leave it out.": optimizer is not None and not has_weights,
             "`optimizers` must have no schedule with a critic, got one. The critic's weights come to those of the "
             "optimizer, and would have no learning rate in it: set `lr_scheduler_type`.": scheduler and has_critic,
+        }
+    )
+
+
+def check_callbacks(callbacks: Sequence[Any], has_critic: bool) -> None:
+    """Checks that each callback can take the policy as it is; else a `ValueError`."""
+    averages = any(isinstance(callback, BEMACallback) for callback in callbacks)
+    refuse(
+        {
+            "`callbacks` must have no BEMACallback with a critic, got one. It makes a model of the policy's class, "
+            "which has no critic: leave it out, or train with ReinforceTrainer.": averages and has_critic
         }
     )
 

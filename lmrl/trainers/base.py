@@ -427,6 +427,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             SaveError: If a checkpoint cannot be written; those before it are complete.
             Terminated: If the run got SIGTERM; it is saved.
         """
+        arguments.check_callbacks(self.callback_handler.callbacks, self.has_critic)
         checkpoint = self._writer.find(resume_from_checkpoint, self.args.output_dir)
         if checkpoint is not None:
             self._resumed_state = checkpointing.load_run_state(Path(checkpoint), self.accelerator.process_index)

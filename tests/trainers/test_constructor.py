@@ -14,7 +14,7 @@ from peft import LoraConfig
 from tiny import tiny_llama, tiny_tokenizer
 from training import ALGORITHMS, PROMPTS, make_trainer, share_of_a, share_of_letters
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
-from trl import RLOOConfig, RLOOTrainer
+from trl import BEMACallback, RLOOConfig, RLOOTrainer
 
 from lmrl.trainers import PolicyGradientTrainer, PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
 
@@ -194,6 +194,14 @@ def test_rewards_read_special_tokens_that_are_words_of_the_task(llama_path: str,
     shown = [text.count("<row>") for text, _ in pairs]
     assert shown == [ids.count(row) for _, ids in pairs]
     assert sum(shown) > 0
+
+
+def test_an_average_of_the_weights_is_of_a_policy_without_a_critic(llama_path: str, tmp_path: Path) -> None:
+    average = BEMACallback(update_freq=1, update_after=0, device="cpu")
+    with pytest.raises(ValueError, match="`callbacks` must have no BEMACallback with a critic, got one"):
+        make_trainer("ppo", llama_path, tmp_path, callbacks=[average]).train()
+    make_trainer("reinforce", llama_path, tmp_path, callbacks=[average]).train()
+    assert (tmp_path / "bema" / "config.json").is_file()
 
 
 def test_each_held_out_set_has_its_own_metrics(llama_path: str, tmp_path: Path) -> None:
