@@ -39,6 +39,11 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
     return call
 
 
+def unwrapped(listing: str) -> list[str]:
+    """Returns a line for each entry of a list whose descriptions are wrapped."""
+    return listing.replace("\n" + " " * 26, " ").splitlines()
+
+
 def launched(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a command in a folder, offline on a CPU, without this checkout on the path; returns its output."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -57,7 +62,7 @@ def test_list_has_a_sentence_for_each_recipe_and_configuration(command: Command)
     status, out, err = command("list")
     assert (status, err) == (0, "")
     assert all(len(line) <= 119 for line in out.splitlines())
-    lines = out.replace("\n" + " " * 26, " ").splitlines()
+    lines = unwrapped(out)
     assert {line.split()[0] for line in lines} == {*RECIPES, *CONFIGS}
     assert all(len(line.split(maxsplit=1)[1]) > 20 and not line.endswith("...") for line in lines)
     demo = "a small GPT-2 that turns facts about a footpath into a sentence, rewarded by BLEU and ROUGE-L"
@@ -157,7 +162,7 @@ def test_a_wheel_in_an_environment_of_its_own_runs_the_demo_from_an_empty_folder
     where = launched([str(python), "-c", "import lmrl, sys; print(lmrl.__file__)"], empty)
     assert Path(where.stdout.strip()).is_relative_to(site), where
     listed = launched([lmrl, "list"], empty)
-    assert {line.split()[0] for line in listed.stdout.splitlines()} == {*RECIPES, *CONFIGS}
+    assert {line.split()[0] for line in unwrapped(listed.stdout)} == {*RECIPES, *CONFIGS}
     done = launched([lmrl, "run", "ppo_gen", *SHORT], empty)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("The model is in runs/demo_ppo\n") and "accelerate launch" not in done.stderr

@@ -26,7 +26,7 @@ BATCH_MEANS = {
     "policy/approx_kl",
     "value/loss",
     "value/clip_ratio",
-    "clip_ratio/region_mean",
+    *(f"clip_ratio/{name}" for name in ("region_mean", "low_mean", "low_min", "high_mean", "high_max")),
 }
 
 
