@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributed
+from transformers import TrainingArguments
 from trl import RLOOConfig
 
 from lmrl.arguments import (
@@ -147,6 +148,7 @@ def test_rewards_are_names_or_one_key_mappings_wherever_they_are_written(tmp_pat
         ("- a\n- b", "must have lines `name: value`, got list."),
         ("", "must have lines `name: value`, got NoneType."),
         ("a: [", "is not valid YAML"),
+        ("rewards: &r [*r]", "is not valid YAML"),
         ("max_steps: !!python/object/apply:os.getpid []", "is not valid YAML"),
     ],
 )
@@ -492,3 +494,9 @@ def test_variables_of_the_chat_template_are_a_json_object() -> None:
     for wrong in ("think", "[1]", "3"):
         with pytest.raises(ValueError, match=r"`chat_template_kwargs` must be a JSON object, got '"):
             ComparisonArguments(chat_template_kwargs=wrong)
+
+
+@pytest.mark.parametrize("name", ["eval_accumulation_steps", "per_device_eval_batch_size"])
+def test_numbers_that_a_trainer_divides_by_are_at_least_one(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"`{name}` must be at least 1, got 0\."):
+        parse(TrainingArguments, argv=[f"--output_dir={tmp_path}", f"--{name}=0"])

@@ -68,8 +68,8 @@ LAYERS = {
 
 # Lines of a room's Python files, docstrings included, and of the library.
 BUDGETS = {
-    "lmrl": 18_080,
-    "lmrl/cli": 670,
+    "lmrl": 18_090,
+    "lmrl/cli": 675,
     "lmrl/core": 600,
     "lmrl/data": 1_300,
     "lmrl/envs": 250,

@@ -14,7 +14,7 @@ import yaml
 from trl import TrlParser
 
 from lmrl.deprecation import warn_deprecated
-from lmrl.utils import did_you_mean, shorten
+from lmrl.utils import check_at_least, did_you_mean, shorten
 
 from .help import wants_help, write_help
 from .inspection import PRINT_ARGUMENTS, arguments_as_json
@@ -29,6 +29,13 @@ _ARGPARSE_MESSAGES = (
     (r"Truthy value expected: got (.*) but expected.*", r"must be yes or no, got '\1'."),
     (r"expected (?:at least )?one argument", r"must have a value, got none."),
     (r"(must be .*)", r"\1"),  # of lmrl.arguments
+)
+
+
+# What Trainer divides by, and does not check.
+_DIVISORS = (
+    *("gradient_accumulation_steps", "eval_accumulation_steps"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size"),
 )
 
 
@@ -97,9 +104,11 @@ def parse(
     if config is not None:
         parser.set_defaults_with_config(**_read_config(str(config), parser, hints, renamed))
     # 2. Values that a library would accept and fail on later are refused here.
-    for name, value in vars(parser.parse_known_args(argv)[0]).items():
+    values = vars(parser.parse_known_args(argv)[0])
+    for name, value in values.items():
         if name in hints:
             _check_value(name, value, hints[name])
+    check_at_least(1, **{name: values[name] for name in _DIVISORS if name in hints})
     # 3. The dataclasses check the rest themselves.
     try:
         parsed = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
@@ -166,13 +175,13 @@ def _read_config(path: str, parser: _Parser, hints: dict[str, Any], renamed: dic
     try:
         text = Path(path).read_text(encoding="utf-8")
         config = read_yaml(text, path)
+        as_written = yaml.load(text, yaml.BaseLoader)  # every number, switch and date as its text
     except OSError as error:
         raise ValueError(f"`--config` must be a file that can be read, got {path!r}: {error.strerror}.") from error
     except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} must have lines `name: value`, got {type(config).__name__}.")
-    as_written = yaml.load(text, yaml.BaseLoader)  # every number, switch and date as its text
     values = {}
     for name, value in config.items():
         written = as_written.get(name, value)
