@@ -174,7 +174,7 @@ class HeldOutArguments(EvalRowArguments):
 
     dataset_name: str = _option(
         "demo",
-        "Rows: demo, a file, a folder or a hub id. Files are .json, .jsonl, .csv, .tsv or .parquet; "
+        "Rows: demo, a file, a folder, a hub id. Files are .json, .jsonl, .csv, .tsv or .parquet; "
         "those in a folder are named after their splits.",
     )
     eval_dataset_name: str | None = _option(None, "Held-out rows, like dataset_name. Default: its test split.")

@@ -51,7 +51,7 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
     """
     options = _source(model_args, config) | model_args.loading(bf16=config.bf16)
     with known_as("model_name_or_path"):
-        shown = getattr(config, "visible_special_tokens", None)  # which supervised training has not
+        shown = getattr(config, "visible_tokens", None)  # which supervised training has not
         model, tokenizer = models.load_policy(_name(model_args), None, shown, **options)
     if not model_args.use_peft:  # which trains other weights, in float32
         _warn_if_weights_are_too_coarse(model, config.learning_rate)

@@ -118,7 +118,7 @@ def load_model(
 def load_policy(
     model: str | Path | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    visible_special_tokens: Sequence[str] | None = None,
+    visible_tokens: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """
@@ -132,7 +132,7 @@ def load_policy(
             Hub id or folder, or a model, which is returned as it is.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Its tokenizer. It is loaded if `model` is a name, and `None` is returned if not.
-        visible_special_tokens (list of `str`, *optional*):
+        visible_tokens (list of `str`, *optional*):
             Tokens for [`show_special_tokens`].
         **kwargs:
             As for [`load_model`].
@@ -141,8 +141,8 @@ def load_policy(
         source = {name: kwargs[name] for name in ("revision", "trust_remote_code") if name in kwargs}
         tokenizer = tokenizer or load_tokenizer(model, **source)
         model = load_model(model, trainable=True, **kwargs)
-    if tokenizer is not None and visible_special_tokens:
-        show_special_tokens(tokenizer, visible_special_tokens)
+    if tokenizer is not None and visible_tokens:
+        show_special_tokens(tokenizer, visible_tokens)
     if (getattr(tokenizer, "pad_token_id", None) or 0) >= model.config.get_text_config().vocab_size:
         tokenizer.pad_token = tokenizer.eos_token  # type: ignore[union-attr]
     return model, tokenizer
@@ -164,7 +164,7 @@ def show_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str
     """
     known = set(tokenizer.get_added_vocab()) - set(tokenizer.special_tokens_map.values())
     for token in tokens:
-        check_in(sorted(known), visible_special_tokens=token)
+        check_in(sorted(known), visible_tokens=token)
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     for added in state["added_tokens"]:
         added["special"] &= added["content"] not in tokens

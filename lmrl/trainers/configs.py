@@ -69,10 +69,10 @@ class PolicyGradientConfig(RLOOConfig):
         "Model that the KL is measured to. The one that a first training started from, or a teacher with the same "
         "tokenizer. By default the policy as it is given, so that each training has a new reference.",
     )
-    visible_special_tokens: list[str] | None = option(
+    visible_tokens: list[str] | None = option(
         None,
-        "Special tokens that are words of the task, such as <row>. Rewards and the evaluation then read them in "
-        "completions, and so does who decodes with the saved tokenizer. By default texts have no special tokens.",
+        "Special tokens that rewards read, as <row>. The evaluation reads them in completions too, and so does who "
+        "decodes with the saved tokenizer. By default texts have no special tokens.",
     )
     missing_eos_penalty: float | None = option(
         None, "Penalty of a completion that does not end. Subtracted where max_completion_length cut it."

@@ -30,7 +30,7 @@ def loading_options(args: PolicyGradientConfig, quantization_config: Any) -> dic
     """Returns the options with which a policy is loaded that is given by its name."""
     options = {
         "trust_remote_code": args.trust_remote_code,
-        "visible_special_tokens": args.visible_special_tokens,
+        "visible_tokens": args.visible_tokens,
         **(args.model_init_kwargs or {}),
     }
     if quantization_config is not None:

@@ -260,11 +260,11 @@ def test_special_tokens_of_the_task_are_shown_in_texts(gpt2_path: str, tmp_path:
     ids = tokenizer("d <row> e <cell>")["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "d e"
     for wrong in ("<eos>", "<nowhere>", "d"):
-        with pytest.raises(ValueError, match=rf"`visible_special_tokens` must be one of <cell>, <row>, got '{wrong}'"):
+        with pytest.raises(ValueError, match=rf"`visible_tokens` must be one of <cell>, <row>, got '{wrong}'"):
             show_special_tokens(tokenizer, [wrong])
     model = load_model(gpt2_path)
     model.resize_token_embeddings(len(tokenizer))
-    assert load_policy(model, tokenizer, visible_special_tokens=["<row>"]) == (model, tokenizer)
+    assert load_policy(model, tokenizer, visible_tokens=["<row>"]) == (model, tokenizer)
     tokenizer.save_pretrained(tmp_path)
     for shown in (tokenizer, load_tokenizer(tmp_path)):
         assert shown("d <row> e <cell>")["input_ids"] == ids

@@ -188,7 +188,7 @@ def test_rewards_read_special_tokens_that_are_words_of_the_task(llama_path: str,
         pairs.extend(zip(completions, completion_ids, strict=True))
         return [float(ids[0]) for ids in completion_ids]
 
-    args = own_config(ReinforceConfig, tmp_path, visible_special_tokens=["<row>"])
+    args = own_config(ReinforceConfig, tmp_path, visible_tokens=["<row>"])
     ReinforceTrainer(model, reward, args, rows(), processing_class=tokenizer).train()
     row = tokenizer.convert_tokens_to_ids("<row>")
     shown = [text.count("<row>") for text, _ in pairs]
