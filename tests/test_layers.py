@@ -1,6 +1,6 @@
 """The structure of the tree: who may import whom, no circles, and how large rooms, files and functions may be.
 
-A room that gets smaller lowers its number. docs/architecture.md states why one is large.
+What the tree does not meet yet stands in the numbers called `*_TODAY`: each is to go down to its budget.
 """
 
 import ast
@@ -68,19 +68,20 @@ LAYERS = {
 
 # Lines of a room's Python files, docstrings included, and of the library.
 BUDGETS = {
-    "lmrl": 18_090,
-    "lmrl/cli": 675,
+    "lmrl": 15_500,
     "lmrl/core": 600,
     "lmrl/data": 1_300,
     "lmrl/envs": 250,
     "lmrl/evaluation": 3_800,
     "lmrl/evaluation/reporting": 1_700,
-    "lmrl/models": 1_335,
-    "lmrl/rewards": 4_755,
+    "lmrl/models": 1_300,
+    "lmrl/rewards": 4_400,
     "lmrl/search": 500,
-    "lmrl/trainers": 3_268,
+    "lmrl/trainers": 2_700,
 }
-FILE_LINES = {"lmrl/trainers/base.py": 500}  # for each override of TRL and transformers is in this one file
+# What main does not meet yet.
+BUDGETS_TODAY = {"lmrl": 18_090, "lmrl/models": 1_331, "lmrl/rewards": 4_753, "lmrl/trainers": 3_266}
+FILE_LINES_TODAY = {"lmrl/trainers/base.py": 499}
 
 
 def sources(*places: str) -> list[Path]:
@@ -342,7 +343,8 @@ def test_nothing_in_the_library_imports_recipes() -> None:
 def test_a_room_keeps_within_its_budget_of_lines(room: str) -> None:
     """A room that grows past it gives something up; lines are saved by deleting, not by packing."""
     lines = sum(lines_of(path) for path in sources(room))
-    assert lines <= BUDGETS[room], f"{room} has {lines} lines, at most {BUDGETS[room]}"
+    limit = max(BUDGETS[room], BUDGETS_TODAY.get(room, 0))
+    assert lines <= limit, f"{room} has {lines} lines, at most {limit}"
 
 
 def test_files_have_at_most_400_lines() -> None:
@@ -350,7 +352,7 @@ def test_files_have_at_most_400_lines() -> None:
     wrong = []
     for path in sources("lmrl", "recipes", "scripts", "benchmarks"):
         name = path.relative_to(ROOT).as_posix()
-        limit = FILE_LINES.get(name, 400)
+        limit = FILE_LINES_TODAY.get(name, 400)
         if lines_of(path) > limit:
             wrong.append(f"{name} has {lines_of(path)} lines, at most {limit}")
     refuse(wrong)
