@@ -51,13 +51,13 @@ LAYERS = {
     ),
     "lmrl/evaluation": Layer(("lmrl.evaluation", "lmrl.rewards", "lmrl.models", "lmrl.distributed"), None, ("trl",)),
     "lmrl/search": Layer(("lmrl.search", "lmrl.evaluation", "lmrl.cli"), None, ("torch", "transformers", "trl")),
-    "lmrl/experiment.py": Layer(
-        ("lmrl.arguments", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation", "lmrl.distributed"),
+    "lmrl/experiment": Layer(
+        ("lmrl.experiment", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation", "lmrl.distributed"),
         None,
         ("trl",),
     ),
     "lmrl/supervised.py": Layer(("lmrl.data", "lmrl.models", "lmrl.rewards", "lmrl.evaluation"), None, ("trl",)),
-    "lmrl/arguments.py": Layer((), ("trl",)),
+    "lmrl/arguments": Layer(("lmrl.arguments",), ("trl",)),
     "lmrl/cli": Layer(("lmrl.cli", "lmrl.arguments"), ("trl", "yaml")),
     "lmrl/__main__.py": Layer(("lmrl.__version__",), ("torch",)),
     "lmrl/__init__.py": Layer(("lmrl.trainers", "lmrl.version"), ()),

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from lmrl.arguments import reward_spec
+from lmrl.arguments.checks import reward_spec
 from lmrl.rewards import make_reward
 
 WRITTEN = {

@@ -1,0 +1,42 @@
+"""Rewards on a command line, and checks that several groups of arguments make."""
+
+import argparse
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from lmrl.utils import shorten
+
+
+def reward_spec(text: str) -> str | dict[str, Any]:
+    """Returns a reward from a command line: `bleu`, or JSON with options such as `{"length": {"target": 20}}`."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return dict(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"must be valid JSON, got {text!r} ({error}). Quote it in '...'.") from error
+
+
+# The parser calls the type of a list's items to read each, so at run time the type is that function.
+if TYPE_CHECKING:
+    RewardSpec = str | dict[str, Any]
+else:
+    RewardSpec = reward_spec
+
+
+def check_specs(name: str, specs: Iterable[str | dict[str, Any]]) -> None:
+    """Raises an error for a reward that is neither a name nor a mapping with one key."""
+    for spec in specs:
+        if not (isinstance(spec, str) and spec) and not (isinstance(spec, dict) and len(spec) == 1):
+            raise ValueError(
+                f'`{name}` must have names, or names with options such as {{"name": {{}}}}, got {shorten(spec)}.'
+            )
+
+
+def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str = "without") -> None:
+    """Raises an error for the first field that is set, where another argument makes it one that nothing reads."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value != type(arguments).__dataclass_fields__[name].default:
+            raise ValueError(f"`{name}` must not be set {relation} `{other}`, got {value!r}: it would not be read.")

@@ -1,0 +1,152 @@
+"""Arguments of rewards and of evaluations."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from lmrl.arguments.checks import RewardSpec, check_specs, check_unread
+from lmrl.utils import check_at_least, json_object, labelled, option
+
+
+@dataclass
+class RewardArguments:
+    """Rewards of a completion. Several are added up, weighted by TRL's `reward_weights`."""
+
+    _argument_group_name = "Rewards"
+
+    rewards: list[RewardSpec] = field(
+        default_factory=lambda: ["bleu", "rougeL"],
+        metadata={
+            "help": 'Rewards by name. With options as JSON: `--rewards bleu \'{"length": {"target": 20}}\'`. In YAML '
+            "`- bleu` and `- length: {target: 20}`. Their weights are --reward_weights, in the same order."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not self.rewards:
+            raise ValueError("`rewards` must have at least one, got none. Add one, for example bleu.")
+        check_specs("rewards", self.rewards)
+
+
+@dataclass
+class ScoringArguments:
+    """How held-out rows are completed and scored."""
+
+    _argument_group_name = "Evaluation"
+    # Former names, which `lmrl.cli.parse` still accepts with a warning.
+    _old_names: ClassVar[dict[str, str]] = {
+        "batch_size": "eval_batch_size",
+        "do_sample": "eval_do_sample",
+        "eval_rows_in_training": "eval_subset",
+        "max_new_tokens": "eval_max_new_tokens",
+        "metrics": "eval_metrics",
+        "num_beams": "eval_num_beams",
+        "num_samples_shown": "eval_num_completions_to_print",
+        "perplexity_model": "eval_perplexity_model",
+        "results_dir": "eval_output_dir",
+    }
+
+    eval_metrics: list[RewardSpec] | None = option(
+        None,
+        "Metrics besides the rewards, written like them. A metric that was not rewarded shows whether the reward was "
+        "learned or gamed.",
+    )
+    eval_batch_size: int = option(32, "Prompts completed at a time. It affects memory, not results.")
+    eval_max_new_tokens: int | None = option(
+        None, "Maximum number of tokens of a completion. Default: as in training, or 64."
+    )
+    eval_do_sample: bool = option(False, "Sample completions instead of greedy decoding.")
+    eval_num_beams: int = option(1, "Beams of a beam search; 1 is none.")
+    eval_perplexity_model: str | None = option(
+        None,
+        "Model for the perplexity: folder or hub id. Default: the model that training starts "
+        "from, or the first checkpoint.",
+    )
+    eval_num_completions_to_print: int = option(5, "Completions printed at the end.")
+    eval_output_dir: str | None = option(None, "Folder of the scores and the report. Default: output_dir.")
+
+    def __post_init__(self) -> None:
+        check_at_least(
+            1,
+            eval_batch_size=self.eval_batch_size,
+            eval_max_new_tokens=self.eval_max_new_tokens,
+            eval_num_beams=self.eval_num_beams,
+        )
+        check_at_least(0, eval_num_completions_to_print=self.eval_num_completions_to_print)
+        check_specs("eval_metrics", self.eval_metrics or [])
+
+    def decoding(self, max_new_tokens: int) -> dict[str, Any]:
+        """Returns the options of decoding, with a default for the length."""
+        return {
+            "max_new_tokens": self.eval_max_new_tokens or max_new_tokens,
+            "do_sample": self.eval_do_sample,
+            "num_beams": self.eval_num_beams,
+            "batch_size": self.eval_batch_size,
+        }
+
+
+@dataclass
+class EvaluationArguments(ScoringArguments):
+    """How held-out rows are completed and scored, before, during and after training."""
+
+    eval_subset: int = option(100, "Rows scored during training. The first held-out ones; eval_strategy sets when.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, eval_subset=self.eval_subset)
+
+
+@dataclass
+class ComparisonArguments:
+    """Checkpoints and texts that `evaluate_gen.py` compares, and how it samples."""
+
+    _old_names: ClassVar[dict[str, str]] = {name: f"eval_{name}" for name in ("num_samples", "seed", "temperature")}
+
+    checkpoints: list[str] | None = option(
+        None,
+        "Checkpoints to compare, as `path` or `label=path`. The others are tested against the first. Default: "
+        "model_name_or_path alone.",
+    )
+    outputs: list[str] | None = option(
+        None,
+        "Texts of other systems to compare with, as `label=file`. A text file with one per line in the order of the "
+        'rows, or .jsonl with {"id": ..., "completion": ...}.',
+    )
+    datasets: list[str] | None = option(
+        None, "Several data sets, as `label=path`, written like dataset_name. Default: dataset_name alone."
+    )
+    eval_num_samples: int = option(1, "Completions per prompt; more than 1 needs eval_do_sample.")
+    eval_temperature: float = option(1.0, "Temperature of sampling, with eval_do_sample.")
+    eval_seed: int = option(42, "Seed of sampling, with eval_do_sample.")
+    chat_template_kwargs: dict[str, Any] | str | None = option(
+        None, 'Variables of the chat template, as in training. As JSON: {"enable_thinking": false}.'
+    )
+
+    def __post_init__(self) -> None:
+        check_at_least(1, eval_num_samples=self.eval_num_samples)
+        if isinstance(self.chat_template_kwargs, str):
+            self.chat_template_kwargs = json_object("chat_template_kwargs", self.chat_template_kwargs)
+        if not self.eval_temperature > 0:
+            raise ValueError(
+                f"`eval_temperature` must be above 0, got {self.eval_temperature}. Greedy decoding is without "
+                "`eval_do_sample`."
+            )
+
+    def systems(self, model: str | None, default: str) -> tuple[dict[str, str], dict[str, str]]:
+        """
+        Returns the paths of the checkpoints and those of the files of texts, by label.
+
+        Without `checkpoints` it is `model` alone, and where nothing else is given, `default`.
+
+        Raises:
+            ValueError: If two of them have the same label.
+        """
+        alone = model or (None if self.outputs else default)
+        checkpoints = labelled("checkpoints", self.checkpoints or ([alone] if alone else []))
+        return checkpoints, labelled("outputs", self.outputs or [], taken=checkpoints)
+
+    def sampling(self, do_sample: bool) -> dict[str, Any]:
+        """Returns the options of sampling, which greedy decoding refuses, and the variables of the chat template."""
+        if not do_sample:
+            check_unread(self, ("eval_num_samples", "eval_temperature", "eval_seed"), "eval_do_sample")
+        sampling = {"num_samples": self.eval_num_samples, "temperature": self.eval_temperature, "seed": self.eval_seed}
+        return {**sampling, "chat_template_kwargs": self.chat_template_kwargs}

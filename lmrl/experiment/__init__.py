@@ -1,0 +1,17 @@
+"""The steps that recipes share: load the policy, make its evaluator, save what came out."""
+
+from lmrl.experiment.evaluators import load_frozen_models, make_evaluator
+from lmrl.experiment.policies import load_policy, load_rows
+from lmrl.experiment.reports import save_merged, save_report
+from lmrl.experiment.systems import SystemEvaluator, load_eval_sets
+
+__all__ = [
+    "SystemEvaluator",
+    "load_eval_sets",
+    "load_frozen_models",
+    "load_policy",
+    "load_rows",
+    "make_evaluator",
+    "save_merged",
+    "save_report",
+]

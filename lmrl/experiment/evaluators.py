@@ -1,0 +1,100 @@
+"""The held-out evaluation of a run, and the frozen models that it compares with."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from lmrl.evaluation import Decoding, Evaluator, FrozenModels, higher_is_better
+from lmrl.experiment.policies import model_name, model_source
+from lmrl.models import load_model, load_tokenizer
+from lmrl.rewards import make_rewards
+from lmrl.utils import check_in, known_as
+
+
+def make_evaluator(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    reward_funcs: Sequence[Any],
+    model_args: Any,
+    eval_args: Any,
+    config: Any,
+) -> Evaluator:
+    """
+    Returns the held-out evaluation of a run: its rewards and metrics, and the divergence from where it started.
+
+    Args:
+        tokenizer (`transformers.PreTrainedTokenizerBase`):
+            Tokenizer of the policy.
+        rows (`datasets.Dataset`):
+            Held-out rows.
+        reward_funcs (list of callables):
+            Reward functions that are trained on.
+        model_args ([`~lmrl.arguments.ModelArguments`]):
+            The model that training starts from, which is the reference.
+        eval_args ([`~lmrl.arguments.EvaluationArguments`]):
+            Metrics, decoding, the subset for evaluations during training.
+        config ([`~lmrl.trainers.PolicyGradientConfig`]):
+            Configuration of the trainer, with the default length and the variables of the chat template.
+
+    Raises:
+        ValueError: If a metric is unknown, or `metric_for_best_model` is not measured during training or has another
+            direction than `greater_is_better`.
+    """
+    loading = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
+    evaluator = Evaluator(
+        tokenizer,
+        rows,
+        Decoding(**eval_args.decoding(config.max_completion_length), chat_template_kwargs=config.chat_template_kwargs),
+        reward_funcs=[*reward_funcs, *make_rewards(eval_args.eval_metrics or [])],
+        subset_size=eval_args.eval_subset,
+        load_frozen_models=partial(
+            load_frozen_models, model_name(model_args), eval_args.eval_perplexity_model, **loading
+        ),
+    )
+    if config.metric_for_best_model is not None:
+        config.greater_is_better = _greater_is_better(config, evaluator.names_in_training)
+    return evaluator
+
+
+def _greater_is_better(config: Any, measured: Sequence[str]) -> bool:
+    """Returns the direction of the metric of the best checkpoint, if it is measured and none is set against it."""
+    name = config.metric_for_best_model.removeprefix("eval_")
+    given = config.given_greater_is_better
+    check_in(measured, metric_for_best_model=name)
+    better = higher_is_better(name)
+    if given is None and better is None:
+        raise ValueError(f"`greater_is_better` must be set for {name!r}, of which neither more nor less is better.")
+    if None not in (given, better) and given != better:
+        raise ValueError(f"`greater_is_better` must be {better} for {name!r}, got {given}. Leave it out.")
+    return bool(given if better is None else better)
+
+
+def load_frozen_models(
+    reference: str | None, perplexity_model: str | None, device: torch.device, **loading: Any
+) -> FrozenModels:
+    """
+    Returns the models that an evaluation compares with.
+
+    Args:
+        reference (`str`, *optional*):
+            Model that training starts from: folder or hub id.
+        perplexity_model (`str`, *optional*):
+            Model that gives the perplexity of completions. By default it is the reference.
+        device (`torch.device`):
+            Where the models are put.
+        **loading:
+            Passed on to [`~lmrl.models.load_model`] for the reference.
+
+    Raises:
+        ValueError: If one of them cannot be loaded.
+    """
+    model = None if reference is None else load_model(reference, device=device, **loading)
+    if perplexity_model is not None:
+        with known_as("eval_perplexity_model"):
+            pair = (load_model(perplexity_model, device=device), load_tokenizer(perplexity_model))
+        return FrozenModels(model, pair)
+    return FrozenModels(model, None if model is None else (model, load_tokenizer(str(reference))))

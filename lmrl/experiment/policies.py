@@ -1,0 +1,86 @@
+"""The policy and its rows, from the arguments of a recipe."""
+
+import logging
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lmrl import models
+from lmrl.data import demo_model_path, load_splits
+from lmrl.models import context_length
+from lmrl.utils import known_as
+
+logger = logging.getLogger(__name__)
+
+NO_LIMIT = 10**9  # tokens of a prompt, where a model names no limit
+
+
+def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    Returns the policy to train and its tokenizer.
+
+    Args:
+        model_args ([`~lmrl.arguments.ModelArguments`]):
+            The model, its precision, its quantization. Without a name it is lmrl's demo model.
+        config (`transformers.TrainingArguments`):
+            Configuration of the trainer, which has `trust_remote_code`.
+
+    Raises:
+        ValueError: If there is no such model, or no tokenizer beside it.
+    """
+    options = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
+    with known_as("model_name_or_path"):
+        shown = getattr(config, "visible_tokens", None)  # which supervised training has not
+        model, tokenizer = models.load_policy(model_name(model_args), None, shown, **options)
+    if not model_args.use_peft:  # which trains other weights, in float32
+        _warn_if_weights_are_too_coarse(model, config.learning_rate)
+    return model, tokenizer
+
+
+def _warn_if_weights_are_too_coarse(model: PreTrainedModel, learning_rate: float) -> None:
+    """Warns if most of the weights to train are in so few bits that a step of AdamW rounds to nothing."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad and weight.dtype.itemsize == 2]
+    if any(weight.numel() for weight in weights):  # under ZeRO-3 all are empty here, and its optimizer has float32
+        # A step is about the learning rate; half of the distance to the next number is the least that counts.
+        eps = torch.finfo(weights[0].dtype).eps
+        fixed = sum(int((weight.detach().abs() * (eps / 4) > learning_rate).sum()) for weight in weights)
+        share = fixed / sum(weight.numel() for weight in weights)
+        if share > 0.5:
+            logger.warning(
+                f"`learning_rate` is {learning_rate:g}, and a step of that size rounds to nothing for {share:.0%} of "
+                f"the weights in {weights[0].dtype}. Load them in float32 (`--dtype float32`, with `--bf16 true` for "
+                "the speed of bfloat16), train a LoRA adapter, or raise it."
+            )
+
+
+def load_rows(
+    data_args: Any, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Any
+) -> tuple[Dataset, Dataset]:
+    """
+    Returns the rows to train on and the held-out rows, whose prompts leave room for a completion.
+
+    Args:
+        data_args ([`~lmrl.arguments.DataArguments`]):
+            The data set, and how rows become prompts.
+        model (`transformers.PreTrainedModel`), tokenizer (`transformers.PreTrainedTokenizerBase`):
+            The policy and its tokenizer.
+        config ([`~lmrl.trainers.PolicyGradientConfig`]):
+            Configuration of the trainer, with the length of completions and the variables of the chat template.
+
+    Raises:
+        FileNotFoundError, ValueError: As [`~lmrl.data.load_splits`].
+    """
+    room = (context_length(model) or NO_LIMIT) - int(config.max_completion_length)
+    return load_splits(tokenizer, room, config.chat_template_kwargs, **vars(data_args))
+
+
+def model_name(model_args: Any) -> str:
+    """Returns the folder or hub id of the model to start from."""
+    return str(model_args.model_name_or_path or demo_model_path())
+
+
+def model_source(model_args: Any, config: Any) -> dict[str, Any]:
+    """Returns the options of `from_pretrained` for where a model comes from."""
+    return {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}

@@ -1,0 +1,71 @@
+"""What a run leaves behind: scores, report, model card, merged weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from lmrl.data import demo_model_path
+from lmrl.evaluation import Evaluation, report, write_card
+from lmrl.models import write_merged
+
+
+def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Dataset, *argument_groups: Any) -> None:
+    """
+    Prints the evaluations of a run, and writes its scores, report and model card; uploads them with `push_to_hub`.
+
+    An adapter is also written merged into its base, if `merge` is set. All processes must call it.
+
+    Args:
+        trainer ([`~lmrl.trainers.PolicyGradientTrainer`]):
+            Trainer after the training, with its model saved.
+        evaluations (`dict` of [`~lmrl.evaluation.Evaluation`]):
+            Evaluations by label; the first is the one before training, the last the one after it.
+        rows (`datasets.Dataset`):
+            Held-out rows.
+        *argument_groups:
+            Arguments of the recipe, [`~lmrl.arguments.ModelArguments`] and
+            [`~lmrl.arguments.EvaluationArguments`] among them; the report shows all of them.
+    """
+    settings = {name: value for group in argument_groups for name, value in vars(group).items()}
+    settings |= trainer.args.to_dict()
+    folder = trainer.args.output_dir
+    if trainer.is_world_process_zero():
+        save_merged(settings["merge"], folder, settings["dtype"])
+        run = {
+            "logs": {list(evaluations)[-1]: trainer.state.log_history},
+            "rewarded": trainer.reward_func_names,
+            "config": settings,
+        }
+        start = Path(settings["model_name_or_path"] or demo_model_path()).name
+        compared = None
+        try:
+            compared = report(
+                evaluations,
+                rows,
+                settings["eval_output_dir"] or folder,
+                settings["eval_num_completions_to_print"],
+                title=f"{start}, {' and '.join(evaluations)}",
+                **run,
+            )
+        finally:  # also where nothing can be printed, as into a pipe that is closed
+            trainer.model_card = write_card(
+                folder,
+                evaluations,
+                rows,
+                algorithm=trainer.name,
+                citation=trainer.citation,
+                settings={name: getattr(trainer.args, name) for name in trainer.reported_settings},
+                compared=compared,
+                **run,
+            )
+        print(f"The model is in {folder}")
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(commit_message="Scores and model card")
+
+
+def save_merged(merge: bool, folder: str, dtype: str | None) -> None:
+    """Writes the adapter in a folder merged into its base, with weights of this precision, if `merge` is set."""
+    if merge:
+        print(f"The merged model is in {write_merged(folder, dtype=dtype)}")

@@ -1,0 +1,161 @@
+"""The evaluation of several systems on the same rows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from lmrl.data import fit_prompts, load_held_out
+from lmrl.distributed import rank_and_world_size
+from lmrl.evaluation import CompletionStore, Decoding, Evaluation, evaluate_model, measure_completions, read_outputs
+from lmrl.experiment.evaluators import load_frozen_models
+from lmrl.experiment.policies import NO_LIMIT
+from lmrl.models import context_length, load_model, load_tokenizer
+from lmrl.utils import known_as, labelled
+
+_CHECKPOINTS = "checkpoints` or `model_name_or_path"
+
+
+def load_eval_sets(data_args: Any, datasets: Sequence[str] | None) -> dict[str, Dataset]:
+    """
+    Returns the held-out rows of one or several data sets, by their labels.
+
+    Args:
+        data_args ([`~lmrl.arguments.HeldOutArguments`]):
+            How rows become prompts, the same for all; and the data set, where no others are given.
+        datasets (list of `str`, *optional*):
+            Files, folders or hub ids, each as `path` or `label=path`.
+
+    Raises:
+        FileNotFoundError: If there is nothing by one of these names.
+        ValueError: If rows cannot be read, or two data sets have the same label.
+    """
+    names = labelled("datasets", datasets or [data_args.eval_dataset_name or data_args.dataset_name])
+    shared = vars(data_args) | {"eval_dataset_name": None}
+    for of_fit in ("max_prompt_length", "long_prompts"):  # read by SystemEvaluator.fit
+        del shared[of_fit]
+    return {label: load_held_out(**shared | {"dataset_name": name}) for label, name in names.items()}
+
+
+class SystemEvaluator:
+    """
+    The evaluation of several systems on the same rows: checkpoints, and texts from files.
+
+    All processes must call it: they share the generation, the main process computes the metrics.
+
+    Args:
+        checkpoints (`dict` of `str`):
+            Folders or hub ids by label. The first is the reference, and by default gives the perplexity.
+        outputs (`dict` of `str`):
+            Files of texts by label, as [`~lmrl.evaluation.read_outputs`] reads them.
+        decoding ([`~lmrl.evaluation.Decoding`]):
+            How completions are generated.
+        reward_funcs (list of callables):
+            Metrics besides the usual ones.
+        perplexity_model (`str`, *optional*), device (`torch.device`), **loading:
+            As for [`load_frozen_models`]; the checkpoints are loaded like the reference.
+
+    Raises:
+        ValueError: If a model or a tokenizer cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, str],
+        outputs: Mapping[str, str],
+        decoding: Decoding,
+        reward_funcs: Sequence[Any],
+        *,
+        perplexity_model: str | None,
+        **loading: Any,
+    ):
+        self.checkpoints = checkpoints
+        self.outputs = outputs
+        self.decoding = decoding
+        self.reward_funcs = reward_funcs
+        self.loading = loading
+        with known_as(_CHECKPOINTS):
+            self.tokenizers = {label: load_tokenizer(path) for label, path in checkpoints.items()}
+            self.frozen = load_frozen_models(next(iter(checkpoints.values()), None), perplexity_model, **loading)
+
+    def __call__(self, rows: Dataset, folder: Path) -> dict[str, Evaluation]:
+        """
+        Returns the evaluations by label.
+
+        Args:
+            rows (`datasets.Dataset`):
+                Held-out rows.
+            folder (`Path`):
+                Where completions are kept until [`SystemEvaluator.clean_up`]: a killed evaluation continues.
+
+        Raises:
+            ValueError: If a file of texts does not fit the rows.
+        """
+        perplexity_model = self.frozen.perplexity_model
+        tokenizer = None if perplexity_model is None else perplexity_model[1]
+        texts = {label: read_outputs(path, rows, tokenizer) for label, path in self.outputs.items()}
+        evaluations = {label: self._evaluate(label, rows, folder) for label in self.checkpoints}
+        for label, completions in texts.items():
+            evaluations[label] = measure_completions(
+                completions,
+                rows,
+                reward_funcs=self.reward_funcs,
+                perplexity_model=perplexity_model,
+                length_unit="words" if tokenizer is None else "tokens|eos:included",
+                chat_template_kwargs=self.decoding.chat_template_kwargs,
+            )
+        return evaluations
+
+    def fit(self, rows: Dataset, data_args: Any) -> Dataset:
+        """
+        Returns the rows, none with a prompt longer than `max_prompt_length` or than the first checkpoint allows.
+
+        Args:
+            rows (`datasets.Dataset`), data_args ([`~lmrl.arguments.HeldOutArguments`]):
+                Held-out rows, and what happens to longer prompts.
+        """
+        model = self.frozen.reference_model
+        if model is None:
+            if data_args.max_prompt_length is not None:
+                raise ValueError(
+                    "`max_prompt_length` must be set with a checkpoint, whose tokens it counts, got none."
+                )
+            return rows
+        room = (context_length(model) or NO_LIMIT) - self.decoding.max_new_tokens
+        limit = min(room, data_args.max_prompt_length or room)
+        tokenizer = next(iter(self.tokenizers.values()))
+        if limit < 1:
+            return rows
+        return fit_prompts(rows, tokenizer, limit, data_args.long_prompts, self.decoding.chat_template_kwargs)
+
+    def clean_up(self, folder: Path) -> None:
+        """Deletes the completions that were kept in a folder."""
+        for label in self.checkpoints:
+            CompletionStore(folder / "partial", label).remove()
+
+    def _evaluate(self, label: str, rows: Dataset, folder: Path) -> Evaluation:
+        """Returns the evaluation of a checkpoint."""
+        with known_as(_CHECKPOINTS):
+            model = load_model(self.checkpoints[label], **self.loading)
+        reference = self.frozen.reference_model
+        comparable = reference is not None and self._same_tokens(label, model, reference)
+        if not comparable and rank_and_world_size()[0] == 0:
+            print(f"No kl of {label}: its tokens are not those of {next(iter(self.checkpoints))}.")
+        return evaluate_model(
+            model,
+            self.tokenizers[label],
+            rows,
+            self.decoding,
+            reward_funcs=self.reward_funcs,
+            perplexity_model=self.frozen.perplexity_model,
+            reference_model=reference if comparable else None,
+            store=CompletionStore(folder / "partial", label),
+        )
+
+    def _same_tokens(self, label: str, model: PreTrainedModel, reference: PreTrainedModel) -> bool:
+        """Returns whether a checkpoint has the tokens of the first, each with the same id: else there is no KL."""
+        first, *_ = self.tokenizers.values()
+        sizes = {each.config.get_text_config().vocab_size for each in (model, reference)}
+        return len(sizes) == 1 and self.tokenizers[label].get_vocab() == first.get_vocab()
