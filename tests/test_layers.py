@@ -69,18 +69,18 @@ LAYERS = {
 # Lines of a room's Python files, docstrings included, and of the library.
 BUDGETS = {
     "lmrl": 15_500,
-    "lmrl/core": 600,
-    "lmrl/data": 1_300,
+    "lmrl/core": 800,
+    "lmrl/data": 1_400,
     "lmrl/envs": 250,
-    "lmrl/evaluation": 3_800,
-    "lmrl/evaluation/reporting": 1_700,
-    "lmrl/models": 1_300,
+    "lmrl/evaluation": 4_200,
+    "lmrl/evaluation/reporting": 2_000,
+    "lmrl/models": 1_600,
     "lmrl/rewards": 4_400,
     "lmrl/search": 500,
     "lmrl/trainers": 2_700,
 }
 # What main does not meet yet.
-BUDGETS_TODAY = {"lmrl": 18_090, "lmrl/models": 1_331, "lmrl/rewards": 4_753, "lmrl/trainers": 3_266}
+BUDGETS_TODAY = {"lmrl": 18_172, "lmrl/rewards": 4_753, "lmrl/trainers": 3_266}
 FILE_LINES_TODAY = {"lmrl/trainers/base.py": 499}
 
 
