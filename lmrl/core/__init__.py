@@ -22,6 +22,7 @@ Losses, estimates, baselines, returns and whitened values have the shape of thei
 from .baselines import BASELINES, batch_mean, leave_one_out, moving_average, update_average
 from .diagnostics import approximate_kl, clipped, explained_variance
 from .kl import adaptive_coefficient, k1, k2, k3, sequence_kl
+from .least_squares import fit_ridge, linear_values, regression_moments, squared_error
 from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
 from .masking import last_index, masked_mean, masked_moments, masked_sum, standardize, whiten
 from .returns import discounted_returns, generalized_advantages, place_at_end
@@ -38,19 +39,23 @@ __all__ = [
     "discounted_returns",
     "ended",
     "explained_variance",
+    "fit_ridge",
     "generalized_advantages",
     "k1",
     "k2",
     "k3",
     "last_index",
     "leave_one_out",
+    "linear_values",
     "masked_mean",
     "masked_moments",
     "masked_sum",
     "moving_average",
     "place_at_end",
+    "regression_moments",
     "reinforce_loss",
     "sequence_kl",
+    "squared_error",
     "standardize",
     "update_average",
     "weighted_rewards",

@@ -1,0 +1,78 @@
+"""A critic in closed form: ridge regression of returns on features of states.
+
+The linear baseline of "Benchmarking Deep Reinforcement Learning for Continuous Control" (Duan et al., 2016,
+https://huggingface.co/papers/1604.06778), for the states of a text. Its features may see the references, as the critic
+of "An Actor-Critic Algorithm for Sequence Prediction" (Bahdanau et al., 2017, https://huggingface.co/papers/1607.07086)
+does: a baseline may depend on anything but the action.
+
+Everything is computed from one matrix of sums, `moments` (F + 2, F + 2) for F features: of `z = [1, features, target]`
+over all tokens it is the sum of `z z'`. Matrices of micro-batches, processes and rollouts add up, and a factor below 1
+forgets. `weights` (F + 1,) are the bias and a weight for each feature. Both are float64.
+"""
+
+import torch
+from torch import Tensor
+
+from .checks import check_shapes
+
+CONSTANT = 1e-12  # share of a feature's mean square below which its variance is a rounding error of a constant
+
+
+def regression_moments(features: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """
+    Returns the moments of the tokens where the mask is 1, (F + 2, F + 2).
+
+    Args:
+        features (`torch.Tensor` of shape `(B, T, F)`):
+            Features of the state before each token.
+        targets (`torch.Tensor` of shape `(B, T)`):
+            Return of each token.
+    """
+    check_shapes(3, features=features)
+    check_shapes(2, targets=targets, mask=mask, states=features[..., 0])
+    kept = mask.bool()
+    x = features[kept].double()
+    y = targets[kept].double()
+    z = torch.cat([torch.ones_like(y).unsqueeze(1), x, y.unsqueeze(1)], dim=1)
+    return z.T @ z
+
+
+def fit_ridge(moments: Tensor, shrinkage: float) -> Tensor:
+    """
+    Returns the weights that minimize the mean squared error plus `shrinkage` times the squared weights, (F + 1,).
+
+    The penalty is on the weights of standardized features (mean 0, variance 1), so it means the same for each of them
+    and for any number of tokens; the bias is free. A feature that does not vary gets the weight 0. Without any token
+    all weights are 0.
+
+    Args:
+        shrinkage (`float`):
+            Above 0: the share of a feature's own variance that is added to it.
+    """
+    check_shapes(2, moments=moments)
+    count = moments[0, 0]
+    second = moments / torch.where(count > 0, count, 1.0)
+    means = second[0]
+    covariance = second - torch.outer(means, means)
+    variances = covariance.diagonal()[1:-1]
+    varies = variances > CONSTANT * second.diagonal()[1:-1]
+    scales = torch.where(varies, variances, torch.inf).rsqrt()  # 0 for a constant
+    correlation = scales.unsqueeze(1) * covariance[1:-1, 1:-1] * scales
+    regularized = correlation + torch.diag(torch.where(varies, shrinkage, 1.0))  # a constant: a row of the identity
+    weights = scales * torch.linalg.solve(regularized, scales * covariance[1:-1, -1])
+    return torch.cat([(means[-1] - weights @ means[1:-1]).unsqueeze(0), weights])
+
+
+def squared_error(moments: Tensor, weights: Tensor) -> Tensor:
+    """Returns the sum of the squared errors of the weights over the tokens of the moments, a scalar >= 0."""
+    check_shapes(2, moments=moments)
+    check_shapes(1, weights=weights)
+    residual = torch.cat([weights, weights.new_tensor([-1.0])])
+    return (residual @ moments @ residual).clamp(min=0)
+
+
+def linear_values(features: Tensor, weights: Tensor) -> Tensor:
+    """Returns the values of states, (B, T) in float32, for features of shape (B, T, F)."""
+    check_shapes(3, features=features)
+    check_shapes(1, weights=weights)
+    return (features.double() @ weights[1:] + weights[0]).float()
