@@ -126,3 +126,10 @@ def use_cpu_without_gpu(config: TrainingArguments) -> None:
     if not torch.accelerator.is_available():
         config.use_cpu = True
         config.bf16 = bool(config.bf16)
+
+
+def check_defaults(config: TrainingArguments, *names: str) -> None:
+    """Raises a `ValueError` for the first setting that is changed, where the held-out scores need its default."""
+    for name in names:
+        if getattr(config, name) != getattr(TrainingArguments, name):
+            raise ValueError(f"`{name}` must have its default, got {getattr(config, name)}: the scores need it.")

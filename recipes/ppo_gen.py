@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, RewardArguments
 from lmrl.cli import parse, run
-from lmrl.experiment import load_policy, load_rows, make_evaluator, save_report
+from lmrl.experiment import load_policy, load_rows, make_evaluator, save_report, start_run
 from lmrl.rewards import make_rewards
 from lmrl.trainers import PPOConfig, PPOTrainer
 from trl import get_peft_config
@@ -35,6 +35,7 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
+    start_run(trainer, train_rows, eval_rows, model_args, data_args, reward_args, eval_args)
     with trainer.gathered_policy() as policy:
         evaluations = {"before": evaluator(policy)}
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)

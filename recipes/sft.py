@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lmrl.arguments import DataArguments, ModelArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_splits, to_supervised
-from lmrl.experiment import load_policy, save_merged
+from lmrl.experiment import load_policy, save_merged, start_run
 from lmrl.supervised import check_tokenized, smallest_limit, use_cpu_without_gpu
 from lmrl.trainers import find_checkpoint
 from trl import SFTConfig, SFTTrainer, get_peft_config
@@ -45,6 +45,7 @@ def main() -> None:
     )
     if not config.packing:
         check_tokenized(trainer, train_texts)
+    start_run(trainer, train_rows, eval_rows, model_args, data_args)
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
     loss = trainer.evaluate()["eval_loss"]

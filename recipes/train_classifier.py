@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from lmrl.arguments import ClassifierArguments, LabelArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_labelled
+from lmrl.experiment import start_run
 from lmrl.models import load_trainable_classifier
-from lmrl.supervised import save_accuracy, smallest_limit, use_cpu_without_gpu
+from lmrl.supervised import check_defaults, save_accuracy, smallest_limit, use_cpu_without_gpu
 from lmrl.trainers import find_checkpoint
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
@@ -25,9 +26,7 @@ class ClassifierConfig(TrainingArguments):
     def __post_init__(self) -> None:
         use_cpu_without_gpu(self)
         super().__post_init__()
-        for name in ("prediction_loss_only", "eval_do_concat_batches", "label_names"):
-            if getattr(self, name) != getattr(TrainingArguments, name):
-                raise ValueError(f"`{name}` must have its default, got {getattr(self, name)}: the accuracy needs it.")
+        check_defaults(self, "prediction_loss_only", "eval_do_concat_batches", "label_names")
 
 
 def main() -> None:
@@ -49,6 +48,7 @@ def main() -> None:
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
     )
+    start_run(trainer, train_rows, eval_rows, model_args, label_args)
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
     predictions = trainer.predict(eval_set).predictions.argmax(-1).tolist()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from lmrl.arguments import ModelArguments, PreferenceArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_pairs
-from lmrl.experiment import save_merged
+from lmrl.experiment import save_merged, start_run
 from lmrl.models import upcast_adapters_to_fp32
 from lmrl.supervised import check_tokenized, load_reward_model, save_preferences, smallest_limit, use_cpu_without_gpu
 from lmrl.trainers import find_checkpoint
@@ -48,6 +48,7 @@ def main() -> None:
     )
     check_tokenized(trainer, train_pairs)
     upcast_adapters_to_fp32(trainer.model)
+    start_run(trainer, train_pairs, eval_pairs, model_args, data_args)
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
     if trainer.is_world_process_zero():

@@ -112,7 +112,8 @@ def fit_prompts(
             Tokens that a prompt may have.
         long_prompts (`str`, *optional*, defaults to `"error"`):
             What happens to longer ones: `"error"` refuses them, `"drop"` drops the rows, `"cut"` keeps the longest end
-            of the text that fits, `"cut_end"` the words of its beginning that fit (text prompts only).
+            of the text that fits, `"cut_end"` the words of its beginning that fit (text prompts only). Rows of which
+            some are cut get the column "uncut_prompt".
         chat_template_kwargs (`dict`, *optional*):
             Variables of the chat template, as in training.
 
@@ -146,7 +147,8 @@ def fit_prompts(
         prompts[number] = _cut(prompts[number], tokenizer, max_prompt_length, number, long_prompts)
     side = "beginnings" if long_prompts == "cut" else "ends"
     logger.warning("`max_prompt_length`: %s. Cut off their %s.", found, side)
-    return with_columns(dataset, {"prompt": prompts}).select_columns(dataset.column_names)
+    uncut = {} if "uncut_prompt" in dataset.column_names else {"uncut_prompt": list(dataset["prompt"])}
+    return with_columns(dataset, {"prompt": prompts, **uncut}).select_columns([*dataset.column_names, *uncut])
 
 
 def to_supervised(dataset: "Dataset", completion_prefix: str = " ") -> "Dataset":

@@ -3,15 +3,21 @@
 from lmrl.experiment.evaluators import load_frozen_models, make_evaluator
 from lmrl.experiment.policies import load_policy, load_rows
 from lmrl.experiment.reports import save_merged, save_report
+from lmrl.experiment.runs import RunRecord, copy_record, read_run, start_run, trained_rows
 from lmrl.experiment.systems import SystemEvaluator, load_eval_sets
 
 __all__ = [
+    "RunRecord",
     "SystemEvaluator",
+    "copy_record",
     "load_eval_sets",
     "load_frozen_models",
     "load_policy",
     "load_rows",
     "make_evaluator",
+    "read_run",
     "save_merged",
     "save_report",
+    "start_run",
+    "trained_rows",
 ]

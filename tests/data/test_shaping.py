@@ -111,7 +111,8 @@ def test_long_prompts_are_cut_to_their_end_and_still_fit(tokenizer):
     assert cut["prompt"][1] == "!" * 4
     assert cut["prompt"][2] == "🍵"  # four bytes, four tokens: no half character is left
     assert all(len(tokenizer(prompt)["input_ids"]) <= 4 for prompt in cut["prompt"])
-    assert cut.column_names == ["prompt", "row"]
+    assert cut.column_names == ["prompt", "row", "uncut_prompt"]
+    assert list(cut["uncut_prompt"]) == list(data["prompt"])
     with pytest.raises(ValueError, match=r"must leave some text in row 0 .*, got 3\. Raise it"):
         fit_prompts(texts("🍵"), tokenizer, 3, "cut")
 

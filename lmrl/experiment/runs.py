@@ -1,0 +1,256 @@
+"""The record of a run: its settings, the rows it held out, and the rows it was trained on."""
+
+import gzip
+import hashlib
+import json
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from lmrl.evaluation.reporting.serialization import package_versions
+from lmrl.evaluation.reporting.wording import setting_text
+from lmrl.utils import shorten
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE = "run.json"
+ROWS_FILE = "rows.json.gz"
+
+# Folders that a run writes inside of its own: their rows are the run's.
+_PARTS_OF_A_RUN = re.compile(r"checkpoint-\d+|merged|best")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """
+    What a run saved about itself when it began.
+
+    Args:
+        folder (`Path`):
+            Its output folder.
+        settings (`dict` of `dict`):
+            Its arguments by group: `model`, `data`, `rewards`, `evaluation`, `training`.
+        held_out (list of `str`):
+            The key of each held-out row ([`row_keys`]), in their order.
+        trained_on (`dict` of lists of `str`):
+            Keys of training rows, by the run that had them: those of the runs that made its start model, then its own.
+    """
+
+    folder: Path
+    settings: dict[str, dict[str, Any]]
+    held_out: list[str]
+    trained_on: dict[str, list[str]]
+
+
+def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_groups: Any) -> None:
+    """
+    Writes the record of a run into its folder, before the run trains: `run.json` with all settings and `rows.json.gz`
+    with the rows, so that a killed run has them too. All processes may call it; the main one writes.
+
+    It warns of held-out rows that are training rows, of this run or of one that made the model it starts from.
+
+    Args:
+        trainer (`transformers.Trainer`):
+            Trainer of the run, whose `args` have the output folder.
+        train_rows, eval_rows (`datasets.Dataset`):
+            Rows to train on and held-out rows, as they were loaded.
+        *argument_groups:
+            Arguments of the recipe.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    groups = {str(group._argument_group_name).lower(): vars(group) for group in argument_groups}
+    settings = {**groups, "training": trainer.args.to_dict()}
+    folder = Path(trainer.args.output_dir)
+    starts = [settings.get("model", {}).get("model_name_or_path"), _resumed_from(trainer.args)]
+    trained_on = trained_rows(str(start) for start in starts if start)
+    own = list(dict.fromkeys([*trained_on.pop(_name(folder), []), *row_keys(train_rows)]))
+    trained_on[_name(folder)] = own
+    rows = {
+        "held_out": {"keys": row_keys(eval_rows), "ids": _ids(eval_rows)},
+        "trained_on": [{"run": run, "keys": keys} for run, keys in trained_on.items()],
+        "trained_on_ids": _ids(train_rows),
+    }
+    about = {"recipe": Path(sys.argv[0]).stem, "versions": package_versions(), **settings}
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / SETTINGS_FILE, json.dumps(about, indent=2, default=setting_text, ensure_ascii=False).encode())
+    _replace(folder / ROWS_FILE, gzip.compress(json.dumps(rows).encode(), mtime=0))
+    for run, count in count_trained(eval_rows, trained_on).items():
+        logger.warning("%d of %d held-out rows are training rows of %s.", count, len(eval_rows), run)
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """
+    Returns the record of a run, from its folder or from one of its checkpoints.
+
+    Raises:
+        ValueError: If there is none, or a file of it is damaged.
+    """
+    place = find_run(folder)
+    if place is None:
+        raise ValueError(
+            f"`run` must be the folder of a run, with {SETTINGS_FILE} and {ROWS_FILE}, got {str(folder)!r}. Runs of "
+            "an lmrl before 0.2 have none: give their data set, template and metrics as flags."
+        )
+    settings = _read(place / SETTINGS_FILE)
+    held_out, trained_on = _read_rows(place)
+    groups = {name: part for name, part in settings.items() if isinstance(part, dict)}
+    return RunRecord(place, groups, held_out, trained_on)
+
+
+def find_run(path: str | Path) -> Path | None:
+    """Returns the folder with the record of the run that wrote a model: its own, or that around a checkpoint."""
+    place = Path(path)
+    if not place.is_dir():
+        return None
+    place = place.absolute()
+    while not (place / ROWS_FILE).is_file():
+        if not _PARTS_OF_A_RUN.fullmatch(place.name):
+            return None
+        place = place.parent
+    return place
+
+
+def copy_record(source: str | Path, target: str | Path) -> None:
+    """Copies the record of the run that wrote a model, if there is one, beside a copy of that model."""
+    place = find_run(source)
+    if place is not None and place != find_run(target):
+        for name in (SETTINGS_FILE, ROWS_FILE):
+            shutil.copyfile(place / name, Path(target) / name)
+
+
+def trained_rows(models: Iterable[str]) -> dict[str, list[str]]:
+    """
+    Returns the keys of the rows that models were trained on, by the run that had them; empty where nothing is known.
+
+    The rows of the models that training started from count too, and those of the base of an adapter.
+
+    Args:
+        models (iterable of `str`):
+            Folders or hub ids.
+    """
+    found: dict[str, list[str]] = {}
+    for model in models:
+        base = _base_of(model)
+        place = find_run(model)
+        earlier = trained_rows([base]) if base else {}
+        own = {} if place is None else _read_rows(place)[1]
+        for run, keys in {**earlier, **own}.items():
+            found[run] = list(dict.fromkeys([*found.get(run, []), *keys]))
+    return found
+
+
+def count_trained(rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """
+    Returns how many rows have a prompt that was trained on, by the run that did; only of runs that have some.
+
+    Args:
+        rows (`datasets.Dataset`):
+            Evaluated rows.
+        trained_on (`dict` of lists of `str`):
+            Keys by run, of [`trained_rows`].
+    """
+    prompts = [_prompt_part(key) for key in row_keys(rows)]
+    counts = {}
+    for run, keys in trained_on.items():
+        trained = {_prompt_part(key) for key in keys}
+        counts[run] = sum(prompt in trained for prompt in prompts)
+    return {run: count for run, count in counts.items() if count}
+
+
+def row_keys(rows: Dataset) -> list[str]:
+    """
+    Returns a key for each row, `<hash of the prompt>-<hash of the rest>`, which is the same in any file and order.
+
+    The prompt is the text before it was cut, of a chat without its system message, and white space does not count. The
+    rest is what a row teaches: references, a chosen and a rejected completion, a label.
+    """
+    columns = set(rows.column_names)
+    prompt_column = next(name for name in ("uncut_prompt", "prompt", "text") if name in columns)
+    rest_columns = [name for name in ("references", "chosen", "rejected", "label") if name in columns]
+    keys = []
+    for row in rows.select_columns([prompt_column, *rest_columns]):
+        prompt = _text(row[prompt_column])
+        rest = json.dumps([_sorted_texts(row[name]) for name in rest_columns], sort_keys=True)
+        keys.append(f"{_hash(prompt, 8)}-{_hash(rest, 4)}")
+    return keys
+
+
+def _text(prompt: Any) -> str:
+    """Returns a prompt as text with single spaces, of a chat its messages without the system's."""
+    if not isinstance(prompt, str):
+        messages = [message for message in prompt if message["role"] != "system"]
+        prompt = "\n".join(str(message["content"]) for message in messages)
+    return " ".join(prompt.split())
+
+
+def _sorted_texts(value: Any) -> Any:
+    is_texts = isinstance(value, list) and all(isinstance(text, str) for text in value)
+    return sorted(value) if is_texts else value
+
+
+def _hash(text: str, size: int) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
+
+
+def _prompt_part(key: str) -> str:
+    return key.partition("-")[0]
+
+
+def _ids(rows: Dataset) -> list[Any] | None:
+    """Returns the column `id` of the rows, if they have one."""
+    return list(rows["id"]) if "id" in rows.column_names else None
+
+
+def _name(folder: Path) -> str:
+    """Returns the name of a run: the last two parts of its folder, as it may be published with the model."""
+    return "/".join(folder.absolute().parts[-2:])
+
+
+def _resumed_from(args: Any) -> str | None:
+    """Returns the checkpoint or the run that a run goes on from."""
+    value = getattr(args, "resume_from_checkpoint", None)
+    if not value or str(value).lower() == "false":
+        return None
+    return str(value) if Path(str(value)).is_dir() else str(args.output_dir)
+
+
+def _base_of(model: str) -> str | None:
+    """Returns the model under an adapter."""
+    path = Path(model, "adapter_config.json")
+    if not path.is_file():
+        return None
+    base = _read(path).get("base_model_name_or_path")
+    return str(base) if base and Path(base).absolute() != Path(model).absolute() else None
+
+
+def _read_rows(place: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Returns the keys of the held-out rows, and of training rows by run, from the folder of a run."""
+    rows = _read(place / ROWS_FILE)
+    try:
+        return rows["held_out"]["keys"], {part["run"]: part["keys"] for part in rows["trained_on"]}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{str(place / ROWS_FILE)!r} must have the rows of a run, got {shorten(rows)}.") from error
+
+
+def _read(path: Path) -> Any:
+    """Returns what a JSON file has, which may be compressed."""
+    try:
+        content = path.read_bytes()
+        return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} must be a JSON file that a run wrote, got {error}.") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file that a reader never finds incomplete."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)

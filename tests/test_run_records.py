@@ -1,0 +1,84 @@
+"""What a run saves about itself: settings, the rows it held out, and those that it and its start were trained on."""
+
+import gzip
+import json
+import shutil
+
+import pytest
+from datasets import Dataset
+
+from lmrl.data import fit_prompts, load_splits
+from lmrl.experiment import copy_record, read_run, trained_rows
+from lmrl.experiment.runs import ROWS_FILE, count_trained, row_keys
+from lmrl.models import load_tokenizer
+
+LETTERS = "abcdefghijklmnop"
+ROWS = [{"id": a + b, "prompt": f"{a} {b}", "references": [f"{b} c", f"d {a}"]} for a in LETTERS[:4] for b in LETTERS]
+TRAINING = (
+    *("--max_steps", "1", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"),
+    *("--report_to", "none", "--dataset_name", "rows.jsonl", "--eval_rows", "10"),
+)
+
+
+def write_rows(path, rows=ROWS):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def rows_of(run, name):
+    rows = json.loads(gzip.decompress((run / ROWS_FILE).read_bytes()))
+    return rows[name]
+
+
+def test_a_run_names_its_rows_and_those_of_the_run_that_it_starts_from(recipe, llama_path, tmp_path, caplog):
+    """Warm start with one split, reinforcement learning with another: most of the held-out rows are known."""
+    write_rows(tmp_path / "rows.jsonl")
+    start = ("--model_name_or_path", llama_path, "--output_dir", "runs/sft", "--eval_split_seed", "7")
+    assert recipe("sft", *TRAINING, *start)[0] == 0
+    short = ("--max_completion_length", "4", "--rewards", "bleu", "rouge1")
+    more = (*short, "--model_name_or_path", "runs/sft", "--output_dir", "runs/rl", "--save_steps", "1")
+    status, _, err = recipe("reinforce_gen", *TRAINING, *more)
+    assert status == 0, err
+
+    train, held_out = load_splits(load_tokenizer(llama_path), None, dataset_name="rows.jsonl", eval_rows=10)
+    run = read_run("runs/rl/checkpoint-1")
+    assert (run.held_out, run.trained_on["runs/rl"]) == (row_keys(held_out), row_keys(train))
+    assert rows_of(tmp_path / "runs" / "rl", "held_out")["ids"] == held_out["id"]
+    assert rows_of(tmp_path / "runs" / "rl", "trained_on_ids") == train["id"]
+    assert run.settings["rewards"] == {"rewards": ["bleu", "rouge1"]}
+    assert run.settings["data"]["eval_rows"] == 10
+    assert run.settings["training"]["max_completion_length"] == 4
+    of_sft, _ = load_splits(
+        load_tokenizer(llama_path), None, dataset_name="rows.jsonl", eval_rows=10, eval_split_seed=7
+    )
+    assert run.trained_on["runs/sft"] == row_keys(of_sft)
+    both = len({*held_out["id"]} & {*of_sft["id"]})
+    assert 0 < both < 10
+    assert count_trained(held_out, trained_rows(["runs/rl"])) == {"runs/sft": both}
+    assert f"{both} of 10 held-out rows are training rows of runs/sft." in caplog.text
+
+    shutil.copytree("runs/rl/checkpoint-1", "elsewhere")
+    assert trained_rows(["elsewhere"]) == {}
+    copy_record("runs/rl/checkpoint-1", "elsewhere")
+    assert trained_rows(["elsewhere"]) == trained_rows(["runs/rl"])
+    with pytest.raises(ValueError, match=r"`run` must be the folder of a run, .* got 'runs'"):
+        read_run("runs")
+    (tmp_path / "elsewhere" / ROWS_FILE).write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match=r"elsewhere/rows.json.gz' must be a JSON file that a run wrote"):
+        read_run("elsewhere")
+
+
+def test_rows_are_known_by_what_they_teach_in_any_file_and_order(llama_path):
+    rows = Dataset.from_list(ROWS)
+    moved = rows.select(range(len(rows) - 1, -1, -1)).remove_columns("id")
+    assert row_keys(moved) == row_keys(rows)[::-1]
+    chats = [
+        {"prompt": [{"role": "system", "content": "be brief"}, {"role": "user", "content": f" {row['prompt']}\n"}]}
+        for row in ROWS
+    ]
+    assert count_trained(Dataset.from_list(chats), {"x": row_keys(rows)}) == {"x": 64}
+    others = Dataset.from_list([{"prompt": "a a", "references": ["other"]}, {"prompt": "a q", "references": ["b c"]}])
+    assert count_trained(others, {"x": row_keys(rows), "y": []}) == {"x": 1}
+    cut = fit_prompts(rows, load_tokenizer(llama_path), 1, "cut")
+    assert list(cut["prompt"]) == [row["prompt"][1:] for row in ROWS]
+    assert row_keys(cut) == row_keys(rows)
