@@ -8,8 +8,9 @@ import pytest
 from datasets import Dataset
 
 from lmrl.data import fit_prompts, load_splits
+from lmrl.evaluation import read_json
 from lmrl.experiment import copy_record, read_run, trained_rows
-from lmrl.experiment.runs import ROWS_FILE, count_trained, row_keys
+from lmrl.experiment.runs import ROWS_FILE, find_trained, row_keys
 from lmrl.models import load_tokenizer
 
 LETTERS = "abcdefghijklmnop"
@@ -37,7 +38,7 @@ def test_a_run_names_its_rows_and_those_of_the_run_that_it_starts_from(recipe, l
     assert recipe("sft", *TRAINING, *start)[0] == 0
     short = ("--max_completion_length", "4", "--rewards", "bleu", "rouge1")
     more = (*short, "--model_name_or_path", "runs/sft", "--output_dir", "runs/rl", "--save_steps", "1")
-    status, _, err = recipe("reinforce_gen", *TRAINING, *more)
+    status, out, err = recipe("reinforce_gen", *TRAINING, *more)
     assert status == 0, err
 
     train, held_out = load_splits(load_tokenizer(llama_path), None, dataset_name="rows.jsonl", eval_rows=10)
@@ -54,7 +55,14 @@ def test_a_run_names_its_rows_and_those_of_the_run_that_it_starts_from(recipe, l
     assert run.trained_on["runs/sft"] == row_keys(of_sft)
     both = len({*held_out["id"]} & {*of_sft["id"]})
     assert 0 < both < 10
-    assert count_trained(held_out, trained_rows(["runs/rl"])) == {"runs/sft": both}
+    known = [index for index, row in enumerate(held_out) if row["id"] in of_sft["id"]]
+    assert find_trained(held_out, trained_rows(["runs/rl"])) == {"runs/sft": known}
+    warning = f"{both} of 10 rows were trained on, by runs/sft. Its scores are not held out."
+    assert f"Warning: before: {warning}\nWarning: after: {warning}\n" in out
+    assert f"<li>after: {warning}</li>" in (tmp_path / "runs" / "rl" / "report.html").read_text()
+    assert f"- after: {warning}" in (tmp_path / "runs" / "rl" / "README.md").read_text()
+    evaluation = read_json("runs/rl/before.json")
+    assert evaluation.trained_on == {"runs/sft": [evaluation.row_ids[index] for index in known]}
     assert f"{both} of 10 held-out rows are training rows of runs/sft." in caplog.text
 
     shutil.copytree("runs/rl/checkpoint-1", "elsewhere")
@@ -76,9 +84,9 @@ def test_rows_are_known_by_what_they_teach_in_any_file_and_order(llama_path):
         {"prompt": [{"role": "system", "content": "be brief"}, {"role": "user", "content": f" {row['prompt']}\n"}]}
         for row in ROWS
     ]
-    assert count_trained(Dataset.from_list(chats), {"x": row_keys(rows)}) == {"x": 64}
+    assert find_trained(Dataset.from_list(chats), {"x": row_keys(rows)}) == {"x": list(range(64))}
     others = Dataset.from_list([{"prompt": "a a", "references": ["other"]}, {"prompt": "a q", "references": ["b c"]}])
-    assert count_trained(others, {"x": row_keys(rows), "y": []}) == {"x": 1}
+    assert find_trained(others, {"x": row_keys(rows), "y": []}) == {"x": [0]}
     cut = fit_prompts(rows, load_tokenizer(llama_path), 1, "cut")
     assert list(cut["prompt"]) == [row["prompt"][1:] for row in ROWS]
     assert row_keys(cut) == row_keys(rows)

@@ -37,12 +37,15 @@ class Evaluation:
             The fields of [`Decoding`], and the tokens that end a completion as `eos_tokens`; empty if unknown.
         row_ids (list of `str`):
             Ids of the rows ([`lmrl.evaluation.rows.row_ids`]), to compare with other evaluations of the same rows.
+        trained_on (`dict` of lists of `str`, *optional*):
+            Ids of the rows that the checkpoint was trained on, by the run that did; `None` if that is unknown.
     """
 
     completions: list[Completion]
     scores: dict[str, Score]
     decoding: dict[str, Any]
     row_ids: list[str] = field(default_factory=list)
+    trained_on: dict[str, list[str]] | None = None
 
     @property
     def values(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from lmrl.data import demo_model_path
 from lmrl.evaluation import Evaluation, report, write_card
+from lmrl.experiment.runs import find_run, read_run, with_trained_rows
 from lmrl.models import write_merged
 
 
@@ -31,6 +32,7 @@ def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Datas
     settings = {name: value for group in argument_groups for name, value in vars(group).items()}
     settings |= trainer.args.to_dict()
     folder = trainer.args.output_dir
+    evaluations = _with_trained_rows(evaluations, rows, folder)
     if trainer.is_world_process_zero():
         save_merged(settings["merge"], folder, settings["dtype"])
         run = {
@@ -63,6 +65,18 @@ def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Datas
         print(f"The model is in {folder}")
     if trainer.args.push_to_hub:
         trainer.push_to_hub(commit_message="Scores and model card")
+
+
+def _with_trained_rows(evaluations: Mapping[str, Evaluation], rows: Dataset, folder: str) -> dict[str, Evaluation]:
+    """Returns the evaluations with the rows that were trained on: before, by the start model's runs; after, by all."""
+    if find_run(folder) is None:
+        return dict(evaluations)
+    run = read_run(folder)
+    first = next(iter(evaluations)) if len(evaluations) > 1 else None
+    return {
+        label: with_trained_rows(evaluation, rows, run.trained_on_before if label == first else run.trained_on)
+        for label, evaluation in evaluations.items()
+    }
 
 
 def save_merged(merge: bool, folder: str, dtype: str | None) -> None:

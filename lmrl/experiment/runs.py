@@ -8,12 +8,13 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
+from lmrl.evaluation import Evaluation
 from lmrl.evaluation.reporting.serialization import package_versions
 from lmrl.evaluation.reporting.wording import setting_text
 from lmrl.utils import shorten
@@ -47,6 +48,11 @@ class RunRecord:
     settings: dict[str, dict[str, Any]]
     held_out: list[str]
     trained_on: dict[str, list[str]]
+
+    @property
+    def trained_on_before(self) -> dict[str, list[str]]:
+        """The keys of the rows that its start model was trained on."""
+        return {run: keys for run, keys in self.trained_on.items() if run != _name(self.folder)}
 
 
 def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_groups: Any) -> None:
@@ -82,8 +88,8 @@ def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_g
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / SETTINGS_FILE, json.dumps(about, indent=2, default=setting_text, ensure_ascii=False).encode())
     _replace(folder / ROWS_FILE, gzip.compress(json.dumps(rows).encode(), mtime=0))
-    for run, count in count_trained(eval_rows, trained_on).items():
-        logger.warning("%d of %d held-out rows are training rows of %s.", count, len(eval_rows), run)
+    for run, found in find_trained(eval_rows, trained_on).items():
+        logger.warning("%d of %d held-out rows are training rows of %s.", len(found), len(eval_rows), run)
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -147,9 +153,9 @@ def trained_rows(models: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def count_trained(rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> dict[str, int]:
+def find_trained(rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> dict[str, list[int]]:
     """
-    Returns how many rows have a prompt that was trained on, by the run that did; only of runs that have some.
+    Returns the indices of the rows with a prompt that was trained on, by the run that did; only of runs with some.
 
     Args:
         rows (`datasets.Dataset`):
@@ -158,11 +164,20 @@ def count_trained(rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> dic
             Keys by run, of [`trained_rows`].
     """
     prompts = [_prompt_part(key) for key in row_keys(rows)]
-    counts = {}
+    found = {}
     for run, keys in trained_on.items():
         trained = {_prompt_part(key) for key in keys}
-        counts[run] = sum(prompt in trained for prompt in prompts)
-    return {run: count for run, count in counts.items() if count}
+        found[run] = [index for index, prompt in enumerate(prompts) if prompt in trained]
+    return {run: indices for run, indices in found.items() if indices}
+
+
+def with_trained_rows(evaluation: Evaluation, rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> Evaluation:
+    """Returns an evaluation of rows that states which of them its checkpoint was trained on, if that is known."""
+    if not trained_on:
+        return evaluation
+    found = find_trained(rows, trained_on)
+    ids = {run: [evaluation.row_ids[index] for index in indices] for run, indices in found.items()}
+    return replace(evaluation, trained_on=ids)
 
 
 def row_keys(rows: Dataset) -> list[str]:

@@ -12,6 +12,7 @@ from lmrl.distributed import rank_and_world_size
 from lmrl.evaluation import CompletionStore, Decoding, Evaluation, evaluate_model, measure_completions, read_outputs
 from lmrl.experiment.evaluators import load_frozen_models
 from lmrl.experiment.policies import NO_LIMIT
+from lmrl.experiment.runs import trained_rows, with_trained_rows
 from lmrl.models import context_length, load_model, load_tokenizer
 from lmrl.utils import known_as, labelled
 
@@ -143,7 +144,7 @@ class SystemEvaluator:
         comparable = reference is not None and self._same_tokens(label, model, reference)
         if not comparable and rank_and_world_size()[0] == 0:
             print(f"No kl of {label}: its tokens are not those of {next(iter(self.checkpoints))}.")
-        return evaluate_model(
+        evaluation = evaluate_model(
             model,
             self.tokenizers[label],
             rows,
@@ -153,6 +154,7 @@ class SystemEvaluator:
             reference_model=reference if comparable else None,
             store=CompletionStore(folder / "partial", label),
         )
+        return with_trained_rows(evaluation, rows, trained_rows([self.checkpoints[label]]))
 
     def _same_tokens(self, label: str, model: PreTrainedModel, reference: PreTrainedModel) -> bool:
         """Returns whether a checkpoint has the tokens of the first, each with the same id: else there is no KL."""

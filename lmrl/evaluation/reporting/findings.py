@@ -57,10 +57,11 @@ def find_warnings(
     """
     Returns warnings about checkpoints and the runs that trained them.
 
-    They are: a reward that rose while no held-out measure of quality did; an entropy below 25 % of its initial value
-    (last tenth of a log against the first); distinct-n below 70 % of the baseline's; a mean length more than 25 % from
-    the baseline's; a KL above `kl_bound`; more than 5 % of the completions unfinished, and more than before. A reward,
-    a measure of quality or a length has changed if the table has a star: by the p-value corrected for all comparisons.
+    They are: rows that a checkpoint was trained on; a reward that rose while no held-out measure of quality did; an
+    entropy below 25 % of its initial value (last tenth of a log against the first); distinct-n below 70 % of the
+    baseline's; a mean length more than 25 % from the baseline's; a KL above `kl_bound`; more than 5 % of the
+    completions unfinished, and more than before. A reward, a measure of quality or a length has changed if the table
+    has a star: by the p-value corrected for all comparisons.
 
     Args:
         evaluations, logs, rewarded, compared:
@@ -80,6 +81,7 @@ def find_warnings(
     logged_kls = {label: _first_and_last_tenth(log, "kl_per_sequence") for label, log in runs.items()}
     # Each check returns its warnings, or None if there are no data for it.
     checks: dict[str, Iterable[list[str] | None]] = {
+        "rows trained on": [_trained_on(label, evaluation) for label, evaluation in evaluations.items()],
         "equal settings": [_unequal_settings(evaluations)],
         "reward against held-out metrics": [_reward_hacking(pair, rewarded) for pair in pairs],
         "diversity": [_diversity(pair) for pair in pairs],
@@ -105,6 +107,18 @@ def _pairs(evaluations: Mapping[str, Evaluation], compared: Compared) -> list[_P
         _Pair(label, other.scores, base.scores, compared[label], len(other.completions) == len(base.completions))
         for label, other in others
     ] or [_Pair(baseline, base.scores, {}, {}, same_size=True)]
+
+
+def _trained_on(label: str, evaluation: Evaluation) -> list[str] | None:
+    if evaluation.trained_on is None:
+        return None
+    counts = {run: len(ids) for run, ids in evaluation.trained_on.items() if ids}
+    rows = len({row for ids in evaluation.trained_on.values() for row in ids})
+    runs = listed([run if len(counts) == 1 else f"{run} ({count})" for run, count in counts.items()])
+    found = (
+        f"{label}: {rows} of {len(evaluation.row_ids)} rows were trained on, by {runs}. Its scores are not held out."
+    )
+    return [found] if rows else []
 
 
 def _unequal_settings(evaluations: Mapping[str, Evaluation]) -> list[str] | None:

@@ -34,6 +34,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "decoding": evaluation.decoding,
         "data": data_signature(evaluation.row_ids),
         "row_ids": evaluation.row_ids,
+        "trained_on": evaluation.trained_on,
         "versions": package_versions(),
         "completions": completions,
     }
@@ -61,7 +62,7 @@ def read_json(path: str | os.PathLike[str]) -> Evaluation:
         score["row_scores"] = None if row_scores is None else [_or_nan(value) for value in row_scores]
         scores[name] = Score(**score)
     completions = [Completion(**completion) for completion in data["completions"]]
-    return Evaluation(completions, scores, data["decoding"], data.get("row_ids", []))
+    return Evaluation(completions, scores, data["decoding"], data.get("row_ids", []), data.get("trained_on"))
 
 
 def package_versions() -> dict[str, str]:

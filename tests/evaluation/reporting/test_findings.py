@@ -165,7 +165,7 @@ def test_the_summary_lists_what_was_checked():
     assert found.warnings == []
     assert found.summary == (
         "No warnings. Checked: equal settings, reward against held-out metrics, length, unfinished completions and "
-        "entropy. Not checked, for lack of data: diversity and KL."
+        "entropy. Not checked, for lack of data: rows trained on, diversity and KL."
     )
     assert find_warnings({"a": Evaluation([], {}, {})}).summary.startswith(
         "Nothing could be checked, for lack of data: "
