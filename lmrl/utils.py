@@ -186,14 +186,19 @@ def check_token_ids(rows: Iterable[Sequence[int]], vocabulary: int) -> None:
             )
 
 
-def missing_columns(reward_func: Callable[..., Any], columns: Collection[str]) -> list[str]:
-    """Returns the columns that a reward reads (those it states, or its required arguments) and that are not there."""
+def columns_of(reward_func: Callable[..., Any], known: Collection[str] = REWARD_ARGUMENTS) -> list[str]:
+    """Returns the columns that a reward reads: those it states, or its required arguments, but for known ones."""
     stated = getattr(reward_func, "columns", None)
-    if stated is None:
-        parameters = inspect.signature(reward_func).parameters.values()
-        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.default is p.empty]
-        stated = [p.name for p in named if p.name not in REWARD_ARGUMENTS]
-    return [column for column in stated if column not in columns]
+    if stated is not None:
+        return list(stated)
+    parameters = inspect.signature(reward_func).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.default is p.empty]
+    return [p.name for p in named if p.name not in known]
+
+
+def missing_columns(reward_func: Callable[..., Any], columns: Collection[str]) -> list[str]:
+    """Returns the columns that a reward reads and that are not there."""
+    return [column for column in columns_of(reward_func) if column not in columns]
 
 
 def check_prompts(

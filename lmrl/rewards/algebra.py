@@ -92,7 +92,8 @@ class Combined(Reward):
 
     The components are called with all that a trainer passes, and with completions as they are: a plain function may
     read the messages of a chat. In a TRL trainer the mean of each component is logged as `{name}/{component}`. The
-    state is that of the components. Subclasses have an optional `name`, which they else make of the components':
+    state is that of the components. A component is any callable that TRL takes as a reward function. Subclasses take
+    `rewards`, or a single `reward`, and an optional `name`, which they else make of the components':
     `bleu_plus_length`, `bleu_times_length`, `bleu_clipped`.
 
     Args:
@@ -100,7 +101,7 @@ class Combined(Reward):
             Function of the values of a row, a tuple with one per component, `None` where it does not apply. Returns
             the reward of the row or `None`. A picklable function, for the reward to be picklable.
         rewards (`Iterable[Callable]`):
-            Components: any callables that TRL takes as reward functions.
+            Components.
         name (`str`):
             Name under which trainers log the result.
         range (`tuple[float, float]`, *optional*, defaults to `(-inf, inf)`):
@@ -202,9 +203,7 @@ class Weighted(Combined):
 
     Args:
         rewards (`dict[Callable, float]` or list of `(Callable, float)`):
-            Components with their finite weights. A component is any callable that TRL takes as a reward function.
-        name (`str`, *optional*):
-            Name under which trainers log the sum. Defaults to its terms, such as `bleu_plus_length`.
+            Components with their finite weights.
 
     Attributes:
         components (`tuple[Callable, ...]`): the rewards.
@@ -260,10 +259,6 @@ class Product(Combined):
     A row is `None` when any component is `None`: to leave it out would be to take it for 1, the best that a factor
     between 0 and 1 can be.
 
-    Args:
-        rewards (`Iterable[Callable]`):
-            Factors: any callables that TRL takes as reward functions.
-
     Example:
 
     ```python
@@ -290,8 +285,6 @@ class Scaled(Combined):
     Returns a reward on another scale: `scale * reward + shift`.
 
     Args:
-        reward (`Callable`):
-            Any callable that TRL takes as a reward function.
         scale (`float`, *optional*, defaults to `1.0`):
             Factor, not 0; a negative one turns a cost into a reward.
         shift (`float`, *optional*, defaults to `0.0`):

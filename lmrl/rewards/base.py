@@ -1,5 +1,6 @@
 """What all rewards share: the call of rewards of any kind, and the base class without its operators."""
 
+import functools
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -87,6 +88,11 @@ class BaseReward:
         parts = [part for part in self._parts if hasattr(part, "use_base_model")]
         return any([part.use_base_model(make_backbone) for part in parts])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves cached properties out of a pickle: a cache, a pool of processes, a model that is loaded again."""
+        cached = functools.cached_property
+        return {key: value for key, value in vars(self).items() if not isinstance(getattr(type(self), key, 0), cached)}
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.signature})"
 
@@ -102,9 +108,6 @@ def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
         completion (`str` or `list[dict]`):
             A text, or chat messages such as `[{"role": "assistant", "content": "Hello."}]`. A content may be a list of
             parts, of which the `{"type": "text", "text": ...}` ones are read.
-
-    Returns:
-        `str`: the text.
 
     Raises:
         ValueError: If the completion is neither.

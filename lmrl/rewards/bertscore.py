@@ -5,16 +5,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lmrl.utils import check_at_least, check_in
 
 from .base import Columns, Prompts, Range, Scores
-from .models import batches_by_length, check_weights, default_device, from_pretrained, longest_input
+from .libraries import Tensor, torch, transformers
+from .models import default_device, from_pretrained, load_complete, longest_input, map_batches
 from .references import ReferenceReward
-
-if TYPE_CHECKING:
-    import torch
 
 _RANGES: dict[str, Range] = {"f1": (0.0, 1.0), "precision": (-1.0, 1.0), "recall": (-1.0, 1.0)}
 
@@ -22,14 +20,12 @@ _RANGES: dict[str, Range] = {"f1": (0.0, 1.0), "precision": (-1.0, 1.0), "recall
 class Embedded(NamedTuple):
     """A text: the unit vectors (T, d) of its tokens, and which of them (T,), on the CPU, count in a mean."""
 
-    vectors: "torch.Tensor"
-    counted: "torch.Tensor"
+    vectors: Tensor
+    counted: Tensor
 
 
-def _padded(texts: list[Embedded]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+def _padded(texts: list[Embedded]) -> tuple[Tensor, Tensor, Tensor]:
     """Returns vectors (B, T, d) of texts, which tokens (B, T) are no padding, and which count in a mean."""
-    import torch
-
     pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
     vectors = pad([text.vectors for text in texts])
     real = pad([torch.ones_like(text.counted) for text in texts])
@@ -37,7 +33,7 @@ def _padded(texts: list[Embedded]) -> "tuple[torch.Tensor, torch.Tensor, torch.T
     return vectors, real.to(vectors.device), counted.to(vectors.device)
 
 
-def _mean(values: "torch.Tensor", counted: "torch.Tensor") -> "torch.Tensor":
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
     """Returns the mean (B,) of values (B, T) over the tokens that count."""
     sums = values.masked_fill(~counted, 0).sum(dim=1)
     return (sums / counted.sum(dim=1)).clamp(-1, 1)  # clamp: rounding goes above 1
@@ -45,23 +41,20 @@ def _mean(values: "torch.Tensor", counted: "torch.Tensor") -> "torch.Tensor":
 
 def _load_encoder(name: str, layer: int) -> Any:
     """Returns the first `layer` layers of the encoder in a folder or on the hub."""
-    from transformers import AutoConfig, AutoModel
-    from transformers.utils import logging
-
-    config = from_pretrained(AutoConfig, name, "pretrained encoder")
+    config = from_pretrained(transformers.AutoConfig, name, "pretrained encoder")
     layers = config.get_text_config().num_hidden_layers
     if not 1 <= layer <= layers:
         raise ValueError(f"`layer` must be one of the {layers} layers of {name!r}, from 1 on, got {layer}.")
     config.get_text_config().num_hidden_layers = layer
+    logging = transformers.utils.logging
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would report every weight of the layers left out
     try:
-        options = {"config": config, "output_loading_info": True}
-        model, info = from_pretrained(AutoModel, name, "pretrained encoder", **options)
+        remedy = "Name a checkpoint of an encoder."
+        unread = ("pooler",)
+        model = load_complete(transformers.AutoModel, name, "pretrained encoder", remedy, unread, config=config)
     finally:
         logging.set_verbosity(verbosity)
-    missing = [key for key in info["missing_keys"] if "pooler" not in key]  # a pooler is not read
-    check_weights(name, missing, "Name a checkpoint of an encoder.")
     return model.get_encoder() if config.is_encoder_decoder else model
 
 
@@ -101,8 +94,7 @@ class BERTScore(ReferenceReward[list[Embedded]]):
             Those of [`ReferenceReward`]; the embedded references are kept on the model's device.
 
     Raises:
-        ValueError: For an unknown output or layer, if the model cannot be loaded or lacks weights, or if the tokenizer
-            has no padding token.
+        ValueError: If the model cannot be loaded or lacks weights, or its tokenizer a padding token.
     """
 
     model: str
@@ -118,32 +110,24 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         check_at_least(1, batch_size=self.batch_size)
         super().__post_init__()
         self.range = _RANGES[self.output]
-        self._encoder: Any = None
-        self._load()
+        # As in the library: to a byte-level tokenizer (RoBERTa's) the first word is one like the others.
+        self._tokenizer = from_pretrained(
+            transformers.AutoTokenizer, self.model, "pretrained encoder", add_prefix_space=True
+        )
+        self.max_length = longest_input(self._tokenizer, self._encoder.config, self._encoder)
+        if self._tokenizer.pad_token_id is None:
+            raise ValueError(f"`model` must have a padding token, got {self.model!r}. Name an encoder such as BERT.")
         output = f"output:{self.output}|idf:no|baseline:no|max:{self.max_length}"
         self._signature = f"bertscore|nrefs:var|model:{self.model}|layer:{self.layer}|{output}"
 
-    def _load(self) -> None:
-        from transformers import AutoTokenizer
+    @functools.cached_property
+    def _encoder(self) -> Any:
+        return _load_encoder(self.model, self.layer).requires_grad_(False).eval()
 
-        # As in the library: to a byte-level tokenizer (RoBERTa's) the first word is one like the others.
-        self._tokenizer = from_pretrained(AutoTokenizer, self.model, "pretrained encoder", add_prefix_space=True)
-        self._encoder = _load_encoder(self.model, self.layer).requires_grad_(False).eval()
-        if self._tokenizer.pad_token_id is None:
-            raise ValueError(f"`model` must have a padding token, got {self.model!r}. Name an encoder such as BERT.")
-        self.max_length = longest_input(self._tokenizer, self._encoder.config, self._encoder)
-        self._placed = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_encoder": None}
-
-    def _place(self) -> None:
-        """Moves the model at the first call: by then each process of a distributed run has chosen its GPU."""
-        if self._encoder is None:
-            self._load()
-        if not self._placed:
-            self._encoder.to(self.device or default_device())
-            self._placed = True
+    @functools.cached_property
+    def _placed_encoder(self) -> Any:
+        """The model on its device, from the first call on: by then each process of a run has chosen its GPU."""
+        return self._encoder.to(self.device or default_device())
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the score of each text against its row of references."""
@@ -162,8 +146,6 @@ class BERTScore(ReferenceReward[list[Embedded]]):
 
     def _match(self, pairs: list[tuple[Embedded, Embedded]]) -> list[float]:
         """Returns the score of each text with its reference, all in one pass."""
-        import torch
-
         scores = [0.0] * len(pairs)
         rows = [row for row, pair in enumerate(pairs) if all(text.counted.any() for text in pair)]
         if not rows:
@@ -180,16 +162,9 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         return scores
 
     def _embed(self, texts: Sequence[str]) -> list[Embedded]:
-        self._place()
-        texts = [text.strip() for text in texts]
-        embedded: dict[int, Any] = {}
-        for rows in batches_by_length(map(len, texts), self.batch_size):
-            embedded.update(zip(rows, self._embed_batch([texts[row] for row in rows]), strict=True))
-        return [embedded[row] for row in range(len(texts))]
+        return map_batches(self._embed_batch, [text.strip() for text in texts], len, self.batch_size)
 
     def _embed_batch(self, texts: list[str]) -> list[Embedded]:
-        import torch
-
         batch = self._tokenizer(
             texts,
             padding=True,
@@ -204,6 +179,7 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         counted = ~torch.isin(batch["input_ids"], torch.tensor(ends))
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         with torch.no_grad():
-            vectors = self._encoder(**batch.to(self._encoder.device)).last_hidden_state.float()
+            encoder = self._placed_encoder
+            vectors = encoder(**batch.to(encoder.device)).last_hidden_state.float()
         vectors = vectors / vectors.norm(dim=-1, keepdim=True)
         return [Embedded(vectors[row, :length], counted[row, :length]) for row, length in enumerate(lengths)]

@@ -8,7 +8,8 @@ from lmrl.utils import check_in
 
 from .base import Columns, Prompts, Scores
 from .grams import SacrebleuTokens, ngram_totals, ngram_totals_of_references, shared_ngrams
-from .references import Array, ReferenceReward, SummedReward
+from .libraries import Array, np, sacrebleu
+from .references import ReferenceReward, SummedReward
 
 MAX_ORDER = 4
 Tokens = list[str]
@@ -20,23 +21,9 @@ def log_bleu(
     """
     Returns the logarithm of BLEU, at most 0: that of the brevity penalty and that of the mean n-gram precision.
 
-    `min(0, 1 - r / c) + mean over n = 1..4 of log p_n`, as [`BLEU`] explains; -inf where nothing matches.
-
-    Args:
-        sums (`numpy.ndarray` of shape `(..., 10)`):
-            Sums of [`BLEU.statistics`] over the rows of a corpus, or those of one sentence.
-        smooth_method (`str`, *optional*, defaults to `"exp"`):
-            One of `"exp"`, `"floor"`, `"add-k"`, `"none"`.
-        smooth_value (`float`, *optional*, defaults to `0.0`):
-            Value of `"floor"` and of `"add-k"`.
-        effective_order (`bool`, *optional*, defaults to `False`):
-            Whether to average only over the orders that have n-grams: for single sentences.
-
-    Returns:
-        `numpy.ndarray` of shape `(...)`.
+    `min(0, 1 - r / c) + mean over n = 1..4 of log p_n`, as [`BLEU`] explains, of its statistics, `(..., 10)`; -inf
+    where nothing matches. The options are those of [`BLEU`].
     """
-    import numpy as np
-
     tokens, reference = sums[..., 0], sums[..., 1]
     matches, totals = np.split(sums[..., 2:], 2, axis=-1)
     some = matches.any(axis=-1)
@@ -61,20 +48,7 @@ def log_bleu(
 
 
 def corpus_bleu(sums: Array, effective_order: bool = False) -> Array:
-    """
-    Returns the BLEU, in [0, 100], smoothed by `exp`: `100 * BP * exp(mean over n of log p_n)`.
-
-    Args:
-        sums (`numpy.ndarray` of shape `(..., 10)`):
-            Sums of [`BLEU.statistics`].
-        effective_order (`bool`, *optional*, defaults to `False`):
-            Whether to average only over the orders that have n-grams.
-
-    Returns:
-        `numpy.ndarray` of shape `(...)`.
-    """
-    import numpy as np
-
+    """Returns the BLEU, in [0, 100], smoothed by `exp`; the arguments are those of [`log_bleu`]."""
     score: Array = 100 * np.exp(log_bleu(sums, effective_order=effective_order))
     return score
 
@@ -117,12 +91,10 @@ class BLEU(SummedReward[list[Tokens]]):
     name: str = field(default="bleu", kw_only=True)
 
     def __post_init__(self) -> None:
-        from sacrebleu.metrics.bleu import BLEU as SacreBLEU
-
-        check_in(SacreBLEU.SMOOTH_DEFAULTS, smooth_method=self.smooth_method)
+        check_in(sacrebleu.BLEU.SMOOTH_DEFAULTS, smooth_method=self.smooth_method)
         super().__post_init__()
         self._tokens = SacrebleuTokens(self.tokenize, self.lowercase)
-        metric = SacreBLEU(
+        metric = sacrebleu.BLEU(
             lowercase=self.lowercase,
             tokenize=self.tokenize,
             smooth_method=self.smooth_method,
@@ -132,7 +104,7 @@ class BLEU(SummedReward[list[Tokens]]):
         metric.num_refs = -1  # a number of references that varies
         self._signature = f"bleu|{metric.get_signature().format()}"
         if self.smooth_value is None:
-            self.smooth_value = SacreBLEU.SMOOTH_DEFAULTS[self.smooth_method]
+            self.smooth_value = sacrebleu.BLEU.SMOOTH_DEFAULTS[self.smooth_method]
 
     def units(self, text: str) -> Tokens:
         """Returns the tokens of a text."""
@@ -143,8 +115,6 @@ class BLEU(SummedReward[list[Tokens]]):
         Returns for each completion its tokens and those of the reference closest in length, the n-grams of orders 1
         to 4 that match, and all n-grams of orders 1 to 4.
         """
-        import numpy as np
-
         tokens = [self.units(completion) for completion in completions]
         closest = [
             min((abs(len(reference) - len(words)), len(reference)) for reference in of_row)[1]
@@ -157,8 +127,6 @@ class BLEU(SummedReward[list[Tokens]]):
 
     def from_statistics(self, sums: Array) -> Array:
         """Returns the BLEU of each row of statistics, in [0, 1]."""
-        import numpy as np
-
         logs = log_bleu(sums, self.smooth_method, self.smooth_value or 0.0, self.effective_order)
         # Python's exp: the last bit of numpy's depends on the vector instructions of the CPU. Rounding takes a
         # perfect match above 1.
@@ -185,12 +153,10 @@ class GLEU(ReferenceReward[list[Tokens]]):
     name: str = field(default="gleu", kw_only=True)
 
     def __post_init__(self) -> None:
-        from sacrebleu import __version__
-
         super().__post_init__()
         self._tokens = SacrebleuTokens(self.tokenize, self.lowercase)
         case = "lc" if self.lowercase else "mixed"
-        self._signature = f"gleu|nrefs:var|case:{case}|tok:{self._tokens.name}|sacrebleu:{__version__}"
+        self._signature = f"gleu|nrefs:var|case:{case}|tok:{self._tokens.name}|sacrebleu:{sacrebleu.__version__}"
 
     def units(self, text: str) -> Tokens:
         """Returns the tokens of a text."""

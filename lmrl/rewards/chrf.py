@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .grams import Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
-from .references import Array, SummedReward, divide
+from .libraries import Array, np, sacrebleu
+from .references import SummedReward, divide
 
 _PUNCTUATION = set(string.punctuation)
 
@@ -14,19 +15,9 @@ def chrf_score(sums: Array, beta: int = 2) -> Array:
     """
     Returns the chrF, in [0, 1]: `(1 + beta^2) P R / (beta^2 P + R)`, 0 where nothing matches.
 
-    P and R are the means of precision and recall over the orders of which both texts have n-grams.
-
-    Args:
-        sums (`numpy.ndarray` of shape `(..., 3 * orders)`):
-            Sums of [`ChrF.statistics`] over the rows of a corpus, or those of one sentence.
-        beta (`int`, *optional*, defaults to `2`):
-            How many times more recall weighs than precision.
-
-    Returns:
-        `numpy.ndarray` of shape `(...)`.
+    P and R are the means of precision and recall over the orders of which both texts have n-grams. The statistics,
+    `(..., 3 * orders)`, and `beta` are those of [`ChrF`].
     """
-    import numpy as np
-
     of_completion = sums[..., 0::3]
     of_reference = sums[..., 1::3]
     matches = sums[..., 2::3]
@@ -79,15 +70,13 @@ class ChrF(SummedReward[list[list[Symbols]]]):
     name: str = field(default="chrf", kw_only=True)
 
     def __post_init__(self) -> None:
-        from sacrebleu.metrics.chrf import CHRF
-
         if min(self.char_order, self.word_order) < 0 or self.char_order + self.word_order == 0:
             raise ValueError(
                 "`char_order` and `word_order` must be at least 0 and not both 0, got "
                 f"{self.char_order} and {self.word_order}. chrF has 6 and 0, chrF++ has 6 and 2."
             )
         super().__post_init__()
-        metric = CHRF(self.char_order, self.word_order, self.beta, self.lowercase)
+        metric = sacrebleu.CHRF(self.char_order, self.word_order, self.beta, self.lowercase)
         metric.num_refs = -1  # a number of references that varies
         self._signature = f"chrF{self.beta}{'+' * self.word_order}|{metric.get_signature().format()}"
 
@@ -106,8 +95,6 @@ class ChrF(SummedReward[list[list[Symbols]]]):
         Returns for each completion and order the n-grams of the completion (0 if the reference has none), of the
         reference, and in both, with the reference that gives the highest score.
         """
-        import numpy as np
-
         texts = [self.units(completion) for completion in completions]
         counts = []
         for kind, order in enumerate(order for order in (self.char_order, self.word_order) if order):

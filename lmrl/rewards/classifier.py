@@ -2,15 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lmrl.utils import check_in
 
 from .base import Columns, Prompts, Range, Scores
+from .libraries import Tensor
 from .models import FrozenModel, load_classifier, prompt_text
-
-if TYPE_CHECKING:
-    import torch
 
 _OUTPUTS: dict[str, Range] = {
     "probability": (0.0, 1.0),
@@ -29,7 +27,7 @@ def _label_index(label: int | str, config: Any) -> int:
     raise ValueError(f"`label` must be the index or the name of one of the labels {labels}, got {label!r}.")
 
 
-def _read_logits(logits: "torch.Tensor", label: int, output: str, independent: bool) -> "torch.Tensor":
+def _read_logits(logits: Tensor, label: int, output: str, independent: bool) -> Tensor:
     """Returns the reward (B,) named by `output`, from the logits (B, labels) in float32."""
     chosen = logits[:, label]
     if output == "logit":
@@ -75,8 +73,7 @@ class Classifier(FrozenModel):
             Those of [`FrozenModel`].
 
     Raises:
-        ValueError: If the checkpoint lacks weights (a head would be random), for an unknown label, output or side, or
-            if the tokenizer has no padding token.
+        ValueError: If the checkpoint lacks weights (a head would be random) or the tokenizer a padding token.
     """
 
     kind: ClassVar[str] = "sequence classifier"
@@ -122,5 +119,5 @@ class Classifier(FrozenModel):
         rows = [{key: values[row] for key, values in encoded.items()} for row in range(len(completions))]
         return self._rewards(rows, cut=sum(bool(encoding.overflowing) for encoding in encoded.encodings or ()))
 
-    def _read(self, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
+    def _read(self, batch: dict[str, Tensor]) -> Tensor:
         return _read_logits(self._model(**batch).logits.float(), int(self.label), self.output, self._independent)

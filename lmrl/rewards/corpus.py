@@ -11,19 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from .grams import Gram, SacrebleuTokens, all_ngrams, ngrams, occurrences
-from .references import Array, Prepared, ReferenceReward, SummedReward, divide
+from .libraries import Array, np, sacrebleu
+from .references import Prepared, ReferenceReward, SummedReward, divide
 
 
 def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[str, ...]]:
     """
-    Returns the references of each document of a corpus.
-
-    Args:
-        corpus (`str`, `Path` or iterable):
-            A .jsonl file with a row per line, a .json file with a list of rows, or the documents themselves: for each
-            a string or a list of strings.
-        column (`str`):
-            Column of the rows with a string or a list of strings.
+    Returns the references of each document of a corpus, which is that of [`CorpusReward`].
 
     Raises:
         ValueError: If the file is not of that form, or a document has no references; rows are counted from 0.
@@ -61,15 +55,8 @@ def _read_file(path: Path, column: str) -> list[Any]:
 
 def corpus_counts(documents: list[list[list[str]]], order: int, once: bool) -> dict[Gram, int]:
     """
-    Returns how often each n-gram occurs in a corpus, of those that occur more than once.
-
-    Args:
-        documents (list of lists of token lists):
-            The texts of each document.
-        order (`int`):
-            Length of the longest n-grams.
-        once (`bool`):
-            Whether an n-gram counts once for each document that has it.
+    Returns how often each n-gram of 1 to `order` tokens occurs in the texts of all documents, of those that occur more
+    than once; with `once` an n-gram counts once for each document that has it.
     """
     counts: Counter[Gram] = Counter()
     for texts in documents:
@@ -87,8 +74,9 @@ class CorpusReward(ReferenceReward[Prepared]):
     batch: a score would depend on the other rows in it.
 
     Args:
-        corpus (`str`, `Path` or `list[list[str]]`):
-            The training corpus: a .json or .jsonl file with rows, or the references of each document.
+        corpus (`str`, `Path` or iterable):
+            The training corpus: a .jsonl file with a row per line, a .json file with a list of rows, or the documents
+            themselves: for each a string or a list of strings.
         corpus_column (`str`, *optional*):
             Column with the references in a corpus file. Defaults to `column`.
         tokenize (`str`, *optional*, defaults to `"13a"`):
@@ -127,8 +115,6 @@ class CorpusReward(ReferenceReward[Prepared]):
 
     def corpus_signature(self) -> str:
         """Returns the tokenizer and the corpus, by the start of its SHA-256, as part of a signature."""
-        import sacrebleu
-
         case = "lc" if self.lowercase else "mixed"
         corpus = f"docs:{self.documents}|corpus:{self._fingerprint}"
         return f"nrefs:var|case:{case}|tok:{self.tokenize}|{corpus}|sacrebleu:{sacrebleu.__version__}"
@@ -149,18 +135,10 @@ def nist_score(sums: Array) -> Array:
     """
     Returns the NIST, at least 0: that of a completion from its statistics, that of a corpus from their sum over rows.
 
-    `exp(beta * log(min(1, c / r))^2) * sum over n = 1..5 of info_n / total_n`, as [`NIST`] explains. An order
-    without n-grams adds 0.
-
-    Args:
-        sums (`numpy.ndarray` of shape `(..., 11)`):
-            `info_1 ... info_5, total_1 ... total_5, r`, as [`NIST.statistics`] gives for each row; c is `total_1`.
-
-    Returns:
-        `numpy.ndarray` of shape `(...)`.
+    `exp(beta * log(min(1, c / r))^2) * sum over n = 1..5 of info_n / total_n`, as [`NIST`] explains, of its
+    statistics, `(..., 11)`: `info_1 ... info_5, total_1 ... total_5, r`; c is `total_1`. An order without n-grams adds
+    0.
     """
-    import numpy as np
-
     information, totals, reference = np.split(sums, [NIST_ORDER, 2 * NIST_ORDER], axis=-1)
     brevity = np.minimum(divide(totals[..., 0], reference[..., 0], 0), 1)
     with np.errstate(divide="ignore"):
@@ -194,7 +172,7 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
             Those of [`CorpusReward`].
 
     Raises:
-        ValueError: If the corpus cannot be read or has no words, or if sacrebleu has no such tokenizer.
+        ValueError: If the corpus cannot be read or has no words.
 
     Example:
 
@@ -286,8 +264,7 @@ class CIDErD(CorpusReward[list[Vector]]):
             Those of [`CorpusReward`].
 
     Raises:
-        ValueError: If the corpus cannot be read or has less than two documents (every idf would be 0), or if sacrebleu
-            has no such tokenizer.
+        ValueError: If the corpus cannot be read or has less than two documents (every idf would be 0).
     """
 
     order = CIDER_ORDER

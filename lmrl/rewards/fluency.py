@@ -2,15 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lmrl.utils import check_at_least, tokenize_prompt
 
 from .base import Columns, Prompts, Scores
-from .models import Encoded, FrozenModel, check_weights
-
-if TYPE_CHECKING:
-    import torch
+from .libraries import Tensor, torch, transformers
+from .models import Encoded, FrozenModel, load_complete
 
 
 @dataclass(eq=False, repr=False)
@@ -38,8 +36,7 @@ class Fluency(FrozenModel):
             Those of [`FrozenModel`].
 
     Raises:
-        ValueError: If there is no causal language model, its tokenizer has neither BOS nor EOS, or an option is out of
-            its range.
+        ValueError: If there is no causal language model, or its tokenizer has neither BOS nor EOS.
     """
 
     kind: ClassVar[str] = "language model"
@@ -61,11 +58,8 @@ class Fluency(FrozenModel):
         self._signature += f"|template:{self.chat_template_kwargs}" if self.chat_template_kwargs else ""
 
     def _load(self, name: str) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        model, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, trust_remote_code=False)
-        check_weights(name, info["missing_keys"], "Name a causal language model, not a bare backbone or a classifier.")
-        return model
+        remedy = "Name a causal language model, not a bare backbone or a classifier."
+        return load_complete(transformers.AutoModelForCausalLM, name, self.kind, remedy)
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the mean log-probability of each text; `None` of an empty one."""
@@ -74,11 +68,8 @@ class Fluency(FrozenModel):
         texts = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in completions]
         known = [row for row, ids in enumerate(texts) if ids]
         cut = sum(len(contexts[row]) + len(texts[row]) > (self.max_length or math.inf) for row in known)
-        rewards: Scores = [None] * len(completions)
-        values = self._rewards([self._encoded(contexts[row], texts[row]) for row in known], cut)
-        for row, value in zip(known, values, strict=True):
-            rewards[row] = value
-        return rewards
+        rewards = iter(self._rewards([self._encoded(contexts[row], texts[row]) for row in known], cut))
+        return [next(rewards) if ids else None for ids in texts]
 
     def _context(self, row: int, prompt: Any) -> list[int]:
         """Returns the tokens that a completion follows, at least one."""
@@ -97,9 +88,7 @@ class Fluency(FrozenModel):
             "completion_mask": [0] * len(context) + [1] * len(text),
         }
 
-    def _read(self, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
-        import torch
-
+    def _read(self, batch: dict[str, Tensor]) -> Tensor:
         targets = batch["input_ids"][:, 1:]
         mask = batch.pop("completion_mask")[:, 1:].bool()
         logits = self._model(**batch).logits[:, :-1]

@@ -1,21 +1,20 @@
 """Tokens of texts; n-grams as tuples, as sets with repetitions, and counted for a batch of texts and references."""
 
+import functools
 import re
 import string
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
 from lmrl.utils import check_in
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from .libraries import Integers, nltk, np, sacrebleu
 
 Gram: TypeAlias = tuple[str, ...]
 Symbols: TypeAlias = Sequence[str]
 """The tokens or the characters of a text."""
-Integers: TypeAlias = "NDArray[Any]"
 
 _MOST_SYMBOLS = 2**13  # counted at a time: more take memory and save no time
 
@@ -41,11 +40,9 @@ class SacrebleuTokens:
     """
 
     def __init__(self, tokenize: str, lowercase: bool):
-        from sacrebleu.metrics.bleu import BLEU
-
-        check_in(BLEU.TOKENIZERS, tokenize=tokenize)
+        check_in(sacrebleu.BLEU.TOKENIZERS, tokenize=tokenize)
         self.lowercase = lowercase
-        self._tokenizer = BLEU(tokenize=tokenize).tokenizer
+        self._tokenizer = sacrebleu.BLEU(tokenize=tokenize).tokenizer
         self.name: str = self._tokenizer.signature()
 
     def __call__(self, text: str) -> list[str]:
@@ -56,6 +53,12 @@ class SacrebleuTokens:
             return _TOKEN.findall(text)
         tokenized: str = self._tokenizer(text.rstrip())  # rstrip: as sacrebleu does before any tokenizer
         return tokenized.split()
+
+
+@functools.cache
+def porter_stemmer() -> Callable[[str], str]:
+    """Returns the function that stems English words, cached: the same words come up often."""
+    return functools.lru_cache(maxsize=2**16)(nltk.stem.porter.PorterStemmer().stem)
 
 
 def ngrams(tokens: Symbols, order: int) -> list[Gram]:
@@ -84,16 +87,12 @@ def occurrences(grams: Sequence[Hashable]) -> set[Hashable]:
 
 def ngram_totals(texts: Sequence[Symbols], order: int) -> Integers:
     """Returns how many n-grams of each length from 1 to `order` each text has, of shape `(texts, order)`."""
-    import numpy as np
-
     lengths = np.array([len(text) for text in texts], np.int64)
     return (lengths[:, None] - np.arange(order)).clip(min=0)
 
 
 def ngram_totals_of_references(references: Sequence[Sequence[Symbols]], order: int) -> Integers:
     """Returns [`ngram_totals`] of the references of each text, of shape `(texts, references, order)`, 0 for none."""
-    import numpy as np
-
     lengths = np.array([*zip_longest(*[map(len, of_text) for of_text in references], fillvalue=0)], np.int64)
     return (lengths.T[..., None] - np.arange(order)).clip(min=0)
 
@@ -118,8 +117,6 @@ def shared_ngrams(
         `numpy.ndarray` of shape `(texts, references, order)`, 0 where a text has fewer references than others; with
         `together` of shape `(texts, 1, order)`.
     """
-    import numpy as np
-
     width = 1 if together else max(map(len, references), default=1)
     shared = np.zeros((len(texts), width, order), np.int64)
     start = 0
@@ -136,8 +133,6 @@ def shared_ngrams(
 
 def _shared(texts: Sequence[Symbols], references: Sequence[Sequence[Symbols]], order: int, together: bool) -> Integers:
     """Returns [`shared_ngrams`] of texts that are counted in one table: a row per text of a group."""
-    import numpy as np
-
     # 1. A group are references and the texts that have these. The table's first rows are those of references.
     width = max(map(len, references))
     groups: dict[int, int] = {}
@@ -191,8 +186,6 @@ def _codes(texts: Sequence[Symbols], order: int, most_bits: int) -> Integers:
     Its digits are the numbers of the symbols. Where these take more than `most_bits`, the shorter n-grams are numbered
     anew first: of `_MOST_SYMBOLS` places there are few.
     """
-    import numpy as np
-
     numbers = {symbol: number for number, symbol in enumerate(dict.fromkeys(chain.from_iterable(texts)))}
     symbols = np.fromiter(map(numbers.__getitem__, chain.from_iterable(texts)), np.int64)
     codes = np.zeros((order, len(symbols)), np.int64)

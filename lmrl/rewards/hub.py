@@ -1,5 +1,6 @@
 """Any module of Hugging Face's `evaluate` as a reward."""
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,17 +10,7 @@ from typing import Any
 
 from .algebra import Reward
 from .base import UNBOUNDED, Columns, Prompts, Scores
-
-
-def _load(source: str) -> Any:
-    import evaluate
-
-    try:
-        return evaluate.load(source, keep_in_memory=True)  # else every row is written to disk and read back
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"No `evaluate` module {source!r} ({error}). Name one of the hub, or a folder `name` with `name.py` in it."
-        ) from error
+from .libraries import evaluate
 
 
 @dataclass(eq=False, repr=False)
@@ -65,10 +56,6 @@ class EvaluateMetric(Reward):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        import evaluate
-
-        self._source = str(self.module) if isinstance(self.module, (str, Path)) else None
-        self._module = _load(self._source) if self._source else self.module
         self.kwargs = dict(self.kwargs or {})
         code = f"{self._module.name}@{(self._module._hash or 'unknown')[:8]}"
         options = f"kwargs:{self.kwargs}|higher_is_better:{self.higher_is_better}|per_row:{self.per_row}"
@@ -90,13 +77,17 @@ class EvaluateMetric(Reward):
         # A format's type is `Value("string")` or a list, which has no dtype.
         self._no_lists = all(getattr(f.get("references"), "dtype", None) == "string" for f in formats)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_module": None} if self._source else dict(vars(self))
-
-    def _loaded(self) -> Any:
-        if self._module is None:
-            self._module = _load(str(self._source))
-        return self._module
+    @functools.cached_property
+    def _module(self) -> Any:
+        if not isinstance(self.module, (str, Path)):
+            return self.module
+        try:
+            return evaluate.load(str(self.module), keep_in_memory=True)  # else every row is written to disk and read
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"No `evaluate` module {str(self.module)!r} ({error}). Name one of the hub, or a folder `name` with "
+                "`name.py` in it."
+            ) from error
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the chosen result for each text."""
@@ -126,7 +117,7 @@ class EvaluateMetric(Reward):
     def _computed(self, texts: list[str], references: list[Any] | None, where: str, numbers: int) -> Scores:
         inputs = {"predictions": texts} | ({"references": references} if references else {})
         try:
-            result = self._loaded().compute(**inputs, **(self.kwargs or {}))
+            result = self._module.compute(**inputs, **(self.kwargs or {}))
         except Exception as error:  # whatever the module raises
             raise ValueError(
                 f"The reward {self.__name__!r} failed on {where} with {type(error).__name__}: {error}. Its inputs "

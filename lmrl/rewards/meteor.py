@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from .grams import SacrebleuTokens
+from .grams import SacrebleuTokens, porter_stemmer
+from .libraries import nltk, sacrebleu
 from .references import ReferenceReward
 
 Tokens = list[str]
@@ -14,10 +15,7 @@ Tokens = list[str]
 @functools.cache
 def _matchers(synonyms: bool) -> dict[str, Any]:
     """Returns the stemmer and the synonyms that nltk's alignment looks up, cached: the same words come up often."""
-    from nltk.corpus import wordnet
-    from nltk.stem.porter import PorterStemmer
-
-    remember = functools.lru_cache(maxsize=2**16)
+    wordnet = nltk.corpus.wordnet
     if synonyms:
         try:
             wordnet.ensure_loaded()
@@ -27,8 +25,10 @@ def _matchers(synonyms: bool) -> dict[str, Any]:
                 "nltk.downloader wordnet`, or leave `synonyms=False`."
             ) from error
     return {
-        "stemmer": SimpleNamespace(stem=remember(PorterStemmer().stem)),
-        "wordnet": SimpleNamespace(synsets=remember(wordnet.synsets) if synonyms else lambda word: ()),
+        "stemmer": SimpleNamespace(stem=porter_stemmer()),
+        "wordnet": SimpleNamespace(
+            synsets=functools.lru_cache(maxsize=2**16)(wordnet.synsets) if synonyms else lambda word: ()
+        ),
     }
 
 
@@ -67,9 +67,6 @@ class METEOR(ReferenceReward[list[Tokens]]):
     name: str = field(default="meteor", kw_only=True)
 
     def __post_init__(self) -> None:
-        import nltk
-        import sacrebleu
-
         if not (0 <= self.alpha <= 1 and self.beta >= 0 and 0 <= self.gamma <= 1):
             raise ValueError(
                 "`alpha` and `gamma` must be in [0, 1] and `beta` must be at least 0, got "
@@ -90,8 +87,8 @@ class METEOR(ReferenceReward[list[Tokens]]):
 
     def score(self, completion: str, prepared: list[Tokens]) -> float:
         """Returns the METEOR of a completion with its best reference, in [0, 1]."""
-        from nltk.translate.meteor_score import meteor_score
-
         constants = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}
-        best: float = meteor_score(prepared, self.units(completion), **_matchers(self.synonyms), **constants)
+        best: float = nltk.translate.meteor_score.meteor_score(
+            prepared, self.units(completion), **_matchers(self.synonyms), **constants
+        )
         return best

@@ -4,22 +4,22 @@ import multiprocessing
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from lmrl.utils import check_at_least, check_in, reason_of
 
 from .algebra import Reward
 from .base import UNBOUNDED, Prompts, Scores, completion_text
-
-if TYPE_CHECKING:
-    import torch
+from .libraries import Tensor, torch, transformers
 
 Encoded = Mapping[str, list[int]]
 """A tokenised text: `"input_ids"`, and other numbers of each token, by name."""
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _NO_LIMIT = 10**6  # a tokenizer without a limit has 10**30
 
 
@@ -49,7 +49,7 @@ class FrozenModel(Reward):
             Name under which trainers log it.
 
     Raises:
-        ValueError: If an option is out of its range, or the checkpoint lacks weights or a tokenizer.
+        ValueError: If the checkpoint lacks weights or a tokenizer.
     """
 
     kind: ClassVar[str] = "model"  # in messages
@@ -80,7 +80,7 @@ class FrozenModel(Reward):
         """
 
     @abstractmethod
-    def _read(self, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
+    def _read(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns the rewards (B,) of a batch, padded on the right, on the device of the model."""
 
     def _prepare(self, model: Any, tokenizer: Any) -> None:
@@ -92,12 +92,10 @@ class FrozenModel(Reward):
         self._placed = False
 
     def _saved_tokenizer(self, model: Any) -> Any:
-        from transformers import AutoTokenizer
-
         name = model if isinstance(model, str) else model.config._name_or_path
         if not name:
             raise ValueError(f"`tokenizer` must be given for this {self.kind}, got None: the model has no folder.")
-        return from_pretrained(AutoTokenizer, name, self.kind)
+        return from_pretrained(transformers.AutoTokenizer, name, self.kind)
 
     @property
     def _config(self) -> Any:
@@ -124,22 +122,20 @@ class FrozenModel(Reward):
 
     def _rewards(self, texts: Sequence[Encoded], cut: int) -> Scores:
         """Returns the reward of each encoded text, and warns of the `cut` ones among them."""
-        import torch
-
         self._place()
-        rewards: Scores = [None] * len(texts)
-        for rows in batches_by_length((len(text["input_ids"]) for text in texts), self.batch_size):
-            batch = _padded([texts[row] for row in rows], self._tokenizer.pad_token_id or 0)
-            with torch.no_grad():
-                values = self._read({key: ids.to(self._model.device) for key, ids in batch.items()})
-            for row, value in zip(rows, values.tolist(), strict=True):
-                rewards[row] = value
+        rewards = map_batches(self._score_batch, texts, lambda text: len(text["input_ids"]), self.batch_size)
         if cut:
             warnings.warn(
                 f"The reward {self.__name__!r} cut {cut} of {len(texts)} texts to {self.max_length} tokens "
                 f"(truncation_side={self.truncation_side!r}).",
                 stacklevel=4,
             )
+        return rewards
+
+    def _score_batch(self, texts: Sequence[Encoded]) -> Scores:
+        batch = _padded(texts, self._tokenizer.pad_token_id or 0)
+        with torch.no_grad():
+            rewards: Scores = self._read({key: ids.to(self._model.device) for key, ids in batch.items()}).tolist()
         return rewards
 
 
@@ -154,10 +150,17 @@ def from_pretrained(auto_class: Any, name: str, kind: str, **options: Any) -> An
         ) from error
 
 
-def check_weights(name: str, missing: Iterable[str], remedy: str) -> None:
-    """Raises an error if a checkpoint lacks weights: they would be random, and the reward noise."""
-    if lacking := sorted(missing):
-        raise ValueError(f"`model` must have all weights, got {name!r} without {lacking}. {remedy}")
+def load_complete(
+    auto_class: Any, name: str, kind: str, remedy: str, ignored: Container[str] = (), **options: Any
+) -> Any:
+    """
+    Returns [`from_pretrained`]; raises an error if the checkpoint lacks weights, which would be random, and the reward
+    noise. Those of modules that are ignored may be missing.
+    """
+    model, info = from_pretrained(auto_class, name, kind, output_loading_info=True, **options)
+    if missing := sorted(key for key in info["missing_keys"] if not any(part in ignored for part in key.split("."))):
+        raise ValueError(f"`model` must have all weights, got {name!r} without {missing}. {remedy}")
+    return model
 
 
 def longest_input(tokenizer: Any, config: Any, model: Any) -> int | None:
@@ -175,8 +178,6 @@ def longest_input(tokenizer: Any, config: Any, model: Any) -> int | None:
 
 def default_device() -> str:
     """Returns the GPU of this process if there is one, else the CPU."""
-    import torch
-
     if not torch.cuda.is_available():
         return "cpu"
     if multiprocessing.parent_process() is None:
@@ -190,39 +191,23 @@ def gpu_of_worker(local_rank: str | None, devices: int) -> str:
     return f"cuda:{local_rank}" if local_rank is not None and int(local_rank) < devices else "cuda"
 
 
-def batches_by_length(lengths: Iterable[int], batch_size: int) -> Iterator[list[int]]:
-    """Yields the rows of each batch; neighbours in length share one, so that little of it is padding."""
-    sizes = list(lengths)
-    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+def map_batches(
+    fn: Callable[[list[Item]], Iterable[Result]], items: Sequence[Item], length: Callable[[Item], int], batch_size: int
+) -> list[Result]:
+    """Returns what `fn` makes of each item; neighbours in length share a batch, so that little of it is padding."""
+    order = sorted(range(len(items)), key=lambda row: length(items[row]))
+    results: dict[int, Result] = {}
     for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+        rows = order[start : start + batch_size]
+        results.update(zip(rows, fn([items[row] for row in rows]), strict=True))
+    return [results[row] for row in range(len(items))]
 
 
 def load_classifier(name: str, kind: str, trained: Container[str] = (), **options: Any) -> Any:
-    """
-    Returns the model with a classification head in a folder or on the hub.
-
-    Args:
-        name (`str`):
-            Folder or hub id.
-        kind (`str`):
-            Kind of model that it must have been trained as, for the message.
-        trained (container of `str`, *optional*, defaults to `()`):
-            Modules whose weights come from elsewhere.
-        **options:
-            Passed on to `from_pretrained`.
-
-    Raises:
-        ValueError: If the checkpoint lacks weights: a head would be random.
-    """
-    from transformers import AutoModelForSequenceClassification
-
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        name, output_loading_info=True, trust_remote_code=False, **options
-    )
-    missing = [key for key in info["missing_keys"] if not any(part in trained for part in key.split("."))]
-    check_weights(name, missing, f"Name a checkpoint that was trained as a {kind}, not the model it starts from.")
-    return model
+    """Returns the model with a classification head in a folder or on the hub; `trained` modules are loaded later."""
+    remedy = f"Name a checkpoint that was trained as a {kind}, not the model it starts from."
+    auto_class = transformers.AutoModelForSequenceClassification
+    return load_complete(auto_class, name, kind, remedy, ignored=trained, **options)
 
 
 def prompt_text(prompt: Any) -> str:
@@ -232,9 +217,7 @@ def prompt_text(prompt: Any) -> str:
     return "\n".join(completion_text([{**message, "role": "assistant"}]) for message in prompt)
 
 
-def _padded(texts: list[Encoded], pad_id: int) -> "dict[str, torch.Tensor]":
-    import torch
-
+def _padded(texts: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     return {
         key: torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(text[key], dtype=torch.long) for text in texts],

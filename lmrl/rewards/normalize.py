@@ -80,8 +80,6 @@ class Normalized(Combined):
     processes, which must all call the reward equally often. Put this around a reward that is cached or in workers.
 
     Args:
-        reward (`Callable`):
-            Any callable that TRL takes as a reward function.
         by (`str`, *optional*, defaults to `"running"`):
             `"running"` or `"group"`.
 

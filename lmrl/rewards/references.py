@@ -4,18 +4,14 @@ import functools
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from lmrl.utils import check_at_least
 
 from .algebra import Reward
 from .base import Columns, Prompts, Scores
+from .libraries import Array, np
 
-if TYPE_CHECKING:
-    from numpy import float64
-    from numpy.typing import NDArray
-
-Array: TypeAlias = "NDArray[float64]"
 Prepared = TypeVar("Prepared")
 
 
@@ -37,7 +33,7 @@ class ReferenceReward(Reward, Generic[Prepared]):
             Rows whose prepared references are kept, at least 1.
 
     Raises:
-        ValueError: If `cache_size` is less than 1; when called, for a row without references.
+        ValueError: When called, for a row without references.
     """
 
     name: str
@@ -47,17 +43,10 @@ class ReferenceReward(Reward, Generic[Prepared]):
     def __post_init__(self) -> None:
         super().__init__(self.name, columns=(self.column,))
         check_at_least(1, cache_size=self.cache_size)
-        self._start_cache()
 
-    def _start_cache(self) -> None:
-        self._prepared = functools.lru_cache(maxsize=self.cache_size)(self.prepare)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_prepared"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._start_cache()
+    @functools.cached_property
+    def _prepared(self) -> "functools._lru_cache_wrapper[Prepared]":
+        return functools.lru_cache(maxsize=self.cache_size)(self.prepare)
 
     def units(self, text: str) -> Any:
         """Returns what is compared of a text, such as its tokens."""
@@ -97,7 +86,9 @@ class SummedReward(ReferenceReward[Prepared]):
     """
     Base of the rewards whose statistics add up over rows, so that a sentence is a corpus of one row.
 
-    The score of a corpus is `from_statistics` of the sum of [`statistics`] over its rows.
+    The score of a corpus is `from_statistics` of the sum of [`statistics`] over its rows. So the formula of each, a
+    function beside its class, takes `sums`: statistics `(..., numbers)` of single rows, or their sums over the rows of
+    corpora; and returns scores of shape `(...)`.
     """
 
     @abstractmethod
@@ -115,16 +106,12 @@ class SummedReward(ReferenceReward[Prepared]):
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the reward of each text against its row of references."""
-        import numpy as np
-
         statistics = self.statistics(completions, columns[self.column])
         return self.from_statistics(np.array(statistics, dtype=np.float64)).tolist() if statistics else []
 
 
 def divide(numerator: Array, denominator: Any, otherwise: Any) -> Array:
     """Returns the quotients, and `otherwise` where the denominator is 0."""
-    import numpy as np
-
     quotients: Array = np.broadcast_to(np.asarray(otherwise, dtype=np.float64), np.shape(numerator)).copy()
     np.divide(numerator, denominator, out=quotients, where=np.asarray(denominator) != 0)
     return quotients

@@ -5,15 +5,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lmrl.utils import reason_of
 
 from .base import Prompts, Scores, completion_text
+from .libraries import Tensor, peft, torch, transformers
 from .models import FrozenModel, load_classifier
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -75,15 +73,12 @@ class RewardAdapter:
     """
 
     def __init__(self, folder: str, quantized_base: bool):
-        from peft import PeftConfig
-        from transformers import AutoConfig
-
         self.folder = folder
         self.quantized_base = quantized_base
-        self._adapter = PeftConfig.from_pretrained(folder)
+        self._adapter = peft.PeftConfig.from_pretrained(folder)
         self.base = str(self._adapter.base_model_name_or_path)
         try:
-            self.config = AutoConfig.from_pretrained(self.base, revision=self._adapter.revision or "main")
+            self.config = transformers.AutoConfig.from_pretrained(self.base, revision=self._adapter.revision or "main")
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"`base_model_name_or_path` of the adapter {folder!r} must be a model, got {self.base!r} "
@@ -105,13 +100,11 @@ class RewardAdapter:
 
     def load_merged(self) -> Any:
         """Returns its base with the adapter merged and the head that was saved with it."""
-        from peft import PeftModel
-
         revision = self._adapter.revision or "main"
         head = self._adapter.modules_to_save or ()
         with _forked_rng():
             base = load_classifier(self.base, "reward model", trained=head, num_labels=1, revision=revision)
-            return PeftModel.from_pretrained(base, self.folder).merge_and_unload()
+            return peft.PeftModel.from_pretrained(base, self.folder).merge_and_unload()
 
     def load_on_backbone(self, backbone: Any) -> Any:
         """
@@ -122,14 +115,12 @@ class RewardAdapter:
                 The base without its head. Its modules may be changed, its weights may not.
         """
         import torch
-        from peft import PeftModel
-        from transformers import AutoModelForSequenceClassification
 
         options = self.config.to_dict()
         options = {name: value for name, value in options.items() if name not in ("id2label", "label2id")}
         config = type(self.config).from_dict({**options, "num_labels": 1})
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config, dtype=backbone.dtype)
+            model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=backbone.dtype)
         setattr(model, model.base_model_prefix, backbone)
         for name, child in model.named_children():
             if name != model.base_model_prefix:
@@ -138,7 +129,7 @@ class RewardAdapter:
         if random := sorted(own - self._heads.keys()):
             raise ValueError(f"The adapter {self.folder!r} must have all weights of its head, got none of {random}.")
         with _forked_rng():
-            return PeftModel.from_pretrained(model, self.folder, torch_device=str(backbone.device))
+            return peft.PeftModel.from_pretrained(model, self.folder, torch_device=str(backbone.device))
 
     def incompatibility_with(self, backbone: Any, device: str | None) -> str | None:
         """Returns the reason why its scores would differ on a backbone, or `None` if they would not."""
@@ -165,14 +156,10 @@ class RewardAdapter:
 
 def _forked_rng() -> AbstractContextManager[None]:
     """Keeps the global RNG state unchanged while weights are initialized before they are loaded."""
-    import torch
-
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def _digits(dtype: "torch.dtype | str | None") -> float:
-    import torch
-
     found = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
     return -torch.finfo(found).eps
 
@@ -206,7 +193,7 @@ class RewardModel(FrozenModel):
             Those of [`FrozenModel`].
 
     Raises:
-        ValueError: If the checkpoint has no head or one of several labels, or if an option is out of its range.
+        ValueError: If the checkpoint has no head or one of several labels.
     """
 
     kind: ClassVar[str] = "reward model"
@@ -291,6 +278,6 @@ class RewardModel(FrozenModel):
         rows = [{key: text[key] for key in ("input_ids", "attention_mask")} for text in encoded]
         return self._rewards(rows, cut=sum(bool(text.encodings and text.encodings[0].overflowing) for text in encoded))
 
-    def _read(self, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
-        logits: torch.Tensor = self._model(**batch).logits
+    def _read(self, batch: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = self._model(**batch).logits
         return logits.float().squeeze(-1)

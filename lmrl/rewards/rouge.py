@@ -10,7 +10,8 @@ from typing import Any
 
 from lmrl.utils import check_in, shorten
 
-from .grams import SacrebleuTokens, ngrams, occurrences
+from .grams import SacrebleuTokens, ngrams, occurrences, porter_stemmer
+from .libraries import rapidfuzz
 from .references import ReferenceReward
 
 _WORD = re.compile("[a-z0-9]+")
@@ -20,28 +21,14 @@ _TYPE = re.compile("rouge([1-9]|L|Lsum)")
 Units = tuple[int, Any]
 
 
-@functools.cache
-def _stemmer() -> Callable[[str], str]:
-    from nltk.stem.porter import PorterStemmer
-
-    return functools.lru_cache(maxsize=2**16)(PorterStemmer().stem)
-
-
 @functools.lru_cache(maxsize=2**11)
 def _tokens(text: str, use_stemmer: bool) -> list[str]:
     """Returns the words of a text, kept for the other types of ROUGE of the same batch."""
     words = _WORD.findall(text.lower())
     if not use_stemmer:
         return words
-    stem = _stemmer()
+    stem = porter_stemmer()
     return [stem(word) if len(word) > 3 else word for word in words]  # as in rouge_score and ROUGE-1.5.5
-
-
-def _sequence_hits(reference: list[str], completion: list[str]) -> int:
-    from rapidfuzz.distance.LCSseq import similarity
-
-    length: int = similarity(reference, completion)
-    return length
 
 
 def _places(sentence: list[str]) -> dict[str, int]:
@@ -84,7 +71,8 @@ def _lcs_positions(reference: list[str], places: dict[str, int], length: int) ->
 def _summary_hits(reference: list[list[str]], completion: list[list[str]]) -> int:
     """Returns the size of the union LCS, no token counted more often than either text has it (as ROUGE-1.5.5 does)."""
     if len(reference) == len(completion) == 1:
-        return _sequence_hits(reference[0], completion[0])  # nothing to unite, and an LCS is in both texts
+        # Nothing to unite, and an LCS is in both texts.
+        return int(rapidfuzz.distance.LCSseq.similarity(reference[0], completion[0]))
     left = Counter(token for sentence in reference for token in sentence)
     left &= Counter(token for sentence in completion for token in sentence)
     sentences = [(_places(sentence), len(sentence)) for sentence in completion]
@@ -134,7 +122,7 @@ class Rouge(ReferenceReward[list[Units]]):
         self.name = self.name or self.rouge_type
         super().__post_init__()
         if self.use_stemmer:
-            _stemmer()  # a missing nltk is an error here, not in the first training step
+            porter_stemmer()  # a missing nltk is an error here, not in the first training step
         if self.use_stemmer and self.tokenize is not None:
             raise ValueError("`use_stemmer` must be False with `tokenize`, got True. The stemmer is for a-z alone.")
         options = f"stem:{'porter' if self.use_stemmer else 'no'}"
@@ -183,7 +171,7 @@ class Rouge(ReferenceReward[list[Units]]):
 
     def _hits(self, reference: Any, completion: Any) -> int:
         if self.rouge_type == "rougeL":
-            return _sequence_hits(reference, completion)
+            return int(rapidfuzz.distance.LCSseq.similarity(reference, completion))
         if self.rouge_type == "rougeLsum":
             return _summary_hits(reference, completion)
         return len(reference & completion)

@@ -9,6 +9,7 @@ from typing import Any
 from lmrl.utils import check_in
 
 from .grams import occurrences
+from .libraries import rapidfuzz
 from .references import ReferenceReward
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -117,7 +118,6 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
 
     def score(self, completion: str, prepared: list[Sequence[str]]) -> float:
         """Returns the similarity of a completion to its best reference, in [0, 1]."""
-        from rapidfuzz.distance.Levenshtein import normalized_similarity
-
         units = self.units(completion)
-        return max(normalized_similarity(units, reference) for reference in prepared)
+        similarity: Callable[..., float] = rapidfuzz.distance.Levenshtein.normalized_similarity
+        return max(similarity(units, reference) for reference in prepared)

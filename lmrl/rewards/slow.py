@@ -1,7 +1,7 @@
 """Rewards that are slow, remote or prone to hang: cached, retried, or run in processes that can be killed."""
 
+import functools
 import hashlib
-import inspect
 import json
 import math
 import pickle
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmrl.utils import check_at_least, check_finite, check_in
+from lmrl.utils import check_at_least, check_finite, check_in, columns_of
 
 from .algebra import Reward
 from .base import Prompts, Scores, call_reward, range_of, reward_name, signature_of
@@ -44,7 +44,7 @@ class Wrapped(Reward):
         if not callable(self.reward):
             raise ValueError(f"`reward` must be callable, got {self.reward!r}.")
         name = reward_name(self.reward)
-        columns = _columns_of(self.reward)
+        columns = columns_of(self.reward, known=("completions", "prompts", "completion_ids"))
         if needed := [column for column in _OF_THE_TRAINER if column in columns]:
             raise ValueError(f"The reward of `{kind}` must need rows alone, got {name!r} with {needed}.")
         if getattr(self.reward, "state_dict", dict)():
@@ -62,15 +62,6 @@ class Wrapped(Reward):
             listed = {k: v for k, v in columns.items() if hasattr(v, "__getitem__") and not isinstance(v, _NO_LISTS)}
             rows = {name: values for name, values in listed.items() if len(values) == len(completions)}
         return {"completions": completions, **({} if prompts is None else {"prompts": prompts}), **rows}
-
-
-def _columns_of(reward: Callable[..., Any]) -> tuple[str, ...]:
-    stated = getattr(reward, "columns", None)
-    if stated is not None:
-        return tuple(stated)
-    parameters = inspect.signature(reward).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.default is p.empty]
-    return tuple(p.name for p in named if p.name not in ("completions", "prompts", "completion_ids"))
 
 
 def _reads_its_columns_alone(reward: Any) -> bool:
@@ -104,8 +95,6 @@ class Cached(Wrapped):
     so that a sum inside does not log them.
 
     Args:
-        reward (`Callable`):
-            Any callable that TRL takes as a reward function, `async` ones included.
         size (`int`, *optional*, defaults to `65536`):
             Rows in the cache, at least 1: those used last.
     """
@@ -115,10 +104,10 @@ class Cached(Wrapped):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(1, size=self.size)
-        self._known: OrderedDict[bytes, float | None] = OrderedDict()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_known": OrderedDict()}
+    @functools.cached_property
+    def _known(self) -> OrderedDict[bytes, float | None]:
+        return OrderedDict()
 
     def __call__(self, *, completions: Sequence[Any], prompts: Prompts = None, **columns: Any) -> Scores:
         inputs = self._inputs(completions, prompts, columns)
@@ -144,8 +133,6 @@ class Retried(Wrapped):
     into [`InWorkers`], which has a timeout and `retries` of its own.
 
     Args:
-        reward (`Callable`):
-            Any callable that TRL takes as a reward function, `async` ones included.
         retries (`int`, *optional*, defaults to `2`):
             Further attempts, at least 1. The last failure is raised.
         wait (`float`, *optional*, defaults to `1.0`):
@@ -199,8 +186,7 @@ class InWorkers(Wrapped):
 
     Args:
         reward (`Callable`):
-            Any callable that TRL takes as a reward function, `async` ones included. It must be picklable: a lambda and
-            a function inside a function are not.
+            That of [`Wrapped`], picklable: a lambda and a function inside a function are not.
         workers (`int`, *optional*, defaults to `4`):
             Processes, at least 1.
         timeout (`float`, *optional*):
@@ -236,24 +222,19 @@ class InWorkers(Wrapped):
             raise ValueError(f"`timeout` must be more than 0 seconds, got {self.timeout}.")
         self.failed_rows = 0
         self._parts = ()  # workers have a memory of their own
-        self._make_pool()
+        _ = self._pool  # a reward that cannot be pickled is an error here, not in the first training step
 
-    def _make_pool(self) -> None:
+    @functools.cached_property
+    def _pool(self) -> Pool:
         try:
-            self._pool = Pool(self.reward, self.__name__, self.workers, self.timeout, self.retries)
+            pool = Pool(self.reward, self.__name__, self.workers, self.timeout, self.retries)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"`reward` must be picklable, got {self.__name__!r} ({error}). Make it a function or a class at the "
                 "top of a module."
             ) from error
-        weakref.finalize(self, self._pool.close)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_pool"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._make_pool()
+        weakref.finalize(self, pool.close)
+        return pool
 
     def __call__(self, *, completions: Sequence[Any], prompts: Prompts = None, **columns: Any) -> Scores:
         inputs = self._inputs(completions, prompts, columns)

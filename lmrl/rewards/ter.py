@@ -7,24 +7,17 @@ from itertools import islice
 from typing import Any
 
 from .grams import occurrences
-from .references import Array, SummedReward, divide
+from .libraries import Array, np, rapidfuzz, sacrebleu
+from .references import SummedReward, divide
 
 Words = tuple[list[str], set[Any]]  # in order, and as a multiset
 
 
 def error_rate(sums: Array) -> Array:
     """
-    Returns the TER, at least 0: edits over mean lengths of references; 1 for edits of empty references.
-
-    Args:
-        sums (`numpy.ndarray` of shape `(..., 2)`):
-            Sums of [`TER.statistics`] over the rows of a corpus, or those of one sentence.
-
-    Returns:
-        `numpy.ndarray` of shape `(...)`.
+    Returns the TER, at least 0, of [`TER.statistics`], `(..., 2)`: edits over mean lengths of references; 1 for edits
+    of empty references.
     """
-    import numpy as np
-
     edits = sums[..., 0]
     return divide(edits, sums[..., 1], np.sign(edits))
 
@@ -61,12 +54,10 @@ class TER(SummedReward[list[Words]]):
     name: str = field(default="ter", kw_only=True)
 
     def __post_init__(self) -> None:
-        from sacrebleu.metrics.ter import TER as SacreTER
-
         if self.asian_support and not (self.normalized or self.no_punct):
             raise ValueError("`asian_support` must be False without `normalized` or `no_punct`, got True. Set one.")
         super().__post_init__()
-        metric = SacreTER(
+        metric = sacrebleu.TER(
             normalized=self.normalized,
             no_punct=self.no_punct,
             asian_support=self.asian_support,
@@ -134,13 +125,11 @@ def edits(completion: Sequence[str], reference: Sequence[str], least: int, best:
             Edits from which on the number does not matter: a search that cannot end below it stops early, at a number
             that is not below it either.
     """
-    from sacrebleu.metrics.lib_ter import BeamEditDistance
-
     # One character per word: to cut, join and compare strings is quick.
     letters = {word: chr(code) for code, word in enumerate({*completion, *reference})}
     current = "".join([letters[word] for word in completion])
     goal = "".join([letters[word] for word in reference])
-    in_beam = BeamEditDistance(list(goal))
+    in_beam = sacrebleu.metrics.lib_ter.BeamEditDistance(list(goal))
     left = _distance(current, goal, len(current) + len(goal) + 1, in_beam)
     made = 0
     candidates = MAX_SHIFT_CANDIDATES
@@ -177,9 +166,7 @@ def _distance(completion: str, reference: str, below: int, in_beam: Any) -> int:
     An alignment strays from the diagonal by at most (edits + difference in length) / 2 cells. Where that is inside the
     beam, the distance is the true one, else it may be greater: only then, and if it matters, sacrebleu computes it.
     """
-    from rapidfuzz.distance.Levenshtein import distance
-
-    true: int = distance(completion, reference, score_cutoff=below)
+    true: int = rapidfuzz.distance.Levenshtein.distance(completion, reference, score_cutoff=below)
     if true < below and true + abs(len(completion) - len(reference)) > 2 * (BEAM_WIDTH - 1):
         true, _ = in_beam(completion)
     return true
@@ -187,11 +174,10 @@ def _distance(completion: str, reference: str, below: int, in_beam: Any) -> int:
 
 def _moves(completion: str, reference: str, in_beam: Any) -> Iterator[Move]:
     """Yields the moves of runs of words that both texts have, where the two are not aligned already."""
-    from sacrebleu.metrics.lib_ter import trace_to_alignment
-
     # The trace turns the completion into the reference; aligned are words of the reference with the completion's.
     _, trace = in_beam(completion)
-    aligned, reference_edited, completion_edited = trace_to_alignment(trace.translate(_REVERSED))
+    reversed_trace = trace.translate(_REVERSED)
+    aligned, reference_edited, completion_edited = sacrebleu.metrics.lib_ter.trace_to_alignment(reversed_trace)
     before = [0, *(aligned[place] + 1 for place in range(len(reference)))]  # where words that follow one are moved to
     for first, word in enumerate(completion):
         place = reference.find(word, max(0, first - MAX_SHIFT_DIST))

@@ -193,9 +193,6 @@ class Keywords(Reward):
             Whether "cat" has to stand alone and does not occur in "category".
         ignore_case (`bool`, *optional*, defaults to `True`):
             Whether case is ignored.
-
-    Raises:
-        ValueError: If there is nothing to look for, or a list is not one of words and phrases.
     """
 
     required: Sequence[str] = ()
@@ -260,8 +257,7 @@ class SlotCoverage(Reward):
             `{"familyFriendly": {"no": ["not family friendly", "adult"]}}`.
 
     Raises:
-        ValueError: If `ignore` or a list in `aliases` is not one of words and phrases, or for a row without slots in
-            either form.
+        ValueError: When called, for a row without slots in either form.
     """
 
     column: str = "mr"

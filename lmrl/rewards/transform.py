@@ -84,8 +84,6 @@ class Threshold(Combined):
     Returns 1 where a reward reaches a bound, else 0.
 
     Args:
-        reward (`Callable`):
-            Any callable that TRL takes as a reward function.
         at_least (`float`):
             The bound.
     """
@@ -106,8 +104,6 @@ class Clipped(Combined):
     Returns a reward between two bounds: `min(max(reward, low), high)`.
 
     Args:
-        reward (`Callable`):
-            Any callable that TRL takes as a reward function.
         low (`float`, *optional*, defaults to `-inf`):
             Lowest result, below `high`.
         high (`float`, *optional*, defaults to `inf`):

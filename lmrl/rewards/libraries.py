@@ -1,0 +1,36 @@
+"""The libraries of rewards, each imported when a reward first uses it, and types that are made of them."""
+
+import importlib
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+Array: TypeAlias = "np.typing.NDArray[np.float64]"
+Integers: TypeAlias = "np.typing.NDArray[Any]"
+Tensor: TypeAlias = "torch.Tensor"
+
+
+class _Library:
+    """A module that is imported when one of its names is first read."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._name), name)
+
+
+if TYPE_CHECKING:
+    import numpy
+    import numpy.typing
+    import torch as torch
+
+    np = numpy
+else:
+    np = _Library("numpy")
+    torch = _Library("torch")
+
+evaluate: Any = _Library("evaluate")
+nltk: Any = _Library("nltk")
+peft: Any = _Library("peft")
+rapidfuzz: Any = _Library("rapidfuzz")
+sacrebleu: Any = _Library("sacrebleu")
+transformers: Any = _Library("transformers")
