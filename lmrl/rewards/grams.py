@@ -104,10 +104,9 @@ def shared_ngrams(
     Returns how many n-grams each text shares with each of its references, each as often as both have it.
 
     Args:
-        texts (sequence of sequences of symbols):
-            Tokens or characters of each text; it may have none.
-        references (sequence of sequences of sequences of symbols):
-            At least one reference for each text. Texts share the work if they share this object.
+        texts, references:
+            Symbols of each text, which may have none, and of its references, one at least. Texts share the work if
+            they share the object with their references.
         order (`int`):
             Length of the longest n-grams, at least 1.
         together (`bool`, *optional*, defaults to `False`):

@@ -33,10 +33,7 @@ def format_for_reward_model(tokenizer: Any, prompt: Any, completion: Any, **opti
             Text or chat messages. After a chat a text is a message of the assistant, after a text the messages are
             [`completion_text`].
         **options:
-            Passed on to the tokenizer, such as `truncation` and `max_length`.
-
-    Returns:
-        `BatchEncoding` with the `"input_ids"` of one text.
+            Passed on to the tokenizer, such as `truncation` and `max_length`, whose `BatchEncoding` is returned.
 
     Raises:
         ValueError: If a text is to be formatted and the tokenizer has no EOS token.
@@ -56,13 +53,7 @@ def format_for_reward_model(tokenizer: Any, prompt: Any, completion: Any, **opti
 
 class RewardAdapter:
     """
-    The adapter in a folder, before any weight of its base is loaded.
-
-    Args:
-        folder (`str`):
-            Folder written by `save_pretrained` of a PEFT model.
-        quantized_base (`bool`):
-            Whether it may run on quantised weights, as in its training.
+    The adapter in a folder written by `save_pretrained`, before any weight of its base is loaded.
 
     Attributes:
         config ([`~transformers.PreTrainedConfig`]): that of the base.
@@ -107,13 +98,7 @@ class RewardAdapter:
             return peft.PeftModel.from_pretrained(base, self.folder).merge_and_unload()
 
     def load_on_backbone(self, backbone: Any) -> Any:
-        """
-        Returns the adapter with its head on the base weights of a policy, which stay as they are.
-
-        Args:
-            backbone ([`~transformers.PreTrainedModel`]):
-                The base without its head. Its modules may be changed, its weights may not.
-        """
+        """Returns the adapter with its head on a policy's base without head, whose weights stay as they are."""
         import torch
 
         options = self.config.to_dict()

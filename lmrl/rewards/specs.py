@@ -149,14 +149,10 @@ FILE_PREFIX = "rewards_of_"
 
 def load_attribute(name: str) -> Any:
     """
-    Returns an attribute of a module.
-
-    Args:
-        name (`str`):
-            `"path/to/file.py:attribute"` or `"package.module:attribute"`. The file is run.
+    Returns an attribute by its name, `"path/to/file.py:attribute"` or `"package.module:attribute"`.
 
     Raises:
-        ValueError: If there is no such file, module or attribute, or if the file fails.
+        ValueError: If there is no such file, module or attribute, or if the file, which is run, fails.
     """
     where, _, attribute = name.rpartition(":")
     try:
