@@ -80,7 +80,7 @@ BUDGETS = {
     "lmrl/trainers": 2_700,
 }
 # What main does not meet yet.
-BUDGETS_TODAY = {"lmrl": 18_172, "lmrl/rewards": 4_560, "lmrl/trainers": 3_266}
+BUDGETS_TODAY = {"lmrl": 18_172, "lmrl/rewards": 4_510, "lmrl/trainers": 3_266}
 FILE_LINES_TODAY = {"lmrl/trainers/base.py": 499}
 
 

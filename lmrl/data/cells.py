@@ -14,10 +14,11 @@ Prompt = str | list[dict[str, Any]]
 
 def fill_template(template: str, rows: "Dataset") -> list[str]:
     """
-    Returns the template filled in with each row; a list of texts is joined by `; `.
+    Returns the template filled in with each row; a list of texts is joined by `; `, or by what follows a colon:
+    `{concepts:, }` is a list joined by a comma and a space.
 
     Templates come from configuration files, so they can name complete columns only: `{mr}` is a field, while
-    `{mr.__class__}`, `{mr[0]}`, `{mr!r}`, `{mr:>9}` and `{}` are refused. `{{` and `}}` are literal braces.
+    `{mr.__class__}`, `{mr[0]}`, `{mr!r}` and `{}` are refused. `{{` and `}}` are literal braces.
 
     Args:
         template (`str`):
@@ -29,15 +30,15 @@ def fill_template(template: str, rows: "Dataset") -> list[str]:
         `list[str]`; a text is empty if every field of its row is blank, so that [`make_prompt`] refuses it.
 
     Raises:
-        ValueError: If the template is malformed, a field is not the plain name of a column, or a cell is null, an
-            object or a list of anything but texts.
+        ValueError: If the template is malformed, a field is not the plain name of a column, a cell is null, an object
+            or a list of anything but texts, or a field has a separator and its cell is no list.
     """
     parts = _template_parts(template, rows.column_names)
     return [_filled_in(parts, row, number) for number, row in enumerate(rows)]
 
 
-def _template_parts(template: str, columns: list[str]) -> list[tuple[str, str | None]]:
-    """Returns each literal text of a template with the column that follows it."""
+def _template_parts(template: str, columns: list[str]) -> list[tuple[str, str | None, str]]:
+    """Returns each literal text of a template, the column that follows it, and the separator of the column's lists."""
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -48,34 +49,43 @@ def _template_parts(template: str, columns: list[str]) -> list[tuple[str, str | 
     for _, field, spec, conversion in parts:
         if field is None:
             continue
-        if spec or conversion or (field not in columns and (not field or any(mark in field for mark in ".[]{}"))):
+        nested = "{" in (spec or "")
+        if nested or conversion or (field not in columns and (not field or any(mark in field for mark in ".[]{}"))):
             written = "{" + field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "") + "}"
             raise ValueError(
                 f"A field of `prompt_template` must be a plain column name, got {written!r} in {template!r}. Make a "
                 "column with the text, in place of an attribute, an index or a format."
             )
         check_column(field, columns, "prompt_template")
-    return [(literal, field) for literal, field, _, _ in parts]
+    return [(literal, field, spec or "") for literal, field, spec, _ in parts]
 
 
-def _filled_in(parts: list[tuple[str, str | None]], row: Mapping[str, Any], number: int) -> str:
-    cells = {field: joined(row[field]) for _, field in parts if field is not None}
-    for field, cell in cells.items():
+def _filled_in(parts: list[tuple[str, str | None, str]], row: Mapping[str, Any], number: int) -> str:
+    cells = [None if field is None else joined(row[field], separator or "; ") for _, field, separator in parts]
+    for (_, field, separator), cell in zip(parts, cells, strict=True):
+        if field is None:
+            continue
+        if separator and not isinstance(row[field], list):
+            raise ValueError(
+                f"`{{{field}:{separator}}}` of `prompt_template` joins a list by what follows the colon, so column "
+                f"{field!r} must have lists, got {shorten(row[field])} in {place_of(number)}. Write {{{field}}}."
+            )
         if cell is None or isinstance(cell, (list, dict)):
             raise ValueError(
                 f"Column {field!r} of `prompt_template` must have text, a list of texts or a number, got "
                 f"{shorten(cell)} in {place_of(number)}. Fill it in, or drop the row."
             )
-    if cells and all(not str(cell).strip() for cell in cells.values()):
+    texts = ["" if cell is None else str(cell) for cell in cells]
+    if any(field is not None for _, field, _ in parts) and not "".join(texts).strip():
         return ""
     # Safe: the fields are names of columns and the cells are scalars; str.format would look up dotted names.
-    return "".join(literal + ("" if field is None else str(cells[field])) for literal, field in parts)
+    return "".join(literal + text for (literal, _, _), text in zip(parts, texts, strict=True))
 
 
-def joined(value: Any) -> Any:
-    """Returns a list of texts as one text, separated by `; `; anything else unchanged."""
+def joined(value: Any, separator: str = "; ") -> Any:
+    """Returns a list of texts as one text, with a separator between them; anything else unchanged."""
     is_texts = isinstance(value, list) and value and all(isinstance(text, str) for text in value)
-    return "; ".join(value) if is_texts else value
+    return separator.join(value) if is_texts else value
 
 
 def check_column(name: str, columns: list[str], argument: str) -> None:

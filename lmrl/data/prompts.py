@@ -55,7 +55,8 @@ def load_prompts(
         column_names (`Sequence[str]`, *optional*):
             Columns of CSV and TSV files that have no header. Defaults to what their first line names.
         prompt_template (`str`, *optional*):
-            Makes the prompt of columns: `"{mr} ->"`. `{{` and `}}` are literal braces.
+            Makes the prompt of columns: `"{mr} ->"`. `{{` and `}}` are literal braces. A list is joined by `; `, or by
+            what follows a colon: `"{concepts:, } ->"`.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
             The prompt where there is no template: text, a list of texts (joined by `; `), or a list of chat messages.
         reference_column (`str`, *optional*):

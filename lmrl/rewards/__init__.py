@@ -5,6 +5,7 @@ reward that needs it is made. To add a reward: write its class in a module, impo
 """
 
 import functools
+from typing import Any
 
 from .algebra import Combined, Product, Reward, Scaled, Weighted
 from .base import call_reward, completion_text, reward_name
@@ -27,43 +28,17 @@ from .ter import TER
 from .text import DistinctN, Format, Keywords, Length, LengthPenalty, SlotCoverage
 from .transform import Clipped, Gate, Minimum, Threshold
 
-REWARDS.update(
-    {
-        "bleu": BLEU,
-        "chrf": ChrF,
-        **{name: functools.partial(Rouge, name) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
-        "exact_match": ExactMatch,
-        "gleu": GLEU,
-        "ter": TER,
-        "meteor": METEOR,
-        "cider": CIDErD,
-        "nist": NIST,
-        "bertscore": BERTScore,
-        "evaluate": EvaluateMetric,
-        "token_f1": TokenF1,
-        "edit_similarity": EditSimilarity,
-        "length": Length,
-        "length_penalty": LengthPenalty,
-        "distinct_n": DistinctN,
-        "format": Format,
-        "keywords": Keywords,
-        "slot_coverage": SlotCoverage,
-        "classifier": Classifier,
-        "reward_model": RewardModel,
-        "fluency": Fluency,
-        "cached": Cached,
-        "in_workers": InWorkers,
-        "retried": Retried,
-        "weighted": Weighted,
-        "product": Product,
-        "minimum": Minimum,
-        "gate": Gate,
-        "threshold": Threshold,
-        "clipped": Clipped,
-        "scaled": Scaled,
-        "normalized": Normalized,
-    }
-)
+# In a configuration a reward has the name that it has in the log, one made of others that of its class.
+_WITH_REFERENCES: Any = (BLEU, ChrF, ExactMatch, GLEU, TER, METEOR, CIDErD, NIST, BERTScore, TokenF1, EditSimilarity)
+_WITHOUT: Any = (Length, LengthPenalty, DistinctN, Format, Keywords, SlotCoverage, Classifier, RewardModel, Fluency)
+_OF_REWARDS = (Cached, Retried, Weighted, Product, Minimum, Gate, Threshold, Clipped, Scaled, Normalized)
+_ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+REWARDS.update({reward.name: reward for reward in _WITH_REFERENCES})
+REWARDS.update({name: functools.partial(Rouge, name) for name in _ROUGE})
+REWARDS.update({reward.name: reward for reward in _WITHOUT})
+REWARDS.update({reward.__name__.lower(): reward for reward in _OF_REWARDS})
+REWARDS.update({"in_workers": InWorkers, "evaluate": EvaluateMetric})
 
 __all__ = [
     "BLEU",

@@ -8,11 +8,12 @@ import signal
 import sys
 import threading
 import traceback
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
 from .base import Scores, call_reward
@@ -139,16 +140,19 @@ class Pool:
         """Returns the rewards of each chunk, or its failure, in order."""
         while len(self.workers) < min(self.size, len(chunks)):
             self.workers.append(self._start())
-        waiting = deque((number, chunk, self.retries) for number, chunk in enumerate(chunks))
+        idle: SimpleQueue[int] = SimpleQueue()
+        for number in range(len(self.workers)):
+            idle.put(number)
         results: dict[int, Result] = {}
-        interrupted = threading.Event()
+        failed = list(range(len(chunks)))
         threads = ThreadPoolExecutor(self.size)
         try:
-            ends = [threads.submit(self._serve, n, waiting, results, interrupted) for n in range(len(self.workers))]
-            for end in wait(ends, return_when=FIRST_EXCEPTION).done:
-                end.result()
+            for _ in range(self.retries + 1):
+                attempts = threads.map(self._attempt, repeat(idle), [chunks[number] for number in failed])
+                results.update(zip(failed, attempts, strict=True))
+                failed = [number for number in failed if isinstance(results[number], Failure)]
         except BaseException:  # a worker still busy would send its result to the next call
-            interrupted.set()
+            threads.shutdown(wait=False, cancel_futures=True)
             for worker in self.workers:
                 worker.kill()
             threads.shutdown()
@@ -160,24 +164,15 @@ class Pool:
     def _start(self) -> _Worker:
         return _Worker(f"reward-{self.name}", self.pickled)
 
-    def _serve(
-        self,
-        worker: int,
-        waiting: deque[tuple[int, Mapping[str, Any], int]],
-        results: dict[int, Result],
-        interrupted: threading.Event,
-    ) -> None:
-        """Has one worker score chunks as long as there are any."""
-        while waiting and not interrupted.is_set():
-            try:
-                number, chunk, retries = waiting.popleft()
-            except IndexError:  # another thread took the last one
-                return
-            results[number] = self._attempt(worker, chunk)
-            if isinstance(results[number], Failure) and retries:
-                waiting.append((number, chunk, retries - 1))
+    def _attempt(self, idle: SimpleQueue[int], chunk: Mapping[str, Any]) -> Result:
+        """Has the next worker that is free score a chunk."""
+        number = idle.get()
+        try:
+            return self._score_with(number, chunk)
+        finally:
+            idle.put(number)
 
-    def _attempt(self, number: int, chunk: Mapping[str, Any]) -> Result:
+    def _score_with(self, number: int, chunk: Mapping[str, Any]) -> Result:
         if not self.workers[number].process.is_alive():
             self.workers[number].stop()
             self.workers[number] = self._start()

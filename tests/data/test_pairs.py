@@ -73,11 +73,11 @@ def test_graded_texts_are_split_by_prompt_and_lists_are_joined(tmp_path: Path) -
         for p in range(6)
     ]
     name = write(tmp_path / "graded.jsonl", *lines)
-    options = {"prompt_template": "{facts} ->", "text_column": "text", "grade_columns": ["grade"], "eval_rows": 8}
+    options = {"prompt_template": "{facts:, } ->", "text_column": "text", "grade_columns": ["grade"], "eval_rows": 8}
     train, held_out = load_pairs(name, **options)
     assert (len(train), len(held_out)) == (4 * 6, 2 * 6)
     assert not set(train["prompt"]) & set(held_out["prompt"])
-    assert {*train["prompt"], *held_out["prompt"]} == {f"f{p}; g ->" for p in range(6)}
+    assert {*train["prompt"], *held_out["prompt"]} == {f"f{p}, g ->" for p in range(6)}
     for pair in held_out:
         p = pair["prompt"][1]
         assert pair["chosen"].startswith(f" {p}") and pair["rejected"].startswith(f" {p}")

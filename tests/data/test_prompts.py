@@ -218,7 +218,7 @@ def test_a_template_fills_in_columns_and_escaped_braces_are_literal(tmp_path):
     assert rows.column_names == ["prompt", "customer rating", "mr"]
 
 
-@pytest.mark.parametrize("field", ["{mr.__class__}", "{mr[0]}", "{mr!r}", "{mr:>9}", "{}", "{mr:{mr}}"])
+@pytest.mark.parametrize("field", ["{mr.__class__}", "{mr[0]}", "{mr!r}", "{}", "{mr:{mr}}"])
 def test_a_template_names_nothing_but_complete_columns(tmp_path, field):
     path = write_lines(tmp_path / "rows.jsonl", [{"mr": "a"}])
     message = refusal(path, prompt_template=field + " ->")
@@ -241,6 +241,27 @@ def test_a_list_of_texts_is_joined_by_semicolons(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", [{"triples": ["a | b | c", "d | e | f"]}])
     assert load_prompts(path, prompt_template="{triples} ->")["prompt"][:] == ["a | b | c; d | e | f ->"]
     assert load_prompts(path, prompt_column="triples")["prompt"][:] == ["a | b | c; d | e | f"]
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        ("{words:, } ->", "a, b ->"),
+        ("{words:\n}", "a\nb"),
+        ("{words: and }.", "a and b."),
+        ("{{{words::}}} {words}", "{a:b} a; b"),
+    ],
+)
+def test_a_template_names_what_stands_between_the_texts_of_a_list(tmp_path, template, prompt):
+    path = write_lines(tmp_path / "rows.jsonl", [{"words": ["a", "b"]}, {"words": ["c"]}])
+    assert load_prompts(path, prompt_template=template)["prompt"][0] == prompt
+
+
+def test_a_separator_of_what_is_no_list_is_refused_with_its_row(tmp_path):
+    path = write_lines(tmp_path / "rows.jsonl", [{"mr": "a"}])
+    message = refusal(path, prompt_template="{mr:>9} ->")
+    assert "`{mr:>9}` of `prompt_template` joins a list" in message
+    assert "got 'a' in row 0" in message and "Write {mr}." in message
 
 
 def test_a_template_of_which_every_field_is_blank_is_an_empty_prompt(tmp_path):
