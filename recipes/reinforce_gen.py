@@ -13,7 +13,6 @@ from lmrl.cli import parse, run
 from lmrl.experiment import load_policy, load_rows, make_evaluator, save_report, start_run
 from lmrl.rewards import make_rewards
 from lmrl.trainers import ReinforceConfig, ReinforceTrainer
-from trl import get_peft_config
 
 ARGUMENTS = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig)
 
@@ -33,7 +32,7 @@ def main() -> None:
         eval_dataset=evaluator.subset,
         held_out_metrics=evaluator.scores,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=model_args.peft_config(),
     )
     start_run(trainer, train_rows, eval_rows, model_args, data_args, reward_args, eval_args)
     with trainer.gathered_policy() as policy:

@@ -14,7 +14,7 @@ from lmrl.data import load_splits, to_supervised
 from lmrl.experiment import load_policy, save_merged, start_run
 from lmrl.supervised import check_tokenized, smallest_limit, use_cpu_without_gpu
 from lmrl.trainers import find_checkpoint
-from trl import SFTConfig, SFTTrainer, get_peft_config
+from trl import SFTConfig, SFTTrainer
 
 
 @dataclass
@@ -41,7 +41,7 @@ def main() -> None:
         train_dataset=train_texts,
         eval_dataset=to_supervised(eval_rows),
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=model_args.peft_config(),
     )
     if not config.packing:
         check_tokenized(trainer, train_texts)

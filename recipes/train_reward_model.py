@@ -18,7 +18,7 @@ from lmrl.models import upcast_adapters_to_fp32
 from lmrl.supervised import check_tokenized, load_reward_model, save_preferences, smallest_limit, use_cpu_without_gpu
 from lmrl.trainers import find_checkpoint
 from transformers import set_seed
-from trl import RewardConfig, RewardTrainer, get_peft_config
+from trl import RewardConfig, RewardTrainer
 
 
 @dataclass
@@ -44,7 +44,7 @@ def main() -> None:
         config,
         train_dataset=train_pairs,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=model_args.peft_config(),
     )
     check_tokenized(trainer, train_pairs)
     upcast_adapters_to_fp32(trainer.model)

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from lmrl.arguments import ModelArguments
 from lmrl.rewards import RewardModel
 
 Recipe = Callable[..., tuple[int, str, str]]
@@ -35,27 +37,31 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     return model.eval()(IDS).logits
 
 
-def without_peft(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the arguments up to those of LoRA: a run that starts from an adapter trains that one."""
-    return argv[: argv.index("--use_peft")]
+def without_peft(argv: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns arguments without those of LoRA."""
+    start = argv.index("--use_peft")
+    return (*argv[:start], *argv[start + 6 :])
 
 
 def first_log(folder: Path) -> dict[str, float]:
     return json.loads((folder / "trainer_state.json").read_text())["log_history"][0]
 
 
-def test_the_kl_of_a_run_from_an_adapter_is_to_the_adapter_and_not_to_its_base(
-    recipe: Recipe, rows: tuple[str, ...], llama_path: str, tmp_path: Path
+@pytest.mark.parametrize("trainer", ["reinforce_gen", "ppo_gen"])
+def test_a_run_from_an_adapter_trains_it_further_and_its_kl_is_to_the_adapter_and_not_to_its_base(
+    trainer: str, recipe: Recipe, rows: tuple[str, ...], llama_path: str, tmp_path: Path
 ) -> None:
     sft, out = tmp_path / "sft", tmp_path / "out"
+    own = {"ppo_gen": ("--critic", "adapter", "--num_iterations", "1"), "reinforce_gen": ()}[trainer]
     supervised = (*SHORT, "--model_name_or_path", llama_path, *rows, "--max_steps", "6", "--output_dir", sft)
     assert recipe("sft", *supervised)[0] == 0
     base = AutoModelForCausalLM.from_pretrained(llama_path)
     assert not torch.allclose(logits(AutoPeftModelForCausalLM.from_pretrained(sft)), logits(base), atol=0.1)
 
-    tuned = (*without_peft(SHORT), *RL, "--model_name_or_path", sft, *rows, "--critic", "adapter", "--output_dir", out)
-    saving = ("--num_iterations", "1", "--save_strategy", "steps", "--save_steps", "1", "--merge", "true")
-    status, printed, err = recipe("ppo_gen", *tuned, *saving)
+    # With the arguments of the first run, `use_peft` and those of LoRA among them, which are the adapter's.
+    tuned = (*SHORT, *RL, "--model_name_or_path", sft, *rows, *own, "--output_dir", out)
+    saving = ("--save_strategy", "steps", "--save_steps", "1", "--merge", "true")
+    status, printed, err = recipe(trainer, *tuned, *saving)
     assert status == 0, err
     assert f"The merged model is in {out}/merged\n" in printed
     assert first_log(out)["kl_per_sequence"] == pytest.approx(0, abs=1e-5)
@@ -63,17 +69,18 @@ def test_the_kl_of_a_run_from_an_adapter_is_to_the_adapter_and_not_to_its_base(
     assert scores["before"]["kl"]["value"] == pytest.approx(0, abs=1e-4)
     assert scores["after"]["kl"]["value"] > 1e-3
     folders = {path.name for path in out.iterdir() if path.is_dir()}
-    assert folders == {"checkpoint-1", "checkpoint-2", "critic", "merged"}
+    assert folders - {"critic"} == {"checkpoint-1", "checkpoint-2", "merged"}
     assert not (out / "checkpoint-2" / "ref").exists()
 
     adapter = AutoPeftModelForCausalLM.from_pretrained(out)
+    assert adapter.peft_config["default"].base_model_name_or_path == llama_path
     plain, loading = AutoModelForCausalLM.from_pretrained(out / "merged", output_loading_info=True)
     assert not any(loading.values()), loading
     assert torch.allclose(logits(plain), logits(adapter), atol=1e-4)
     assert AutoTokenizer.from_pretrained(out / "merged")("a b")["input_ids"]
 
     further = ("--max_steps", "3", "--resume_from_checkpoint", out / "checkpoint-2")
-    status, _, err = recipe("ppo_gen", *tuned, *saving, *further)
+    status, _, err = recipe(trainer, *without_peft(tuned), *saving, *further)
     assert status == 0, err
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3]
@@ -144,3 +151,51 @@ def test_an_option_that_needs_an_adapter_is_refused_without_one(name: str, recip
         2,
         True,
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--use_peft", "--lora_r", "8"),
+            "`lora_r` must be that of the adapter '{}', 4, which is trained further, got 8",
+        ),
+        (("--lora_alpha", "8"), "`lora_alpha` must be that of the adapter '{}', 16, which is trained further, got 8"),
+        (("--use_dora",), "`use_dora` must be that of the adapter '{}', False, which is trained further, got True"),
+        (
+            ("--use_peft", "--lora_target_modules", "q_proj", "k_proj"),
+            "`lora_target_modules` must be that of the adapter '{}', ['q_proj'], which is trained further, got "
+            "['q_proj', 'k_proj']",
+        ),
+        (
+            ("--use_peft", "--lora_target_modules", "all-linear"),
+            "`lora_target_modules` must be those of the adapter that is trained further, got all-linear, and "
+            "base_model.model.model.layers.0.self_attn.k_proj and 11 others have none",
+        ),
+    ],
+)
+def test_settings_of_lora_that_are_not_those_of_the_adapter_are_refused(
+    arguments: tuple[str, ...], message: str, recipe: Recipe, rows: tuple[str, ...], llama_path: str, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    lora = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(llama_path), lora).save_pretrained(adapter)
+    AutoTokenizer.from_pretrained(llama_path).save_pretrained(adapter)
+    status, _, err = recipe("ppo_gen", *rows, *RL, "--model_name_or_path", adapter, *arguments, "--output_dir", "out")
+    last = err.strip().splitlines()[-1]
+    assert (status, last.startswith(f"error: {message.format(adapter)}. Leave it out.")) == (2, True), last
+
+
+def test_settings_of_lora_are_those_of_the_adapter_or_those_of_a_new_one(llama_path: str, tmp_path: Path) -> None:
+    lora = LoraConfig(r=4, lora_alpha=16, lora_dropout=0.1, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(llama_path), lora).save_pretrained(tmp_path)
+    for options in ({}, {"use_peft": True}, {"lora_r": 4, "lora_target_modules": ["q_proj"]}):
+        given = ModelArguments(model_name_or_path=str(tmp_path), **options)
+        assert (given.lora_r, given.lora_alpha, given.lora_dropout, given.lora_target_modules) == (
+            *(4, 16, 0.1),
+            ["q_proj"],
+        )
+        assert given.peft_config() is None
+    new = ModelArguments(model_name_or_path=llama_path, use_peft=True, lora_alpha=8).peft_config()
+    assert (new.r, new.lora_alpha, new.lora_dropout, new.target_modules) == (16, 8, 0.0, None)
+    assert ModelArguments(model_name_or_path=llama_path).peft_config() is None

@@ -1,6 +1,7 @@
 """Arguments of models: to train, to evaluate, and under a classifier."""
 
 import importlib.util
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,21 @@ from trl import ModelConfig
 
 from lmrl.arguments.checks import check_unread
 from lmrl.utils import check_at_least, option
+
+# Settings of a new adapter, where none are given.
+_NEW_ADAPTER = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
+
+# Settings of an adapter, and their names in its adapter_config.json.
+_ADAPTER_SETTINGS = {
+    "lora_r": "r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "lora_target_modules": "target_modules",
+    "lora_target_parameters": "target_parameters",
+    "lora_modules_to_save": "modules_to_save",
+    "use_rslora": "use_rslora",
+    "use_dora": "use_dora",
+}
 
 
 @dataclass
@@ -34,10 +50,14 @@ class ModelArguments(ModelConfig):
     _argument_group_name = "Model"
 
     model_name_or_path: str | None = option(None, "Model to start from: folder or hub id. Default: lmrl's demo model.")
-    lora_dropout: float = option(
-        0.0,
-        "Dropout of the LoRA layers. Above 0, the policy that is trained differs from the policy that sampled the "
-        "completions.",
+    lora_r: int | None = option(None, "Rank of the LoRA layers. Default: 16, or that of the adapter it starts from.")
+    lora_alpha: int | None = option(
+        None, "Scale of the LoRA layers, over their rank. Default: 32, or that of the adapter it starts from."
+    )
+    lora_dropout: float | None = option(
+        None,
+        "Dropout of the LoRA layers. Default: 0, or that of the adapter it starts from. Above 0, the policy that is "
+        "trained differs from the policy that sampled the completions.",
     )
     lora_task_type: str = field(default="CAUSAL_LM", init=False)  # of the recipe, not of the user
     merge: bool = option(
@@ -56,16 +76,56 @@ class ModelArguments(ModelConfig):
                 "`load_in_8bit` must be false, got true: in 8 bits the model that is trained is not the one that is "
                 "sampled. Use `load_in_4bit`."
             )
-        has_adapter = self.use_peft or Path(self.model_name_or_path or "", "adapter_config.json").is_file()
+        given = self._given_adapter()
         for name, reason in (("merge", ""), ("load_in_4bit", ": quantized weights cannot be trained")):
-            if getattr(self, name) and not has_adapter:
+            if getattr(self, name) and not self.use_peft and given is None:
                 raise ValueError(
                     f"`{name}` must be used with an adapter, got none{reason}. Add `use_peft`, or start from one."
                 )
-        if not self.use_peft:
-            check_unread(self, [name for name in vars(self) if "lora" in name or name == "use_dora"], "use_peft")
+        self._set_lora(given)
         if not self.load_in_4bit:
             check_unread(self, [name for name in vars(self) if "bnb_" in name], "load_in_4bit")
+
+    def peft_config(self) -> Any:
+        """Returns the configuration of a new adapter; `None` where none is made, as for a model that is one."""
+        from trl import get_peft_config  # imports torch
+
+        return None if self._given_adapter() is not None else get_peft_config(self)
+
+    def _given_adapter(self) -> dict[str, Any] | None:
+        """Returns the configuration of the adapter in `model_name_or_path`, `None` for a complete model."""
+        path = Path(self.model_name_or_path or "", "adapter_config.json").expanduser()
+        if not self.model_name_or_path or not path.is_file():
+            return None
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path} must be the configuration of an adapter in JSON, got {error}.") from error
+
+    def _set_lora(self, adapter: dict[str, Any] | None) -> None:
+        """Fills in the settings of LoRA: of the adapter that is trained further, or the defaults of a new one."""
+        if adapter is not None:
+            self._go_on_with(adapter)
+        elif not self.use_peft:
+            check_unread(self, [name for name in vars(self) if "lora" in name or name == "use_dora"], "use_peft")
+        else:
+            for name, default in _NEW_ADAPTER.items():
+                setattr(self, name, default if getattr(self, name) is None else getattr(self, name))
+
+    def _go_on_with(self, adapter: dict[str, Any]) -> None:
+        """Takes the settings of an adapter that is trained further, and raises an error for one given otherwise."""
+        for name, name_in_peft in _ADAPTER_SETTINGS.items():
+            given = getattr(self, name)
+            found = adapter.get(name_in_peft)
+            is_same = set(given) == set(found or ()) if isinstance(given, list) else given == found
+            if given == type(self).__dataclass_fields__[name].default:  # left out
+                setattr(self, name, found)
+            elif not is_same and given != "all-linear":  # which layers these are is known once the model is loaded
+                raise ValueError(
+                    f"`{name}` must be that of the adapter {self.model_name_or_path!r}, {found}, which is trained "
+                    f"further, got {given}. Leave it out. To train a new adapter, merge this one into its base first: "
+                    f"lmrl merge {self.model_name_or_path} NEW_FOLDER."
+                )
 
     def loading(self, bf16: bool = False) -> dict[str, Any]:
         """Returns the options as above; `bf16`: products with quantized weights are in bfloat16, not in `dtype`."""

@@ -28,15 +28,27 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
             Configuration of the trainer, which has `trust_remote_code`.
 
     Raises:
-        ValueError: If there is no such model, or no tokenizer beside it.
+        ValueError: If there is no such model, or no tokenizer beside it, or it is an adapter on fewer layers than
+            the arguments name.
     """
     options = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
     with known_as("model_name_or_path"):
         shown = getattr(config, "visible_tokens", None)  # which supervised training has not
         model, tokenizer = models.load_policy(model_name(model_args), None, shown, **options)
+    if model_args.lora_target_modules == "all-linear" and hasattr(model, "peft_config"):
+        _check_all_linear(model)
     if not model_args.use_peft:  # which trains other weights, in float32
         _warn_if_weights_are_too_coarse(model, config.learning_rate)
     return model, tokenizer
+
+
+def _check_all_linear(model: PreTrainedModel) -> None:
+    """Raises an error for an adapter, which is trained further, that leaves out linear layers."""
+    if left_out := models.linear_layers_without_adapter(model):
+        raise ValueError(
+            "`lora_target_modules` must be those of the adapter that is trained further, got all-linear, and "
+            f"{left_out[0]} and {len(left_out) - 1} others have none. Leave it out."
+        )
 
 
 def _warn_if_weights_are_too_coarse(model: PreTrainedModel, learning_rate: float) -> None:

@@ -1,11 +1,18 @@
 """Loading of models and tokenizers, and a policy's forward with its critic, independent of how it is trained."""
 
-from .adapters import TrunkAdapter, tied_targets, upcast_adapters_to_fp32
+from .adapters import (
+    TrunkAdapter,
+    adapter_config,
+    linear_layers_without_adapter,
+    tied_targets,
+    upcast_adapters_to_fp32,
+)
 from .classifiers import load_trainable_classifier
 from .critic import CRITIC_FILE, Critic, attach_critic, get_critic, load_critic, save_critic
 from .loading import (
     backbone_of,
     context_length,
+    copy_backbone,
     disable_dropout,
     fuse_activations,
     load_backbone,
@@ -25,14 +32,17 @@ __all__ = [
     "DecodingWeights",
     "ScoredCompletions",
     "TrunkAdapter",
+    "adapter_config",
     "add_scoring_forward",
     "attach_critic",
     "backbone_of",
     "check_scoring_forward",
     "context_length",
+    "copy_backbone",
     "disable_dropout",
     "fuse_activations",
     "get_critic",
+    "linear_layers_without_adapter",
     "load_backbone",
     "load_critic",
     "load_model",

@@ -134,6 +134,40 @@ def untie_targets(model: PreTrainedModel) -> None:
         model.config.get_text_config().tie_word_embeddings = False
 
 
+def adapter_config(model: PreTrainedModel, peft_config: Any) -> Any:
+    """
+    Returns the configuration of a policy's adapter: of the one that it has, else the given one for a new adapter.
+
+    Raises:
+        ValueError: If it would get a second adapter, or has one that TRL does not find.
+    """
+    present = getattr(model, "peft_config", None)
+    if present is None:
+        return peft_config
+    if peft_config is not None:
+        raise ValueError(
+            "`peft_config` must be None for a policy that has an adapter, which is trained further, got a "
+            f"{type(peft_config).__name__}. Leave it out, or merge the adapter first."
+        )
+    if "default" not in present:
+        raise ValueError(
+            f"`model` must have its adapter under the name 'default', got {list(present)}. Load it without "
+            "`adapter_name`."
+        )
+    return present["default"]
+
+
+def linear_layers_without_adapter(model: PreTrainedModel) -> list[str]:
+    """Returns the names of a model's linear layers, but for its LM head, that have no LoRA layer around them."""
+    from peft.tuners.lora import LoraLayer
+    from transformers.pytorch_utils import Conv1D
+
+    adapted = {id(part) for layer in model.modules() if isinstance(layer, LoraLayer) for part in layer.modules()}
+    adapted.add(id(model.get_output_embeddings()))
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
+    return [name for name, layer in layers if id(layer) not in adapted]
+
+
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     kept = getattr(owner, name)

@@ -62,7 +62,7 @@ def load_trainable_classifier(
     if (Path(model_name_or_path) / "adapter_config.json").is_file():
         raise ValueError(
             f"`model_name_or_path` must be a complete model, got an adapter, {model_name_or_path!r}. Merge it into "
-            "its base: `lmrl.models.write_merged(folder)` writes the folder `merged` inside."
+            f"its base: lmrl merge {model_name_or_path} NEW_FOLDER."
         )
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     if (quantization := kwargs.get("quantization_config")) is not None:

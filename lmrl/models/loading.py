@@ -1,5 +1,6 @@
 """Loading of policies and tokenizers from a hub id or a folder, their preparation for training, merged adapters."""
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -205,6 +206,13 @@ def backbone_of(model: PreTrainedModel) -> PreTrainedModel:
     """Returns the part of a model that gives hidden states; of Llama 4 `base_model` is the model itself."""
     backbone = model.base_model
     return model.model if backbone is model else backbone
+
+
+def copy_backbone(policy: PreTrainedModel) -> PreTrainedModel:
+    """Returns a copy of the backbone of a policy, to be trained. An adapter of the policy is merged into it."""
+    if not hasattr(policy, "merge_and_unload"):
+        return copy.deepcopy(backbone_of(policy))
+    return backbone_of(copy.deepcopy(policy).merge_and_unload()).requires_grad_(True)
 
 
 def disable_dropout(model: nn.Module) -> None:

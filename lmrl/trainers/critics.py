@@ -1,6 +1,5 @@
 """Critics: the parts of a policy that give values to states, and how they are trained."""
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -8,7 +7,7 @@ from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lmrl.models import Critic, TrunkAdapter, attach_critic, backbone_of, disable_dropout, load_backbone
+from lmrl.models import Critic, TrunkAdapter, attach_critic, copy_backbone, disable_dropout, load_backbone
 from lmrl.utils import known_as
 
 from .configs import PPOConfig
@@ -44,8 +43,8 @@ def _make_adapter(base: PreTrainedModel, args: PPOConfig) -> TrunkAdapter:
 
 def _make_backbone(policy: PreTrainedModel, base: PreTrainedModel, args: PPOConfig) -> PreTrainedModel:
     name = args.critic_model_name_or_path
-    if name is None and not is_peft_model(policy):
-        return copy.deepcopy(backbone_of(base))
+    if name is None and not getattr(base, "is_quantized", False):
+        return copy_backbone(policy)
     with known_as("critic_model_name_or_path"):
         backbone = load_backbone(name or base.config._name_or_path, dtype=base.dtype)
     policy_size = base.config.get_text_config().vocab_size

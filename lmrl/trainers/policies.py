@@ -55,7 +55,7 @@ def copy_before_adapter(model: Any, peft_config: Any, args: PolicyGradientConfig
     Raises:
         ValueError: For an adapter that cannot be trained, or a copy that cannot be made.
     """
-    config = model.active_peft_config if is_peft_model(model) else peft_config
+    config = models.adapter_config(model, peft_config)
     _check_adapter(config)
     is_measured = args.beta != 0 and args.reference_model_name_or_path is None
     if not is_measured or not _changes_base(config):

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from trl.trainer.utils import use_adapter
 
 from lmrl.models import add_scoring_forward, attach_critic, disable_dropout, load_model
 from lmrl.trainers.engines import keep_outputs_in_fp32, unsharded
@@ -125,10 +127,41 @@ def check_precision(path: str) -> None:
     assert not torch.equal(scored.log_probs, scored.log_probs.bfloat16().float())
 
 
+def check_adapter(path: str) -> None:
+    """Checks an adapter that is trained further, and its frozen copy: log-probabilities of both, and the gradients."""
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
+    policies = []
+    for _ in range(2):
+        policy = make(path, "shared")
+        options = {"target_modules": ["c_attn", "q_proj"], "task_type": "CAUSAL_LM", "init_lora_weights": False}
+        policy = get_peft_model(policy, LoraConfig(r=4, **options))
+        policy.add_adapter("ref", LoraConfig(r=4, **options))
+        policies.append(policy)
+    unsharded_model, model = policies
+    shard(model, "accelerate", plugin)
+    rows = slice(0, 2)
+    for name in ("ref", None, "default"):
+        with use_adapter(unsharded_model, name), use_adapter(model, name):
+            expected = forward(unsharded_model, rows)
+            scored = forward(model, rows)
+        assert torch.allclose(scored.log_probs, expected.log_probs, atol=1e-5), name
+    for policy in policies:
+        loss(forward(policy, rows), rows).backward()  # the same rows on both processes
+    trained = {name: weight.grad for name, weight in unsharded_model.named_parameters() if weight.grad is not None}
+    sharded = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    assert sharded.keys() == trained.keys()
+    assert any("lora_A.default" in name for name in trained) and not any(".ref." in name for name in trained)
+    for name, gradient in trained.items():
+        assert torch.allclose(sharded[name].full_tensor(), gradient, atol=1e-3), name
+
+
 if __name__ == "__main__":
     distributed.init_process_group("gloo")
     for critic in ("shared", "separate"):
         for wrapping in ("accelerate", "head apart"):
             check(sys.argv[1], critic, wrapping)
     check_precision(sys.argv[1])
+    check_adapter(sys.argv[1])
     distributed.destroy_process_group()

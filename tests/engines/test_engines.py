@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from launching import CONFIGS, RECIPES, finish, start
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lmrl.models import CRITIC_FILE
 
@@ -64,7 +64,7 @@ def check_close(one: dict[str, Any], rounded: dict[str, Any]) -> None:
 
 def check_saved(folder: Path, seen: dict[str, Any], algorithm: str, kind: str) -> None:
     """Checks that the folder is a plain model or adapter with the trained outputs, and has a complete critic."""
-    if kind == "lora":
+    if kind in ("lora", "adapter"):
         model = AutoPeftModelForCausalLM.from_pretrained(folder)
     else:
         model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
@@ -78,6 +78,14 @@ def check_saved(folder: Path, seen: dict[str, Any], algorithm: str, kind: str) -
         assert critic["start"] == pytest.approx(0.6298, abs=1e-3)  # the mean reward
 
 
+def adapter_on(model: str, folder: Path) -> str:
+    """Saves an adapter that differs from its base, as supervised training leaves it; returns the folder."""
+    options = {"target_modules": ["c_attn", "q_proj"], "task_type": "CAUSAL_LM", "init_lora_weights": False}
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=4, **options)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return str(folder)
+
+
 CASES = [
     pytest.param("zero3", "ppo", "separate", "full"),
     pytest.param("zero2", "ppo", "shared", "lora", marks=pytest.mark.slow),
@@ -86,6 +94,7 @@ CASES = [
     pytest.param("zero3", "ppo", "shared", "full", marks=pytest.mark.slow),
     pytest.param("zero3", "reinforce", "none", "lora", marks=pytest.mark.slow),
     pytest.param("zero3", "ppo", "shared", "lora", marks=pytest.mark.slow),
+    pytest.param("zero3", "ppo", "separate", "adapter", marks=pytest.mark.slow),
 ]
 WRAPPER = {"ddp": "DistributedDataParallel", "zero2": "DeepSpeedEngine", "zero3": "DeepSpeedEngine"}
 
@@ -95,6 +104,8 @@ def test_two_processes_under_an_engine_equal_one(
     engine: str, algorithm: str, critic: str, kind: str, gpt2_path: str, llama_path: str, tmp_path: Path
 ) -> None:
     model = llama_path if critic == "separate" else gpt2_path  # head and embedding apart, or tied
+    if kind == "adapter":  # which is trained further, and its reference is the adapter as it was
+        model = adapter_on(model, tmp_path / "adapter")
     one = run(None, algorithm, critic, kind, model, tmp_path / "one")
     two = run(engine, algorithm, critic, kind, model, tmp_path / "two")
     assert two["engine"] == WRAPPER[engine]

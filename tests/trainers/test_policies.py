@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig
+from peft import AutoPeftModelForCausalLM, LoraConfig, PromptTuningConfig, get_peft_model
 from tiny import tiny_tokenizer
 from training import make_trainer
 from transformers import (
@@ -100,3 +100,43 @@ def test_a_mixture_of_experts_is_trained_only_where_its_coefficient_is_zero(tmp_
     trainer = make_trainer("reinforce", tmp_path, tmp_path / "out", router_aux_loss_coef=0.0, max_steps=1)
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+@pytest.fixture
+def adapter_path(llama_path: str, tmp_path: Path) -> str:
+    """Returns the folder of an adapter that differs from its base, as supervised training leaves it."""
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(load_model(llama_path), lora).save_pretrained(tmp_path / "adapter")
+    tiny_tokenizer().save_pretrained(tmp_path / "adapter")
+    return str(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("critic", ["shared", "adapter", "separate"])
+def test_an_adapter_is_trained_further_with_each_critic_and_saved_for_its_base(
+    critic: str, adapter_path: str, llama_path: str, tmp_path: Path
+) -> None:
+    start = load_model(adapter_path).eval()
+    trainer = make_trainer("ppo", adapter_path, tmp_path, critic=critic, learning_rate=1e-2, num_iterations=1)
+    backbone = trainer.model.get_base_model().critic.backbone
+    if backbone is not None:  # of the policy as it is given, and not of its base
+        states = backbone.eval()(IDS).last_hidden_state
+        assert torch.allclose(states, start.model(IDS).last_hidden_state, atol=1e-5)
+    trainer.train()
+    trainer.save_model()
+    assert trainer.state.log_history[0]["kl_per_sequence"] == pytest.approx(0.0, abs=1e-5)
+    saved = AutoPeftModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert saved.peft_config["default"].base_model_name_or_path == llama_path
+    trainer.model.eval()
+    assert torch.allclose(saved(IDS).logits, trainer.model(IDS).logits, atol=1e-5)
+    assert not torch.allclose(saved(IDS).logits, start(IDS).logits, atol=1e-4)
+
+
+def test_a_second_adapter_is_refused(adapter_path: str, tmp_path: Path) -> None:
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    with pytest.raises(
+        ValueError, match=r"`peft_config` must be None for a policy that has an adapter, .* LoraConfig"
+    ):
+        make_trainer("ppo", adapter_path, tmp_path, peft_config=lora)
+    named = AutoPeftModelForCausalLM.from_pretrained(adapter_path, adapter_name="tone", is_trainable=True)
+    with pytest.raises(ValueError, match=r"`model` must have its adapter under the name 'default', got \['tone'\]"):
+        make_trainer("ppo", named, tmp_path, processing_class=tiny_tokenizer())
