@@ -22,11 +22,14 @@ from .loading import (
     show_special_tokens,
     write_merged,
 )
+from .precision import BF16_PAYS, bf16_speedup
 from .sampling import DecodingWeights, neutral_generation_config
 from .scoring import ScoredCompletions, add_scoring_forward, check_scoring_forward
 from .sharing import offer_base_model
+from .supervised import add_supervised_forward
 
 __all__ = [
+    "BF16_PAYS",
     "CRITIC_FILE",
     "Critic",
     "DecodingWeights",
@@ -34,8 +37,10 @@ __all__ = [
     "TrunkAdapter",
     "adapter_config",
     "add_scoring_forward",
+    "add_supervised_forward",
     "attach_critic",
     "backbone_of",
+    "bf16_speedup",
     "check_scoring_forward",
     "context_length",
     "copy_backbone",

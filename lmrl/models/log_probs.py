@@ -53,26 +53,40 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: LogitTransform
-    ) -> tuple[Tensor, Tensor]:
-        """Returns log-probabilities and entropies, (N,) each."""
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        transform: LogitTransform,
+        with_top1: bool,
+    ) -> tuple[Tensor, ...]:
+        """Returns log-probabilities, entropies and, with `with_top1`, whether no token is likelier, (N,) each."""
         log_probs = []
         entropies = []
         normalizers = []
+        largest = []
         for rows in _chunks(hidden, weight):
             logits = transform.apply(linear(hidden[rows], weight, bias))
             normalizer = logits.logsumexp(-1, keepdim=True)
             log_probs.append((logits.gather(1, targets[rows].unsqueeze(1)) - normalizer).squeeze(1))
             logits -= normalizer
+            if with_top1:
+                largest.append(logits.amax(-1))
             entropies.append(-torch.linalg.vecdot(logits.exp(), logits))
             normalizers.append(normalizer)
         entropy = torch.cat(entropies)
         ctx.save_for_backward(hidden, weight, bias, targets, entropy, torch.cat(normalizers))
         ctx.transform = transform
-        return torch.cat(log_probs), entropy
+        outputs = (torch.cat(log_probs), entropy)
+        if not with_top1:
+            return outputs
+        is_top1 = outputs[0] >= torch.cat(largest)
+        ctx.mark_non_differentiable(is_top1)
+        return *outputs, is_top1
 
     @staticmethod
-    def backward(ctx: Any, grad_log_probs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_log_probs: Tensor, grad_entropy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """Returns the gradients at hidden states, weight and bias."""
         hidden, weight, bias, targets, entropy, normalizers = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
@@ -93,7 +107,8 @@ class _TokenLogProbs(torch.autograd.Function):
                 grad_weight = part if grad_weight is None else grad_weight.float().add_(part)
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), grad_bias, None, None
+        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
 def _logit_gradient(
@@ -121,8 +136,13 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
 
 
 def token_log_probs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: LogitTransform
-) -> tuple[Tensor, Tensor]:
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    transform: LogitTransform,
+    with_top1: bool = False,
+) -> tuple[Tensor, ...]:
     """
     Returns the log-probability of each target token and the entropy of the distribution it comes from.
 
@@ -140,9 +160,12 @@ def token_log_probs(
             Token ids.
         transform ([`LogitTransform`]):
             Operations between the projection and the softmax, the temperature included.
+        with_top1 (`bool`, *optional*, defaults to `False`):
+            Whether to return as well which targets are the most likely tokens, or one of several such.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: log-probabilities (<= 0) and entropies (>= 0), each `(N,)`, float32.
+        `tuple` of `torch.Tensor` of shape `(N,)`: log-probabilities (<= 0) and entropies (>= 0), float32; with
+        `with_top1` also booleans.
     """
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
@@ -151,4 +174,4 @@ def token_log_probs(
         weight = weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     with torch.autocast(device, enabled=False):
-        return _TokenLogProbs.apply(hidden.to(weight.dtype), weight, bias, targets, transform)
+        return _TokenLogProbs.apply(hidden.to(weight.dtype), weight, bias, targets, transform, with_top1)

@@ -50,12 +50,9 @@ def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> Non
         temperature (`float`, *optional*, defaults to `1.0`):
             Temperature of sampling, > 0.
     """
-    transform = _logit_transform(model, temperature)
+    transform = logit_transform(model, temperature)
     inner = model.forward
-    for module in model.get_output_embeddings().modules():  # more than one where PEFT trains a copy of the head
-        trains_tokens = hasattr(module, "token_adapter")  # of the head, by PEFT's `trainable_token_indices`
-        if trains_tokens or "weight" in dict(module.named_parameters(recurse=False)):
-            _add_scoring_head(module)
+    add_scoring_heads(model)
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
     def forward(self: PreTrainedModel, *args: Any, completion_length: int | None = None, **kwargs: Any) -> Any:
@@ -67,17 +64,28 @@ def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> Non
     model.forward = types.MethodType(forward, model)
 
 
-def _add_scoring_head(head: nn.Module) -> None:
+def add_scoring_heads(model: PreTrainedModel) -> None:
     """Patches the LM head's forward to score targets, as ZeRO-3 and FSDP gather its weight only while that runs."""
+    for module in model.get_output_embeddings().modules():  # more than one where PEFT trains a copy of the head
+        trains_tokens = hasattr(module, "token_adapter")  # of the head, by PEFT's `trainable_token_indices`
+        if trains_tokens or "weight" in dict(module.named_parameters(recurse=False)):
+            _add_scoring_head(module)
+
+
+def _add_scoring_head(head: nn.Module) -> None:
     inner = head.forward
 
     def forward(
-        self: Any, hidden: Tensor, targets: Tensor | None = None, transform: LogitTransform | None = None
+        self: Any,
+        hidden: Tensor,
+        targets: Tensor | None = None,
+        transform: LogitTransform | None = None,
+        with_top1: bool = False,
     ) -> Any:
         """Scores the targets if they are given, else returns logits."""
         if targets is None or transform is None:
             return inner(hidden)
-        return token_log_probs(hidden, self.weight, getattr(self, "bias", None), targets, transform)
+        return token_log_probs(hidden, self.weight, getattr(self, "bias", None), targets, transform, with_top1)
 
     head.forward = types.MethodType(forward, head)
 
@@ -108,8 +116,8 @@ def _score(
 
         values = model.critic(states, read).masked_fill(~mask, 0.0)
     return ScoredCompletions(
-        log_probs=_scatter_to_padded(log_probs, mask),
-        entropy=_scatter_to_padded(entropies, mask),
+        log_probs=scatter_to_padded(log_probs, mask),
+        entropy=scatter_to_padded(entropies, mask),
         state_values=values,
     )
 
@@ -126,12 +134,12 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
-def _scatter_to_padded(values: Tensor, mask: Tensor) -> Tensor:
+def scatter_to_padded(values: Tensor, mask: Tensor) -> Tensor:
     """(N,) -> (B, T). `masked_scatter` keeps the graph also for a micro-batch without tokens."""
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
-def _logit_transform(model: PreTrainedModel, temperature: float) -> LogitTransform:
+def logit_transform(model: PreTrainedModel, temperature: float) -> LogitTransform:
     """Returns the operations that the architecture applies to its logits, as named in the config."""
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None)
