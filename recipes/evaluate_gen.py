@@ -2,6 +2,7 @@
 Evaluates checkpoints, and texts of other systems, on held-out rows, and compares all with the first.
 
     python recipes/evaluate_gen.py                                                # the embedded demo model
+    python recipes/evaluate_gen.py --run runs/ppo                # on its held-out rows, with its metrics and decoding
     python recipes/evaluate_gen.py --checkpoints sft=runs/sft ppo=runs/ppo --dataset_name data/dev.jsonl
     torchrun --nproc_per_node 2 recipes/evaluate_gen.py --checkpoints runs/sft runs/ppo --outputs human=texts.txt
     python recipes/evaluate_gen.py --help
@@ -14,27 +15,27 @@ import torch
 from accelerate import PartialState
 from lmrl.arguments import CheckpointArguments, ComparisonArguments, HeldOutArguments, ScoringArguments
 from lmrl.cli import parse, run
-from lmrl.data import demo_model_path
 from lmrl.evaluation import Decoding, read_log, report
-from lmrl.experiment import SystemEvaluator, load_eval_sets
-from lmrl.rewards import make_rewards
+from lmrl.experiment import SystemEvaluator, load_eval_sets, read_run, run_settings, run_systems
 
 ARGUMENTS = (CheckpointArguments, HeldOutArguments, ScoringArguments, ComparisonArguments)
 
 
 def main() -> None:
     """Evaluates everything on each data set, and writes a report for each."""
-    model_args, data_args, eval_args, compare_args = parse(*ARGUMENTS)
+    model_args, data_args, eval_args, compare_args = parse(*ARGUMENTS, defaults=run_settings)
+    record = read_run(compare_args.run) if compare_args.run else None
     # The other processes wait while the main one computes the metrics.
     process = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
-    checkpoints, outputs = compare_args.systems(model_args.model_name_or_path, default=str(demo_model_path()))
+    checkpoints, outputs = compare_args.systems(model_args.model_name_or_path, run_systems(record))
     logs = {label: read_log(path) for label, path in checkpoints.items()}
-    eval_sets = load_eval_sets(data_args, compare_args.datasets)
+    eval_sets = load_eval_sets(data_args, compare_args.datasets, record)
     evaluator = SystemEvaluator(
         checkpoints,
         outputs,
         Decoding(**eval_args.decoding(64), **compare_args.sampling(eval_args.eval_do_sample)),
-        reward_funcs=make_rewards(eval_args.eval_metrics or []),
+        metrics=eval_args.eval_metrics or [],
+        run=record,
         perplexity_model=eval_args.eval_perplexity_model,
         device=process.device,
         **model_args.loading(),
@@ -46,7 +47,8 @@ def main() -> None:
         evaluations = evaluator(rows, folder)
         if process.is_main_process:
             samples = eval_args.eval_num_completions_to_print
-            report(evaluations, rows, folder, samples, logs=logs, config=settings, title=f"Evaluation on {name}")
+            about = {"config": settings, "rewarded": evaluator.rewarded, "title": f"Evaluation on {name}"}
+            report(evaluations, rows, folder, samples, logs=logs, **about)
             evaluator.clean_up(folder)
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 
 import pytest
@@ -90,3 +91,54 @@ def test_rows_are_known_by_what_they_teach_in_any_file_and_order(llama_path):
     cut = fit_prompts(rows, load_tokenizer(llama_path), 1, "cut")
     assert list(cut["prompt"]) == [row["prompt"][1:] for row in ROWS]
     assert row_keys(cut) == row_keys(rows)
+
+
+def test_a_run_is_evaluated_again_as_it_was(recipe, llama_path, tmp_path):
+    """From one file, some prompts of which were cut: the same rows, and every score that the run had."""
+    rows = [{**row, "prompt": f"w1 w2 {row['prompt']}"} if row["id"][0] == "a" else row for row in ROWS]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    cuts = ("--max_prompt_length", "3", "--long_prompts", "cut_end")
+    rewards = ("--rewards", "bleu", "rouge1", "--reward_weights", "1", "0.5", "--eval_metrics", "chrf")
+    argv = ("--model_name_or_path", llama_path, "--output_dir", "runs/rl", "--max_completion_length", "5")
+    status, _, err = recipe("reinforce_gen", *TRAINING, *argv, *cuts, *rewards, "--learning_rate", "0.01")
+    assert status == 0, err
+    status, out, err = recipe("evaluate_gen", "--run", "runs/rl")
+    assert status == 0, err
+    for label in ("before", "after"):
+        then, now = (read_json(f"runs/rl/{folder}{label}.json") for folder in ("", "evaluation/"))
+        assert now.completions == then.completions
+        assert now.row_ids == then.row_ids
+        assert now.values == pytest.approx(then.values, rel=1e-5, abs=1e-6)
+    total = then.scores["reward"]
+    parts = [then.scores[f"reward/{name}"].row_scores for name in ("bleu", "rouge1")]
+    assert total.row_scores == [bleu + 0.5 * rouge for bleu, rouge in zip(*parts, strict=True)]
+    assert total.signature == "1 * bleu + 0.5 * rouge1" and next(iter(then.scores)) == "reward"
+    assert now.trained_on == {} and "rows trained on" in out
+    assert re.search("Report: runs/rl/evaluation/report.html", out)
+
+    # Flags override: another decoding, fewer rows, other checkpoints, another template of the same rows.
+    changed = ("--eval_max_new_tokens", "3", "--eval_rows", "4", "--checkpoints", "x=runs/rl")
+    status, _, err = recipe("evaluate_gen", "--run", "runs/rl", *changed, "--prompt_template", "{id} {prompt}")
+    assert status == 0, err
+    fewer = read_json("runs/rl/evaluation/x.json")
+    assert len(fewer.row_ids) == 4 and max(c.length for c in fewer.completions) <= 3
+
+    # The complete file, without the run's rows: most were trained on, and the run need not be named for that.
+    for run in ((), ("--run", "runs/rl")):
+        argv = (
+            "--checkpoints",
+            "x=runs/rl",
+            "--datasets",
+            data,
+            "--eval_output_dir",
+            "out",
+            "--eval_max_new_tokens",
+            "3",
+        )
+        status, out, err = recipe("evaluate_gen", *run, *argv)
+        assert status == 0, err
+        assert "Warning: x: 54 of 64 rows were trained on, by runs/rl. Its scores are not held out." in out
+
+    write_rows(data, rows[:40])
+    status, _, err = recipe("evaluate_gen", "--run", "runs/rl")
+    assert status == 2 and "must have the 10 held-out rows of runs/rl, got 'rows.jsonl' without some of them" in err

@@ -1,5 +1,6 @@
 """Arguments of rewards and of evaluations."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -101,6 +102,11 @@ class ComparisonArguments:
 
     _old_names: ClassVar[dict[str, str]] = {name: f"eval_{name}" for name in ("num_samples", "seed", "temperature")}
 
+    run: str | None = option(
+        None,
+        "Folder of a run, whose held-out rows, template, metrics, rewards and decoding apply. Its model is compared "
+        "before and after; arguments given besides override.",
+    )
     checkpoints: list[str] | None = option(
         None,
         "Checkpoints to compare, as `path` or `label=path`. The others are tested against the first. Default: "
@@ -131,17 +137,18 @@ class ComparisonArguments:
                 "`eval_do_sample`."
             )
 
-    def systems(self, model: str | None, default: str) -> tuple[dict[str, str], dict[str, str]]:
+    def systems(self, model: str | None, default: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
         """
         Returns the paths of the checkpoints and those of the files of texts, by label.
 
-        Without `checkpoints` it is `model` alone, and where nothing else is given, `default`.
+        Without `checkpoints` it is `model` alone; without either, `default`, where there is a `run` or nothing else.
 
         Raises:
             ValueError: If two of them have the same label.
         """
-        alone = model or (None if self.outputs else default)
-        checkpoints = labelled("checkpoints", self.checkpoints or ([alone] if alone else []))
+        checkpoints = labelled("checkpoints", self.checkpoints or ([model] if model else []))
+        if not checkpoints and (self.run or not self.outputs):
+            checkpoints = dict(default)
         return checkpoints, labelled("outputs", self.outputs or [], taken=checkpoints)
 
     def sampling(self, do_sample: bool) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -60,7 +60,10 @@ class _Parser(TrlParser):
 
 
 def parse(
-    *dataclass_types: type, argv: Sequence[str] | None = None, demo: str | Path | None = None
+    *dataclass_types: type,
+    argv: Sequence[str] | None = None,
+    demo: str | Path | None = None,
+    defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> tuple[Any, ...]:
     """
     Returns one object of each dataclass, from `--config file.yaml` and the command line, which overrides the file.
@@ -76,6 +79,9 @@ def parse(
             Defaults to the command line.
         demo (`str` or `Path`, *optional*):
             The YAML file read where neither a `--config` nor a model nor a dataset is given.
+        defaults (`Callable`, *optional*):
+            Function of the values by name that returns other defaults for some, as those of an earlier run; what the
+            command line or the file gives overrides them.
 
     Returns:
         `tuple`, in the order of `dataclass_types`.
@@ -101,8 +107,11 @@ def parse(
     # 1. A file gives the values that the command line leaves out.
     named = any(text.split("=")[0] in ("--model_name_or_path", "--dataset_name") for text in argv)
     config = given.config or (None if named else demo)
-    if config is not None:
-        parser.set_defaults_with_config(**_read_config(str(config), parser, hints, renamed))
+    in_file = {} if config is None else _read_config(str(config), parser, hints, renamed)
+    parser.set_defaults_with_config(**in_file)
+    if defaults is not None:
+        other = defaults(vars(parser.parse_known_args(argv)[0]))
+        parser.set_defaults_with_config(**{name: value for name, value in other.items() if name not in in_file})
     # 2. Values that a library would accept and fail on later are refused here.
     values = vars(parser.parse_known_args(argv)[0])
     for name, value in values.items():

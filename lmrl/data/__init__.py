@@ -4,12 +4,13 @@ from lmrl.data.demo import demo_model_path, demo_rows
 from lmrl.data.labels import load_labelled
 from lmrl.data.pairs import load_pairs, pairs_of_graded
 from lmrl.data.prompts import fit_prompts, load_prompts, to_supervised
-from lmrl.data.splits import load_held_out, load_splits, split_held_out
+from lmrl.data.splits import held_out_split, load_held_out, load_splits, split_held_out
 
 __all__ = [
     "demo_model_path",
     "demo_rows",
     "fit_prompts",
+    "held_out_split",
     "load_held_out",
     "load_labelled",
     "load_pairs",

@@ -1,5 +1,6 @@
 """Evaluation of a checkpoint: its completions of held-out rows, and their scores."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,6 +19,9 @@ from .store import CompletionStore
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Name of the weighted total of several rewards.
+TOTAL_REWARD = "reward"
 
 Reward: TypeAlias = Callable[..., list[float | None]]
 ModelAndTokenizer: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
@@ -60,6 +64,7 @@ def evaluate_model(
     decoding: Decoding,
     *,
     reward_funcs: Sequence[Reward] = (),
+    reward_weights: Mapping[str, float] | None = None,
     metrics: Sequence[str] | None = None,
     perplexity_model: "ModelAndTokenizer | None" = None,
     reference_model: "PreTrainedModel | None" = None,
@@ -88,6 +93,9 @@ def evaluate_model(
         reward_funcs (list of callables, *optional*, defaults to `()`):
             Reward functions, called as `f(prompts=..., completions=..., **columns)`; each becomes `reward/<name>`.
             Completions of chat prompts are lists of one message, as in TRL.
+        reward_weights (`dict` of `float`, *optional*):
+            Weights of the rewards that are trained on, by their names: gives `reward`, their weighted total, where
+            there are several of them.
         metrics (list of `str`, *optional*):
             Names for [`score_completions`]; its defaults if not given.
         perplexity_model (pair of model and tokenizer, *optional*):
@@ -111,6 +119,7 @@ def evaluate_model(
         completions,
         taken,
         reward_funcs=reward_funcs,
+        reward_weights=reward_weights,
         metrics=metrics,
         perplexity_model=perplexity_model,
         chat_template_kwargs=decoding.chat_template_kwargs,
@@ -135,6 +144,7 @@ def measure_completions(
     rows: "Dataset | Sequence[Row]",
     *,
     reward_funcs: Sequence[Reward] = (),
+    reward_weights: Mapping[str, float] | None = None,
     metrics: Sequence[str] | None = None,
     perplexity_model: "ModelAndTokenizer | None" = None,
     length_unit: str = "tokens|eos:included",
@@ -146,7 +156,7 @@ def measure_completions(
     With several processes in `torch.distributed`, all must call this.
 
     Args:
-        completions (list of [`Completion`]), rows, reward_funcs, metrics, perplexity_model:
+        completions (list of [`Completion`]), rows, reward_funcs, reward_weights, metrics, perplexity_model:
             Completions in the order of the rows; the others as for [`evaluate_model`].
         length_unit (`str`, *optional*, defaults to `"tokens|eos:included"`):
             Unit of the lengths: `"words"` if [`read_outputs`] had no tokenizer.
@@ -173,6 +183,8 @@ def measure_completions(
         scores = score_completions(corpus, metrics)
         for name, reward in rewards.items():
             scores[f"reward/{name}"] = _score_reward(name, reward, expanded, completions)
+        if reward_weights and len(reward_weights) > 1:
+            return {TOTAL_REWARD: _total_reward(scores, reward_weights), **scores}
         return scores
 
     scores = on_main(score_texts)
@@ -196,6 +208,17 @@ def rewards_by_name(rewards: Sequence[Reward]) -> dict[str, Reward]:
             )
         named[name] = reward
     return named
+
+
+def _total_reward(scores: Mapping[str, Score], weights: Mapping[str, float]) -> Score:
+    """Returns the weighted sum of the rewards of each row, as trained on: one that does not apply counts as 0."""
+    by_reward = [(weight, scores[f"reward/{name}"].row_scores or []) for name, weight in weights.items()]
+    totals: list[float | None] = []
+    for values in zip(*(row_scores for _, row_scores in by_reward), strict=True):
+        terms = [weight * value for (weight, _), value in zip(by_reward, values, strict=True) if not math.isnan(value)]
+        totals.append(math.fsum(terms) if terms else None)
+    signature = " + ".join(f"{weight:g} * {name}" for name, weight in weights.items())
+    return mean_score(TOTAL_REWARD, signature, totals, higher_is_better=True)
 
 
 def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Sequence[Completion]) -> Score:

@@ -1,12 +1,12 @@
 """The held-out evaluation of a run, applied to the policy before, during and after training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from lmrl.utils import check_at_least
 
-from .evaluate import Evaluation, ModelAndTokenizer, Reward, evaluate_model, rewards_by_name
+from .evaluate import TOTAL_REWARD, Evaluation, ModelAndTokenizer, Reward, evaluate_model, rewards_by_name
 from .generation import Decoding
 from .metrics import metric_names
 
@@ -37,7 +37,7 @@ class Evaluator:
     With several processes in `torch.distributed`, all must call it, each with the complete policy.
 
     Args:
-        tokenizer, rows, decoding, reward_funcs, metrics:
+        tokenizer, rows, decoding, reward_funcs, reward_weights, metrics:
             As for [`evaluate_model`]; the rows are a `datasets.Dataset`.
         subset_size (`int`, *optional*):
             Rows to evaluate during training, the first ones; all by default.
@@ -55,6 +55,7 @@ class Evaluator:
     decoding: Decoding
     _: KW_ONLY
     reward_funcs: Sequence[Reward] = ()
+    reward_weights: Mapping[str, float] | None = None
     metrics: Sequence[str] | None = None
     subset_size: int | None = None
     load_frozen_models: "Callable[[torch.device], FrozenModels] | None" = None
@@ -67,7 +68,8 @@ class Evaluator:
     def names_in_training(self) -> list[str]:
         """The names of the scores of [`Evaluator.scores`]."""
         metrics = metric_names(self.metrics, "references" in self.rows.column_names)
-        return [*metrics, *(f"reward/{name}" for name in rewards_by_name(self.reward_funcs))]
+        total = [TOTAL_REWARD] if len(self.reward_weights or ()) > 1 else []
+        return [*total, *metrics, *(f"reward/{name}" for name in rewards_by_name(self.reward_funcs))]
 
     @property
     def subset(self) -> "Dataset":
@@ -91,6 +93,7 @@ class Evaluator:
             rows,
             self.decoding,
             reward_funcs=self.reward_funcs,
+            reward_weights=self.reward_weights,
             metrics=self.metrics,
             reference_model=frozen.reference_model,
             perplexity_model=frozen.perplexity_model,

@@ -3,6 +3,7 @@
 from lmrl.experiment.evaluators import load_frozen_models, make_evaluator
 from lmrl.experiment.policies import load_policy, load_rows
 from lmrl.experiment.reports import save_merged, save_report
+from lmrl.experiment.reruns import run_settings, run_systems
 from lmrl.experiment.runs import RunRecord, copy_record, read_run, start_run, trained_rows
 from lmrl.experiment.systems import SystemEvaluator, load_eval_sets
 
@@ -16,6 +17,8 @@ __all__ = [
     "load_rows",
     "make_evaluator",
     "read_run",
+    "run_settings",
+    "run_systems",
     "save_merged",
     "save_report",
     "start_run",

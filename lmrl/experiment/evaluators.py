@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from lmrl.evaluation import Decoding, Evaluator, FrozenModels, higher_is_better
 from lmrl.experiment.policies import model_name, model_source
 from lmrl.models import load_model, load_tokenizer
-from lmrl.rewards import make_rewards
+from lmrl.rewards import make_rewards, reward_name
 from lmrl.utils import check_in, known_as
 
 
@@ -50,6 +50,7 @@ def make_evaluator(
         rows,
         Decoding(**eval_args.decoding(config.max_completion_length), chat_template_kwargs=config.chat_template_kwargs),
         reward_funcs=[*reward_funcs, *make_rewards(eval_args.eval_metrics or [])],
+        reward_weights=weights_by_name(reward_funcs, config.reward_weights),
         subset_size=eval_args.eval_subset,
         load_frozen_models=partial(
             load_frozen_models, model_name(model_args), eval_args.eval_perplexity_model, **loading
@@ -58,6 +59,12 @@ def make_evaluator(
     if config.metric_for_best_model is not None:
         config.greater_is_better = _greater_is_better(config, evaluator.names_in_training)
     return evaluator
+
+
+def weights_by_name(reward_funcs: Sequence[Any], weights: Sequence[float] | None) -> dict[str, float]:
+    """Returns the weight of each reward by its name; 1 without weights."""
+    # The trainer refuses another number of weights than rewards, in a sentence.
+    return dict(zip(map(reward_name, reward_funcs), weights or [1.0] * len(reward_funcs), strict=False))
 
 
 def _greater_is_better(config: Any, measured: Sequence[str]) -> bool:

@@ -34,8 +34,12 @@ class RunRecord:
     What a run saved about itself when it began.
 
     Args:
+        path (`Path`):
+            The folder of the model that was given: the run's output folder, or a checkpoint in it.
         folder (`Path`):
             Its output folder.
+        recipe (`str`):
+            Name of the recipe.
         settings (`dict` of `dict`):
             Its arguments by group: `model`, `data`, `rewards`, `evaluation`, `training`.
         held_out (list of `str`):
@@ -44,15 +48,22 @@ class RunRecord:
             Keys of training rows, by the run that had them: those of the runs that made its start model, then its own.
     """
 
+    path: Path
     folder: Path
+    recipe: str
     settings: dict[str, dict[str, Any]]
     held_out: list[str]
     trained_on: dict[str, list[str]]
 
     @property
+    def name(self) -> str:
+        """The last two parts of its folder."""
+        return _name(self.folder)
+
+    @property
     def trained_on_before(self) -> dict[str, list[str]]:
         """The keys of the rows that its start model was trained on."""
-        return {run: keys for run, keys in self.trained_on.items() if run != _name(self.folder)}
+        return {run: keys for run, keys in self.trained_on.items() if run != self.name}
 
 
 def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_groups: Any) -> None:
@@ -108,7 +119,7 @@ def read_run(folder: str | Path) -> RunRecord:
     settings = _read(place / SETTINGS_FILE)
     held_out, trained_on = _read_rows(place)
     groups = {name: part for name, part in settings.items() if isinstance(part, dict)}
-    return RunRecord(place, groups, held_out, trained_on)
+    return RunRecord(Path(folder), place, str(settings.get("recipe")), groups, held_out, trained_on)
 
 
 def find_run(path: str | Path) -> Path | None:

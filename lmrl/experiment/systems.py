@@ -10,16 +10,18 @@ from transformers import PreTrainedModel
 from lmrl.data import fit_prompts, load_held_out
 from lmrl.distributed import rank_and_world_size
 from lmrl.evaluation import CompletionStore, Decoding, Evaluation, evaluate_model, measure_completions, read_outputs
-from lmrl.experiment.evaluators import load_frozen_models
+from lmrl.experiment.evaluators import load_frozen_models, weights_by_name
 from lmrl.experiment.policies import NO_LIMIT
-from lmrl.experiment.runs import trained_rows, with_trained_rows
-from lmrl.models import context_length, load_model, load_tokenizer
+from lmrl.experiment.reruns import load_run_rows
+from lmrl.experiment.runs import RunRecord, trained_rows, with_trained_rows
+from lmrl.models import context_length, load_model, load_tokenizer, show_special_tokens
+from lmrl.rewards import make_rewards
 from lmrl.utils import known_as, labelled
 
 _CHECKPOINTS = "checkpoints` or `model_name_or_path"
 
 
-def load_eval_sets(data_args: Any, datasets: Sequence[str] | None) -> dict[str, Dataset]:
+def load_eval_sets(data_args: Any, datasets: Sequence[str] | None, run: RunRecord | None = None) -> dict[str, Dataset]:
     """
     Returns the held-out rows of one or several data sets, by their labels.
 
@@ -28,12 +30,18 @@ def load_eval_sets(data_args: Any, datasets: Sequence[str] | None) -> dict[str, 
             How rows become prompts, the same for all; and the data set, where no others are given.
         datasets (list of `str`, *optional*):
             Files, folders or hub ids, each as `path` or `label=path`.
+        run ([`RunRecord`], *optional*):
+            Run whose held-out rows are taken, unless other data are given.
 
     Raises:
         FileNotFoundError: If there is nothing by one of these names.
         ValueError: If rows cannot be read, or two data sets have the same label.
     """
     names = labelled("datasets", datasets or [data_args.eval_dataset_name or data_args.dataset_name])
+    if run is not None and not datasets:
+        rows = load_run_rows(run, data_args)
+        if rows is not None:
+            return {f"held-out rows of {run.name}": rows}
     shared = vars(data_args) | {"eval_dataset_name": None}
     for of_fit in ("max_prompt_length", "long_prompts"):  # read by SystemEvaluator.fit
         del shared[of_fit]
@@ -53,8 +61,10 @@ class SystemEvaluator:
             Files of texts by label, as [`~lmrl.evaluation.read_outputs`] reads them.
         decoding ([`~lmrl.evaluation.Decoding`]):
             How completions are generated.
-        reward_funcs (list of callables):
-            Metrics besides the usual ones.
+        metrics (list of `str` or `dict`):
+            Metrics besides the usual ones, as [`~lmrl.rewards.make_rewards`] takes them.
+        run ([`RunRecord`], *optional*):
+            Run whose rewards are measured too, with their weighted total.
         perplexity_model (`str`, *optional*), device (`torch.device`), **loading:
             As for [`load_frozen_models`]; the checkpoints are loaded like the reference.
 
@@ -67,18 +77,25 @@ class SystemEvaluator:
         checkpoints: Mapping[str, str],
         outputs: Mapping[str, str],
         decoding: Decoding,
-        reward_funcs: Sequence[Any],
+        metrics: Sequence[Any],
         *,
+        run: RunRecord | None = None,
         perplexity_model: str | None,
         **loading: Any,
     ):
         self.checkpoints = checkpoints
         self.outputs = outputs
         self.decoding = decoding
-        self.reward_funcs = reward_funcs
+        rewards = [] if run is None else make_rewards(run.settings.get("rewards", {}).get("rewards", []))
+        training = {} if run is None else run.settings["training"]
+        self.reward_funcs = [*rewards, *make_rewards(metrics)]
+        self.reward_weights = weights_by_name(rewards, training.get("reward_weights"))
         self.loading = loading
         with known_as(_CHECKPOINTS):
             self.tokenizers = {label: load_tokenizer(path) for label, path in checkpoints.items()}
+            if training.get("visible_tokens"):  # which the run's tokenizer has, and that of its start not yet
+                for tokenizer in self.tokenizers.values():
+                    show_special_tokens(tokenizer, training["visible_tokens"])
             self.frozen = load_frozen_models(next(iter(checkpoints.values()), None), perplexity_model, **loading)
 
     def __call__(self, rows: Dataset, folder: Path) -> dict[str, Evaluation]:
@@ -103,6 +120,7 @@ class SystemEvaluator:
                 completions,
                 rows,
                 reward_funcs=self.reward_funcs,
+                reward_weights=self.reward_weights,
                 perplexity_model=perplexity_model,
                 length_unit="words" if tokenizer is None else "tokens|eos:included",
                 chat_template_kwargs=self.decoding.chat_template_kwargs,
@@ -131,6 +149,11 @@ class SystemEvaluator:
             return rows
         return fit_prompts(rows, tokenizer, limit, data_args.long_prompts, self.decoding.chat_template_kwargs)
 
+    @property
+    def rewarded(self) -> list[str] | None:
+        """The names of the run's rewards; `None` without a run."""
+        return list(self.reward_weights) or None
+
     def clean_up(self, folder: Path) -> None:
         """Deletes the completions that were kept in a folder."""
         for label in self.checkpoints:
@@ -150,6 +173,7 @@ class SystemEvaluator:
             rows,
             self.decoding,
             reward_funcs=self.reward_funcs,
+            reward_weights=self.reward_weights,
             perplexity_model=self.frozen.perplexity_model,
             reference_model=reference if comparable else None,
             store=CompletionStore(folder / "partial", label),

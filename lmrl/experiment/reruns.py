@@ -1,0 +1,105 @@
+"""An evaluation with the settings and on the held-out rows of an earlier run."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from lmrl.data import demo_model_path, held_out_split, load_held_out, load_prompts
+from lmrl.experiment.runs import RunRecord, read_run, row_keys
+
+# Where the rows come from, and which of them are taken, besides how they become prompts.
+_SOURCE = ("dataset_name", "dataset_config", "dataset_test_split", "eval_dataset_name", "column_names")
+_OF_FIT = ("max_prompt_length", "long_prompts")
+
+
+def run_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Returns the settings of an earlier run for the arguments of `evaluate_gen.py`, for [`~lmrl.cli.parse`].
+
+    Args:
+        values (`dict`):
+            Values of the arguments; `run` is the folder of the run, or `None`.
+
+    Raises:
+        ValueError: If the folder has no record of a run.
+    """
+    if values["run"] is None:
+        return {}
+    run = read_run(values["run"])
+    training = run.settings["training"]
+    if "reference_column" not in run.settings["data"]:
+        raise ValueError(
+            f"`run` must be a run that trained a language model, got {values['run']!r}, of {run.recipe}. Its own "
+            "scores are in scores.json."
+        )
+    found = {**run.settings["data"], **run.settings.get("evaluation", {})}
+    del found["eval_rows"]  # all that the run held out; of other data, all
+    found |= {name: run.settings["model"].get(name) for name in ("dtype", "attn_implementation", "load_in_4bit")}
+    found["eval_max_new_tokens"] = found.get("eval_max_new_tokens") or training.get("max_completion_length")
+    found["chat_template_kwargs"] = training.get("chat_template_kwargs")
+    found["eval_output_dir"] = str(run.path / "evaluation")  # beside the run's own report
+    return {name: value for name, value in found.items() if name in values and value is not None}
+
+
+def run_systems(run: RunRecord | None) -> dict[str, str]:
+    """Returns the model of a run before and after training by these labels; the demo model without a run."""
+    demo = str(demo_model_path())
+    if run is None:
+        return {demo.split("/")[-1]: demo}
+    return {"before": run.settings["model"].get("model_name_or_path") or demo, "after": str(run.path)}
+
+
+def load_run_rows(run: RunRecord, data_args: Any) -> Dataset | None:
+    """
+    Returns the held-out rows of a run in their order, found by their content; `None` if other data was given.
+
+    Args:
+        run ([`RunRecord`]):
+            The run.
+        data_args ([`~lmrl.arguments.HeldOutArguments`]):
+            Data set, and how its rows become prompts, which may be other than in the run. With `eval_rows` the
+            first ones are taken.
+
+    Raises:
+        ValueError: If the data set is the run's, and does not have all of its held-out rows any more.
+    """
+    given = vars(data_args)
+    trained_with = run.settings["data"]
+    of_prompts = set(given) - {*_SOURCE, *_OF_FIT, "eval_rows"}
+    as_in_run = given | {name: trained_with[name] for name in of_prompts if name in trained_with}
+    places = _places(run.held_out, row_keys(_load_source(as_in_run, trained_with)))
+    if places is None:
+        if any(given[name] != trained_with.get(name) for name in _SOURCE):
+            return None
+        raise ValueError(
+            f"`dataset_name` must have the {len(run.held_out)} held-out rows of {run.name}, got "
+            f"{given['eval_dataset_name'] or given['dataset_name']!r} without some of them: it has changed since. "
+            "Name the file as it was, or another data set with `eval_dataset_name`."
+        )
+    rows = given["eval_rows"]
+    if rows is not None and rows > len(places):
+        raise ValueError(f"`eval_rows` must be at most {len(places)}, the held-out rows of {run.name}, got {rows}.")
+    return _load_source(given, trained_with).select(places[:rows])
+
+
+def _load_source(data: Mapping[str, Any], trained_with: Mapping[str, Any]) -> Dataset:
+    """Returns the split that the held-out rows of a run came from: one of its own, or the training rows."""
+    columns = {name: value for name, value in data.items() if name not in (*_OF_FIT, "eval_rows")}
+    split = held_out_split(data["dataset_name"], data["dataset_config"], data["dataset_test_split"])
+    if data["eval_dataset_name"] is not None or split is not None:
+        return load_held_out(**columns)
+    for name in ("eval_dataset_name", "dataset_test_split"):
+        del columns[name]
+    return load_prompts(**columns, split=trained_with.get("dataset_train_split", "train"))
+
+
+def _places(wanted: Sequence[str], present: Sequence[str]) -> list[int] | None:
+    """Returns where each of the wanted keys is, equal ones one after the other; `None` if one is missing."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for place, key in enumerate(present):
+        places[key].append(place)
+    if any(count > len(places[key]) for key, count in Counter(wanted).items()):
+        return None
+    return [places[key].pop(0) for key in wanted]
