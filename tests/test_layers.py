@@ -38,6 +38,7 @@ LAYERS = {
     "lmrl/utils.py": Layer((), ()),
     "lmrl/deprecation.py": Layer(("lmrl.version",), ()),
     "lmrl/saving.py": Layer((), ("safetensors",)),
+    "lmrl/rollouts.py": Layer((), ()),
     "lmrl/distributed.py": Layer((), ("torch",)),
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")
@@ -47,19 +48,25 @@ LAYERS = {
     "lmrl/rewards": Layer(("lmrl.rewards", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")),
     "lmrl/envs": Layer(("lmrl.envs", "lmrl.rewards"), ("gymnasium", "numpy")),
     "lmrl/trainers": Layer(
-        ("lmrl.trainers", "lmrl.core", "lmrl.models", "lmrl.distributed", "lmrl.saving"), TRAINER_LIBRARIES
+        ("lmrl.trainers", "lmrl.core", "lmrl.models", "lmrl.distributed", "lmrl.saving", "lmrl.rollouts"),
+        TRAINER_LIBRARIES,
     ),
-    "lmrl/evaluation": Layer(("lmrl.evaluation", "lmrl.rewards", "lmrl.models", "lmrl.distributed"), None, ("trl",)),
+    "lmrl/evaluation": Layer(
+        ("lmrl.evaluation", "lmrl.rewards", "lmrl.models", "lmrl.distributed", "lmrl.rollouts"), None, ("trl",)
+    ),
     "lmrl/search": Layer(("lmrl.search", "lmrl.evaluation", "lmrl.cli"), None, ("torch", "transformers", "trl")),
     "lmrl/experiment": Layer(
-        ("lmrl.experiment", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation", "lmrl.distributed"),
+        (
+            *("lmrl.experiment", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"),
+            *("lmrl.distributed", "lmrl.rollouts"),
+        ),
         None,
         ("trl",),
     ),
     "lmrl/supervised.py": Layer(("lmrl.data", "lmrl.models", "lmrl.rewards", "lmrl.evaluation"), None, ("trl",)),
     "lmrl/arguments": Layer(("lmrl.arguments",), ("trl",)),
-    "lmrl/cli": Layer(("lmrl.cli", "lmrl.arguments"), ("trl", "yaml")),
-    "lmrl/__main__.py": Layer(("lmrl.__version__",), ("torch",)),
+    "lmrl/cli": Layer(("lmrl.cli", "lmrl.arguments", "lmrl.evaluation", "lmrl.rollouts"), ("trl", "yaml")),
+    "lmrl/__main__.py": Layer(("lmrl.__version__", "lmrl.cli"), ("torch",)),
     "lmrl/__init__.py": Layer(("lmrl.trainers", "lmrl.version"), ()),
     "recipes": Layer((*TOP, *TOP_NAMES, *SUPERVISED), None),
     "recipes/ppo_gen.py": Layer((*TOP, *TOP_NAMES), ("transformers", "trl")),

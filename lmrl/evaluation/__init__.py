@@ -13,13 +13,14 @@ from .reporting.charts import scatter
 from .reporting.curves import read_log
 from .reporting.findings import Findings, find_warnings
 from .reporting.page import write_page
-from .reporting.report import report
+from .reporting.report import FACTS_FILE, report
 from .reporting.serialization import read_json, to_json, write_json
 from .reporting.tables import as_text, samples_table, scores_table, show
 from .scores import Corpus, Score
 from .store import CompletionStore
 
 __all__ = [
+    "FACTS_FILE",
     "Completion",
     "CompletionStore",
     "Corpus",

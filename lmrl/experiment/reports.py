@@ -10,6 +10,7 @@ from lmrl.data import demo_model_path
 from lmrl.evaluation import Evaluation, report, write_card
 from lmrl.experiment.runs import find_run, read_run, with_trained_rows
 from lmrl.models import write_merged
+from lmrl.rollouts import read_rollouts
 
 
 def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Dataset, *argument_groups: Any) -> None:
@@ -49,6 +50,7 @@ def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Datas
                 settings["eval_output_dir"] or folder,
                 settings["eval_num_completions_to_print"],
                 title=f"{start}, {' and '.join(evaluations)}",
+                rollouts=read_rollouts(folder),
                 **run,
             )
         finally:  # also where nothing can be printed, as into a pipe that is closed

@@ -55,7 +55,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
         if largest >= limit:
             return [f"{tick / unit:,g}{sign}" if tick else "0" for tick in ticks]
     if 0 < largest < 1e-3:
-        return [f"{tick:.3g}" for tick in ticks]
+        return [f"{tick:.1e}".replace(".0e", "e") if tick else "0" for tick in ticks]
     step = min((b - a for a, b in pairwise(ticks)), default=1.0)
     decimals = next((d for d in range(6) if math.isclose(round(step, d), step, rel_tol=1e-6)), 6)
     return [f"{tick:,.{decimals}f}" for tick in ticks]

@@ -10,19 +10,29 @@ from itertools import chain, groupby, pairwise
 from typing import Any
 
 from .axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axis_of, color, draw, nice_ticks
+from .curves import smoothed
 from .wording import number, with_interval
 
 Point = tuple[float, float]
 _MAX_DOTS = 30  # a line of more points has none
+_MIN_SMOOTHED = 20  # a line of fewer points has no moving average
 _ACROSS = (LEFT, WIDTH - RIGHT)
 _UP = (HEIGHT - BOTTOM, TOP)
 
 
-def lines(series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "step", y_label: str = "") -> str:
+def lines(
+    series: Mapping[str, Sequence[Point]],
+    *,
+    title: str,
+    x_label: str = "step",
+    y_label: str = "",
+    smooth: bool = False,
+) -> str:
     """
     Returns a line chart of points by name, from left to right; a line breaks at values that are not finite.
 
-    A line of few points has dots, too. An empty list takes a colour, so that a run has the same one in all charts.
+    A line of few points has dots, too; one of more has, if it is to be smooth, its moving average, and is drawn faint.
+    An empty list takes a colour, so that a run has the same one in all charts.
     """
     colors = _colors(series)
     x = axis_of((x for points in series.values() for x, _ in points), *_ACROSS, margin=0.02)
@@ -31,7 +41,7 @@ def lines(series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "
         {"x": x(a), "y": y(b), "radius": 2.4, "color": colors[name]}
         for name, points in series.items()
         for a, b in filter(_is_finite, points)
-        if len(points) <= _MAX_DOTS
+        if len(points) <= (_MIN_SMOOTHED - 1 if smooth else _MAX_DOTS)
     ]
     return draw(
         title=title,
@@ -41,9 +51,40 @@ def lines(series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "
         x_label=x_label,
         y_label=y_label,
         legend={name: colors[name] for name, points in series.items() if points},
-        lines=[{"color": colors[name], "path": _path(points, x, y), "thin": False} for name, points in series.items()],
+        lines=[
+            {"color": colors[name], "path": _path(drawn, x, y), "kind": kind}
+            for name, points in series.items()
+            for kind, drawn in _kinds(points, smooth)
+        ],
         dots=dots,
         strips=_step_strips(series, x, y, x_label),
+    )
+
+
+def stacked(series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "step") -> str:
+    """Returns a chart of shares in percent, stacked; all series have the same steps."""
+    colors = _colors(series)
+    steps = [step for step, _ in next(iter(series.values()))]
+    x = axis_of(steps, *_ACROSS, margin=0.0)
+    y = Axis(0.0, 100.0, *_UP)
+    areas = []
+    below = [0.0] * len(steps)
+    for name, points in series.items():
+        above = [low + share for low, (_, share) in zip(below, points, strict=True)]
+        edge = [*zip(steps, above, strict=True), *reversed([*zip(steps, below, strict=True)])]
+        areas.append({"color": colors[name], "path": _path(edge, x, y) + "Z"})
+        below = above
+    means = {name: math.fsum(share for _, share in points) / len(points) for name, points in series.items()}
+    return draw(
+        title=title,
+        description=". ".join(f"{name}: mean {mean:.1f} %" for name, mean in means.items()),
+        x=x,
+        y=y,
+        x_label=x_label,
+        y_label="%",
+        legend=colors,
+        areas=areas,
+        strips=({**strip, "dots": []} for strip in _step_strips(series, x, y, x_label)),
     )
 
 
@@ -92,7 +133,7 @@ def scatter(
         x_label=x_label,
         y_label=y_label,
         legend={name: colors[name] for name, trail in trails.items() if trail},
-        lines=[{"color": colors[name], "path": _path(trail, x, y), "thin": True} for name, trail in trails.items()],
+        lines=[{"color": colors[name], "path": _path(trail, x, y), "kind": "thin"} for name, trail in trails.items()],
         dots=dots,
     )
 
@@ -168,6 +209,13 @@ def _colors(names: "Mapping[str, object] | Sequence[str]") -> dict[str, str]:
 def _path(points: Sequence[Point], x: Axis, y: Axis) -> str:
     runs = (run for finite, run in groupby(points, _is_finite) if finite)
     return " ".join("M" + " L".join(f"{x(a)},{y(b)}" for a, b in run) for run in runs)
+
+
+def _kinds(points: Sequence[Point], smooth: bool) -> list[tuple[str, Sequence[Point]]]:
+    """Returns the lines that are drawn of a series, by the class that they have."""
+    if not smooth or len(points) < _MIN_SMOOTHED:
+        return [("line", points)]
+    return [("raw", points), ("smooth", smoothed(points))]
 
 
 def _step_strips(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis, x_label: str) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lmrl.rollouts import read_lines
 from lmrl.utils import shorten
 
 Log: TypeAlias = Sequence[Mapping[str, Any]]
@@ -14,24 +15,35 @@ Curve: TypeAlias = list[tuple[float, float]]
 # Charts are about 450 pixels wide: more points than these cannot be seen.
 POINTS = 240
 
+STAGES = ("generation", "scoring", "reward", "update")  # of a step, whose seconds are logged as time/<stage>
+
 _PANELS = {
-    "reward": "Reward",
     "kl_per_sequence": "KL to the reference (nats per completion)",
     "entropy": "Entropy (nats per token)",
     "completions/mean_length": "Length (tokens)",
     "completions/clipped_ratio": "Unfinished (share)",
 }
+_OPTIMIZER_PANELS = {
+    "learning_rate": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "value/explained_variance": "Variance explained by the critic (share)",
+    "samples_per_second": "Completions per second",
+    "tokens_per_second": "Tokens per second",
+}
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
     """
-    Returns the log history of a run, from the `trainer_state.json` of its output folder, or of its newest
-    `checkpoint-<step>`; empty if the folder has none, or does not exist (an id of the Hub).
+    Returns the log history of a run: from the `log.jsonl` of its output folder, which is there while it trains, or
+    from the `trainer_state.json` of the folder or of its newest `checkpoint-<step>`; empty if the folder has none, or
+    does not exist (an id of the Hub).
 
     Raises:
         `ValueError`: if the file is not the state of a trainer.
     """
     folder = Path(folder)
+    if (folder / "log.jsonl").is_file():
+        return read_lines(folder / "log.jsonl")
     steps = [part for part in folder.glob("checkpoint-*") if part.name.removeprefix("checkpoint-").isdecimal()]
     newest = sorted(steps, key=lambda part: int(part.name.removeprefix("checkpoint-")), reverse=True)
     for place in (folder, *newest):
@@ -58,13 +70,15 @@ def panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
     """
     Returns the curves of each chart by title and label of the run, thinned to 240 points each.
 
-    The charts are of the total reward, each component, KL, entropy, length, share unfinished, and every held-out
-    `eval_` value except for times. A value that no run logged has no chart; runs that did not log it have empty lists.
+    The charts are of the total reward and its components (where there is no reward, of the loss and the token
+    accuracy), KL, entropy, length, share unfinished, and every held-out `eval_` value except for times. A value that
+    no run logged has no chart; runs that did not log it have empty lists.
     """
     names = list(dict.fromkeys(name for log in logs.values() for row in log for name in row))
-    titles = {"reward": _PANELS["reward"]}
     components = [name for name in names if name.startswith("rewards/") and name.endswith("/mean")]
+    titles = {"reward": "Reward"} if "reward" in names else {"loss": "Loss", "mean_token_accuracy": "Token accuracy"}
     if len(components) > 1:
+        titles = {"reward": "Reward (weighted total)"}
         titles |= {name: f"Reward: {name.removeprefix('rewards/').removesuffix('/mean')}" for name in components}
     titles |= _PANELS
     if "kl_per_sequence" not in names:
@@ -73,6 +87,47 @@ def panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
         is_time = name.startswith("eval_time/") or name.endswith(("runtime", "_per_second", "time"))
         if name.startswith("eval_") and not is_time:
             titles[name] = f"Held out: {name.removeprefix('eval_')}"
+    return _curves(logs, titles)
+
+
+def optimizer_panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
+    """Returns curves as [`panels`] does, of the optimizer and of the throughput."""
+    return _curves(logs, _OPTIMIZER_PANELS)
+
+
+def time_shares(log: Log) -> dict[str, Curve]:
+    """
+    Returns the share of each stage in the time of a step, in percent, from moving averages: not every step has a
+    rollout. Nothing if the times were not logged.
+    """
+    seconds = {stage: smoothed(thinned(curve(log, f"time/{stage}"))) for stage in STAGES}
+    totals = [sum(value for _, value in parts) for parts in zip(*seconds.values(), strict=False)]
+    if not any(totals):
+        return {}
+    return {
+        stage: [(step, 100 * value / (total or 1.0)) for (step, value), total in zip(part, totals, strict=False)]
+        for stage, part in seconds.items()
+    }
+
+
+def smoothed(points: Sequence[tuple[float, float]]) -> Curve:
+    """
+    Returns an exponential moving average over about a tenth of the points, without the bias of its start (Adam's
+    correction); a point that is not finite stays, and does not count.
+    """
+    decay = 1 - 2 / (len(points) / 10 + 1)
+    average = weight = 0.0
+    averages = []
+    for step, value in points:
+        if math.isfinite(value):
+            average = decay * average + (1 - decay) * value
+            weight = decay * weight + (1 - decay)
+            value = average / weight
+        averages.append((step, value))
+    return averages
+
+
+def _curves(logs: Mapping[str, Log], titles: Mapping[str, str]) -> dict[str, dict[str, Curve]]:
     series = {
         title: {label: thinned(curve(log, name)) for label, log in logs.items()} for name, title in titles.items()
     }

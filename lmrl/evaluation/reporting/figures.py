@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from ..comparison import Compared
 from ..evaluate import Evaluation
-from .charts import histogram, lines, scatter, whiskers
-from .curves import Log, curve, panels, thinned
+from .charts import histogram, lines, scatter, stacked, whiskers
+from .curves import Log, curve, optimizer_panels, panels, thinned, time_shares
 from .metric_names import is_rewarded, metrics_of
 from .wording import direction
 
@@ -44,7 +44,19 @@ def histograms(evaluations: Mapping[str, Evaluation]) -> list[str]:
 
 def training_charts(logs: Mapping[str, Log]) -> list[str]:
     """Returns the training curves, all runs in one chart for each logged value."""
-    return [lines(series, title=title) for title, series in panels(logs).items()]
+    return [lines(series, title=title, smooth=True) for title, series in panels(logs).items()]
+
+
+def optimizer_charts(logs: Mapping[str, Log]) -> list[str]:
+    """Returns the curves of the optimizer and of the throughput, and of each run the shares of its time."""
+    charts = [
+        lines(series, title=title, smooth=title != "Learning rate") for title, series in optimizer_panels(logs).items()
+    ]
+    shares = {label: time_shares(log) for label, log in logs.items()}
+    timed = {label: series for label, series in shares.items() if series}
+    for label, series in timed.items():
+        charts.append(stacked(series, title=f"Time of a step{f': {label}' if len(timed) > 1 else ''}"))
+    return charts
 
 
 def frontier_charts(

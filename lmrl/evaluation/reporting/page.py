@@ -15,15 +15,18 @@ from ..rows import Row, data_signature
 from ..scores import Score
 from .axes import color
 from .curves import POINTS, Log
-from .figures import change_chart, frontier_charts, histograms, training_charts
+from .figures import change_chart, frontier_charts, histograms, optimizer_charts, training_charts
 from .findings import find_warnings
 from .metric_names import is_quality, is_rewarded, measured_rewards, metrics_of
-from .samples import collect_samples
+from .samples import collect_rollouts, collect_samples
 from .templating import TEMPLATES, render
 from .wording import setting_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+# In place of checkpoints, where there are only logs.
+NO_EVALUATION = Evaluation([], {}, {})
 
 # Held-out metrics for the tiles at the top of the page, the first that was measured and not trained on.
 _HEADLINES = ("bleu", "rougeL", "chrf", "meteor")
@@ -40,9 +43,11 @@ def write_page(
     title: str = "Evaluation",
     max_samples: int = 200,
     compared: Compared | None = None,
+    rollouts: Sequence[Mapping[str, Any]] = (),
+    differing: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """
-    Writes evaluations as one HTML file: warnings, scores, charts, samples side by side, settings.
+    Writes evaluations and logs as one HTML file: warnings, scores, charts, samples side by side, rollouts, settings.
 
     The file loads nothing from the network and runs no script but its own, which a content security policy enforces;
     without scripts it shows the same, with the samples as a plain list. Equal arguments give equal bytes.
@@ -55,42 +60,57 @@ def write_page(
         config (`dict`, *optional*):
             Settings to show at the end, maybe nested by one level. Values of keys that end in `_token` are hidden.
         max_samples (`int`, *optional*, defaults to `200`):
-            Maximum number of rows whose completions are shown.
+            Maximum number of rows whose completions are shown; of the training three times as many completions.
         compared (`dict`, *optional*):
-            Result of [`compare_all`] for the scores; computed if not given.
+            Result of [`compare_all`] for the scores; computed if not given. An empty one for checkpoints that were
+            evaluated on different rows: they are not compared.
+        rollouts (list of `dict`, *optional*):
+            Lines of the `rollouts.jsonl` of a run ([`~lmrl.rollouts.read_rollouts`]).
+        differing (`dict` of `dict`, *optional*):
+            Settings that differ between runs, by name and by the label of the run.
 
     Raises:
-        `ValueError`: if there is no checkpoint, or two were evaluated on different rows.
+        `ValueError`: if there is neither a checkpoint nor a log, or two checkpoints were evaluated on different rows.
     """
-    if not evaluations:
-        raise ValueError("`evaluations` must have at least 1 checkpoint, got 0. Pass an evaluation.")
-    evaluations = matched(evaluations)
-    rewarded = measured_rewards(evaluations) if rewarded is None else list(rewarded)
     logs = {label: log for label, log in (logs or {}).items() if log}
+    if not evaluations and not logs:
+        raise ValueError("`evaluations` must have at least 1 checkpoint, got 0. Pass an evaluation, or a log.")
+    evaluations = matched(evaluations) if compared is None else evaluations
+    rewarded = measured_rewards(evaluations) if rewarded is None else list(rewarded)
+    evaluations = evaluations or {"": NO_EVALUATION}
     if compared is None:
         compared = compare_all({label: evaluation.scores for label, evaluation in evaluations.items()})
     baseline, *others = evaluations
+    is_comparable = len(compared) == len(others)
+    checked = evaluations if is_comparable else {"": NO_EVALUATION}
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     context = {
         "title": title,
         "style": style,
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "colors": {label: color(index) for index, label in enumerate(evaluations)},
+        "colors": {
+            name: color(place) for place, name in enumerate(dict.fromkeys(filter(None, [*evaluations, *logs])))
+        },
+        "runs": list(logs),
+        "steps": max((int(row.get("step", 0)) for log in logs.values() for row in log), default=0),
+        "is_comparable": is_comparable,
         "baseline": baseline,
         "others": others,
         "prompts": len({completion.row for completion in evaluations[baseline].completions}),
         "decoding": evaluations[baseline].decoding,
-        "findings": find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared),
+        "findings": find_warnings(checked, logs=logs, rewarded=rewarded, compared=compared),
         "tiles": _tiles(evaluations, compared, rewarded),
         "evaluations": evaluations,
         "compared": compared,
         "metrics": metrics_of(evaluations),
         "rewarded": rewarded,
         "is_rewarded": is_rewarded,
-        "settings": _settings(evaluations, config or {}),
+        "settings": _settings(evaluations, config or {}, is_comparable),
         **_charts(evaluations, compared, logs, rewarded),
-        **collect_samples(evaluations, rows, rewarded, max_samples),
+        "differing": _texts(differing or {}),
+        **collect_samples(checked, rows, rewarded, max_samples),
+        **collect_rollouts(rollouts, 3 * max_samples),
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +121,7 @@ def _tiles(
     evaluations: Mapping[str, Evaluation], compared: Compared, rewarded: Sequence[str]
 ) -> list[tuple[Score, Score, Difference]]:
     """Returns up to four scores before and after, with their changes; none unless there are two checkpoints."""
-    if len(evaluations) != 2:
+    if len(evaluations) != 2 or not compared:
         return []
     before, after = (evaluation.scores for evaluation in evaluations.values())
     (differences,) = compared.values()
@@ -124,26 +144,30 @@ def _charts(
         "change_charts": change_chart(evaluations, compared),
         "histograms": histograms(evaluations),
         "training_charts": training_charts(colored),
+        "optimizer_charts": optimizer_charts(colored),
         "thinned_to": POINTS if any(len(log) > POINTS for log in logs.values()) else None,
         "frontier_charts": frontier_charts(evaluations, colored, rewarded),
     }
 
 
-def _settings(evaluations: Mapping[str, Evaluation], config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _settings(
+    evaluations: Mapping[str, Evaluation], config: Mapping[str, Any], is_comparable: bool
+) -> dict[str, dict[str, str]]:
     """Returns lists of settings by their headings: names and values as text."""
     parts: dict[str, Mapping[str, Any]] = {key: part for key, part in config.items() if isinstance(part, Mapping)}
     parts["Configuration"] = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
     parts |= {f"Decoding of {label}": evaluation.decoding for label, evaluation in evaluations.items()}
-    parts["Data"] = data_signature(next(iter(evaluations.values())).row_ids)  # matched: the rows of all
+    if is_comparable:
+        parts["Data"] = data_signature(next(iter(evaluations.values())).row_ids)  # matched: the rows of all
     parts["Signatures of the metrics"] = {
         name: " / ".join(dict.fromkeys(e.scores[name].signature for e in evaluations.values() if name in e.scores))
         for name in metrics_of(evaluations)
     }
-    return {
-        heading: {name: _setting_text(name, value) for name, value in part.items()}
-        for heading, part in parts.items()
-        if part
-    }
+    return _texts({heading: part for heading, part in parts.items() if part})
+
+
+def _texts(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    return {name: {key: _setting_text(key, value) for key, value in part.items()} for name, part in settings.items()}
 
 
 def _setting_text(name: str, value: Any) -> str:

@@ -1,8 +1,11 @@
 """The report of an evaluation: scores and completions printed, and written as JSON and HTML."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lmrl.rollouts import read_rollouts
 
 from ..comparison import Compared, compare_all
 from ..evaluate import Evaluation
@@ -14,9 +17,13 @@ from .metric_names import measured_rewards
 from .page import write_page
 from .serialization import write_json
 from .tables import samples_table, scores_table, show
+from .wording import setting_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+# Beside the page: what it shows that is in no other file of the run.
+FACTS_FILE = "report.json"
 
 
 def report(
@@ -29,12 +36,14 @@ def report(
     config: Mapping[str, Any] | None = None,
     rewarded: Sequence[str] | None = None,
     title: str = "Evaluation",
+    rollouts: Sequence[Mapping[str, Any]] | None = None,
 ) -> Compared:
     """
     Prints scores, some completions and warnings for each checkpoint, and writes them to a folder; returns the
     differences from the baseline, as [`compare_all`] does.
 
-    The folder gets `<label>.json` for each checkpoint, and `report.html`, a page for the browser ([`write_page`]).
+    The folder gets `<label>.json` for each checkpoint, `report.html`, a page for the browser ([`write_page`]), and
+    `report.json`, from which `lmrl report` makes it anew. Without evaluations the page has the logs alone.
 
     Args:
         evaluations (`dict` of [`Evaluation`]):
@@ -53,6 +62,8 @@ def report(
             Names of the rewards trained on; by default all that were measured as `reward/<name>`.
         title (`str`, *optional*, defaults to `"Evaluation"`):
             Heading of the page.
+        rollouts (list of `dict`, *optional*):
+            Lines of a run's `rollouts.jsonl`; by default of the one in `folder`, if there is one.
     """
     folder = Path(folder)
     evaluations = matched(evaluations)
@@ -64,7 +75,20 @@ def report(
     for label, evaluation in evaluations.items():
         write_json(files[label], evaluation)
     page = folder / "report.html"
-    write_page(page, evaluations, rows, logs=logs, config=config, rewarded=rewarded, title=title, compared=compared)
+    shown: dict[str, Any] = {"config": config, "rewarded": rewarded, "title": title}
+    write_page(
+        page,
+        evaluations,
+        rows,
+        logs=logs,
+        compared=compared,
+        rollouts=read_rollouts(folder) if rollouts is None else rollouts,
+        **shown,
+    )
+    _write_facts(folder, evaluations, rows, {**shown, "log": next(iter(logs), None)})
+    if not evaluations:
+        print(f"Report: {page}")
+        return compared
     if samples and len(rows):
         show(samples_table(evaluations, rows, n=samples))
     show(scores_table(columns, compared))
@@ -75,3 +99,14 @@ def report(
     print(f"Scores and completions: {', '.join(map(str, files.values()))}")
     print(f"Report: {page}")
     return compared
+
+
+def _write_facts(
+    folder: Path, evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", facts: Mapping[str, Any]
+) -> None:
+    """Writes `report.json`: the labels of the evaluations, prompts and references, and settings, without tokens."""
+    config = {name: value for name, value in (facts["config"] or {}).items() if not name.endswith("_token")}
+    texts = [{name: row[name] for name in ("prompt", "references") if name in row} for row in rows]
+    found = {**facts, "config": config, "labels": list(evaluations), "rows": texts}
+    text = json.dumps(found, indent=1, ensure_ascii=False, default=setting_text)
+    (folder / FACTS_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")

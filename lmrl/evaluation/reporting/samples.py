@@ -1,7 +1,8 @@
-"""Selection and comparison of the completions that the page shows."""
+"""Selection and comparison of the completions that the page shows: of evaluations, and of training."""
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..evaluate import Evaluation
@@ -63,6 +64,34 @@ def collect_samples(
         "reward_changes": changes,
         "several_completions": any(c.sample for evaluation in evaluations.values() for c in evaluation.completions),
     }
+
+
+def collect_rollouts(rollouts: Sequence[Mapping[str, Any]], most: int) -> dict[str, Any]:
+    """
+    Returns the variables of the page's section of rollouts, of the lines of a run's `rollouts.jsonl`.
+
+    If they have more than `most` completions, those of so many steps are taken, as evenly as they are there, and the
+    last one.
+
+    Returns:
+        `dict` with `rollouts` (list of `dict`: `step`, `prompt` and `completions`, each with its `text`),
+        `rollout_steps` (the steps that are shown) and `rollout_steps_total` (how many the file has).
+    """
+    steps = list(dict.fromkeys(line["step"] for line in rollouts))
+    stride = math.ceil(len(rollouts) / most)
+    shown = [step for place, step in enumerate(steps) if (len(steps) - 1 - place) % stride == 0] if steps else []
+    groups = []
+    selected = set(shown)
+    for (step, prompt), lines in groupby(rollouts, lambda line: (line["step"], line["prompt"])):
+        if step in selected:
+            completions = [{**line, "text": _completion_text(line["completion"])} for line in lines]
+            groups.append({"step": step, "prompt": prompt_text(prompt), "completions": completions})
+    return {"rollouts": groups, "rollout_steps": shown, "rollout_steps_total": len(steps)}
+
+
+def _completion_text(completion: Any) -> str:
+    is_text = isinstance(completion, str)
+    return (completion if is_text else "\n".join(str(message.get("content")) for message in completion)).strip()
 
 
 def _first_completions(evaluation: Evaluation) -> dict[int, Completion]:

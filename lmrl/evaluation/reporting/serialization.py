@@ -13,6 +13,7 @@ from ..evaluate import Evaluation
 from ..generation import Completion
 from ..rows import data_signature
 from ..scores import Score
+from .wording import known
 
 _PACKAGES = ("lmrl", "trl", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "sacrebleu")
 
@@ -58,8 +59,8 @@ def read_json(path: str | os.PathLike[str]) -> Evaluation:
     scores = {}
     for name, score in data["scores"].items():
         row_scores = score["row_scores"]
-        score["value"] = _or_nan(score["value"])
-        score["row_scores"] = None if row_scores is None else [_or_nan(value) for value in row_scores]
+        score["value"] = known(score["value"])
+        score["row_scores"] = None if row_scores is None else [known(value) for value in row_scores]
         scores[name] = Score(**score)
     completions = [Completion(**completion) for completion in data["completions"]]
     return Evaluation(completions, scores, data["decoding"], data.get("row_ids", []), data.get("trained_on"))
@@ -78,7 +79,3 @@ def package_versions() -> dict[str, str]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -8,12 +8,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from .markdown import code, fenced, plain
-from .wording import difference_text, direction, listed, number, p_value, score_text
+from .wording import difference_text, direction, known, listed, number, p_value, score_text
 
 TEMPLATES = Path(__file__).parent / "templates"
-_FILTERS: tuple[Callable[..., str], ...] = (
+_FILTERS: tuple[Callable[..., object], ...] = (
     *(code, fenced, plain),
-    *(difference_text, direction, listed, number, p_value, score_text),
+    *(difference_text, direction, known, listed, number, p_value, score_text),
 )
 
 

@@ -23,6 +23,11 @@ def number(value: float, sign: str = "") -> str:
     return f"{value:{sign}.4f}" if abs(value) >= 5e-4 else f"{value:{sign}.1e}"
 
 
+def known(value: float | None) -> float:
+    """Returns a value as it was before it was written as JSON, which has no NaN."""
+    return math.nan if value is None else value
+
+
 def with_interval(value: float, low: float, high: float, sign: str = "+") -> str:
     """Returns a value and its interval as text: `+1.23 [+0.56, +1.89]`; the value alone if the ends are NaN."""
     if math.isnan(low):

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from lmrl.evaluation.reporting.axes import Axis, axis_of, nice_ticks, tick_labels
-from lmrl.evaluation.reporting.charts import histogram, lines, scatter, whiskers
+from lmrl.evaluation.reporting.charts import histogram, lines, scatter, stacked, whiskers
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -25,6 +25,10 @@ def texts(chart, kind=None):
 
 def path_points(path):
     return [tuple(map(float, pair.strip("ML").split(","))) for pair in path.get("d").split()]
+
+
+def path_points_of_area(path):
+    return [tuple(map(float, pair.strip("MLZ").split(","))) for pair in path.get("d").split()]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,7 @@ def test_ticks_are_round_numbers_between_the_ends(low, high, expected):
         ([0.0, 20000.0, 40000.0], ["0", "20k", "40k"]),
         ([0.0, 2.5e6, 5e6], ["0", "2.5M", "5M"]),
         ([0.0, 2e-5, 4e-5], ["0", "2e-05", "4e-05"]),
+        ([2.8e-4, 3e-4, 3.2e-4], ["2.8e-04", "3e-04", "3.2e-04"]),
     ],
 )
 def test_tick_labels_have_the_decimals_of_their_step(ticks, expected):
@@ -83,6 +88,27 @@ def test_a_value_that_is_not_finite_breaks_the_line():
     (path,) = parsed(chart).iter(f"{SVG}path")
     assert path.get("d").count("M") == 2 and "nan" not in chart
     assert len(tips(chart)) == 4
+
+
+def test_a_moving_average_is_drawn_over_the_values():
+    points = [(float(step), float(step % 2)) for step in range(20)]
+    raw, average = parsed(lines({"kl": points}, title="KL", smooth=True)).iter(f"{SVG}path")
+    assert (raw.get("class"), average.get("class")) == ("s0 raw", "s0 smooth")
+    heights = [y for _, y in path_points(average)][5:]
+    assert max(heights) - min(heights) < max(y for _, y in path_points(raw)) - min(y for _, y in path_points(raw))
+    (alone,) = parsed(lines({"kl": points[:19]}, title="KL", smooth=True)).iter(f"{SVG}path")
+    assert alone.get("class") == "s0"  # too few for an average
+
+
+def test_shares_are_stacked_up_to_100_percent():
+    chart = stacked({"generation": [(1, 25.0), (2, 50.0)], "update": [(1, 75.0), (2, 50.0)]}, title="Time")
+    below, above = parsed(chart).iter(f"{SVG}path")
+    (x1, y1), (x2, y2), (_, floor), _ = path_points_of_area(below)
+    top = path_points_of_area(above)[0][1]
+    assert floor - y1 == pytest.approx((floor - top) / 4, abs=0.1)
+    assert floor - y2 == pytest.approx((floor - top) / 2, abs=0.1) and x2 > x1
+    assert tips(chart) == ["step 1\ngeneration: 25.00\nupdate: 75.00", "step 2\ngeneration: 50.00\nupdate: 50.00"]
+    assert parsed(chart).find(f"{SVG}desc").text == "generation: mean 37.5 %. update: mean 62.5 %"
 
 
 def test_an_empty_series_keeps_its_colour_from_the_others():
@@ -146,6 +172,8 @@ def test_an_interval_is_drawn_from_end_to_end_beside_the_line_at_0():
         lines({"a": [(1, math.nan)]}, title="t"),
         lines({"a": [(1, 5.0)]}, title="t"),
         lines({"a": [(1, 1e300), (2, -1e300)]}, title="t"),
+        lines({"a": [(1, math.nan)] * 30}, title="t", smooth=True),
+        stacked({"a": [(1, 100.0)], "b": [(1, 0.0)]}, title="t"),
         scatter({}, title="t", x_label="x", y_label="y"),
         scatter({"a": (1.0, 1.0)}, title="t", x_label="x", y_label="y"),
         histogram({}, title="t", x_label="x"),

@@ -1,11 +1,12 @@
 """Logs of runs, and the curves that the report shows."""
 
 import json
+import math
 
 import pytest
 
 from lmrl.evaluation import read_log
-from lmrl.evaluation.reporting.curves import curve, panels, thinned
+from lmrl.evaluation.reporting.curves import curve, optimizer_panels, panels, smoothed, thinned, time_shares
 from lmrl.evaluation.reporting.figures import frontier_charts
 
 
@@ -27,6 +28,12 @@ def test_an_interrupted_run_has_the_log_of_its_newest_checkpoint(tmp_path):
     assert read_log(tmp_path) == [{"step": 10}]
     write(tmp_path, [{"step": 12}])
     assert read_log(tmp_path) == [{"step": 12}]
+
+
+def test_a_run_that_still_trains_has_the_log_of_its_lines(tmp_path):
+    write(tmp_path, [{"step": 1}])
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert read_log(tmp_path) == [{"step": 1}, {"step": 2}]
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[1]"])
@@ -61,7 +68,41 @@ def test_panels_show_what_any_run_logged_in_a_fixed_order():
 
 def test_components_of_the_reward_have_panels_if_there_are_several():
     log = [{"step": 1, "reward": 1.0, "rewards/a/mean": 0.4, "rewards/a/std": 0.1, "rewards/b/mean": 0.6, "kl": 0.2}]
-    assert list(panels({"run": log})) == ["Reward", "Reward: a", "Reward: b", "KL to the reference (nats per token)"]
+    assert list(panels({"run": log})) == [
+        *("Reward (weighted total)", "Reward: a", "Reward: b", "KL to the reference (nats per token)")
+    ]
+
+
+def test_a_run_without_rewards_shows_its_loss():
+    log = [{"step": 1, "loss": 2.0, "mean_token_accuracy": 0.5, "eval_loss": 2.1}]
+    assert list(panels({"run": log})) == ["Loss", "Token accuracy", "Held out: loss"]
+    assert "Loss" not in panels({"run": [{"step": 1, "loss": 2.0, "reward": 0.5}]})
+
+
+def test_the_optimizer_and_the_throughput_have_panels():
+    log = [{"step": 1, "learning_rate": 1e-4, "grad_norm": 0.5, "samples_per_second": 8.0, "tokens_per_second": 90.0}]
+    names = ["Learning rate", "Gradient norm", "Completions per second", "Tokens per second"]
+    assert list(optimizer_panels({"run": log})) == names
+
+
+def test_the_shares_of_time_are_those_of_moving_averages():
+    log = [
+        {"step": s, "time/generation": 3.0, "time/scoring": 1.0, "time/reward": 0.0, "time/update": 4.0}
+        for s in (1, 2)
+    ]
+    expected = {"generation": 37.5, "scoring": 12.5, "reward": 0.0, "update": 50.0}
+    assert time_shares(log) == {stage: [(1.0, share), (2.0, share)] for stage, share in expected.items()}
+    assert time_shares([]) == time_shares([{"step": 1, "reward": 0.5}]) == {}
+
+
+def test_a_moving_average_has_no_bias_at_its_start():
+    constant = [(float(step), 3.0) for step in range(40)]
+    assert [value for _, value in smoothed(constant)] == pytest.approx([3.0] * 40)
+    # 20 points: a decay of 1 - 2 / 3, so that the newest of two values weighs 2 / 3 of 8 / 9.
+    steps = [(0.0, 0.0), (1.0, 1.0), (2.0, math.nan), *((float(step), 0.0) for step in range(3, 20))]
+    averages = smoothed(steps)
+    assert averages[1][1] == pytest.approx(3 / 4) and math.isnan(averages[2][1])
+    assert averages[3][1] == pytest.approx((2 / 9) / (26 / 27))
 
 
 def test_a_long_curve_is_thinned_to_means():

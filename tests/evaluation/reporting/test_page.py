@@ -70,7 +70,53 @@ def both():
 
 def test_no_checkpoints_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^`evaluations` must have at least 1 checkpoint, got 0\."):
-        page_of(tmp_path, {})
+        page_of(tmp_path, {}, logs={"run": []})
+
+
+def test_a_run_without_evaluations_has_a_page_of_its_curves(tmp_path):
+    log = [{"step": step, "loss": 2.0 / step, "eval_loss": 2.5 / step, "learning_rate": 1e-4} for step in (1, 2, 3)]
+    page = page_of(tmp_path, {}, [], logs={"sft": log}, config={"seed": 7}, title="A warm start")
+    assert "sft · 3 steps" in Texts(page).text and "A warm start" in page
+    assert re.findall(r'<section id="([\w-]+)">', page) == ["training", "settings"]
+    assert re.findall(r"<title>(.*?)</title>", page)[1:4] == ["Loss", "Held out: loss", "Learning rate"]
+
+
+def test_checkpoints_of_different_rows_stand_side_by_side_without_a_comparison(tmp_path):
+    page = page_of(tmp_path, {"a": evaluation(0), "b": evaluation(1, count=4)}, compared={}, logs={"a": LOG})
+    text = Texts(page).text
+    assert "The runs were evaluated on different rows: their scores are not compared." in text
+    assert "difference" not in page[page.index("<thead>") : page.index("</thead>")]
+    assert "52.50" in text and "51.50" in text
+
+
+def rollout(step, prompt, reward, **others):
+    known = {"rewards": {"a": reward, "b": None}, "reward": reward, "advantage": reward - 0.5, "kl": 0.25}
+    return {
+        "step": step,
+        "prompt": prompt,
+        "completion": f"text {reward}",
+        **known,
+        "length": 4,
+        "finished": True,
+        **others,
+    }
+
+
+def test_rollouts_are_shown_by_prompt_with_their_rewards_and_advantages(tmp_path):
+    lines = [rollout(1, "p", 0.75), rollout(1, "p", 0.25, finished=False)]
+    page = page_of(tmp_path, both(), rollouts=[*lines, {**lines[0], "step": 3, "prompt": EVIL, "completion": EVIL}])
+    section = page[page.index('<section id="rollouts">') : page.index('<section id="settings">')]
+    text = Texts(section).text.replace("\xa0", " ")
+    assert re.findall(r'data-step="(\d+)"', section) == ["1", "3"] and 'data-steps="1,3"' in section
+    assert "reward 0.7500 · advantage +0.2500 · a 0.7500 · b n/a · KL 0.2500 · 4 tokens" in text
+    assert "reward 0.2500 · advantage -0.2500" in text and "4 tokens, unfinished" in text
+    assert escape(EVIL) in section and "<img" not in section and EVIL in text
+
+
+def test_of_many_rollouts_as_many_steps_are_shown_as_fit_and_the_last(tmp_path):
+    lines = [rollout(step, "p", 0.5) for step in range(1, 11)]
+    page = page_of(tmp_path, both(), rollouts=lines, max_samples=1)
+    assert 'data-steps="2,6,10"' in page and "of 3 of the 10 steps" in page
 
 
 def test_the_page_has_scores_charts_samples_and_settings(tmp_path):
@@ -193,7 +239,7 @@ def test_of_many_rows_the_first_and_the_extremes_are_shown(tmp_path):
     page = page_of(tmp_path, {"a": before, "b": after}, rows_of(50), max_samples=4)
     assert re.findall(r"<header>prompt (\d+)</header>", page) == ["1", "2", "31", "41"]
     assert "4 of 50 prompts: the first, and those whose reward rose or fell most; the JSON files have all." in page
-    assert re.findall(r'data-changes="(.*?)"', page) == ["0", "0", "1", "-1"]
+    assert re.findall(r'data-values="(.*?)"', page) == ["0", "0", "1", "-1"]
     page = page_of(tmp_path, {"a": before}, rows_of(50), max_samples=4)
     assert "4 of 50 prompts: the first; the JSON files have all." in page
 
@@ -230,7 +276,7 @@ def test_the_report_writes_the_page_and_prints_its_warnings(tmp_path, capsys):
     assert "Checked: equal settings" in out
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<h1>A run</h1>" in page and "<li>rl: 100.0 % of the completions are unfinished" in page
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "rl.json", "sft.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json", "rl.json", "sft.json"]
 
 
 def dump(path, fragment, profile):
@@ -253,7 +299,32 @@ def test_samples_are_sorted_and_searched_in_a_browser(tmp_path):
     write_page(path, {"a": before, "b": after}, rows_of(6), logs={"b": LOG})
     page = dump(path, "#q=hERON&sort=0:-1", tmp_path / "profile")
     cards = [attrs for tag, attrs in Texts(page).tags if tag == "article"]
-    assert [card["data-changes"] for card in cards] == ["0.5", "0.4", "0.2", "0.1", "0", "-0.3"]
-    assert [card["data-changes"] for card in cards if "hidden" not in card] == ["0.5", "0.1", "-0.3"]
+    assert [card["data-values"] for card in cards] == ["0.5", "0.4", "0.2", "0.1", "0", "-0.3"]
+    assert [card["data-values"] for card in cards if "hidden" not in card] == ["0.5", "0.1", "-0.3"]
     assert re.search(r"<output[^>]*>3 of 6</output>", page) and '<html lang="en" class="js">' in page
     assert not re.search(r"<svg[^>]*>\s*<title>", page)  # the script took the titles of charts for its own tips
+
+
+def test_rollouts_are_searched_sorted_and_narrowed_to_a_step_in_a_browser(tmp_path):
+    lines = [
+        rollout(1, "p", 0.2),
+        rollout(1, "p", 0.6),
+        rollout(2, "q", 0.9),
+        rollout(2, "r", 0.1),
+        rollout(2, "r", 0.4),
+    ]
+    path = tmp_path / "report.html"
+    write_page(path, both(), rows_of(6), rollouts=lines)
+
+    def seen(fragment):
+        page = dump(path, fragment, tmp_path / "profile")
+        section = page[page.index('<section id="rollouts">') : page.index('<section id="settings">')]
+        cards = re.findall(r'<article class="sample"( hidden="")?.*?</article>', section, flags=re.DOTALL)
+        bodies = re.findall(r"<article.*?</article>", section, flags=re.DOTALL)
+        shown = [body for body in bodies if " hidden" not in body[: body.index(">")]]
+        assert len(cards) == 3
+        return [re.findall(r"text (0\.\d)", body) for body in shown]
+
+    assert seen("") == [["0.9"], ["0.1", "0.4"]]  # the last step
+    assert seen("#rollouts-step=all&rollouts-sort=0:-1") == [["0.9"], ["0.6", "0.2"], ["0.4", "0.1"]]
+    assert seen("#rollouts-step=all&rollouts-sort=1:1&rollouts-q=Text+0.6") == [["0.2", "0.6"]]

@@ -1,51 +1,71 @@
 "use strict";
 document.documentElement.classList.add("js");
 
-// Search and order of the samples. The address keeps both (`#q=word&sort=0:-1`), so that a view can be shared.
-const samples = document.getElementById("samples-list");
-if (samples) {
-  const list = samples.querySelector(".list");
-  const cards = [...list.children].map((card, order) => ({
-    card, order,
-    text: card.textContent.toLowerCase(),
-    changes: card.dataset.changes.split(",").map(Number.parseFloat),
-  }));
-  const query = samples.querySelector("input");
-  const sort = samples.querySelector("select");
-  const shown = samples.querySelector("output");
+// Lists that can be searched, sorted and, where they have a slider, narrowed to a step. The address keeps what is chosen
+// (`#q=word&sort=0:-1`, of the rollouts `#rollouts-q=word&rollouts-step=40`), so that a view can be shared.
+const makeList = (root, prefix) => {
+  if (!root) return;
+  const list = root.querySelector(".list");
+  const query = root.querySelector("input[type=search]");
+  const sort = root.querySelector("select");
+  const slider = root.querySelector("input[type=range]");
+  const everything = root.querySelector("input[type=checkbox]");
+  const shown = root.querySelector("output.shown");
+  const steps = slider ? slider.dataset.steps.split(",") : [];
+  const names = ["q", "sort", "step"].map((name) => prefix + name);
+  const valuesOf = (element) => element.dataset.values.split(",").map(Number.parseFloat);
+  const cards = [...list.children].map((card, order) => {
+    // The completions of a prompt are sorted within its card, and the card by the one that stands first.
+    const parts = [...card.querySelectorAll("[data-values]")].map((part, place) => ({ part, order: place, values: valuesOf(part) }));
+    const values = parts.length ? null : valuesOf(card);
+    return { card, order, parts, values, text: card.textContent.toLowerCase(), step: card.dataset.step };
+  });
 
   const apply = () => {
     const words = query.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const step = slider && !everything.checked ? steps[slider.value] : null;
     let count = 0;
-    for (const { card, text } of cards) {
-      card.hidden = !words.every((word) => text.includes(word));
+    for (const { card, text, step: own } of cards) {
+      card.hidden = !(step === null || own === step) || !words.every((word) => text.includes(word));
       count += !card.hidden;
     }
     const [column, sign] = (sort ? sort.value : "").split(":").map(Number);
-    const key = ({ changes }) => (Number.isNaN(changes[column]) ? Infinity : sign * changes[column]);
-    const sorted = sign ? [...cards].sort((a, b) => (key(a) === key(b) ? a.order - b.order : key(a) - key(b))) : cards;
-    list.append(...sorted.map(({ card }) => card));
+    const rank = (values) => (Number.isNaN(values[column]) ? Infinity : sign * values[column]);
+    const key = ({ values, parts }) => (values ? rank(values) : Math.min(...parts.map((part) => rank(part.values))));
+    const sorted = (items) => (sign ? [...items].sort((a, b) => (key(a) === key(b) ? a.order - b.order : key(a) - key(b))) : items);
+    for (const { parts } of cards) if (parts.length > 1) parts[0].part.parentNode.append(...sorted(parts.map((part) => ({ ...part, parts: [] }))).map(({ part }) => part));
+    list.append(...sorted(cards).map(({ card }) => card));
     shown.textContent = `${count} of ${cards.length}`;
+    if (slider) slider.parentNode.querySelector("output").textContent = everything.checked ? "all" : steps[slider.value];
   };
   const remember = () => {
-    const state = new URLSearchParams();
-    if (query.value) state.set("q", query.value);
-    if (sort && sort.value) state.set("sort", sort.value);
-    history.replaceState(null, "", `#${String(state) || "samples"}`);
+    const state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+    const chosen = [query.value, sort ? sort.value : "", slider ? (everything.checked ? "all" : steps[slider.value]) : ""];
+    names.forEach((name, index) => (chosen[index] ? state.set(name, chosen[index]) : state.delete(name)));
+    history.replaceState(null, "", `#${String(state) || root.parentNode.id}`);
   };
   const recall = () => {
     const state = new URLSearchParams(location.hash.slice(1));
-    if (!state.has("q") && !state.has("sort")) return apply();
-    query.value = state.get("q") || "";
-    if (sort) sort.value = state.get("sort") || "";
+    if (!names.some((name) => state.has(name))) return apply();
+    query.value = state.get(names[0]) || "";
+    if (sort) sort.value = state.get(names[1]) || "";
+    if (slider) {
+      everything.checked = state.get(names[2]) === "all";
+      if (steps.includes(state.get(names[2]))) slider.value = steps.indexOf(state.get(names[2]));
+    }
     apply();
-    samples.parentNode.scrollIntoView();
+    root.parentNode.scrollIntoView();
   };
-  query.addEventListener("input", () => { apply(); remember(); });
-  if (sort) sort.addEventListener("change", () => { apply(); remember(); });
+  const update = () => { apply(); remember(); };
+  query.addEventListener("input", () => { if (everything && query.value) everything.checked = true; update(); });
+  if (sort) sort.addEventListener("change", update);
+  if (slider) slider.addEventListener("input", () => { everything.checked = false; update(); });
+  if (everything) everything.addEventListener("change", update);
   addEventListener("hashchange", recall);
   recall();
-}
+};
+makeList(document.getElementById("samples-list"), "");
+makeList(document.getElementById("rollouts-list"), "rollouts-");
 
 // Tooltips of the charts: the browser's own appear late, and never on a touch screen.
 const tip = document.getElementById("tip");
