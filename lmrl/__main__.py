@@ -1,11 +1,13 @@
 """
-The command `lmrl`: lists, copies and runs the recipes that come with lmrl.
+The command `lmrl`: lists, copies and runs the recipes that come with lmrl, and shows their runs.
 
     lmrl list                                  recipes and their configurations, each with a line
     lmrl copy ppo_gen .                        a recipe and its configurations, to change
     lmrl run ppo_gen --config demo_ppo         a recipe, by `accelerate launch`
     lmrl run --num_processes 2 ppo_gen ...     flags of `accelerate launch` stand before the recipe's name
     lmrl run ppo_gen --help                    the recipe's arguments
+    lmrl report runs/a                         the page of a run anew, also while it trains
+    lmrl report runs/a runs/b -o both.html     a page with several runs overlaid
     lmrl --version                             the version of lmrl
 """
 
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Defaults to the command line.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"list": _list, "copy": _copy, "run": _run}
+    commands = {"list": _list, "copy": _copy, "run": _run, "report": _report}
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
         return
@@ -99,6 +101,20 @@ def _run(words: list[str]) -> NoReturn:
     flags = ["--quiet", *flags, *_launch_defaults(flags)]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *flags, recipe, *rest])
+
+
+def _report(words: list[str]) -> None:
+    """Writes the page of one run, or of several."""
+    flags = [place for place, word in enumerate(words) if word in ("-o", "--output")]
+    folders = [word for place, word in enumerate(words) if place not in flags and place - 1 not in flags]
+    unknown = next((folder for folder in folders if folder.startswith("-")), None)
+    files = [words[place + 1 : place + 2] for place in flags]
+    if not folders or unknown or len(files) > 1 or [] in files:
+        got = unknown or " ".join(words) or "none"
+        raise ValueError(f"`lmrl report` must have folders of runs, and maybe -o with a file, got {got}.")
+    from lmrl.cli.report import report_runs  # takes half a second
+
+    print(report_runs(folders, files[0][0] if files else None))
 
 
 def _is_recipe(word: str) -> bool:

@@ -1,5 +1,6 @@
 """The command `lmrl`: from a checkout, and from a wheel installed into an environment of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,11 +8,15 @@ import sysconfig
 import venv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import lmrl
 from lmrl.__main__ import main
+from lmrl.evaluation import Completion, Evaluation, report
+from lmrl.evaluation.rows import row_ids
+from lmrl.evaluation.scores import mean_score
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
@@ -97,7 +102,7 @@ def test_copy_writes_a_configuration_alone(command: Command, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["lst"], "`lmrl` must be followed by one of list, copy, run, got 'lst'. Did you mean `list`?"),
+        (["lst"], "`lmrl` must be followed by one of list, copy, run, report, got 'lst'. Did you mean `list`?"),
         (["list", "x"], "`lmrl list` must have no arguments, got x."),
         (["copy"], "`lmrl copy` must have a name and a folder, got none."),
         (["copy", "ppo_gn", "."], "Unknown recipe `ppo_gn`. Did you mean `ppo_gen`?"),
@@ -168,3 +173,87 @@ def test_a_wheel_in_an_environment_of_its_own_runs_the_demo_from_an_empty_folder
     assert done.stdout.endswith("The model is in runs/demo_ppo\n") and "accelerate launch" not in done.stderr
     assert (empty / "runs" / "demo_ppo" / "report.html").is_file()
     assert (empty / "runs" / "demo_ppo" / "model.safetensors").is_file()
+
+
+# -- the pages of runs ------------------------------------------------------------------------------------------------
+
+
+def run_folder(folder: Path, gain: float, rows: list[dict[str, Any]], **settings: Any) -> Path:
+    """Writes what a run leaves behind, with rewards that rise by `gain` a step."""
+    folder.mkdir(parents=True)
+    log = [{"step": step, "reward": gain * step, "learning_rate": 1e-4} for step in (1, 2, 3)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    (folder / "run.json").write_text(json.dumps({"recipe": "ppo_gen", "training": settings}))
+    evaluations = {}
+    for label, value in (("before", 0.0), ("after", 3 * gain)):
+        score = mean_score("reward/bleu", "sig", [value] * len(rows), True)
+        completions = [Completion(index, 0, f"{label} of {folder.name}", 3, True) for index in range(len(rows))]
+        evaluations[label] = Evaluation(completions, {"reward/bleu": score}, {"max_new_tokens": 8}, row_ids(rows))
+    report(evaluations, rows, folder, 0, logs={"after": log}, config=settings, rewarded=["bleu"], title=folder.name)
+    return folder
+
+
+def test_report_writes_the_page_of_a_run_anew(command: Command, tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{row}", "references": ["r"]} for row in range(8)]
+    folder = run_folder(tmp_path / "a", 0.1, rows, seed=1, hub_token="s3cret")
+    written = (folder / "report.html").read_bytes()
+    (folder / "report.html").unlink()
+    assert "s3cret" not in (folder / "report.json").read_text()
+    status, out, _ = command("report", folder)
+    assert status == 0 and out.endswith(f"\n{folder}/report.html\n")
+    hidden = b"<dt>hub_token</dt><dd><code>hidden</code></dd>"
+    assert (folder / "report.html").read_bytes() == written.replace(hidden, b"")
+
+
+def test_report_shows_a_run_that_still_trains(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "reward": 0.5}\n{"step": 2, "reward": 0.625}\n{"st')
+    (tmp_path / "run.json").write_text('{"training": {"seed": 7}}')
+    line = {"step": 1, "prompt": "p", "completion": "c", "rewards": {"r": 0.5}, "reward": 0.5, "advantage": 0.25}
+    (tmp_path / "rollouts.jsonl").write_text(json.dumps({**line, "length": 3, "finished": True}) + "\n{")
+    assert command("report", tmp_path, "-o", tmp_path / "now.html")[:2] == (0, f"{tmp_path}/now.html\n")
+    page = (tmp_path / "now.html").read_text()
+    assert "reward: from 0.5000 to 0.6250" in page.replace("training: ", "reward: ")
+    assert 'data-values="0.5,0.25"' in page and "<dt>seed</dt><dd><code>7</code></dd>" in page
+
+
+def test_report_overlays_runs(command: Command, tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{row}", "references": ["r"]} for row in range(8)]
+    first = run_folder(tmp_path / "low", 0.1, rows, seed=1, beta=0.05, output_dir="low")
+    second = run_folder(tmp_path / "high", 0.2, rows[::-1], seed=1, beta=0.5, output_dir="high")
+    status, out, _ = command("report", first, second, "--output", tmp_path / "both.html")
+    assert status == 0 and out.endswith(f"\n{tmp_path}/both.html\n")
+    page = (tmp_path / "both.html").read_text()
+    for expected in (
+        "<h1>low and high</h1>",
+        "low: from 0.1000 to 0.3000. high: from 0.2000 to 0.6000",  # both curves in one chart
+        '<td>0.3000<small class="own">[0.3000, 0.3000]</small></td><td>0.6000',
+        '<span class="good">+0.3000</span>',
+        '<th scope="row">beta</th><td><code>0.05</code></td><td><code>0.5</code></td>',
+        "after of <del>low</del>",
+    ):
+        assert expected in page
+    assert '<th scope="row">seed</th>' not in page and '<th scope="row">output_dir</th>' not in page
+
+
+def test_runs_of_different_rows_are_not_compared(command: Command, tmp_path: Path) -> None:
+    folders = [run_folder(tmp_path / name, 0.1, [{"prompt": name}] * 4) for name in ("a", "b")]
+    assert command("report", *folders, "-o", tmp_path / "both.html")[0] == 0
+    assert "evaluated on different rows" in (tmp_path / "both.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "`lmrl report` must have folders of runs, and maybe -o with a file, got none."),
+        (("{}", "-o"), "`lmrl report` must have folders of runs, and maybe -o with a file, got {} -o."),
+        (("{}", "--smooth"), "`lmrl report` must have folders of runs, and maybe -o with a file, got --smooth."),
+        (("{}",), "`lmrl report` must have folders of runs, got '{}', which has neither log.jsonl nor"),
+        (("{}/no",), "`lmrl report` must have folders of runs, got '{}/no', which is no folder. Name the output_dir"),
+    ],
+)
+def test_report_without_a_log_is_an_error_in_one_line(
+    command: Command, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    status, out, err = command("report", *(word.format(tmp_path) for word in words))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: " + message.format(tmp_path))

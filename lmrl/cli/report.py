@@ -1,0 +1,124 @@
+"""`lmrl report`: pages made from the folders of runs, that of one run anew, or one of several overlaid."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmrl.evaluation import FACTS_FILE, Evaluation, read_json, read_log, write_page
+from lmrl.evaluation.matching import matched
+from lmrl.rollouts import read_rollouts
+from lmrl.utils import shorten
+
+# Settings that name the place of a run, and differ in all of them.
+_PLACES = ("eval_output_dir", "hub_model_id", "logging_dir", "output_dir", "run_name")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the folder of a run has: its log, its evaluations by their labels, and the facts of its page."""
+
+    folder: Path
+    log: list[dict[str, Any]]
+    evaluations: dict[str, Evaluation]
+    config: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+
+def report_runs(folders: Sequence[str | Path], path: str | Path | None = None) -> Path:
+    """
+    Writes the page of a run anew, also while it trains, or a page on which several runs are overlaid: their curves,
+    their last scores side by side, each compared with the first run's, and the settings in which they differ.
+
+    Args:
+        folders (list of `str` or `Path`):
+            Output folders of runs.
+        path (`str` or `Path`, *optional*):
+            The page; by default the run's own `report.html`, or for several runs `runs.html` in the current folder.
+
+    Returns:
+        `Path`: the page.
+
+    Raises:
+        `ValueError`: if a folder has no log of a run, or is given twice.
+    """
+    runs = {str(folder): _read_run(Path(folder)) for folder in folders}
+    if len(runs) < len(folders) or not runs:
+        raise ValueError(f"`folders` must be different folders of runs, got {' '.join(map(str, folders))}.")
+    names = [run.folder.resolve().name for run in runs.values()]
+    labels = names if len({*names}) == len(names) else list(runs)
+    named = dict(zip(labels, runs.values(), strict=True))
+    if len(named) > 1:
+        path = Path(path or "runs.html")
+        _write_overlay(path, named)
+        return path
+    ((label, run),) = named.items()
+    path = Path(path or run.folder / "report.html")
+    last = run.facts.get("log") or next(reversed(run.evaluations), "training")
+    write_page(
+        path,
+        run.evaluations,
+        run.facts.get("rows", []),
+        logs={last: run.log},
+        config=run.config,
+        rewarded=run.facts.get("rewarded"),
+        title=run.facts.get("title", label),
+        rollouts=read_rollouts(run.folder),
+    )
+    return path
+
+
+def _write_overlay(path: Path, runs: Mapping[str, _Run]) -> None:
+    finals = {label: next(reversed(run.evaluations.values())) for label, run in runs.items() if run.evaluations}
+    compared: dict[str, Any] | None = None
+    try:
+        matched(finals)
+    except ValueError:  # of different rows
+        compared = {}
+    rows: list[Any] = runs[next(iter(finals))].facts.get("rows", []) if finals else []
+    rewarded = [name for run in runs.values() for name in run.facts.get("rewarded") or []]
+    write_page(
+        path,
+        finals,
+        rows,
+        logs={label: run.log for label, run in runs.items()},
+        rewarded=list(dict.fromkeys(rewarded)) or None,
+        title=" and ".join(runs),
+        compared=compared,
+        differing=_differing({label: run.config for label, run in runs.items()}),
+    )
+
+
+def _differing(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns the settings that are not the same in all runs, by name and run."""
+    names = dict.fromkeys(name for config in configs.values() for name in config if name not in _PLACES)
+    values = {name: {label: config.get(name) for label, config in configs.items() if config} for name in names}
+    return {name: found for name, found in values.items() if len({*map(repr, found.values())}) > 1}
+
+
+def _read_run(folder: Path) -> _Run:
+    log = read_log(folder)
+    if not log:
+        why = "which has neither log.jsonl nor trainer_state.json" if folder.is_dir() else "which is no folder"
+        raise ValueError(
+            f"`lmrl report` must have folders of runs, got {str(folder)!r}, {why}. Name the output_dir of a run."
+        )
+    groups = _read(folder / "run.json")
+    settings = {name: value for part in groups.values() if isinstance(part, dict) for name, value in part.items()}
+    scores = Path(settings.get("eval_output_dir") or folder)
+    facts = _read(scores / FACTS_FILE)
+    files = {label: scores / f"{label}.json" for label in facts.get("labels", ("before", "after"))}
+    evaluations = {label: read_json(file) for label, file in files.items() if file.is_file()}
+    return _Run(folder, log, evaluations, facts.get("config") or settings, facts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Returns a JSON object of a run, an empty one if there is no such file."""
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"`{path}` must be a JSON object, got {shorten(text)}. Remove the file.") from error
