@@ -1,9 +1,12 @@
 """Checks and messages that every room uses. Standard library only."""
 
+import ast
 import difflib
 import inspect
 import json
+import linecache
 import math
+import os
 import sys
 import sysconfig
 import traceback
@@ -11,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 # Arguments that a reward is called with besides the columns of the data, by TRL and, as a method, by Python.
@@ -259,10 +263,73 @@ def labelled(option: str, values: Iterable[str], taken: Iterable[str] = ()) -> d
     return paths
 
 
+def reward_failure(name: str, error: BaseException, inputs: Mapping[str, Any]) -> str:
+    """Returns the message about a reward that raised an error: its name, the error, the row, and the user's line."""
+    completions = inputs["completions"]
+    row = row_of(error, inputs)
+    if row is None:
+        place = f"{len(completions)} completions, the first of them {shorten(completions[0])}"
+    else:
+        place = f"row {row} of {len(completions)} (the first is 0), the completion {shorten(completions[row])}"
+        place += f" of the prompt {shorten(inputs['prompts'][row])}" if inputs.get("prompts") else ""
+    raised = f"{type(error).__name__}: {str(error).rstrip('.')}"
+    return f"The reward {name!r} raised {raised}. It was scoring {place}.{line_of(error)}"
+
+
+def row_of(error: BaseException, inputs: Mapping[str, Any]) -> int | None:
+    """
+    Returns the row that a function was at when it raised an error, or `None` if its frames do not show one.
+
+    A frame shows a row if a variable is an object of it: an argument, what a loop around the line goes through, or
+    what the line names. Nothing is called again, as a call may cost money or change something.
+
+    Args:
+        error (`BaseException`):
+            What it raised, with its traceback.
+        inputs (`Mapping`):
+            What it was called with: `completions`, and others, of which the lists with as many entries are read.
+    """
+    completions = inputs["completions"]
+    columns = [v for v in inputs.values() if isinstance(v, list | tuple) and len(v) == len(completions)]
+    rows = set(range(len(completions)))
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        for name in _names_at(frame, line):
+            value = frame.f_locals.get(name)
+            if isinstance(value, str | list | dict):  # a small integer is one object wherever it occurs
+                rows = {row for row in rows for column in columns if _holds(column[row], value)} or rows
+    # A prompt shared by completions that differ does not show which of them it was.
+    first = min(rows, default=0)
+    return first if rows and all(completions[row] == completions[first] for row in rows) else None
+
+
+def _names_at(frame: FrameType, line: int) -> set[str]:
+    """Returns the arguments of a function, and the names on a line of it and of the loops around the line."""
+    code = frame.f_code
+    names = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    try:
+        tree = ast.parse("".join(linecache.getlines(code.co_filename, frame.f_globals)))
+    except SyntaxError:  # no file of Python, such as the template of a chat
+        return names
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.lineno == line:
+            names.add(node.id)
+        loops = [node] if isinstance(node, ast.For | ast.AsyncFor) else getattr(node, "generators", [])
+        if loops and getattr(node, "lineno", 0) <= line <= getattr(node, "end_lineno", 0):
+            names |= {part.id for loop in loops for part in ast.walk(loop.target) if isinstance(part, ast.Name)}
+    return names
+
+
+def _holds(cell: Any, value: Any) -> bool:
+    """Returns whether a cell is an object or has it: a reference of a list, a message of a chat, its content."""
+    parts = cell.values() if isinstance(cell, Mapping) else cell if isinstance(cell, list | tuple) else ()
+    return cell is value or any(_holds(part, value) for part in parts)
+
+
 def line_of(error: BaseException) -> str:
     """Returns ` See <file>, line <n>.`, the last line of the user's own code that an error came from, or nothing."""
     paths = sysconfig.get_paths()
-    others = (str(Path(__file__).parent), paths["stdlib"], paths["purelib"], paths["platlib"], "<")
+    installed = (str(Path(__file__).parent), paths["stdlib"], paths["purelib"], paths["platlib"])
+    others = (*(f"{folder}{os.sep}" for folder in installed), "<")
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
     return f" See {own[-1].filename}, line {own[-1].lineno}." if own else ""
 

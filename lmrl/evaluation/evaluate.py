@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmrl.distributed import on_main
 from lmrl.rewards import call_reward, reward_name
-from lmrl.utils import REWARD_ARGUMENTS, line_of
+from lmrl.utils import REWARD_ARGUMENTS, reward_failure
 
 from .generation import Completion, Decoding, end_token_ids, generate_completions
 from .likelihood import divergence, perplexity
@@ -226,12 +226,11 @@ def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Seque
     texts = [[{"role": "assistant", "content": c.text}] if chat else c.text for c in completions]
     keys = {key: None for row in rows for key in row if key not in ("prompt", "completion", *REWARD_ARGUMENTS)}
     columns = {key: [row.get(key) for row in rows] for key in keys}
+    inputs = {"prompts": [row["prompt"] for row in rows], "completions": texts, **columns}
     try:
-        values = call_reward(reward, prompts=[row["prompt"] for row in rows], completions=texts, **columns)
+        values = call_reward(reward, **inputs)
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).rstrip('.')}"
-        scoring = f"It was scoring {len(rows)} held-out rows.{line_of(error)}"
-        raise ValueError(f"The reward {name!r} raised {reason}. {scoring}") from error
+        raise ValueError(reward_failure(name, error, inputs)) from error
     score = mean_score(f"reward/{name}", str(getattr(reward, "signature", name)), values, higher_is_better=True)
     if not hasattr(reward, "corpus_value"):
         return score

@@ -8,7 +8,7 @@ import functools
 from typing import Any
 
 from .algebra import Combined, Product, Reward, Scaled, Weighted
-from .base import call_reward, completion_text, reward_name
+from .base import call_reward, completion_text, on_text, reward_name
 from .bertscore import BERTScore
 from .bleu import BLEU, GLEU
 from .chrf import ChrF
@@ -82,5 +82,6 @@ __all__ = [
     "completion_text",
     "make_reward",
     "make_rewards",
+    "on_text",
     "reward_name",
 ]

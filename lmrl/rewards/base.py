@@ -138,6 +138,46 @@ def _content(message: Mapping[str, Any]) -> str:
     return "".join(part.get("text", "") for part in content if part.get("type", "text") == "text")
 
 
+def prompt_text(prompt: Any) -> str:
+    """Returns the text of a prompt; of a chat, the contents of its messages joined by newlines."""
+    return prompt if isinstance(prompt, str) else "\n".join(map(_content, prompt))
+
+
+def on_text(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Decorates a function that reads texts, so that it is a reward of chats too.
+
+    It gets the [`completion_text`] of each completion, and of each prompt the contents of its messages, joined by
+    newlines. Texts and other columns are passed on as they are. The function may be `async`.
+
+    Example:
+
+    ```python
+    >>> @on_text
+    ... def is_short(completions, **columns):
+    ...     return [float(len(text) < 9) for text in completions]
+    >>> is_short(completions=[[{"role": "assistant", "content": "Hello."}], "A much longer text."])
+    [1.0, 0.0]
+    ```
+    """
+
+    def texts(inputs: dict[str, Any]) -> dict[str, Any]:
+        made = {"completions": [completion_text(completion) for completion in inputs["completions"]]}
+        if inputs.get("prompts") is not None:
+            made["prompts"] = [prompt_text(prompt) for prompt in inputs["prompts"]]
+        return inputs | made
+
+    @functools.wraps(fn)
+    def reward(**inputs: Any) -> Any:
+        return fn(**texts(inputs))
+
+    @functools.wraps(fn)
+    async def async_reward(**inputs: Any) -> Any:
+        return await fn(**texts(inputs))
+
+    return async_reward if inspect.iscoroutinefunction(fn) else reward
+
+
 def reward_name(reward: Callable[..., Any]) -> str:
     """Returns the name under which a reward of any kind is logged."""
     return str(getattr(reward, "__name__", type(reward).__name__))

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from lmrl.utils import check_in
 
-from .base import Columns, Prompts, Range, Scores
+from .base import Columns, Prompts, Range, Scores, prompt_text
 from .libraries import Tensor
-from .models import FrozenModel, load_classifier, prompt_text
+from .models import FrozenModel, load_classifier
 
 _OUTPUTS: dict[str, Range] = {
     "probability": (0.0, 1.0),

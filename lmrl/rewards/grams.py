@@ -56,9 +56,10 @@ class SacrebleuTokens:
 
 
 @functools.cache
-def porter_stemmer() -> Callable[[str], str]:
-    """Returns the function that stems English words, cached: the same words come up often."""
-    return functools.lru_cache(maxsize=2**16)(nltk.stem.porter.PorterStemmer().stem)
+def stemmer_of(name: str) -> Callable[[str], str]:
+    """Returns a stemmer of nltk by its language or `"porter"`; it has a cache, as the same words come up often."""
+    check_in(nltk.stem.SnowballStemmer.languages, stemmer=name)
+    return functools.lru_cache(maxsize=2**16)(nltk.stem.SnowballStemmer(name).stem)
 
 
 def ngrams(tokens: Symbols, order: int) -> list[Gram]:

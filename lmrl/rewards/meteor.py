@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from .grams import SacrebleuTokens, porter_stemmer
+from .grams import SacrebleuTokens, stemmer_of
 from .libraries import nltk, sacrebleu
 from .references import ReferenceReward
 
@@ -25,7 +25,7 @@ def _matchers(synonyms: bool) -> dict[str, Any]:
                 "nltk.downloader wordnet`, or leave `synonyms=False`."
             ) from error
     return {
-        "stemmer": SimpleNamespace(stem=porter_stemmer()),
+        "stemmer": SimpleNamespace(stem=stemmer_of("porter")),
         "wordnet": SimpleNamespace(
             synsets=functools.lru_cache(maxsize=2**16)(wordnet.synsets) if synonyms else lambda word: ()
         ),

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from lmrl.utils import check_at_least, check_in, reason_of
 
 from .algebra import Reward
-from .base import UNBOUNDED, Prompts, Scores, completion_text
+from .base import UNBOUNDED, Prompts, Scores
 from .libraries import Tensor, torch, transformers
 
 Encoded = Mapping[str, list[int]]
@@ -208,13 +208,6 @@ def load_classifier(name: str, kind: str, trained: Container[str] = (), **option
     remedy = f"Name a checkpoint that was trained as a {kind}, not the model it starts from."
     auto_class = transformers.AutoModelForSequenceClassification
     return load_complete(auto_class, name, kind, remedy, ignored=trained, **options)
-
-
-def prompt_text(prompt: Any) -> str:
-    """Returns the text of a prompt; of a chat, the contents of its messages joined by newlines."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(completion_text([{**message, "role": "assistant"}]) for message in prompt)
 
 
 def _padded(texts: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lmrl.utils import check_in, shorten
 
-from .grams import SacrebleuTokens, ngrams, occurrences, porter_stemmer
+from .grams import SacrebleuTokens, ngrams, occurrences, stemmer_of
 from .libraries import rapidfuzz
 from .references import ReferenceReward
 
@@ -27,7 +27,7 @@ def _tokens(text: str, use_stemmer: bool) -> list[str]:
     words = _WORD.findall(text.lower())
     if not use_stemmer:
         return words
-    stem = porter_stemmer()
+    stem = stemmer_of("porter")
     return [stem(word) if len(word) > 3 else word for word in words]  # as in rouge_score and ROUGE-1.5.5
 
 
@@ -122,7 +122,7 @@ class Rouge(ReferenceReward[list[Units]]):
         self.name = self.name or self.rouge_type
         super().__post_init__()
         if self.use_stemmer:
-            porter_stemmer()  # a missing nltk is an error here, not in the first training step
+            stemmer_of("porter")  # a missing nltk is an error here, not in the first training step
         if self.use_stemmer and self.tokenize is not None:
             raise ValueError("`use_stemmer` must be False with `tokenize`, got True. The stemmer is for a-z alone.")
         options = f"stem:{'porter' if self.use_stemmer else 'no'}"

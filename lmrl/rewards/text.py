@@ -2,15 +2,15 @@
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from lmrl.utils import check_at_least, check_in
 
 from .algebra import Reward
 from .base import Columns, Prompts, Scores
-from .grams import ngrams
+from .grams import ngrams, stemmer_of
 
 _UNITS = ("words", "characters")
 
@@ -113,6 +113,7 @@ class DistinctN(Reward):
         return [len(set(of_text)) / len(of_text) if of_text else 1.0 for of_text in grams]
 
 
+_WORD = re.compile(r"\w+")
 _MODES = {"full": re.Pattern.fullmatch, "search": re.Pattern.search, "start": re.Pattern.match}
 
 
@@ -175,8 +176,38 @@ def _phrases(what: str, given: Any) -> tuple[str, ...]:
     raise ValueError(f"{what} must be a list of words or phrases, none of them empty, got {given!r}.")
 
 
+Stemmer: TypeAlias = str | Callable[[str], str] | None
+
+
+class PhraseReward(Reward):
+    """
+    Base of the rewards that look for words and phrases.
+
+    Args:
+        stemmer (`str` or `Callable`, *optional*):
+            Makes a stem of each word, so that "walked" and "walks" are "walk": `"porter"` for English, a language of
+            nltk's Snowball stemmers such as `"german"`, or a function of a word in lower case. By default words are
+            compared as they are.
+    """
+
+    stemmer: Stemmer
+
+    def __init__(self, name: str, columns: Sequence[str], signature: str):
+        if self.stemmer is not None:
+            _ = self._stem  # an unknown language is an error here, not in the first training step
+            signature += f"|stem:{getattr(self.stemmer, '__name__', self.stemmer)}"
+        super().__init__(name, columns, signature=signature)
+
+    @functools.cached_property
+    def _stem(self) -> Callable[[str], str]:
+        return stemmer_of(self.stemmer) if isinstance(self.stemmer, str) else self.stemmer or str
+
+    def _stemmed(self, text: str) -> str:
+        return text if self.stemmer is None else _WORD.sub(lambda word: self._stem(word[0].lower()), text)
+
+
 @dataclass(eq=False, repr=False)
-class Keywords(Reward):
+class Keywords(PhraseReward):
     """
     Returns the share of the required words and phrases that occur in the completion, or 0 if a forbidden one does.
 
@@ -193,6 +224,9 @@ class Keywords(Reward):
             Whether "cat" has to stand alone and does not occur in "category".
         ignore_case (`bool`, *optional*, defaults to `True`):
             Whether case is ignored.
+        stemmer:
+            That of [`PhraseReward`]. Stems are of complete words in lower case: not without `whole_words` and
+            `ignore_case`.
     """
 
     required: Sequence[str] = ()
@@ -201,17 +235,20 @@ class Keywords(Reward):
     whole_words: bool = True
     ignore_case: bool = True
     name: str = "keywords"
+    stemmer: Stemmer = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         self.required = _phrases("`required`", self.required)
         self.forbidden = _phrases("`forbidden`", self.forbidden)
         if not (self.required or self.forbidden or self.column):
             raise ValueError("`required`, `forbidden` or `column` must be given, got none. Give words to look for.")
+        if self.stemmer is not None and not (self.whole_words and self.ignore_case):
+            raise ValueError("`whole_words` and `ignore_case` must be True with `stemmer`, got False. Leave one out.")
         signature = (
             f"keywords|required:{list(self.required)}|forbidden:{list(self.forbidden)}|column:{self.column}"
             f"|whole:{'yes' if self.whole_words else 'no'}|case:{'lc' if self.ignore_case else 'mixed'}"
         )
-        super().__init__(self.name, columns=(self.column,) if self.column else (), signature=signature)
+        super().__init__(self.name, (self.column,) if self.column else (), signature)
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the share of the required phrases in each text, 0 with a forbidden one."""
@@ -224,19 +261,20 @@ class Keywords(Reward):
     def _score(self, text: str, required: tuple[str, ...]) -> float | None:
         if not required and not self.forbidden:
             return None
+        text = self._stemmed(text)
         if any(self._occurs(phrase, text) for phrase in self.forbidden):
             return 0.0
         return sum(self._occurs(phrase, text) for phrase in required) / len(required) if required else 1.0
 
     def _occurs(self, phrase: str, text: str) -> bool:
-        return _phrase(phrase, self.whole_words, self.ignore_case).search(text) is not None
+        return _phrase(self._stemmed(phrase), self.whole_words, self.ignore_case).search(text) is not None
 
 
 _SLOT = re.compile(r"([^,()\[\]]+)\[([^\]]*)\]")
 
 
 @dataclass(eq=False, repr=False)
-class SlotCoverage(Reward):
+class SlotCoverage(PhraseReward):
     """
     Returns the share of the values of a meaning representation that occur in the completion, in [0, 1].
 
@@ -255,6 +293,8 @@ class SlotCoverage(Reward):
         aliases (`dict[str, dict[str, list[str]]]`, *optional*):
             Per slot and value the phrases of which one has to occur, in place of the value itself:
             `{"familyFriendly": {"no": ["not family friendly", "adult"]}}`.
+        stemmer:
+            That of [`PhraseReward`].
 
     Raises:
         ValueError: When called, for a row without slots in either form.
@@ -264,6 +304,7 @@ class SlotCoverage(Reward):
     ignore: Sequence[str] = ()
     aliases: Mapping[str, Mapping[str, Sequence[str]]] | None = None
     name: str = "slot_coverage"
+    stemmer: Stemmer = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         self.ignore = _phrases("`ignore`", self.ignore)
@@ -274,7 +315,7 @@ class SlotCoverage(Reward):
         }
         aliases = {f"{slot}[{value}]": list(phrases) for (slot, value), phrases in sorted(self._aliases.items())}
         signature = f"slot_coverage|column:{self.column}|ignore:{sorted(self.ignore)}|aliases:{aliases}"
-        super().__init__(self.name, columns=(self.column,), signature=signature)
+        super().__init__(self.name, (self.column,), signature)
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the share of the values of each row that its text covers."""
@@ -284,8 +325,9 @@ class SlotCoverage(Reward):
         ]
 
     def _score(self, text: str, values: list[tuple[str, str]]) -> float | None:
+        text = self._stemmed(text)
         covered = [
-            any(_phrase(phrase).search(text) for phrase in self._aliases.get((slot, value), (value,)))
+            any(_phrase(self._stemmed(phrase)).search(text) for phrase in self._aliases.get((slot, value), (value,)))
             for slot, value in values
         ]
         return sum(covered) / len(covered) if covered else None

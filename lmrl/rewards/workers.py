@@ -16,6 +16,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
+from lmrl.utils import line_of, row_of, shorten
+
 from .base import Scores, call_reward
 from .specs import FILE_PREFIX, module_of_file
 
@@ -39,8 +41,12 @@ class Failure(NamedTuple):
 Result: TypeAlias = Scores | Failure
 
 
-def _failure(error: BaseException) -> Failure:
-    return Failure(f"it raised {type(error).__name__}: {str(error).rstrip('.')}", traceback.format_exc())
+def _failure(error: BaseException, inputs: Mapping[str, Any] | None = None) -> Failure:
+    row = None if inputs is None else row_of(error, inputs)
+    reason = f"it raised {type(error).__name__}: {str(error).rstrip('.')}"
+    reason += "" if inputs is None or row is None else f" for the completion {shorten(inputs['completions'][row])}"
+    where = line_of(error).rstrip(".")
+    return Failure(f"{reason}.{where}" if where else reason, traceback.format_exc())
 
 
 def _end_with_parent() -> None:
@@ -68,7 +74,7 @@ def _work(connection: Connection, files: list[str], pickled: bytes) -> None:
             try:
                 result: Result = call_reward(reward, **inputs)
             except Exception as error:
-                result = _failure(error)
+                result = _failure(error, inputs)
             connection.send(result)
 
 

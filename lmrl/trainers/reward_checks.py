@@ -11,7 +11,7 @@ from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from lmrl.distributed import gather, is_distributed, rank_and_world_size
-from lmrl.utils import line_of, shorten
+from lmrl.utils import reward_failure, shorten
 
 logger = get_logger(__name__)
 
@@ -45,10 +45,7 @@ class CheckedReward:
         if isinstance(error, RewardError):
             self.failure = error
         else:
-            self.failure = RewardError(
-                f"The reward {self.__name__!r} raised {type(error).__name__}: {str(error).rstrip('.')}. It was "
-                f"scoring {len(completions)} completions, the first of them {shorten(completions[0])}.{line_of(error)}"
-            )
+            self.failure = RewardError(reward_failure(self.__name__, error, kwargs))
             self.failure.__cause__ = error
         if not is_distributed():
             raise self.failure

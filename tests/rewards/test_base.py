@@ -1,6 +1,7 @@
 """How every reward is called, what it refuses, and that it travels between processes."""
 
 import doctest
+import inspect
 import pickle
 
 import pytest
@@ -16,9 +17,12 @@ from lmrl.rewards import (
     Rouge,
     Scaled,
     Weighted,
+    call_reward,
     completion_text,
     make_reward,
+    on_text,
 )
+from lmrl.utils import columns_of
 
 REFERENCES = [["the cat sat on the mat", "a cat sat there"], ["no"]]
 REWARDS = [
@@ -64,6 +68,30 @@ def test_the_text_of_a_completion_is_in_the_messages_of_the_assistant(completion
 def test_a_completion_that_is_no_text_is_refused(completion):
     with pytest.raises(ValueError, match="string or a list of chat messages"):
         completion_text(completion)
+
+
+def test_a_function_of_texts_gets_those_of_chats_and_all_else_as_it_is():
+    @on_text
+    def seen(prompts, completions, mr, **_):
+        return [prompts, completions, mr]
+
+    prompts = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}], "plain"]
+    completions = [[{"role": "assistant", "content": "Hello."}], "text"]
+    assert seen(prompts=prompts, completions=completions, mr=["x", "y"]) == [
+        ["Be brief.\nHi.", "plain"],
+        ["Hello.", "text"],
+        ["x", "y"],
+    ]
+    assert (seen.__name__, columns_of(seen)) == ("seen", ["mr"])
+
+
+def test_an_async_function_of_texts_stays_async():
+    @on_text
+    async def lengths(completions, **_):
+        return [len(text) for text in completions]
+
+    assert inspect.iscoroutinefunction(lengths)
+    assert call_reward(lengths, completions=[[{"role": "assistant", "content": "abc"}]]) == [3.0]
 
 
 @pytest.mark.parametrize("reward", REWARDS, ids=repr)
@@ -202,7 +230,7 @@ class WithoutFences(doctest.DocTestParser):
         return super().parse(string.replace("```", ""), name)
 
 
-@pytest.mark.parametrize("shown", [completion_text, Weighted, Product, Gate, Scaled, make_reward])
+@pytest.mark.parametrize("shown", [completion_text, on_text, Weighted, Product, Gate, Scaled, make_reward])
 def test_an_example_in_a_docstring_gives_what_it_shows(shown):
     (examples,) = doctest.DocTestFinder(parser=WithoutFences(), recurse=False).find(shown, globs=vars(lmrl.rewards))
     assert examples.examples

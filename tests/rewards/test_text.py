@@ -80,12 +80,23 @@ def test_flags_of_a_format():
     assert Format("a.b", dotall=True)(completions=["a\nb", "A B"]) == [1, 0]
 
 
+def first_letters(word):
+    return word[:3]
+
+
 @pytest.mark.parametrize(
     ("options", "text", "score"),
     [
         ({"required": ["cat", "dog"]}, "The Cat sat.", 1 / 2),
         ({"required": ["cat", "dog"]}, "dog-cat", 1.0),
         ({"required": ["cat"]}, "a category", 0.0),
+        ({"required": ["art"]}, "at the party", 0.0),
+        ({"required": ["walk"]}, "she walked", 0.0),
+        ({"required": ["walk", "ice creams"], "stemmer": "porter"}, "She walked with an Ice cream.", 1.0),
+        ({"required": ["art", "walking"], "stemmer": "porter"}, "walks to a party", 1 / 2),
+        ({"forbidden": ["dog"], "stemmer": "porter"}, "two dogs", 0.0),
+        ({"required": ["Haus"], "stemmer": "german"}, "die Häuser", 1.0),
+        ({"required": ["cats"], "stemmer": first_letters}, "a cattle train", 1.0),
         ({"required": ["cat"], "whole_words": False}, "a category", 1.0),
         ({"required": ["Cat"], "ignore_case": False}, "the cat", 0.0),
         ({"required": ["city centre"]}, "in the City\n Centre", 1.0),
@@ -133,6 +144,7 @@ SLOTS = {
         ({"aliases": {"familyFriendly": {"no": ["adults only", "adult"]}}}, "The Vaults has no adult.", 2 / 5),
         ({"aliases": {"familyFriendly": {"no": ["adults only"]}}}, "The Vaults has no adults.", 1 / 5),
         ({"aliases": {"food": {"no": ["adults only"]}}}, "No Vaults.", 1 / 5),
+        ({"ignore": ["near", "priceRange"], "stemmer": "porter"}, "The Vault, two pubs", 2 / 3),
     ],
 )
 def test_slot_coverage_is_the_share_of_values_that_occur(mr, options, text, score):
@@ -169,6 +181,7 @@ def test_references_cover_their_own_slots_and_not_those_of_others(data_dir):
     assert others < 0.2
 
 
+KEYWORDS = "keywords|required:['as']|forbidden:[]|column:None|whole:yes|case:lc"
 REWARDS = [
     (LengthPenalty(9, 3), (-1.0, 0.0), "length_penalty|max:9|slack:3|unit:words"),
     (DistinctN(2), (0.0, 1.0), "distinct_n|n:2|split:whitespace"),
@@ -178,6 +191,8 @@ REWARDS = [
         (0.0, 1.0),
         "keywords|required:['a']|forbidden:['b']|column:c|whole:yes|case:lc",
     ),
+    (Keywords(["as"], stemmer="porter"), (0.0, 1.0), f"{KEYWORDS}|stem:porter"),
+    (Keywords(["as"], stemmer=first_letters), (0.0, 1.0), f"{KEYWORDS}|stem:first_letters"),
     (
         SlotCoverage(ignore=["x"], aliases={"s": {"v": ["p"]}}),
         (0.0, 1.0),
@@ -207,6 +222,9 @@ def test_it_has_its_range_and_signature_and_travels(reward, ends, signature):
         (lambda: Keywords("cat"), "`required` must be a list.*'cat'"),
         (lambda: Keywords(["cat"], forbidden=[" "]), "`forbidden` must be a list"),
         (lambda: Keywords(column="words")(completions=["a", "b"], words=[["a"], "b"]), "Row 1 of 'words' must be"),
+        (lambda: Keywords(["a"], stemmer="Porter"), "`stemmer` must be one of .*Did you mean `porter`"),
+        (lambda: Keywords(["a"], stemmer="porter", whole_words=False), "must be True with `stemmer`, got False"),
+        (lambda: SlotCoverage(stemmer="latin"), "`stemmer` must be one of .*got 'latin'"),
         (lambda: SlotCoverage(ignore="name"), "`ignore` must be a list"),
         (lambda: SlotCoverage(aliases={"a": {"b": "c"}}), r"`aliases` of a\[b\] must be a list"),
     ],

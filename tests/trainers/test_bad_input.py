@@ -543,7 +543,10 @@ def hanging(completions, **columns):
     [
         (
             "own.py:always",
-            ["The reward 'always' raised KeyError: 'slot'. It was scoring 2 held-out rows. See ", "own.py, line "],
+            [
+                "The reward 'always' raised KeyError: 'slot'. It was scoring 2 completions, the first of them ",
+                "own.py, line ",
+            ],
         ),
         (
             '{"in_workers": {"reward": "own.py:hanging", "workers": 1, "timeout": 0.5, "retries": 1}}',
