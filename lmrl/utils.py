@@ -263,8 +263,8 @@ def labelled(option: str, values: Iterable[str], taken: Iterable[str] = ()) -> d
     return paths
 
 
-def reward_failure(name: str, error: BaseException, inputs: Mapping[str, Any]) -> str:
-    """Returns the message about a reward that raised an error: its name, the error, the row, and the user's line."""
+def failure_of(error: BaseException, inputs: Mapping[str, Any]) -> str:
+    """Returns `raised <error>`, the row at which a reward raised it, and the user's file and line."""
     completions = inputs["completions"]
     row = row_of(error, inputs)
     if row is None:
@@ -273,7 +273,7 @@ def reward_failure(name: str, error: BaseException, inputs: Mapping[str, Any]) -
         place = f"row {row} of {len(completions)} (the first is 0), the completion {shorten(completions[row])}"
         place += f" of the prompt {shorten(inputs['prompts'][row])}" if inputs.get("prompts") else ""
     raised = f"{type(error).__name__}: {str(error).rstrip('.')}"
-    return f"The reward {name!r} raised {raised}. It was scoring {place}.{line_of(error)}"
+    return f"raised {raised}. It was scoring {place}.{line_of(error)}"
 
 
 def row_of(error: BaseException, inputs: Mapping[str, Any]) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lmrl.rewards import BLEU, Cached, InWorkers, Reward, SlotCoverage, call_reward, on_text
-from lmrl.utils import reward_failure, row_of
+from lmrl.utils import failure_of, row_of
 
 TEXTS = [f"text {number}" for number in range(6)]
 PROMPTS = [prompt for prompt in ("ab", "cd", "ef") for _ in range(2)]  # one object for the completions of a prompt
@@ -68,34 +68,34 @@ class Own(Reward):
         return [_reciprocal(text) for text in completions]
 
 
-def failure_of(reward: Any, **inputs: Any) -> tuple[str, int | None]:
+def failed(reward: Any, **inputs: Any) -> tuple[str, int | None]:
     """Returns the message and the row of what a reward raises."""
     inputs = {"completions": TEXTS, "prompts": PROMPTS, **inputs}
     with pytest.raises(Exception) as caught:
         call_reward(reward, **inputs)
-    return reward_failure("r", caught.value, inputs), row_of(caught.value, inputs)
+    return failure_of(caught.value, inputs), row_of(caught.value, inputs)
 
 
 @pytest.mark.parametrize(
     "reward", [in_a_loop, in_a_comprehension, in_a_function, by_index, awaited, Own(), Cached(in_a_loop)], ids=repr
 )
 def test_the_row_at_which_a_function_raised_is_found(reward: Any) -> None:
-    sentence, row = failure_of(reward)
+    sentence, row = failed(reward)
     assert row == 4
     assert "It was scoring row 4 of 6 (the first is 0), the completion 'text 4' of the prompt 'ef'. See " in sentence
     assert sentence.split(", line ")[0].endswith(f"See {Path(__file__)}")
 
 
 def test_the_row_of_a_chat_is_found() -> None:
-    assert failure_of(on_text(in_a_loop), completions=CHATS)[1] == 4
+    assert failed(on_text(in_a_loop), completions=CHATS)[1] == 4
     reward = lambda completions, **_: [_reciprocal(chat[0]["content"]) for chat in completions]  # noqa: E731
-    assert failure_of(reward, completions=CHATS)[1] == 4
+    assert failed(reward, completions=CHATS)[1] == 4
 
 
 def test_the_row_of_a_column_is_found() -> None:
     records = [f"food[{text}]" for text in TEXTS]
     records[3] = "no slots"
-    sentence, row = failure_of(SlotCoverage(), mr=records)
+    sentence, row = failed(SlotCoverage(), mr=records)
     assert row == 3 and "got 'no slots' in row 3 of the batch" in sentence
 
 
@@ -113,7 +113,7 @@ def by_prompt(completions: list[str], prompts: list[str], **_: Any) -> list[floa
 
 @pytest.mark.parametrize("reward", [without_rows, by_prompt])
 def test_no_row_is_named_where_the_frames_show_none(reward: Any) -> None:
-    sentence, row = failure_of(reward)
+    sentence, row = failed(reward)
     assert row is None
     assert "It was scoring 6 completions, the first of them 'text 0'. See " in sentence
 
@@ -122,12 +122,11 @@ def test_an_error_in_a_worker_names_the_completion_and_the_line() -> None:
     reward = InWorkers(in_a_loop, workers=1, chunk_size=3)
     with pytest.raises(RuntimeError) as caught:
         reward(completions=TEXTS)
-    assert "failed on rows 3 to 5 of the batch: it raised KeyError: 'slot' for the completion 'text 4'. See " in str(
-        caught.value
-    )
-    assert f"{Path(__file__)}, line " in str(caught.value)
+    sentence = str(caught.value)
+    assert "failed on rows 3 to 5 of the batch: it raised KeyError: 'slot'. It was scoring row 1 of 3 " in sentence
+    assert f"the completion 'text 4'. See {Path(__file__)}, line " in sentence
 
 
 def test_a_batch_that_is_scored_at_once_is_named_by_its_first_completion() -> None:
-    sentence, row = failure_of(BLEU(), references=["a", "b", None, "d", "e", "f"])
+    sentence, row = failed(BLEU(), references=["a", "b", None, "d", "e", "f"])
     assert row is None and "got None in row 2 of the batch. Correct or drop the row." in sentence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmrl.distributed import on_main
 from lmrl.rewards import call_reward, reward_name
-from lmrl.utils import REWARD_ARGUMENTS, reward_failure
+from lmrl.utils import REWARD_ARGUMENTS, failure_of
 
 from .generation import Completion, Decoding, end_token_ids, generate_completions
 from .likelihood import divergence, perplexity
@@ -230,7 +230,7 @@ def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Seque
     try:
         values = call_reward(reward, **inputs)
     except Exception as error:
-        raise ValueError(reward_failure(name, error, inputs)) from error
+        raise ValueError(f"The reward {name!r} {failure_of(error, inputs)}") from error
     score = mean_score(f"reward/{name}", str(getattr(reward, "signature", name)), values, higher_is_better=True)
     if not hasattr(reward, "corpus_value"):
         return score

@@ -161,21 +161,21 @@ def on_text(fn: Callable[..., Any]) -> Callable[..., Any]:
     ```
     """
 
-    def texts(inputs: dict[str, Any]) -> dict[str, Any]:
+    def _texts(inputs: dict[str, Any]) -> dict[str, Any]:
         made = {"completions": [completion_text(completion) for completion in inputs["completions"]]}
         if inputs.get("prompts") is not None:
             made["prompts"] = [prompt_text(prompt) for prompt in inputs["prompts"]]
         return inputs | made
 
     @functools.wraps(fn)
-    def reward(**inputs: Any) -> Any:
-        return fn(**texts(inputs))
+    def _reward(**inputs: Any) -> Any:
+        return fn(**_texts(inputs))
 
     @functools.wraps(fn)
-    async def async_reward(**inputs: Any) -> Any:
-        return await fn(**texts(inputs))
+    async def _async_reward(**inputs: Any) -> Any:
+        return await fn(**_texts(inputs))
 
-    return async_reward if inspect.iscoroutinefunction(fn) else reward
+    return _async_reward if inspect.iscoroutinefunction(fn) else _reward
 
 
 def reward_name(reward: Callable[..., Any]) -> str:

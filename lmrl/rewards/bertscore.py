@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
+from lmrl.libraries import Tensor, torch, transformers
 from lmrl.utils import check_at_least, check_in
 
 from .base import Columns, Prompts, Range, Scores
-from .libraries import Tensor, torch, transformers
 from .models import default_device, from_pretrained, load_complete, longest_input, map_batches
 from .references import ReferenceReward
 
@@ -86,10 +86,8 @@ class BERTScore(ReferenceReward[list[Embedded]]):
             `microsoft/deberta-v3-base` 9.
         output (`str`, *optional*, defaults to `"f1"`):
             One of the table.
-        batch_size (`int`, *optional*, defaults to `64`):
-            Texts in one forward pass, at least 1. The references of a row are one pass of their own.
-        device (`str`, *optional*):
-            Device of the model. Defaults to the GPU current at the first call if there is one, else to the CPU.
+        batch_size (`int`, *optional*, defaults to `64`), device (`str`, *optional*):
+            Those of [`FrozenModel`]. The references of a row are one pass of their own.
         name (defaults to `"bertscore"`), column, cache_size (defaults to 128):
             Those of [`ReferenceReward`]; the embedded references are kept on the model's device.
 

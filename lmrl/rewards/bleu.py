@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from lmrl.libraries import Array, np, sacrebleu
 from lmrl.utils import check_in
 
 from .base import Columns, Prompts, Scores
 from .grams import SacrebleuTokens, ngram_totals, ngram_totals_of_references, shared_ngrams
-from .libraries import Array, np, sacrebleu
 from .references import ReferenceReward, SummedReward
 
 MAX_ORDER = 4

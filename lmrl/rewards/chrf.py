@@ -4,8 +4,9 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from lmrl.libraries import Array, np, sacrebleu
+
 from .grams import Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
-from .libraries import Array, np, sacrebleu
 from .references import SummedReward, divide
 
 _PUNCTUATION = set(string.punctuation)

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from lmrl.libraries import Tensor
 from lmrl.utils import check_in
 
 from .base import Columns, Prompts, Range, Scores, prompt_text
-from .libraries import Tensor
 from .models import FrozenModel, load_classifier
 
 _OUTPUTS: dict[str, Range] = {
@@ -59,8 +59,6 @@ class Classifier(FrozenModel):
     its own special tokens, whatever the policy's are.
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`]):
-            Folder, hub id, or a sequence classifier, which is then frozen in place.
         label (`int` or `str`):
             Index or name of the class.
         output (`str`, *optional*, defaults to `"probability"`):
@@ -69,7 +67,7 @@ class Classifier(FrozenModel):
             The end of longer inputs that is cut, `"right"` or `"left"`.
         use_prompt (`bool`, *optional*, defaults to `False`):
             Whether the model reads prompt and completion, as a pair of texts.
-        name (defaults to `"classifier"`), tokenizer, batch_size, max_length, device:
+        model (a sequence classifier), name (defaults to `"classifier"`), tokenizer, batch_size, max_length, device:
             Those of [`FrozenModel`].
 
     Raises:

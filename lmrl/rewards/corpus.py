@@ -10,8 +10,9 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from lmrl.libraries import Array, np, sacrebleu
+
 from .grams import Gram, SacrebleuTokens, all_ngrams, ngrams, occurrences
-from .libraries import Array, np, sacrebleu
 from .references import Prepared, ReferenceReward, SummedReward, divide
 
 

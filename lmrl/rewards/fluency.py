@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from lmrl.libraries import Tensor, torch, transformers
 from lmrl.utils import check_at_least, tokenize_prompt
 
 from .base import Columns, Prompts, Scores
-from .libraries import Tensor, torch, transformers
 from .models import Encoded, FrozenModel, load_complete
 
 
@@ -25,7 +25,7 @@ class Fluency(FrozenModel):
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
-            Folder, hub id, or a causal language model, which is then frozen in place. Not the policy itself.
+            That of [`FrozenModel`], a causal language model; not the policy itself.
         max_length (`int`, *optional*):
             Longest input in tokens, at least 2. Defaults to the most that the tokenizer and the model allow. Of longer
             ones the beginning of the prompt is cut, then the end of the completion, with a warning.

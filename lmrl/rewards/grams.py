@@ -8,9 +8,8 @@ from collections.abc import Callable, Hashable, Sequence
 from itertools import chain, zip_longest
 from typing import TypeAlias
 
+from lmrl.libraries import Integers, nltk, np, sacrebleu
 from lmrl.utils import check_in
-
-from .libraries import Integers, nltk, np, sacrebleu
 
 Gram: TypeAlias = tuple[str, ...]
 Symbols: TypeAlias = Sequence[str]

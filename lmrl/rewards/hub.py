@@ -8,9 +8,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from lmrl.libraries import evaluate
+
 from .algebra import Reward
 from .base import UNBOUNDED, Columns, Prompts, Scores
-from .libraries import evaluate
 
 
 @dataclass(eq=False, repr=False)

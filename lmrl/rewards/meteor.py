@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from lmrl.libraries import nltk, sacrebleu
+
 from .grams import SacrebleuTokens, stemmer_of
-from .libraries import nltk, sacrebleu
 from .references import ReferenceReward
 
 Tokens = list[str]

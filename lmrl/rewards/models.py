@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from lmrl.libraries import Tensor, torch, transformers
 from lmrl.utils import check_at_least, check_in, reason_of
 
 from .algebra import Reward
 from .base import UNBOUNDED, Prompts, Scores
-from .libraries import Tensor, torch, transformers
 
 Encoded = Mapping[str, list[int]]
 """A tokenised text: `"input_ids"`, and other numbers of each token, by name."""

@@ -87,7 +87,7 @@ class Normalized(Combined):
         statistics ([`Moments`]): running count, mean and sum of squared distances from it.
 
     Raises:
-        ValueError: If the reward cannot be called, for an unknown `by`, or if a group has no prompt.
+        ValueError: When called, if a group has no prompt.
     """
 
     def __init__(self, reward: Callable[..., Any], by: str = "running", name: str | None = None):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from lmrl.libraries import Array, np
 from lmrl.utils import check_at_least
 
 from .algebra import Reward
 from .base import Columns, Prompts, Scores
-from .libraries import Array, np
 
 Prepared = TypeVar("Prepared")
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lmrl.libraries import Tensor, peft, torch, transformers
 from lmrl.utils import reason_of
 
 from .base import Prompts, Scores, completion_text
-from .libraries import Tensor, peft, torch, transformers
 from .models import FrozenModel, load_classifier
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmrl.libraries import rapidfuzz
 from lmrl.utils import check_in, shorten
 
 from .grams import SacrebleuTokens, ngrams, occurrences, stemmer_of
-from .libraries import rapidfuzz
 from .references import ReferenceReward
 
 _WORD = re.compile("[a-z0-9]+")

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmrl.libraries import rapidfuzz
 from lmrl.utils import check_in
 
 from .grams import occurrences
-from .libraries import rapidfuzz
 from .references import ReferenceReward
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from lmrl.libraries import Array, np, rapidfuzz, sacrebleu
+
 from .grams import occurrences
-from .libraries import Array, np, rapidfuzz, sacrebleu
 from .references import SummedReward, divide
 
 Words = tuple[list[str], set[Any]]  # in order, and as a multiset

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
-from lmrl.utils import line_of, row_of, shorten
+from lmrl.utils import failure_of
 
 from .base import Scores, call_reward
 from .specs import FILE_PREFIX, module_of_file
@@ -42,11 +42,8 @@ Result: TypeAlias = Scores | Failure
 
 
 def _failure(error: BaseException, inputs: Mapping[str, Any] | None = None) -> Failure:
-    row = None if inputs is None else row_of(error, inputs)
-    reason = f"it raised {type(error).__name__}: {str(error).rstrip('.')}"
-    reason += "" if inputs is None or row is None else f" for the completion {shorten(inputs['completions'][row])}"
-    where = line_of(error).rstrip(".")
-    return Failure(f"{reason}.{where}" if where else reason, traceback.format_exc())
+    raised = f"raised {type(error).__name__}: {error}" if inputs is None else failure_of(error, inputs)
+    return Failure(f"it {raised.rstrip('.')}", traceback.format_exc())
 
 
 def _end_with_parent() -> None:

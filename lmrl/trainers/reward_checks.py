@@ -11,7 +11,7 @@ from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from lmrl.distributed import gather, is_distributed, rank_and_world_size
-from lmrl.utils import reward_failure, shorten
+from lmrl.utils import failure_of, shorten
 
 logger = get_logger(__name__)
 
@@ -45,7 +45,7 @@ class CheckedReward:
         if isinstance(error, RewardError):
             self.failure = error
         else:
-            self.failure = RewardError(reward_failure(self.__name__, error, kwargs))
+            self.failure = RewardError(f"The reward {self.__name__!r} {failure_of(error, kwargs)}")
             self.failure.__cause__ = error
         if not is_distributed():
             raise self.failure

@@ -58,6 +58,10 @@ def refused(function: Callable[[], Any], *parts: str, error: type[Exception] = V
                 "test_bad_input.py, line ",
             ],
         ),
+        (
+            lambda texts: [1 / len(text[:0]) for text in texts],
+            ["ZeroDivisionError", "row 0 of 8 (the first is 0), the completion '", " of the prompt '", "See "],
+        ),
         (lambda texts: [1.0], ["one value per completion, None where", "got a list of 1 for a batch of 8"]),
         (lambda texts: ["good"] * len(texts), ["a finite number", "got 'good' for row 0", "of the prompt"]),
         (lambda texts: "a" * len(texts), ["must return a list of numbers", "got 'aaaaaaaa'"]),

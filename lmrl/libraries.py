@@ -1,4 +1,4 @@
-"""The libraries of rewards, each imported when a reward first uses it, and types that are made of them."""
+"""Libraries that are imported when one of their names is first read, and types that are made of them."""
 
 import importlib
 from typing import TYPE_CHECKING, Any, TypeAlias
