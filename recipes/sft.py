@@ -12,18 +12,14 @@ from lmrl.arguments import DataArguments, ModelArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_splits, to_supervised
 from lmrl.experiment import load_policy, save_merged, start_run
-from lmrl.supervised import check_tokenized, smallest_limit, use_cpu_without_gpu
+from lmrl.supervised import RecipeConfig, prepare_step, smallest_limit
 from lmrl.trainers import find_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 
 @dataclass
-class SupervisedConfig(SFTConfig):
-    """TRL's configuration, on a CPU in float32 where there is no GPU."""
-
-    def __post_init__(self) -> None:
-        use_cpu_without_gpu(self)
-        super().__post_init__()
+class SupervisedConfig(RecipeConfig, SFTConfig):
+    """TRL's configuration, with defaults for a CPU where there is no GPU."""
 
 
 def main() -> None:
@@ -43,8 +39,7 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=model_args.peft_config(),
     )
-    if not config.packing:
-        check_tokenized(trainer, train_texts)
+    prepare_step(trainer, train_texts)
     start_run(trainer, train_rows, eval_rows, model_args, data_args)
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()

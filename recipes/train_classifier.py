@@ -14,17 +14,16 @@ from lmrl.cli import parse, run
 from lmrl.data import load_labelled
 from lmrl.experiment import start_run
 from lmrl.models import load_trainable_classifier
-from lmrl.supervised import check_defaults, save_accuracy, smallest_limit, use_cpu_without_gpu
+from lmrl.supervised import RecipeConfig, check_defaults, save_accuracy, smallest_limit
 from lmrl.trainers import find_checkpoint
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
 
 @dataclass
-class ClassifierConfig(TrainingArguments):
-    """transformers' configuration, on a CPU where there is no GPU."""
+class ClassifierConfig(RecipeConfig, TrainingArguments):
+    """transformers' configuration, with defaults for a CPU where there is no GPU."""
 
     def __post_init__(self) -> None:
-        use_cpu_without_gpu(self)
         super().__post_init__()
         check_defaults(self, "prediction_loss_only", "eval_do_concat_batches", "label_names")
 

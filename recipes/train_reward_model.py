@@ -15,19 +15,15 @@ from lmrl.cli import parse, run
 from lmrl.data import load_pairs
 from lmrl.experiment import save_merged, start_run
 from lmrl.models import upcast_adapters_to_fp32
-from lmrl.supervised import check_tokenized, load_reward_model, save_preferences, smallest_limit, use_cpu_without_gpu
+from lmrl.supervised import RecipeConfig, check_tokenized, load_reward_model, save_preferences, smallest_limit
 from lmrl.trainers import find_checkpoint
 from transformers import set_seed
 from trl import RewardConfig, RewardTrainer
 
 
 @dataclass
-class PreferenceConfig(RewardConfig):
-    """TRL's configuration, on a CPU in float32 where there is no GPU."""
-
-    def __post_init__(self) -> None:
-        use_cpu_without_gpu(self)
-        super().__post_init__()
+class PreferenceConfig(RecipeConfig, RewardConfig):
+    """TRL's configuration, with defaults for a CPU where there is no GPU."""
 
 
 def main() -> None:

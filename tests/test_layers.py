@@ -65,7 +65,14 @@ LAYERS = {
         None,
         ("trl",),
     ),
-    "lmrl/supervised.py": Layer(("lmrl.data", "lmrl.models", "lmrl.rewards", "lmrl.evaluation"), None, ("trl",)),
+    "lmrl/supervised": Layer(
+        (
+            *("lmrl.supervised", "lmrl.experiment", "lmrl.data", "lmrl.models", "lmrl.rewards", "lmrl.evaluation"),
+            *("lmrl.distributed", "lmrl.trainers"),
+        ),
+        None,
+        ("trl",),
+    ),
     "lmrl/arguments": Layer(("lmrl.arguments",), ("trl",)),
     "lmrl/cli": Layer(("lmrl.cli", "lmrl.arguments", "lmrl.evaluation", "lmrl.rollouts"), ("trl", "yaml")),
     "lmrl/__main__.py": Layer(("lmrl.__version__", "lmrl.cli"), ("torch",)),

@@ -16,6 +16,7 @@ class EvalRowArguments:
     dataset_name: str = option(
         "", "Rows: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files, or a hub id."
     )
+    eval_dataset_name: str | None = option(None, "Held-out rows, like dataset_name. Default: its test split.")
     dataset_config: str | None = option(None, "Configuration (subset) of a hub dataset.")
     column_names: list[str] | None = option(None, "Columns of .csv or .tsv without a header.")
     dataset_test_split: str = option("test", "Split to evaluate on; never trained on.")
@@ -53,7 +54,6 @@ class HeldOutArguments(EvalRowArguments):
         "Rows: demo, a file, a folder, a hub id. Files are .json, .jsonl, .csv, .tsv or .parquet; "
         "those in a folder are named after their splits.",
     )
-    eval_dataset_name: str | None = option(None, "Held-out rows, like dataset_name. Default: its test split.")
     prompt_template: str | None = option(None, "Prompt of columns, for example {name} ->.")
     prompt_column: str = option("prompt", "Column with the prompt. Text or chat messages.")
     reference_column: str | None = option(

@@ -17,6 +17,7 @@ def load_labelled(
     dataset_config: str | None = None,
     dataset_train_split: str = "train",
     dataset_test_split: str = "test",
+    eval_dataset_name: str | None = None,
     column_names: Sequence[str] | None = None,
     text_column: str = "text",
     label_column: str = "label",
@@ -36,6 +37,8 @@ def load_labelled(
             As for [`~lmrl.data.sources.read_split`].
         dataset_train_split (`str`, *optional*, defaults to `"train"`), dataset_test_split (`str`, *optional*):
             The splits. Where there is no test split, `eval_rows` (100) training rows are held out.
+        eval_dataset_name (`str`, *optional*):
+            Held-out rows, as for [`~lmrl.data.load_held_out`]. Defaults to the test split.
         text_column (`str`, *optional*, defaults to `"text"`), label_column (`str`, *optional*):
             Columns with the text and with its label, a text or a number.
         class_names (`Sequence[str]`, *optional*):
@@ -50,7 +53,7 @@ def load_labelled(
         ValueError: If a column is missing, a cell empty, there is one label only, or `class_names` do not fit.
     """
     train, test = read_train_and_test(
-        dataset_name, dataset_config, dataset_train_split, dataset_test_split, column_names
+        dataset_name, dataset_config, dataset_train_split, dataset_test_split, column_names, eval_dataset_name
     )
     for column, option in ((text_column, "text_column"), (label_column, "label_column")):
         check_column(column, train.column_names, option)

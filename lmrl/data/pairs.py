@@ -25,6 +25,7 @@ def load_pairs(
     dataset_config: str | None = None,
     dataset_train_split: str = "train",
     dataset_test_split: str = "test",
+    eval_dataset_name: str | None = None,
     column_names: Sequence[str] | None = None,
     prompt_template: str | None = None,
     prompt_column: str = "prompt",
@@ -43,7 +44,9 @@ def load_pairs(
     split, rows are held out by prompt before pairs are made: no prompt is on both sides.
 
     Args:
-        dataset_name (`str`), dataset_config, dataset_train_split, dataset_test_split, column_names, eval_split_seed:
+        dataset_name (`str`), eval_dataset_name, dataset_config, column_names, eval_split_seed:
+            As for [`load_labelled`].
+        dataset_train_split, dataset_test_split (`str`, *optional*):
             As for [`load_labelled`].
         prompt_template (`str`, *optional*), prompt_column (`str`, *optional*, defaults to `"prompt"`):
             As for [`load_prompts`].
@@ -62,7 +65,7 @@ def load_pairs(
             f"{text_column!r} and {grade_columns}."
         )
     train, test = read_train_and_test(
-        dataset_name, dataset_config, dataset_train_split, dataset_test_split, column_names
+        dataset_name, dataset_config, dataset_train_split, dataset_test_split, column_names, eval_dataset_name
     )
     train = _with_prompt(train, prompt_template, prompt_column)
     test = None if test is None else _with_prompt(test, prompt_template, prompt_column)

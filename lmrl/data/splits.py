@@ -42,9 +42,7 @@ def load_held_out(
     _check_names(columns)
     check_at_least(1, eval_rows=eval_rows)
     source = eval_dataset_name or dataset_name
-    config = columns.get("dataset_config")
-    without = "train" if splits_of(source, config) == {"train"} else dataset_test_split
-    split = held_out_split(source, config, dataset_test_split) or without
+    split = _split_to_evaluate(source, columns.get("dataset_config"), dataset_test_split)
     return load_prompts(source, split=split, max_rows=eval_rows, **columns)
 
 
@@ -114,16 +112,30 @@ def load_splits(
 
 
 def read_train_and_test(
-    name: str, config: str | None, train_split: str, test_split: str, column_names: Sequence[str] | None = None
+    name: str,
+    config: str | None,
+    train_split: str,
+    test_split: str,
+    column_names: Sequence[str] | None = None,
+    eval_name: str | None = None,
 ) -> "tuple[Dataset, Dataset | None]":
     """
-    Returns the rows of the training split and of the test split, as [`~lmrl.data.sources.read_split`] reads them.
+    Returns the rows of the training split and held-out rows, as [`~lmrl.data.sources.read_split`] reads them.
 
-    The second is `None` where [`held_out_split`] is.
+    The second are those of `eval_name`, which is read as [`load_held_out`] reads it, or else of the test split; `None`
+    where there is no such name and [`held_out_split`] is `None`.
     """
     train = read_split(name, config, train_split, column_names)
+    if eval_name is not None:
+        return train, read_split(eval_name, config, _split_to_evaluate(eval_name, config, test_split), column_names)
     held_out = held_out_split(name, config, test_split)
     return train, None if held_out is None else read_split(name, config, held_out, column_names)
+
+
+def _split_to_evaluate(name: str, config: str | None, wanted: str) -> str:
+    """Returns the split of a data set that is only evaluated: its held-out split, or all rows of a single file."""
+    without = "train" if splits_of(name, config) == {"train"} else wanted
+    return held_out_split(name, config, wanted) or without
 
 
 def held_out_split(name: str, config: str | None, wanted: str) -> str | None:

@@ -66,3 +66,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, test: str, options: dict, 
 def test_one_label_is_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least two labels"):
         load_labelled(write(tmp_path / "one.csv", "text,label\na,0\nb,0\n"))
+
+
+def test_held_out_texts_of_another_file_have_the_labels_of_the_training_rows(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.csv", "text,label\na,bad\nb,good\n")
+    other = write(tmp_path / "other.csv", "text,label\nc,good\nd,good\n")
+    rows, held_out, names = load_labelled(train, eval_dataset_name=other)
+    assert (len(rows), names) == (2, ["bad", "good"])
+    assert held_out.to_list() == [{"text": "c", "label": 1}, {"text": "d", "label": 1}]
+    strange = write(tmp_path / "strange.csv", "text,label\nc,fair\n")
+    with pytest.raises(ValueError, match=r"one of the labels of the training rows, \['bad', 'good'\], .*'fair'"):
+        load_labelled(train, eval_dataset_name=strange)

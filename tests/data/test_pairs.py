@@ -127,3 +127,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     single = write(tmp_path / "single.jsonl", *({"prompt": p, "completion": "x"} for p in "ab"))
     with pytest.raises(ValueError, match="Rename columns, or set `text_column` and `grade_columns`"):
         load_pairs(single)
+
+
+def test_held_out_pairs_may_be_of_another_file(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", {"prompt": "p", "chosen": "a", "rejected": "b"})
+    other = write(tmp_path / "other.jsonl", {"prompt": "q", "chosen": "c", "rejected": "d"})
+    pairs, held_out = load_pairs(train, eval_dataset_name=other)
+    assert (read(pairs), read(held_out)) == ([("p", "a", "b")], [("q", "c", "d")])

@@ -1,5 +1,6 @@
 """The forward of a supervised step: losses, gradients and logged values are those of TRL's own."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import forked
@@ -10,12 +11,19 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
+from lmrl.distributed import gather
 from lmrl.models import add_supervised_forward, disable_dropout
+from lmrl.supervised import RecipeConfig
 
 # Of different lengths, so that a mean of means is not the mean over tokens.
 TEXTS = [("a b c d e", "f"), ("g", "h i j k l m n o"), ("p q", "r s t"), ("u v w x", "y")]
 ROWS = [{"prompt": f"{prompt} ", "completion": completion} for prompt, completion in TEXTS * 2]
 LOGGED = ("loss", "entropy", "mean_token_accuracy", "num_tokens", "eval_loss", "eval_entropy")
+
+
+@dataclass
+class WarmStartConfig(RecipeConfig, SFTConfig):
+    """The configuration of the recipe."""
 
 
 def _train(path: str, folder: Path, by_lmrl: bool, with_lora: bool, **options: object) -> SFTTrainer:
@@ -38,11 +46,18 @@ def _train(path: str, folder: Path, by_lmrl: bool, with_lora: bool, **options: o
         add_supervised_forward(trainer.model)
     trainer.train()
     trainer.evaluate()
+    _assert_precision_is_agreed(folder)
     if trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
         torch.save([weights, trainer.state.log_history], folder / "result.pt")
     return trainer
+
+
+def _assert_precision_is_agreed(folder: Path) -> None:
+    chosen = gather(WarmStartConfig(str(folder), report_to=[]).bf16)
+    assert chosen[0] in (True, False)
+    assert len(set(chosen)) == 1
 
 
 def _assert_equal(folder: Path, names: tuple[str, ...] = LOGGED) -> None:

@@ -1,4 +1,4 @@
-"""The steps that the supervised recipes share: rows that fit the model, and scores of what was trained."""
+"""Steps that the supervised recipes share: rows that fit the model, a quick step, a new head."""
 
 import json
 import logging
@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrl.data import demo_model_path
 from lmrl.evaluation import classification_scores, evaluate_preferences, interval_as_text
-from lmrl.models import context_length, load_trainable_classifier
+from lmrl.models import add_supervised_forward, context_length, fuse_activations, load_trainable_classifier
 from lmrl.rewards import RewardModel
 from lmrl.utils import check_token_ids
 
@@ -54,6 +53,25 @@ def check_tokenized(trainer: Any, rows: Dataset) -> None:
         raise ValueError(f"{found}. Raise it, or shorten the texts; the model's context is the limit.")
     if dropped or cut:
         logger.warning("%s. Raise it, or shorten the texts; the model's context is the limit.", found)
+
+
+def prepare_step(trainer: Any, rows: Dataset) -> None:
+    """
+    Prepares an [`~trl.SFTTrainer`] for quick steps on a CPU, and warns of rows that it cut or left out.
+
+    Args:
+        trainer ([`~trl.SFTTrainer`]):
+            Trainer that has not trained yet.
+        rows (`datasets.Dataset`):
+            Training rows as they were given to it.
+
+    Raises:
+        ValueError: As [`check_tokenized`].
+    """
+    if not trainer.args.packing:
+        check_tokenized(trainer, rows)
+    fuse_activations(trainer.model)
+    add_supervised_forward(trainer.model)
 
 
 def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -119,17 +137,3 @@ def save_accuracy(
         f"macro F1 {scores['macro_f1']:.4f}; always {names[frequent]!r}: "
         f"{scores['commonest_label_accuracy']:.4f}. The model is in {folder}"
     )
-
-
-def use_cpu_without_gpu(config: TrainingArguments) -> None:
-    """Sets a configuration to a CPU in float32 where there is no GPU: TRL's default, bfloat16, fails there."""
-    if not torch.accelerator.is_available():
-        config.use_cpu = True
-        config.bf16 = bool(config.bf16)
-
-
-def check_defaults(config: TrainingArguments, *names: str) -> None:
-    """Raises a `ValueError` for the first setting that is changed, where the held-out scores need its default."""
-    for name in names:
-        if getattr(config, name) != getattr(TrainingArguments, name):
-            raise ValueError(f"`{name}` must have its default, got {getattr(config, name)}: the scores need it.")
