@@ -1,5 +1,5 @@
 """
-The command `lmrl`: lists, copies and runs the recipes that come with lmrl, and shows their runs.
+The command `lmrl`: lists, copies and runs the recipes that come with lmrl, and shows and uses what they trained.
 
     lmrl list                                  recipes and their configurations, each with a line
     lmrl copy ppo_gen .                        a recipe and its configurations, to change
@@ -8,6 +8,9 @@ The command `lmrl`: lists, copies and runs the recipes that come with lmrl, and 
     lmrl run ppo_gen --help                    the recipe's arguments
     lmrl report runs/a                         the page of a run anew, also while it trains
     lmrl report runs/a runs/b -o both.html     a page with several runs overlaid
+    lmrl merge runs/rl runs/plain              a run's adapter in its base: a model that plain transformers loads
+    lmrl generate runs/rl "A prompt"           completions, printed while they are generated
+    lmrl chat runs/rl                          a chat in the terminal
     lmrl --version                             the version of lmrl
 """
 
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lmrl import __version__
+from lmrl.cli import talk
 from lmrl.utils import did_you_mean
 
 # Values that `accelerate launch` takes by default, with a warning for each.
@@ -37,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             Defaults to the command line.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"list": _list, "copy": _copy, "run": _run, "report": _report}
+    talking = {"merge": talk.merge, "generate": talk.generate, "chat": talk.chat}
+    commands = {"list": _list, "copy": _copy, "run": _run, "report": _report, **talking}
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
         return

@@ -26,6 +26,8 @@ SHORT = (
     *("--eval_rows", "4", "--eval_batch_size", "4"),
 )
 
+TALK = ("merge runs/rl runs/plain", "generate runs/rl", "chat runs/rl")
+
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -102,7 +104,11 @@ def test_copy_writes_a_configuration_alone(command: Command, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["lst"], "`lmrl` must be followed by one of list, copy, run, report, got 'lst'. Did you mean `list`?"),
+        (
+            ["lst"],
+            "`lmrl` must be followed by one of list, copy, run, report, merge, generate, chat, got 'lst'. "
+            "Did you mean `list`?",
+        ),
         (["list", "x"], "`lmrl list` must have no arguments, got x."),
         (["copy"], "`lmrl copy` must have a name and a folder, got none."),
         (["copy", "ppo_gn", "."], "Unknown recipe `ppo_gn`. Did you mean `ppo_gen`?"),
@@ -129,7 +135,7 @@ def test_without_arguments_the_command_prints_its_help(command: Command) -> None
     for argv in ([], ["--help"], ["-h"]):
         status, out, _ = command(*argv)
         assert status == 0
-        assert all(f"lmrl {name}" in out for name in ("list", "copy ppo_gen .", "run ppo_gen --config"))
+        assert all(f"lmrl {name}" in out for name in ("list", "copy ppo_gen .", "run ppo_gen --config", *TALK))
 
 
 def test_run_launches_a_copied_recipe_with_a_configuration_by_name(command: Command, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from test_words import EXCEPT, FORBIDDEN
 from torch.distributed.run import get_args_parser as torchrun_parser
 from training import make_trainer
 
-from lmrl.cli import parse
+from lmrl.cli import parse, talk
 from lmrl.evaluation import metrics
 from lmrl.rewards import make_rewards
 from lmrl.trainers import PolicyGradientConfig, PPOConfig, ReinforceConfig
@@ -76,6 +76,9 @@ def words_of(line: str) -> tuple[dict[str, str], list[str]]:
     words = shlex.split(line, comments=True)
     count = next((place for place, word in enumerate(words) if not re.fullmatch(r"[A-Z_]+=\S*", word)), len(words))
     return dict(word.split("=", 1) for word in words[:count]), words[count:]
+
+
+TERMINAL_COMMANDS = {"merge": talk.merge_flags, "generate": talk.generate_flags, "chat": talk.chat_flags}
 
 
 def script_of(words: list[str]) -> list[str]:
@@ -134,8 +137,11 @@ def test_a_command_is_one_that_its_program_takes(
     _, words = words_of(line)
     if not words or words[0] in CHECKED_BY_HAND:
         return
-    if words[0] == "lmrl" and words[1] in ("list", "copy"):
-        assert words[1] == "list" or (ROOT / "recipes" / f"{words[2]}.py").is_file()
+    if words[0] == "lmrl" and words[1] in ("list", "copy", "report"):
+        assert words[1] != "copy" or (ROOT / "recipes" / f"{words[2]}.py").is_file()
+        return
+    if words[0] == "lmrl" and words[1] in TERMINAL_COMMANDS:
+        assert TERMINAL_COMMANDS[words[1]]().read(words[2:])
         return
     script, *arguments = script_of(words)
     assert (ROOT / script).is_file(), f"{page}: {script}"

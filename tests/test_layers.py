@@ -74,7 +74,10 @@ LAYERS = {
         ("trl",),
     ),
     "lmrl/arguments": Layer(("lmrl.arguments",), ("trl",)),
-    "lmrl/cli": Layer(("lmrl.cli", "lmrl.arguments", "lmrl.evaluation", "lmrl.rollouts"), ("trl", "yaml")),
+    "lmrl/cli": Layer(
+        ("lmrl.cli", "lmrl.arguments", "lmrl.evaluation", "lmrl.experiment", "lmrl.models", "lmrl.rollouts"),
+        ("transformers", "trl", "yaml"),
+    ),
     "lmrl/__main__.py": Layer(("lmrl.__version__", "lmrl.cli"), ("torch",)),
     "lmrl/__init__.py": Layer(("lmrl.trainers", "lmrl.version"), ()),
     "recipes": Layer((*TOP, *TOP_NAMES, *SUPERVISED), None),

@@ -44,7 +44,7 @@ def run(main: Callable[[], object]) -> None:
     """
     # TRL 1.16 still uses names that transformers 5.23 deprecates, which nobody who runs a recipe can change.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
-    _quieten_libraries()
+    quieten_libraries()
     _replace_unprintable_characters()
     try:
         main()
@@ -74,7 +74,7 @@ class _Formatter(logging.Formatter):
         return super().format(record).removeprefix("[RANK 0] ")
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Formats warnings as plain sentences, and turns off transformers' bar of each model that is loaded."""
     # Python's own form shows a line of lmrl's source, which helps nobody who runs a recipe.
     warnings.formatwarning = lambda message, *args, **kwargs: f"warning: {message}\n"

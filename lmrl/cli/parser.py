@@ -16,21 +16,11 @@ from trl import TrlParser
 from lmrl.deprecation import warn_deprecated
 from lmrl.utils import check_at_least, did_you_mean, shorten
 
+from .flags import as_rule
 from .help import wants_help, write_help
 from .inspection import PRINT_ARGUMENTS, arguments_as_json
 
 _REMOVAL_OF_OLD_NAMES = "0.3.0"
-
-# argparse's messages, and the rule that each stands for.
-_ARGPARSE_MESSAGES = (
-    (r"invalid float value: (.*)", r"must be a number, got \1."),
-    (r"invalid int value: (.*)", r"must be an integer, got \1."),
-    (r"invalid (\S+) value: (.*)", r"must be of type \1, got \2."),
-    (r"Truthy value expected: got (.*) but expected.*", r"must be yes or no, got '\1'."),
-    (r"expected (?:at least )?one argument", r"must have a value, got none."),
-    (r"(must be .*)", r"\1"),  # of lmrl.arguments
-)
-
 
 # What Trainer divides by, and does not check.
 _DIVISORS = (
@@ -44,19 +34,7 @@ class _Parser(TrlParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print before it exits."""
-        match = re.fullmatch(r"argument --(\w+)\S*: (.*)", message, flags=re.DOTALL)
-        if match is None:
-            raise ValueError(message)
-        name, problem = match.groups()
-        choices = re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", problem, flags=re.DOTALL)
-        if choices is not None:
-            value, allowed = choices[1], choices[2].replace("'", "")
-            hint = did_you_mean(value.strip("'"), allowed.split(", "))
-            raise ValueError(f"`{name}` must be one of {allowed}, got {value}.{hint}")
-        for pattern, rule in _ARGPARSE_MESSAGES:
-            if re.fullmatch(pattern, problem, flags=re.DOTALL):
-                raise ValueError(f"`{name}` {re.sub(pattern, rule, problem, count=1, flags=re.DOTALL)}")
-        raise ValueError(f"`{name}`: {problem}")
+        raise ValueError(as_rule(message))
 
 
 def parse(

@@ -140,7 +140,7 @@ def generate_completions(
     order = sorted(range(len(prompts)), key=lambda row: -len(prompt_ids[row]))
     for row in order[:1]:
         check_context(model, row, len(prompt_ids[row]), decoding.max_new_tokens)
-    config = _generation_config(model, tokenizer, decoding)
+    config = generation_config(model, tokenizer, decoding)
     size = decoding.batch_size
     batches = {start: order[start : start + size] for start in range(0, len(order), size)}
     rank, world_size = rank_and_world_size()
@@ -156,7 +156,7 @@ def generate_completions(
         disable=not progress or rank > 0,
     )
     devices = [model.device] if model.device.type == "cuda" else []
-    with bar, eval_mode(model), _generation_config_replaced(model, config), torch.random.fork_rng(devices=devices):
+    with bar, eval_mode(model), generation_config_replaced(model, config), torch.random.fork_rng(devices=devices):
         for start in missing[rank::world_size]:
             # Each batch has its own seed, so that its completions do not depend on the batches before it.
             torch.manual_seed(random.Random(f"{decoding.seed}/{start}").getrandbits(32))
@@ -186,7 +186,7 @@ def eval_mode(model: "PreTrainedModel") -> Iterator[None]:
 
 
 @contextmanager
-def _generation_config_replaced(model: "PreTrainedModel", config: "GenerationConfig") -> Iterator[None]:
+def generation_config_replaced(model: "PreTrainedModel", config: "GenerationConfig") -> Iterator[None]:
     """Replaces the saved generation config, from which `generate` takes every field that `config` leaves open."""
     get_base_model: Any = getattr(model, "get_base_model", None)  # of a PEFT model
     base = model if get_base_model is None else get_base_model()
@@ -212,9 +212,10 @@ def end_token_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
     return sorted(ids - {None})
 
 
-def _generation_config(
+def generation_config(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", decoding: Decoding
 ) -> "GenerationConfig":
+    """Returns the options of `generate` for a decoding, with the end tokens of the model and of its tokenizer."""
     from transformers import GenerationConfig
 
     eos_ids = end_token_ids(model, tokenizer)

@@ -262,9 +262,9 @@ def context_length(model: PreTrainedModel) -> int | None:
     return limit
 
 
-def write_merged(folder: str | Path, **kwargs: Any) -> Path:
+def write_merged(folder: str | Path, target: str | Path | None = None, **kwargs: Any) -> Path:
     """
-    Writes an adapter merged into its base, as a model with its tokenizer, into the subfolder `merged`; returns that.
+    Writes an adapter merged into its base, as a model with its tokenizer; returns the folder.
 
     The base is loaded from the place that the adapter's config names, unquantised also where the adapter was trained
     on quantised weights, which could not hold the sum.
@@ -272,6 +272,8 @@ def write_merged(folder: str | Path, **kwargs: Any) -> Path:
     Args:
         folder (`str` or `Path`):
             Folder of an adapter of a causal language model, or of a classifier whose head is saved with it.
+        target (`str` or `Path`, *optional*):
+            Folder to write; by default the subfolder `merged`.
         **kwargs:
             Passed on to `from_pretrained`, such as `dtype`.
 
@@ -284,7 +286,7 @@ def write_merged(folder: str | Path, **kwargs: Any) -> Path:
         raise ValueError(f"A folder to merge must hold an adapter, got {str(folder)!r} without adapter_config.json.")
     classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
     model = _load_merged_classifier(Path(folder), **kwargs) if classifies else load_model(folder, **kwargs)
-    place = Path(folder) / "merged"
+    place = Path(folder) / "merged" if target is None else Path(target)
     model.save_pretrained(place)
     AutoTokenizer.from_pretrained(folder).save_pretrained(place)
     return place

@@ -1,0 +1,55 @@
+"""Flags of the terminal commands, and argparse's messages as rules. Only the standard library is imported."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from lmrl.utils import did_you_mean
+
+# argparse's messages, and the rule that each stands for.
+_ARGPARSE_MESSAGES = (
+    (r"invalid float value: (.*)", r"must be a number, got \1."),
+    (r"invalid int value: (.*)", r"must be an integer, got \1."),
+    (r"invalid (\S+) value: (.*)", r"must be of type \1, got \2."),
+    (r"Truthy value expected: got (.*) but expected.*", r"must be yes or no, got '\1'."),
+    (r"expected (?:at least )?one argument", r"must have a value, got none."),
+    (r"(must be .*)", r"\1"),  # of lmrl.arguments
+)
+
+
+class FlagParser(argparse.ArgumentParser):
+    """A parser of flags and of the words before and between them, which raises errors instead of exiting."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print before it exits."""
+        raise ValueError(as_rule(message))
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """Returns the values of the flags and of the positional arguments; raises a `ValueError` for another flag."""
+        values, unknown = self.parse_known_intermixed_args(list(words))
+        if unknown:
+            flags = [action.option_strings[0] for action in self._actions if action.option_strings]
+            hint = did_you_mean(unknown[0].split("=")[0], flags) or f" Known are {', '.join(flags)}."
+            raise ValueError(f"Unknown argument `{unknown[0]}`.{hint}")
+        return values
+
+
+def as_rule(message: str) -> str:
+    """Returns a message of argparse as a rule: `name` must be ..., got ... ."""
+    match = re.fullmatch(r"argument --(\w+)\S*: (.*)", message, flags=re.DOTALL)
+    if match is None:
+        return message
+    name, problem = match.groups()
+    choices = re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", problem, flags=re.DOTALL)
+    if choices is not None:
+        value, allowed = choices[1], choices[2].replace("'", "")
+        hint = did_you_mean(value.strip("'"), allowed.split(", "))
+        return f"`{name}` must be one of {allowed}, got {value}.{hint}"
+    for pattern, rule in _ARGPARSE_MESSAGES:
+        if re.fullmatch(pattern, problem, flags=re.DOTALL):
+            return f"`{name}` {re.sub(pattern, rule, problem, count=1, flags=re.DOTALL)}"
+    return f"`{name}`: {problem}"

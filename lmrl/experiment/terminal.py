@@ -1,0 +1,181 @@
+"""Completions in the terminal: a model with the prompts and the settings of the run that trained it."""
+
+import json
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TextStreamer
+
+from lmrl.data.prompts import make_prompts
+from lmrl.evaluation import Decoding
+from lmrl.evaluation.encoding import Prompt, encode_prompts
+from lmrl.evaluation.generation import eval_mode, generation_config, generation_config_replaced
+from lmrl.experiment.policies import NO_LIMIT
+from lmrl.experiment.runs import find_run, read_run
+from lmrl.models import context_length, load_model, load_tokenizer
+from lmrl.utils import did_you_mean, known_as
+
+DEFAULT_NEW_TOKENS = 128  # of a model without a run that names its own length
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """
+    How a text becomes a prompt, and how it is completed.
+
+    Args:
+        prompt_template (`str`, *optional*), prompt_column (`str`), chat (`bool`), system_prompt (`str`, *optional*):
+            As in [`~lmrl.arguments.DataArguments`].
+        max_new_tokens (`int`):
+            Maximum number of tokens of a completion.
+        temperature (`float`):
+            Divisor of the logits when sampling, above 0.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables of the chat template.
+    """
+
+    prompt_template: str | None = None
+    prompt_column: str = "prompt"
+    chat: bool = False
+    system_prompt: str | None = None
+    max_new_tokens: int = DEFAULT_NEW_TOKENS
+    temperature: float = 1.0
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @classmethod
+    def of_run(cls, path: str, **given: Any) -> "PromptSettings":
+        """
+        Returns the settings of the run that wrote a model, else the defaults; values that are given come first.
+
+        An empty text is no template, or no system message.
+        """
+        settings = cls()
+        if find_run(path) is not None:
+            groups = read_run(path).settings
+            training = groups.get("training", {})
+            found = {"max_new_tokens": training.get("max_completion_length"), **groups.get("data", {}), **training}
+            known = {name: found[name] for name in cls.__dataclass_fields__ if found.get(name) is not None}
+            settings = replace(settings, **known)
+            settings = replace(settings, chat=settings.chat or settings.system_prompt is not None)
+        settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+        return replace(
+            settings,
+            prompt_template=settings.prompt_template or None,
+            system_prompt=settings.system_prompt or None,
+        )
+
+    def make_prompt(self, text: str) -> Prompt:
+        """
+        Returns the prompt of a text: what stands in the only field of the template, or a row as a JSON object.
+
+        Raises:
+            ValueError: If the template has several fields and the text is no row, or the prompt would be empty.
+        """
+        row = _as_row(text)
+        if row is None and self.prompt_template is not None:
+            fields = _fields(self.prompt_template)
+            if len(fields) != 1:
+                raise ValueError(
+                    f"A prompt must be a JSON object with {', '.join(fields)}, the columns of the template "
+                    f"{self.prompt_template!r}, got {text!r}. Without the template: --prompt_template ''."
+                )
+            row = {fields[0]: text}
+        rows = Dataset.from_list([{self.prompt_column: text} if row is None else row])
+        return make_prompts(rows, self.prompt_template, self.prompt_column, self.chat, self.system_prompt)[0]
+
+
+class TerminalModel:
+    """
+    A model that prints its completions while it generates them.
+
+    Args:
+        path (`str`):
+            Folder of a run, of a checkpoint or of a model, plain or an adapter; or a hub id.
+        settings ([`PromptSettings`]):
+            How texts become prompts, and how long completions may be.
+        greedy (`bool`, *optional*, defaults to `False`):
+            Whether to take the most likely token, instead of sampling.
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            Precision of the weights; by default that of their files.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+
+    def __init__(self, path: str, settings: PromptSettings, greedy: bool = False, dtype: str = "auto") -> None:
+        check_model_folder(path)
+        self.settings = settings
+        self.decoding = Decoding(
+            settings.max_new_tokens, do_sample=not greedy, temperature=1.0 if greedy else settings.temperature
+        )
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        with known_as("model"):
+            self.tokenizer = load_tokenizer(path)
+            self.model = load_model(path, dtype=dtype, device=device)
+
+    def complete(self, prompt: Prompt) -> str:
+        """
+        Prints the completion of a prompt, as it is generated, and returns it.
+
+        Args:
+            prompt (`str` or list of `dict`):
+                Text, or chat messages.
+
+        Raises:
+            ValueError: If the prompt fills the model's context, or is a chat and there is no chat template.
+        """
+        (ids,) = encode_prompts(self.tokenizer, [prompt], self.settings.chat_template_kwargs)
+        room = (context_length(self.model) or NO_LIMIT) - len(ids)
+        if room < 1:
+            raise ValueError(
+                f"A prompt must leave room in the model's context of {context_length(self.model)} tokens, got "
+                f"{len(ids)} tokens. Shorten it."
+            )
+        decoding = replace(self.decoding, max_new_tokens=min(room, self.decoding.max_new_tokens))
+        config = generation_config(self.model, self.tokenizer, decoding)
+        inputs = torch.tensor([ids], device=self.model.device)
+        streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        generate: Any = self.model.generate
+        with eval_mode(self.model), generation_config_replaced(self.model, config):
+            sequence = generate(
+                input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=config, streamer=streamer
+            )[0]
+        return str(self.tokenizer.decode(sequence[len(ids) :], skip_special_tokens=True))
+
+
+def check_model_folder(path: str) -> None:
+    """Raises a `ValueError` where a name is that of no model's folder, and is not a hub id either."""
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        names = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        hint = did_you_mean(folder.name, names, "" if folder.parent == Path() else f"{folder.parent}/")
+        if hint:
+            raise ValueError(f"The model must be a folder or a hub id, got {path!r}, which does not exist.{hint}")
+        return  # a hub id, or else `load_model` refuses it
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda place: place.stat().st_mtime)
+    if checkpoints and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ValueError(
+            f"The model must be a folder with config.json or adapter_config.json, got {path!r}, a run that has not "
+            f"ended. Did you mean `{checkpoints[-1]}`?"
+        )
+
+
+def _as_row(text: str) -> dict[str, Any] | None:
+    """Returns a text that is a JSON object as a row, and `None` for another text."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _fields(template: str) -> Sequence[str]:
+    """Returns the columns that a template names, each once."""
+    return list(dict.fromkeys(field for _, field, _, _ in string.Formatter().parse(template) if field))
