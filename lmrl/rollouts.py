@@ -100,7 +100,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _rows(step: int, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns columns as rows; what is not known of all completions is left out."""
     rows: list[dict[str, Any]] = [{"step": step} for _ in columns["prompt"]]
-    for name, values in columns.items():
+    for name in dict.fromkeys(["prompt", "completion", *columns]):  # texts first, for whoever reads the file
+        values = columns[name]
         if isinstance(values, Mapping):
             known = {part: column for part, column in values.items() if len(column) == len(rows)}
             cells = [dict(zip(known, row, strict=True)) for row in zip(*known.values(), strict=True)]

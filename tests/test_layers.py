@@ -41,6 +41,7 @@ LAYERS = {
     "lmrl/deprecation.py": Layer(("lmrl.version",), ()),
     "lmrl/saving.py": Layer((), ("safetensors",)),
     "lmrl/rollouts.py": Layer((), ()),
+    "lmrl/log_file.py": Layer(("lmrl.rollouts",), ("transformers",)),
     "lmrl/distributed.py": Layer((), ("torch",)),
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")
@@ -50,7 +51,7 @@ LAYERS = {
     "lmrl/rewards": Layer(("lmrl.rewards", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")),
     "lmrl/envs": Layer(("lmrl.envs", "lmrl.rewards"), ("gymnasium", "numpy")),
     "lmrl/trainers": Layer(
-        ("lmrl.trainers", "lmrl.core", "lmrl.models", "lmrl.distributed", "lmrl.saving", "lmrl.rollouts"),
+        ("lmrl.trainers", "lmrl.core", "lmrl.models", "lmrl.distributed", "lmrl.saving", "lmrl.log_file"),
         TRAINER_LIBRARIES,
     ),
     "lmrl/evaluation": Layer(

@@ -62,6 +62,7 @@ _COMMON: dict[str, dict[str, str]] = {
         "push_to_hub": "Upload the model to the hub.",
     },
 }
+_ADVANCED = ("rollouts_to_save",)  # arguments of lmrl that `--help all` alone prints
 _LAST = ("Evaluation", "Output")  # the trainer's own group stands before these
 _REST = "Other arguments of TRL and transformers"
 
@@ -124,7 +125,10 @@ def write_help(
         text = f"Without --config, --model_name_or_path and --dataset_name, {name} applies: {given}"
         lines += textwrap.wrap(text, width, break_on_hyphens=False)
     groups = _in_order({argument.group for argument in arguments})
-    for group in groups if everything else [group for group in groups if group != _REST]:
+    if not everything:
+        groups = [group for group in groups if group != _REST]
+        arguments = [argument for argument in arguments if argument.name not in _ADVANCED]
+    for group in groups:
         lines += ["", group.upper()]
         for argument in _sort(group, [one for one in arguments if one.group == group]):
             lines += _format(argument, width, everything)

@@ -18,9 +18,10 @@ from trl import RLOOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from lmrl import core, models
+from lmrl.log_file import LogFile
 
 from . import arguments, checkpointing, critics, engines, policies, startup_checks
-from .callbacks import LogFile, TrainingProgress
+from .callbacks import TrainingProgress
 from .configs import PolicyGradientConfig
 from .finite import FiniteChecks
 from .meter import Meter
@@ -129,7 +130,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._prepare_models(given_adapter, given_policy)
         experts_loss = self.router_aux_loss_coef if self.aux_loss_enabled else 0.0
         arguments.check_training(*optimizers, self.model, self.has_critic, experts_loss)
-        self.add_callback(LogFile)
+        self.add_callback(LogFile(self.meter.newest["train"]))
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress)
 
@@ -243,8 +244,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         sampled = super()._generate_and_score_completions(inputs)
         has_ended = core.ended(sampled["completion_ids"], sampled["completion_mask"], self.eos_token_ids)
         rewards = self.total_rewards(self._rewards_per_func, has_ended)
-        lengths = self.accelerator.gather(sampled["completion_mask"].sum(dim=1)).float()
-        self.meter.log_rewards(rewards, lengths)
+        lengths = self.meter.log_rewards(rewards, sampled["completion_mask"].sum(dim=1), has_ended)
         rollout = Rollout.from_sampled(sampled, rewards, lengths, self._extra_rewards)
         is_first = self.model.training and self._step == 0 and self.state.global_step == 0
         if is_first:
@@ -306,7 +306,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             kl = self.meter.log_kl(rollout, self.beta)
             self._finite.check_forward("the KL to the reference", kl, self.state.global_step)
         rollout = rollout.with_credit(self.credit(rollout))
-        self.meter.log_advantages(rollout.advantages, rollout.completion_mask, self._logs["advantages"])
+        self.meter.log_advantages(rollout.advantages, rollout.completion_mask, self._logs)
         if kl is not None and self.model.training:
             self.beta = self.reference.next_coefficient(self.beta, kl)
             self.control.should_training_stop |= self.reference.is_too_far(kl, self.state.global_step)

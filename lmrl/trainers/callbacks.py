@@ -1,13 +1,8 @@
-"""What a person, or another program, sees while training runs."""
+"""What a person sees while training runs."""
 
-import json
-import math
-from pathlib import Path
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback
-
-LOG_NAME = "log.jsonl"
+from transformers import ProgressCallback
 
 SHOWN = {
     "reward": "reward",
@@ -35,30 +30,3 @@ class TrainingProgress(ProgressCallback):
         values = {shown: logs.get(name) for shown, name in SHOWN.items()}
         self.newest |= {shown: f"{float(value):.3g}" for shown, value in values.items() if value is not None}
         self.training_bar.set_postfix(self.newest)
-
-
-class LogFile(TrainerCallback):
-    """
-    The log history as JSON Lines in the output folder, at all times: a line as soon as it is logged, and in a resumed
-    run the history of its checkpoint first.
-    """
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begins the file."""
-        if state.is_world_process_zero:
-            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-            self._write("w", args, state.log_history)
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Adds what was logged."""
-        if state.is_world_process_zero and (Path(args.output_dir) / LOG_NAME).is_file():
-            self._write("a", args, state.log_history[-1:])
-
-    def _write(self, mode: str, args: Any, rows: list[dict[str, Any]]) -> None:
-        with (Path(args.output_dir) / LOG_NAME).open(mode, encoding="utf-8") as stream:
-            stream.writelines(json.dumps({name: _as_json(row[name]) for name in row}) + "\n" for row in rows)
-
-
-def _as_json(value: Any) -> Any:
-    """Returns a value as JSON can hold it, which has no NaN and no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

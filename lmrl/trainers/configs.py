@@ -94,13 +94,14 @@ class PolicyGradientConfig(RLOOConfig):
         "Check the first rollout before the first update. That the ratio is 1, the KL 0, and that rewards differ. "
         "Turn off for a control run with a constant reward.",
     )
+    rollouts_to_save: int = option(4, "Prompts per logged step whose completions rollouts.jsonl gets. 0 saves none.")
 
     def __post_init__(self) -> None:
         for name in ("num_generations", "num_iterations", "max_completion_length", "per_device_train_batch_size"):
             if getattr(self, name) is None:
                 raise ValueError(f"`{name}` must be a number, got None. Leave it out for the default.")
             check_at_least(1, **{name: getattr(self, name)})
-        for name in ("beta", "epsilon", "epsilon_high", "learning_rate"):
+        for name in ("beta", "epsilon", "epsilon_high", "learning_rate", "rollouts_to_save"):
             check_at_least(0, **{name: getattr(self, name)})
         for name, (allowed, reason) in ALLOWED.items():
             if getattr(self, name) not in allowed:

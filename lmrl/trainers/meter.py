@@ -37,6 +37,8 @@ class Meter:
         self.seconds: dict[str, float] = defaultdict(float)
         self.completions = 0
         self.tokens = 0
+        # Of the newest rollout: columns with a value per completion of all processes.
+        self.newest: dict[str, dict[str, Any]] = {"train": {}, "eval": {}}
 
     # -- values ------------------------------------------------------------------------------------------------------
 
@@ -85,23 +87,30 @@ class Meter:
         self.log("clip_ratio/low_min", self.accelerator.gather(low.float()).min())
         self.log("clip_ratio/high_max", self.accelerator.gather(high.float()).max())
 
-    def log_rewards(self, rewards: Tensor, lengths: Tensor) -> None:
+    def log_rewards(self, rewards: Tensor, lengths: Tensor, has_ended: Tensor) -> Tensor:
         """
-        Logs the rewards (B,) as they are trained on: clipped, and less the penalty for not ending. Counts the
-        completions of all processes by their lengths, (N,), if they are trained on.
+        Logs the rewards (B,) as they are trained on: clipped, and less the penalty for not ending. Returns the lengths
+        of the completions of all processes, (N,), which are counted if they are trained on.
         """
         gathered = self.accelerator.gather(rewards)
+        lengths, finished = self.accelerator.gather(torch.stack([lengths, has_ended], dim=1)).float().unbind(dim=1)
+        ends = {"length": lengths.tolist(), "finished": finished.bool().tolist()}
+        self.newest[self.mode()].clear()
+        self.newest[self.mode()].update(reward=gathered.tolist(), **ends)
         scored = gathered[~gathered.isnan()]
         self.replace("reward", scored.mean().item())
         self.replace("reward_std", scored.std().item() if len(scored) > 1 else 0.0)
         if self.mode() == "train":
             self.completions += len(lengths)
             self.tokens += int(lengths.sum())
+        return lengths
 
     def log_kl(self, rollout: Rollout, coefficient: float) -> float:
         """Logs the KL to the reference and its coefficient; returns the KL in nats, the mean over all completions."""
         mask = rollout.completion_mask
-        count, total, _ = self.moments(core.k1(rollout.old_log_probs, rollout.ref_log_probs), mask).unbind()
+        kl = core.k1(rollout.old_log_probs, rollout.ref_log_probs)
+        self.newest[self.mode()]["kl"] = self.accelerator.gather(core.masked_sum(kl, mask, dim=1)).tolist()
+        count, total, _ = self.moments(kl, mask).unbind()
         per_sequence = (total / (len(mask) * self.accelerator.num_processes)).item()
         self.replace("kl", (total / count.clamp(min=1)).item())
         self.log("kl_per_sequence", per_sequence)
@@ -111,7 +120,7 @@ class Meter:
     def log_advantages(self, advantages: Tensor, mask: Tensor, table: Any) -> None:
         """
         Logs the advantages, (B,) or (B, T). In place of TRL's own (huggingface/trl#7298), those that are trained on
-        become the newest rows of a column of its table, one per completion of all processes.
+        become the newest rows of `advantages` in its table, one per completion of all processes.
         """
         if advantages.dim() == 1:
             self.log_moments("advantages", advantages, mask.any(dim=1))
@@ -120,9 +129,12 @@ class Meter:
             self.log_moments("advantages", advantages, mask)
             per_sequence = core.masked_mean(advantages, mask, dim=1)
         values: list[float] = self.accelerator.gather(per_sequence).tolist()
-        for _ in range(min(len(values), len(table))):
-            table.pop()
-        table.extend(values)
+        texts = {name: table[name] for name in ("prompt", "completion", "rewards", "extra")}
+        self.newest[self.mode()].update(texts, advantage=values)
+        newest = table["advantages"]
+        for _ in range(min(len(values), len(newest))):
+            newest.pop()
+        newest.extend(values)
 
     # -- time --------------------------------------------------------------------------------------------------------
 
