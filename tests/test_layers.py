@@ -43,11 +43,12 @@ LAYERS = {
     "lmrl/rollouts.py": Layer((), ()),
     "lmrl/log_file.py": Layer(("lmrl.rollouts",), ("transformers",)),
     "lmrl/distributed.py": Layer((), ("torch",)),
+    "lmrl/packing.py": Layer((), ("torch",)),
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")
     ),
     "lmrl/data": Layer(("lmrl.data",), None),
-    "lmrl/models": Layer(("lmrl.models",), ("peft", "safetensors", "torch", "transformers", "trl")),
+    "lmrl/models": Layer(("lmrl.models", "lmrl.packing"), ("peft", "safetensors", "torch", "transformers", "trl")),
     "lmrl/rewards": Layer(("lmrl.rewards", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")),
     "lmrl/envs": Layer(("lmrl.envs", "lmrl.rewards"), ("gymnasium", "numpy")),
     "lmrl/trainers": Layer(
@@ -100,7 +101,7 @@ BUDGETS = {
     "lmrl/trainers": 2_700,
 }
 # What main does not meet yet.
-BUDGETS_TODAY = {"lmrl": 18_172, "lmrl/rewards": 4_554, "lmrl/trainers": 3_266}
+BUDGETS_TODAY = {"lmrl": 18_172, "lmrl/models": 1_690, "lmrl/rewards": 4_554, "lmrl/trainers": 3_266}
 FILE_LINES_TODAY = {"lmrl/trainers/base.py": 499}
 
 

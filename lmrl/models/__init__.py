@@ -25,6 +25,7 @@ from .loading import (
 from .precision import BF16_PAYS, bf16_speedup
 from .sampling import DecodingWeights, neutral_generation_config
 from .scoring import ScoredCompletions, add_scoring_forward, check_scoring_forward
+from .shared_prompts import share_prompts
 from .sharing import offer_base_model
 from .supervised import add_supervised_forward
 
@@ -57,6 +58,7 @@ __all__ = [
     "neutral_generation_config",
     "offer_base_model",
     "save_critic",
+    "share_prompts",
     "show_special_tokens",
     "tied_targets",
     "upcast_adapters_to_fp32",

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .adapters import TrunkAdapter
+from .loading import backbone_of
+from .shared_prompts import share_prompts
 
 # In a folder of its own: vLLM and others load every `*.safetensors` that lies beside `config.json`.
 CRITIC_FILE = "critic/critic.safetensors"
@@ -50,20 +52,19 @@ class Critic(nn.Module):
 
     def forward(self, policy_states: Tensor, read: Callable[[nn.Module | None], Tensor]) -> Tensor:
         """
-        Returns the values, (B, T), float32.
+        Returns the values of M states, (M,), float32.
 
         Args:
-            policy_states (`torch.Tensor` of shape `(B, T, D)`):
+            policy_states (`torch.Tensor` of shape `(M, D)`):
                 The policy's hidden states before each completion token.
             read (`Callable`):
-                Runs a backbone, the policy's if it is given `None`, over the full sequences and returns its
-                hidden states, `(B, L, D)`.
+                Runs a backbone, the policy's if it is given `None`, and returns its hidden states at the same places.
         """
         if self.backbone is None and self.adapter is None:
             states = policy_states.detach()
         else:
             with nullcontext() if self.adapter is None else self.adapter.active():
-                states = read(self.backbone)[:, -policy_states.shape[1] - 1 : -1]
+                states = read(self.backbone)
         with torch.autocast(states.device.type, enabled=False):
             values: Tensor = self.value(self.hidden(states.to(self.value.weight.dtype)))
         return values.squeeze(-1).float() + self.start.float()
@@ -93,6 +94,8 @@ def attach_critic(
     config = (model if backbone is None else backbone).config.get_text_config()
     width = getattr(config, "word_embed_proj_dim", config.hidden_size)  # OPT projects its states for its embedding
     critic = Critic(width, backbone, adapter).to(device=model.device)
+    if backbone is not None and getattr(backbone_of(model), "shares_prompts", None) is not None:
+        share_prompts(backbone)
     model.critic = critic
     ignored = model._keys_to_ignore_on_save or ()
     model._keys_to_ignore_on_save = {*ignored, *(f"critic.{name}" for name in critic.state_dict())}

@@ -1,9 +1,7 @@
 """The policy's scoring pass: log-probabilities, entropies and values of the completion's positions, in one forward."""
 
 import functools
-import inspect
 import types
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from .loading import backbone_of
 from .log_probs import LogitTransform, token_log_probs
+from .shared_prompts import StatesBefore, share_prompts
 
 
 @dataclass
@@ -102,36 +101,19 @@ def _score(
     # PEFT passes all arguments of the model's own forward, as None where they were not given.
     if unknown := [name for name, value in others.items() if value is not None]:
         raise TypeError(f"`{unknown[0]}` must not be passed together with `completion_length`.")
-    position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-    states = _run_backbone(backbone_of(model), input_ids, attention_mask, position_ids)[:, -completion_length - 1 : -1]
+    read = StatesBefore(input_ids, attention_mask, completion_length)
+    states = read(backbone_of(model))
     mask = attention_mask[:, -completion_length:].bool()
     targets = input_ids[:, -completion_length:][mask]
-    log_probs, entropies = model.get_output_embeddings()(states[mask], targets=targets, transform=transform)
+    log_probs, entropies = model.get_output_embeddings()(states, targets=targets, transform=transform)
     values = None
     if with_values:
-
-        def read(backbone: nn.Module | None) -> Tensor:
-            """Returns the hidden states of a backbone, or of the policy's."""
-            return _run_backbone(backbone or backbone_of(model), input_ids, attention_mask, position_ids)
-
-        values = model.critic(states, read).masked_fill(~mask, 0.0)
+        values = model.critic(states, lambda backbone: read(backbone or backbone_of(model)))
     return ScoredCompletions(
         log_probs=scatter_to_padded(log_probs, mask),
         entropy=scatter_to_padded(entropies, mask),
-        state_values=values,
+        state_values=None if values is None else scatter_to_padded(values, mask),
     )
-
-
-def _run_backbone(backbone: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-    if "position_ids" in _parameters(type(backbone).forward):
-        inputs["position_ids"] = positions
-    return backbone(**inputs).last_hidden_state
-
-
-@functools.cache
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
 
 
 def scatter_to_padded(values: Tensor, mask: Tensor) -> Tensor:
@@ -150,10 +132,11 @@ def logit_transform(model: PreTrainedModel, temperature: float) -> LogitTransfor
 
 
 @torch.no_grad()
-def check_scoring_forward(model: PreTrainedModel, temperature: float) -> None:
+def check_scoring_forward(model: PreTrainedModel, temperature: float, scoring_pass: str = "plain") -> None:
     """
     Checks on two tokens that the scoring pass and the model's own logits give the same log-probability. Model and
-    temperature are those that were passed to [`add_scoring_forward`].
+    temperature are those that were passed to [`add_scoring_forward`]. With `scoring_pass="auto"` prompts are shared
+    from then on, where that changes nothing: [`share_prompts`].
 
     Raises:
         ValueError: If they differ, as for an architecture that changes its logits in a way that is not supported.
@@ -172,3 +155,5 @@ def check_scoring_forward(model: PreTrainedModel, temperature: float) -> None:
             "from lmrl's scoring pass: the architecture changes its logits in a way that is not supported. Use "
             "another architecture, or report this one."
         )
+    if scoring_pass == "auto":
+        share_prompts(backbone_of(model))

@@ -140,7 +140,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         with self.gathered_policy() as policy:
             reference = make_frozen_model(policy, given_policy, self._tokenizer, self.args)
             models.add_scoring_forward(self._base_model, self.temperature)
-            models.check_scoring_forward(self._base_model, self.temperature)
+            models.check_scoring_forward(self._base_model, self.temperature, self.args.scoring_pass)
             if self.args.startup_checks:
                 startup_checks.check_padding(self._base_model)
             critic = self.create_critic(policy)

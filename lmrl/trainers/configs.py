@@ -89,6 +89,9 @@ class PolicyGradientConfig(RLOOConfig):
         "Checkpoint to go on from. Its folder; `true` for the newest complete one in output_dir; `latest` for the "
         "same, or a start from the beginning where there is none.",
     )
+    scoring_pass: Literal["auto", "plain"] = option(
+        "auto", "Pass over completions. auto computes what several begin with once, plain for each, with padding."
+    )
     startup_checks: bool = option(
         True,
         "Check the first rollout before the first update. That the ratio is 1, the KL 0, and that rewards differ. "
@@ -106,6 +109,7 @@ class PolicyGradientConfig(RLOOConfig):
         for name, (allowed, reason) in ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be {allowed[0]!r} in training, got {getattr(self, name)!r}. {reason}")
+        check_in(("auto", "plain"), scoring_pass=self.scoring_pass)
         self._check_batches()
         self._choose_precision()
         self.given_greater_is_better = self.greater_is_better  # transformers fills it in by the metric's name

@@ -196,8 +196,7 @@ def make_frozen_model(
     reference = given or _copy(policy) if name is None else _load(name, policy, tokenizer, args)
     reference.eval().requires_grad_(False)
     add_scoring_forward(reference, args.temperature)
-    if name is not None:
-        check_scoring_forward(reference, args.temperature)
+    check_scoring_forward(reference, args.temperature, args.scoring_pass)
     return reference
 
 

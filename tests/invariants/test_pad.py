@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import ALGORITHMS, gradients, loss_of, make_trainer, one_rollout
+from training import ALGORITHMS, PASSES, gradients, loss_of, make_trainer, one_rollout
 from transformers import AutoModelForCausalLM
 
-from lmrl.models import add_scoring_forward, attach_critic, get_critic
+from lmrl.models import add_scoring_forward, attach_critic, check_scoring_forward, get_critic
 from lmrl.trainers import Rollout
 
 PROMPT, COMPLETION = [6, 7, 8, 9], [10, 11, 1]
@@ -21,14 +21,16 @@ def _score(model, prompt_padding: int, completion_padding: int):
 
 @pytest.mark.parametrize("fixture", ["gpt2_path", "llama_path"])
 @pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("scoring_pass", PASSES)
 def test_padding_changes_neither_log_probs_nor_entropy_nor_values(
-    fixture: str, separate: bool, request: pytest.FixtureRequest
+    scoring_pass: str, fixture: str, separate: bool, request: pytest.FixtureRequest
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(request.getfixturevalue(fixture)).eval()
     own = model(torch.tensor([PROMPT + COMPLETION])).logits[0, 3:6].log_softmax(-1)
     expected = own.gather(1, torch.tensor(COMPLETION).unsqueeze(1)).squeeze(1)
     backbone = AutoModelForCausalLM.from_pretrained(request.getfixturevalue(fixture)).base_model.eval()
     add_scoring_forward(model)
+    check_scoring_forward(model, 1.0, scoring_pass)
     attach_critic(model, backbone if separate else None)
     torch.nn.init.normal_(get_critic(model).value.weight)
     alone, padded = _score(model, 0, 0), _score(model, 5, 2)
@@ -41,8 +43,11 @@ def test_padding_changes_neither_log_probs_nor_entropy_nor_values(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_poison_on_padding_changes_neither_loss_nor_gradient(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
-    trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2)
+@pytest.mark.parametrize("scoring_pass", PASSES)
+def test_poison_on_padding_changes_neither_loss_nor_gradient(
+    scoring_pass: str, algorithm: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, scoring_pass=scoring_pass)
     rollout = one_rollout(trainer)
     rollout.completion_mask[0, 2:] = 0  # make sure that there is padding
     clean = rollout.map(torch.clone)

@@ -4,20 +4,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import ALGORITHMS, make_trainer, one_rollout
+from training import ALGORITHMS, PASSES, make_trainer, one_rollout
 
 from lmrl.models import get_critic
 
 
+@pytest.mark.parametrize("scoring_pass", PASSES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("model", ["gpt2_path", "llama_path"])
 def test_without_a_step_ratio_is_one_and_kl_zero(
-    model: str, algorithm: str, temperature: float, tmp_path: Path, request: pytest.FixtureRequest
+    model: str,
+    algorithm: str,
+    temperature: float,
+    scoring_pass: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
-    trainer = make_trainer(
-        algorithm, request.getfixturevalue(model), tmp_path, num_iterations=2, temperature=temperature
-    )
+    options = {"num_iterations": 2, "temperature": temperature, "scoring_pass": scoring_pass}
+    trainer = make_trainer(algorithm, request.getfixturevalue(model), tmp_path, **options)
     rollout = one_rollout(trainer)
     again = trainer.scorer.forward(trainer.model, rollout).log_probs
     assert (again - rollout.old_log_probs).abs().max() <= 1e-5

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import ALGORITHMS, gradients, loss_of, make_trainer, one_rollout
+from training import ALGORITHMS, PASSES, gradients, loss_of, make_trainer, one_rollout
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_eight_rows_or_four_times_two_or_eight_times_one(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
-    trainer = (
-        make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, entropy_coef=0.1)
-        if algorithm == "ppo"
-        else make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2)
-    )
+@pytest.mark.parametrize("scoring_pass", PASSES)
+def test_eight_rows_or_four_times_two_or_eight_times_one(
+    scoring_pass: str, algorithm: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    options = {"entropy_coef": 0.1} if algorithm == "ppo" else {}
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, scoring_pass=scoring_pass, **options)
     rollout = one_rollout(trainer)
     results = []
     for rows in (8, 2, 1):

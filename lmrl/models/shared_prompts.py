@@ -1,0 +1,187 @@
+"""Hidden states of a batch, in which the tokens that several sequences begin with are computed once."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.utils import logging
+
+from lmrl.packing import PackedRows, pack
+from lmrl.utils import reason_of
+
+logger = logging.get_logger(__name__)
+
+# How far the states of two passes may be apart, in their norm: 16 bits have two or three digits.
+_TOLERANCE = 1e-3
+_TOLERANCE_IN_16_BITS = 0.05
+
+
+class StatesBefore:
+    """
+    Reads the hidden state before each completion token, from one backbone or another.
+
+    Args:
+        input_ids, attention_mask (`torch.Tensor` of shape `(B, L)`):
+            Prompts, padded on the left, and completions, padded on the right; 1 where a token is real.
+        completion_length (`int`):
+            T, the width of the completions.
+    """
+
+    def __init__(self, input_ids: Tensor, attention_mask: Tensor, completion_length: int) -> None:
+        self.input_ids = input_ids
+        self.attention_mask = attention_mask
+        self.completion_length = completion_length
+        self._packed: dict[Any, tuple[PackedRows, Tensor] | None] = {}
+
+    def __call__(self, backbone: nn.Module) -> Tensor:
+        """Returns the states of M tokens, (M, D), in the order of `attention_mask[:, -T:]`."""
+        packed = self._packed_for(backbone)
+        if packed is not None:
+            rows, before = packed
+            return states_of_rows(backbone, rows).index_select(0, before)
+        positions = (self.attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        states = run_backbone(backbone, self.input_ids, self.attention_mask, positions)
+        return states[:, -self.completion_length - 1 : -1][self.attention_mask[:, -self.completion_length :].bool()]
+
+    def _packed_for(self, backbone: Any) -> tuple[PackedRows, Tensor] | None:
+        """Returns what [`_pack`] returns, which is the same for a critic's backbone of the policy's kind."""
+        if getattr(backbone, "shares_prompts", None) is None:
+            return None
+        config = backbone.config.get_text_config()
+        options = (config.hidden_size, config._attn_implementation == "eager", backbone.shares_prompts)
+        if options not in self._packed:
+            self._packed[options] = self._pack(*options)
+        return self._packed[options]
+
+    def _pack(self, width: int, is_eager: bool, shared: bool) -> tuple[PackedRows, Tensor] | None:
+        """
+        Returns the sequences in rows, and the places of the M states in them, (M,), or None if there is nothing to
+        save. The last token of a completion is left out, as nothing follows it.
+        """
+        ids = self.input_ids.cpu()
+        mask = self.attention_mask.bool().cpu()
+        completed = mask[:, -self.completion_length :]
+        lengths = completed.sum(1).tolist()
+        follows_padding = (completed & ~mask[:, -self.completion_length - 1 : -1]).any()
+        if follows_padding or not any(lengths):
+            return None
+        used = [row for row, length in enumerate(lengths) if length > 0]
+        sequences = [ids[row, mask[row]][:-1].tolist() for row in used]
+        # Eager attention keeps weights for the backward pass, of each pair of positions in each head. Otherwise there
+        # is but a mask, of no more bytes than a layer's states have numbers.
+        pairs = ids.numel() * (ids.shape[1] if is_eager else max(ids.shape[1], width))
+        rows = pack(sequences, width, len(ids), ids.shape[1], pairs, shared)
+        if rows is None:
+            return None
+        before = torch.cat([places[-lengths[row] :] for row, places in zip(used, rows.places, strict=True)])
+        return rows.to(self.input_ids.device), before.to(self.input_ids.device)
+
+
+def run_backbone(backbone: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    """Returns the last hidden states of token ids, (B, L, D), at positions, where the architecture takes them."""
+    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    if "position_ids" in _parameters(type(backbone).forward):
+        inputs["position_ids"] = positions
+    states: Tensor = backbone(**inputs).last_hidden_state
+    return states
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
+@torch.no_grad()
+def share_prompts(backbone: PreTrainedModel) -> None:
+    """
+    Has the scoring pass of a complete backbone, not in its engine yet, compute once what completions begin with.
+
+    It does so where a comparison finds the states of the plain pass: with recurrent layers, or attention that makes
+    masks of its own, the plain pass stays, with a line in the log. An architecture that takes no positions (ALiBi) has
+    sequences side by side, without padding, but shares nothing.
+    """
+    training = backbone.training
+    backbone.eval()
+    reason = _reason_against(backbone)
+    backbone.train(training)
+    if reason is not None:
+        logger.warning(f"{type(backbone).__name__} computes each prompt once per completion: {reason}.")
+
+
+def _reason_against(backbone: Any) -> str | None:
+    """Returns the reason why a backbone shares nothing, or None; sets its `shares_prompts`."""
+    backbone.shares_prompts = None
+    if getattr(backbone, "_is_stateful", False) or any(isinstance(module, nn.Conv1d) for module in backbone.modules()):
+        return "its layers carry a state from token to token"
+    implementation = backbone.config.get_text_config()._attn_implementation
+    if implementation not in ("sdpa", "eager"):
+        return f"its attention is {implementation!r}, which takes no mask of pairs"
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(backbone.config.get_text_config().vocab_size, (2, 12), generator=generator)
+    ids = prompts.repeat_interleave(4, dim=0).to(backbone.device)
+    ids[1::4, 8:] = ids[1::4, 8:].flip(1)
+    ids[2::4, 6:] = ids[0::4, :6]
+    mask = torch.ones_like(ids)
+    mask[:, :2] = (torch.arange(8, device=ids.device) >= 4).long()[:, None]
+    mask[3::4, 9:] = 0
+    plain = StatesBefore(ids, mask, 6)(backbone)
+    tolerance = _TOLERANCE if plain.dtype == torch.float32 else _TOLERANCE_IN_16_BITS
+    takes_positions = "position_ids" in _parameters(type(backbone).forward)
+    reason = "it takes no positions"
+    for shared in (True, False) if takes_positions else (False,):
+        backbone.shares_prompts = shared
+        try:
+            difference = ((StatesBefore(ids, mask, 6)(backbone) - plain).norm() / plain.norm()).item()
+        except Exception as error:  # whatever an architecture's own code makes of it
+            reason = reason_of(error)
+            continue
+        if difference <= tolerance:
+            return None if shared else reason
+        reason = f"its states would differ by {difference:.2g}"
+    backbone.shares_prompts = None
+    return reason
+
+
+def states_of_rows(backbone: Any, rows: PackedRows) -> Tensor:
+    """
+    Returns the hidden states of a backbone at all positions of rows, (R * L, D).
+
+    Raises:
+        TypeError: If the architecture makes its mask in another way than by `transformers.masking_utils`.
+    """
+    with _masks_replaced(backbone, rows) as made:
+        states = run_backbone(backbone, rows.input_ids, torch.ones_like(rows.input_ids), rows.position_ids)
+    if not made:
+        raise TypeError(f"{type(backbone).__name__} makes no attention mask by `transformers.masking_utils`")
+    return states.flatten(0, 1)
+
+
+@contextmanager
+def _masks_replaced(backbone: Any, rows: PackedRows) -> Iterator[list[Tensor]]:
+    """
+    Has transformers make the masks of rows, in the format of the backbone's attention; yields those it has made.
+
+    They are made once a forward pass, before its layers, which gradient checkpointing runs again without making them.
+    """
+    implementation = backbone.config.get_text_config()._attn_implementation
+    made: list[Tensor] = []
+
+    def make_mask(*_: Any, mask_function: Any = None, dtype: torch.dtype = torch.float32, **__: Any) -> Tensor:
+        """Returns a mask of a kind of layer, (R, 1, L, L)."""
+        mask = rows.attends(mask_function)[:, None]
+        if implementation == "eager":
+            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+        made.append(mask)
+        return mask
+
+    ALL_MASK_ATTENTION_FUNCTIONS[implementation] = make_mask
+    try:
+        yield made
+    finally:
+        del ALL_MASK_ATTENTION_FUNCTIONS[implementation]
