@@ -94,7 +94,7 @@ class Meter:
         """
         gathered = self.accelerator.gather(rewards)
         lengths, finished = self.accelerator.gather(torch.stack([lengths, has_ended], dim=1)).float().unbind(dim=1)
-        ends = {"length": lengths.tolist(), "finished": finished.bool().tolist()}
+        ends = {"length": lengths.long().tolist(), "finished": finished.bool().tolist()}
         self.newest[self.mode()].clear()
         self.newest[self.mode()].update(reward=gathered.tolist(), **ends)
         scored = gathered[~gathered.isnan()]

@@ -36,6 +36,7 @@ def test_the_rollouts_are_those_of_the_log(algorithm: str, gpt2_path: str, tmp_p
         assert mean([row["kl"] for row in own]) == pytest.approx(logged["kl_per_sequence"], abs=1e-6)
         assert mean([row["length"] for row in own]) == pytest.approx(logged["completions/mean_length"])
         assert all(row["finished"] is True or row["length"] == 8 for row in own)
+        assert all(type(row["length"]) is int for row in own)
         for row in own:
             texts = [row["completion"]]
             expected = {"share_of_letters": share_of_letters(texts)[0], "share_of_a": share_of_a(texts)[0]}

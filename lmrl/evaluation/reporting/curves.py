@@ -71,8 +71,9 @@ def panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
     Returns the curves of each chart by title and label of the run, thinned to 240 points each.
 
     The charts are of the total reward and its components (where there is no reward, of the loss and the token
-    accuracy), KL, entropy, length, share unfinished, and every held-out `eval_` value except for times. A value that
-    no run logged has no chart; runs that did not log it have empty lists.
+    accuracy), KL, entropy, length, share unfinished, and every held-out `eval_` value except for times, and for those
+    of the start and the end alone, which the tables have. A value that no run logged has no chart; runs that did not
+    log it have empty lists.
     """
     names = list(dict.fromkeys(name for log in logs.values() for row in log for name in row))
     components = [name for name in names if name.startswith("rewards/") and name.endswith("/mean")]
@@ -87,7 +88,12 @@ def panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
         is_time = name.startswith("eval_time/") or name.endswith(("runtime", "_per_second", "time"))
         if name.startswith("eval_") and not is_time:
             titles[name] = f"Held out: {name.removeprefix('eval_')}"
-    return _curves(logs, titles)
+    return {title: curves for title, curves in _curves(logs, titles).items() if not _has_ends_alone(title, curves)}
+
+
+def _has_ends_alone(title: str, curves: Mapping[str, Curve]) -> bool:
+    held_out = title.startswith("Held out: ")
+    return held_out and all(len(points) <= 2 and points[0][0] == 0 for points in curves.values() if points)
 
 
 def optimizer_panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:

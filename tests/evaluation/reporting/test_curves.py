@@ -79,6 +79,13 @@ def test_a_run_without_rewards_shows_its_loss():
     assert "Loss" not in panels({"run": [{"step": 1, "loss": 2.0, "reward": 0.5}]})
 
 
+def test_held_out_scores_of_the_start_and_the_end_alone_have_no_panel():
+    log = [{"step": step, "eval_bleu": 50.0 + step, "eval_loss": 1.0} for step in (0, 10, 20)]
+    assert list(panels({"run": log})) == ["Held out: bleu", "Held out: loss"]
+    assert panels({"run": [log[0], log[2]], "other": []}) == {}
+    assert list(panels({"run": log[1:]})) == ["Held out: bleu", "Held out: loss"]
+
+
 def test_the_optimizer_and_the_throughput_have_panels():
     log = [{"step": 1, "learning_rate": 1e-4, "grad_norm": 0.5, "samples_per_second": 8.0, "tokens_per_second": 90.0}]
     names = ["Learning rate", "Gradient norm", "Completions per second", "Tokens per second"]
