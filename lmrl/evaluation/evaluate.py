@@ -1,6 +1,8 @@
 """Evaluation of a checkpoint: its completions of held-out rows, and their scores."""
 
+import inspect
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -182,7 +184,7 @@ def measure_completions(
         """Runs on the main process alone."""
         scores = score_completions(corpus, metrics)
         for name, reward in rewards.items():
-            scores[f"reward/{name}"] = _score_reward(name, reward, expanded, completions)
+            scores |= _score_reward(name, reward, expanded, completions)
         if reward_weights and len(reward_weights) > 1:
             return {TOTAL_REWARD: _total_reward(scores, reward_weights), **scores}
         return scores
@@ -221,19 +223,39 @@ def _total_reward(scores: Mapping[str, Score], weights: Mapping[str, float]) -> 
     return mean_score(TOTAL_REWARD, signature, totals, higher_is_better=True)
 
 
-def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Sequence[Completion]) -> Score:
+def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Sequence[Completion]) -> dict[str, Score]:
+    """Returns the score of a reward, and `logged/<metric>` for each metric that a plain function logs."""
     chat = not isinstance(rows[0]["prompt"], str)
     texts = [[{"role": "assistant", "content": c.text}] if chat else c.text for c in completions]
     keys = {key: None for row in rows for key in row if key not in ("prompt", "completion", *REWARD_ARGUMENTS)}
     columns = {key: [row.get(key) for row in rows] for key in keys}
     inputs = {"prompts": [row["prompt"] for row in rows], "completions": texts, **columns}
+    logged: dict[str, list[float]] = defaultdict(list)
+    inputs |= _trainer_arguments(reward, logged)
     try:
         values = call_reward(reward, **inputs)
     except Exception as error:
         raise ValueError(f"The reward {name!r} {failure_of(error, inputs)}") from error
     score = mean_score(f"reward/{name}", str(getattr(reward, "signature", name)), values, higher_is_better=True)
-    if not hasattr(reward, "corpus_value"):
-        return score
-    # A module of `evaluate` is a corpus metric: its value for all rows is not the mean of its values for each.
-    value = reward.corpus_value([completion.text for completion in completions], columns)
-    return replace(score, value=value, pooling=None, statistics=None)
+    if hasattr(reward, "corpus_value"):
+        # A module of `evaluate` is a corpus metric: its value for all rows is not the mean of its values for each.
+        value = reward.corpus_value([completion.text for completion in completions], columns)
+        score = replace(score, value=value, pooling=None, statistics=None)
+    means = {f"logged/{metric}": math.fsum(numbers) / len(numbers) for metric, numbers in logged.items()}
+    further = {metric: Score(metric, mean, f"logged by {name}", None, None) for metric, mean in means.items()}
+    return {score.name: score, **further}
+
+
+def _trainer_arguments(reward: Reward, logged: dict[str, list[float]]) -> dict[str, Any]:
+    """
+    Returns what TRL passes to a function besides the data, of that what it names. There is no trainer and no table of
+    completions here: `trainer_state` is `None`, and what goes to `log_extra` is not shown.
+    """
+    if hasattr(reward, "columns"):  # a reward of lmrl, which needs rows alone
+        return {}
+    arguments = {
+        "trainer_state": None,
+        "log_metric": lambda metric, value: logged[metric].append(float(value)),
+        "log_extra": lambda column, values: None,
+    }
+    return {name: value for name, value in arguments.items() if name in inspect.signature(reward).parameters}

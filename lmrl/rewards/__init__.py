@@ -8,7 +8,7 @@ import functools
 from typing import Any
 
 from .algebra import Combined, Product, Reward, Scaled, Weighted
-from .base import call_reward, completion_text, on_text, reward_name
+from .base import call_reward, completion_text, on_text, prompt_text, reward_name
 from .bertscore import BERTScore
 from .bleu import BLEU, GLEU
 from .chrf import ChrF
@@ -83,5 +83,6 @@ __all__ = [
     "make_reward",
     "make_rewards",
     "on_text",
+    "prompt_text",
     "reward_name",
 ]

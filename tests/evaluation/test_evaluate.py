@@ -60,6 +60,23 @@ def test_the_corpus_value_of_a_reward_replaces_the_mean_of_its_rows(model, token
     assert len(score.row_scores) == 3 and score.pooling is None
 
 
+def test_a_function_logs_in_evaluation_what_it_logs_in_training(model, tokenizer):
+    def needs_the_trainer(completions, trainer_state, log_metric, log_extra, **columns):
+        assert trainer_state is None and "references" in columns
+        log_extra("seen", completions)
+        log_metric("rows", len(completions))
+        log_metric("rows", 1)
+        return [0.5 for _ in completions]
+
+    def takes_the_data_alone(prompts, completions, references, wanted):
+        return [float(len(wanted)) for _ in completions]
+
+    result = evaluate(model, tokenizer, ROWS, reward_funcs=[needs_the_trainer, takes_the_data_alone])
+    assert (result.values["reward/needs_the_trainer"], result.values["reward/takes_the_data_alone"]) == (0.5, 3.0)
+    assert result.values["logged/rows"] == 2.0
+    assert result.scores["logged/rows"].signature == "logged by needs_the_trainer"
+
+
 def test_all_metrics_that_apply_are_computed(model, tokenizer):
     result = evaluate(model, tokenizer, ROWS, reward_funcs=[wanted_words], perplexity_model=(model, tokenizer))
     assert list(result.scores) == [
