@@ -32,10 +32,9 @@ from .transform import Clipped, Gate, Minimum, Threshold
 _WITH_REFERENCES: Any = (BLEU, ChrF, ExactMatch, GLEU, TER, METEOR, CIDErD, NIST, BERTScore, TokenF1, EditSimilarity)
 _WITHOUT: Any = (Length, LengthPenalty, DistinctN, Format, Keywords, SlotCoverage, Classifier, RewardModel, Fluency)
 _OF_REWARDS = (Cached, Retried, Weighted, Product, Minimum, Gate, Threshold, Clipped, Scaled, Normalized)
-_ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 REWARDS.update({reward.name: reward for reward in _WITH_REFERENCES})
-REWARDS.update({name: functools.partial(Rouge, name) for name in _ROUGE})
+REWARDS.update({name: functools.partial(Rouge, name) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")})
 REWARDS.update({reward.name: reward for reward in _WITHOUT})
 REWARDS.update({reward.__name__.lower(): reward for reward in _OF_REWARDS})
 REWARDS.update({"in_workers": InWorkers, "evaluate": EvaluateMetric})
