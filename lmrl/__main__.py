@@ -17,7 +17,9 @@ The command `lmrl`: lists, copies and runs the recipes that come with lmrl, and 
 import ast
 import os
 import re
+import shlex
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -26,7 +28,7 @@ from typing import NoReturn
 
 from lmrl import __version__
 from lmrl.cli import talk
-from lmrl.utils import did_you_mean
+from lmrl.utils import COMMAND_VARIABLE, did_you_mean
 
 # Values that `accelerate launch` takes by default, with a warning for each.
 _LAUNCH_DEFAULTS = {"num_machines": "1", "mixed_precision": "no", "dynamo_backend": "no"}
@@ -92,7 +94,7 @@ def _copy(words: list[str]) -> None:
 
 
 def _run(words: list[str]) -> NoReturn:
-    """Replaces this process by `accelerate launch` with a recipe."""
+    """Runs a recipe through `accelerate launch`, and exits with its status."""
     position = next((place for place, word in enumerate(words) if _is_recipe(word)), None)
     if position is None:
         given = next((word for word in words if not word.startswith("-")), None)
@@ -104,8 +106,26 @@ def _run(words: list[str]) -> NoReturn:
     recipe = words[position] if words[position].endswith(".py") else str(_recipes()[words[position]])
     # Without --quiet a recipe's error is followed by the traceback of the launcher.
     flags = ["--quiet", *flags, *_launch_defaults(flags)]
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *flags, recipe, *rest])
+    os.environ[COMMAND_VARIABLE] = shlex.join(["lmrl", "run", *words])
+    sys.exit(_launch([*flags, recipe, *rest]))
+
+
+def _launch(words: list[str]) -> int:
+    """Runs `accelerate launch`, and returns its exit status: after Ctrl-C, for which it has a traceback, 130."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    interrupts = []
+    signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))  # the recipe ends, and is waited for
+    status = 0
+    try:
+        launch_command(launch_command_parser().parse_args(words))
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    except Exception as error:
+        if "SIGINT" not in str(error) and getattr(error, "sigval", None) != signal.SIGINT:  # of torch's launcher
+            raise
+        interrupts.append(True)
+    return 130 if interrupts else status
 
 
 def _report(words: list[str]) -> None:

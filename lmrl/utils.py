@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import sysconfig
+import textwrap
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from typing import Any
 REWARD_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "self")
 # Columns that the data may not have: of the last two TRL makes pictures, and multimodal chats of their prompts.
 RESERVED_COLUMNS = (*REWARD_ARGUMENTS, "image", "images")
+
+# Environment variable with the command that the user gave, where `lmrl run` replaces it by another.
+COMMAND_VARIABLE = "LMRL_COMMAND"
 
 
 def option(default: Any, description: str) -> Any:
@@ -126,6 +130,24 @@ def shorten(value: object, limit: int = 80) -> str:
     """Returns the `repr` of a value, cut after `limit` characters with an ellipsis."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def middle_shortened(text: str, limit: int) -> str:
+    """Returns a text of at most `limit` characters, with an ellipsis in place of its middle."""
+    if len(text) <= limit:
+        return text
+    kept = limit - len(" ... ")
+    return f"{text[: kept - kept // 2]} ... {text[len(text) - kept // 2 :]}"
+
+
+def aligned_lines(values: Mapping[str, str], width: int = 100) -> str:
+    """Returns lines of names and texts in two columns, texts wrapped to `width` characters."""
+    indent = max(map(len, values)) + 2
+    lines = []
+    for name, text in values.items():
+        parts = textwrap.wrap(text, width - indent, break_on_hyphens=False) or [""]
+        lines += [f"{name:<{indent}}{parts[0]}", *(" " * indent + part for part in parts[1:])]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def reason_of(error: BaseException) -> str:

@@ -9,14 +9,13 @@ Evaluates checkpoints, and texts of other systems, on held-out rows, and compare
 """
 
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from lmrl.arguments import CheckpointArguments, ComparisonArguments, HeldOutArguments, ScoringArguments
 from lmrl.cli import parse, run
 from lmrl.evaluation import Decoding, read_log, report
-from lmrl.experiment import SystemEvaluator, load_eval_sets, read_run, run_settings, run_systems
+from lmrl.experiment import SystemEvaluator, load_eval_sets, prepare_evaluation, read_run, run_settings, run_systems
 
 ARGUMENTS = (CheckpointArguments, HeldOutArguments, ScoringArguments, ComparisonArguments)
 
@@ -30,6 +29,7 @@ def main() -> None:
     checkpoints, outputs = compare_args.systems(model_args.model_name_or_path, run_systems(record))
     logs = {label: read_log(path) for label, path in checkpoints.items()}
     eval_sets = load_eval_sets(data_args, compare_args.datasets, record)
+    folders = prepare_evaluation(eval_args, compare_args, list(eval_sets), [*checkpoints, *outputs])
     evaluator = SystemEvaluator(
         checkpoints,
         outputs,
@@ -43,13 +43,13 @@ def main() -> None:
     settings = vars(data_args) | vars(eval_args) | vars(compare_args)
     for name, rows in eval_sets.items():
         rows = evaluator.fit(rows, data_args)
-        folder = Path(eval_args.eval_output_dir or "runs/evaluation", name if compare_args.datasets else "")
-        evaluations = evaluator(rows, folder)
+        evaluations = evaluator(rows, folders[name])
         if process.is_main_process:
             samples = eval_args.eval_num_completions_to_print
             about = {"config": settings, "rewarded": evaluator.rewarded, "title": f"Evaluation on {name}"}
-            report(evaluations, rows, folder, samples, logs=logs, **about)
-            evaluator.clean_up(folder)
+            report(evaluations, rows, folders[name], samples, logs=logs, **about)
+    if process.is_main_process:
+        evaluator.clean_up(*folders.values())
 
 
 if __name__ == "__main__":

@@ -8,18 +8,19 @@ Fine-tunes a causal language model on sequence-level rewards with REINFORCE, and
 
 from pathlib import Path
 
-from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, RewardArguments
+from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, OutputArguments, RewardArguments
 from lmrl.cli import parse, run
-from lmrl.experiment import load_policy, load_rows, make_evaluator, save_report, start_run
+from lmrl.experiment import evaluate, load_policy, load_rows, make_evaluator, prepare_run, save_report, start_run
 from lmrl.rewards import make_rewards
 from lmrl.trainers import ReinforceConfig, ReinforceTrainer
 
-ARGUMENTS = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig)
+ARGUMENTS = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, OutputArguments, ReinforceConfig)
 
 
 def main() -> None:
     demo = Path(__file__).parent / "configs" / "demo_reinforce.yaml"
-    model_args, data_args, reward_args, eval_args, config = parse(*ARGUMENTS, demo=demo)
+    model_args, data_args, reward_args, eval_args, output_args, config = parse(*ARGUMENTS, demo=demo)
+    prepare_run(config, model_args, data_args, reward_args, eval_args, output_args)
     model, tokenizer = load_policy(model_args, config)
     train_rows, eval_rows = load_rows(data_args, model, tokenizer, config)
     reward_funcs = make_rewards(reward_args.rewards)
@@ -35,13 +36,11 @@ def main() -> None:
         peft_config=model_args.peft_config(),
     )
     start_run(trainer, train_rows, eval_rows, model_args, data_args, reward_args, eval_args)
-    with trainer.gathered_policy() as policy:
-        evaluations = {"before": evaluator(policy)}
+    evaluations = {"before": evaluate(trainer, evaluator)}
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     trainer.save_model()
     trainer.save_state()
-    with trainer.gathered_policy() as policy:
-        evaluations["after"] = evaluator(policy)
+    evaluations["after"] = evaluate(trainer, evaluator)
     save_report(trainer, evaluations, eval_rows, model_args, data_args, reward_args, eval_args)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lmrl.arguments import DataArguments, ModelArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_splits, to_supervised
-from lmrl.experiment import load_policy, save_merged, start_run
+from lmrl.experiment import load_policy, prepare_run, save_merged, start_run
 from lmrl.supervised import RecipeConfig, prepare_step, smallest_limit
 from lmrl.trainers import find_checkpoint
 from trl import SFTConfig, SFTTrainer
@@ -19,12 +19,13 @@ from trl import SFTConfig, SFTTrainer
 
 @dataclass
 class SupervisedConfig(RecipeConfig, SFTConfig):
-    """TRL's configuration, with defaults for a CPU where there is no GPU."""
+    """TRL's configuration, with defaults for a CPU where there is no GPU, and `overwrite`."""
 
 
 def main() -> None:
     """Trains on one prompt-completion pair per reference, with the loss on the completions."""
     model_args, data_args, config = parse(ModelArguments, DataArguments, SupervisedConfig)
+    prepare_run(config, model_args, data_args)
     model, tokenizer = load_policy(model_args, config)
     tokenizer.padding_side = "right"
     config.max_length = smallest_limit(model, config.max_length)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from lmrl.arguments import ClassifierArguments, LabelArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_labelled
-from lmrl.experiment import start_run
+from lmrl.experiment import prepare_run, start_run
 from lmrl.models import load_trainable_classifier
 from lmrl.supervised import RecipeConfig, check_defaults, save_accuracy, smallest_limit
 from lmrl.trainers import find_checkpoint
@@ -21,7 +21,7 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, se
 
 @dataclass
 class ClassifierConfig(RecipeConfig, TrainingArguments):
-    """transformers' configuration, with defaults for a CPU where there is no GPU."""
+    """transformers' configuration, with defaults for a CPU where there is no GPU, and `overwrite`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,6 +31,7 @@ class ClassifierConfig(RecipeConfig, TrainingArguments):
 def main() -> None:
     """Trains on one label per text, and prints the accuracy beside that of the most frequent label."""
     model_args, label_args, config = parse(ClassifierArguments, LabelArguments, ClassifierConfig)
+    prepare_run(config, model_args, label_args)
     set_seed(config.seed)  # the head is random
     train_rows, eval_rows, names = load_labelled(**vars(label_args))
     model, tokenizer = load_trainable_classifier(model_args.model_name_or_path, names, train_rows["text"])

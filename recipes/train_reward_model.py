@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from lmrl.arguments import ModelArguments, PreferenceArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_pairs
-from lmrl.experiment import save_merged, start_run
+from lmrl.experiment import prepare_run, save_merged, start_run
 from lmrl.models import upcast_adapters_to_fp32
 from lmrl.supervised import RecipeConfig, check_tokenized, load_reward_model, save_preferences, smallest_limit
 from lmrl.trainers import find_checkpoint
@@ -23,12 +23,13 @@ from trl import RewardConfig, RewardTrainer
 
 @dataclass
 class PreferenceConfig(RecipeConfig, RewardConfig):
-    """TRL's configuration, with defaults for a CPU where there is no GPU."""
+    """TRL's configuration, with defaults for a CPU where there is no GPU, and `overwrite`."""
 
 
 def main() -> None:
     """Trains a new head, and the model under it, so that chosen completions score higher than rejected ones."""
     model_args, data_args, config = parse(ModelArguments, PreferenceArguments, PreferenceConfig)
+    prepare_run(config, model_args, data_args)
     model_args.lora_task_type = "SEQ_CLS"  # trains and saves the head with the adapter
     set_seed(config.seed)  # the head is random
     train_pairs, eval_pairs = load_pairs(**vars(data_args))

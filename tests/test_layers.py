@@ -40,6 +40,7 @@ LAYERS = {
     "lmrl/libraries.py": Layer((), None),
     "lmrl/deprecation.py": Layer(("lmrl.version",), ()),
     "lmrl/saving.py": Layer((), ("safetensors",)),
+    "lmrl/outputs.py": Layer((), ()),
     "lmrl/rollouts.py": Layer((), ()),
     "lmrl/log_file.py": Layer(("lmrl.rollouts",), ("transformers",)),
     "lmrl/distributed.py": Layer((), ("torch",)),
@@ -58,11 +59,13 @@ LAYERS = {
     "lmrl/evaluation": Layer(
         ("lmrl.evaluation", "lmrl.rewards", "lmrl.models", "lmrl.distributed", "lmrl.rollouts"), None, ("trl",)
     ),
-    "lmrl/search": Layer(("lmrl.search", "lmrl.evaluation", "lmrl.cli"), None, ("torch", "transformers", "trl")),
+    "lmrl/search": Layer(
+        ("lmrl.search", "lmrl.evaluation", "lmrl.cli", "lmrl.outputs"), None, ("torch", "transformers", "trl")
+    ),
     "lmrl/experiment": Layer(
         (
             *("lmrl.experiment", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"),
-            *("lmrl.distributed", "lmrl.rollouts"),
+            *("lmrl.distributed", "lmrl.outputs", "lmrl.rollouts"),
         ),
         None,
         ("trl",),
@@ -70,17 +73,20 @@ LAYERS = {
     "lmrl/supervised": Layer(
         (
             *("lmrl.supervised", "lmrl.experiment", "lmrl.data", "lmrl.models", "lmrl.rewards", "lmrl.evaluation"),
-            *("lmrl.distributed", "lmrl.trainers"),
+            *("lmrl.arguments", "lmrl.distributed", "lmrl.trainers"),
         ),
         None,
         ("trl",),
     ),
     "lmrl/arguments": Layer(("lmrl.arguments",), ("trl",)),
     "lmrl/cli": Layer(
-        ("lmrl.cli", "lmrl.arguments", "lmrl.evaluation", "lmrl.experiment", "lmrl.models", "lmrl.rollouts"),
+        (
+            *("lmrl.cli", "lmrl.arguments", "lmrl.evaluation", "lmrl.experiment", "lmrl.models", "lmrl.outputs"),
+            "lmrl.rollouts",
+        ),
         ("transformers", "trl", "yaml"),
     ),
-    "lmrl/__main__.py": Layer(("lmrl.__version__", "lmrl.cli"), ("torch",)),
+    "lmrl/__main__.py": Layer(("lmrl.__version__", "lmrl.cli"), ("accelerate", "torch")),
     "lmrl/__init__.py": Layer(("lmrl.trainers", "lmrl.version"), ()),
     "recipes": Layer((*TOP, *TOP_NAMES, *SUPERVISED), None),
     "recipes/ppo_gen.py": Layer((*TOP, *TOP_NAMES), ("transformers", "trl")),

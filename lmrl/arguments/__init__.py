@@ -14,6 +14,7 @@ from lmrl.arguments.data import (
 )
 from lmrl.arguments.evaluation import ComparisonArguments, EvaluationArguments, RewardArguments, ScoringArguments
 from lmrl.arguments.models import CheckpointArguments, ClassifierArguments, ModelArguments
+from lmrl.arguments.output import OutputArguments
 
 __all__ = [
     "CheckpointArguments",
@@ -25,6 +26,7 @@ __all__ = [
     "HeldOutArguments",
     "LabelArguments",
     "ModelArguments",
+    "OutputArguments",
     "PreferenceArguments",
     "RewardArguments",
     "RowArguments",

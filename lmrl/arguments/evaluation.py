@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lmrl.arguments.checks import RewardSpec, check_specs, check_unread
+from lmrl.arguments.output import OutputArguments
 from lmrl.utils import check_at_least, json_object, labelled, option
 
 
@@ -97,9 +98,10 @@ class EvaluationArguments(ScoringArguments):
 
 
 @dataclass
-class ComparisonArguments:
+class ComparisonArguments(OutputArguments):
     """Checkpoints and texts that `evaluate_gen.py` compares, and how it samples."""
 
+    _argument_group_name = "Comparison"
     _old_names: ClassVar[dict[str, str]] = {name: f"eval_{name}" for name in ("num_samples", "seed", "temperature")}
 
     run: str | None = option(

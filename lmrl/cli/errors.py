@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .interruption import interruption_message
+from .parser import PARSED
+
 # Seconds in which a launcher ends the other processes once one has ended.
 _LAUNCHER_GRACE_SECONDS = 5.0
 
@@ -40,12 +43,13 @@ def run(main: Callable[[], object]) -> None:
     Args:
         main (`Callable`):
             A `ValueError`, an `OSError`, a library that is not installed or another process that has died becomes
-            `error: ...` and exit status 2, Ctrl-C exit status 130.
+            `error: ...` and exit status 2. Ctrl-C prints the command that goes on, with exit status 130.
     """
     # TRL 1.16 still uses names that transformers 5.23 deprecates, which nobody who runs a recipe can change.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     quieten_libraries()
     _replace_unprintable_characters()
+    PARSED.clear()
     try:
         main()
         _shutdown_process_group()
@@ -54,7 +58,8 @@ def run(main: Callable[[], object]) -> None:
         raise
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
-            print("interrupted", file=sys.stderr)
+            _close_progress_bars()
+            print(interruption_message(PARSED), file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         message = _error_message(error)
@@ -90,6 +95,13 @@ def _replace_unprintable_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _close_progress_bars() -> None:
+    """Ends the lines of progress bars, which would be drawn once more below the message."""
+    library: Any = sys.modules.get("tqdm")
+    for bar in list(getattr(getattr(library, "tqdm", None), "_instances", ())):
+        bar.close()
 
 
 def _shutdown_process_group() -> None:

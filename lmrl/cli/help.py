@@ -52,6 +52,7 @@ _COMMON: dict[str, dict[str, str]] = {
     },
     "Output": {
         "output_dir": "Folder of the model, its scores and the report.",
+        "overwrite": "",
         "resume_from_checkpoint": "Checkpoint: a folder, true or latest.",
         "logging_steps": "Optimizer steps between logs.",
         "report_to": "Trackers, for example wandb.",

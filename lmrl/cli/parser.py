@@ -22,6 +22,9 @@ from .inspection import PRINT_ARGUMENTS, arguments_as_json
 
 _REMOVAL_OF_OLD_NAMES = "0.3.0"
 
+# The arguments that were parsed last, by name, for what is printed when a recipe is interrupted.
+PARSED: dict[str, Any] = {}
+
 # What Trainer divides by, and does not check.
 _DIVISORS = (
     *("gradient_accumulation_steps", "eval_accumulation_steps"),
@@ -104,6 +107,8 @@ def parse(
     if prints_arguments:
         print(arguments_as_json(parsed))
         sys.exit(0)
+    PARSED.clear()
+    PARSED.update(item for group in parsed for item in vars(group).items())
     return parsed
 
 

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 from lmrl.utils import check_at_least
 
-from .evaluate import TOTAL_REWARD, Evaluation, ModelAndTokenizer, Reward, evaluate_model, rewards_by_name
+from .evaluate import (
+    TOTAL_REWARD,
+    Evaluation,
+    ModelAndTokenizer,
+    Reward,
+    evaluate_model,
+    measure_completions,
+    rewards_by_name,
+)
 from .generation import Decoding
 from .metrics import metric_names
 
@@ -85,6 +93,21 @@ class Evaluator:
     def scores(self, policy: "PreTrainedModel") -> dict[str, float]:
         """Returns the scores of a policy on the subset, without frozen models; trainers log them as `eval_*`."""
         return self._evaluate(policy, self.subset, FrozenModels()).values
+
+    def scores_on_subset(self, evaluation: Evaluation) -> dict[str, float]:
+        """Returns the scores of [`Evaluator.scores`] from an evaluation of all rows, without generating again."""
+        subset = self.subset
+        if len(subset) == len(self.rows):
+            return {name: evaluation.scores[name].value for name in self.names_in_training}
+        completions = [completion for completion in evaluation.completions if completion.row < len(subset)]
+        measured = measure_completions(
+            completions,
+            subset,
+            reward_funcs=self.reward_funcs,
+            reward_weights=self.reward_weights,
+            metrics=self.metrics,
+        )
+        return measured.values
 
     def _evaluate(self, policy: "PreTrainedModel", rows: "Dataset", frozen: FrozenModels) -> Evaluation:
         return evaluate_model(

@@ -31,6 +31,10 @@ class CompletionStore:
     def _files(self, key: str) -> list[Path]:
         return sorted(self.folder.glob(f"{self.name}-{key}.*.jsonl"))
 
+    def exists(self) -> bool:
+        """Returns whether there are completions, of any key."""
+        return bool(self._files("[0-9a-f]" * _DIGITS))
+
     def read(self, key: str) -> dict[int, Lines]:
         """Returns the completions of each batch that a process has written in full, by the start of the batch."""
         batches = {}

@@ -35,6 +35,7 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
     with known_as("model_name_or_path"):
         shown = getattr(config, "visible_tokens", None)  # which supervised training has not
         model, tokenizer = models.load_policy(model_name(model_args), None, shown, **options)
+    _list_tied_weights(model)
     if model_args.lora_target_modules == "all-linear" and hasattr(model, "peft_config"):
         _check_all_linear(model)
     if not model_args.use_peft:  # which trains other weights, in float32
@@ -49,6 +50,18 @@ def _check_all_linear(model: PreTrainedModel) -> None:
             "`lora_target_modules` must be those of the adapter that is trained further, got all-linear, and "
             f"{left_out[0]} and {len(left_out) - 1} others have none. Leave it out."
         )
+
+
+def _list_tied_weights(model: PreTrainedModel) -> None:
+    """Lists weights that are tied to others as not saved: of any other that a checkpoint lacks, Trainer warns."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    tied = [
+        name
+        for name, source in getattr(model, "all_tied_weights_keys", {}).items()
+        if name in weights and weights[name] is weights.get(source)
+    ]
+    if tied:
+        model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *tied}
 
 
 def _warn_if_weights_are_too_coarse(model: PreTrainedModel, learning_rate: float) -> None:

@@ -154,10 +154,11 @@ class SystemEvaluator:
         """The names of the run's rewards; `None` without a run."""
         return list(self.reward_weights) or None
 
-    def clean_up(self, folder: Path) -> None:
-        """Deletes the completions that were kept in a folder."""
-        for label in self.checkpoints:
-            CompletionStore(folder / "partial", label).remove()
+    def clean_up(self, *folders: Path) -> None:
+        """Deletes the completions that were kept in folders, once all of them have their report."""
+        for folder in folders:
+            for label in self.checkpoints:
+                CompletionStore(folder / "partial", label).remove()
 
     def _evaluate(self, label: str, rows: Dataset, folder: Path) -> Evaluation:
         """Returns the evaluation of a checkpoint."""

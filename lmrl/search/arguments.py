@@ -1,36 +1,33 @@
 """The arguments of `recipes/sweep.py`; those of the recipe that it runs stand behind `--`."""
 
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from lmrl.utils import check_at_least
-
-
-def _option(default: Any, description: str) -> Any:
-    return field(default=default, metadata={"help": description})
+from lmrl.utils import check_at_least, option
 
 
 @dataclass
 class SweepArguments:
     """A search over the arguments of a recipe."""
 
-    recipe: str = _option("reinforce_gen", "Recipe of the trials: its name, or a script. Its arguments follow `--`.")
+    recipe: str = option("reinforce_gen", "Recipe of the trials: its name, or a script. Its arguments follow `--`.")
     # The parser takes text for the last member, and YAML a mapping.
-    space: dict[str, Any] | str | None = _option(
+    space: dict[str, Any] | str | None = option(
         None,
         "Arguments to search, as JSON or as a YAML file; in the file of --config a mapping. For each name a list of "
         'choices, or a range {"low": 1e-5, "high": 1e-3}, with "log": true or "step": 2 if wanted.',
     )
-    objective: str = _option("reward", "Held-out score: a name in after.json, or `reward`, the weighted rewards.")
-    direction: Literal["maximize", "minimize"] | None = _option(None, "Direction of the search. Default: the score's.")
-    max_kl: float | None = _option(None, "Largest KL of the best trial, in nats per completion. Default: no bound.")
-    trials: int = _option(20, "Trials in the study, those of earlier calls of the same command included.")
-    workers: int = _option(1, "Trials at a time. The same command may also run several times at once, one per GPU.")
-    prune: bool = _option(True, "Stop trials worse than the median; needs --eval_strategy steps behind `--`.")
-    startup_trials: int = _option(5, "Trials that are drawn at random and not pruned, before the search adapts.")
-    seed: int = _option(0, "Seed of the search. The seed of the training is the recipe's, the same in each trial.")
-    output_dir: str = _option("runs/sweep", "Folder of the study, with a folder for each trial.")
+    objective: str = option("reward", "Held-out score: a name in after.json, or `reward`, the weighted rewards.")
+    direction: Literal["maximize", "minimize"] | None = option(None, "Direction of the search. Default: the score's.")
+    max_kl: float | None = option(None, "Largest KL of the best trial, in nats per completion. Default: no bound.")
+    trials: int = option(20, "Trials in the study, those of earlier calls of the same command included.")
+    workers: int = option(1, "Trials at a time. The same command may also run several times at once, one per GPU.")
+    prune: bool = option(True, "Stop trials worse than the median; needs --eval_strategy steps behind `--`.")
+    startup_trials: int = option(5, "Trials that are drawn at random and not pruned, before the search adapts.")
+    seed: int = option(0, "Seed of the search. The seed of the training is the recipe's, the same in each trial.")
+    output_dir: str = option("runs/sweep", "Folder of the study, with a folder for each trial.")
+    overwrite: bool = option(False, "Remove the study in output_dir, and begin anew. Without it, it is continued.")
 
     def __post_init__(self) -> None:
         check_at_least(1, trials=self.trials, workers=self.workers, startup_trials=self.startup_trials)

@@ -17,6 +17,7 @@ import numpy
 from filelock import FileLock
 
 from lmrl.evaluation.metrics import higher_is_better
+from lmrl.outputs import clear_study_folder
 
 from .arguments import SweepArguments
 from .process import failure_reason, read_rows, running
@@ -99,6 +100,7 @@ class Sweep:
         Raises:
             ValueError: If the folder has another study, there is no such objective, or all trials failed.
         """
+        clear_study_folder(self.args.output_dir, self.args.overwrite)
         self._check_settings()
         missing = max(self.args.trials - len(self.finished()), 0)
         stop = Event()
@@ -200,7 +202,7 @@ class Sweep:
                 rows, position = read_rows(folder / "log.jsonl", position)
                 for row in rows:
                     value = self._score(row, "eval_")
-                    if value is not None and math.isfinite(value):
+                    if value is not None and math.isfinite(value) and row["step"]:  # 0 is before training
                         step = int(row["step"])
                         trial.report(value, step)
                 if rows and not is_done and self.args.prune and self._is_worse(trial):
@@ -245,5 +247,6 @@ class Sweep:
         settings = f"{shlex.join(command)}, {space}, {self.direction} {self.args.objective}, {self.args.max_kl}"
         known = self.study.user_attrs.get("settings", settings)
         if known != settings:
-            raise ValueError(f"`output_dir` must have a study of ({settings}), got ({known}). Use another folder.")
+            remedy = "Use another folder, or --overwrite."
+            raise ValueError(f"`output_dir` must have a study of ({settings}), got ({known}). {remedy}")
         self.study.set_user_attr("settings", settings)

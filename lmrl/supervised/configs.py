@@ -8,13 +8,14 @@ import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 
+from lmrl.arguments import OutputArguments
 from lmrl.distributed import on_main
 from lmrl.models import BF16_PAYS, bf16_speedup
 from lmrl.utils import option
 
 
 @dataclass
-class RecipeConfig:
+class RecipeConfig(OutputArguments):
     """What the configurations of the supervised recipes add to those of TRL and transformers, as their first base."""
 
     gradient_checkpointing: bool | None = option(

@@ -56,7 +56,7 @@ class PolicyGradientConfig(RLOOConfig):
     too; `beta` is the coefficient of the KL penalty, subtracted from the reward.
     """
 
-    learning_rate: float = option(1e-5, "Peak learning rate of the policy, for AdamW.")
+    learning_rate: float = option(1e-5, "Peak learning rate of the policy. For AdamW.")
     gradient_checkpointing: bool = option(
         False, "Recompute activations in the backward pass. Less memory, about a fifth slower."
     )

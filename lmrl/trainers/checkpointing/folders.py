@@ -33,13 +33,15 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path) -> str
                 "continue that run: --resume_from_checkpoint latest. Otherwise delete it, or use another output_dir."
             )
         return None
-    if word not in ("true", "yes", "latest"):
-        if (wrong := find_corruption(str(requested))) is not None:
-            raise ValueError(f"The checkpoint {requested} {wrong}. {_suggest_fallback(Path(str(requested)))}")
-        return str(requested)
-    for checkpoint in newest_first(output_dir):
-        if (wrong := find_corruption(checkpoint)) is None:
+    is_named = word not in ("true", "yes", "latest")
+    for checkpoint in [Path(str(requested))] if is_named else newest_first(output_dir):
+        wrong = find_corruption(checkpoint)
+        if wrong is None:
+            step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+            logger.warning(f"Training goes on from {checkpoint}, after step {step}.")
             return str(checkpoint)
+        if is_named:
+            raise ValueError(f"The checkpoint {requested} {wrong}. {_suggest_fallback(checkpoint)}")
         logger.warning(f"The checkpoint {checkpoint} {wrong}. It is passed over for the one before it.")
     if word != "latest":
         raise ValueError(

@@ -1,0 +1,98 @@
+"""What a recipe prints when it is interrupted: what is lost, and the command that goes on."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmrl.outputs import CHECKPOINTS, WEIGHTS, matching
+from lmrl.utils import COMMAND_VARIABLE
+
+
+def interruption_message(arguments: Mapping[str, Any]) -> str:
+    """
+    Returns what is lost by the interruption of a recipe, and the command that goes on.
+
+    Args:
+        arguments (`dict`):
+            The recipe's arguments by name; none if it was interrupted before they were read.
+    """
+    if "resume_from_checkpoint" not in arguments:
+        further = " The same command goes on with what is not done yet:" if arguments else ""
+        return f"interrupted.{further}\n  {_command()}" if arguments else "interrupted"
+    folder = Path(arguments["output_dir"])
+    steps = _logged_steps(folder)
+    checkpoint = _newest_checkpoint(folder)
+    command = _command(_resuming(arguments, checkpoint))
+    if checkpoint is not None:
+        lost = max(steps - int(checkpoint.name.split("-")[1]), 0)
+        return f"interrupted. {checkpoint} is kept{_lost(lost, ' after it')}. To go on from there:\n  {command}"
+    if matching(folder, WEIGHTS):
+        return f"interrupted after the training. The model is in {folder}, not evaluated: see recipes/evaluate_gen.py"
+    remedy = "" if not steps else " (`--save_strategy steps --save_steps 10` keeps checkpoints)"
+    return f"interrupted. There is no checkpoint yet{_lost(steps)}{remedy}. To start again:\n  {command}"
+
+
+def _lost(steps: int, after: str = "") -> str:
+    return f", and the {steps} step{'s'[: steps > 1]}{after} {'are' if steps > 1 else 'is'} lost" if steps else ""
+
+
+def _logged_steps(folder: Path) -> int:
+    """Returns the last step in the log of a run, which may end in a line cut short; 0 without one."""
+    path = folder / "log.jsonl"
+    steps = [0]
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            steps.append(int(json.loads(line)["step"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return steps[-1]
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """Returns the checkpoint that was saved last; the state of the trainer is written at its end."""
+    found = [path for path in matching(folder, CHECKPOINTS) if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: (path / "trainer_state.json").stat().st_mtime, default=None)
+
+
+def _resuming(arguments: Mapping[str, Any], checkpoint: Path | None) -> list[str]:
+    """Returns the words to add to the command."""
+    given = arguments["resume_from_checkpoint"]
+    if checkpoint is None and given and Path(str(given)).is_dir():  # of another run, from which this one began
+        return ["--resume_from_checkpoint", str(given), "--overwrite"]
+    added = ["--resume_from_checkpoint", "latest"]
+    in_a_file = arguments.get("overwrite") and not any(word.startswith("--overwrite") for word in sys.argv)
+    return [*added, "--overwrite", "false"] if in_a_file else added
+
+
+def _command(added: Sequence[str] = ()) -> str:
+    """Returns the command of this process as it was given, with words in place of those that they contradict."""
+    words = shlex.split(os.environ.get(COMMAND_VARIABLE, "")) or [*_launcher(), *sys.argv]
+    kept = []
+    replaced = {"--overwrite", *added}
+    while words:
+        word = words.pop(0)
+        if word.split("=")[0] not in replaced or not word.startswith("--"):
+            kept.append(word)
+        elif "=" not in word and words and not words[0].startswith("-"):
+            words.pop(0)  # its value
+    return shlex.join([*kept, *added])
+
+
+def _launcher() -> list[str]:
+    """Returns the words before those of the recipe: of this process, or of the launcher that started it with them."""
+    own = [word for word in sys.orig_argv[: -len(sys.argv)] if word != "-m"]  # argv has the file of a module
+    try:
+        content = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:  # not on Linux
+        return own
+    words = [os.fsdecode(word) for word in content.split(b"\0")[:-1]]
+    before, recipe = words[: -len(sys.argv)], words[-len(sys.argv) :]
+    if recipe != sys.argv or not before or Path(before[-1]).name.startswith("python"):
+        return own
+    if Path(before[0]).name.startswith("python") and len(before) > 1 and not before[1].startswith("-"):
+        before = before[1:]  # a script such as accelerate or torchrun
+    return [Path(before[0]).name, *before[1:]]

@@ -1,0 +1,111 @@
+"""What is checked before anything slow: the folder of a run or of an evaluation, and the trackers."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from lmrl.distributed import on_main
+from lmrl.evaluation import CompletionStore
+from lmrl.outputs import clear_run_folder, matching, refuse_results
+from lmrl.utils import check_in
+
+# Trackers with an extra of lmrl.
+_EXTRAS = ("tensorboard", "trackio", "wandb")
+
+# Arguments of what is written, not read.
+_WRITTEN = ("output_dir", "eval_output_dir", "run_name", "resume_from_checkpoint")
+
+
+def prepare_run(config: Any, *argument_groups: Any) -> None:
+    """
+    Checks the trackers and the folder of a run, and removes the results of an earlier run with `overwrite`.
+
+    All processes must call it, before anything slow.
+
+    Args:
+        config (`transformers.TrainingArguments`):
+            Configuration of the trainer, with `output_dir`, `report_to` and `resume_from_checkpoint`.
+        *argument_groups:
+            The recipe's other arguments; an `eval_output_dir` among them is checked too. `overwrite` is one of them or
+            a field of the configuration.
+
+    Raises:
+        ValueError: On every process, if a tracker is not installed, there are results of an earlier run, or a model
+            or a file that the run reads would be removed.
+    """
+    check_trackers(config.report_to)
+    on_main(lambda: _clear(config, argument_groups))
+
+
+def _clear(config: Any, argument_groups: Iterable[Any]) -> None:
+    given: dict[str, Any] = {}
+    for group in (config, *argument_groups):
+        given |= vars(group)
+    reads = {name: value for name, value in given.items() if name not in _WRITTEN}
+    resume = config.resume_from_checkpoint
+    overwrite = bool(given["overwrite"])
+    clear_run_folder(config.output_dir, overwrite, resume, reads)
+    scores = given.get("eval_output_dir")
+    if scores is not None and resume is None and Path(scores).resolve() != Path(config.output_dir).resolve():
+        _clear_scores(Path(scores), ("before", "after"), overwrite)
+
+
+def prepare_evaluation(
+    eval_args: Any, compare_args: Any, names: Sequence[str], labels: Sequence[str]
+) -> dict[str, Path]:
+    """
+    Returns the folder of each data set of an evaluation, and removes with `overwrite` what it will write there.
+
+    An evaluation of these systems that was interrupted goes on. All processes must call it.
+
+    Args:
+        eval_args ([`~lmrl.arguments.ScoringArguments`]), compare_args ([`~lmrl.arguments.ComparisonArguments`]):
+            The folder, whether there are several data sets, and whether to overwrite.
+        names (list of `str`), labels (list of `str`):
+            Labels of the data sets and of the systems.
+
+    Raises:
+        ValueError: On every process, if there are scores of one of these systems, or a report.
+    """
+    place = Path(eval_args.eval_output_dir or "runs/evaluation")
+    folders = {name: place / name if compare_args.datasets else place for name in names}
+
+    on_main(lambda: _clear_evaluation(list(folders.values()), labels, compare_args.overwrite))
+    return folders
+
+
+def _clear_evaluation(folders: Sequence[Path], labels: Sequence[str], overwrite: bool) -> None:
+    if not any(CompletionStore(folder / "partial", label).exists() for folder in folders for label in labels):
+        for folder in folders:
+            _clear_scores(folder, labels, overwrite)
+
+
+def _clear_scores(folder: Path, labels: Iterable[str], overwrite: bool) -> None:
+    names = {*(f"{label}.json" for label in labels), "report.html"}
+    found = [path for path in matching(folder, ("*.json", "report.html")) if path.name in names]
+    if not overwrite:
+        refuse_results("eval_output_dir", folder, found, "--overwrite replaces them.")
+    for path in found:
+        path.unlink()
+
+
+def check_trackers(report_to: Iterable[str]) -> None:
+    """
+    Raises an error for a tracker that transformers does not know, or whose library is not installed.
+
+    Args:
+        report_to (list of `str`):
+            Names of trackers, as `transformers.TrainingArguments` has them.
+    """
+    for tracker in report_to:
+        check_in(INTEGRATION_TO_CALLBACK, report_to=tracker)
+        try:
+            INTEGRATION_TO_CALLBACK[tracker]()
+        except (ImportError, RuntimeError) as error:  # transformers' own check
+            library = f"lmrl[{tracker}]" if tracker in _EXTRAS else f"its library ({error})"
+            raise ValueError(
+                f"`report_to` must name trackers that are installed, got {tracker!r}. Install {library}, or leave it "
+                "out."
+            ) from error

@@ -1,0 +1,58 @@
+"""The evaluation of the policy before and after training, with its scores in the log and in the trackers."""
+
+from typing import Any
+
+from transformers import ProgressCallback, Trainer, TrainerCallback
+
+from lmrl.evaluation import Evaluation, Evaluator
+
+
+def evaluate(trainer: Any, evaluator: Evaluator) -> Evaluation:
+    """
+    Returns the evaluation of a trainer's policy on all held-out rows, and logs its scores under the names that
+    evaluations during training have (`eval_bleu`): before training at step 0, after it at the last step.
+
+    Where rows are also evaluated during training, and fewer of them, the logged scores are of these rows, so that a
+    curve is of the same rows at each step. All processes must call it.
+
+    Args:
+        trainer ([`~lmrl.trainers.PolicyGradientTrainer`]):
+            Trainer of the policy, before or after `train`.
+        evaluator ([`~lmrl.evaluation.Evaluator`]):
+            The held-out evaluation.
+    """
+    with trainer.gathered_policy() as policy:
+        evaluation = evaluator(policy)
+    scores = evaluation.values
+    if trainer.args.eval_strategy != "no":
+        scores = scores | evaluator.scores_on_subset(evaluation)
+    named = {f"eval_{name}": value for name, value in scores.items()}
+    if trainer.state.global_step:
+        _log(trainer, named)
+    else:
+        _insert_before_progress(trainer, _ScoresAtStart(trainer, named))
+    return evaluation
+
+
+class _ScoresAtStart(TrainerCallback):
+    """Logs scores once the trackers have begun, unless the run goes on from a checkpoint, whose log has them."""
+
+    def __init__(self, trainer: Any, scores: dict[str, float]) -> None:
+        self.trainer = trainer
+        self.scores = scores
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Logs them at step 0."""
+        if state.global_step == 0:
+            _log(self.trainer, self.scores)
+
+
+def _log(trainer: Any, scores: dict[str, float]) -> None:
+    Trainer.log(trainer, dict(scores))  # not TRL's, which adds the averages of a rollout
+
+
+def _insert_before_progress(trainer: Any, callback: TrainerCallback) -> None:
+    """Adds a callback before the progress bar, which would print the scores, and after those that write the log."""
+    callbacks = trainer.callback_handler.callbacks
+    bars = [place for place, each in enumerate(callbacks) if isinstance(each, ProgressCallback)]
+    callbacks.insert(bars[0] if bars else len(callbacks), callback)

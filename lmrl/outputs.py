@@ -1,0 +1,170 @@
+"""The files that a run leaves in its folder, and what a second run into that folder may do to them."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# What a run has achieved, as patterns inside of its folder, the most important first. A folder with one of these is
+# not written into a second time.
+WEIGHTS = (
+    *("model.safetensors", "adapter_model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
+    *("pytorch_model.bin", "adapter_model.bin"),
+)
+CHECKPOINTS = ("checkpoint-*",)
+SCORES = ("before.json", "after.json", "scores.json", "report.html", "report.json")
+LOGS = ("log.jsonl", "rollouts.jsonl", "trainer_state.json")
+RESULTS = (*WEIGHTS, *CHECKPOINTS, *SCORES, *LOGS)
+
+# What lies beside it, and is replaced with it. Trackers keep each run in a place of its own.
+_OF_A_MODEL = (
+    *("config.json", "generation_config.json", "adapter_config.json", "training_args.bin", "lmrl_files.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
+    *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "README.md"),
+)
+RUN_FILES = (
+    *(*RESULTS, *_OF_A_MODEL, *(f"merged/{name}" for name in (*WEIGHTS, *_OF_A_MODEL)), "critic/critic.safetensors"),
+    *("completions/completions_*.parquet", "run.json", "rows.json.gz", "*.json.part", "_unfinished"),
+)
+STUDY = ("study.journal",)
+TRIALS = ("trial-*",)
+STUDY_FILES = (*STUDY, *TRIALS, "study.journal.lock", "objective.svg", "kl.svg")
+
+
+def matching(folder: str | Path, patterns: Sequence[str]) -> list[Path]:
+    """Returns the files and folders inside of a folder that match a pattern, in the order of the patterns."""
+    found = [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
+    return [path for path in dict.fromkeys(found) if not _is_other(path)]
+
+
+def _is_other(path: Path) -> bool:
+    """Returns whether a name only looks like one of a run's: of a copy, of an empty file, of another's README."""
+    kind, dash, number = path.name.partition("-")
+    if dash and kind in ("checkpoint", "trial"):
+        return not number.isdigit()
+    if path.name == "README.md":
+        text = path.read_text(encoding="utf-8", errors="replace")
+        return not (text.startswith("---") and "\n- trl\n" in text)  # the head of a model card
+    return path.is_file() and path.stat().st_size == 0
+
+
+def remove(folder: str | Path, patterns: Sequence[str]) -> None:
+    """Removes what matches a pattern inside of a folder, and nothing else; links are removed and not followed."""
+    for path in matching(folder, patterns):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        if path.parent != Path(folder) and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+
+
+def refuse_results(name: str, folder: str | Path, found: Sequence[Path], remedy: str) -> None:
+    """
+    Raises an error for results in a folder.
+
+    Args:
+        name (`str`):
+            Argument that names the folder.
+        folder (`str` or `Path`):
+            The folder.
+        found (list of `Path`):
+            Results in it.
+        remedy (`str`):
+            What can be done besides naming another folder.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if found:
+        shown = ", ".join(path.name for path in found[:3])
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise ValueError(
+            f"`{name}` must be a folder without the results of an earlier run, got {str(folder)!r} with {shown}{more}."
+            f" {remedy} Or name another folder."
+        )
+
+
+def clear_run_folder(folder: str | Path, overwrite: bool, resume: str | None, reads: Mapping[str, Any]) -> None:
+    """
+    Removes the results of an earlier run from the folder of a run if it is to be overwritten, and otherwise refuses
+    them, unless the run goes on from a checkpoint in that folder.
+
+    Args:
+        folder (`str` or `Path`):
+            `output_dir` of the run.
+        overwrite (`bool`), resume (`str`, *optional*):
+            The arguments `overwrite` and `resume_from_checkpoint`.
+        reads (`dict`):
+            Arguments by name. A model or a file among them that would be removed is an error.
+
+    Raises:
+        ValueError: If there are results, or what is to be removed is also to be read.
+    """
+    word = str(resume or "none").lower()
+    wants_newest = word in ("true", "yes", "latest")
+    goes_on = wants_newest or (word not in ("false", "no", "none") and _is_within(str(resume), folder))
+    if overwrite:
+        if goes_on:
+            raise ValueError(
+                f"`overwrite` must not be set with `resume_from_checkpoint`, got {resume!r}. One removes the "
+                "checkpoints that the other reads: leave one out."
+            )
+        _check_not_read(folder, reads)
+        remove(folder, RUN_FILES)
+        return
+    checkpoints = matching(folder, CHECKPOINTS)
+    if goes_on and (checkpoints or word != "latest"):
+        return
+    # `latest` starts a run and continues it: what was logged before the first checkpoint is written anew.
+    found = matching(folder, (*WEIGHTS, *SCORES) if goes_on else RESULTS)
+    further = "there is no checkpoint that --resume_from_checkpoint could go on from."
+    if checkpoints:
+        number = f"one of its {len(checkpoints)} checkpoints" if len(checkpoints) > 1 else checkpoints[0].name
+        further = f"--resume_from_checkpoint goes on from {number} (`latest`: the newest)."
+    refuse_results("output_dir", folder, found, f"--overwrite replaces them; {further}")
+
+
+def clear_study_folder(folder: str | Path, overwrite: bool) -> None:
+    """
+    Removes the study of a sweep and its trials if it is to be overwritten; otherwise it is continued.
+
+    Raises:
+        ValueError: If there are trials without their study, into which new ones would write.
+    """
+    if overwrite:
+        remove(folder, STUDY_FILES)
+    elif not matching(folder, STUDY):
+        refuse_results("output_dir", folder, matching(folder, TRIALS), "--overwrite removes them.")
+
+
+def _check_not_read(folder: str | Path, reads: Mapping[str, Any]) -> None:
+    """Raises an error for an argument that names what would be removed, or the folder around it."""
+    removed = matching(folder, RUN_FILES)
+    for name, text in _texts(reads):
+        if not text or not Path(text).exists():
+            continue
+        place = Path(text).resolve()
+        if any(path.parent.resolve() == place or _is_within(text, path) for path in removed):
+            raise ValueError(
+                f"`{name}` must not be in the folder that `overwrite` clears, got {text!r}. It would be removed "
+                "before it is read: name another `output_dir`."
+            )
+
+
+def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields the texts in arguments, those inside of lists and of options too, with the argument's name."""
+    for name, value in values.items():
+        pending = [value]
+        while pending:
+            item = pending.pop()
+            if isinstance(item, str):
+                yield name, item
+            elif isinstance(item, Mapping):
+                pending.extend(item.values())
+            elif isinstance(item, list | tuple):
+                pending.extend(item)
+
+
+def _is_within(text: str, folder: str | Path) -> bool:
+    return Path(text).resolve().is_relative_to(Path(folder).resolve())

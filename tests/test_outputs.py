@@ -1,0 +1,141 @@
+"""The folder of a run: what is in the way of a second one, what `overwrite` removes, and what it leaves alone."""
+
+from pathlib import Path
+
+import pytest
+
+from lmrl.outputs import RUN_FILES, STUDY_FILES, clear_run_folder, clear_study_folder, matching, remove
+
+CARD = "---\ntags:\n- trl\n- lmrl\n---\n"
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(CARD if name == "README.md" else name)
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("model.safetensors", "config.json"), "model.safetensors"),
+        (("adapter_model.safetensors",), "adapter_model.safetensors"),
+        (("log.jsonl", "after.json", "before.json"), "before.json, after.json, log.jsonl"),
+        (("checkpoint-2/trainer_state.json",), "checkpoint-2"),
+        (
+            ("scores.json", "report.html", "log.jsonl", "rollouts.jsonl"),
+            "scores.json, report.html, log.jsonl and 1 more",
+        ),
+    ],
+)
+def test_results_of_an_earlier_run_are_refused(names: tuple[str, ...], shown: str, tmp_path: Path) -> None:
+    write(tmp_path, *names)
+    with pytest.raises(ValueError) as error:
+        clear_run_folder(tmp_path, False, None, {})
+    assert (
+        f"`output_dir` must be a folder without the results of an earlier run, got '{tmp_path}' with {shown}. "
+        in str(error.value)
+    )
+    assert "--overwrite replaces them; " in str(error.value) and "--resume_from_checkpoint" in str(error.value)
+    assert left(tmp_path) == sorted(names)
+
+
+def test_a_folder_without_results_is_written_into(tmp_path: Path) -> None:
+    clear_run_folder(tmp_path / "new", False, None, {})
+    write(tmp_path, "notes.txt", "train.jsonl", "config.json", "run.json", "checkpoint-best/model.safetensors")
+    (tmp_path / "log.jsonl").write_text("")  # of a run that ended before its first step
+    clear_run_folder(tmp_path, False, None, {})
+
+
+def test_overwriting_removes_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
+    run = (
+        *("README.md", "before.json", "after.json", "log.jsonl", "model-00001-of-00002.safetensors", "tokenizer.json"),
+        *("checkpoint-10/optimizer.pt", "checkpoint-10/critic/critic.safetensors", "critic/critic.safetensors"),
+        *("merged/model.safetensors", "merged/config.json", "_unfinished/checkpoint-11/config.json", "run.json"),
+    )
+    others = (
+        *("notes.txt", "train.jsonl", "merged/notes.txt", "checkpoint-10-good/model.safetensors", "lora.safetensors"),
+        *("runs/host/events.out.tfevents", "checkpoint-best/model.safetensors", "trial-0001/after.json"),
+    )
+    write(tmp_path, *run, *others)
+    clear_run_folder(tmp_path, True, None, {})
+    assert left(tmp_path) == sorted(others)
+    assert not (tmp_path / "critic").exists()
+
+
+def test_a_readme_that_is_no_model_card_stays(tmp_path: Path) -> None:
+    write(tmp_path, "model.safetensors")
+    (tmp_path / "README.md").write_text("# My project\n")
+    clear_run_folder(tmp_path, True, None, {})
+    assert left(tmp_path) == ["README.md"]
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", "optimizer.pt")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "checkpoint-1").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    remove(tmp_path / "out", RUN_FILES)
+    assert left(tmp_path) == ["elsewhere/optimizer.pt"]
+
+
+@pytest.mark.parametrize(
+    ("names", "resume", "passes"),
+    [
+        (("checkpoint-2/a", "model.safetensors"), "latest", True),
+        (("checkpoint-2/a", "model.safetensors"), "true", True),
+        (("checkpoint-2/a", "model.safetensors"), "{}/checkpoint-2", True),
+        (("checkpoint-2/a", "model.safetensors"), "{}-other/checkpoint-2", False),
+        (("log.jsonl",), "latest", True),  # killed before the first checkpoint
+        (("log.jsonl", "model.safetensors"), "latest", False),  # finished without any
+        (("log.jsonl",), "false", False),
+    ],
+)
+def test_a_run_that_goes_on_finds_its_results(
+    names: tuple[str, ...], resume: str, passes: bool, tmp_path: Path
+) -> None:
+    write(tmp_path, *names)
+    if passes:
+        clear_run_folder(tmp_path, False, resume.format(tmp_path), {})
+    else:
+        with pytest.raises(ValueError, match="--overwrite replaces them"):
+            clear_run_folder(tmp_path, False, resume.format(tmp_path), {})
+    assert left(tmp_path) == sorted(names)
+
+
+@pytest.mark.parametrize("resume", ["latest", "true", "{}/checkpoint-2"])
+def test_a_checkpoint_is_not_removed_by_the_run_that_goes_on_from_it(resume: str, tmp_path: Path) -> None:
+    write(tmp_path, "checkpoint-2/optimizer.pt")
+    with pytest.raises(ValueError, match="`overwrite` must not be set with `resume_from_checkpoint`"):
+        clear_run_folder(tmp_path, True, resume.format(tmp_path), {})
+    assert left(tmp_path) == ["checkpoint-2/optimizer.pt"]
+
+
+def test_what_a_run_reads_is_not_removed_by_it(tmp_path: Path) -> None:
+    write(tmp_path, "model.safetensors", "merged/model.safetensors", "checkpoint-2/optimizer.pt", "train.jsonl")
+    for name, value in (
+        ("model_name_or_path", str(tmp_path)),
+        ("reference_model_name_or_path", f"{tmp_path}/checkpoint-2"),
+        ("rewards", ["bleu", {"reward_model": {"model": f"{tmp_path}/merged"}}]),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` must not be in the folder that `overwrite` clears"):
+            clear_run_folder(tmp_path, True, None, {name: value})
+    assert len(left(tmp_path)) == 4
+    clear_run_folder(tmp_path, True, None, {"dataset_name": f"{tmp_path}/train.jsonl", "model_name_or_path": "gpt2"})
+    assert left(tmp_path) == ["train.jsonl"]
+
+
+def test_a_study_is_continued_or_removed_and_trials_alone_are_refused(tmp_path: Path) -> None:
+    study = ("study.journal", "trial-0000/after.json", "trial-0000/run.log", "kl.svg")
+    write(tmp_path, *study, "space.yaml", "trial-notes/a.txt")
+    clear_study_folder(tmp_path, False)
+    assert len(left(tmp_path)) == 6
+    (tmp_path / "study.journal").unlink()
+    with pytest.raises(ValueError, match=r"with trial-0000\. --overwrite removes them\. Or name another folder\."):
+        clear_study_folder(tmp_path, False)
+    clear_study_folder(tmp_path, True)
+    assert left(tmp_path) == ["space.yaml", "trial-notes/a.txt"]
+    assert matching(tmp_path, STUDY_FILES) == []
