@@ -14,7 +14,7 @@ import torch
 from accelerate import PartialState
 from lmrl.arguments import CheckpointArguments, ComparisonArguments, HeldOutArguments, ScoringArguments
 from lmrl.cli import parse, run
-from lmrl.evaluation import Decoding, read_log, report
+from lmrl.evaluation import Decoding, read_log
 from lmrl.experiment import SystemEvaluator, load_eval_sets, prepare_evaluation, read_run, run_settings, run_systems
 
 ARGUMENTS = (CheckpointArguments, HeldOutArguments, ScoringArguments, ComparisonArguments)
@@ -36,6 +36,7 @@ def main() -> None:
         Decoding(**eval_args.decoding(64), **compare_args.sampling(eval_args.eval_do_sample)),
         metrics=eval_args.eval_metrics or [],
         run=record,
+        primary_metrics=eval_args.primary_metrics,
         perplexity_model=eval_args.eval_perplexity_model,
         device=process.device,
         **model_args.loading(),
@@ -45,9 +46,8 @@ def main() -> None:
         rows = evaluator.fit(rows, data_args)
         evaluations = evaluator(rows, folders[name])
         if process.is_main_process:
-            samples = eval_args.eval_num_completions_to_print
-            about = {"config": settings, "rewarded": evaluator.rewarded, "title": f"Evaluation on {name}"}
-            report(evaluations, rows, folders[name], samples, logs=logs, **about)
+            about = {"logs": logs, "config": settings, "title": f"Evaluation on {name}"}
+            evaluator.report(evaluations, rows, folders[name], eval_args, compare_args, **about)
     if process.is_main_process:
         evaluator.clean_up(*folders.values())
 

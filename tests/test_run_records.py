@@ -117,9 +117,14 @@ def test_a_run_is_evaluated_again_as_it_was(recipe, llama_path, tmp_path):
     assert re.search("Report: runs/rl/evaluation/report.html", out)
 
     # Flags override: another decoding, fewer rows, other checkpoints, another template of the same rows.
-    changed = ("--eval_max_new_tokens", "3", "--eval_rows", "4", "--checkpoints", "x=runs/rl")
-    status, _, err = recipe("evaluate_gen", "--run", "runs/rl", *changed, "--prompt_template", "{id} {prompt}")
+    changed = ("--eval_max_new_tokens", "3", "--eval_rows", "4", "--prompt_template", "{id} {prompt}")
+    systems = ("--checkpoints", "x=runs/rl", "y=runs/rl", f"z={llama_path}", "--compare_with", "y")
+    status, out, err = recipe("evaluate_gen", "--run", "runs/rl", *changed, *systems, "--primary_metrics", "bleu")
     assert status == 0, err
+    assert re.search(r"metric +y +x +z +x - y \[95% CI\] +p \(Holm\) +z - y", out)
+    # The same model twice: no difference, p is 1, no star anywhere.
+    assert re.search(r"\n  bleu .* \+0\.00 \[\+0\.00, \+0\.00\] +1\.000 .*\n\n  exploratory:\n", out)
+    assert "corrected for 2 comparisons (Holm); exploratory metrics are not tested" in out
     fewer = read_json("runs/rl/evaluation/x.json")
     assert len(fewer.row_ids) == 4 and max(c.length for c in fewer.completions) <= 3
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from lmrl.arguments.checks import RewardSpec, check_specs, check_unread
 from lmrl.arguments.output import OutputArguments
-from lmrl.utils import check_at_least, json_object, labelled, option
+from lmrl.utils import check_at_least, check_in, json_object, labelled, option
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -51,6 +53,11 @@ class ScoringArguments:
         None,
         "Metrics besides the rewards, written like them. A metric that was not rewarded shows whether the reward was "
         "learned or gamed.",
+    )
+    primary_metrics: list[str] | None = option(
+        None,
+        "Metrics to test; the others are exploratory. For example bleu rouge1; p-values are corrected for their "
+        "number. Default: the rewards' total and up to five measures of quality that are not trained on.",
     )
     eval_batch_size: int = option(32, "Prompts completed at a time. It affects memory, not results.")
     eval_max_new_tokens: int | None = option(
@@ -122,6 +129,9 @@ class ComparisonArguments(OutputArguments):
     datasets: list[str] | None = option(
         None, "Several data sets, as `label=path`, written like dataset_name. Default: dataset_name alone."
     )
+    compare_with: str | None = option(
+        None, "Label of the checkpoint that the others are tested against, or all: every pair. Default: the first."
+    )
     eval_num_samples: int = option(1, "Completions per prompt; more than 1 needs eval_do_sample.")
     eval_temperature: float = option(1.0, "Temperature of sampling, with eval_do_sample.")
     eval_seed: int = option(42, "Seed of sampling, with eval_do_sample.")
@@ -146,12 +156,19 @@ class ComparisonArguments(OutputArguments):
         Without `checkpoints` it is `model` alone; without either, `default`, where there is a `run` or nothing else.
 
         Raises:
-            ValueError: If two of them have the same label.
+            ValueError: If two of them have the same label, or `compare_with` is none of the labels.
         """
         checkpoints = labelled("checkpoints", self.checkpoints or ([model] if model else []))
         if not checkpoints and (self.run or not self.outputs):
             checkpoints = dict(default)
-        return checkpoints, labelled("outputs", self.outputs or [], taken=checkpoints)
+        outputs = labelled("outputs", self.outputs or [], taken=checkpoints)
+        check_in([*checkpoints, *outputs, "all"], compare_with=self.compare_with)
+        return checkpoints, outputs
+
+    def baseline_first(self, by_label: Mapping[str, T]) -> dict[str, T]:
+        """Returns what belongs to checkpoints by their labels, that which the others are compared with first."""
+        labels = sorted(by_label, key=lambda label: label != self.compare_with)
+        return {label: by_label[label] for label in labels}
 
     def sampling(self, do_sample: bool) -> dict[str, Any]:
         """Returns the options of sampling, which greedy decoding refuses, and the variables of the chat template."""

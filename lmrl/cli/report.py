@@ -63,6 +63,7 @@ def report_runs(folders: Sequence[str | Path], path: str | Path | None = None) -
         logs={last: run.log},
         config=run.config,
         rewarded=run.facts.get("rewarded"),
+        primary=run.facts.get("primary"),
         title=run.facts.get("title", label),
         rollouts=read_rollouts(run.folder),
     )

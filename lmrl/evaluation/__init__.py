@@ -1,7 +1,6 @@
 """Evaluation of checkpoints: completions, corpus metrics with signatures, intervals, reports."""
 
-from .classifiers import classification_scores, evaluate_preferences, interval_as_text
-from .comparison import Difference, Interval, bootstrap_interval, compare, compare_all, holm
+from .comparison import Difference, Interval, bootstrap_interval, compare, compare_all, compare_pairs, holm
 from .evaluate import Evaluation, evaluate_model, measure_completions
 from .evaluator import Evaluator, FrozenModels
 from .generation import Completion, Decoding, generate_completions
@@ -34,17 +33,15 @@ __all__ = [
     "Score",
     "as_text",
     "bootstrap_interval",
-    "classification_scores",
     "compare",
     "compare_all",
+    "compare_pairs",
     "divergence",
     "evaluate_model",
-    "evaluate_preferences",
     "find_warnings",
     "generate_completions",
     "higher_is_better",
     "holm",
-    "interval_as_text",
     "measure_completions",
     "perplexity",
     "read_json",

@@ -1,7 +1,7 @@
 """Confidence intervals of scores and paired tests of differences, from stored statistics."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -46,8 +46,12 @@ class Difference:
             p-value of approximate randomization in (0, 1]; NaN likewise.
         p_corrected (`float`):
             The p-value corrected by [`holm`] for all comparisons made together; for a single one, the p-value itself.
+            NaN of an exploratory metric.
         rows (`int`):
             Number of rows that were resampled, 0 where rows do not add up.
+        primary (`bool`):
+            Whether the metric is one of those that were to be tested; otherwise it is exploratory: it has an interval,
+            and no corrected p-value and no star.
     """
 
     effect: float
@@ -56,6 +60,7 @@ class Difference:
     p_value: float = math.nan
     p_corrected: float = math.nan
     rows: int = 0
+    primary: bool = True
 
     @property
     def significant(self) -> bool:
@@ -70,6 +75,7 @@ class Difference:
 
 Columns: TypeAlias = Mapping[str, Mapping[str, Score]]
 Compared: TypeAlias = Mapping[str, Mapping[str, Difference]]
+Pairs: TypeAlias = Mapping[tuple[str, str], Mapping[str, Difference]]
 
 
 def bootstrap_interval(
@@ -173,30 +179,53 @@ def compare(before: Score, after: Score, *, samples: int = 1000, trials: int = 1
     return Difference(effect, low, high, p, p, rows=len(old))
 
 
-def compare_all(columns: Columns) -> dict[str, dict[str, Difference]]:
+def compare_all(columns: Columns, primary: Collection[str] | None = None) -> dict[str, dict[str, Difference]]:
     """
     Returns the differences from the first checkpoint, by metric, by the label of each other checkpoint.
 
-    The p-values are corrected together, by [`holm`], for all metrics of all checkpoints. `columns` has the scores by
-    metric, by the label of the checkpoint.
+    The p-values of the primary metrics are corrected together, by [`holm`], for all checkpoints. The other metrics are
+    exploratory, and follow the primary ones.
+
+    Args:
+        columns (`dict` of `dict` of [`Score`]):
+            Scores by metric, by the label of the checkpoint.
+        primary (collection of `str`, *optional*):
+            Names of the metrics to test; all by default.
 
     Raises:
         `ValueError`: if there is no checkpoint, or a metric was computed on different numbers of rows.
     """
     if not columns:
         raise ValueError("`columns` must have at least 1 checkpoint, got 0.")
-    (_, baseline), *others = columns.items()
-    found = {
-        (label, name): compare(baseline[name], scores[name])
-        for label, scores in others
-        for name in baseline
-        if name in scores
+    baseline, *others = columns
+    found = compare_pairs(columns, [(baseline, label) for label in others], primary)
+    return {label: differences for (_, label), differences in found.items()}
+
+
+def compare_pairs(
+    columns: Columns, pairs: Iterable[tuple[str, str]], primary: Collection[str] | None = None
+) -> dict[tuple[str, str], dict[str, Difference]]:
+    """
+    Returns the differences of pairs of checkpoints, the second minus the first, by metric, by the pair of labels.
+
+    The p-values of the primary metrics of all pairs are corrected together; the other arguments are those of
+    [`compare_all`].
+    """
+    by_pair: dict[tuple[str, str], dict[str, Difference]] = {}
+    for first, second in pairs:
+        common = [name for name in columns[first] if name in columns[second]]
+        tested = common if primary is None else [name for name in primary if name in common]
+        by_pair[first, second] = {
+            name: replace(compare(columns[first][name], columns[second][name]), primary=name in tested)
+            for name in dict.fromkeys([*tested, *common])
+        }
+    places = [(pair, name) for pair, found in by_pair.items() for name in found if found[name].primary]
+    corrected = holm([by_pair[pair][name].p_value for pair, name in places])
+    p_values = dict(zip(places, corrected, strict=True))
+    return {
+        pair: {name: replace(each, p_corrected=p_values.get((pair, name), math.nan)) for name, each in found.items()}
+        for pair, found in by_pair.items()
     }
-    corrected = holm([difference.p_value for difference in found.values()])
-    by_label: dict[str, dict[str, Difference]] = {label: {} for label, _ in others}
-    for ((label, name), difference), p in zip(found.items(), corrected, strict=True):
-        by_label[label][name] = replace(difference, p_corrected=p)
-    return by_label
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

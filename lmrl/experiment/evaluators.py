@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from lmrl.evaluation import Decoding, Evaluator, FrozenModels, higher_is_better
+from lmrl.evaluation.likelihood import MODEL_SCORES
 from lmrl.experiment.policies import model_name, model_source
 from lmrl.models import load_model, load_tokenizer
 from lmrl.rewards import make_rewards, reward_name
@@ -56,9 +57,16 @@ def make_evaluator(
             load_frozen_models, model_name(model_args), eval_args.eval_perplexity_model, **loading
         ),
     )
+    check_primary(eval_args.primary_metrics, evaluator.names_in_training)
     if config.metric_for_best_model is not None:
         config.greater_is_better = _greater_is_better(config, evaluator.names_in_training)
     return evaluator
+
+
+def check_primary(primary: Sequence[str] | None, measured: Sequence[str]) -> None:
+    """Raises a `ValueError` for the first of the primary metrics that an evaluation on all held-out rows has not."""
+    for name in primary or ():
+        check_in([*measured, *MODEL_SCORES], primary_metrics=name)
 
 
 def weights_by_name(reward_funcs: Sequence[Any], weights: Sequence[float] | None) -> dict[str, float]:

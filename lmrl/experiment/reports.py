@@ -49,6 +49,7 @@ def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Datas
                 rows,
                 settings["eval_output_dir"] or folder,
                 settings["eval_num_completions_to_print"],
+                primary=settings["primary_metrics"],
                 title=f"{start}, {' and '.join(evaluations)}",
                 rollouts=read_rollouts(folder),
                 **run,

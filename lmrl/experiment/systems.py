@@ -9,13 +9,23 @@ from transformers import PreTrainedModel
 
 from lmrl.data import fit_prompts, load_held_out
 from lmrl.distributed import rank_and_world_size
-from lmrl.evaluation import CompletionStore, Decoding, Evaluation, evaluate_model, measure_completions, read_outputs
-from lmrl.experiment.evaluators import load_frozen_models, weights_by_name
+from lmrl.evaluation import (
+    CompletionStore,
+    Decoding,
+    Evaluation,
+    evaluate_model,
+    measure_completions,
+    read_outputs,
+    report,
+)
+from lmrl.evaluation.evaluate import TOTAL_REWARD
+from lmrl.evaluation.metrics import metric_names
+from lmrl.experiment.evaluators import check_primary, load_frozen_models, weights_by_name
 from lmrl.experiment.policies import NO_LIMIT
 from lmrl.experiment.reruns import load_run_rows
 from lmrl.experiment.runs import RunRecord, trained_rows, with_trained_rows
 from lmrl.models import context_length, load_model, load_tokenizer, show_special_tokens
-from lmrl.rewards import make_rewards
+from lmrl.rewards import make_rewards, reward_name
 from lmrl.utils import known_as, labelled
 
 _CHECKPOINTS = "checkpoints` or `model_name_or_path"
@@ -65,6 +75,8 @@ class SystemEvaluator:
             Metrics besides the usual ones, as [`~lmrl.rewards.make_rewards`] takes them.
         run ([`RunRecord`], *optional*):
             Run whose rewards are measured too, with their weighted total.
+        primary_metrics (list of `str`, *optional*):
+            Metrics to test, which must be among those that are measured.
         perplexity_model (`str`, *optional*), device (`torch.device`), **loading:
             As for [`load_frozen_models`]; the checkpoints are loaded like the reference.
 
@@ -80,6 +92,7 @@ class SystemEvaluator:
         metrics: Sequence[Any],
         *,
         run: RunRecord | None = None,
+        primary_metrics: Sequence[str] | None = None,
         perplexity_model: str | None,
         **loading: Any,
     ):
@@ -89,6 +102,7 @@ class SystemEvaluator:
         rewards = [] if run is None else make_rewards(run.settings.get("rewards", {}).get("rewards", []))
         training = {} if run is None else run.settings["training"]
         self.reward_funcs = [*rewards, *make_rewards(metrics)]
+        self.primary_metrics = primary_metrics
         self.reward_weights = weights_by_name(rewards, training.get("reward_weights"))
         self.loading = loading
         with known_as(_CHECKPOINTS):
@@ -109,8 +123,9 @@ class SystemEvaluator:
                 Where completions are kept until [`SystemEvaluator.clean_up`]: a killed evaluation continues.
 
         Raises:
-            ValueError: If a file of texts does not fit the rows.
+            ValueError: If a file of texts does not fit the rows, or a primary metric is not measured on them.
         """
+        self._check_primary(rows)
         perplexity_model = self.frozen.perplexity_model
         tokenizer = None if perplexity_model is None else perplexity_model[1]
         texts = {label: read_outputs(path, rows, tokenizer) for label, path in self.outputs.items()}
@@ -149,10 +164,45 @@ class SystemEvaluator:
             return rows
         return fit_prompts(rows, tokenizer, limit, data_args.long_prompts, self.decoding.chat_template_kwargs)
 
+    def _check_primary(self, rows: Dataset) -> None:
+        """Raises an error for a primary metric that is not measured on these rows."""
+        total = [TOTAL_REWARD] if len(self.reward_weights) > 1 else []
+        measured = [*total, *metric_names(None, "references" in rows.column_names)]
+        check_primary(self.primary_metrics, [*measured, *(f"reward/{reward_name(f)}" for f in self.reward_funcs)])
+
     @property
     def rewarded(self) -> list[str] | None:
         """The names of the run's rewards; `None` without a run."""
         return list(self.reward_weights) or None
+
+    def report(
+        self,
+        evaluations: Mapping[str, Evaluation],
+        rows: Dataset,
+        folder: Path,
+        eval_args: Any,
+        compare_args: Any,
+        **about: Any,
+    ) -> None:
+        """
+        Prints and writes the report of evaluations.
+
+        Args:
+            evaluations, rows, folder, **about:
+                As for [`~lmrl.evaluation.report`].
+            eval_args ([`~lmrl.arguments.ScoringArguments`]), compare_args ([`~lmrl.arguments.ComparisonArguments`]):
+                The metrics to test, and what is compared with what.
+        """
+        report(
+            compare_args.baseline_first(evaluations),
+            rows,
+            folder,
+            eval_args.eval_num_completions_to_print,
+            rewarded=self.rewarded,
+            primary=eval_args.primary_metrics,
+            all_pairs=compare_args.compare_with == "all",
+            **about,
+        )
 
     def clean_up(self, *folders: Path) -> None:
         """Deletes the completions that were kept in folders, once all of them have their report."""

@@ -11,9 +11,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrl.data import demo_model_path
-from lmrl.evaluation import classification_scores, evaluate_preferences, interval_as_text
 from lmrl.models import add_supervised_forward, context_length, fuse_activations, load_trainable_classifier
 from lmrl.rewards import RewardModel
+from lmrl.supervised.scores import classification_scores, evaluate_preferences, interval_as_text
 from lmrl.utils import check_token_ids
 
 logger = logging.getLogger(__name__)

@@ -83,7 +83,7 @@ class PolicyGradientConfig(RLOOConfig):
         "2019). Fixed at beta by default.",
     )
     kl_horizon: float = option(10_000.0, "Completions in which beta would adapt in full.")
-    max_kl: float | None = option(None, "Stop training above this KL per completion, in nats.")
+    max_kl: float | None = option(None, "Stop above this KL per completion, in nats.")
     resume_from_checkpoint: str | None = option(
         None,
         "Checkpoint to go on from. Its folder; `true` for the newest complete one in output_dir; `latest` for the "

@@ -1,5 +1,6 @@
 """Intervals and tests against closed forms and sacrebleu's own."""
 
+import itertools
 import json
 import math
 
@@ -15,6 +16,7 @@ from lmrl.evaluation import (
     bootstrap_interval,
     compare,
     compare_all,
+    compare_pairs,
     holm,
     score_completions,
     statistics,
@@ -271,3 +273,26 @@ def test_scores_read_from_json_compare_as_the_original_ones():
     read = [Score(**json.loads(json.dumps(vars(score)))) for score in (before, after)]
     assert compare(*read) == compare(before, after)
     assert isinstance(bootstrap_interval(read[0]), Interval)
+
+
+def test_only_primary_metrics_are_corrected_and_have_stars():
+    """Of three metrics with p = 2/256 one is tested, and its p-value is not multiplied."""
+    columns = {
+        label: {name: mean_score(name, "s", [value] * 8, True) for name in ("bleu", "chrf", "length")}
+        for label, value in (("a", 1.0), ("b", 2.0))
+    }
+    found = compare_all(columns, ["length"])["b"]
+    assert list(found) == ["length", "bleu", "chrf"]
+    assert [found[name].significant for name in found] == [True, False, False]
+    assert found["length"].p_corrected == found["length"].p_value == pytest.approx(2 / 256, abs=0.005)
+    assert math.isnan(found["bleu"].p_corrected) and found["bleu"].low == 1 and not found["bleu"].primary
+
+
+def test_all_pairs_of_checkpoints_are_corrected_together():
+    values = {"a": 1.0, "b": 1.0, "c": 2.0}
+    columns = {label: {"bleu": mean_score("bleu", "s", [value] * 8, True)} for label, value in values.items()}
+    found = compare_pairs(columns, itertools.combinations(columns, 2))
+    assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
+    p_values = [differences["bleu"].p_value for differences in found.values()]
+    assert [differences["bleu"].p_corrected for differences in found.values()] == holm(p_values)
+    assert p_values[0] == 1 and found["b", "c"]["bleu"].effect == 1

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..comparison import Compared, compare_all
+from ..comparison import Compared
 from ..evaluate import Evaluation
+from ..roles import compare_evaluations, is_quality, is_reward, is_rewarded, metrics_of, split_by_role
 from ..rows import Row, data_signature
 from ..scores import Score
 from .curves import Log, curve
 from .findings import find_warnings
 from .markdown import code
-from .metric_names import is_quality, is_rewarded, metrics_of
 from .serialization import package_versions
 from .templating import render
 from .wording import setting_text
@@ -65,13 +65,14 @@ def write_card(
             All settings of the run, by the names of the recipes' options.
     """
     if compared is None:
-        compared = compare_all({label: evaluation.scores for label, evaluation in evaluations.items()})
+        compared = compare_evaluations(evaluations, rewarded)
     baseline, base = next(iter(evaluations.items()))
     *_, (label, last) = evaluations.items()
     log = logs[label]
     folder = Path(output_dir)
     model = str(config.get("hub_model_id") or (folder.resolve().name if folder.is_absolute() else folder))
     name = Path(str(config.get("hub_model_id") or folder.resolve())).name
+    primary, exploratory = split_by_role(metrics_of(evaluations), compared)
     text = render(
         "card.md",
         card_data=_metadata(name, algorithm, config, last.scores).to_yaml(),
@@ -86,7 +87,8 @@ def write_card(
         last=last,
         evaluations=evaluations,
         compared=compared,
-        metrics=metrics_of(evaluations),
+        metrics=[*primary, *exploratory],
+        exploratory=exploratory,
         is_rewarded=is_rewarded,
         prompts=len({completion.row for completion in base.completions}),
         data=json.dumps(data_signature(base.row_ids)),
@@ -125,7 +127,7 @@ def _metadata(name: str, algorithm: str, config: Mapping[str, Any], scores: Mapp
             metric_value=round(score.value, 4),
         )
         for key, score in scores.items()
-        if is_quality(score) and math.isfinite(score.value) and not key.startswith("reward/")
+        if is_quality(score) and math.isfinite(score.value) and not is_reward(key)
     ]
     trained_on = hub_id(config.get("dataset_name"))
     tags = ["trl", "lmrl", algorithm.lower(), "reinforcement-learning"]

@@ -3,35 +3,53 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from ..comparison import Compared
+from ..comparison import Compared, bootstrap_interval
 from ..evaluate import Evaluation
+from ..roles import is_reward, is_rewarded, metrics_of
+from ..scores import Score
 from .charts import histogram, lines, scatter, stacked, whiskers
 from .curves import Log, curve, optimizer_panels, panels, thinned, time_shares
-from .metric_names import is_rewarded, metrics_of
-from .wording import direction
+from .wording import direction, listed
 
 
 def change_chart(evaluations: Mapping[str, Evaluation], compared: Compared) -> list[str]:
-    """Returns the differences as shares of the baseline's values, where those are not 0: none or one chart."""
+    """
+    Returns the differences as shares of the baseline's values: none or one chart.
+
+    A metric is left out where its baseline is near 0, so that the share would measure only how near: its interval
+    has 0 inside, or a difference is more than 10 times as large (a KL of 7e-8 before training).
+    """
     baseline = next(iter(evaluations))
     base = evaluations[baseline].scores
+    left_out = [name for name, score in base.items() if _is_near_zero(name, score, compared)]
     rows: dict[str, dict[str, tuple[float, float, float]]] = {}
     for label, metrics in compared.items():
         for name, difference in metrics.items():
             size = abs(base[name].value)
-            if size > 0 and math.isfinite(size) and not math.isnan(difference.low):
+            if name not in left_out and not math.isnan(difference.low):
                 value, low, high = (100 * part / size for part in difference.interval)
                 rows.setdefault(f"{name} {direction(base[name].higher_is_better)}", {})[label] = value, low, high
     if not rows:
         return []
-    return [whiskers(rows, title=f"Change from {baseline}", x_label=f"% of the value of {baseline}, 95 % interval")]
+    changed = [name for name in left_out if any(found[name].effect for found in compared.values() if name in found)]
+    note = f"; without {listed(changed)}, near 0" if changed else ""
+    x_label = f"% of the value of {baseline}, 95 % interval{note}"
+    return [whiskers(rows, title=f"Change from {baseline}", x_label=x_label)]
+
+
+def _is_near_zero(name: str, score: Score, compared: Compared) -> bool:
+    """Returns whether changes from a score cannot be measured in shares of it."""
+    interval = bootstrap_interval(score)
+    effects = [abs(differences[name].effect) for differences in compared.values() if name in differences]
+    is_far = interval.low > 0 or interval.high < 0
+    return not is_far or not math.isfinite(score.value) or max(effects, default=0.0) > 10 * abs(score.value)
 
 
 def histograms(evaluations: Mapping[str, Evaluation]) -> list[str]:
     """Returns the distributions of rewards and lengths over the prompts, all checkpoints in one chart each."""
     names = metrics_of(evaluations)
     charts = []
-    for name in [*(name for name in names if name.startswith("reward/")), *({"length"} & {*names})]:
+    for name in [*filter(is_reward, names), *({"length"} & {*names})]:
         samples: dict[str, list[float]] = {}
         for label, evaluation in evaluations.items():
             score = evaluation.scores.get(name)
@@ -70,7 +88,7 @@ def frontier_charts(
     charts = []
     x_label = "KL (nats per completion)"
     for name in metrics_of(evaluations):
-        if name.startswith("reward/") and is_rewarded(name, rewarded):
+        if is_reward(name) and is_rewarded(name, rewarded):
             points = {
                 label: (evaluation.values.get("kl", math.nan), evaluation.values.get(name, math.nan))
                 for label, evaluation in evaluations.items()

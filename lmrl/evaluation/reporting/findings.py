@@ -5,17 +5,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..comparison import Compared, Difference, compare_all
+from ..comparison import SIGNIFICANCE_LEVEL, Compared, Difference
 from ..evaluate import Evaluation
+from ..roles import compare_evaluations, is_quality, is_reward, is_rewarded, measured_rewards
 from ..scores import Score
 from .curves import Log, curve
-from .metric_names import is_quality, is_rewarded, measured_rewards
 from .wording import listed, number, with_interval
 
 # Entropy and diversity have collapsed below these shares of their initial values.
 _MIN_ENTROPY_SHARE, _MIN_DIVERSITY_SHARE = 0.25, 0.7
 _MAX_LENGTH_CHANGE = 0.25
 _MAX_UNFINISHED = 0.05
+# With fewer rows a measure of quality may have improved without showing it.
+_MIN_ROWS = 50
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,11 @@ def find_warnings(
     They are: rows that a checkpoint was trained on; a reward that rose while no held-out measure of quality did; an
     entropy below 25 % of its initial value (last tenth of a log against the first); distinct-n below 70 % of the
     baseline's; a mean length more than 25 % from the baseline's; a KL above `kl_bound`; more than 5 % of the
-    completions unfinished, and more than before. A reward, a measure of quality or a length has changed if the table
-    has a star: by the p-value corrected for all comparisons.
+    completions unfinished, and more than before.
+
+    A reward may have been gamed if it rose with a star in the table, on at least 50 rows, while no held-out measure of
+    quality improved. Such a measure has improved, and a length has changed, if the p-value is below 0.05 already
+    before the correction: what speaks for a checkpoint need not pass the test of many comparisons.
 
     Args:
         evaluations, logs, rewarded, compared:
@@ -73,10 +78,10 @@ def find_warnings(
     Returns:
         [`Findings`].
     """
-    if compared is None:
-        compared = compare_all({label: evaluation.scores for label, evaluation in evaluations.items()})
-    pairs = _pairs(evaluations, compared)
     rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
+    if compared is None:
+        compared = compare_evaluations(evaluations, rewarded)
+    pairs = _pairs(evaluations, compared)
     runs = {label: log for label, log in (logs or {}).items() if log}
     logged_kls = {label: _first_and_last_tenth(log, "kl_per_sequence") for label, log in runs.items()}
     # Each check returns its warnings, or None if there are no data for it.
@@ -140,16 +145,18 @@ def _unequal_settings(evaluations: Mapping[str, Evaluation]) -> list[str] | None
 
 def _reward_hacking(pair: _Pair, rewarded: Sequence[str]) -> list[str] | None:
     trained = {name: difference for name, difference in pair.differences.items() if is_rewarded(name, rewarded)}
-    rewards = {name: difference for name, difference in trained.items() if name.startswith("reward/")}
+    rewards = {name: difference for name, difference in trained.items() if is_reward(name)}
     held_out = {
         name: difference
         for name, difference in pair.differences.items()
         if name not in trained and is_quality(pair.scores[name]) and not math.isnan(difference.low)
     }
-    if not rewards or not held_out:
+    if not rewards or not held_out or max(difference.rows for difference in rewards.values()) < _MIN_ROWS:
         return None
-    risen = {name: difference for name, difference in rewards.items() if _improved(difference, True)}
-    improved = [name for name, d in held_out.items() if _improved(d, pair.scores[name].higher_is_better)]
+    risen = {
+        name: difference for name, difference in rewards.items() if difference.significant and difference.effect > 0
+    }
+    improved = [name for name, d in held_out.items() if _sign(d) == (1 if pair.scores[name].higher_is_better else -1)]
     if not risen or improved:
         return []
     which = "the held-out metric did not improve"
@@ -179,7 +186,7 @@ def _length(pair: _Pair) -> list[str] | None:
     if difference is None:
         return None
     before = pair.base["length"].value
-    if abs(difference.effect) <= _MAX_LENGTH_CHANGE * before or not difference.significant:
+    if abs(difference.effect) <= _MAX_LENGTH_CHANGE * before or not before or not _sign(difference):
         return []
     longer_or_shorter = "longer" if difference.effect > 0 else "shorter"
     return [
@@ -232,8 +239,9 @@ def _first_and_last_tenth(log: Log, name: str) -> tuple[float, float] | None:
     return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
 
 
-def _improved(difference: Difference, higher_is_better: bool | None) -> bool:
-    return difference.significant and (difference.effect > 0) == bool(higher_is_better)
+def _sign(difference: Difference) -> int:
+    """Returns the sign of a difference whose p-value is below 0.05 without correction, else 0."""
+    return int(math.copysign(1, difference.effect)) if difference.p_value < SIGNIFICANCE_LEVEL else 0
 
 
 def _changes(differences: Mapping[str, Difference]) -> str:

@@ -8,16 +8,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..comparison import Compared, Difference, compare_all
-from ..evaluate import Evaluation
+from ..comparison import Compared, Difference, Pairs
+from ..evaluate import TOTAL_REWARD, Evaluation
 from ..matching import matched
+from ..roles import (
+    compare_evaluations,
+    is_quality,
+    is_reward,
+    is_rewarded,
+    measured_rewards,
+    metrics_of,
+    split_by_role,
+)
 from ..rows import Row, data_signature
 from ..scores import Score
 from .axes import color
 from .curves import POINTS, Log
 from .figures import change_chart, frontier_charts, histograms, optimizer_charts, training_charts
 from .findings import find_warnings
-from .metric_names import is_quality, is_rewarded, measured_rewards, metrics_of
 from .samples import collect_rollouts, collect_samples
 from .templating import TEMPLATES, render
 from .wording import setting_text
@@ -43,8 +51,10 @@ def write_page(
     title: str = "Evaluation",
     max_samples: int = 200,
     compared: Compared | None = None,
+    primary: Sequence[str] | None = None,
     rollouts: Sequence[Mapping[str, Any]] = (),
     differing: Mapping[str, Mapping[str, Any]] | None = None,
+    pairs: Pairs | None = None,
 ) -> None:
     """
     Writes evaluations and logs as one HTML file: warnings, scores, charts, samples side by side, rollouts, settings.
@@ -64,6 +74,10 @@ def write_page(
         compared (`dict`, *optional*):
             Result of [`compare_all`] for the scores; computed if not given. An empty one for checkpoints that were
             evaluated on different rows: they are not compared.
+        primary (list of `str`, *optional*):
+            Names of the metrics to test where `compared` is not given, as for [`report`].
+        pairs (`dict`, *optional*):
+            Result of [`compare_pairs`] for a table of all pairs of checkpoints.
         rollouts (list of `dict`, *optional*):
             Lines of the `rollouts.jsonl` of a run ([`~lmrl.rollouts.read_rollouts`]).
         differing (`dict` of `dict`, *optional*):
@@ -79,11 +93,13 @@ def write_page(
     rewarded = measured_rewards(evaluations) if rewarded is None else list(rewarded)
     evaluations = evaluations or {"": NO_EVALUATION}
     if compared is None:
-        compared = compare_all({label: evaluation.scores for label, evaluation in evaluations.items()})
+        compared = compare_evaluations(evaluations, rewarded, primary)
     baseline, *others = evaluations
     is_comparable = len(compared) == len(others)
     checked = evaluations if is_comparable else {"": NO_EVALUATION}
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    metrics = metrics_of(evaluations)
+    tested, exploratory = split_by_role(metrics, compared)
     context = {
         "title": title,
         "style": style,
@@ -103,7 +119,10 @@ def write_page(
         "tiles": _tiles(evaluations, compared, rewarded),
         "evaluations": evaluations,
         "compared": compared,
-        "metrics": metrics_of(evaluations),
+        "pairs": pairs or {},
+        "metrics": {name: metrics[name] for name in [*tested, *exploratory]},
+        "primary": tested,
+        "exploratory": exploratory,
         "rewarded": rewarded,
         "is_rewarded": is_rewarded,
         "settings": _settings(evaluations, config or {}, is_comparable),
@@ -125,7 +144,8 @@ def _tiles(
         return []
     before, after = (evaluation.scores for evaluation in evaluations.values())
     (differences,) = compared.values()
-    rewards = [name for name in differences if name.startswith("reward/") and is_rewarded(name, rewarded)]
+    rewards = [name for name in differences if is_reward(name) and is_rewarded(name, rewarded)]
+    rewards.sort(key=lambda name: name != TOTAL_REWARD)
     held_out = [n for n in differences if not is_rewarded(n, rewarded) and is_quality(after[n])]
     held_out.sort(key=lambda name: _HEADLINES.index(name) if name in _HEADLINES else len(_HEADLINES))
     costs = [name for name in ("length", "kl") if name in differences]

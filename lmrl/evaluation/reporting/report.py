@@ -1,5 +1,6 @@
 """The report of an evaluation: scores and completions printed, and written as JSON and HTML."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from lmrl.rollouts import read_rollouts
 
-from ..comparison import Compared, compare_all
+from ..comparison import Compared, compare_all, compare_pairs
 from ..evaluate import Evaluation
 from ..matching import matched
+from ..roles import measured_rewards, primary_metrics
 from ..rows import Row
 from .curves import Log, read_log
 from .findings import find_warnings
-from .metric_names import measured_rewards
 from .page import write_page
 from .serialization import write_json
-from .tables import samples_table, scores_table, show
+from .tables import pairs_table, samples_table, scores_table, show
 from .wording import setting_text
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def report(
     logs: Mapping[str, Log] | None = None,
     config: Mapping[str, Any] | None = None,
     rewarded: Sequence[str] | None = None,
+    primary: Sequence[str] | None = None,
+    all_pairs: bool = False,
     title: str = "Evaluation",
     rollouts: Sequence[Mapping[str, Any]] | None = None,
 ) -> Compared:
@@ -60,6 +63,11 @@ def report(
             Settings that the page shows at its end.
         rewarded (list of `str`, *optional*):
             Names of the rewards trained on; by default all that were measured as `reward/<name>`.
+        primary (list of `str`, *optional*):
+            Names of the metrics to test; the others are exploratory. By default the rewards' total and up to five
+            measures of quality that were not trained on.
+        all_pairs (`bool`, *optional*, defaults to `False`):
+            Whether to test every pair of checkpoints, and not only each against the first.
         title (`str`, *optional*, defaults to `"Evaluation"`):
             Heading of the page.
         rollouts (list of `dict`, *optional*):
@@ -70,7 +78,12 @@ def report(
     logs = {"training": read_log(folder)} if logs is None else logs
     rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
     columns = {label: evaluation.scores for label, evaluation in evaluations.items()}
-    compared = compare_all(columns)
+    tested = primary_metrics(evaluations, rewarded) if primary is None else list(primary)
+    pairs = compare_pairs(columns, itertools.combinations(columns, 2), tested) if all_pairs else None
+    if pairs is None:
+        compared = compare_all(columns, tested) if columns else {}
+    else:  # one correction for all that is shown
+        compared = {second: found for (first, second), found in pairs.items() if first == next(iter(columns))}
     files = {label: folder / f"{label}.json" for label in evaluations}
     for label, evaluation in evaluations.items():
         write_json(files[label], evaluation)
@@ -82,16 +95,19 @@ def report(
         rows,
         logs=logs,
         compared=compared,
+        pairs=pairs,
         rollouts=read_rollouts(folder) if rollouts is None else rollouts,
         **shown,
     )
-    _write_facts(folder, evaluations, rows, {**shown, "log": next(iter(logs), None)})
+    _write_facts(folder, evaluations, rows, {**shown, "primary": tested, "log": next(iter(logs), None)})
     if not evaluations:
         print(f"Report: {page}")
         return compared
     if samples and len(rows):
         show(samples_table(evaluations, rows, n=samples))
     show(scores_table(columns, compared))
+    if pairs is not None:
+        show(pairs_table(pairs))
     findings = find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared)
     for warning in findings.warnings:
         print(f"Warning: {warning}")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..evaluate import Evaluation
 from ..generation import Completion
+from ..roles import is_reward, is_rewarded
 from ..rows import Row
-from .metric_names import is_rewarded
 from .worddiff import Piece, word_diff
 from .wording import prompt_text
 
@@ -100,7 +100,7 @@ def _first_completions(evaluation: Evaluation) -> dict[int, Completion]:
 
 def _reward_changes(evaluations: Mapping[str, Evaluation], rewarded: Sequence[str]) -> list[RewardChange]:
     (_, base), *others = evaluations.items()
-    names = [name for name in base.scores if name.startswith("reward/")]
+    names = [name for name in base.scores if is_reward(name)]
     changes = []
     for name in sorted(names, key=lambda name: not is_rewarded(name, rewarded)):
         for label, other in others:
@@ -141,7 +141,7 @@ def _row_rewards(
     by_reward = {change.reward: change.by_row[row] for change in changes if change.label == label}
     rewards = []
     for name, score in evaluation.scores.items():
-        if name.startswith("reward/") and score.row_scores and row < len(score.row_scores):
+        if is_reward(name) and score.row_scores and row < len(score.row_scores):
             reward = name.removeprefix("reward/")
             change = by_reward.get(reward, 0.0)
             rewards.append((reward, score.row_scores[row], change if math.isfinite(change) else 0.0))

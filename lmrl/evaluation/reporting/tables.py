@@ -1,12 +1,14 @@
 """Tables of scores and of completions for the terminal."""
 
+import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..comparison import SIGNIFICANCE_LEVEL, Columns, Compared, compare_all
+from ..comparison import SIGNIFICANCE_LEVEL, Columns, Compared, Difference, Pairs, compare_all
 from ..evaluate import Evaluation
+from ..roles import is_reward, split_by_role
 from ..rows import Row
 from ..scores import Score
 from .wording import difference_text, number, p_value, prompt_text, score_text
@@ -24,9 +26,9 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     Returns a table of metrics (rows) by checkpoints (columns), the first of which is the baseline.
 
     For every other checkpoint there is a column of differences from the baseline as well, with the interval of the
-    paired bootstrap. A difference has a star if its p-value by approximate randomization, corrected for the number of
-    comparisons (Holm), is below 0.05. For one or two checkpoints the table has the intervals of their values and this
-    p-value, too.
+    paired bootstrap, and one of p-values by approximate randomization, corrected for the number of comparisons of the
+    primary metrics (Holm). A difference has a star if this p-value is below 0.05. The exploratory metrics follow below
+    a line, without p-values. For one or two checkpoints the table has the intervals of their values, too.
 
     Args:
         columns (`dict` of `dict` of [`Score`]), compared (`dict`, *optional*):
@@ -53,22 +55,50 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
         table.add_column(Text(f"{label} [95% CI]" if with_intervals else label), justify="right")
     for label in compared:
         table.add_column(Text(f"{label} - {baseline} [95% CI]"), justify="right")
+        table.add_column("p (Holm)", justify="right")
+    primary, exploratory = split_by_role(dict.fromkeys(n for scores in columns.values() for n in scores), compared)
     if compared:
-        table.caption = (
-            f"* p < {SIGNIFICANCE_LEVEL:g} by approximate randomization, corrected for all comparisons (Holm)"
-        )
-        if with_intervals:
-            table.add_column("p (Holm)", justify="right")
-    for name in dict.fromkeys(name for scores in columns.values() for name in scores):
+        table.caption = _caption(compared.values(), bool(exploratory))
+    for name in [*primary, *exploratory]:
+        if exploratory and name == exploratory[0]:
+            table.add_section()
+            table.add_row("exploratory:")
         scores = [metrics.get(name) for metrics in columns.values()]
-        differences = [metrics.get(name) for metrics in compared.values()]
         cells = [score_text(score) if with_intervals else _value_text(score) for score in scores]
-        cells += [_aligned(difference_text(difference)) for difference in differences]
-        if compared and with_intervals:
-            cells += [p_value(difference.p_corrected) if difference else "" for difference in differences]
+        for metrics in compared.values():
+            difference = metrics.get(name)
+            cells += [_aligned(difference_text(difference)), p_value(difference.p_corrected) if difference else ""]
         # Text, not str: rich would read "[...]" as markup.
         table.add_row(Text(name), *map(Text, cells))
     return table
+
+
+def pairs_table(pairs: Pairs) -> "Table":
+    """Returns a table of the differences of the primary metrics of pairs of checkpoints, by [`compare_pairs`]."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("metric", "pair", box=box.SIMPLE_HEAD)
+    table.add_column("difference [95% CI]", justify="right")
+    table.add_column("p (Holm)", justify="right")
+    names = dict.fromkeys(name for found in pairs.values() for name in found if found[name].primary)
+    for name in names:
+        for (first, second), found in pairs.items():
+            if name in found:
+                cells = (name, f"{second} - {first}", _aligned(difference_text(found[name])))
+                table.add_row(*map(Text, cells), p_value(found[name].p_corrected))
+        table.add_section()
+    table.caption = _caption(pairs.values(), False)
+    return table
+
+
+def _caption(found: Iterable[Mapping[str, Difference]], has_exploratory: bool) -> str:
+    """Returns what a star means, and which metrics have none."""
+    comparisons = sum(not math.isnan(each.p_corrected) for differences in found for each in differences.values())
+    star = f"* p < {SIGNIFICANCE_LEVEL:g} by approximate randomization, corrected for {comparisons} comparison"
+    star += "s (Holm)" if comparisons != 1 else " (Holm)"
+    return f"{star}; exploratory metrics are not tested" if has_exploratory else star
 
 
 def samples_table(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", n: int = 5) -> "Table":
@@ -80,7 +110,7 @@ def samples_table(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequen
     from rich.table import Table
     from rich.text import Text
 
-    has_rewards = any(name.startswith("reward/") for found in evaluations.values() for name in found.scores)
+    has_rewards = any(is_reward(name) for found in evaluations.values() for name in found.scores)
     table = Table("", "text", box=box.SIMPLE_HEAD)
     if has_rewards:
         table.add_column("reward", justify="right")
@@ -135,5 +165,5 @@ def _rewards_text(evaluation: Evaluation, row: int) -> str:
     return "\n".join(
         f"{name.removeprefix('reward/')} {score.row_scores[row]:.2f}"
         for name, score in evaluation.scores.items()
-        if name.startswith("reward/") and score.row_scores is not None
+        if is_reward(name) and score.row_scores is not None
     )

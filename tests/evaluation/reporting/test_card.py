@@ -76,8 +76,9 @@ def test_the_card_has_scores_warnings_settings_and_citations(tmp_path: Path) -> 
     assert (
         "[someone/gpt2](https://huggingface.co/someone/gpt2), fine-tuned by reinforcement learning (REINFORCE)" in card
     )
-    row = "| `bleu` (trained on) | 50.00 [50.00, 50.00] | 60.00 [59.25, 60.75] | +10.00 [+9.25, +10.75] |"
-    assert row in card
+    scores = "50.00 [50.00, 50.00] | 60.00 [59.25, 60.75] | +10.00 [+9.25, +10.75]"
+    assert f"| `bleu` (trained on) (exploratory) | {scores} |  |" in card
+    assert "| `reward/polite` (trained on) | 0.5000 [0.5000, 0.5000] | 0.5000 [0.5000, 0.5000] | +0.00 [" in card
     assert "| `bleu` | 0.7 | `bleu\\|smooth:exp` |" in card and "| `polite` | 0.3 | `polite` |" in card
     assert "- after: completions are 100 % longer (20.00 → 40.00 tokens)." in card
     assert "- REINFORCE: `baseline=leave_one_out`" in card

@@ -5,10 +5,10 @@ import math
 import pytest
 
 from lmrl.evaluation import Completion, Evaluation, Score, compare_all, find_warnings
-from lmrl.evaluation.reporting.findings import is_rewarded
+from lmrl.evaluation.roles import is_rewarded
 from lmrl.evaluation.scores import mean_score
 
-ROWS = 15
+ROWS = 60
 BETTER = {"bleu": True, "reward/bleu": True, "reward/length": True, "rougeL": True, "ter": False, "unfinished": False}
 
 
@@ -112,13 +112,47 @@ def test_a_change_of_length_whose_interval_includes_0_is_no_warning():
     assert warnings(BASE, Evaluation(BASE.completions, noisy, {})) == []
 
 
-def test_a_change_of_length_that_has_no_star_after_the_correction_is_no_warning():
-    changed = dict(BASE.scores)
-    changed["length"] = mean_score("length", "s", [60.0] * 6 + [30.0] * (ROWS - 6), None)
-    after = Evaluation(BASE.completions, changed, {})
-    (difference,) = (found["length"] for found in compare_all({"b": BASE.scores, "a": changed}).values())
-    assert difference.low > 0 and difference.p_value < 0.05 < difference.p_corrected
-    assert warnings(BASE, after) == []
+def test_a_change_of_length_that_may_be_chance_is_no_warning():
+    for rows, count in ((4, 0), (6, 1)):  # that are 240 tokens longer, of 60 rows: p is 2/16 and 2/64
+        values = [270.0] * rows + [30.0] * (ROWS - rows)
+        changed = {**BASE.scores, "length": mean_score("length", "s", values, None)}
+        length = BASE.scores | {"length": mean_score("length", "s", [30.0] * ROWS, None)}
+        before, after = (Evaluation(BASE.completions, scores, {}) for scores in (length, changed))
+        assert len(warnings(before, after)) == count
+
+
+def test_a_reward_is_compared_with_held_out_metrics_on_at_least_50_rows():
+    """With fewer, that nothing else improved does not mean much."""
+    for rows, count in ((49, 0), (50, 1)):
+        base = evaluation(bleu=70.0, rougeL=60.0, reward_length=0.5, rows=rows)
+        found = find_warnings({"before": base, "after": shifted(base, reward_length=0.2)})
+        assert len(found.warnings) == count
+        assert ("reward against held-out metrics" in found.checked) == bool(count)
+
+
+def test_what_speaks_against_gaming_need_not_pass_the_test_of_many_comparisons():
+    base = evaluation(reward_length=0.5, bleu=70.0, rougeL=60.0, chrf=50.0, ter=40.0, meteor=50.0)
+    after = shifted(base, reward_length=0.2)
+    values = [70.0 + 3 * (row < 6) for row in range(ROWS)]  # p is 2/64
+    better = after.scores | {"bleu": mean_score("bleu", "s", values, True)}
+    base.scores["bleu"] = mean_score("bleu", "s", [70.0] * ROWS, True)
+    assert len(warnings(base, after)) == 1
+    assert warnings(base, Evaluation(base.completions, better, {})) == []
+
+
+def test_a_constant_reward_has_not_risen_and_the_same_model_twice_is_the_same():
+    base = evaluation(reward_length=0.5, bleu=70.0, rougeL=60.0, length=30.0)
+    found = find_warnings({"one": base, "two": base})
+    assert found.warnings == [] and "reward against held-out metrics" in found.checked
+    constant = mean_score("reward/length", "s", [1.0] * ROWS, True)
+    before, after = (
+        Evaluation(base.completions, {**base.scores, **scores, "reward/length": constant}, {})
+        for scores in ({}, shifted(base, bleu=-3.0).scores)
+    )
+    assert warnings(before, after) == []
+    compared = compare_all({"before": before.scores, "after": after.scores})["after"]
+    assert compared["reward/length"].p_value == 1 and not compared["reward/length"].significant
+    assert {found.p_corrected for found in compare_all({"a": base.scores, "b": base.scores})["b"].values()} == {1.0}
 
 
 def test_many_unfinished_completions_are_a_warning_if_there_were_fewer_before():

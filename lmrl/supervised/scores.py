@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lmrl.evaluation.comparison import clustered_interval
+from lmrl.evaluation.statistics import Array
 from lmrl.rewards import completion_text
-
-from .comparison import clustered_interval
-from .statistics import Array
 
 if TYPE_CHECKING:
     from datasets import Dataset

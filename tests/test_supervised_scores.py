@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmrl.evaluation.classifiers import (
+from lmrl.evaluation.comparison import clustered_interval
+from lmrl.rewards import completion_text
+from lmrl.supervised.scores import (
     calibration_bins,
     classification_scores,
     evaluate_preferences,
     expected_calibration_error,
 )
-from lmrl.evaluation.comparison import clustered_interval
-from lmrl.rewards import completion_text
 
 
 def margin(probability: float) -> float:
