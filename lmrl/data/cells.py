@@ -91,7 +91,10 @@ def joined(value: Any, separator: str = "; ") -> Any:
 def check_column(name: str, columns: list[str], argument: str) -> None:
     """Raises a `ValueError` if a column does not exist; `argument` is the user's setting, such as "prompt_column"."""
     if name not in columns:
-        raise ValueError(f"`{argument}` must name one of {columns}, got {name!r}.{did_you_mean(name, columns)}")
+        hint = did_you_mean(name, columns)
+        if not hint and not all(column.isidentifier() for column in columns):
+            hint = " If these are a row of data, the file has no header: name its columns with `column_names`."
+        raise ValueError(f"`{argument}` must name one of {columns}, got {name!r}.{hint}")
 
 
 def place_of(number: int) -> str:

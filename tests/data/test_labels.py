@@ -30,6 +30,12 @@ def test_a_row_that_has_other_columns_than_were_named_is_refused(tmp_path: Path)
         load_labelled(str(tmp_path), column_names=["id", "text", "label"])
 
 
+def test_the_error_about_a_file_without_a_header_names_the_argument_that_names_columns(tmp_path):
+    (tmp_path / "train.tsv").write_text("a fine film\t1\na dull one\t0\n")
+    with pytest.raises(ValueError, match=r"must name one of \['a fine film', '1'\].* with `column_names`\."):
+        load_labelled(str(tmp_path))
+
+
 def test_numbers_are_ordered_as_numbers_and_words_as_words(tmp_path: Path) -> None:
     numbers = write(tmp_path / "numbers.csv", "text,label\na,10\nb,9\nc,10\nd,9\n")
     assert load_labelled(numbers, eval_rows=1)[2] == ["9", "10"]
