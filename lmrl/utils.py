@@ -292,7 +292,8 @@ def failure_of(error: BaseException, inputs: Mapping[str, Any]) -> str:
     if row is None:
         place = f"{len(completions)} completions, the first of them {shorten(completions[0])}"
     else:
-        place = f"row {row} of {len(completions)} (the first is 0), the completion {shorten(completions[row])}"
+        place = f"row {row} of {len(completions)} (the first is 0), " if len(completions) > 1 else ""
+        place += f"the completion {shorten(completions[row])}"
         place += f" of the prompt {shorten(inputs['prompts'][row])}" if inputs.get("prompts") else ""
     raised = f"{type(error).__name__}: {str(error).rstrip('.')}"
     return f"raised {raised}. It was scoring {place}.{line_of(error)}"

@@ -125,6 +125,8 @@ def test_an_error_in_a_worker_names_the_completion_and_the_line() -> None:
     sentence = str(caught.value)
     assert "failed on rows 3 to 5 of the batch: it raised KeyError: 'slot'. It was scoring row 1 of 3 " in sentence
     assert f"the completion 'text 4'. See {Path(__file__)}, line " in sentence
+    with pytest.raises(RuntimeError, match=r"failed on row 0 of the batch: .* It was scoring the completion 'text 4'"):
+        reward(completions=["text 4"])
 
 
 def test_a_batch_that_is_scored_at_once_is_named_by_its_first_completion() -> None:

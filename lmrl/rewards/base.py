@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 Prompts: TypeAlias = Sequence[Any] | None
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
@@ -244,8 +244,7 @@ def _run(values: Awaitable[Any]) -> Any:
 
 def range_of(reward: Any) -> Range:
     """Returns the lowest and highest possible reward; those of a plain function are infinite."""
-    ends: Range = getattr(reward, "range", UNBOUNDED)
-    return ends
+    return cast(Range, getattr(reward, "range", UNBOUNDED))
 
 
 def signature_of(reward: Any) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from lmrl.libraries import Array, np, sacrebleu
 from lmrl.utils import check_in
@@ -43,14 +44,12 @@ def log_bleu(
         precision = np.where(counted, logs, 0).sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
     else:
         precision = np.where(counted, logs, -np.inf).mean(axis=-1)
-    logarithm: Array = brevity + np.where(some, precision, -np.inf)
-    return logarithm
+    return cast(Array, brevity + np.where(some, precision, -np.inf))
 
 
 def corpus_bleu(sums: Array, effective_order: bool = False) -> Array:
     """Returns the BLEU, in [0, 100], smoothed by `exp`; the arguments are those of [`log_bleu`]."""
-    score: Array = 100 * np.exp(log_bleu(sums, effective_order=effective_order))
-    return score
+    return cast(Array, 100 * np.exp(log_bleu(sums, effective_order=effective_order)))
 
 
 @dataclass(eq=False, repr=False)
@@ -94,15 +93,7 @@ class BLEU(SummedReward[list[Tokens]]):
         check_in(sacrebleu.BLEU.SMOOTH_DEFAULTS, smooth_method=self.smooth_method)
         super().__post_init__()
         self._tokens = SacrebleuTokens(self.tokenize, self.lowercase)
-        metric = sacrebleu.BLEU(
-            lowercase=self.lowercase,
-            tokenize=self.tokenize,
-            smooth_method=self.smooth_method,
-            smooth_value=self.smooth_value,
-            effective_order=self.effective_order,
-        )
-        metric.num_refs = -1  # a number of references that varies
-        self._signature = f"bleu|{metric.get_signature().format()}"
+        self._signature = f"bleu|{self.sacrebleu_metric(sacrebleu.BLEU).get_signature().format()}"
         if self.smooth_value is None:
             self.smooth_value = sacrebleu.BLEU.SMOOTH_DEFAULTS[self.smooth_method]
 
@@ -122,8 +113,7 @@ class BLEU(SummedReward[list[Tokens]]):
         ]
         totals = ngram_totals(tokens, MAX_ORDER)
         matches = shared_ngrams(tokens, prepared, MAX_ORDER, together=True)[:, 0]
-        statistics: list[list[int]] = np.column_stack([totals[:, 0], closest, matches, totals]).tolist()
-        return statistics
+        return cast(list[list[int]], np.column_stack([totals[:, 0], closest, matches, totals]).tolist())
 
     def from_statistics(self, sums: Array) -> Array:
         """Returns the BLEU of each row of statistics, in [0, 1]."""
@@ -172,5 +162,4 @@ class GLEU(ReferenceReward[list[Tokens]]):
         of_completions = ngram_totals(tokens, MAX_ORDER).sum(axis=-1)
         of_references = ngram_totals_of_references(prepared, MAX_ORDER).sum(axis=-1)
         longer = of_references.clip(min=of_completions[:, None]).clip(min=1)
-        scores: Scores = (matches / longer).max(axis=-1).tolist()
-        return scores
+        return cast(Scores, (matches / longer).max(axis=-1).tolist())

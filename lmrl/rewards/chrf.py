@@ -3,6 +3,7 @@
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from lmrl.libraries import Array, np, sacrebleu
 
@@ -77,9 +78,8 @@ class ChrF(SummedReward[list[list[Symbols]]]):
                 f"{self.char_order} and {self.word_order}. chrF has 6 and 0, chrF++ has 6 and 2."
             )
         super().__post_init__()
-        metric = sacrebleu.CHRF(self.char_order, self.word_order, self.beta, self.lowercase)
-        metric.num_refs = -1  # a number of references that varies
-        self._signature = f"chrF{self.beta}{'+' * self.word_order}|{metric.get_signature().format()}"
+        signature = self.sacrebleu_metric(sacrebleu.CHRF).get_signature().format()
+        self._signature = f"chrF{self.beta}{'+' * self.word_order}|{signature}"
 
     def units(self, text: str) -> list[Symbols]:
         """Returns the characters and the words of a text, what of it counts."""
@@ -109,8 +109,7 @@ class ChrF(SummedReward[list[list[Symbols]]]):
         # (completions, references, numbers)
         statistics = np.concatenate(counts, axis=2).reshape(len(texts), -1, 3 * (self.char_order + self.word_order))
         best = chrf_score(statistics.astype(np.float64), self.beta).argmax(axis=1)
-        of_best: list[list[int]] = statistics[np.arange(len(texts)), best].tolist()
-        return of_best
+        return cast(list[list[int]], statistics[np.arange(len(texts)), best].tolist())
 
     def from_statistics(self, sums: Array) -> Array:
         """Returns the chrF of each row of statistics, in [0, 1]."""

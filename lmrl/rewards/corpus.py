@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 from lmrl.libraries import Array, np, sacrebleu
 
@@ -144,8 +144,7 @@ def nist_score(sums: Array) -> Array:
     brevity = np.minimum(divide(totals[..., 0], reference[..., 0], 0), 1)
     with np.errstate(divide="ignore"):
         penalty = np.exp(_BETA * np.log(brevity) ** 2)  # 0 where brevity is
-    score: Array = penalty * divide(information, totals, 0).sum(axis=-1)
-    return score
+    return cast(Array, penalty * divide(information, totals, 0).sum(axis=-1))
 
 
 @dataclass(eq=False, repr=False)

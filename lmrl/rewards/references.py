@@ -3,7 +3,7 @@
 import functools
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar, cast
 
 from lmrl.libraries import Array, np
@@ -90,6 +90,14 @@ class SummedReward(ReferenceReward[Prepared]):
     function beside its class, takes `sums`: statistics `(..., numbers)` of single rows, or their sums over the rows of
     corpora; and returns scores of shape `(...)`.
     """
+
+    def sacrebleu_metric(self, metric_class: Any) -> Any:
+        """Returns a metric of sacrebleu with the options of this reward, for a number of references that varies."""
+        shared = [option.name for option in fields(ReferenceReward)]
+        options = {own.name: getattr(self, own.name) for own in fields(self) if own.name not in shared}
+        metric = metric_class(**options)
+        metric.num_refs = -1
+        return metric
 
     @abstractmethod
     def batch_statistics(self, completions: Sequence[str], prepared: Sequence[Prepared]) -> Sequence[Sequence[float]]:

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
-from lmrl.utils import did_you_mean
+from lmrl.utils import did_you_mean, line_of
 
 REWARDS: dict[str, Callable[..., Any]] = {}
 """The reward classes by name: filled in `lmrl/rewards/__init__.py`, a row for each."""
@@ -119,8 +119,7 @@ def _own_reward(name: str, arguments: dict[str, Any]) -> Callable[..., Any]:
         raise ValueError(f"`{name}` must be a class to have arguments, got {arguments}. Bind them in its module.")
     if not callable(own):
         raise ValueError(f"`{name}` must be callable, got a {type(own).__name__}. Name a function or a class.")
-    reward: Callable[..., Any] = own
-    return reward
+    return cast(Callable[..., Any], own)
 
 
 def _constructed(name: str, constructor: Callable[..., Any], arguments: dict[str, Any]) -> Callable[..., Any]:
@@ -137,9 +136,9 @@ def _constructed(name: str, constructor: Callable[..., Any], arguments: dict[str
     except (ValueError, OSError, ImportError):  # messages for users
         raise
     except Exception as error:
-        raise ValueError(
-            f"The arguments of {name!r} must be valid, got {arguments} ({type(error).__name__}: {error})."
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        line = line_of(error)
+        raise ValueError(f"The arguments of {name!r} must be valid, got {arguments} ({reason}).{line}") from error
     return reward
 
 
@@ -188,6 +187,7 @@ def module_of_file(path: Path) -> ModuleType:
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, Exception):
-            raise ValueError(f"{path} must run, got {type(error).__name__}: {error}. Correct the file.") from error
+            raised = f"{type(error).__name__}: {str(error).rstrip('.')}"
+            raise ValueError(f"{path} must run, got {raised}. Correct the file.{line_of(error)}") from error
         raise
     return module

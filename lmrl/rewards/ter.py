@@ -58,13 +58,7 @@ class TER(SummedReward[list[Words]]):
         if self.asian_support and not (self.normalized or self.no_punct):
             raise ValueError("`asian_support` must be False without `normalized` or `no_punct`, got True. Set one.")
         super().__post_init__()
-        metric = sacrebleu.TER(
-            normalized=self.normalized,
-            no_punct=self.no_punct,
-            asian_support=self.asian_support,
-            case_sensitive=self.case_sensitive,
-        )
-        metric.num_refs = -1  # a number of references that varies
+        metric = self.sacrebleu_metric(sacrebleu.TER)
         self._tokenizer = metric.tokenizer
         self._signature = f"ter|{metric.get_signature().format()}"
 

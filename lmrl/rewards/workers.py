@@ -14,7 +14,7 @@ from itertools import repeat
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from lmrl.utils import failure_of
 
@@ -92,8 +92,7 @@ class _Worker:
         """Returns what the process sends; kills one that takes too long."""
         try:
             if self.connection.poll(timeout):
-                received: Result | None = self.connection.recv()
-                return received
+                return cast("Result | None", self.connection.recv())
         except (EOFError, OSError):  # no message, or a part of one
             code = self.stop()
             how = f"killed by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
