@@ -1,6 +1,8 @@
 """Libraries that are imported when one of their names is first read, and types that are made of them."""
 
+import functools
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 Array: TypeAlias = "np.typing.NDArray[np.float64]"
@@ -14,8 +16,12 @@ class _Library:
     def __init__(self, name: str) -> None:
         self._name = name
 
+    @functools.cached_property
+    def _module(self) -> ModuleType:
+        return importlib.import_module(self._name)
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(importlib.import_module(self._name), name)
+        return getattr(self._module, name)
 
 
 if TYPE_CHECKING:
