@@ -11,6 +11,8 @@ import pytest
 import torch
 from training import ALGORITHMS
 
+from lmrl.rollouts import read_rollouts
+
 HERE = Path(__file__).parent
 
 
@@ -50,6 +52,12 @@ def test_two_processes_equal_one(algorithm: str, kind: str, gpt2_path: str, tmp_
         assert log.keys() == other.keys()
         for name, value in log.items():
             assert float(other[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-5), name
+    rollouts = read_rollouts(f"{tmp_path / 'one'}.run")
+    assert len(rollouts) == (8 if algorithm == "ppo" else 16)
+    for row, other in zip(rollouts, read_rollouts(f"{tmp_path / 'two'}.run"), strict=True):
+        assert row.pop("rewards") == pytest.approx(other.pop("rewards"))
+        for name, value in row.items():
+            assert other[name] == (pytest.approx(value, abs=1e-5) if isinstance(value, float) else value), name
 
 
 def test_replicas_that_sample_in_bfloat16_stay_equal_bit_by_bit(gpt2_path: str, tmp_path: Path) -> None:
