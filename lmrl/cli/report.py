@@ -94,8 +94,13 @@ def _write_overlay(path: Path, runs: Mapping[str, _Run]) -> None:
 def _differing(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Returns the settings that are not the same in all runs, by name and run."""
     names = dict.fromkeys(name for config in configs.values() for name in config if name not in _PLACES)
-    values = {name: {label: config.get(name) for label, config in configs.items() if config} for name in names}
-    return {name: found for name, found in values.items() if len({*map(repr, found.values())}) > 1}
+    known = [config for config in configs.values() if config]
+    differing = {}
+    for name in names:
+        # A run that does not have a setting is as one in which it is not set.
+        if len({repr(config.get(name)) for config in known}) > 1:
+            differing[name] = {label: config[name] for label, config in configs.items() if name in config}
+    return differing
 
 
 def _read_run(folder: Path) -> _Run:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from .templating import render
 
 WIDTH, HEIGHT = 440, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 50, 44  # margins
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 50, 44  # margins
 
 
 @dataclass(frozen=True)
