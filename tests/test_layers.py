@@ -107,7 +107,7 @@ BUDGETS = {
     "lmrl/trainers": 2_700,
 }
 # What main does not meet yet.
-BUDGETS_TODAY = {"lmrl": 18_172, "lmrl/models": 1_690, "lmrl/rewards": 4_541, "lmrl/trainers": 3_266}
+BUDGETS_TODAY = {"lmrl": 18_172, "lmrl/models": 1_690, "lmrl/rewards": 4_521, "lmrl/trainers": 3_266}
 FILE_LINES_TODAY = {"lmrl/trainers/base.py": 499}
 
 

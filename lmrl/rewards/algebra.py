@@ -15,7 +15,7 @@ from .base import (
     Range,
     Scores,
     as_text,
-    call_rewards,
+    call_reward,
     range_of,
     reward_name,
     signature_of,
@@ -151,7 +151,15 @@ class Combined(Reward):
         Raises:
             ValueError: If a component does not return one finite number, or `None`, per completion.
         """
-        results = call_rewards(dict(zip(self.names, self.components, strict=True)), **inputs)
+        results = {}
+        failures = []
+        for name, reward in zip(self.names, self.components, strict=True):
+            try:  # in a distributed run a later one may wait for the other processes, and must be called on each
+                results[name] = call_reward(reward, **inputs)
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
         for name, values in results.items():
             for row, value in enumerate(values):
                 if value is not None and not math.isfinite(value):  # a bound or a minimum could hide it

@@ -211,24 +211,6 @@ def call_reward(reward: Callable[..., Any], **inputs: Any) -> Scores:
     return numbers
 
 
-def call_rewards(rewards: Mapping[str, Callable[..., Any]], **inputs: Any) -> dict[str, Scores]:
-    """
-    Returns [`call_reward`] of each, by name; raises the first failure after all were called.
-
-    In a distributed run a later reward may wait for the other processes, and must be called on each.
-    """
-    results = {}
-    failures = []
-    for name, reward in rewards.items():
-        try:
-            results[name] = call_reward(reward, **inputs)
-        except Exception as error:
-            failures.append(error)
-    if failures:
-        raise failures[0]
-    return results
-
-
 async def _wait_for(values: Awaitable[Any]) -> Any:
     return await values
 

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from lmrl.libraries import Tensor, torch, transformers
 from lmrl.utils import check_at_least, check_in, reason_of
@@ -133,10 +133,14 @@ class FrozenModel(Reward):
         return rewards
 
     def _score_batch(self, texts: Sequence[Encoded]) -> Scores:
-        batch = _padded(texts, self._tokenizer.pad_token_id or 0)
+        batch = {}
+        for key in texts[0]:
+            tensors = [torch.tensor(text[key], dtype=torch.long) for text in texts]
+            filler = self._tokenizer.pad_token_id or 0 if key == "input_ids" else 0
+            padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=filler)
+            batch[key] = padded.to(self._model.device)
         with torch.no_grad():
-            rewards: Scores = self._read({key: ids.to(self._model.device) for key, ids in batch.items()}).tolist()
-        return rewards
+            return cast(Scores, self._read(batch).tolist())
 
 
 def from_pretrained(auto_class: Any, name: str, kind: str, **options: Any) -> Any:
@@ -208,14 +212,3 @@ def load_classifier(name: str, kind: str, trained: Container[str] = (), **option
     remedy = f"Name a checkpoint that was trained as a {kind}, not the model it starts from."
     auto_class = transformers.AutoModelForSequenceClassification
     return load_complete(auto_class, name, kind, remedy, ignored=trained, **options)
-
-
-def _padded(texts: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
-    return {
-        key: torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(text[key], dtype=torch.long) for text in texts],
-            batch_first=True,
-            padding_value=pad_id if key == "input_ids" else 0,
-        )
-        for key in texts[0]
-    }

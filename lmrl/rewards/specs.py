@@ -49,7 +49,12 @@ def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
     """
     name, arguments = _name_and_arguments(spec)
     if name in REWARDS:
-        return _constructed(name, REWARDS[name], _made_of_rewards(name, arguments))
+        made: dict[str, Any] = {
+            key: make_reward(value) for key, value in arguments.items() if key in ("reward", "when")
+        }
+        if "rewards" in arguments:
+            made["rewards"] = (_weighted if name == "weighted" else make_rewards)(arguments["rewards"])
+        return _constructed(name, REWARDS[name], arguments | made)
     if ":" in name:
         return _own_reward(name, arguments)
     if name.endswith(".py"):
@@ -66,14 +71,6 @@ def make_rewards(specs: Iterable[str | Mapping[str, Any]]) -> list[Callable[...,
     if isinstance(specs, (str, Mapping)) or not isinstance(specs, Iterable):
         raise ValueError(f"The rewards must be a list, got {specs!r}. Put it into a list, or use `make_reward`.")
     return [make_reward(spec) for spec in specs]
-
-
-def _made_of_rewards(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments with the rewards that they name."""
-    made: dict[str, Any] = {key: make_reward(value) for key, value in arguments.items() if key in ("reward", "when")}
-    if "rewards" in arguments:
-        made["rewards"] = (_weighted if name == "weighted" else make_rewards)(arguments["rewards"])
-    return arguments | made
 
 
 def _weighted(terms: Any) -> list[tuple[Callable[..., Any], float]]:
