@@ -12,7 +12,10 @@ WEIGHTS = (
     *("pytorch_model.bin", "adapter_model.bin"),
 )
 CHECKPOINTS = ("checkpoint-*",)
-SCORES = ("before.json", "after.json", "scores.json", "report.html", "report.json")
+SCORES = (
+    *("before.json", "after.json", "scores.json", "report.html", "report.json"),
+    *("majority.json", "classifier.json", "length.json", "reward_model.json"),
+)
 LOGS = ("log.jsonl", "rollouts.jsonl", "trainer_state.json")
 RESULTS = (*WEIGHTS, *CHECKPOINTS, *SCORES, *LOGS)
 

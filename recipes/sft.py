@@ -8,11 +8,19 @@ Fine-tunes a causal language model on the references with TRL's SFTTrainer, as a
 
 from dataclasses import dataclass
 
-from lmrl.arguments import DataArguments, ModelArguments
+from lmrl.arguments import DataArguments, ModelArguments, WarmStartEvaluationArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_splits, to_supervised
-from lmrl.experiment import load_policy, prepare_run, save_merged, start_run
-from lmrl.supervised import RecipeConfig, prepare_step, smallest_limit
+from lmrl.experiment import load_policy, prepare_run, start_run
+from lmrl.supervised import (
+    RecipeConfig,
+    evaluate_supervised,
+    first_references,
+    make_supervised_evaluator,
+    prepare_step,
+    save_warm_start,
+    smallest_limit,
+)
 from lmrl.trainers import find_checkpoint
 from trl import SFTConfig, SFTTrainer
 
@@ -24,30 +32,25 @@ class SupervisedConfig(RecipeConfig, SFTConfig):
 
 def main() -> None:
     """Trains on one prompt-completion pair per reference, with the loss on the completions."""
-    model_args, data_args, config = parse(ModelArguments, DataArguments, SupervisedConfig)
-    prepare_run(config, model_args, data_args)
+    arguments = parse(ModelArguments, DataArguments, WarmStartEvaluationArguments, SupervisedConfig)
+    model_args, data_args, eval_args, config = arguments
+    prepare_run(config, model_args, data_args, eval_args)
     model, tokenizer = load_policy(model_args, config)
     tokenizer.padding_side = "right"
     config.max_length = smallest_limit(model, config.max_length)
     longest_prompt = None if config.max_length is None else config.max_length - 1
     train_rows, eval_rows = load_splits(tokenizer, longest_prompt, **vars(data_args))
     train_texts = to_supervised(train_rows)
-    trainer = SFTTrainer(
-        model,
-        config,
-        train_dataset=train_texts,
-        eval_dataset=to_supervised(eval_rows),
-        processing_class=tokenizer,
-        peft_config=model_args.peft_config(),
-    )
+    evaluator = make_supervised_evaluator(model, tokenizer, eval_rows, eval_args)
+    texts = {"train_dataset": train_texts, "eval_dataset": first_references(evaluator.rows)}
+    trainer = SFTTrainer(model, config, **texts, processing_class=tokenizer, peft_config=model_args.peft_config())
     prepare_step(trainer, train_texts)
-    start_run(trainer, train_rows, eval_rows, model_args, data_args)
+    start_run(trainer, train_rows, eval_rows, model_args, data_args, eval_args)
+    evaluations = {"before": evaluate_supervised(trainer, evaluator)}
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
-    loss = trainer.evaluate()["eval_loss"]
-    if trainer.is_world_process_zero():
-        save_merged(model_args.merge, config.output_dir, model_args.dtype)
-        print(f"Held-out loss: {loss:.4f} nats per token. The model is in {config.output_dir}")
+    evaluations["after"] = evaluate_supervised(trainer, evaluator)
+    save_warm_start(trainer, evaluations, evaluator.rows, model_args, data_args, eval_args)
 
 
 if __name__ == "__main__":

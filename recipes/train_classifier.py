@@ -14,7 +14,7 @@ from lmrl.cli import parse, run
 from lmrl.data import load_labelled
 from lmrl.experiment import prepare_run, start_run
 from lmrl.models import load_trainable_classifier
-from lmrl.supervised import RecipeConfig, check_defaults, save_accuracy, smallest_limit
+from lmrl.supervised import RecipeConfig, check_defaults, save_classifier, smallest_limit
 from lmrl.trainers import find_checkpoint
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
@@ -51,9 +51,8 @@ def main() -> None:
     start_run(trainer, train_rows, eval_rows, model_args, label_args)
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
-    predictions = trainer.predict(eval_set).predictions.argmax(-1).tolist()
-    if trainer.is_world_process_zero():
-        save_accuracy(config.output_dir, predictions, eval_rows["label"], train_rows["label"], names)
+    logits = trainer.predict(eval_set).predictions
+    save_classifier(trainer, logits, train_rows, eval_rows, names, model_args, label_args)
 
 
 if __name__ == "__main__":

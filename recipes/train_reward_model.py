@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from lmrl.arguments import ModelArguments, PreferenceArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_pairs
-from lmrl.experiment import prepare_run, save_merged, start_run
+from lmrl.experiment import prepare_run, start_run
 from lmrl.models import upcast_adapters_to_fp32
-from lmrl.supervised import RecipeConfig, check_tokenized, load_reward_model, save_preferences, smallest_limit
+from lmrl.supervised import RecipeConfig, check_tokenized, load_reward_model, save_reward_model, smallest_limit
 from lmrl.trainers import find_checkpoint
 from transformers import set_seed
 from trl import RewardConfig, RewardTrainer
@@ -48,9 +48,7 @@ def main() -> None:
     start_run(trainer, train_pairs, eval_pairs, model_args, data_args)
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
-    if trainer.is_world_process_zero():
-        save_merged(model_args.merge, config.output_dir, model_args.dtype)
-        save_preferences(config.output_dir, eval_pairs)
+    save_reward_model(trainer, eval_pairs, model_args, data_args)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,12 @@ from lmrl.arguments import (
     PreferenceArguments,
     RewardArguments,
     ScoringArguments,
+    WarmStartEvaluationArguments,
 )
 from lmrl.trainers import PPOConfig, ReinforceConfig
 
 KINDS: dict[str, tuple[type, ...]] = {
-    "sft": (ModelArguments, DataArguments, SFTConfig),
+    "sft": (ModelArguments, DataArguments, WarmStartEvaluationArguments, SFTConfig),
     "reinforce_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig),
     "ppo_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, PPOConfig),
     "evaluate_gen": (CheckpointArguments, HeldOutArguments, ScoringArguments, ComparisonArguments),

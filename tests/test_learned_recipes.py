@@ -31,11 +31,28 @@ def test_a_classifier_from_scratch_learns_and_is_a_reward(recipe, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.tsv").write_text("".join(rows))
     (tmp_path / "data" / "dev.tsv").write_text("good w3\t1\nw4 bad\t0\nw9 good\t1\n")
-    options = ("--dataset_name", "data", "--column_names", "text", "label", "--class_names", "sad", "glad")
+    options = (
+        "--dataset_name",
+        "data/train.tsv",
+        "--eval_dataset_name",
+        "data/dev.tsv",
+        "--column_names",
+        "text",
+        "label",
+        "--class_names",
+        "sad",
+        "glad",
+    )
     status, out, err = recipe("train_classifier", *options, "--output_dir", "out", *SHORT, *CPU)
     assert status == 0, err
     assert re.search(r"on 3 rows: 1\.0000 \[1\.0000, 1\.0000\], macro F1 1\.0000; always 'sad': 0\.3333\.", out)
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["accuracy"]["value"] == 1.0
+    assert out.endswith("Report: out/report.html\nThe model is in out\n")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "true label, predicted as" in page and "good w3" in page and "Calibration" in page
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "A small model with random weights, trained as a text classifier, with lmrl" in card
+    assert "pipeline_tag: text-classification" in card and "base_model" not in card and "reinforcement" not in card
     reward = Classifier(str(tmp_path / "out"), "glad")
     good, bad = reward(completions=["w1 good", "w1 bad"])
     assert good > 0.5 > bad
@@ -59,6 +76,9 @@ def test_a_reward_model_learns_from_grades_and_is_a_reward(model, request, recip
         r"on 12 pairs of 4 prompts: (\S+) \[.*the longer one: 0\.5000, the shorter one: 0\.5000\. Expected cal", out
     )
     assert float(found.group(1)) > 0.8
+    assert "reward_model - length [95% CI]" in out and "Report: out/report.html" in out
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "trained as a reward model on pairs" in card and "On 12 held-out pairs" in card
     good, bad = RewardModel(str(tmp_path / "out"))(completions=[" w3 x", " w3 z"], prompts=["w3; a ->"] * 2)
     assert good > bad
 

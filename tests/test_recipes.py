@@ -36,9 +36,11 @@ from lmrl.arguments import (
     ModelArguments,
     RewardArguments,
     ScoringArguments,
+    WarmStartEvaluationArguments,
 )
 from lmrl.cli import run
 from lmrl.data import demo_rows
+from lmrl.evaluation import read_json
 from lmrl.models import CRITIC_FILE
 from lmrl.trainers import PPOConfig, ReinforceConfig
 
@@ -204,7 +206,11 @@ def test_a_model_of_sft_is_trained_on_and_both_are_compared(recipe: Recipe, foot
     short = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--disable_tqdm", "true")
     status, out, err = recipe("sft", *rows_of(footpaths), *short, "--output_dir", warm)
     assert status == 0, err
-    assert re.search(rf"Held-out loss: \d+\.\d{{4}} nats per token. The model is in {warm}\n$", out)
+    assert f"Report: {warm}/report.html\n" in out and out.endswith(f"The model is in {warm}\n")
+    assert "supervised fine-tuning (SFT)" in (warm / "README.md").read_text()
+    before, after = (read_json(warm / f"{name}.json").scores for name in ("before", "after"))
+    assert before["reference_perplexity"].value != after["reference_perplexity"].value > 1
+    assert len(before["reference_perplexity"].row_scores) == len(before["bleu"].row_scores) <= 50
     check_saved(warm)
 
     trained = ("--model_name_or_path", warm, *rows_of(footpaths), *SHORT)
@@ -313,7 +319,7 @@ def test_a_terminal_that_cannot_print_does_not_cost_the_model_card(
 
 
 OWN = {
-    "sft": (ModelArguments, DataArguments, SFTConfig),
+    "sft": (ModelArguments, DataArguments, WarmStartEvaluationArguments, SFTConfig),
     "reinforce_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, ReinforceConfig),
     "ppo_gen": (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, PPOConfig),
     "evaluate_gen": (CheckpointArguments, HeldOutArguments, ScoringArguments, ComparisonArguments),

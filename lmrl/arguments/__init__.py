@@ -12,7 +12,13 @@ from lmrl.arguments.data import (
     PreferenceArguments,
     RowArguments,
 )
-from lmrl.arguments.evaluation import ComparisonArguments, EvaluationArguments, RewardArguments, ScoringArguments
+from lmrl.arguments.evaluation import (
+    ComparisonArguments,
+    EvaluationArguments,
+    RewardArguments,
+    ScoringArguments,
+    WarmStartEvaluationArguments,
+)
 from lmrl.arguments.models import CheckpointArguments, ClassifierArguments, ModelArguments
 from lmrl.arguments.output import OutputArguments
 
@@ -31,4 +37,5 @@ __all__ = [
     "RewardArguments",
     "RowArguments",
     "ScoringArguments",
+    "WarmStartEvaluationArguments",
 ]

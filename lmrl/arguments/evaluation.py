@@ -105,6 +105,23 @@ class EvaluationArguments(ScoringArguments):
 
 
 @dataclass
+class WarmStartEvaluationArguments(EvaluationArguments):
+    """How held-out rows are completed and scored around a supervised warm start."""
+
+    eval_subset: int = option(
+        50,
+        "Held-out rows that are evaluated, the first ones. Before, after and, with eval_strategy, during training, "
+        "where the loss is that of their first references.",
+    )
+    eval_max_new_tokens: int | None = option(
+        None, "Maximum number of tokens of a completion. Default: as many as the longest first reference has."
+    )
+    eval_perplexity_model: str | None = option(
+        None, "Model for the perplexity of the completions: folder or hub id. Default: none."
+    )
+
+
+@dataclass
 class ComparisonArguments(OutputArguments):
     """Checkpoints and texts that `evaluate_gen.py` compares, and how it samples."""
 

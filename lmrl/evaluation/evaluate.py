@@ -45,6 +45,8 @@ class Evaluation:
             Ids of the rows ([`lmrl.evaluation.rows.row_ids`]), to compare with other evaluations of the same rows.
         trained_on (`dict` of lists of `str`, *optional*):
             Ids of the rows that the checkpoint was trained on, by the run that did; `None` if that is unknown.
+        tables (`dict` of lists of lists of `str`, *optional*):
+            Tables that the report shows, by their headings; the first line of each has the names of its columns.
     """
 
     completions: list[Completion]
@@ -52,6 +54,7 @@ class Evaluation:
     decoding: dict[str, Any]
     row_ids: list[str] = field(default_factory=list)
     trained_on: dict[str, list[str]] | None = None
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, float]:

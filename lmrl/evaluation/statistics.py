@@ -35,6 +35,18 @@ def perplexity(sums: Array) -> Array:
     return value
 
 
+def macro_f1(sums: Array) -> Array:
+    """Returns the mean of `sums[label, 0] / sums[label, 1]` over labels: of 2 TP over what is predicted or true."""
+    pairs = sums.reshape(*sums.shape[:-1], -1, 2)
+    value: Array = np.nanmean(divide(pairs[..., 0], pairs[..., 1], np.nan), axis=-1)
+    return value
+
+
+def calibration_error(sums: Array) -> Array:
+    """Returns `sum over bins of |correct - confidence| / n`, of the summed differences in bins, and n last."""
+    return divide(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1], np.nan)
+
+
 POOLINGS: dict[str, Callable[[Array], Array]] = {
     "mean": ratio,  # sum of the values of rows, number of rows that have one
     "ratio": ratio,
@@ -43,6 +55,8 @@ POOLINGS: dict[str, Callable[[Array], Array]] = {
     "ter": lambda sums: 100 * error_rate(sums),
     "nist": nist_score,
     "perplexity": perplexity,
+    "macro_f1": macro_f1,
+    "calibration_error": calibration_error,
 }
 """Functions that make scores `(...)` of summed statistics `(..., k)`."""
 

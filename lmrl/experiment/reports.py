@@ -33,7 +33,7 @@ def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Datas
     settings = {name: value for group in argument_groups for name, value in vars(group).items()}
     settings |= trainer.args.to_dict()
     folder = trainer.args.output_dir
-    evaluations = _with_trained_rows(evaluations, rows, folder)
+    evaluations = with_rows_of_run(evaluations, rows, folder)
     if trainer.is_world_process_zero():
         save_merged(settings["merge"], folder, settings["dtype"])
         run = {
@@ -70,7 +70,7 @@ def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Datas
         trainer.push_to_hub(commit_message="Scores and model card")
 
 
-def _with_trained_rows(evaluations: Mapping[str, Evaluation], rows: Dataset, folder: str) -> dict[str, Evaluation]:
+def with_rows_of_run(evaluations: Mapping[str, Evaluation], rows: Dataset, folder: str) -> dict[str, Evaluation]:
     """Returns the evaluations with the rows that were trained on: before, by the start model's runs; after, by all."""
     if find_run(folder) is None:
         return dict(evaluations)

@@ -1,5 +1,6 @@
 """The evaluation of the policy before and after training, with its scores in the log and in the trackers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import ProgressCallback, Trainer, TrainerCallback
@@ -26,12 +27,17 @@ def evaluate(trainer: Any, evaluator: Evaluator) -> Evaluation:
     scores = evaluation.values
     if trainer.args.eval_strategy != "no":
         scores = scores | evaluator.scores_on_subset(evaluation)
+    log_scores(trainer, scores)
+    return evaluation
+
+
+def log_scores(trainer: Any, scores: Mapping[str, float]) -> None:
+    """Logs held-out scores under the names of evaluations during training, before training at its step 0."""
     named = {f"eval_{name}": value for name, value in scores.items()}
     if trainer.state.global_step:
         _log(trainer, named)
     else:
         _insert_before_progress(trainer, _ScoresAtStart(trainer, named))
-    return evaluation
 
 
 class _ScoresAtStart(TrainerCallback):

@@ -58,7 +58,8 @@ def evaluate_preferences(
 
     Returns:
         `dict` with `pairs`, `prompts`, `accuracy` (value, low, high), `expected_calibration_error`,
-        `longer_is_chosen`, `shorter_is_chosen` and `calibration`, a list of bins.
+        `longer_is_chosen`, `shorter_is_chosen`, `calibration`, a list of bins, and `margins`, the reward of the chosen
+        completion minus that of the rejected one, of each pair.
 
     Raises:
         ValueError: if there are no pairs, or the reward does not apply to a completion.
@@ -85,6 +86,7 @@ def evaluate_preferences(
         "longer_is_chosen": longer,
         "shorter_is_chosen": 1 - longer,
         "calibration": bins,
+        "margins": margins.tolist(),
     }
 
 

@@ -93,9 +93,10 @@ def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[Pre
     return load_trainable_classifier(name, ["reward"], texts, **source, **model_args.loading(bf16=config.bf16))
 
 
-def save_preferences(folder: str, pairs: Dataset) -> None:
+def save_preferences(folder: str, pairs: Dataset) -> list[float]:
     """
-    Prints the held-out scores of a reward model, and writes them as `scores.json` into its folder.
+    Prints the held-out scores of a reward model, and writes them as `scores.json` into its folder; returns the reward
+    of each chosen completion minus that of the rejected one.
 
     Args:
         folder (`str`):
@@ -104,13 +105,15 @@ def save_preferences(folder: str, pairs: Dataset) -> None:
             Held-out rows with `prompt`, `chosen` and `rejected`.
     """
     scores = evaluate_preferences(RewardModel(folder), pairs)
+    margins: list[float] = scores.pop("margins")
     Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
     print(
         f"Held-out accuracy on {scores['pairs']} pairs of {scores['prompts']} prompts: "
         f"{interval_as_text(scores['accuracy'])}; the longer one: {scores['longer_is_chosen']:.4f}, the "
         f"shorter one: {scores['shorter_is_chosen']:.4f}. Expected calibration error: "
-        f"{scores['expected_calibration_error']:.4f}. The model is in {folder}"
+        f"{scores['expected_calibration_error']:.4f}."
     )
+    return margins
 
 
 def save_accuracy(
@@ -135,5 +138,5 @@ def save_accuracy(
     print(
         f"Held-out accuracy on {scores['rows']} rows: {interval_as_text(scores['accuracy'])}, "
         f"macro F1 {scores['macro_f1']:.4f}; always {names[frequent]!r}: "
-        f"{scores['commonest_label_accuracy']:.4f}. The model is in {folder}"
+        f"{scores['commonest_label_accuracy']:.4f}."
     )

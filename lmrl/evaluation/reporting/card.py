@@ -40,6 +40,9 @@ def write_card(
     config: Mapping[str, Any],
     rewarded: Sequence[str],
     compared: Compared | None = None,
+    template: str = "card.md",
+    task_type: str = "text-generation",
+    tags: Sequence[str] = ("reinforcement-learning",),
 ) -> str:
     """
     Writes the model card of a trained model as `README.md`, and returns it.
@@ -63,6 +66,8 @@ def write_card(
             Of the training run, by the label of the model after it.
         config (`dict`):
             All settings of the run, by the names of the recipes' options.
+        template (`str`), task_type (`str`), tags (list of `str`):
+            Template of the card in `templates/`, and the task and tags of its metadata.
     """
     if compared is None:
         compared = compare_evaluations(evaluations, rewarded)
@@ -73,9 +78,10 @@ def write_card(
     model = str(config.get("hub_model_id") or (folder.resolve().name if folder.is_absolute() else folder))
     name = Path(str(config.get("hub_model_id") or folder.resolve())).name
     primary, exploratory = split_by_role(metrics_of(evaluations), compared)
+    tags = [algorithm.lower().replace(" ", "-"), *tags]
     text = render(
-        "card.md",
-        card_data=_metadata(name, algorithm, config, last.scores).to_yaml(),
+        template,
+        card_data=_metadata(name, tags, task_type, config, last.scores).to_yaml(),
         name=name,
         algorithm=algorithm,
         citation=citation,
@@ -115,12 +121,14 @@ def hub_id(name: object) -> str | None:
     return text if name and _HUB_ID.fullmatch(text) and not Path(text).exists() else None
 
 
-def _metadata(name: str, algorithm: str, config: Mapping[str, Any], scores: Mapping[str, Score]) -> ModelCardData:
+def _metadata(
+    name: str, tags: Sequence[str], task_type: str, config: Mapping[str, Any], scores: Mapping[str, Score]
+) -> ModelCardData:
     dataset = str(config.get("eval_dataset_name") or config.get("dataset_name"))
     identifier = hub_id(dataset) or re.sub(r"[^\w.-]+", "-", Path(dataset).stem)
     results = [
         EvalResult(
-            task_type="text-generation",
+            task_type=task_type,
             dataset_type=identifier,
             dataset_name=Path(dataset).name,
             metric_type=key,
@@ -129,15 +137,16 @@ def _metadata(name: str, algorithm: str, config: Mapping[str, Any], scores: Mapp
         for key, score in scores.items()
         if is_quality(score) and math.isfinite(score.value) and not is_reward(key)
     ]
+    start = config.get("model_name_or_path")
     trained_on = hub_id(config.get("dataset_name"))
-    tags = ["trl", "lmrl", algorithm.lower(), "reinforcement-learning"]
+    tags = ["trl", "lmrl", *tags]
     return ModelCardData(
-        base_model=hub_id(config.get("model_name_or_path")),
+        base_model=None if start == "scratch" else hub_id(start),
         datasets=[trained_on] if trained_on and trained_on != "demo" else None,
         eval_results=results or None,
         library_name="peft" if config.get("use_peft") else "transformers",
         model_name=name,
-        pipeline_tag="text-generation",
+        pipeline_tag=task_type,
         tags=[*tags, "lora"] if config.get("use_peft") else tags,
     )
 

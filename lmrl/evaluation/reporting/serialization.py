@@ -36,6 +36,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "data": data_signature(evaluation.row_ids),
         "row_ids": evaluation.row_ids,
         "trained_on": evaluation.trained_on,
+        "tables": evaluation.tables,
         "versions": package_versions(),
         "completions": completions,
     }
@@ -63,7 +64,9 @@ def read_json(path: str | os.PathLike[str]) -> Evaluation:
         score["row_scores"] = None if row_scores is None else [known(value) for value in row_scores]
         scores[name] = Score(**score)
     completions = [Completion(**completion) for completion in data["completions"]]
-    return Evaluation(completions, scores, data["decoding"], data.get("row_ids", []), data.get("trained_on"))
+    optional: dict[str, Any] = {"row_ids": [], "trained_on": None, "tables": {}}  # of files of earlier versions
+    others = {name: data.get(name, default) for name, default in optional.items()}
+    return Evaluation(completions, scores, data["decoding"], **others)
 
 
 def package_versions() -> dict[str, str]:

@@ -1,0 +1,84 @@
+"""The held-out evaluation of a warm start: completions, and the perplexity of the references."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lmrl.data import to_supervised
+from lmrl.evaluation import Completion, Decoding, Evaluation, Evaluator, perplexity
+from lmrl.evaluation.encoding import encode_prompts
+from lmrl.experiment import load_frozen_models
+from lmrl.experiment.evaluators import check_primary
+from lmrl.experiment.tracking import log_scores
+from lmrl.models import context_length
+from lmrl.rewards import completion_text, make_rewards
+from lmrl.trainers.engines import gathered_policy
+
+
+def make_supervised_evaluator(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, eval_args: Any
+) -> Evaluator:
+    """
+    Returns the evaluation of the first `eval_subset` held-out rows, whose cost does not grow with the data.
+
+    Completions may be as long as the longest of the first references, unless `eval_max_new_tokens` is set.
+
+    Args:
+        model (`transformers.PreTrainedModel`), tokenizer (`transformers.PreTrainedTokenizerBase`):
+            The model to train and its tokenizer.
+        rows (`datasets.Dataset`):
+            Held-out rows with `prompt` and `references`.
+        eval_args ([`~lmrl.arguments.WarmStartEvaluationArguments`]):
+            Metrics, decoding, number of rows.
+    """
+    rows = rows.select(range(min(eval_args.eval_subset, len(rows))))
+    longest = max(len(tokenizer(text)["input_ids"]) for text in _first_texts(rows)) + 1  # with its EOS
+    if (limit := context_length(model)) is not None:
+        longest = min(longest, limit - max(map(len, encode_prompts(tokenizer, rows["prompt"]))))
+    frozen = partial(load_frozen_models, None, eval_args.eval_perplexity_model)
+    evaluator = Evaluator(
+        tokenizer,
+        rows,
+        Decoding(**eval_args.decoding(longest)),
+        reward_funcs=make_rewards(eval_args.eval_metrics or []),
+        load_frozen_models=frozen if eval_args.eval_perplexity_model else None,
+    )
+    check_primary(eval_args.primary_metrics, ["reference_perplexity", *evaluator.names_in_training])
+    return evaluator
+
+
+def first_references(rows: Dataset) -> Dataset:
+    """Returns the prompt and the first reference of each row, as [`~lmrl.data.to_supervised`] gives all of them."""
+    firsts = [{"prompt": row["prompt"], "references": row["references"][:1]} for row in rows]
+    return to_supervised(Dataset.from_list(firsts))
+
+
+def evaluate_supervised(trainer: Any, evaluator: Evaluator) -> Evaluation:
+    """
+    Returns the evaluation of a trainer's model, with the perplexity of the first references under it, which is
+    e to the held-out loss, and logs its scores. All processes must call it.
+
+    Args:
+        trainer ([`~trl.SFTTrainer`]):
+            Trainer before or after the training.
+        evaluator ([`~lmrl.evaluation.Evaluator`]):
+            Result of [`make_supervised_evaluator`].
+    """
+    rows = evaluator.rows
+    texts = [Completion(row, 0, text, 0, True) for row, text in enumerate(_first_texts(rows))]
+    recomputing = trainer.args.gradient_checkpointing_kwargs
+    with gathered_policy(trainer.model_wrapped, trainer.accelerator, recomputing) as policy:
+        evaluation = evaluator(policy)
+        score = perplexity(policy, evaluator.tokenizer, rows["prompt"], texts)
+    signature = score.signature.partition("|")[2]  # without the folder of the model, which differs
+    named = replace(score, name="reference_perplexity", signature=f"of:the first reference|{signature}")
+    evaluation = replace(evaluation, scores={named.name: named, **evaluation.scores})
+    log_scores(trainer, evaluation.values)
+    return evaluation
+
+
+def _first_texts(rows: Dataset) -> list[str]:
+    return [completion_text(completion) for completion in first_references(rows)["completion"]]
