@@ -27,7 +27,7 @@ _OF_A_MODEL = (
 )
 RUN_FILES = (
     *(*RESULTS, *_OF_A_MODEL, *(f"merged/{name}" for name in (*WEIGHTS, *_OF_A_MODEL)), "critic/critic.safetensors"),
-    *("completions/completions_*.parquet", "run.json", "rows.json.gz", "*.json.part", "_unfinished"),
+    *("completions/completions_*.parquet", "run.json", "rows.json.gz", "*.json.part", "*.jsonl.part", "_unfinished"),
 )
 STUDY = ("study.journal",)
 TRIALS = ("trial-*",)
