@@ -79,12 +79,14 @@ def _write_overlay(path: Path, runs: Mapping[str, _Run]) -> None:
         compared = {}
     rows: list[Any] = runs[next(iter(finals))].facts.get("rows", []) if finals else []
     rewarded = [name for run in runs.values() for name in run.facts.get("rewarded") or []]
+    primary = [run.facts.get("primary") for run in runs.values()]
     write_page(
         path,
         finals,
         rows,
         logs={label: run.log for label, run in runs.items()},
         rewarded=list(dict.fromkeys(rewarded)) or None,
+        primary=primary[0] if all(names == primary[0] for names in primary) else None,
         title=" and ".join(runs),
         compared=compared,
         differing=_differing({label: run.config for label, run in runs.items()}),
