@@ -178,6 +178,11 @@ def test_a_wrong_command_line_is_refused(argv: list[str], message: str) -> None:
         parse(Numbers, argv=argv)
 
 
+def test_the_folder_of_a_training_run_is_the_evaluations_by_another_name() -> None:
+    with pytest.raises(ValueError, match=r"Unknown argument `--output_dir`\. Did you mean `--eval_output_dir`"):
+        parse(ModelArguments, EvaluationArguments, argv=["--output_dir", "runs/x"])
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

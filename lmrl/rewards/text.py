@@ -113,7 +113,6 @@ class DistinctN(Reward):
         return [len(set(of_text)) / len(of_text) if of_text else 1.0 for of_text in grams]
 
 
-_WORD = re.compile(r"\w+")
 _MODES = {"full": re.Pattern.fullmatch, "search": re.Pattern.search, "start": re.Pattern.match}
 
 
@@ -176,6 +175,7 @@ def _phrases(what: str, given: Any) -> tuple[str, ...]:
     raise ValueError(f"{what} must be a list of words or phrases, none of them empty, got {given!r}.")
 
 
+_WORD = re.compile(r"\w+")
 Stemmer: TypeAlias = str | Callable[[str], str] | None
 
 
