@@ -1,6 +1,8 @@
 """Collective operations over the processes of a run, which are no-ops on a single process."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -118,3 +120,48 @@ def run_on_all_ranks(fn: Callable[[], T]) -> T:
             raise failure
     result: Any = outcomes[0][0]
     return result
+
+
+def local_rows(gathered: Any) -> Any:
+    """Returns the rows of this rank, (B, ...), out of a tensor with those of all, (N, ...), in the order of ranks."""
+    rank, world_size = rank_and_world_size()
+    return gathered.chunk(world_size)[rank]
+
+
+@contextmanager
+def unsharded(model: Any, reshard_after_forward: bool) -> Iterator[None]:
+    """
+    Gathers every weight of a model under `fully_shard` on every rank, with no communication in its forward nor in
+    `generate`. A model without shards is left as it is.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model with a `generate`.
+        reshard_after_forward (`bool`):
+            Whether a layer's forward ends with shards again, once the context is left.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if not units:
+        yield
+        return
+    units[0]._get_fsdp_state()._lazy_init()  # else the first layer that runs takes itself for the root
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    # Trainer registers `generate` as a forward of FSDP's, after which the root would be shards again, and transformers
+    # has the ranks wait for each other at every token where it sees FSDP.
+    registered = vars(model).pop("generate", None)
+    vars(model)["generate"] = functools.partial(type(model).generate, model, synced_gpus=False)
+    try:
+        yield
+    finally:
+        del vars(model)["generate"]
+        if registered is not None:
+            vars(model)["generate"] = registered
+        for unit in units:
+            unit.reshard()
+            unit.set_reshard_after_forward(reshard_after_forward, recurse=False)
+        # What is left to the root is needed again as soon as the backward pass begins.
+        units[0].set_reshard_after_forward(False, recurse=False)

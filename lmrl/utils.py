@@ -118,6 +118,17 @@ def json_object(name: str, text: str) -> dict[str, Any]:
 
 
 @contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Gives an attribute another value for the time of the context."""
+    kept = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
+@contextmanager
 def known_as(argument: str) -> Iterator[None]:
     """Names `name_or_path` in the message of a `ValueError` by the argument with which the user gave it."""
     try:

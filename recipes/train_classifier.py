@@ -13,8 +13,7 @@ from lmrl.arguments import ClassifierArguments, LabelArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_labelled
 from lmrl.experiment import prepare_run, start_run
-from lmrl.models import load_trainable_classifier
-from lmrl.supervised import RecipeConfig, check_defaults, save_classifier, smallest_limit
+from lmrl.supervised import RecipeConfig, check_defaults, load_trainable_classifier, save_classifier, smallest_limit
 from lmrl.trainers import find_checkpoint
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 

@@ -43,6 +43,7 @@ LAYERS = {
     "lmrl/outputs.py": Layer((), ()),
     "lmrl/rollouts.py": Layer((), ()),
     "lmrl/log_file.py": Layer(("lmrl.rollouts",), ("transformers",)),
+    "lmrl/checkpoints.py": Layer(("lmrl.saving",), ("accelerate", "safetensors", "transformers")),
     "lmrl/distributed.py": Layer((), ("torch",)),
     "lmrl/packing.py": Layer((), ("torch",)),
     "lmrl/core": Layer(
@@ -53,7 +54,10 @@ LAYERS = {
     "lmrl/rewards": Layer(("lmrl.rewards", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")),
     "lmrl/envs": Layer(("lmrl.envs", "lmrl.rewards"), ("gymnasium", "numpy")),
     "lmrl/trainers": Layer(
-        ("lmrl.trainers", "lmrl.core", "lmrl.models", "lmrl.distributed", "lmrl.saving", "lmrl.log_file"),
+        (
+            *("lmrl.trainers", "lmrl.core", "lmrl.models", "lmrl.distributed"),
+            *("lmrl.checkpoints", "lmrl.log_file", "lmrl.saving"),
+        ),
         TRAINER_LIBRARIES,
     ),
     "lmrl/evaluation": Layer(
@@ -107,8 +111,8 @@ BUDGETS = {
     "lmrl/trainers": 2_700,
 }
 # What main does not meet yet.
-BUDGETS_TODAY = {"lmrl": 18_172, "lmrl/models": 1_690, "lmrl/rewards": 4_521, "lmrl/trainers": 3_266}
-FILE_LINES_TODAY = {"lmrl/trainers/base.py": 499}
+BUDGETS_TODAY = {"lmrl": 18_172, "lmrl/models": 1_635, "lmrl/rewards": 4_521}
+FILE_LINES_TODAY: dict[str, int] = {}
 
 
 def sources(*places: str) -> list[Path]:

@@ -3,12 +3,19 @@
 from .adapters import (
     TrunkAdapter,
     adapter_config,
+    base_of,
     linear_layers_without_adapter,
     tied_targets,
     upcast_adapters_to_fp32,
 )
-from .classifiers import load_trainable_classifier
-from .critic import CRITIC_FILE, Critic, attach_critic, get_critic, load_critic, save_critic
+from .critic import (
+    CRITIC_FILE,
+    Critic,
+    attach_critic,
+    get_critic,
+    load_critic,
+    save_critic,
+)
 from .loading import (
     backbone_of,
     context_length,
@@ -41,6 +48,7 @@ __all__ = [
     "add_supervised_forward",
     "attach_critic",
     "backbone_of",
+    "base_of",
     "bf16_speedup",
     "check_scoring_forward",
     "context_length",
@@ -54,7 +62,6 @@ __all__ = [
     "load_model",
     "load_policy",
     "load_tokenizer",
-    "load_trainable_classifier",
     "neutral_generation_config",
     "offer_base_model",
     "save_critic",

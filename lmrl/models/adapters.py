@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lmrl.utils import replaced
+
 
 class LowRank(nn.Module):
     """The term that LoRA adds to the output of a linear layer: `scaling * up(down(x))`."""
@@ -70,13 +72,13 @@ class TrunkAdapter(nn.Module):
         """
         with ExitStack() as stack:
             for layer in self._off.values():
-                stack.enter_context(_replaced(layer, "_disable_adapters", True))
+                stack.enter_context(replaced(layer, "_disable_adapters", True))
             for name, layer in self._targets.items():
                 stack.enter_context(_added(layer, self.layers[name]))
             for module in self._model[0].modules():
                 if getattr(module, "gradient_checkpointing", False):
                     again = functools.partial(module._gradient_checkpointing_func, context_fn=self._contexts)
-                    stack.enter_context(_replaced(module, "_gradient_checkpointing_func", again))
+                    stack.enter_context(replaced(module, "_gradient_checkpointing_func", again))
             yield
 
     def _contexts(self) -> tuple[Any, Any]:
@@ -99,6 +101,11 @@ def _copied(name: str, layer: Any) -> LowRank:
     down = copy.deepcopy(layer.lora_A[active])
     up = copy.deepcopy(layer.lora_B[active])
     return LowRank(down, up, layer.scaling[active]).requires_grad_(True)
+
+
+def base_of(model: Any) -> Any:
+    """Returns the model inside PEFT's wrapper, or a model without one as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def upcast_adapters_to_fp32(model: nn.Module) -> None:
@@ -166,16 +173,6 @@ def linear_layers_without_adapter(model: PreTrainedModel) -> list[str]:
     adapted.add(id(model.get_output_embeddings()))
     layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
     return [name for name, layer in layers if id(layer) not in adapted]
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    kept = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, kept)
 
 
 @contextmanager

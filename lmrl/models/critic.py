@@ -1,17 +1,18 @@
 """The critic: a value head on the policy's hidden states, a second adapter of the policy, or its own backbone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .adapters import TrunkAdapter
-from .loading import backbone_of
+from lmrl.utils import known_as
+
+from .adapters import TrunkAdapter, base_of
+from .loading import backbone_of, copy_backbone, disable_dropout, load_backbone
 from .shared_prompts import share_prompts
 
 # In a folder of its own: vLLM and others load every `*.safetensors` that lies beside `config.json`.
@@ -82,14 +83,7 @@ def attach_critic(
     Returns a new critic, registered as a submodule of the policy so that every engine wraps and trains it.
 
     `save_pretrained` leaves it out, so that the policy's folder can be loaded without lmrl; [`save_critic`] writes it.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Policy, not wrapped by PEFT (pass its base model).
-        backbone ([`~transformers.PreTrainedModel`], *optional*):
-            Backbone of a separate critic; see [`Critic`].
-        adapter ([`TrunkAdapter`], *optional*):
-            Adapter of the critic on the policy's backbone; see [`Critic`].
+    The policy is not wrapped by PEFT (pass its base model); backbone and adapter are as for [`Critic`].
     """
     config = (model if backbone is None else backbone).config.get_text_config()
     width = getattr(config, "word_embed_proj_dim", config.hidden_size)  # OPT projects its states for its embedding
@@ -100,6 +94,68 @@ def attach_critic(
     ignored = model._keys_to_ignore_on_save or ()
     model._keys_to_ignore_on_save = {*ignored, *(f"critic.{name}" for name in critic.state_dict())}
     return critic
+
+
+def make_critic(
+    policy: PreTrainedModel, kind: str = "shared", name: str | None = None, without_dropout: bool = True
+) -> Critic:
+    """
+    Returns a new critic of a kind, attached by [`attach_critic`] to a policy that is out of its engine: `"shared"`, a
+    head on the policy's hidden states; `"adapter"`, with a LoRA adapter of its own on the policy's base; `"separate"`,
+    with a backbone of its own, a copy of the policy's or loaded by its name. A `ValueError` if it reads other tokens.
+    """
+    base = base_of(policy)
+    match kind:
+        case "adapter":
+            return attach_critic(base, adapter=TrunkAdapter(base))
+        case "separate":
+            backbone = _copy_or_load_backbone(policy, base, name)
+            if without_dropout:
+                disable_dropout(backbone)
+            return attach_critic(base, backbone=backbone)
+    return attach_critic(base)
+
+
+def _copy_or_load_backbone(policy: PreTrainedModel, base: PreTrainedModel, name: str | None) -> PreTrainedModel:
+    if name is None and not getattr(base, "is_quantized", False):
+        return copy_backbone(policy)
+    with known_as("critic_model_name_or_path"):
+        backbone = load_backbone(name or base.config._name_or_path, dtype=base.dtype)
+    policy_size = base.config.get_text_config().vocab_size
+    critic_size = backbone.config.get_text_config().vocab_size
+    if critic_size != policy_size:
+        raise ValueError(
+            f"`critic_model_name_or_path` must have the policy's vocabulary of {policy_size} tokens, got {name!r} "
+            f"with {critic_size}. The critic reads the policy's tokens: leave it out to start from the policy."
+        )
+    return backbone
+
+
+def set_critic_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, learning_rate: float | None) -> None:
+    """
+    Puts the weights of a policy's critic into parameter groups of their own, with their learning rate if there is one.
+    An optimizer that was made before the critic gets them.
+    """
+    critic = [parameter for name, parameter in model.named_parameters() if "critic." in name]
+    critic_ids = {id(parameter) for parameter in critic}
+    if critic_ids.isdisjoint(id(parameter) for group in optimizer.param_groups for parameter in group["params"]):
+        optimizer.add_param_group({"params": [parameter for parameter in critic if parameter.requires_grad]})
+    if learning_rate is None:
+        return
+    for group in list(optimizer.param_groups):
+        critic_params = [parameter for parameter in group["params"] if id(parameter) in critic_ids]
+        if not critic_params:
+            continue
+        if len(critic_params) == len(group["params"]):
+            group["lr"] = learning_rate
+            continue
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in critic_ids]
+        optimizer.add_param_group({**group, "params": critic_params, "lr": learning_rate})
+
+
+def critic_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the critic's weights out of those of a policy, by their names in the critic."""
+    return {name.split("critic.", 1)[1]: weight for name, weight in state_dict.items() if "critic." in name}
 
 
 def save_critic(state_dict: dict[str, Tensor], folder: str | Path) -> None:
@@ -137,5 +193,4 @@ def load_critic(critic: Critic, folder: str | Path) -> None:
 
 def get_critic(model: nn.Module) -> Critic:
     """Returns the critic of a model, be it plain or wrapped by PEFT."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    return base.critic
+    return base_of(model).critic

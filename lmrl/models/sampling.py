@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from lmrl.utils import replaced
+
 
 class DecodingWeights:
     """
@@ -86,10 +88,8 @@ def neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
     pass reports it.
     """
     own = model.generation_config
-    model.generation_config = GenerationConfig(
+    neutral = GenerationConfig(
         eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id, remove_invalid_values=True
     )
-    try:
+    with replaced(model, "generation_config", neutral):
         yield
-    finally:
-        model.generation_config = own

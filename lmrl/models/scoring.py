@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -157,3 +158,28 @@ def check_scoring_forward(model: PreTrainedModel, temperature: float, scoring_pa
         )
     if scoring_pass == "auto":
         share_prompts(backbone_of(model))
+
+
+@torch.no_grad()
+def check_padding(model: PreTrainedModel) -> None:
+    """
+    Checks that padding on the left of a prompt leaves the log-probabilities of a model with the scoring forward: not
+    where a recurrent state reads the padding, or positions count it. Else it raises a `ValueError`.
+    """
+    was_training = model.training
+    model.eval()
+    ids = torch.arange(1, 6, device=model.device)[None] % model.config.get_text_config().vocab_size
+    mask = torch.ones_like(ids)
+    alone, padded = (
+        model(input_ids=pad(ids, (width, 0)), attention_mask=pad(mask, (width, 0)), completion_length=2).log_probs
+        for width in (0, ids.shape[1])
+    )
+    model.train(was_training)
+    difference = (alone - padded).abs().max().item()
+    if difference > (1e-3 if model.dtype == torch.float32 else 0.5):  # 16 bits have two or three digits
+        raise ValueError(
+            f"Padding on the left of a prompt must not change the policy's log-probabilities, got a difference of "
+            f"{difference:.3g} for {type(model).__name__}: what it computes of a prompt would depend on the others in "
+            "the batch. Take another architecture, or, if all prompts have the same length, set "
+            "`startup_checks=False`."
+        )

@@ -1,5 +1,6 @@
 """What the recipes of warm starts and of learned rewards share."""
 
+from lmrl.supervised.classifiers import load_trainable_classifier
 from lmrl.supervised.configs import RecipeConfig, check_defaults
 from lmrl.supervised.learned import evaluate_labels, evaluate_pairs
 from lmrl.supervised.reports import save_classifier, save_reward_model, save_warm_start
@@ -15,6 +16,7 @@ __all__ = [
     "evaluate_supervised",
     "first_references",
     "load_reward_model",
+    "load_trainable_classifier",
     "make_supervised_evaluator",
     "prepare_step",
     "save_classifier",

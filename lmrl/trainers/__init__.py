@@ -1,7 +1,8 @@
 """The trainers: TRL's RLOOTrainer with the credit assignment changed. The only room that knows TRL's private names."""
 
+from lmrl.checkpoints import find_checkpoint
+
 from .base import PolicyGradientTrainer
-from .checkpointing import find_checkpoint
 from .configs import PolicyGradientConfig, PPOConfig, ReinforceConfig
 from .ppo import PPOTrainer
 from .reinforce import ReinforceTrainer

@@ -1,62 +1,180 @@
-"""Checks of a trainer's arguments, and their form for TRL."""
+"""What a trainer is given: checks of its arguments, and the policy and its rows in their form for TRL."""
 
+import copy
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from peft import PromptLearningConfig
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import BEMACallback
 
+from lmrl import models
 from lmrl.saving import check_writable
 from lmrl.utils import refuse
 
 from .configs import PolicyGradientConfig
-from .reward_checks import CheckedReward
+from .reward_checks import checked_rewards
 from .startup_checks import check_columns
 
+# Values of `init_lora_weights` that leave the weights of the base as they are.
+INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
+# TRL would load a reference from disk (lmrl's is a copy of the policy as given), and warn of the options.
+HIDDEN_FROM_TRL = {"beta": 0.0, "sync_ref_model": False, "model_init_kwargs": None}
 
-def new_config(kind: type[PolicyGradientConfig], model: Any, algorithm: str) -> PolicyGradientConfig:
-    """Returns a configuration of defaults, with a folder named after the model."""
-    name = model if isinstance(model, str | Path) else model.config._name_or_path
-    return kind(f"{Path(name).name}-{algorithm}")
+
+@dataclass
+class Given:
+    """The arguments of a trainer, by their names there: checked, the rows as datasets, the policy loaded."""
+
+    trainer: Any  # the class
+    model: Any
+    reward_funcs: Any
+    args: Any
+    train_dataset: Any
+    eval_dataset: Any
+    processing_class: Any
+    held_out_metrics: Any
+    reward_processing_classes: Any
+    quantization_config: Any
+    peft_config: Any
+
+    def __post_init__(self) -> None:
+        if self.args is None:
+            name = self.model if isinstance(self.model, str | Path) else self.model.config._name_or_path
+            self.args = self.trainer.config_class(f"{Path(name).name}-{self.trainer.name}")
+        self.reward_funcs = checked_rewards(self.reward_funcs)
+        self.train_dataset = _as_dataset(self.train_dataset)
+        self.eval_dataset = _as_dataset(self.eval_dataset)
+        self._check()
+        args = self.args
+        options = {"trust_remote_code": args.trust_remote_code, "visible_tokens": args.visible_tokens}
+        options |= args.model_init_kwargs or {}
+        if self.quantization_config is not None:
+            options["quantization_config"] = self.quantization_config
+        if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
+            options["device_map"] = None  # each process has the model on its own device
+        self.model, self.processing_class = models.load_policy(self.model, self.processing_class, **options)
+        named = self.model.named_parameters() if is_peft_model(self.model) else ()
+        self.adapter_weights = {name: weight.data for name, weight in named if weight.requires_grad}
+        self.frozen_copy = self._copy_before_adapter()
+
+    def for_trl(self) -> tuple[Any, ...]:
+        """Returns the first arguments of TRL's trainer, with a configuration that trainers may write to."""
+        own_args = copy.deepcopy(self.args)
+        vars(own_args).update(HIDDEN_FROM_TRL)
+        return self.model, self.reward_funcs, own_args, self.train_dataset, self.eval_dataset, self.processing_class
+
+    def sampled_sets(self) -> dict[str, Any]:
+        """Returns the sets that the trainer samples for, by name: not the held-out ones that a function measures."""
+        sets = {} if callable(self.held_out_metrics) else _sets_by_name(self.eval_dataset)
+        sampled = {name: rows for name, rows in sets.items() if name not in (self.held_out_metrics or {})}
+        return {"train_dataset": self.train_dataset} | sampled
+
+    def prepare(self, model: Any, own_args: PolicyGradientConfig) -> None:
+        """
+        Prepares the policy for training once TRL has it, and gives its configuration what was hidden.
+
+        On a quantised base TRL rounds an adapter to bfloat16, as is done for supervised tuning: the small steps of
+        reinforcement learning would be rounded away, and an adapter trained further would not be the one that was
+        given. And TRL would save its frozen copy of an adapter trained further in a folder `ref` of each checkpoint; a
+        resumed run makes that copy again. Both are undone.
+        """
+        own_args.__dict__.update({name: getattr(self.args, name) for name in HIDDEN_FROM_TRL})
+        if is_peft_model(model):
+            for name, weight in model.named_parameters():
+                if name in self.adapter_weights and weight.dtype != self.adapter_weights[name].dtype:
+                    weight.data = self.adapter_weights[name].to(weight.device)
+            models.upcast_adapters_to_fp32(model)
+            trained = model.active_adapters[:1]
+            model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=trained)
+        if own_args.disable_dropout:
+            models.disable_dropout(model)
+        models.fuse_activations(model)
+
+    def _check(self) -> None:
+        args = self.args
+        kind = self.trainer.config_class
+        if not isinstance(args, kind):
+            got = type(args).__name__
+            raise TypeError(f"`args` must be a {kind.__name__}, got a {got}. It takes the same and more.")
+        is_loaded = not isinstance(self.model, str | Path)
+        is_frozen = is_loaded and not any(weight.requires_grad for weight in self.model.parameters())
+        loads = self.quantization_config or args.model_init_kwargs
+        number = len(self.reward_funcs)
+        weights = args.reward_weights
+        sets = _sets_by_name(self.eval_dataset)
+        measured = list(self.held_out_metrics) if isinstance(self.held_out_metrics, dict) else []
+        if callable(self.held_out_metrics) and isinstance(self.eval_dataset, dict):
+            measured = ["one function"]
+        refuse(
+            {
+                f"`reward_weights` must have a weight for each of the {number} rewards, got {weights}. Give as many, "
+                "or leave it out for weights of 1.": weights is not None and len(weights) != number,
+                "`reward_processing_classes` must be None, got one. Rewards are functions of texts: give the "
+                "tokenizer to lmrl.rewards.RewardModel or Classifier.": self.reward_processing_classes is not None,
+                "`quantization_config` and `model_init_kwargs` must be None for a model that is loaded already, got "
+                "one. Load the model with it, or pass its name.": is_loaded and loads,
+                "`model` must have weights that train, got none (requires_grad=False). Load an adapter with "
+                "is_trainable=True, or pass its folder.": is_frozen and self.peft_config is None,
+                f"`held_out_metrics` must be a dict of functions by the names of `eval_dataset`, {list(sets)}, got "
+                f"{measured}. Give each set its own.": not sets.keys() >= set(measured),
+            }
+        )
+        check_columns(self.reward_funcs, {"train_dataset": self.train_dataset} | sets, args.remove_unused_columns)
+        if args.should_save:
+            check_writable(args.output_dir)
+
+    def _copy_before_adapter(self) -> PreTrainedModel | None:
+        """
+        Returns a copy of the policy to be its reference, where turning its adapter off would not give it back: the
+        adapter trains biases of the base along, or a part of the base's weights becomes its start. Else None.
+        """
+        config = models.adapter_config(self.model, self.peft_config)
+        trains_bias = getattr(config, "bias", "none") != "none"
+        changes_base = trains_bias or getattr(config, "init_lora_weights", True) not in INITS_THAT_KEEP_THE_BASE
+        is_needed = changes_base and self.args.beta != 0 and self.args.reference_model_name_or_path is None
+        kind = type(config).__name__
+        refuse(
+            {
+                f"`peft_config` must be an adapter of the model's layers, such as a LoraConfig, got a {kind}. Virtual "
+                "tokens before the prompt are not scored.": isinstance(config, PromptLearningConfig),
+                "`bias` and `init_lora_weights` of an adapter must leave its base as it is under ZeRO-3, got "
+                f"{config}. The reference would be a copy of shards: name it (`reference_model_name_or_path`), or use "
+                "another engine.": is_needed and is_deepspeed_zero3_enabled(),
+            }
+        )
+        if not is_needed:
+            return None
+        copied = models.base_of(copy.deepcopy(self.model))
+        models.fuse_activations(copied)
+        return copied
 
 
-def check(
-    kind: type[PolicyGradientConfig],
-    model: Any,
-    rewards: Sequence[CheckedReward],
-    args: PolicyGradientConfig,
-    train_dataset: Any,
-    eval_dataset: Any,
-    *others: Any,
-) -> None:
-    """Checks the arguments of a trainer against each other, and that the columns and its folder are there."""
-    held_out_metrics, reward_processing_classes, quantization_config, peft_config = others
-    if not isinstance(args, kind):
-        raise TypeError(f"`args` must be a {kind.__name__}, got a {type(args).__name__}. It takes the same and more.")
-    is_loaded = not isinstance(model, str | Path)
-    is_frozen = is_loaded and not any(weight.requires_grad for weight in model.parameters())
-    weights = args.reward_weights
-    sets = list(sets_by_name(eval_dataset))
-    is_one_of_several = callable(held_out_metrics) and isinstance(eval_dataset, dict)
-    measured = list(held_out_metrics) if isinstance(held_out_metrics, dict) else ["one function"] * is_one_of_several
-    refuse(
-        {
-            f"`reward_weights` must have a weight for each of the {len(rewards)} rewards, got {weights}. Give as "
-            "many, or leave it out for weights of 1.": weights is not None and len(weights) != len(rewards),
-            "`reward_processing_classes` must be None, got one. Rewards are functions of texts: give the tokenizer to "
-            "lmrl.rewards.RewardModel or Classifier.": reward_processing_classes is not None,
-            "`quantization_config` and `model_init_kwargs` must be None for a model that is loaded already, got one. "
-            "Load the model with it, or pass its name.": is_loaded and (quantization_config or args.model_init_kwargs),
-            "`model` must have weights that train, got none (requires_grad=False). Load an adapter with "
-            "is_trainable=True, or pass its folder.": is_frozen and peft_config is None,
-            f"`held_out_metrics` must be a dict of functions by the names of `eval_dataset`, {sets}, got {measured}. "
-            "Give each set its own.": not set(measured) <= set(sets),
-        }
-    )
-    check_columns(rewards, {"train_dataset": train_dataset} | sets_by_name(eval_dataset), args.remove_unused_columns)
-    if args.should_save:
-        check_writable(args.output_dir)
+def _as_dataset(rows: Any) -> Any:
+    """Returns rows given as a list of `dict` as a dataset, also in several sets, and others as they are."""
+    if isinstance(rows, dict):
+        return {name: _as_dataset(rows_of_set) for name, rows_of_set in rows.items()}
+    return Dataset.from_list(rows) if isinstance(rows, list) else rows
+
+
+def _sets_by_name(eval_dataset: Any) -> dict[str, Any]:
+    """Returns the held-out sets by their names; one alone is called `eval_dataset`."""
+    return eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+
+
+def held_out_set(metric_key_prefix: str, held_out_metrics: Any) -> tuple[str, Any]:
+    """Returns the name of the held-out set with a prefix, empty for one alone, and the function that measures it."""
+    name = metric_key_prefix.removeprefix("eval").removeprefix("_")
+    if isinstance(held_out_metrics, dict):
+        return name, held_out_metrics.get(name or "eval_dataset")
+    return name, held_out_metrics
 
 
 def check_training(optimizer: Any, scheduler: Any, policy: nn.Module, has_critic: bool, experts_loss: float) -> None:
@@ -85,15 +203,3 @@ def check_callbacks(callbacks: Sequence[Any], has_critic: bool) -> None:
             "which has no critic: leave it out, or train with ReinforceTrainer.": averages and has_critic
         }
     )
-
-
-def sampled_sets(eval_dataset: Any, held_out_metrics: Any) -> dict[str, Any]:
-    """Returns the held-out sets that no function measures, for which the trainer samples, by their names."""
-    if callable(held_out_metrics):
-        return {}
-    return {name: rows for name, rows in sets_by_name(eval_dataset).items() if name not in (held_out_metrics or {})}
-
-
-def sets_by_name(eval_dataset: Any) -> dict[str, Any]:
-    """Returns the held-out sets by their names; one alone is called `eval_dataset`."""
-    return eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}

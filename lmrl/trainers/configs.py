@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
 from lmrl import core
-from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option
+from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option, refuse
 
 if TYPE_CHECKING:
     Baseline = str | Callable[[Tensor, int], Tensor]
@@ -118,10 +118,9 @@ class PolicyGradientConfig(RLOOConfig):
         except ValueError as error:  # the last of RLOO's checks, which its leave-one-out needs and others do not
             if self.num_generations != 1 or "at least 2 generations" not in str(error):
                 raise
-        self._check_sampling()
+        self._check_sampling_and_rewards()
         self._check_kl()
         self._check_schedule()
-        self._check_clip_range()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns a copy that a trainer may write to, as TRL and Trainer do to their configurations."""
@@ -155,33 +154,38 @@ class PolicyGradientConfig(RLOOConfig):
 
     def _check_batches(self) -> None:
         """Checks that batches have all completions of each prompt, before TRL does in words of its own."""
-        given = self.generation_batch_size
-        if given is not None and self.steps_per_generation is not None:
-            raise ValueError(
-                f"`generation_batch_size` must be None with steps_per_generation={self.steps_per_generation}, got "
-                f"{given}. Each gives the other: leave one out."
-            )
         processes = get_int_from_env(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1)
-        batch = self.per_device_train_batch_size * processes
-        rollout = given or batch * (self.steps_per_generation or self.gradient_accumulation_steps)
-        groups = {"num_generations": (self.num_generations, rollout)}
-        if self.eval_strategy != "no":
-            evaluated = self.per_device_eval_batch_size * processes
-            groups["num_generations_eval"] = (self.num_generations_eval or self.num_generations, evaluated)
-        for name, (group, completions) in groups.items():
-            if completions % group != 0:
-                raise ValueError(
-                    f"`{name}` must divide the {completions} completions of a rollout, got {group}. A rollout has all "
-                    "completions of its prompts: change it, or the batch size per device."
-                )
-        if rollout % batch != 0:
-            raise ValueError(
+        size = self.per_device_train_batch_size
+        batch = size * processes
+        steps = self.steps_per_generation
+        given = self.generation_batch_size
+        rollout = given or batch * (steps or self.gradient_accumulation_steps)
+        group = self.num_generations
+        eval_group = self.num_generations_eval or group
+        eval_batch = self.per_device_eval_batch_size * processes
+        is_apart = self.eval_strategy != "no" and eval_batch % eval_group != 0
+        rule = "completions of a rollout, got"
+        remedy = "A rollout has all completions of its prompts: change it, or the batch size per device."
+        refuse(
+            {
+                f"`generation_batch_size` must be None with steps_per_generation={steps}, got {given}. Each gives the "
+                "other: leave one out.": given is not None and steps is not None,
+                f"`num_generations` must divide the {rollout} {rule} {group}. {remedy}": rollout % group,
+                f"`num_generations_eval` must divide the {eval_batch} {rule} {eval_group}. {remedy}": is_apart,
                 f"`generation_batch_size` must be a multiple of {batch}, got {rollout}. A rollout is cut into batches "
-                f"of per_device_train_batch_size={self.per_device_train_batch_size} on {processes} processes."
-            )
+                f"of per_device_train_batch_size={size} on {processes} processes.": rollout % batch,
+            }
+        )
 
-    def _check_sampling(self) -> None:
+    def _check_sampling_and_rewards(self) -> None:
         check_above(0, temperature=self.temperature)
+        match self.reward_clip_range:
+            case None:
+                pass
+            case [int() | float() as low, int() | float() as high] if low < high:
+                pass
+            case wrong:
+                raise ValueError(f"`reward_clip_range` must be two numbers, the lower one first, got {wrong}.")
         allowed = set() if self.use_vllm else NEUTRAL_GENERATION_KWARGS
         for name in set(self.generation_kwargs or {}) - allowed:
             raise ValueError(
@@ -205,15 +209,6 @@ class PolicyGradientConfig(RLOOConfig):
                 f"`kl_horizon` must be above {shortest:g}, got {self.kl_horizon}. With {self.generation_batch_size} "
                 "completions a rollout the coefficient could turn negative."
             )
-
-    def _check_clip_range(self) -> None:
-        match self.reward_clip_range:
-            case None:
-                pass
-            case [int() | float() as low, int() | float() as high] if low < high:
-                pass
-            case wrong:
-                raise ValueError(f"`reward_clip_range` must be two numbers, the lower one first, got {wrong}.")
 
     def _check_schedule(self) -> None:
         """Makes the schedule once, of a weight that nothing uses: transformers would only when training begins."""
@@ -253,18 +248,16 @@ class ReinforceConfig(PolicyGradientConfig):
         super().__post_init__()
         if not callable(self.baseline):
             check_in(core.BASELINES, baseline=self.baseline)
-        if self.baseline == "leave_one_out" and self.num_generations == 1:
-            raise ValueError(
+        refuse(
+            {
                 "`num_generations` must be at least 2 with baseline='leave_one_out', got 1. The baseline of a "
                 "completion is the mean of the others of its prompt: raise it, or take baseline='moving_average' or "
-                "'greedy'."
-            )
-        if self.baseline == "greedy" and self.use_vllm:
-            raise ValueError(
-                "`baseline` must not be 'greedy' with use_vllm=True, got 'greedy'. Use baseline='leave_one_out'."
-            )
-        if not 0 <= self.baseline_decay < 1:
-            raise ValueError(f"`baseline_decay` must be in [0, 1), got {self.baseline_decay}.")
+                "'greedy'.": self.baseline == "leave_one_out" and self.num_generations == 1,
+                "`baseline` must not be 'greedy' with use_vllm=True, got 'greedy'. Use "
+                "baseline='leave_one_out'.": self.baseline == "greedy" and self.use_vllm,
+                f"`baseline_decay` must be in [0, 1), got {self.baseline_decay}.": not 0 <= self.baseline_decay < 1,
+            }
+        )
 
 
 @dataclass
@@ -299,15 +292,16 @@ class PPOConfig(PolicyGradientConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_in(CRITICS, critic=self.critic)
-        if self.critic_model_name_or_path is not None and self.critic != "separate":
-            raise ValueError(
-                f"`critic_model_name_or_path` must be None with critic={self.critic!r}, got "
-                f"{self.critic_model_name_or_path!r}. It is only read with critic='separate'."
-            )
         check_at_least(0, vf_coef=self.vf_coef, critic_learning_rate=self.critic_learning_rate)
         check_above(0, cliprange_value=self.cliprange_value)
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
+        name = self.critic_model_name_or_path
+        refuse(
+            {
+                f"`critic_model_name_or_path` must be None with critic={self.critic!r}, got {name!r}. It is only read "
+                "with critic='separate'.": name is not None and self.critic != "separate",
+                f"`gamma` must be in [0, 1], got {self.gamma}.": not 0 <= self.gamma <= 1,
+                f"`lam` must be in [0, 1], got {self.lam}.": not 0 <= self.lam <= 1,
+            }
+        )
         if self.critic_learning_rate is None:
             self.critic_learning_rate = 2e-3 if self.critic == "shared" else self.learning_rate

@@ -1,7 +1,6 @@
 """Engines that spread weights over the processes (DDP, ZeRO, FSDP), and vLLM, which holds a copy of them."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,118 +9,49 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import is_peft_model
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel
+from transformers.integrations import deepspeed
 from trl.distributed import DistributedBackend
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
+from lmrl.distributed import unsharded
 from lmrl.models import DecodingWeights, neutral_generation_config, tied_targets
 
 
-def base_model(model: Any, accelerator: Accelerator) -> PreTrainedModel:
-    """Returns the policy as a plain model: out of its engine, and out of PEFT's wrapper."""
-    unwrapped = accelerator.unwrap_model(model)
-    return unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped
-
-
 @contextmanager
-def gathered_policy(
-    model_wrapped: Any, accelerator: Accelerator, gradient_checkpointing_kwargs: dict[str, Any] | None = None
-) -> Iterator[PreTrainedModel]:
+def gathered_policy(model_wrapped: Any, accelerator: Accelerator, args: Any) -> Iterator[PreTrainedModel]:
     """
     Yields the policy out of its engine, with all its weights on every process and on the device that trains, as for
     [`~PolicyGradientTrainer.gathered_policy`]. A model that is loaded within is complete too. What is done to the
     weights in it is lost where they are shards.
     """
     with ExitStack() as stack:
-        if DistributedBackend(accelerator).is_zero3:
-            stack.enter_context(zero3_init_disabled())
-        options = {"gradient_checkpointing_kwargs": gradient_checkpointing_kwargs}
+        if DistributedBackend(accelerator).is_zero3:  # models are loaded as if it were not there
+            config = deepspeed._hf_deepspeed_config_weak_ref
+            stack.callback(setattr, deepspeed, "_hf_deepspeed_config_weak_ref", config)
+            deepspeed.unset_hf_deepspeed_config()
+        options = {"gradient_checkpointing_kwargs": args.gradient_checkpointing_kwargs}
         model = stack.enter_context(unwrap_model_for_generation(model_wrapped, accelerator, **options))
-        stack.enter_context(_zero3_forward_check_disabled(model_wrapped))
-        stack.enter_context(unsharded(model, accelerator.state))
-        stack.enter_context(_on_device(model, accelerator.device))
+        # ZeRO-3 compares the processes whenever a forward begins, with a hook that TRL 1.16 leaves in place.
+        offload = getattr(getattr(model_wrapped, "optimizer", None), "parameter_offload", None)
+        if offload is not None:
+            hooks = offload.module._forward_pre_hooks
+            hook_id = offload.fwd_pre_hook.id
+            stack.callback(hooks.__setitem__, hook_id, hooks.pop(hook_id))
+        plugin = getattr(accelerator.state, "fsdp_plugin", None)
+        stack.enter_context(unsharded(model, bool(plugin and plugin.reshard_after_forward)))
+        # Trainer leaves the model where it was until DeepSpeed or FSDP takes it, when training begins.
+        device = next(model.parameters()).device
+        if device != accelerator.device and not hasattr(model, "hf_device_map"):
+            stack.callback(model.to, device)
+            model.to(accelerator.device)
         # Accelerate leaves autocast on it once training has begun: before and after would differ in precision.
         if "_original_forward" in vars(model):
             stack.callback(setattr, model, "forward", model.forward)
             model.forward = model._original_forward
         yield model
-
-
-@contextmanager
-def zero3_init_disabled() -> Iterator[None]:
-    """`from_pretrained` loads complete models, as if DeepSpeed's ZeRO-3 were not there."""
-    from transformers.integrations import deepspeed
-
-    reference = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = reference
-
-
-@contextmanager
-def _zero3_forward_check_disabled(engine: Any) -> Iterator[None]:
-    """ZeRO-3 compares the processes whenever a forward begins, with a hook that TRL 1.16 leaves in place."""
-    offload = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)
-    if offload is None:
-        yield
-        return
-    hooks = offload.module._forward_pre_hooks
-    hook_id = offload.fwd_pre_hook.id
-    hook = hooks.pop(hook_id)
-    try:
-        yield
-    finally:
-        hooks[hook_id] = hook
-
-
-@contextmanager
-def unsharded(model: Any, state: Any) -> Iterator[None]:
-    """
-    Gathers every weight of a model under `fully_shard` on every process, with no communication in its forward nor in
-    `generate`. A model without shards is left as it is. The FSDP plugin in `state` has whether a layer's forward ends
-    with shards again.
-    """
-    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    if not units:
-        yield
-        return
-    units[0]._get_fsdp_state()._lazy_init()  # else the first layer that runs takes itself for the root
-    for unit in units:
-        unit.set_reshard_after_forward(False, recurse=False)
-        unit.unshard()
-    # Trainer registers `generate` as a forward of FSDP's, after which the root would be shards again, and transformers
-    # has the processes wait for each other at every token where it sees FSDP.
-    registered = vars(model).pop("generate", None)
-    vars(model)["generate"] = functools.partial(type(model).generate, model, synced_gpus=False)
-    try:
-        yield
-    finally:
-        del vars(model)["generate"]
-        if registered is not None:
-            vars(model)["generate"] = registered
-        for unit in units:
-            unit.reshard()
-            unit.set_reshard_after_forward(bool(state.fsdp_plugin.reshard_after_forward), recurse=False)
-        # What is left to the root is needed again as soon as the backward pass begins.
-        units[0].set_reshard_after_forward(False, recurse=False)
-
-
-@contextmanager
-def _on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Trainer leaves the model where it was until DeepSpeed or FSDP takes it, when training begins."""
-    before = next(model.parameters()).device
-    if before == device or hasattr(model, "hf_device_map"):
-        yield
-        return
-    model.to(device)
-    try:
-        yield
-    finally:
-        model.to(before)
 
 
 @contextmanager
@@ -138,7 +68,7 @@ def decoding_policy(
         if weights is None:
             pass
         elif backend.is_fsdp:  # under ZeRO-3 TRL gathers the weights
-            stack.enter_context(gathered_policy(model_wrapped, accelerator))
+            stack.enter_context(gathered_policy(model_wrapped, accelerator, args))
         elif not backend.is_zero3 and not is_spread:
             stack.enter_context(weights.replacing(policy))
         stack.enter_context(neutral_generation_config(policy))

@@ -1,15 +1,14 @@
 """Checks that stop training when the KL, the entropy, the gradients or the weights become NaN or infinite."""
 
 import math
-from pathlib import Path
 from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .checkpointing import newest_first
+from lmrl.checkpoints import checkpoint_folder, newest_first
+
 from .configs import PolicyGradientConfig
 
 
@@ -19,10 +18,8 @@ class DivergenceError(ValueError):
 
 class FiniteChecks:
     """
-    Checks of values that are reduced over all processes anyway, so that all of them stop in the same step.
-
-    Each takes the number of optimizer steps done, for its message, and raises a [`DivergenceError`] if a value is NaN
-    or infinite. The message names the last checkpoint, and the settings of the run that may be at fault.
+    Checks of values that are reduced over all processes anyway, so that all of them stop in the same step. Each takes
+    the number of optimizer steps done, for the message of its [`DivergenceError`].
     """
 
     def __init__(self, args: PolicyGradientConfig) -> None:
@@ -52,21 +49,18 @@ class FiniteChecks:
         if accelerator.reduce(broken.to(accelerator.device), reduction="sum") > 0:
             self._stop(f"After step {step} weights of the policy are NaN or infinite, and were not saved.")
 
-    def _last_checkpoint(self, suspect: int | None = None) -> str:
-        """Returns where to go on from. A checkpoint of the very weights that gave NaN may be broken too."""
-        checkpoints = newest_first(Path(self.args.output_dir))
-        if not checkpoints:
-            return "There is no checkpoint to go back to (`save_steps` makes them)."
-        last = checkpoints[0]
-        if last.name != f"{PREFIX_CHECKPOINT_DIR}-{suspect}":
-            return f"The last checkpoint is {last}."
-        before = f"go back to {checkpoints[1]}" if len(checkpoints) > 1 else "there is none before it"
-        return f"The last checkpoint is {last}; if it was saved from these very weights, {before}."
-
     def _stop(self, reason: str, suspect: int | None = None) -> NoReturn:
+        """Raises, with where to go on from. A checkpoint of the very weights that gave NaN may be broken too."""
         args = self.args
+        checkpoints = newest_first(args.output_dir)
+        last = "There is no checkpoint to go back to (`save_steps` makes them)."
+        if checkpoints:
+            doubt = ""
+            if checkpoints[0] == checkpoint_folder(args.output_dir, suspect or 0):
+                before = f"go back to {checkpoints[1]}" if len(checkpoints) > 1 else "there is none before it"
+                doubt = f"; if it was saved from these very weights, {before}"
+            last = f"The last checkpoint is {checkpoints[0]}{doubt}."
         raise DivergenceError(
-            f"{reason} {self._last_checkpoint(suspect)} Lower `learning_rate` (it is {args.learning_rate:g}) or "
-            f"`max_grad_norm` (it is {args.max_grad_norm:g}), raise `beta` (it is {args.beta:g}), or check the "
-            "rewards for extreme values."
+            f"{reason} {last} Lower `learning_rate` (it is {args.learning_rate:g}) or `max_grad_norm` (it is "
+            f"{args.max_grad_norm:g}), raise `beta` (it is {args.beta:g}), or check the rewards for extreme values."
         )

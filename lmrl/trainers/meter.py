@@ -2,53 +2,59 @@
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmrl import core
 
 from .rollout import Rollout
 
 STAGES = ("generation", "scoring", "reward", "update")
+THROUGHPUT = ("samples_per_second", "tokens_per_second")
 
 
 class Meter:
     """
-    What a trainer logs, from the very tensors that are trained on. It never changes them.
+    What a trainer logs, from the very tensors that are trained on. It never changes them. The names are TRL's where it
+    has them; docs/trainers.md has them all.
 
-    The names are TRL's where it has them; docs/trainers.md has them all.
-
-    `values` is the store of TRL: for `"train"` and `"eval"`, of which `mode` returns the one, the values of each name
-    since the last log, whose means it logs.
+    `values` is the store of TRL: for `"train"` and `"eval"`, by the mode of the policy, the values of each name since
+    the last log, whose means it logs.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, values: dict[str, dict[str, list[float]]], mode: Callable[[], str]
-    ) -> None:
+    def __init__(self, accelerator: Accelerator, values: dict[str, dict[str, list[float]]], policy: nn.Module) -> None:
         self.accelerator = accelerator
         self.values = values
-        self.mode = mode
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.policy = policy
         self.completions = 0
         self.tokens = 0
         # Of the newest rollout: columns with a value per completion of all processes.
         self.newest: dict[str, dict[str, Any]] = {"train": {}, "eval": {}}
 
-    # -- values ------------------------------------------------------------------------------------------------------
+    @property
+    def mode(self) -> str:
+        """`train` or `eval`."""
+        return "train" if self.policy.training else "eval"
 
     def log(self, name: str, value: float | Tensor) -> None:
         """Adds a value that all processes have; the mean of those since the last log is logged."""
-        self.values[self.mode()][name].append(float(value))
+        self.values[self.mode][name].append(float(value))
 
     def replace(self, name: str, value: float) -> None:
         """Replaces the value that TRL has added under this name, of something that lmrl computes otherwise."""
-        self.values[self.mode()][name][-1] = value
+        self.values[self.mode][name][-1] = value
+
+    def rename_eval(self, data_set: str) -> None:
+        """Puts the name of a held-out data set before the names of its values; an empty one leaves them."""
+        if data_set:
+            values = self.values["eval"]
+            for name in list(values):
+                values[f"{data_set}_{name}"] = values.pop(name)
 
     def moments(self, values: Tensor, mask: Tensor) -> Tensor:
         """Returns count, sum and sum of squares, (3,), over the positions of all processes where the mask is 1."""
@@ -95,21 +101,26 @@ class Meter:
         gathered = self.accelerator.gather(rewards)
         lengths, finished = self.accelerator.gather(torch.stack([lengths, has_ended], dim=1)).float().unbind(dim=1)
         ends = {"length": lengths.long().tolist(), "finished": finished.bool().tolist()}
-        self.newest[self.mode()].clear()
-        self.newest[self.mode()].update(reward=gathered.tolist(), **ends)
+        self.newest[self.mode].clear()
+        self.newest[self.mode].update(reward=gathered.tolist(), **ends)
         scored = gathered[~gathered.isnan()]
         self.replace("reward", scored.mean().item())
         self.replace("reward_std", scored.std().item() if len(scored) > 1 else 0.0)
-        if self.mode() == "train":
+        if self.policy.training:
             self.completions += len(lengths)
             self.tokens += int(lengths.sum())
         return lengths
 
     def log_kl(self, rollout: Rollout, coefficient: float) -> float:
-        """Logs the KL to the reference and its coefficient; returns the KL in nats, the mean over all completions."""
+        """
+        Logs the KL to the reference and its coefficient; returns the KL in nats, the mean over all completions: 0, and
+        nothing is logged, without a reference.
+        """
+        if rollout.ref_log_probs is None:
+            return 0.0
         mask = rollout.completion_mask
         kl = core.k1(rollout.old_log_probs, rollout.ref_log_probs)
-        self.newest[self.mode()]["kl"] = self.accelerator.gather(core.masked_sum(kl, mask, dim=1)).tolist()
+        self.newest[self.mode]["kl"] = self.accelerator.gather(core.masked_sum(kl, mask, dim=1)).tolist()
         count, total, _ = self.moments(kl, mask).unbind()
         per_sequence = (total / (len(mask) * self.accelerator.num_processes)).item()
         self.replace("kl", (total / count.clamp(min=1)).item())
@@ -122,50 +133,42 @@ class Meter:
         Logs the advantages, (B,) or (B, T). In place of TRL's own (huggingface/trl#7298), those that are trained on
         become the newest rows of `advantages` in its table, one per completion of all processes.
         """
-        if advantages.dim() == 1:
-            self.log_moments("advantages", advantages, mask.any(dim=1))
-            per_sequence = advantages
-        else:
-            self.log_moments("advantages", advantages, mask)
-            per_sequence = core.masked_mean(advantages, mask, dim=1)
+        of_tokens = advantages.dim() == 2
+        self.log_moments("advantages", advantages, mask if of_tokens else mask.any(dim=1))
+        per_sequence = core.masked_mean(advantages, mask, dim=1) if of_tokens else advantages
         values: list[float] = self.accelerator.gather(per_sequence).tolist()
         texts = {name: table[name] for name in ("prompt", "completion", "rewards", "extra")}
-        self.newest[self.mode()].update(texts, advantage=values)
+        self.newest[self.mode].update(texts, advantage=values)
         newest = table["advantages"]
         for _ in range(min(len(values), len(newest))):
             newest.pop()
         newest.extend(values)
 
-    # -- time --------------------------------------------------------------------------------------------------------
-
     @contextmanager
     def clock(self, stage: str) -> Iterator[None]:
-        """Counts the seconds within as those of a stage, but for what a clock inside of it counts as another's."""
-        others = sum(self.seconds.values())
+        """
+        Logs the seconds within as those of a stage, but for what a clock inside of it counts as another's, and the
+        throughput: sums since the last log of training.
+        """
+        train = self.values["train"]
+        if THROUGHPUT[0] not in train:  # which is logged
+            self.completions = self.tokens = 0
+        seconds = [train.setdefault(f"time/{name}", [0.0]) for name in STAGES]
+        others = sum(total for (total,) in seconds)
         started = time.perf_counter()
         yield
         getattr(torch, self.accelerator.device.type).synchronize()  # a GPU still computes what was launched
-        others = sum(self.seconds.values()) - others
-        self.seconds[stage] += time.perf_counter() - started - others
-
-    def pop_times(self) -> dict[str, float]:
-        """Returns the seconds of each stage and the throughput since the last call; nothing if none has passed."""
-        spent = sum(self.seconds.values())
-        if spent <= 0:
-            return {}
-        times = {f"time/{stage}": self.seconds[stage] for stage in STAGES}
-        times["samples_per_second"] = self.completions / spent
-        times["tokens_per_second"] = self.tokens / spent
-        self.seconds.clear()
-        self.completions = self.tokens = 0
-        return times
-
-    # -- resuming ----------------------------------------------------------------------------------------------------
+        others = sum(total for (total,) in seconds) - others
+        train[f"time/{stage}"][0] += time.perf_counter() - started - others
+        spent = sum(total for (total,) in seconds)
+        train[THROUGHPUT[0]] = [self.completions / spent]
+        train[THROUGHPUT[1]] = [self.tokens / spent]
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the values of training that were not logged yet."""
+        """Returns the values of training that were not logged yet, but for times."""
+        times = (*(f"time/{stage}" for stage in STAGES), *THROUGHPUT)
         kept = {name: [float(value) for value in values] for name, values in self.values["train"].items()}
-        return {name: [value for value in values if not math.isnan(value)] for name, values in kept.items()}
+        return {name: [v for v in kept[name] if not math.isnan(v)] for name in kept if name not in times}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what [`~Meter.state_dict`] returned."""

@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 
 from lmrl import core
 from lmrl.models import Critic, ScoredCompletions, get_critic
+from lmrl.models.critic import make_critic
+from lmrl.utils import refuse
 
 from .base import PolicyGradientTrainer
 from .configs import PPOConfig
-from .critics import make_critic
 from .rollout import Credit, Rollout
 
 
@@ -48,7 +49,17 @@ class PPOTrainer(PolicyGradientTrainer):
 
     def create_critic(self, policy: PreTrainedModel) -> Critic:
         """Returns the critic that the configuration names."""
-        return make_critic(policy, self.args)
+        args = self.args
+        is_reentrant = args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
+        refuse(
+            {
+                "`critic` must not be 'adapter' with reentrant gradient checkpointing, got 'adapter'. The backward "
+                "pass would run the policy's layers again without knowing whose adapter was on: take critic='shared', "
+                "turn `gradient_checkpointing` off, or (not under ZeRO-3) set `gradient_checkpointing_kwargs` to "
+                "{'use_reentrant': False}.": args.critic == "adapter" and is_reentrant
+            }
+        )
+        return make_critic(policy, args.critic, args.critic_model_name_or_path, args.disable_dropout)
 
     def on_first_rewards(self, rewards: Tensor) -> None:
         """Initializes the critic's bias to the mean reward of the first rollout."""
@@ -75,38 +86,21 @@ class PPOTrainer(PolicyGradientTrainer):
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
         """Returns the loss, averaged over the tokens of the rollout: each token weighs the same in any batch."""
         mask = rollout.completion_mask
-        policy_loss = core.clipped_policy_loss(
-            scored.log_probs,
-            rollout.old_log_probs,
-            rollout.advantages,
-            self.epsilon_low,
-            self.epsilon_high,
-        )
-        value_loss = core.clipped_value_loss(
-            scored.state_values, rollout.old_values, rollout.returns, self.args.cliprange_value
-        )
-        self._log_update(scored, rollout, policy_loss.detach(), value_loss.detach())
-
+        clip = (rollout.old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high)
+        value_range = self.args.cliprange_value
+        policy_loss = core.clipped_policy_loss(scored.log_probs, *clip)
+        value_loss = core.clipped_value_loss(scored.state_values, rollout.old_values, rollout.returns, value_range)
+        with torch.no_grad():
+            self.meter.log_clipping(*core.clipped(scored.log_probs, *clip), mask)
+            value_clipped = (scored.state_values - rollout.old_values).abs() > value_range
+            means = {
+                "policy/loss": core.masked_mean(policy_loss, mask),
+                "policy/approx_kl": core.approximate_kl(scored.log_probs, rollout.old_log_probs, mask),
+                "value/loss": core.masked_mean(value_loss, mask),
+                "value/clip_ratio": core.masked_mean(value_clipped.float(), mask),
+            }
+            self.meter.log_weighted(means, weight=mask.sum())
         per_token = policy_loss + self.args.vf_coef * value_loss
         if self.args.entropy_coef:
             per_token = per_token - self.args.entropy_coef * scored.entropy
         return core.masked_sum(per_token, mask) / (len(mask) * rollout.mean_length[0])
-
-    @torch.no_grad()
-    def _log_update(
-        self, scored: ScoredCompletions, rollout: Rollout, policy_loss: Tensor, value_loss: Tensor
-    ) -> None:
-        mask = rollout.completion_mask
-        old_log_probs = rollout.old_log_probs
-        clipped = core.clipped(
-            scored.log_probs, old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high
-        )
-        self.meter.log_clipping(*clipped, mask)
-        value_clipped = (scored.state_values - rollout.old_values).abs() > self.args.cliprange_value
-        means = {
-            "policy/loss": core.masked_mean(policy_loss, mask),
-            "policy/approx_kl": core.approximate_kl(scored.log_probs, old_log_probs, mask),
-            "value/loss": core.masked_mean(value_loss, mask),
-            "value/clip_ratio": core.masked_mean(value_clipped.float(), mask),
-        }
-        self.meter.log_weighted(means, weight=mask.sum())

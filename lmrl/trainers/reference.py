@@ -1,8 +1,9 @@
-"""The reference policy that the KL penalty is measured to."""
+"""The reference policy that the KL penalty is measured to, and the passes of policy and reference over a rollout."""
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,21 @@ from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import use_adapter
 
 from lmrl import core
-from lmrl.models import add_scoring_forward, check_scoring_forward, fuse_activations, load_model, load_tokenizer
-from lmrl.utils import known_as
+from lmrl.models import (
+    ScoredCompletions,
+    add_scoring_forward,
+    base_of,
+    check_scoring_forward,
+    fuse_activations,
+    load_model,
+    load_tokenizer,
+)
+from lmrl.utils import known_as, refuse
 
 from .configs import PolicyGradientConfig
 from .engines import is_sharded, prepare_frozen
@@ -57,14 +67,12 @@ class Reference:
                 "`sync_ref_model` must be False for an adapter under ZeRO-3 or FSDP, got True. Each process has a "
                 "part of its weights only: take DDP or ZeRO-2."
             )
-        _add_reference_adapter(policy)
-        self._moving_adapter = {name: weight for name, weight, _ in _adapter_pairs(policy)}
+        if REFERENCE_ADAPTER not in policy.peft_config:  # else it is trained further, and TRL has made it
+            policy.add_adapter(REFERENCE_ADAPTER, copy.deepcopy(policy.active_peft_config))
+        for name, weight, source in _adapter_pairs(policy):
+            weight.data.copy_(source)
+            self._moving_adapter[name] = weight.requires_grad_(False)
         return ReferenceSync(policy, self.accelerator)
-
-    @property
-    def is_used(self) -> bool:
-        """Whether there is a KL penalty."""
-        return self.args.beta != 0
 
     @contextmanager
     def running(self, policy: Any) -> Iterator[Any]:
@@ -104,41 +112,70 @@ class Reference:
         )
         return True
 
-    def state_dict(self, beta: float) -> dict[str, float]:
-        """Returns the coefficient if it adapts. One that does not may be changed on resuming."""
-        return {} if self.args.kl_target is None else {"beta": beta}
-
-    def restored_coefficient(self, beta: float, state: dict[str, Any]) -> float:
-        """Returns the coefficient of a run that is resumed with what [`~Reference.state_dict`] returned."""
-        return beta if self.args.kl_target is None else float(state.get("beta", beta))
-
     def save(self, folder: Path) -> None:
         """Writes a reference that moves into a checkpoint, on the process that saves."""
-        if not self.args.sync_ref_model or not self.args.should_save or is_sharded(self.accelerator):
-            return
-        path = str(folder / REFERENCE_NAME)
-        if self._moving_adapter:
-            safetensors.torch.save_file(self._moving_adapter, path)
-        else:
-            safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), path)
+        if self.args.sync_ref_model and self.args.should_save and not is_sharded(self.accelerator):
+            weights = self._moving_adapter or dict(self.accelerator.unwrap_model(self.model).named_parameters())
+            safetensors.torch.save_file(weights, folder / REFERENCE_NAME)
 
     def load(self, folder: Path) -> None:
         """Loads what [`~Reference.save`] wrote, into the reference of each process."""
         if not self.args.sync_ref_model:
             return
-        path = str(folder / REFERENCE_NAME)
-        if is_sharded(self.accelerator) or not Path(path).is_file():
+        path = folder / REFERENCE_NAME
+        if is_sharded(self.accelerator) or not path.is_file():
             logger.warning(f"{folder} has no moving reference: it begins anew from the policy as it was given.")
-        elif self._moving_adapter:
-            for name, weight in safetensors.torch.load_file(path).items():
-                self._moving_adapter[name].data.copy_(weight)
-        else:
-            safetensors.torch.load_model(self.accelerator.unwrap_model(self.model), path)
+            return
+        weights = self._moving_adapter or self.accelerator.unwrap_model(self.model).state_dict()
+        for name, weight in safetensors.torch.load_file(path).items():
+            weights[name].data.copy_(weight)
+
+
+class Scorer:
+    """Runs the policy or the reference, a model in its engine, over completions, under the accelerator's autocast."""
+
+    def __init__(self, accelerator: Accelerator, args: PolicyGradientConfig) -> None:
+        self.accelerator = accelerator
+        self.args = args
+
+    def forward(self, model: Any, rollout: Rollout, with_values: bool = False) -> ScoredCompletions:
+        """Returns log-probabilities and entropies, (B, T), and with `with_values` the values of the critic."""
+        with self.accelerator.autocast():
+            scored: ScoredCompletions = model(
+                input_ids=rollout.input_ids,
+                attention_mask=rollout.attention_mask,
+                completion_length=rollout.completion_ids.shape[1],
+                with_values=with_values,
+            )
+        return scored
+
+    @torch.no_grad()
+    def score(
+        self, rollout: Rollout, policy: Any, reference: Reference, with_policy: bool, has_critic: bool
+    ) -> Rollout:
+        """
+        Returns a rollout with its log-probabilities under the reference, and, unless the training pass is to give
+        them, those under the policy that sampled it, and the values of its critic. It is run in batches.
+        """
+        args = self.args
+        batch_size = args.per_device_train_batch_size if policy.training else args.per_device_eval_batch_size
+
+        def _run(model: Any, with_values: bool = False) -> ScoredCompletions:
+            parts = [self.forward(model, batch, with_values) for batch in rollout.split(batch_size)]
+            return ScoredCompletions(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+        scored = rollout
+        with disable_gradient_checkpointing(policy, args.gradient_checkpointing_kwargs):
+            if with_policy:
+                scored = scored.with_policy_pass(_run(policy, has_critic))
+            if args.beta != 0:
+                with reference.running(policy) as model:
+                    scored = replace(scored, ref_log_probs=_run(model).log_probs)
+        return scored
 
 
 class ReferenceSync(SyncRefModelCallback):
-    """TRL's, with the weights paired by their names: a policy with a critic has more of them than its reference, and
-    one with adapters is its own."""
+    """TRL's, with the weights paired by their names: a policy with a critic has more, one with adapters is its own."""
 
     @staticmethod
     def sync_target_model(model: nn.Module, target_model: nn.Module, alpha: float) -> None:
@@ -150,15 +187,6 @@ class ReferenceSync(SyncRefModelCallback):
             pairs = [(target, weights[name]) for name, target in target_model.named_parameters()]
         targets, sources = (nn.ParameterList(weights) for weights in zip(*pairs, strict=True))
         SyncRefModelCallback.sync_target_model(sources, targets, alpha)
-
-
-def _add_reference_adapter(policy: Any) -> None:
-    """Gives a policy a frozen copy of its adapter, as TRL does with one that is trained further."""
-    if REFERENCE_ADAPTER not in policy.peft_config:
-        policy.add_adapter(REFERENCE_ADAPTER, copy.deepcopy(policy.active_peft_config))
-    for _, target, source in _adapter_pairs(policy):
-        target.data.copy_(source)
-        target.requires_grad_(False)
 
 
 def _adapter_pairs(policy: Any) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
@@ -178,10 +206,7 @@ def make_frozen_model(
     """
     Returns the frozen model that the KL is measured to: the one named by `reference_model_name_or_path`, else a copy
     of the policy as it is now, before it gets its scoring forward. None without a KL penalty, and with LoRA where none
-    is named, unless there is a copy of the policy as it was `given`.
-
-    Raises:
-        ValueError: If the named model reads other tokens than the policy, or a reference cannot follow the policy.
+    is named, unless there is a copy of the policy as it was `given`. A `ValueError` if it cannot follow the policy.
     """
     name = args.reference_model_name_or_path
     has_adapter = is_peft_model(policy)
@@ -193,56 +218,42 @@ def make_frozen_model(
         )
     if args.beta == 0 or (name is None and has_adapter and given is None):
         return None
-    reference = given or _copy(policy) if name is None else _load(name, policy, tokenizer, args)
+    if name is None:
+        reference = given or copy.deepcopy(policy)
+        reference.__dict__.pop("forward", None)  # TRL's, whose closure still holds the policy
+    else:
+        reference = _load_reference(name, policy, tokenizer, args)
     reference.eval().requires_grad_(False)
     add_scoring_forward(reference, args.temperature)
     check_scoring_forward(reference, args.temperature, args.scoring_pass)
     return reference
 
 
-def _copy(policy: Any) -> Any:
-    reference = copy.deepcopy(policy)
-    reference.__dict__.pop("forward", None)  # TRL's, whose closure still holds the policy
-    return reference
-
-
-def _load(name: str, policy: Any, tokenizer: PreTrainedTokenizerBase, args: PolicyGradientConfig) -> PreTrainedModel:
-    base = policy.get_base_model() if is_peft_model(policy) else policy
+def _load_reference(name: str, policy: Any, tokenizer: PreTrainedTokenizerBase, args: PolicyGradientConfig) -> Any:
+    """It is given the ids that the policy has sampled. Rows of its embedding past these do no harm."""
+    source = {"trust_remote_code": args.trust_remote_code}
     with known_as("reference_model_name_or_path"):
-        reference = load_model(name, dtype=base.dtype, trust_remote_code=args.trust_remote_code)
-    _check_vocabulary(name, reference, base, tokenizer, args.trust_remote_code)
-    if args.sync_ref_model and _shapes(reference) != _shapes(policy):
-        raise ValueError(
-            f"`sync_ref_model` must be False for a reference of other shapes than the policy, got True and {name!r}. "
-            "It mixes the policy's weights into those of its reference: leave it out."
-        )
+        reference = load_model(name, dtype=base_of(policy).dtype, **source)
     fuse_activations(reference)
-    return reference
-
-
-def _shapes(model: nn.Module) -> list[torch.Size]:
-    return [parameter.shape for parameter in model.parameters()]
-
-
-def _check_vocabulary(
-    name: str, reference: PreTrainedModel, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trust: bool
-) -> None:
-    """The reference is given the ids that the policy has sampled. Rows of its embedding past these do no harm."""
-    policy_size = policy.config.get_text_config().vocab_size
-    reference_size = reference.config.get_text_config().vocab_size
     try:
-        reference_vocabulary = load_tokenizer(name, trust_remote_code=trust).get_vocab()
+        vocabulary = load_tokenizer(name, **source).get_vocab()
     except ValueError:  # no tokenizer lies beside it: the number of tokens has to do
-        reference_vocabulary = None
+        vocabulary = None
+    tokens = reference.config.get_text_config().vocab_size
+    policy_tokens = base_of(policy).config.get_text_config().vocab_size
+    differing = [] if vocabulary is None else tokenizer.get_vocab().items() ^ vocabulary.items()
+    token, token_id = min(differing, key=lambda item: item[1], default=("", 0))
+    shapes = [[weight.shape for weight in model.parameters()] for model in (reference, policy)]
+    cannot_move = args.sync_ref_model and shapes[0] != shapes[1]
+    has_others = tokens < policy_tokens or (vocabulary is None and tokens != policy_tokens)
     remedy = "The KL of a token needs the same tokens in both: name a model with the policy's tokenizer."
-    if reference_size < policy_size or (reference_vocabulary is None and reference_size != policy_size):
-        raise ValueError(f"The reference {name!r} has {reference_size} tokens and the policy {policy_size}. {remedy}")
-    if reference_vocabulary is None:
-        return
-    differing = sorted(tokenizer.get_vocab().items() ^ reference_vocabulary.items(), key=lambda item: item[1])
-    if differing:
-        token, token_id = differing[0]
-        raise ValueError(
+    refuse(
+        {
+            f"The reference {name!r} has {tokens} tokens and the policy {policy_tokens}. {remedy}": has_others,
             f"The tokenizers of the policy and of the reference {name!r} differ in {len(differing)} tokens, such as "
-            f"{token!r} with the id {token_id}. {remedy}"
-        )
+            f"{token!r} with the id {token_id}. {remedy}": differing,
+            f"`sync_ref_model` must be False for a reference of other shapes than the policy, got True and {name!r}. "
+            "It mixes the policy's weights into those of its reference: leave it out.": cannot_move,
+        }
+    )
+    return reference

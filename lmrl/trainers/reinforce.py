@@ -1,8 +1,7 @@
 """REINFORCE with a choice of baselines."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,9 @@ import torch
 from torch import Tensor
 
 from lmrl import core
+from lmrl.distributed import local_rows
 from lmrl.models import ScoredCompletions
+from lmrl.utils import replaced
 
 from .base import PolicyGradientTrainer
 from .configs import ReinforceConfig
@@ -48,7 +49,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
         advantages = rewards - self._baseline(rewards, rollout)
         if self.args.normalize_advantages:
             advantages = core.standardize(advantages, core.masked_moments(advantages, ~advantages.isnan()))
-        return Credit(advantages=self.local_rows(advantages))
+        return Credit(advantages=local_rows(advantages))
 
     def _baseline(self, rewards: Tensor, rollout: Rollout) -> Tensor:
         """Returns the baseline of the completions of all processes, (N,)."""
@@ -68,15 +69,13 @@ class ReinforceTrainer(PolicyGradientTrainer):
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
         """Returns the loss, averaged over completions."""
         mask = rollout.completion_mask
-        advantages = rollout.advantages
         log_probs = core.masked_sum(scored.log_probs, mask, dim=1)
         old_log_probs = core.masked_sum(rollout.old_log_probs, mask, dim=1)
-        clipped = core.clipped(log_probs.detach(), old_log_probs, advantages, self.epsilon_low, self.epsilon_high)
-        self.meter.log_clipping(*clipped, mask.any(dim=1))
+        clip = (old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high)
+        self.meter.log_clipping(*core.clipped(log_probs.detach(), *clip), mask.any(dim=1))
         if self.serves_one_update:  # the ratio is 1
-            return core.reinforce_loss(log_probs, advantages).mean()
-        losses = core.clipped_policy_loss(log_probs, old_log_probs, advantages, self.epsilon_low, self.epsilon_high)
-        return losses.mean()
+            return core.reinforce_loss(log_probs, rollout.advantages).mean()
+        return core.clipped_policy_loss(log_probs, *clip).mean()
 
     def run_state_dict(self) -> dict[str, Any]:
         """Returns the state of [`PolicyGradientTrainer`], and the moving average."""
@@ -106,7 +105,9 @@ class ReinforceTrainer(PolicyGradientTrainer):
         step = group if len(prompts) % group == 0 else 1
         inputs = inputs[::step]
         prompts = prompts[::step]
-        with self._greedy_decoding():
+        greedy = copy.deepcopy(self.generation_config)
+        greedy.update(do_sample=False, temperature=None, top_p=None, top_k=None, min_p=None)
+        with replaced(self, "generation_config", greedy):
             ids = self._generate_single_turn(self._tokenize_prompts(prompts)[0], None, {})
         completions: list[Any] = self.processing_class.batch_decode(ids, skip_special_tokens=True)
         if not isinstance(prompts[0], str):
@@ -114,13 +115,3 @@ class ReinforceTrainer(PolicyGradientTrainer):
         has_ended = torch.tensor([row[-1] in self.eos_token_ids for row in ids], device=self.accelerator.device)
         rewards = self.total_rewards(self.call_rewards(inputs, prompts, completions, ids), has_ended)
         return rewards.repeat_interleave(step)
-
-    @contextmanager
-    def _greedy_decoding(self) -> Iterator[None]:
-        sampling = self.generation_config
-        self.generation_config = copy.deepcopy(sampling)
-        self.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None, min_p=None)
-        try:
-            yield
-        finally:
-            self.generation_config = sampling

@@ -2,7 +2,8 @@
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -91,12 +92,7 @@ class AsyncCheckedReward(CheckedReward):
 
 
 def raise_on_all_ranks(rewards: Sequence[CheckedReward]) -> None:
-    """
-    Raises on every process the failure of a reward on one of them; returns if none failed.
-
-    Raises:
-        RewardError: The first failure of the first process, on all alike.
-    """
+    """Raises on every process alike the first failure of a reward on the first of them; returns if none failed."""
     failures = [reward.failure for reward in rewards if reward.failure is not None]
     for reward in rewards:
         reward.failure = None
@@ -117,12 +113,9 @@ def _is_echo(failure: RewardError) -> bool:
 
 def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
     """
-    Returns the reward functions, given as TRL takes them, each wrapped in its checks and with a name of its own.
-
-    Raises:
-        TypeError: If one is not callable, or is a model (or the name of one), which TRL would load with a fresh head
-            where the checkpoint is a classifier, and read without its special tokens.
-        ValueError: If there is none.
+    Returns the reward functions, given as TRL takes them, each wrapped in its checks and with a name of its own. Not
+    models or their names: TRL would load one with a fresh head where the checkpoint is a classifier, and read it
+    without its special tokens.
     """
     reward_funcs = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
     if not reward_funcs:
@@ -157,3 +150,14 @@ def load_reward_states(rewards: Sequence[CheckedReward], states: dict[str, dict[
             by_name[name].load_state_dict(state)
         else:
             logger.warning(f"The checkpoint has a state of the reward {name!r}, which this run does not use.")
+
+
+@contextmanager
+def unlearned_on_failure(rewards: Sequence[CheckedReward]) -> Iterator[None]:
+    """Puts the states of rewards back if one fails within: the run that goes on from here calls them once more."""
+    states = reward_states(rewards)
+    try:
+        yield
+    except RewardError:
+        load_reward_states(rewards, states)
+        raise

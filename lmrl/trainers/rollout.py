@@ -89,16 +89,13 @@ class Rollout:
         all processes, (N,). Completions without a reward are masked out. `extra` may have further fields.
         """
         names = ("prompt_ids", "prompt_mask", "completion_ids")
-        return cls.from_dict(
-            {
-                **{name: sampled[name] for name in names},
-                "completion_mask": sampled["completion_mask"] * (~rewards.isnan()).unsqueeze(1),
-                "rewards": rewards,
-                "mean_length": lengths.mean().clamp(min=1).expand(len(rewards)),
-                "position": torch.arange(len(rewards), device=rewards.device),
-                **extra,
-            }
-        )
+        own = {
+            "completion_mask": sampled["completion_mask"] * (~rewards.isnan()).unsqueeze(1),
+            "rewards": rewards,
+            "mean_length": lengths.mean().clamp(min=1).expand(len(rewards)),
+            "position": torch.arange(len(rewards), device=rewards.device),
+        }
+        return cls.from_dict({name: sampled[name] for name in names} | own | dict(extra))
 
     @classmethod
     def from_dict(cls, tensors: Mapping[str, Tensor]) -> "Rollout":
@@ -135,11 +132,10 @@ class Rollout:
         Raises:
             ValueError: If a tensor in `credit.extra` has the name of a field.
         """
-        for name in credit.extra:
-            if name in {item.name for item in fields(self)}:
-                raise ValueError(
-                    f"`extra` of a Credit must not have names of Rollout's fields, got {name!r}. Rename it."
-                )
+        if taken := credit.extra.keys() & {item.name for item in fields(self)}:
+            raise ValueError(
+                f"`extra` of a Credit must not have names of Rollout's fields, got {min(taken)!r}. Rename it."
+            )
         return replace(
             self,
             advantages=credit.advantages.nan_to_num(0.0),

@@ -14,8 +14,9 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from trl.trainer.utils import use_adapter
 
+from lmrl.distributed import unsharded
 from lmrl.models import add_scoring_forward, attach_critic, disable_dropout, load_model
-from lmrl.trainers.engines import keep_outputs_in_fp32, unsharded
+from lmrl.trainers.engines import keep_outputs_in_fp32
 
 PROMPTS = torch.tensor([[0, 0, 6, 7, 8], [9, 10, 11, 12, 13], [0, 0, 0, 0, 5], [20, 21, 22, 23, 24]])
 COMPLETIONS = torch.tensor([[30, 31, 1, 0], [33, 34, 35, 36], [37, 1, 0, 0], [1, 0, 0, 0]])
@@ -93,7 +94,7 @@ def check(path: str, critic: str, wrapping: str) -> None:
 def evaluate(model: nn.Module, unsharded_model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> None:
     """Checks that processes may run the model a different number of times, which would hang under sharding."""
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
-    with unsharded(model, SimpleNamespace(fsdp_plugin=plugin)), torch.no_grad():
+    with unsharded(model, bool(plugin.reshard_after_forward)), torch.no_grad():
         assert not any(isinstance(parameter, DTensor) for parameter in model.parameters())
         for _ in range(1 + 2 * distributed.get_rank()):
             texts = model.generate(IDS[1:2], max_new_tokens=4, do_sample=False)

@@ -26,9 +26,9 @@ from lmrl.models import (
     load_model,
     load_policy,
     load_tokenizer,
-    load_trainable_classifier,
     show_special_tokens,
 )
+from lmrl.supervised import load_trainable_classifier
 
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11]])
 

@@ -13,11 +13,9 @@ from forked import run
 from resume_worker import train_until_full
 from training import make_trainer
 
+from lmrl.checkpoints import clean_up_unfinished, find_corruption, newest_first, remove_oldest
 from lmrl.saving import SaveError
 from lmrl.trainers import find_checkpoint
-from lmrl.trainers.checkpointing import newest_first
-from lmrl.trainers.checkpointing.folders import find_corruption
-from lmrl.trainers.checkpointing.writer import clean_up_unfinished, remove_oldest
 
 Damage = Callable[[Path], object]
 

@@ -127,7 +127,7 @@ def test_an_async_reward_is_awaited_and_checked() -> None:
     assert asyncio.run(first(completions=["good"])) == [1.0]
     with pytest.raises(RewardError, match=r"'slow' must return a finite number, .* got 'no' for row 0"):
         asyncio.run(first(completions=["bad"]))
-    with pytest.raises(RewardError, match=r"'broken' raised OSError: no server\. It was scoring 1 completions"):
+    with pytest.raises(RewardError, match=r"'broken' raised OSError: no server\. It was scoring row 0 of 1"):
         asyncio.run(second(completions=["good"]))
 
 

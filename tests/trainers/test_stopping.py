@@ -13,8 +13,7 @@ from forked import run, started
 from resume_worker import differences, recipe, train, train_until_second_sigterm, train_until_sigterm
 from training import make_trainer
 
-from lmrl.trainers.checkpointing import newest_first
-from lmrl.trainers.checkpointing.folders import find_corruption
+from lmrl.checkpoints import find_corruption, newest_first
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

@@ -38,18 +38,15 @@ OVERRIDDEN: dict[str, str] = {
     "compute_aux_loss pixel_values image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles "
     "image_sizes token_type_ids mm_token_type_ids image_position_ids",
     "_get_train_sampler": "dataset",
+    "_init_training_state": "max_steps num_update_steps_per_epoch num_train_epochs resume_from_checkpoint trial",
     "_load_best_model": "",
-    "_load_from_checkpoint": "resume_from_checkpoint model",
     "_load_optimizer_and_scheduler": "checkpoint",
     "_push_from_checkpoint": "checkpoint_folder",
-    "_run_epoch": "model epoch train_dataloader steps_in_epoch num_update_steps_per_epoch trial ignore_keys_for_eval "
-    "start_time resume_from_checkpoint epochs_trained steps_trained_in_current_epoch",
     "_save": "output_dir state_dict",
     "_save_checkpoint": "model trial",
     "create_model_card": "model_name dataset_name tags",
     "create_optimizer": "model",
     "evaluation_loop": "dataloader description prediction_loss_only ignore_keys metric_key_prefix",
-    "log": "logs start_time",
     "save_model": "output_dir _internal_call",
     "train": "resume_from_checkpoint trial ignore_keys_for_eval",
     "training_step": "model inputs num_items_in_batch",
@@ -146,7 +143,7 @@ def test_a_seam_has_the_parameters_it_had(method: str) -> None:
 
 def test_every_private_name_that_is_read_is_in_the_table() -> None:
     read, own = set(), set()
-    for path in (ROOT / "lmrl" / "trainers").rglob("*.py"):
+    for path in (ROOT / "lmrl" / "distributed.py", *(ROOT / "lmrl" / "trainers").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
                 read.add(node.attr)

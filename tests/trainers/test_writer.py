@@ -7,7 +7,7 @@ from transformers import TrainerState
 
 from lmrl.distributed import rank_and_world_size
 from lmrl.saving import SaveError
-from lmrl.trainers.checkpointing import CheckpointWriter
+from lmrl.trainers.checkpointing.writer import CheckpointWriter
 
 
 def write_with_a_full_disk_on_the_second_rank(folder: str) -> None:

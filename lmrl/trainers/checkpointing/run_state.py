@@ -1,4 +1,4 @@
-"""The state of a run beyond Trainer's checkpoints: one file of each process, and its part of the rollout."""
+"""The state of a run beyond Trainer's checkpoints: a file of each process, its part of the rollout, the arguments."""
 
 import json
 from collections import deque
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerState
@@ -22,37 +22,86 @@ ROLLOUT_NAME = "rollout.safetensors"
 # Names that tensors of a rollout had in the first checkpoints of lmrl.
 OLD_NAMES = {"old_per_token_logps": "old_log_probs", "ref_per_token_logps": "ref_log_probs"}
 
+# Loaded with the optimizer: those of the checkpoint are what the run goes on with.
+KEPT = ("learning_rate", "critic_learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+# What the saved weights and states belong to: the optimizer, and of an adapter all that its weights depend on.
+ADAPTER = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "bias", "use_dora", "use_rslora")
+FIXED = ("optim", *ADAPTER)
+# Where and how a run is shown.
+IGNORED = ("output_dir", "run_name", "resume_from_checkpoint", "report_to", "disable_tqdm")
+
 
 def save_run_state(
-    folder: Path, state: dict[str, Any], batches: list[dict[str, Tensor]] | None, accelerator: Accelerator
+    folder: Path,
+    state: dict[str, Any],
+    batches: list[dict[str, Tensor]] | None,
+    completions: dict[str, Any],
+    args: RLOOConfig,
+    model: Any,
 ) -> None:
     """
-    Writes the state of a process, as JSON can hold it, into a checkpoint: `lmrl_state.json`, of the second process
-    `lmrl_state_1.json`; and the batches of a rollout that is not used up yet as `rollout.safetensors`.
+    Writes the state of a process, as JSON can hold it, into a new checkpoint: `lmrl_state.json`, of the second process
+    `lmrl_state_1.json`; and of a rollout that is not used up yet the completions in TRL's table, and the batches as
+    `rollout.safetensors`.
     """
-    rank = accelerator.process_index
-    state = {**state, "num_processes": accelerator.num_processes}
+    arguments = _plain_arguments(args, model)
+    state = {**state, "completions": completions, "arguments": arguments, "num_processes": args.world_size}
+    folder.mkdir(parents=True, exist_ok=True)
     if batches is not None:
         rollout = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-        save_file(rollout, _rank_file(folder, ROLLOUT_NAME, rank))
-    _rank_file(folder, STATE_NAME, rank).write_text(json.dumps(state, indent=2, default=_as_json), encoding="utf-8")
+        save_file(rollout, _rank_file(folder, ROLLOUT_NAME, args.process_index))
+    # Of the columns of TRL's table of completions a reward may log anything.
+    plain = json.dumps(state, indent=2, default=lambda v: list(v) if isinstance(v, deque) else str(v))
+    _rank_file(folder, STATE_NAME, args.process_index).write_text(plain, encoding="utf-8")
 
 
-def _as_json(value: Any) -> Any:
-    """The columns of TRL's table of completions, in which a reward may log anything."""
-    return list(value) if isinstance(value, deque) else str(value)
-
-
-def load_run_state(folder: Path, rank: int) -> dict[str, Any] | None:
+def load_run_state(checkpoint: str | None, args: RLOOConfig, model: Any) -> dict[str, Any] | None:
     """
-    Returns the state that a process has in a checkpoint, or that of the first if there were fewer processes then.
-    In another tool's there is None, and a warning.
+    Returns the state that a process has in a checkpoint, or that of the first if there were fewer processes then. None
+    without a checkpoint, and, with a warning, for one of another tool.
+
+    The arguments of the run are compared with those in it. Those that go with its optimizer are kept, and written into
+    `args`, which reports read; the others are taken; a warning has both. A `ValueError` if the optimizer is another
+    one, or the adapter.
     """
-    for path in (_rank_file(folder, STATE_NAME, rank), folder / STATE_NAME):
+    if checkpoint is None:
+        return None
+    folder = Path(checkpoint)
+    for path in (_rank_file(folder, STATE_NAME, args.process_index), folder / STATE_NAME):
         if path.is_file():
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            state = dict(json.loads(path.read_text(encoding="utf-8")))
+            _compare_arguments(checkpoint, state.get("arguments", {}), args, model)
+            return state
     logger.warning(f"{folder} has no {STATE_NAME}: running averages and an adaptive beta begin anew.")
     return None
+
+
+def _plain_arguments(args: RLOOConfig, model: Any) -> dict[str, Any]:
+    """Returns the arguments of a run, those of its policy's adapter among them, as JSON has them."""
+    config = model.active_peft_config.to_dict() if is_peft_model(model) else {}
+    adapter = {name: config.get(name) for name in ADAPTER}
+    plain = json.dumps({**args.to_dict(), **adapter}, default=lambda v: sorted(v) if isinstance(v, set) else str(v))
+    return dict(json.loads(plain))
+
+
+def _compare_arguments(checkpoint: str, saved: dict[str, Any], args: RLOOConfig, model: Any) -> None:
+    given = _plain_arguments(args, model)
+    changed = [name for name in given if name in saved and name not in IGNORED and saved[name] != given[name]]
+    for name in changed:
+        if name in FIXED:
+            raise ValueError(
+                f"`{name}` must be {saved[name]!r}, that of {checkpoint}, got {given[name]!r}. Resume with it, or "
+                "start anew from the checkpoint as the model."
+            )
+        if name in KEPT:
+            setattr(args, name, saved[name])
+    kept = [f"{name}={saved[name]} (not {given[name]})" for name in changed if name in KEPT]
+    taken = [f"{name}={given[name]} (was {saved[name]})" for name in changed if name not in KEPT]
+    if changed:
+        logger.warning(
+            f"{checkpoint} was saved with other arguments. Kept, as the state of its optimizer has them: "
+            f"{', '.join(kept) or 'none'}. Taken: {', '.join(taken) or 'none'}."
+        )
 
 
 def place_in_stream(state: TrainerState, accumulation: int) -> tuple[int, int]:
@@ -61,35 +110,37 @@ def place_in_stream(state: TrainerState, accumulation: int) -> tuple[int, int]:
     return divmod(round((state.epoch or 0) * batches), batches)
 
 
-def load_batches(
-    folder: Path, state: dict[str, Any], args: RLOOConfig, accelerator: Accelerator
+def load_rollout(
+    checkpoint: str, state: dict[str, Any], logs: Any, args: RLOOConfig
 ) -> list[dict[str, Tensor]] | None:
     """
-    Returns the batches of the rollout that a process had begun to train on, or None if there are none to go on with:
-    if another number of processes saved the state, with a warning, or if a rollout has another size now.
+    Returns the batches of the rollout that a process had begun to train on, and puts its completions back into the
+    logs for TRL's table. None if there are none to go on with: if another number of processes saved the state, with a
+    warning, or if a rollout has another size now.
     """
-    saved_by = state.get("num_processes", accelerator.num_processes)
-    if saved_by != accelerator.num_processes:
+    saved_by = state.get("num_processes", args.world_size)
+    if saved_by != args.world_size:
         logger.warning(
-            f"{folder} was saved by {saved_by} processes and this run has {accelerator.num_processes}: it goes on, "
+            f"{checkpoint} was saved by {saved_by} processes and this run has {args.world_size}: it goes on, "
             "but not with the random numbers and prompts it would have had."
         )
         return None
-    path = _rank_file(folder, ROLLOUT_NAME, accelerator.process_index)
+    path = _rank_file(Path(checkpoint), ROLLOUT_NAME, args.process_index)
     if not path.is_file():
         return None
-    rollout = {OLD_NAMES.get(name, name): tensor.to(accelerator.device) for name, tensor in load_file(path).items()}
+    rollout = {OLD_NAMES.get(name, name): tensor.to(args.device) for name, tensor in load_file(path).items()}
     if len(rollout["prompt_ids"]) != args.steps_per_generation * args.per_device_train_batch_size:
         return None
+    _restore_completions(logs, state["completions"])
     batches: list[dict[str, Tensor]] = split_tensor_dict(rollout, args.steps_per_generation)
     return batches
 
 
-def restore_completions(logs: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Puts the completions of a rollout back into TRL's table: columns, or groups of columns, by their names."""
+def _restore_completions(logs: Any, saved: dict[str, Any]) -> None:
+    """They are columns, or groups of columns, by their names."""
     for name, rows in saved.items():
         if isinstance(rows, dict):
-            restore_completions(logs[name], rows)
+            _restore_completions(logs[name], rows)
         else:
             logs[name].extend(rows)
 

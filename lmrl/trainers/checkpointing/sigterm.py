@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from transformers import TrainerCallback
 from transformers.trainer_callback import CallbackHandler
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from lmrl.checkpoints import checkpoint_folder
 
 logger = get_logger(__name__)
 
@@ -59,7 +60,7 @@ class _SigtermCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ends the run once its checkpoint is complete."""
         if self._any_received():
-            checkpoint = f"{args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            checkpoint = str(checkpoint_folder(args.output_dir, state.global_step))
             logger.warning(
                 f"Stopped by SIGTERM after step {state.global_step}, which is saved in {checkpoint}. Go on from there "
                 "with --resume_from_checkpoint latest"
@@ -71,8 +72,7 @@ class _SigtermCallback(TrainerCallback):
 def save_on_sigterm(accelerator: Accelerator, callbacks: CallbackHandler) -> Iterator[None]:
     """
     Lets a run that gets SIGTERM finish its step, save a checkpoint and end with [`Terminated`]; a second one, some
-    seconds later, ends it at once. Afterwards the signal has the handler that it had before.
-    In a thread other than the main one Python allows no handler, and none is set.
+    seconds later, ends it at once. Outside of the main thread Python allows no handler, and none is set.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

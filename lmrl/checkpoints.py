@@ -1,15 +1,19 @@
-"""The checkpoints in the folder of a run: finding the one to go on from, which must be complete."""
+"""The checkpoints in the folder of a run: finding the one to go on from, which must be complete; tidying up."""
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 from accelerate.logging import get_logger
 from safetensors import SafetensorError, safe_open
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from lmrl.saving import MANIFEST, find_damage
+from lmrl.saving import MANIFEST, find_damage, flush_to_disk
 
 logger = get_logger(__name__)
+
+UNFINISHED = "_unfinished"  # in the folder of the run; a name that pushing to the hub leaves out
 
 
 def find_checkpoint(requested: str | bool | None, output_dir: str | Path) -> str | None:
@@ -59,6 +63,11 @@ def _suggest_fallback(damaged: Path) -> str:
     if complete is None:
         return "There is no complete one before it."
     return f"The one before it is complete: --resume_from_checkpoint {complete}"
+
+
+def checkpoint_folder(run_dir: str | Path, step: int) -> Path:
+    """Returns the folder that Trainer gives the checkpoint of a step."""
+    return Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
 
 
 def newest_complete(checkpoints: list[Path]) -> Path | None:
@@ -116,3 +125,41 @@ def _find_missing(checkpoint: Path) -> str | None:
         except SafetensorError as error:
             return f"is damaged: {path.name} cannot be read ({error})"
     return None
+
+
+def move_into_place(staged: Path, checkpoint: Path) -> None:
+    """
+    Moves a checkpoint that is complete from where it was written to its place. One of the same name stays until now;
+    killed between the two moves, the next clean-up makes the second.
+    """
+    if checkpoint.exists():
+        _move_to_trash(checkpoint)
+    staged.rename(checkpoint)
+    flush_to_disk(checkpoint.parent)
+
+
+def clean_up_unfinished(output_dir: str | Path) -> None:
+    """Moves a complete checkpoint that was not moved yet into place, and removes all else that is unfinished."""
+    unfinished = Path(output_dir) / UNFINISHED
+    for staged in unfinished.glob("checkpoint-*"):
+        if (staged / MANIFEST).is_file() and find_corruption(staged) is None:
+            move_into_place(staged, unfinished.parent / staged.name)
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def remove_oldest(output_dir: str | Path, limit: int | None, best: str | Path | None = None) -> None:
+    """Moves the oldest checkpoints beyond a limit to the trash, never the newest nor the best one, which count."""
+    if not limit or limit < 0:
+        return
+    found = newest_first(output_dir)
+    kept = {*found[:1], *([] if best is None else [Path(best)])}
+    others = [path for path in found if path not in kept]
+    for checkpoint in others[max(limit - len(kept), 0) :]:
+        _move_to_trash(checkpoint)
+
+
+def _move_to_trash(checkpoint: Path) -> None:
+    """Moves a checkpoint to where the clean-up removes it: one half removed must not look like a checkpoint."""
+    trashed = checkpoint.parent / UNFINISHED / f"removed-{checkpoint.name}"
+    trashed.parent.mkdir(exist_ok=True)
+    checkpoint.rename(trashed)
