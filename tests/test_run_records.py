@@ -119,7 +119,8 @@ def test_a_run_is_evaluated_again_as_it_was(recipe, llama_path, tmp_path):
     # Flags override: another decoding, fewer rows, other checkpoints, another template of the same rows.
     changed = ("--eval_max_new_tokens", "3", "--eval_rows", "4", "--prompt_template", "{id} {prompt}")
     systems = ("--checkpoints", "x=runs/rl", "y=runs/rl", f"z={llama_path}", "--compare_with", "y")
-    status, out, err = recipe("evaluate_gen", "--run", "runs/rl", *changed, *systems, "--primary_metrics", "bleu")
+    argv = (*changed, *systems, "--primary_metrics", "bleu", "--overwrite")
+    status, out, err = recipe("evaluate_gen", "--run", "runs/rl", *argv)
     assert status == 0, err
     assert re.search(r"metric +y +x +z +x - y \[95% CI\] +p \(Holm\) +z - y", out)
     # The same model twice: no difference, p is 1, no star anywhere.
@@ -130,20 +131,11 @@ def test_a_run_is_evaluated_again_as_it_was(recipe, llama_path, tmp_path):
 
     # The complete file, without the run's rows: most were trained on, and the run need not be named for that.
     for run in ((), ("--run", "runs/rl")):
-        argv = (
-            "--checkpoints",
-            "x=runs/rl",
-            "--datasets",
-            data,
-            "--eval_output_dir",
-            "out",
-            "--eval_max_new_tokens",
-            "3",
-        )
-        status, out, err = recipe("evaluate_gen", *run, *argv)
+        argv = ("--checkpoints", "x=runs/rl", "--datasets", data, "--eval_output_dir", "out", "--overwrite")
+        status, out, err = recipe("evaluate_gen", *run, *argv, "--eval_max_new_tokens", "3")
         assert status == 0, err
         assert "Warning: x: 54 of 64 rows were trained on, by runs/rl. Its scores are not held out." in out
 
     write_rows(data, rows[:40])
-    status, _, err = recipe("evaluate_gen", "--run", "runs/rl")
+    status, _, err = recipe("evaluate_gen", "--run", "runs/rl", "--overwrite")
     assert status == 2 and "must have the 10 held-out rows of runs/rl, got 'rows.jsonl' without some of them" in err

@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from lmrl.data import demo_model_path
 from lmrl.evaluation import Evaluation, report, write_card
+from lmrl.experiment.lineage import lineage_of
 from lmrl.experiment.runs import find_run, read_run, with_trained_rows
 from lmrl.models import write_merged
 from lmrl.rollouts import read_rollouts
@@ -62,6 +63,7 @@ def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Datas
                 algorithm=trainer.name,
                 citation=trainer.citation,
                 settings={name: getattr(trainer.args, name) for name in trainer.reported_settings},
+                **vars(lineage_of(folder, settings)),
                 compared=compared,
                 **run,
             )

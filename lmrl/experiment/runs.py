@@ -155,13 +155,20 @@ def trained_rows(models: Iterable[str]) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for model in models:
-        base = _base_of(model)
+        base = (adapter_config(model) or {}).get("base_model_name_or_path")
         place = find_run(model)
-        earlier = trained_rows([base]) if base else {}
+        is_other = bool(base) and Path(str(base)).absolute() != Path(model).absolute()
+        earlier = trained_rows([str(base)]) if is_other else {}
         own = {} if place is None else _read_rows(place)[1]
         for run, keys in {**earlier, **own}.items():
             found[run] = list(dict.fromkeys([*found.get(run, []), *keys]))
     return found
+
+
+def adapter_config(model: str) -> dict[str, Any] | None:
+    """Returns the configuration of a LoRA adapter from its folder; `None` if there is none."""
+    path = Path(model, "adapter_config.json")
+    return dict(_read(path)) if path.is_file() else None
 
 
 def find_trained(rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> dict[str, list[int]]:
@@ -246,15 +253,6 @@ def _resumed_from(args: Any) -> str | None:
     if not value or str(value).lower() == "false":
         return None
     return str(value) if Path(str(value)).is_dir() else str(args.output_dir)
-
-
-def _base_of(model: str) -> str | None:
-    """Returns the model under an adapter."""
-    path = Path(model, "adapter_config.json")
-    if not path.is_file():
-        return None
-    base = _read(path).get("base_model_name_or_path")
-    return str(base) if base and Path(base).absolute() != Path(model).absolute() else None
 
 
 def _read_rows(place: Path) -> tuple[list[str], dict[str, list[str]]]:

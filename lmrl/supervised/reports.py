@@ -12,6 +12,7 @@ from lmrl.distributed import on_main
 from lmrl.evaluation import Evaluation, report, write_card
 from lmrl.evaluation.roles import primary_metrics
 from lmrl.experiment import save_merged
+from lmrl.experiment.lineage import lineage_of
 from lmrl.experiment.reports import with_rows_of_run
 from lmrl.supervised.learned import evaluate_labels, evaluate_pairs
 from lmrl.supervised.steps import save_accuracy, save_preferences
@@ -126,6 +127,7 @@ def _save_report(
             template=product.template,
             task_type=product.task_type,
             tags=product.tags,
+            **vars(lineage_of(folder, settings)),
             **run,
         )
         print(f"The model is in {folder}")

@@ -39,6 +39,10 @@ def write_card(
     logs: Mapping[str, Log],
     config: Mapping[str, Any],
     rewarded: Sequence[str],
+    start: str,
+    weights: str,
+    base_model: str | None = None,
+    is_adapter: bool = False,
     compared: Compared | None = None,
     template: str = "card.md",
     task_type: str = "text-generation",
@@ -66,6 +70,9 @@ def write_card(
             Of the training run, by the label of the model after it.
         config (`dict`):
             All settings of the run, by the names of the recipes' options.
+        start (`str`), weights (`str`), base_model (`str`, *optional*), is_adapter (`bool`):
+            The model that training started from and the weights that were trained, as Markdown; the model of the Hub
+            at the beginning; whether an adapter was saved ([`~lmrl.experiment.lineage.lineage_of`]).
         template (`str`), task_type (`str`), tags (list of `str`):
             Template of the card in `templates/`, and the task and tags of its metadata.
     """
@@ -78,14 +85,23 @@ def write_card(
     model = str(config.get("hub_model_id") or (folder.resolve().name if folder.is_absolute() else folder))
     name = Path(str(config.get("hub_model_id") or folder.resolve())).name
     primary, exploratory = split_by_role(metrics_of(evaluations), compared)
-    tags = [algorithm.lower().replace(" ", "-"), *tags]
+    tags = ["trl", "lmrl", algorithm.lower().replace(" ", "-"), *tags, *(["lora"] if is_adapter else [])]
+    metadata = ModelCardData(
+        model_name=name,
+        base_model=base_model,
+        library_name="peft" if is_adapter else "transformers",
+        tags=tags,
+        **_metadata(task_type, config, last.scores),
+    )
     text = render(
         template,
-        card_data=_metadata(name, tags, task_type, config, last.scores).to_yaml(),
+        card_data=metadata.to_yaml(),
         name=name,
         algorithm=algorithm,
         citation=citation,
-        settings=_options(settings, *settings),
+        settings=options_text(settings, *settings),
+        start=start,
+        trained=weights,
         model=json.dumps(model),
         prompt=json.dumps(rows[0]["prompt"], ensure_ascii=False),
         baseline=baseline,
@@ -103,12 +119,11 @@ def write_card(
         steps=max((int(row["step"]) for row in log if "step" in row), default=0),
         final_kl=next((value for _, value in reversed(curve(log, "kl_per_sequence"))), None),
         config=config,
-        options=lambda *names: _options(config, *names),
+        options=lambda *names: options_text(config, *names),
         rewarded=rewarded,
         weights=config.get("reward_weights") or [1.0] * len(rewarded),
         versions=package_versions(),
-        hub_id=hub_id,
-        local_name=_local_name,
+        local_name=local_name,
         signature=_signature,
     )
     ModelCard(text).save(folder / "README.md")
@@ -121,9 +136,8 @@ def hub_id(name: object) -> str | None:
     return text if name and _HUB_ID.fullmatch(text) and not Path(text).exists() else None
 
 
-def _metadata(
-    name: str, tags: Sequence[str], task_type: str, config: Mapping[str, Any], scores: Mapping[str, Score]
-) -> ModelCardData:
+def _metadata(task_type: str, config: Mapping[str, Any], scores: Mapping[str, Score]) -> dict[str, Any]:
+    """Returns what the metadata state about the data and the scores."""
     dataset = str(config.get("eval_dataset_name") or config.get("dataset_name"))
     identifier = hub_id(dataset) or re.sub(r"[^\w.-]+", "-", Path(dataset).stem)
     results = [
@@ -137,18 +151,9 @@ def _metadata(
         for key, score in scores.items()
         if is_quality(score) and math.isfinite(score.value) and not is_reward(key)
     ]
-    start = config.get("model_name_or_path")
     trained_on = hub_id(config.get("dataset_name"))
-    tags = ["trl", "lmrl", *tags]
-    return ModelCardData(
-        base_model=None if start == "scratch" else hub_id(start),
-        datasets=[trained_on] if trained_on and trained_on != "demo" else None,
-        eval_results=results or None,
-        library_name="peft" if config.get("use_peft") else "transformers",
-        model_name=name,
-        pipeline_tag=task_type,
-        tags=[*tags, "lora"] if config.get("use_peft") else tags,
-    )
+    datasets = [trained_on] if trained_on and trained_on != "demo" else None
+    return {"datasets": datasets, "eval_results": results or None, "pipeline_tag": task_type}
 
 
 def _signature(score: Score) -> str:
@@ -156,13 +161,13 @@ def _signature(score: Score) -> str:
     return code(re.sub(r"(?<=:)(?:[A-Za-z]:\\|/)[^|]*[/\\]", "", score.signature))
 
 
-def _options(config: Mapping[str, object], *names: str) -> str:
+def options_text(config: Mapping[str, object], *names: str) -> str:
     """Returns the options that are set as code, `name=value`; 0 is a value, `None` and `False` are not."""
     values = {name: config.get(name) for name in names}
     shown = {name: value for name, value in values.items() if value is not None and value is not False}
     return ", ".join(code(f"{name}={setting_text(value)}") for name, value in shown.items())
 
 
-def _local_name(name: object) -> str:
+def local_name(name: object) -> str:
     """Returns the name of a model or a data set as code, cut to its last part if it is a local path."""
     return code(Path(str(name)).name if Path(str(name)).exists() else name)

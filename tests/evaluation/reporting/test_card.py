@@ -54,6 +54,9 @@ def written(folder: Path, **changes: object) -> str:
         "logs": LOGS,
         "config": CONFIG,
         "rewarded": ["bleu", "polite"],
+        "start": "[someone/gpt2](https://huggingface.co/someone/gpt2)",
+        "weights": "All weights were trained: `dtype=float32`",
+        "base_model": "someone/gpt2",
     }
     card = write_card(folder, **{**arguments, **changes})
     assert (folder / "README.md").read_text(encoding="utf-8") == card
@@ -101,11 +104,11 @@ def test_an_algorithm_that_lmrl_does_not_have_gets_a_card(tmp_path: Path) -> Non
     def my_baseline() -> None: ...
 
     settings = {"baseline": my_baseline, "epsilon": 0.0, "group_size": 8}
-    config = {**CONFIG, "use_peft": True, "lora_r": 8}
-    card = written(tmp_path / "tuned", algorithm="GRPO", citation=None, settings=settings, config=config)
+    lora = {"weights": "LoRA on `base`: `r=8`", "is_adapter": True}
+    card = written(tmp_path / "tuned", algorithm="GRPO", citation=None, settings=settings, **lora)
     assert "fine-tuned by reinforcement learning (GRPO)" in card
     assert "- GRPO: `baseline=my_baseline`, `epsilon=0.0`, `group_size=8`\n" in card
-    assert "- LoRA: `lora_r=8`" in card
+    assert "- LoRA on `base`: `r=8`" in card
     assert card.count("@") == 1 and "@software{vonwerra2020trl," in card
     data = ModelCard.load(tmp_path / "tuned" / "README.md").data
     assert data.library_name == "peft" and data.tags == ["trl", "lmrl", "grpo", "reinforcement-learning", "lora"]
@@ -114,21 +117,19 @@ def test_an_algorithm_that_lmrl_does_not_have_gets_a_card(tmp_path: Path) -> Non
 
 def test_local_paths_are_cut_to_their_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("start", "teacher"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "teacher").mkdir()
     (tmp_path / "train.jsonl").write_text("")
     private = {
-        "model_name_or_path": str(tmp_path / "start"),
         "dataset_name": str(tmp_path / "train.jsonl"),
         "reference_model_name_or_path": str(tmp_path / "teacher"),
     }
     card = written(tmp_path / "tuned", config={**CONFIG, **private})
     assert str(tmp_path) not in card and "/somewhere/private" not in card
-    for named in ("`start`, fine-tuned", "KL penalty to `teacher`", "`train.jsonl`", "`reference:start\\|unit:nats`"):
+    for named in ("KL penalty to `teacher`", "`train.jsonl`", "`reference:start\\|unit:nats`"):
         assert named in card
     assert 'model="tuned"' in card
     data = ModelCard.load(tmp_path / "tuned" / "README.md").data
-    assert data.base_model is None and data.datasets is None
+    assert data.datasets is None
     assert {result.dataset_type for result in data.eval_results} == {"train"}
     assert 'model="someone/tuned"' in written(tmp_path / "tuned", config={**CONFIG, "hub_model_id": "someone/tuned"})
 

@@ -1,0 +1,98 @@
+"""What a trained model was made from, and which weights were trained: facts for its card, read from its files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmrl.evaluation.reporting.card import hub_id, local_name, options_text
+from lmrl.experiment.runs import adapter_config, find_run, read_run
+
+_PRECISION = ("dtype", "bf16", "fp16")
+_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_dora", "use_rslora")
+_OF_4_BITS = ("bnb_4bit_quant_type", "use_bnb_nested_quant")
+_SCRATCH = "scratch"  # the name of a new model in `train_classifier.py` and `train_reward_model.py`
+_MAX_RUNS = 20  # a chain of more is a circle of folders
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """
+    What a trained model was made from.
+
+    Args:
+        start (`str`):
+            Markdown about the model that training started from.
+        weights (`str`):
+            Markdown about the weights that were trained: all, or an adapter with its settings and its base.
+        base_model (`str`, *optional*):
+            Model of the Hub at the beginning.
+        is_adapter (`bool`, *optional*, defaults to `False`):
+            Whether the folder has an adapter in place of a model.
+    """
+
+    start: str
+    weights: str
+    base_model: str | None = None
+    is_adapter: bool = False
+
+
+def lineage_of(folder: str | Path, config: Mapping[str, Any]) -> Lineage:
+    """
+    Returns what a trained model was made from.
+
+    Args:
+        folder (`str` or `Path`):
+            Folder with the trained model, or its adapter.
+        config (`dict`):
+            All settings of the run.
+    """
+    start = config.get("model_name_or_path")
+    adapter = adapter_config(str(folder))
+    start_adapter = adapter_config(str(start)) if start else None
+    root = _root(start)
+    text = _named(start)
+    if start_adapter is not None:
+        text = f"The adapter {text} on {_named(start_adapter.get('base_model_name_or_path'))}"
+    elif root != start:
+        text = f"{text}, made from {_named(root)}"
+    if start == _SCRATCH:
+        text = "A small model with random weights"
+        root = None
+    if adapter is None:
+        weights = f"All weights were trained: {options_text(config, *_PRECISION)}"
+    else:
+        weights = _adapter_text(adapter, config, continued=_named(start) if start_adapter is not None else None)
+    return Lineage(text, weights, hub_id(root), is_adapter=adapter is not None)
+
+
+def _named(model: object) -> str:
+    """Returns the name of a model as Markdown: a link to the Hub, or the last part of a local path."""
+    return f"[{model}](https://huggingface.co/{model})" if hub_id(model) else local_name(model or "lmrl's demo")
+
+
+def _adapter_text(adapter: Mapping[str, Any], config: Mapping[str, Any], continued: str | None) -> str:
+    """Returns which adapter was trained, and on what."""
+    facts = {name: value for name, value in adapter.items() if value not in (0, 0.0, [])}
+    if isinstance(facts.get("target_modules"), list):
+        facts["target_modules"] = ",".join(sorted(facts["target_modules"]))
+    base = _named(adapter.get("base_model_name_or_path"))
+    first = f", continued from the adapter {continued}" if continued else ""
+    bits = f" in 4 bits ({options_text(config, *_OF_4_BITS)})" if config.get("load_in_4bit") else ""
+    lora = options_text(facts, *_OF_ADAPTER)
+    return (
+        f"LoRA on {base}{bits}, whose own weights were not trained{first}: {lora}, {options_text(config, *_PRECISION)}"
+    )
+
+
+def _root(model: str | None) -> str | None:
+    """Returns the model at the beginning: the base of an adapter, the start of the run that wrote a model."""
+    for _ in range(_MAX_RUNS):
+        adapter = adapter_config(str(model)) if model else None
+        earlier = adapter.get("base_model_name_or_path") if adapter else None
+        if earlier is None and model is not None and find_run(model) is not None:
+            earlier = read_run(model).settings.get("model", {}).get("model_name_or_path")
+        if not earlier or earlier == model:
+            break
+        model = earlier
+    return model
