@@ -28,6 +28,7 @@ from typing import NoReturn
 
 from lmrl import __version__
 from lmrl.cli import talk
+from lmrl.cli.catalog import saved_help
 from lmrl.utils import COMMAND_VARIABLE, did_you_mean
 
 # Values that `accelerate launch` takes by default, with a warning for each.
@@ -104,6 +105,9 @@ def _run(words: list[str]) -> NoReturn:
     flags = _resolve(words[:position], "--config_file", "accelerate")
     rest = _resolve(words[position + 1 :], "--config", "configs")
     recipe = words[position] if words[position].endswith(".py") else str(_recipes()[words[position]])
+    if (text := saved_help(Path(recipe), rest)) is not None:  # which the recipe prints too, but not its launcher
+        sys.stdout.write(text)
+        sys.exit(0)
     # Without --quiet a recipe's error is followed by the traceback of the launcher.
     flags = ["--quiet", *flags, *_launch_defaults(flags)]
     os.environ[COMMAND_VARIABLE] = shlex.join(["lmrl", "run", *words])

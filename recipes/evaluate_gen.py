@@ -10,6 +10,7 @@ Evaluates checkpoints, and texts of other systems, on held-out rows, and compare
 
 from datetime import timedelta
 
+import lmrl.cli.instant_help  # noqa: F401  prints --help before the libraries are imported
 import torch
 from accelerate import PartialState
 from lmrl.arguments import CheckpointArguments, ComparisonArguments, HeldOutArguments, ScoringArguments

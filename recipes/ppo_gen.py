@@ -8,6 +8,7 @@ Fine-tunes a causal language model on sequence-level rewards with PPO, and evalu
 
 from pathlib import Path
 
+import lmrl.cli.instant_help  # noqa: F401  prints --help before the libraries are imported
 from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, OutputArguments, RewardArguments
 from lmrl.cli import parse, run
 from lmrl.experiment import evaluate, load_policy, load_rows, make_evaluator, prepare_run, save_report, start_run

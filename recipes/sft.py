@@ -8,6 +8,7 @@ Fine-tunes a causal language model on the references with TRL's SFTTrainer, as a
 
 from dataclasses import dataclass
 
+import lmrl.cli.instant_help  # noqa: F401  prints --help before the libraries are imported
 from lmrl.arguments import DataArguments, ModelArguments, WarmStartEvaluationArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_splits, to_supervised

@@ -15,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 
+import lmrl.cli.instant_help  # noqa: F401  prints --help before the libraries are imported
 from lmrl.cli import parse, recipe_arguments, run
 from lmrl.search import Sweep, SweepArguments, plot, read_space, summary
 

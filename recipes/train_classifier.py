@@ -1,14 +1,14 @@
 """
 Trains a text classifier, for the reward `classifier`, and measures how often it is right on held-out rows.
 
-    python recipes/train_classifier.py --dataset_name data/reviews --class_names negative positive \\
-        --output_dir runs/classifier
+    python recipes/train_classifier.py --dataset_name data/reviews --output_dir runs/classifier
     python recipes/train_classifier.py --config recipes/configs/sst2_classifier.yaml
     python recipes/train_classifier.py --help
 """
 
 from dataclasses import dataclass
 
+import lmrl.cli.instant_help  # noqa: F401  prints --help before the libraries are imported
 from lmrl.arguments import ClassifierArguments, LabelArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_labelled

@@ -10,6 +10,7 @@ accuracy, its calibration, and what the length alone would have decided.
 
 from dataclasses import dataclass
 
+import lmrl.cli.instant_help  # noqa: F401  prints --help before the libraries are imported
 from lmrl.arguments import ModelArguments, PreferenceArguments
 from lmrl.cli import parse, run
 from lmrl.data import load_pairs

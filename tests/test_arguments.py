@@ -7,6 +7,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def written(folder: Path, text: str) -> str:
 
 def test_without_arguments_everything_has_its_default() -> None:
     model, data, rewards, evaluation = parse(*ALL, argv=[])
-    assert (model.model_name_or_path, model.lora_dropout) == (None, 0.0)
+    assert (model.model_name_or_path, model.lora_dropout) == (None, None)
     assert (data.dataset_name, data.dataset_train_split, data.long_prompts) == ("demo", "train", "error")
     assert rewards.rewards == ["bleu", "rougeL"]
     assert (evaluation.eval_do_sample, evaluation.eval_num_beams) == (False, 1)
@@ -505,3 +506,68 @@ def test_variables_of_the_chat_template_are_a_json_object() -> None:
 def test_numbers_that_a_trainer_divides_by_are_at_least_one(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"`{name}` must be at least 1, got 0\."):
         parse(TrainingArguments, argv=[f"--output_dir={tmp_path}", f"--{name}=0"])
+
+
+BLOCKS = """
+learning_rate: 0.1
+data: {dataset_name: rows.jsonl, prompt_template: "{mr} ->", text_column: story}
+model: {model_name_or_path: start, use_peft: true, lora_r: 4}
+ppo_gen: {model_name_or_path: runs/sft, max_steps: 5, learning_rate: 0.2}
+reinforce_gen: {baseline: greedy}
+"""
+
+
+def parse_as(recipe: str, monkeypatch: pytest.MonkeyPatch, path: str, *argv: str) -> tuple[Any, ...]:
+    """Parses the arguments as a recipe of that name does, with a few of its own."""
+    monkeypatch.setattr("sys.argv", [f"{recipe}.py"])
+    return parse(*ALL, Numbers, argv=["--config", path, *argv])
+
+
+def test_a_file_has_blocks_that_all_recipes_read_and_one_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, BLOCKS)
+    model, data, *_, numbers = parse_as("ppo_gen", monkeypatch, path)
+    assert (model.model_name_or_path, model.lora_r, data.dataset_name) == ("runs/sft", 4, "rows.jsonl")
+    assert (data.prompt_template, numbers.max_steps, numbers.learning_rate) == ("{mr} ->", 5, 0.2)
+    model, *_, numbers = parse_as("sft", monkeypatch, path)
+    assert (model.model_name_or_path, numbers.max_steps, numbers.learning_rate) == ("start", -1, 0.1)
+    *_, numbers = parse_as("ppo_gen", monkeypatch, path, "--learning_rate", "0.3")
+    assert numbers.learning_rate == 0.3
+    (tmp_path / "my_ppo.py").touch()  # a recipe of one's own beside the one that runs
+    path = written(tmp_path, "my_ppo: {warmup: 0.2}\nmax_steps: 3\n")
+    assert parse_as(str(tmp_path / "my_ppo"), monkeypatch, path)[-1].warmup == 0.2
+    assert parse_as(str(tmp_path / "sft"), monkeypatch, path)[-1].warmup == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("baseline: greedy", "`baseline` belongs to reinforce_gen. Put it into a block with the name of the recipe."),
+        ("objective: bleu", "`objective` belongs to sweep. Put it into"),
+        ("ppo_gne: {max_steps: 1}", "unknown name `ppo_gne`. Did you mean `ppo_gen`?"),
+        ("dta: {dataset_name: demo}", "unknown name `dta`. Did you mean `data`?"),
+        ("data: demo", "`data` must be a block of lines `name: value`, got 'demo'."),
+        ("data: {datset_name: demo}", "unknown name `datset_name` in `data`. Did you mean `dataset_name`?"),
+        (
+            "data: {learning_rate: 1}",
+            "`learning_rate` must be at the top or in the block of a recipe, got it in `data`.",
+        ),
+        ("data: {chat: true}\nchat: false", "`chat` must be given once, got it at the top and in `data` or `model`."),
+        ("ppo_gen: {max_stps: 1}", "unknown name `max_stps`. Did you mean `max_steps`?"),
+        ("ppo_gen: {baseline: greedy}", "`baseline` belongs to reinforce_gen. Put it into"),
+        ("reinforce_gen: {basline: greedy}", "unknown name `basline` in `reinforce_gen`. Did you mean `baseline`?"),
+        ("reinforce_gen: {critic: shared}", "unknown name `critic` in `reinforce_gen`. It belongs to ppo_gen."),
+    ],
+)
+def test_a_name_in_a_wrong_place_of_a_file_is_refused(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}"):
+        parse_as("ppo_gen", monkeypatch, path)
+
+
+def test_the_error_for_a_flag_of_another_recipe_names_that() -> None:
+    with pytest.raises(ValueError, match=r"^Unknown argument `--critic`\. It belongs to ppo_gen\.$"):
+        parse(*ALL, Numbers, argv=["--critic", "shared"])

@@ -75,12 +75,15 @@ def test_list_has_a_sentence_for_each_recipe_and_configuration(command: Command)
     demo = "a small GPT-2 that turns facts about a footpath into a sentence, rewarded by BLEU and ROUGE-L"
     below = lines.index(next(line for line in lines if line.startswith("ppo_gen")))
     assert lines[below + 1].startswith("    demo_ppo ") and lines[below + 1].endswith(demo)
-    assert lines[below + 2].startswith("    e2e_ppo ")
+    assert lines[below + 2].startswith("    demo_sft_to_ppo ")
 
 
 def test_copy_writes_a_recipe_with_its_configurations_and_overwrites_nothing(command: Command, tmp_path: Path) -> None:
     status, out, _ = command("copy", "ppo_gen", tmp_path / "new")
-    names = ["ppo_gen.py", *(f"configs/{name}.yaml" for name in ("demo_ppo", "e2e_ppo", "imdb_ppo"))]
+    names = [
+        "ppo_gen.py",
+        *(f"configs/{name}.yaml" for name in ("demo_ppo", "demo_sft_to_ppo", "e2e_ppo", "imdb_ppo")),
+    ]
     assert (status, out.splitlines()) == (0, [str(tmp_path / "new" / name) for name in names])
     for name in names:
         assert (tmp_path / "new" / name).read_text() == (ROOT / "recipes" / name).read_text()

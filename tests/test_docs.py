@@ -116,7 +116,9 @@ def check_recipe(recipe: Path, arguments: list[str]) -> None:
     """Parses the arguments as the recipe does."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     classes, demo = classes_of(recipe)
-    parsed = parse(*classes, argv=arguments[:end], demo=demo)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [str(recipe)])  # whose block of a file is read
+        parsed = parse(*classes, argv=arguments[:end], demo=demo)
     if end < len(arguments):
         check_recipe(ROOT / "recipes" / f"{parsed[0].recipe}.py", arguments[end + 1 :])
 

@@ -48,3 +48,17 @@ def test_a_recipe_prints_its_arguments_and_a_script_with_another_parser_is_not_r
     assert recipe_arguments([str(tmp_path / "script.py")]) is None
     with pytest.raises(ValueError, match="Unknown argument `--datset_name`"):
         recipe_arguments([str(ROOT / "recipes" / "sft.py"), "--datset_name", "rows.jsonl"])
+
+
+def test_one_shipped_file_serves_three_recipes() -> None:
+    config = ["--config", str(ROOT / "recipes" / "configs" / "demo_sft_to_ppo.yaml")]
+    found = {name: recipe_arguments([str(ROOT / "recipes" / f"{name}.py"), *config]) for name in ("sft", "ppo_gen")}
+    sft, ppo = ({name: argument["value"] for name, argument in one.items()} for one in found.values())
+    for arguments in (sft, ppo):
+        shared = [arguments[name] for name in ("dataset_name", "use_peft", "lora_r", "lora_target_modules")]
+        assert shared == ["demo", True, 8, "all-linear"]
+    assert ppo["model_name_or_path"] == sft["output_dir"] == "runs/demo_sft_to_ppo/sft"
+    assert (sft["max_steps"], ppo["max_steps"], ppo["rewards"]) == (40, 20, ["bleu", "rougeL"])
+    evaluation = recipe_arguments([str(ROOT / "recipes" / "evaluate_gen.py"), *config])
+    assert evaluation["checkpoints"]["value"] == [f"sft={sft['output_dir']}", f"ppo={ppo['output_dir']}"]
+    assert evaluation["dataset_name"]["value"] == "demo" and "lora_r" not in evaluation

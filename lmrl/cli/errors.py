@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .interruption import interruption_message
-from .parser import PARSED
+from .interruption import PARSED, interruption_message
 
 # Seconds in which a launcher ends the other processes once one has ended.
 _LAUNCHER_GRACE_SECONDS = 5.0

@@ -69,7 +69,7 @@ _REST = "Other arguments of TRL and transformers"
 
 
 @dataclass(frozen=True)
-class _Argument:
+class Argument:
     """An argument as it is printed."""
 
     group: str  # heading under which it stands
@@ -90,15 +90,22 @@ def wants_help(argv: Sequence[str]) -> str | None:
     return None
 
 
+def describe(dataclass_types: Iterable[type]) -> list[Argument]:
+    """Returns the arguments that are the fields of dataclasses, and `--config`."""
+    arguments = [_describe(field, kind) for kind in dataclass_types for field in fields(kind) if field.init]
+    config = "YAML file with any of these arguments."
+    return [*arguments, Argument("Output", "config", "FILE", config, config, "")]
+
+
 def write_help(
-    dataclass_types: Iterable[type], program: str, everything: bool, demo: tuple[str, Mapping[str, Any]] | None = None
+    arguments: Sequence[Argument], program: str, everything: bool, demo: tuple[str, Mapping[str, Any]] | None = None
 ) -> str:
     """
     Returns the help of a recipe.
 
     Args:
-        dataclass_types (iterable of `type`):
-            Dataclasses whose fields are the arguments.
+        arguments (list of [`Argument`]):
+            Its arguments, from [`describe`].
         program (`str`):
             Name of the recipe, as it was called.
         everything (`bool`):
@@ -107,9 +114,6 @@ def write_help(
         demo (`str` and `dict`, *optional*):
             The file that applies where neither a file nor a model nor a dataset is given, and its values.
     """
-    arguments = [_describe(field, kind) for kind in dataclass_types for field in fields(kind) if field.init]
-    config = "YAML file with any of these arguments."
-    arguments.append(_Argument("Output", "config", "FILE", config, config, ""))
     width = min(shutil.get_terminal_size((100, 24)).columns, 119)
     lines = [
         f"usage: {program} [--config FILE] [--name value ...]",
@@ -143,7 +147,7 @@ def _in_order(groups: set[str]) -> list[str]:
     return [group for group in (*first, *own, *_LAST, _REST) if group in groups]
 
 
-def _sort(group: str, arguments: list[_Argument]) -> list[_Argument]:
+def _sort(group: str, arguments: list[Argument]) -> list[Argument]:
     """Returns arguments in the order of the table, the others after them as they are declared."""
     order = list(_COMMON.get(group, ()))
     known = [argument for argument in arguments if argument.name in order]
@@ -151,7 +155,7 @@ def _sort(group: str, arguments: list[_Argument]) -> list[_Argument]:
     return [*known, *(argument for argument in arguments if argument.name not in order)]
 
 
-def _describe(field: "Field[Any]", kind: type) -> _Argument:
+def _describe(field: "Field[Any]", kind: type) -> Argument:
     """Returns what is printed about a field of a dataclass."""
     owner = next(base for base in kind.__mro__ if field.name in inspect.get_annotations(base))
     from_library = owner.__module__.split(".")[0] in ("trl", "transformers")
@@ -159,7 +163,7 @@ def _describe(field: "Field[Any]", kind: type) -> _Argument:
     description = " ".join(str(field.metadata.get("help", "")).replace("%%", "%").split())
     summary = _COMMON.get(group, {}).get(field.name, "") if from_library else ""
     form = _form(get_type_hints(kind)[field.name])
-    return _Argument(group, field.name, form, summary or _first_sentence(description), description, _default(field))
+    return Argument(group, field.name, form, summary or _first_sentence(description), description, _default(field))
 
 
 def _group(name: str, kind: type, owner: type, from_library: bool) -> str:
@@ -201,7 +205,7 @@ def _default(field: "Field[Any]") -> str:
     return "" if value is None or value is MISSING or value is False or value == "" else str(value)
 
 
-def _format(argument: _Argument, width: int, complete: bool) -> list[str]:
+def _format(argument: Argument, width: int, complete: bool) -> list[str]:
     """Returns the lines of an argument: its name and form, its description beside or below."""
     head = f"  --{argument.name} {argument.form}".rstrip()
     text = argument.description if complete else argument.summary

@@ -11,6 +11,9 @@ from typing import Any
 from lmrl.outputs import CHECKPOINTS, WEIGHTS, matching
 from lmrl.utils import COMMAND_VARIABLE
 
+# The arguments that were parsed last, by name, for what is printed when a recipe is interrupted.
+PARSED: dict[str, Any] = {}
+
 
 def interruption_message(arguments: Mapping[str, Any]) -> str:
     """

@@ -16,14 +16,15 @@ from trl import TrlParser
 from lmrl.deprecation import warn_deprecated
 from lmrl.utils import check_at_least, did_you_mean, shorten
 
+from .blocks import entries_of_recipe, owners_of
+from .catalog import DESCRIBE_ARGUMENTS, catalog_entry
 from .flags import as_rule
-from .help import wants_help, write_help
+from .help import describe, wants_help, write_help
 from .inspection import PRINT_ARGUMENTS, arguments_as_json
+from .interruption import PARSED
 
 _REMOVAL_OF_OLD_NAMES = "0.3.0"
 
-# The arguments that were parsed last, by name, for what is printed when a recipe is interrupted.
-PARSED: dict[str, Any] = {}
 
 # What Trainer divides by, and does not check.
 _DIVISORS = (
@@ -71,10 +72,8 @@ def parse(
         ValueError: For an unknown name, a value of the wrong kind, or a file that cannot be read.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if (scope := wants_help(argv)) is not None:
-        example = None if demo is None else (Path(demo).name, read_yaml(Path(demo).read_text("utf-8"), str(demo)))
-        sys.stdout.write(write_help(dataclass_types, Path(sys.argv[0]).name, scope == "all", example))
-        sys.exit(0)
+    if argv == [DESCRIBE_ARGUMENTS] or wants_help(argv) is not None:
+        _print_arguments(dataclass_types, argv, None if demo is None else Path(demo))
     prints_arguments = PRINT_ARGUMENTS in argv
     argv = [text for text in argv if text != PRINT_ARGUMENTS]
     parser = _Parser(dataclass_types, allow_abbrev=False, add_help=False)
@@ -84,7 +83,10 @@ def parse(
     argv = _rename_flags(argv, renamed)
     given, unknown = parser.parse_known_args(argv)
     for text in sorted(unknown, key=lambda text: not text.startswith("-"))[:1]:
-        raise ValueError(f"Unknown argument `{text}`.{_closest(text.lstrip('-').split('=')[0], '--', hints)}")
+        name = text.lstrip("-").split("=")[0]
+        owners = owners_of(name)
+        hint = f" It belongs to {owners}." if owners else _closest(name, "--", hints)
+        raise ValueError(f"Unknown argument `{text}`.{hint}")
     # 1. A file gives the values that the command line leaves out.
     named = any(text.split("=")[0] in ("--model_name_or_path", "--dataset_name") for text in argv)
     config = given.config or (None if named else demo)
@@ -110,6 +112,18 @@ def parse(
     PARSED.clear()
     PARSED.update(item for group in parsed for item in vars(group).items())
     return parsed
+
+
+def _print_arguments(dataclass_types: Sequence[type], argv: Sequence[str], demo: Path | None) -> NoReturn:
+    """Prints the help, or what is saved of a recipe for the help, and exits."""
+    arguments = describe(dataclass_types)
+    example = None if demo is None else (demo, read_yaml(demo.read_text("utf-8"), str(demo)))
+    if DESCRIBE_ARGUMENTS in argv:
+        print(catalog_entry(arguments, dataclass_types, example))
+    else:
+        named = None if example is None else (example[0].name, example[1])
+        sys.stdout.write(write_help(arguments, Path(sys.argv[0]).name, wants_help(argv) == "all", named))
+    sys.exit(0)
 
 
 def _field_types(kind: type) -> dict[str, Any]:
@@ -175,17 +189,14 @@ def _read_config(path: str, parser: _Parser, hints: dict[str, Any], renamed: dic
     if not isinstance(config, dict):
         raise ValueError(f"{path} must have lines `name: value`, got {type(config).__name__}.")
     values = {}
-    for name, value in config.items():
-        written = as_written.get(name, value)
-        if name in renamed:
-            warn_deprecated(f"{name}:", f"{renamed[name]}:", removed_in=_REMOVAL_OF_OLD_NAMES)
-            name = renamed[name]
-        if name not in hints:
-            raise ValueError(f"{path}: unknown name `{name}`.{_closest(str(name), '', hints)}")
-        try:
+    try:
+        for name, (value, written) in entries_of_recipe(config, as_written, {*hints, *renamed}).items():
+            if name in renamed:
+                warn_deprecated(f"{name}:", f"{renamed[name]}:", removed_in=_REMOVAL_OF_OLD_NAMES)
+                name = renamed[name]
             values[name] = _read_value(name, value, written, parser, hints[name])
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return values
 
 

@@ -1,0 +1,112 @@
+"""The blocks of a YAML file that several recipes read: `data:`, `model:`, and one by the name of each recipe."""
+
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lmrl.utils import did_you_mean, shorten
+
+from .catalog import recipe_names
+
+SHARED = {"data": "Data", "model": "Model"}  # blocks that every recipe reads, and the group of their arguments
+
+Entries = dict[str, tuple[Any, Any]]  # by name, the value and the text that was written
+
+
+def entries_of_recipe(config: Mapping[Any, Any], written: Mapping[Any, Any], own: Collection[str]) -> Entries:
+    """
+    Returns the entries of a YAML file that are those of the recipe that runs, by name.
+
+    Names at the top are the recipe's. Those in `data:` and `model:` are every recipe's; what this one does not have
+    and another one has is left out. The block with the recipe's name overrides them, the others are only checked.
+
+    Args:
+        config (`dict`):
+            What the file has.
+        written (`dict`):
+            The same with every number, switch and date as its text.
+        own (collection of `str`):
+            Names of the recipe's arguments, former ones included.
+
+    Raises:
+        ValueError: For a name that no recipe has, one at the top that is another recipe's, or one given twice.
+    """
+    recipe = Path(sys.argv[0]).stem
+    at_top: Entries = {}
+    of_recipe: Entries = {}
+    for name, value in config.items():
+        if name in own or not _is_block(name, recipe):
+            _check_own(name, own)
+            _add(at_top, name, (value, written.get(name, value)))
+            continue
+        for inner, entry in _items(name, value, written):
+            if name == recipe:
+                _check_own(inner, own)
+                of_recipe[inner] = entry
+            elif name not in SHARED:
+                _check_other(inner, name, own)
+            elif _is_shared(inner, name, own):
+                _add(at_top, inner, entry)
+    return at_top | of_recipe
+
+
+def owners_of(name: str) -> str:
+    """Returns the recipes of lmrl that have an argument, as text; an empty one if none has."""
+    owners = [recipe for recipe, groups in recipe_names().items() if name in groups]
+    return " and ".join([", ".join(owners[:-1]), owners[-1]] if len(owners) > 1 else owners)
+
+
+def _is_block(name: str, recipe: str) -> bool:
+    """Returns whether a name is that of a shared block, of a recipe of lmrl, or of another script beside this one."""
+    return name in (*SHARED, recipe, *recipe_names()) or Path(sys.argv[0]).with_name(f"{name}.py").is_file()
+
+
+def _items(block: str, value: Any, written: Mapping[Any, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yields the names in a block, each with its value and its text."""
+    if not isinstance(value, dict):
+        raise ValueError(f"`{block}` must be a block of lines `name: value`, got {shorten(value)}.")
+    texts = written[block]
+    yield from ((inner, (given, texts.get(inner, given))) for inner, given in value.items())
+
+
+def _add(entries: Entries, name: str, entry: tuple[Any, Any]) -> None:
+    if name in entries:
+        raise ValueError(f"`{name}` must be given once, got it at the top and in `data` or `model`. Leave out either.")
+    entries[name] = entry
+
+
+def _check_own(name: Any, own: Collection[str]) -> None:
+    """Raises an error for a name that is no argument of the recipe that runs."""
+    if name in own:
+        return
+    if owners := owners_of(str(name)):
+        raise ValueError(f"`{name}` belongs to {owners}. Put it into a block with the name of the recipe.")
+    known = [*own, *SHARED, *recipe_names()]
+    hint = did_you_mean(str(name).replace("-", "_"), known) or " `--help all` prints all of them."
+    raise ValueError(f"unknown name `{name}`.{hint}")
+
+
+def _check_other(name: str, recipe: str, own: Collection[str]) -> None:
+    """Raises an error for a name in the block of another recipe that is no argument of it."""
+    names = recipe_names().get(recipe)
+    if names is None or name in names:  # of a recipe that is not lmrl's nothing is known
+        return
+    owners = owners_of(name)
+    belongs = f" It belongs to {owners}." if owners else did_you_mean(name.replace("-", "_"), names)
+    raise ValueError(f"unknown name `{name}` in `{recipe}`.{belongs or f' `{recipe}.py --help all` prints all.'}")
+
+
+def _is_shared(name: str, block: str, own: Collection[str]) -> bool:
+    """Returns whether a name in a shared block is one of the recipe that runs; raises an error if it is of none."""
+    groups = {names[name] for names in recipe_names().values() if name in names}
+    if groups and SHARED[block] not in groups:
+        raise ValueError(
+            f"`{name}` must be at the top or in the block of a recipe, got it in `{block}`. That has the arguments of "
+            f"the group {SHARED[block].upper()} of `--help all`."
+        )
+    if name not in own and not groups:
+        names = {name for names in recipe_names().values() for name, group in names.items() if group == SHARED[block]}
+        hint = did_you_mean(str(name).replace("-", "_"), names) or " `--help all` prints all of them."
+        raise ValueError(f"unknown name `{name}` in `{block}`.{hint}")
+    return name in own
