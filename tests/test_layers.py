@@ -111,7 +111,7 @@ BUDGETS = {
     "lmrl/trainers": 2_700,
 }
 # What main does not meet yet.
-BUDGETS_TODAY = {"lmrl": 18_172, "lmrl/models": 1_635, "lmrl/rewards": 4_521}
+BUDGETS_TODAY = {"lmrl": 18_172, "lmrl/models": 1_759, "lmrl/rewards": 4_521}
 FILE_LINES_TODAY: dict[str, int] = {}
 
 

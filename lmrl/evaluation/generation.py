@@ -245,6 +245,8 @@ def _generate_batch(
     """Returns the completions of prompts, given by their rows."""
     import torch
 
+    from lmrl.models import draw
+
     width = max(len(ids) for ids in prompt_ids.values())
     input_ids = [[config.pad_token_id] * (width - len(ids)) + ids for ids in prompt_ids.values()]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids.values()]
@@ -253,6 +255,7 @@ def _generate_batch(
         input_ids=torch.tensor(input_ids, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         generation_config=config,
+        custom_generate=draw if config.num_beams == 1 else None,
     )
     lines = []
     samples = itertools.product(prompt_ids, range(len(sequences) // len(prompt_ids)))

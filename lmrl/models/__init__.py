@@ -30,7 +30,7 @@ from .loading import (
     write_merged,
 )
 from .precision import BF16_PAYS, bf16_speedup
-from .sampling import DecodingWeights, neutral_generation_config
+from .sampling import DecodingWeights, draw, neutral_generation_config, sampling_together
 from .scoring import ScoredCompletions, add_scoring_forward, check_scoring_forward
 from .shared_prompts import share_prompts
 from .sharing import offer_base_model
@@ -54,6 +54,7 @@ __all__ = [
     "context_length",
     "copy_backbone",
     "disable_dropout",
+    "draw",
     "fuse_activations",
     "get_critic",
     "linear_layers_without_adapter",
@@ -64,6 +65,7 @@ __all__ = [
     "load_tokenizer",
     "neutral_generation_config",
     "offer_base_model",
+    "sampling_together",
     "save_critic",
     "share_prompts",
     "show_special_tokens",

@@ -1,12 +1,23 @@
-"""Preparation of a policy for sampling: weights in the compute precision, and neutral generation defaults."""
+"""Sampling from a policy: weights in the compute precision, neutral generation defaults, and the decoding loop."""
 
+import functools
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import GenerationConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation.logits_process import (
+    InfNanRemoveLogitsProcessor,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from lmrl.utils import replaced
 
@@ -93,3 +104,112 @@ def neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
     )
     with replaced(model, "generation_config", neutral):
         yield
+
+
+# What `generate` passes along with a value for each row, and rows that have left no longer need.
+_ROW_ARGUMENTS = ("attention_mask", "position_ids", "token_type_ids")
+# What reads each row by itself; others, such as a penalty of repetition, may hold the rows of the batch.
+_ROW_PROCESSORS = (
+    *(InfNanRemoveLogitsProcessor, MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper),
+    *(EosTokenCriteria, MaxLengthCriteria),
+)
+_SHARE_ENDED = 0.125  # of the rows that are left: so many leave at once, as it copies the cache
+
+
+@contextmanager
+def sampling_together(model: PreTrainedModel) -> Iterator[None]:
+    """Has `generate` of a model decode by [`draw`], for the time of the context."""
+    generate = model.generate
+    own = vars(model).get("generate")
+    vars(model)["generate"] = functools.partial(generate, custom_generate=draw)
+    try:
+        yield
+    finally:
+        del vars(model)["generate"]
+        if own is not None:
+            vars(model)["generate"] = own
+
+
+def draw(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    generation_config: GenerationConfig,
+    **others: Any,
+) -> Any:
+    """
+    Returns sequences as `generate` does, by its decoding loop for `custom_generate=draw`: each distinct prompt is
+    computed once, and rows that have ended leave the batch, unless a processor of logits may depend on the batch.
+
+    `generate` prepares everything else, its processors of logits and criteria of stopping. Tokens are drawn as
+    `torch.multinomial` draws them, with the random numbers of the complete batch, so that they are those of `generate`
+    from the same seed. Where the cache is not one of keys and values in a list, or more than the sequences is to be
+    returned, `generate` decodes by itself.
+    """
+    tensors = {name: value for name, value in others.items() if isinstance(value, Tensor)}
+    cache: Any = others.get("past_key_values")
+    is_own = others.get("synced_gpus") or others.get("streamer") is not None or not _is_plain(cache)
+    has_more = generation_config.return_dict_in_generate or model.config.is_encoder_decoder
+    if is_own or has_more or tensors.keys() - {*_ROW_ARGUMENTS} or any(value.ndim != 2 for value in tensors.values()):
+        rest = {"synced_gpus": False, **others}
+        return model._sample(input_ids, logits_processor, stopping_criteria, generation_config, **rest)
+
+    may_leave = all(isinstance(one, _ROW_PROCESSORS) for one in (*logits_processor, *stopping_criteria))
+    batch = len(input_ids)
+    rows = torch.arange(batch, device=input_ids.device)  # those that are left
+    first, of_row = _distinct(torch.cat([input_ids, tensors.get("attention_mask", input_ids)], dim=1))
+    arguments = {name: value for name, value in others.items() if name not in ("synced_gpus", "streamer")}
+    with model._optimize_model_for_decode():
+        outputs = model._prefill(input_ids[first], generation_config, _selected(arguments, first))
+        logits = outputs.logits[:, -1][of_row]
+        cache.batch_select_indices(of_row)
+        ids = input_ids
+        is_left = torch.ones_like(rows, dtype=torch.bool)
+        padding = generation_config._pad_token_tensor
+        drawn = []
+        while True:
+            arguments = model._update_model_kwargs_for_generation(outputs, arguments)
+            scores = logits_processor(ids, logits.to(copy=True, dtype=torch.float32))
+            if generation_config.do_sample:
+                # As in `torch.multinomial`: the numbers of a row do not depend on which others are left.
+                noise = torch.empty(batch, scores.shape[1], device=scores.device).exponential_()
+                scores = scores.softmax(-1).div_(noise if len(rows) == batch else noise[rows])
+            tokens = scores.argmax(-1)
+            if padding is not None:
+                tokens = torch.where(is_left, tokens, padding.to(tokens.device))
+            ids = torch.cat([ids, tokens[:, None]], dim=1)
+            is_left &= ~stopping_criteria(ids, None)
+            drawn.append(tokens.new_full((batch,), 0 if padding is None else int(padding)).index_copy(0, rows, tokens))
+            count = int(is_left.sum())
+            if count == 0:
+                return torch.cat([input_ids, torch.stack(drawn, dim=1)], dim=1)
+            if may_leave and count <= (1 - _SHARE_ENDED) * len(rows):
+                kept = is_left.nonzero().flatten()
+                rows, ids, is_left = (value[kept] for value in (rows, ids, is_left))
+                arguments = _selected(arguments, kept)
+                cache.batch_select_indices(kept)
+            outputs = model(
+                **model.prepare_inputs_for_generation(ids, next_sequence_length=1, **arguments), return_dict=True
+            )
+            logits = outputs.logits[:, -1]
+
+
+def _is_plain(cache: Any) -> bool:
+    """Returns whether a cache is empty, and a list of keys and values of rows that can be selected."""
+    layers = getattr(cache, "layers", [])
+    is_list = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    return type(cache) is DynamicCache and is_list and cache.get_seq_length() == 0
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the index of the first of equal rows, (P,), and for each row which of these it equals, (B,)."""
+    _, of_row = torch.unique(rows, dim=0, return_inverse=True)
+    indices = torch.arange(len(rows), device=rows.device)
+    first = torch.full_like(indices, len(rows)).scatter_reduce(0, of_row, indices, "amin")
+    return first[: int(of_row.max()) + 1], of_row
+
+
+def _selected(arguments: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    selected = {name: value[rows] for name, value in arguments.items() if name in _ROW_ARGUMENTS and value is not None}
+    return {**arguments, **selected}

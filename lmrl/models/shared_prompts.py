@@ -15,6 +15,8 @@ from transformers.utils import logging
 from lmrl.packing import PackedRows, pack
 from lmrl.utils import reason_of
 
+from .loading import context_length
+
 logger = logging.get_logger(__name__)
 
 # How far the states of two passes may be apart, in their norm: 16 bits have two or three digits.
@@ -122,6 +124,8 @@ def _reason_against(backbone: Any) -> str | None:
     implementation = backbone.config.get_text_config()._attn_implementation
     if implementation not in ("sdpa", "eager"):
         return f"its attention is {implementation!r}, which takes no mask of pairs"
+    if (context_length(backbone) or 12) < 12:
+        return "its context is too short to compare passes"
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(backbone.config.get_text_config().vocab_size, (2, 12), generator=generator)
     ids = prompts.repeat_interleave(4, dim=0).to(backbone.device)

@@ -17,7 +17,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
 from lmrl.distributed import unsharded
-from lmrl.models import DecodingWeights, neutral_generation_config, tied_targets
+from lmrl.models import DecodingWeights, neutral_generation_config, sampling_together, tied_targets
 
 
 @contextmanager
@@ -72,6 +72,7 @@ def decoding_policy(
         elif not backend.is_zero3 and not is_spread:
             stack.enter_context(weights.replacing(policy))
         stack.enter_context(neutral_generation_config(policy))
+        stack.enter_context(sampling_together(policy))
         # Continuous batching in TRL 1.16 casts the weights for good, and leaves the policy in training mode.
         stack.callback(vars(args).update, bf16=args.bf16, fp16=args.fp16)
         stack.callback(model_wrapped.train, model_wrapped.training)
