@@ -12,12 +12,14 @@ takes --output_dir, and writes log.jsonl and after.json into it as the recipes d
 """
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
 import lmrl.cli.instant_help  # noqa: F401  prints --help before the libraries are imported
 from lmrl.cli import parse, recipe_arguments, run
 from lmrl.search import Sweep, SweepArguments, plot, read_space, summary
+from lmrl.utils import aligned_lines
 
 
 def main() -> None:
@@ -44,6 +46,9 @@ def main() -> None:
         weights = values.get("reward_weights") or [1.0] * len(values["rewards"])
 
     # 2. The trials.
+    facts = {"recipe": shlex.join(command), "space": ", ".join(f"{name}: {values}" for name, values in space.items())}
+    facts |= {"trials": f"{args.trials}, {args.workers} at a time, for {args.objective}", "output": args.output_dir}
+    print(aligned_lines(facts), file=sys.stderr)
     sweep = Sweep(args, command, space, weights)
     sweep.run()
     plot(sweep)

@@ -42,6 +42,7 @@ from lmrl.cli import run
 from lmrl.data import demo_rows
 from lmrl.evaluation import read_json
 from lmrl.models import CRITIC_FILE
+from lmrl.outputs import clear_run_folder
 from lmrl.trainers import PPOConfig, ReinforceConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -261,7 +262,9 @@ def test_a_perplexity_model_has_its_own_tokenizer(recipe: Recipe, gpt2_path: str
     assert score["signature"].startswith(f"model:{gpt2_path}|") and score["value"] > 1
 
 
-def test_training_continues_from_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
+def test_training_continues_from_a_checkpoint(
+    recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     saving = (*SHORT, "--save_strategy", "steps", "--save_steps", "1", "--output_dir", "out")
     assert recipe("ppo_gen", *saving)[0] == 0
     further = (*saving, "--max_steps", "3", "--resume_from_checkpoint", "out/checkpoint-2")
@@ -269,6 +272,22 @@ def test_training_continues_from_a_checkpoint(recipe: Recipe, tmp_path: Path) ->
     assert status == 0, err
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3]
+    assert [entry["step"] for entry in history if "eval_bleu" in entry] == [0]
+    assert "Training goes on from out/checkpoint-2, after step 2." in caplog.text
+    assert "missing keys" not in err + caplog.text
+    assert [line["step"] for line in log_of(tmp_path / "out") if "eval_bleu" in line] == [0, 3]
+    # The same command would overwrite it all.
+    status, out, err = recipe("ppo_gen", *saving)
+    assert (status, out) == (2, "") and err.startswith(
+        "error: `output_dir` must be a folder without the results of an"
+    )
+    (tmp_path / "out" / "notes.txt").write_text("of the user")
+    clear_run_folder(tmp_path / "out", True, None, {})
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(("lora", "critic"), [(False, "shared"), (True, "shared"), (True, "adapter")])
@@ -285,7 +304,9 @@ def test_the_checkpoint_that_is_best_on_held_out_rows_is_kept(
     assert status == 0, err
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     lengths = {entry["step"]: entry["eval_length"] for entry in state["log_history"] if "eval_length" in entry}
-    assert list(lengths) == [1, 2, 3] and state["best_metric"] == min(lengths.values())
+    assert list(lengths) == [0, 1, 2, 3]  # 0 is before training
+    del lengths[0]
+    assert state["best_metric"] == min(lengths.values())
     assert all("eval_reward/bleu" in entry for entry in state["log_history"] if "eval_length" in entry)
     found = json.loads((tmp_path / "out" / "after.json").read_text())["completions"]
     assert sum(completion["length"] for completion in found[:2]) / 2 == min(lengths.values())

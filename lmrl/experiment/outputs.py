@@ -1,6 +1,7 @@
 """What is checked before anything slow: the folder of a run or of an evaluation, and the trackers."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ def prepare_run(config: Any, *argument_groups: Any) -> None:
             or a file that the run reads would be removed.
     """
     check_trackers(config.report_to)
+    if config.report_to and config.run_name is None:
+        # The scores after training are logged when trackers have ended the run: by its name they find it again.
+        config.run_name = f"{Path(config.output_dir).name}-{datetime.now():%Y%m%d-%H%M%S}"
     on_main(lambda: _clear(config, argument_groups))
 
 

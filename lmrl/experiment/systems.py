@@ -20,6 +20,7 @@ from lmrl.evaluation import (
 )
 from lmrl.evaluation.evaluate import TOTAL_REWARD
 from lmrl.evaluation.metrics import metric_names
+from lmrl.experiment.banner import print_evaluation_banner
 from lmrl.experiment.evaluators import check_primary, load_frozen_models, weights_by_name
 from lmrl.experiment.policies import NO_LIMIT
 from lmrl.experiment.reruns import load_run_rows
@@ -129,6 +130,18 @@ class SystemEvaluator:
         perplexity_model = self.frozen.perplexity_model
         tokenizer = None if perplexity_model is None else perplexity_model[1]
         texts = {label: read_outputs(path, rows, tokenizer) for label, path in self.outputs.items()}
+        if rank_and_world_size()[0] == 0:
+            print_evaluation_banner(
+                self.checkpoints,
+                self.outputs,
+                rows,
+                folder,
+                tokenizer=next(iter(self.tokenizers.values()), None),
+                decoding=self.decoding,
+                metrics=[reward_name(reward) for reward in self.reward_funcs],
+                device=self.loading["device"],
+                dtype=self.loading["dtype"],
+            )
         evaluations = {label: self._evaluate(label, rows, folder) for label in self.checkpoints}
         for label, completions in texts.items():
             evaluations[label] = measure_completions(

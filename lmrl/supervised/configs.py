@@ -34,6 +34,7 @@ class RecipeConfig(OutputArguments):
         base: Any = super()
         if not torch.accelerator.is_available():
             self.use_cpu = True
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds no other either, but warns
         on_cpu: bool = self.use_cpu
         if self.gradient_checkpointing is None and getattr(self, "activation_checkpointing", None) is None:
             self.gradient_checkpointing = False if on_cpu else base.gradient_checkpointing

@@ -1,0 +1,326 @@
+"""What is about to happen, printed before the first slow step of a run, in a dozen lines."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from lmrl.experiment.notes import run_notes, weights_dtype
+from lmrl.models import get_critic
+from lmrl.utils import aligned_lines, middle_shortened, tokenize_prompt
+
+_TEXT = 160  # characters of a prompt or a reference that are shown
+_CRITICS = {
+    "shared": "a head on the policy's hidden states",
+    "adapter": "a head and an adapter of its own on the policy's base",
+    "separate": "a model of its own",
+}
+
+
+def print_banner(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_groups: Any) -> None:
+    """
+    Prints what a run is about to do. Only the main process should call it.
+
+    Args:
+        trainer (`transformers.Trainer`):
+            Trainer of the run, before training.
+        train_rows, eval_rows (`datasets.Dataset`):
+            Rows to train on and held-out rows, as they were loaded.
+        *argument_groups:
+            Arguments of the recipe, the model's among them.
+    """
+    given: dict[str, Any] = {}
+    for group in argument_groups:
+        given |= vars(group)
+    show(run_facts(trainer, train_rows, eval_rows, given), run_notes(trainer, train_rows))
+
+
+def show(facts: Mapping[str, str], notes: Sequence[str] = ()) -> None:
+    """Prints lines by their names, and notes below them."""
+    numbered = {"note" if len(notes) == 1 else f"note {place}": note for place, note in enumerate(notes, start=1)}
+    with suppress(OSError):  # a pipe whose reader has ended, which must not end the run
+        print(aligned_lines({**facts, **numbered}), flush=True)
+
+
+def run_facts(trainer: Any, train_rows: Dataset, eval_rows: Dataset, given: Mapping[str, Any]) -> dict[str, str]:
+    """
+    Returns the lines of the banner of a run, by their names.
+
+    Args:
+        trainer, train_rows, eval_rows:
+            As for [`print_banner`].
+        given (`dict`):
+            Arguments of the recipe by name.
+    """
+    facts = {"model": _model(trainer, given), "device": _device(trainer)}
+    if hasattr(trainer, "reference"):
+        facts |= {"reference": _reference(trainer), "critic": _critic(trainer), "rewards": _rewards(trainer)}
+        facts |= {"each step": _rollout(trainer.args), "completions": _completions(trainer)}
+    else:
+        facts["each step"] = f"{_step_rows(trainer.args)} rows"
+    facts |= {"training": _training(trainer), "held out": _held_out(trainer, eval_rows, given)}
+    return facts | _first_row(trainer, train_rows) | {"output": _output(trainer.args)}
+
+
+def print_evaluation_banner(
+    checkpoints: Mapping[str, str],
+    outputs: Mapping[str, str],
+    rows: Dataset,
+    folder: Any,
+    *,
+    tokenizer: Any,
+    decoding: Any,
+    metrics: Sequence[str],
+    device: torch.device,
+    dtype: str,
+) -> None:
+    """
+    Prints what an evaluation is about to do. Only the main process should call it.
+
+    Args:
+        checkpoints (`dict` of `str`), outputs (`dict` of `str`):
+            Checkpoints and files of texts, by label.
+        rows (`datasets.Dataset`), folder (`Path`):
+            Held-out rows, and where results go.
+        tokenizer, decoding ([`~lmrl.evaluation.Decoding`]), metrics (list of `str`):
+            Tokenizer of the first checkpoint, if there is one; how completions are generated; metrics besides the
+            usual ones.
+        device (`torch.device`), dtype (`str`):
+            Where models are, and the precision of their weights.
+    """
+    sampling = f"{decoding.num_samples} sampled at temperature {decoding.temperature:g}"
+    beams = "greedy" if decoding.num_beams == 1 else f"{decoding.num_beams} beams"
+    facts = {
+        "systems": ", ".join(f"{label} ({path})" for label, path in {**checkpoints, **outputs}.items()),
+        "device": f"{device.type}; weights in {dtype}",
+        "completions": f"at most {decoding.max_new_tokens} tokens, {sampling if decoding.do_sample else beams}",
+        "metrics": ", ".join(["the usual ones", *metrics]),
+        "held out": f"{len(rows):,} rows",
+    }
+    row = rows[0]
+    if tokenizer is not None:
+        facts["first prompt"] = rendered_prompt(tokenizer, row["prompt"], decoding.chat_template_kwargs)
+    show(facts | _reference_of(row) | {"output": str(folder)})
+
+
+# -- the model -------------------------------------------------------------------------------------------------------
+
+
+def _model(trainer: Any, given: Mapping[str, Any]) -> str:
+    """Returns name, class, size and adapter of the model."""
+    base = _base_of(trainer.model)
+    name = given.get("model_name_or_path") or "lmrl's demo"
+    trained, total = count_weights(trainer.model)
+    share = "all trained" if trained == total else f"{number_text(trained)} trained ({100 * trained / total:.2g} %)"
+    return f"{name} ({type(base).__name__}): {number_text(total)} parameters, {share}{_adapter(trainer.model)}"
+
+
+def _adapter(model: Any) -> str:
+    config = getattr(model, "active_peft_config", None)
+    if config is None:
+        return ""
+    rank = getattr(config, "r", None)
+    kind = str(getattr(config.peft_type, "value", config.peft_type)).replace("LORA", "LoRA")
+    return f" ({kind} of rank {rank})" if rank else f" ({kind})"
+
+
+def _base_of(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def count_weights(model: Any) -> tuple[int, int]:
+    """Returns how many weights of a model are trained, and how many there are, a critic's left out."""
+    trained = 0
+    total = 0
+    for name, weight in model.named_parameters():
+        if ".critic." in f".{name}":
+            continue
+        count = getattr(weight, "ds_numel", 0) or weight.numel()  # ZeRO-3 has only the size
+        if type(weight).__name__ == "Params4bit":
+            count *= 2 * weight.element_size()  # two weights in each byte
+        total += count
+        trained += count if weight.requires_grad else 0
+    return trained, total
+
+
+def number_text(number: int) -> str:
+    """Returns a number with a unit: `950`, `12.3k`, `0.49M`, `134.5M`, `1.24B`."""
+    for limit, unit, digits in ((1e9, "B", 2), (1e7, "M", 1), (1e5, "M", 2), (1e3, "k", 1)):
+        if number >= limit:
+            return f"{number / {'B': 1e9, 'M': 1e6, 'k': 1e3}[unit]:.{digits}f}{unit}"
+    return str(number)
+
+
+def _device(trainer: Any) -> str:
+    """Returns the device, the processes, and the precision of weights and of products."""
+    args = trainer.args
+    device = args.device.type
+    if device == "cuda":
+        device = torch.cuda.get_device_name(args.device)
+    kind = str(getattr(trainer.accelerator, "distributed_type", "NO")).split(".")[-1]
+    engine = {"NO": "", "MULTI_CPU": ", DDP", "MULTI_GPU": ", DDP"}.get(kind, f", {kind}")
+    computed = "bfloat16" if args.bf16 else "float16" if args.fp16 else weights_dtype(trainer.model)
+    weights = "4 bits" if getattr(trainer.model, "is_loaded_in_4bit", False) else weights_dtype(trainer.model)
+    count = f"{args.world_size} processes on " if args.world_size > 1 else ""
+    return f"{count}{device}{engine}; weights in {weights}, computed in {computed}"
+
+
+def _reference(trainer: Any) -> str:
+    """Returns what the KL penalty is measured to."""
+    args = trainer.args
+    if args.beta == 0:
+        return "none, as beta is 0"
+    if args.reference_model_name_or_path is not None:
+        kind = args.reference_model_name_or_path
+    elif trainer.reference.model is not None:
+        kind = "a frozen copy of the policy"
+    elif "ref" in getattr(trainer.model, "peft_config", {}):
+        kind = "the policy with its adapter as it is now"
+    else:
+        kind = "the policy with its adapter off"
+    moves = f", moved towards the policy every {args.ref_model_sync_steps} steps" if args.sync_ref_model else ""
+    beta = f"{args.beta:g}" if args.kl_target is None else f"{args.beta:g}, adapted to a KL of {args.kl_target:g} nats"
+    return f"{kind}{moves}; KL penalty beta {beta}"
+
+
+def _critic(trainer: Any) -> str:
+    """Returns the critic, or the baseline that takes its place."""
+    if not trainer.has_critic:
+        baseline = getattr(trainer.args, "baseline", None)
+        name = getattr(baseline, "__name__", baseline)
+        return "none" if name is None else f"none; the baseline is {name}"
+    kind = str(getattr(trainer.args, "critic", ""))
+    critic = get_critic(trainer.model)
+    trained = sum(weight.numel() for weight in critic.parameters() if weight.requires_grad)
+    rate = getattr(trainer.args, "critic_learning_rate", None)
+    learned = f", learning rate {rate:g}" if rate else ""
+    return f"{_CRITICS.get(kind, kind)}: {number_text(trained)} parameters{learned}"
+
+
+def _rewards(trainer: Any) -> str:
+    weights = trainer.args.reward_weights or [1.0] * len(trainer.reward_func_names)
+    terms = zip(weights, trainer.reward_func_names, strict=True)
+    return " + ".join(name if weight == 1 else f"{weight:g} {name}" for weight, name in terms)
+
+
+# -- steps -----------------------------------------------------------------------------------------------------------
+
+
+def _step_rows(args: Any) -> int:
+    """Returns the rows of an optimizer step: over devices, processes and accumulation."""
+    return int(args.train_batch_size * args.world_size * args.gradient_accumulation_steps)
+
+
+def _steps_per_rollout(args: Any) -> float:
+    return float(args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps)
+
+
+def _rollout(args: Any) -> str:
+    """Returns the completions of an optimizer step, and those of a rollout where that is another number."""
+    in_rollout = args.generation_batch_size
+    prompts = in_rollout // args.num_generations
+    rollout = f"{in_rollout} = {prompts} prompts x {args.num_generations} completions"
+    steps = _steps_per_rollout(args)
+    served = f", trained on in {steps:g} steps" if steps > 1 else ""
+    in_step = _step_rows(args)
+    return f"{rollout}{served}" if in_step == in_rollout else f"{in_step} of a rollout of {rollout}{served}"
+
+
+def _completions(trainer: Any) -> str:
+    """Returns the length of completions, their end and how they are sampled."""
+    args = trainer.args
+    names = trainer.processing_class.convert_ids_to_tokens(list(trainer.eos_token_ids))
+    ends = " or ".join(str(name) for name in names) or "nothing"
+    also = " (also the padding)" if trainer.processing_class.pad_token in names else ""
+    return f"at most {args.max_completion_length} tokens, ended by {ends}{also}; temperature {args.temperature:g}"
+
+
+def _training(trainer: Any) -> str:
+    """Returns the number of steps, and how many prompts or rows and passes over them these are."""
+    args = trainer.args
+    rows = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None
+    per_step, steps_per_epoch = _pace(trainer, rows)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * (steps_per_epoch or 0))
+    unit = "prompts" if hasattr(trainer, "reference") else "rows"
+    seen = steps * per_step
+    passes = f" = {seen / rows:.2g} epochs of {rows:,}" if rows else " of a stream"
+    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    resumed = f"; goes on from a checkpoint ({args.resume_from_checkpoint})" if args.resume_from_checkpoint else ""
+    named = f"{steps:,} step{'s'[: steps != 1]}"
+    return f"{named}, {seen:,.0f} {unit}{passes}; learning rate {args.learning_rate:g}, {schedule}{resumed}"
+
+
+def _pace(trainer: Any, rows: int | None) -> tuple[float, int | None]:
+    """Returns the prompts or rows of a step, and the steps of a pass over all rows."""
+    args = trainer.args
+    if hasattr(trainer, "reference"):
+        prompts = args.generation_batch_size // args.num_generations
+        steps = _steps_per_rollout(args)
+        batches = None if rows is None else rows // prompts * args.steps_per_generation * args.num_iterations
+        per_step = prompts / steps
+    else:
+        batches = None if rows is None else math.ceil(rows / (args.train_batch_size * args.world_size))
+        per_step = _step_rows(args)
+    return per_step, None if batches is None else max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+
+
+def _held_out(trainer: Any, eval_rows: Dataset, given: Mapping[str, Any]) -> str:
+    """Returns how many rows are held out and when they are evaluated."""
+    args = trainer.args
+    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
+    if strategy == "no":
+        during = ""
+    else:
+        during = f", {min(given.get('eval_subset') or len(eval_rows), len(eval_rows))} of them every "
+        during += "epoch" if strategy == "epoch" else f"{args.eval_steps:g} steps"
+    when = "before and after training" if hasattr(trainer, "reference") else "after training"
+    return f"{len(eval_rows):,} rows, {when}{during}"
+
+
+# -- rows and results ------------------------------------------------------------------------------------------------
+
+
+def _first_row(trainer: Any, rows: Dataset) -> dict[str, str]:
+    """Returns the first row to train on, its prompt as it is rendered."""
+    row: dict[str, Any] = next(iter(rows), {})
+    shown = {}
+    if "prompt" in row:
+        options = getattr(trainer.args, "chat_template_kwargs", None)
+        shown["first prompt"] = rendered_prompt(trainer.processing_class, row["prompt"], options)
+    for column, name in (("chosen", "chosen"), ("rejected", "rejected"), ("text", "first text"), ("label", "label")):
+        if column in row:
+            shown[name] = visible(str(row[column]))
+    return shown | _reference_of(row)
+
+
+def _reference_of(row: Mapping[str, Any]) -> dict[str, str]:
+    references = row.get("references") or []
+    further = f" (1 of {len(references)})" if len(references) > 1 else ""
+    return {"its reference": visible(str(references[0])) + further} if references else {}
+
+
+def rendered_prompt(tokenizer: Any, prompt: Any, chat_template_kwargs: Mapping[str, Any] | None = None) -> str:
+    """Returns a prompt as the model gets it: its tokens as text, special ones too, shortened in the middle."""
+    ids = tokenize_prompt(tokenizer, prompt, 0, **(chat_template_kwargs or {}))
+    return visible(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def visible(text: str) -> str:
+    """Returns a text in one line, with its line breaks as `\\n`, shortened in the middle."""
+    return middle_shortened(text.replace("\n", "\\n").replace("\t", "\\t"), _TEXT)
+
+
+def _output(args: Any) -> str:
+    """Returns where results go, how often checkpoints are saved, and the trackers."""
+    strategy = getattr(args.save_strategy, "value", args.save_strategy)
+    saved = {
+        "no": "no checkpoints (--save_strategy steps --save_steps 10 keeps some)",
+        "steps": f"a checkpoint every {args.save_steps:g} steps",
+        "epoch": "a checkpoint every epoch",
+        "best": "a checkpoint at each best evaluation",
+    }[strategy]
+    trackers = f"; logged to {', '.join(args.report_to)}" if args.report_to else ""
+    return f"{args.output_dir}; {saved}{trackers}"
