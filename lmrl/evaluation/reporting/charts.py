@@ -170,11 +170,13 @@ def histogram(values: Mapping[str, Sequence[float]], *, title: str, x_label: str
     )
 
 
-def whiskers(rows: Mapping[str, Mapping[str, tuple[float, float, float]]], *, title: str, x_label: str) -> str:
+def whiskers(
+    rows: Mapping[str, Mapping[str, tuple[float, float, float]]], *, title: str, x_label: str, note: str = ""
+) -> str:
     """
     Returns a chart of values with their intervals beside a line at 0.
 
-    The rows have triples of value, low and high end by name of the series, by name of the row.
+    The rows have triples of value, low and high end by name of the series, by name of the row; a note stands above.
     """
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     colors = _colors(["", *names])  # the first colour is the baseline's
@@ -195,6 +197,7 @@ def whiskers(rows: Mapping[str, Mapping[str, tuple[float, float, float]]], *, ti
         description=". ".join(f"{row}: {with_interval(*t)}" for row, series in rows.items() for t in series.values()),
         x=x,
         x_label=x_label,
+        y_label=note,
         legend={name: colors[name] for name in names},
         height=TOP + row_height * max(1, len(rows)) + BOTTOM,
         zero=x(0),

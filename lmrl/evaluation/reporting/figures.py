@@ -31,10 +31,11 @@ def change_chart(evaluations: Mapping[str, Evaluation], compared: Compared) -> l
                 rows.setdefault(f"{name} {direction(base[name].higher_is_better)}", {})[label] = value, low, high
     if not rows:
         return []
-    changed = [name for name in left_out if any(found[name].effect for found in compared.values() if name in found)]
-    note = f"; without {listed(changed)}, near 0" if changed else ""
-    x_label = f"% of the value of {baseline}, 95 % interval{note}"
-    return [whiskers(rows, title=f"Change from {baseline}", x_label=x_label)]
+    differences = {name: [found[name] for found in compared.values() if name in found] for name in left_out}
+    changed = [name for name, found in differences.items() if any(d.effect and not math.isnan(d.low) for d in found)]
+    note = f"without {listed(changed)}: near 0 in {baseline}" if changed else ""
+    x_label = f"% of the value of {baseline}, 95 % interval"
+    return [whiskers(rows, title=f"Change from {baseline}", x_label=x_label, note=note)]
 
 
 def _is_near_zero(name: str, score: Score, compared: Compared) -> bool:

@@ -121,7 +121,10 @@ def _write_facts(
     folder: Path, evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", facts: Mapping[str, Any]
 ) -> None:
     """Writes `report.json`: the labels of the evaluations, prompts and references, and settings, without tokens."""
-    config = {name: value for name, value in (facts["config"] or {}).items() if not name.endswith("_token")}
+    config = {
+        name: "hidden" if isinstance(value, str) and name.endswith("_token") else value
+        for name, value in (facts["config"] or {}).items()
+    }
     texts = [{name: row[name] for name in ("prompt", "references") if name in row} for row in rows]
     found = {**facts, "config": config, "labels": list(evaluations), "rows": texts}
     text = json.dumps(found, indent=1, ensure_ascii=False, default=setting_text)
