@@ -105,6 +105,6 @@ def draw(
     )
 
 
-def color(index: int) -> str:
-    """Returns the class that gives the series of this index its colour."""
-    return f"s{index % 6}"
+def colors_of(names: Iterable[str]) -> dict[str, str]:
+    """Returns the class that gives each series its colour, by its name."""
+    return {name: f"s{index % 6}" for index, name in enumerate(names)}

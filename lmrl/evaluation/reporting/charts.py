@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby, pairwise
 from typing import Any
 
-from .axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axis_of, color, draw, nice_ticks
+from .axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axis_of, colors_of, draw, nice_ticks
 from .curves import smoothed
 from .wording import number, with_interval
 
@@ -34,7 +34,7 @@ def lines(
     A line of few points has dots, too; one of more has, if it is to be smooth, its moving average, and is drawn faint.
     An empty list takes a colour, so that a run has the same one in all charts.
     """
-    colors = _colors(series)
+    colors = colors_of(series)
     x = axis_of((x for points in series.values() for x, _ in points), *_ACROSS, margin=0.02)
     y = axis_of((y for points in series.values() for _, y in points), *_UP)
     dots = [
@@ -63,7 +63,7 @@ def lines(
 
 def stacked(series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "step") -> str:
     """Returns a chart of shares in percent, stacked; all series have the same steps."""
-    colors = _colors(series)
+    colors = colors_of(series)
     steps = [step for step, _ in next(iter(series.values()))]
     x = axis_of(steps, *_ACROSS, margin=0.0)
     y = Axis(0.0, 100.0, *_UP)
@@ -111,7 +111,7 @@ def scatter(
     every_point = [*points.values(), *chain.from_iterable(trails.values())]
     x = axis_of((x for x, _ in every_point), *_ACROSS)
     y = axis_of((y for _, y in every_point), *_UP, margin=0.08)
-    colors = _colors(trails)
+    colors = colors_of(trails)
     dots: list[dict[str, Any]] = []
     for name, trail in trails.items():
         for order, (a, b) in enumerate(trail, start=1):
@@ -123,7 +123,7 @@ def scatter(
     texts = {name: f"{name}: {number(a)}, {number(b)}" for name, (a, b) in points.items()}
     places = {name: (x(a), y(b)) for name, (a, b) in points.items() if _is_finite((a, b))}
     for name, (px, py) in places.items():
-        dot = {"x": px, "y": py, "radius": 5.5, "color": _colors(points)[name]}
+        dot = {"x": px, "y": py, "radius": 5.5, "color": colors_of(points)[name]}
         dots.append({**dot, "name": name, "label": _label(name, places), "tooltip": texts[name]})
     return draw(
         title=title,
@@ -146,7 +146,7 @@ def histogram(values: Mapping[str, Sequence[float]], *, title: str, x_label: str
     """
     samples = {name: [value for value in sample if math.isfinite(value)] for name, sample in values.items()}
     means = {name: math.fsum(sample) / len(sample) if sample else math.nan for name, sample in samples.items()}
-    colors = _colors(samples)
+    colors = colors_of(samples)
     edges = _edges(list(chain.from_iterable(samples.values())), bins)
     shares = {name: _shares(sample, edges) for name, sample in samples.items()}
     x = Axis(edges[0], edges[-1], *_ACROSS)
@@ -179,7 +179,7 @@ def whiskers(
     The rows have triples of value, low and high end by name of the series, by name of the row; a note stands above.
     """
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    colors = _colors(["", *names])  # the first colour is the baseline's
+    colors = colors_of(["", *names])  # the first colour is the baseline's
     row_height = max(20, 13 * len(names) + 4)
     left = LEFT + 62
     x = axis_of(chain([0.0], *(triple for row in rows.values() for triple in row.values())), left, WIDTH - RIGHT)
@@ -205,10 +205,6 @@ def whiskers(
     )
 
 
-def _colors(names: "Mapping[str, object] | Sequence[str]") -> dict[str, str]:
-    return {name: color(index) for index, name in enumerate(names)}
-
-
 def _path(points: Sequence[Point], x: Axis, y: Axis) -> str:
     runs = (run for finite, run in groupby(points, _is_finite) if finite)
     return " ".join("M" + " L".join(f"{x(a)},{y(b)}" for a, b in run) for run in runs)
@@ -223,7 +219,7 @@ def _kinds(points: Sequence[Point], smooth: bool) -> list[tuple[str, Sequence[Po
 
 def _step_strips(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis, x_label: str) -> Iterator[dict[str, Any]]:
     """Yields a strip for each step, with the values of all series there as its tooltip."""
-    colors = _colors(series)
+    colors = colors_of(series)
     at: dict[float, dict[str, float]] = {}
     for name, points in series.items():
         for step, value in filter(_is_finite, points):

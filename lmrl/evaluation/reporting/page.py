@@ -22,7 +22,7 @@ from ..roles import (
 )
 from ..rows import Row, data_signature
 from ..scores import Score
-from .axes import color
+from .axes import colors_of
 from .curves import POINTS, Log
 from .figures import change_chart, frontier_charts, histograms, optimizer_charts, training_charts
 from .findings import find_warnings
@@ -105,9 +105,7 @@ def write_page(
         "style": style,
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "colors": {
-            name: color(place) for place, name in enumerate(dict.fromkeys(filter(None, [*evaluations, *logs])))
-        },
+        "colors": colors_of(dict.fromkeys(filter(None, [*evaluations, *logs]))),
         "runs": list(logs),
         "steps": max((int(row.get("step", 0)) for log in logs.values() for row in log), default=0),
         "is_comparable": is_comparable,

@@ -6,7 +6,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..evaluate import Evaluation
-from ..generation import Completion
 from ..roles import is_reward, is_rewarded
 from ..rows import Row
 from .worddiff import Piece, word_diff
@@ -38,7 +37,10 @@ def collect_samples(
         (number of rows with completions), `reward_changes` (list of [`RewardChange`]) and `several_completions`
         (whether a prompt has more than one, of which the first is shown).
     """
-    completions = {label: _first_completions(evaluation) for label, evaluation in evaluations.items()}
+    completions = {
+        label: {one.row: one for one in evaluation.completions if one.sample == 0}
+        for label, evaluation in evaluations.items()
+    }
     complete = set.intersection(*(set(found) for found in completions.values()))
     indices = [index for index in range(len(rows)) if index in complete]
     changes = _reward_changes(evaluations, rewarded)
@@ -90,12 +92,8 @@ def collect_rollouts(rollouts: Sequence[Mapping[str, Any]], most: int) -> dict[s
 
 
 def _completion_text(completion: Any) -> str:
-    is_text = isinstance(completion, str)
-    return (completion if is_text else "\n".join(str(message.get("content")) for message in completion)).strip()
-
-
-def _first_completions(evaluation: Evaluation) -> dict[int, Completion]:
-    return {completion.row: completion for completion in evaluation.completions if completion.sample == 0}
+    texts = [completion] if isinstance(completion, str) else [str(message.get("content")) for message in completion]
+    return "\n".join(texts).strip()
 
 
 def _reward_changes(evaluations: Mapping[str, Evaluation], rewarded: Sequence[str]) -> list[RewardChange]:
