@@ -59,11 +59,11 @@ MEMORY = {
 class Contender:
     """A child process that makes one step at a time. Used as a context manager, it ends with the context."""
 
-    def __init__(self, name: str, settings: Settings, environment: dict[str, str]) -> None:
+    def __init__(self, name: str, settings: Any, environment: dict[str, str], child: Path = CHILD) -> None:
         self.name = name
         self._log = Path(settings.folder) / f"{name}-{settings.precision}.log"
         replies, child_end = os.pipe()
-        command = [sys.executable, str(CHILD), name, json.dumps(asdict(settings)), str(child_end)]
+        command = [sys.executable, str(child), name, json.dumps(asdict(settings)), str(child_end)]
         with self._log.open("w") as log:  # what trainers print; the protocol has a pipe of its own
             self._process = subprocess.Popen(
                 command,

@@ -1,0 +1,341 @@
+"""The child process of rollout.py: a model whose completions have given lengths, and one step for each "go"."""
+
+import json
+import math
+import random
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from _contender import Gate, trainer_classes
+from _measure import DEVICE, Channel, StageClock
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GPT2Config, LlamaConfig
+
+BETA = 0.05
+LEARNING_RATE = 1e-6
+SURE = 12.0  # logit of each token that may follow, above that of any other
+
+
+@dataclass(frozen=True)
+class Workload:
+    """
+    A model, its batch and its lengths: those of prompts are uniform, those of completions normal in [1, longest].
+    """
+
+    title: str
+    architecture: str
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+    prompts: int
+    group: int
+    prompt_low: int
+    prompt_high: int
+    mean: float
+    deviation: float
+    longest: int
+    lora: bool = False
+    precision: str = "fp32"
+    folder: str = ""
+    threads: int = 1
+    steps: int = 1
+
+
+def make_model(load: Workload) -> None:
+    """
+    Writes a model of random weights, whose completions have the lengths of a workload, and its tokenizer.
+
+    Tokens have an age: that of a token's successor is one more, and after each age the end has the probability that
+    gives the distribution of lengths. So the LM head has weights of its own.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    eos = load.vocabulary - 2
+    vocabulary = {f"t{index}": index for index in range(eos)} | {"<eos>": eos, "<pad>": eos + 1}
+    words = Tokenizer(models.WordLevel(vocabulary))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<eos>", pad_token="<pad>", padding_side="left"
+    )
+    ids = {"eos_token_id": eos, "bos_token_id": eos, "pad_token_id": eos + 1, "vocab_size": load.vocabulary}
+    shared: dict[str, Any] = {**ids, "tie_word_embeddings": False}
+    if load.architecture == "gpt2":
+        dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        config: Any = GPT2Config(n_layer=load.layers, n_embd=load.width, n_head=load.heads, **dropout, **shared)
+    else:
+        config = LlamaConfig(
+            num_hidden_layers=load.layers,
+            hidden_size=load.width,
+            intermediate_size=load.width * 8 // 3,
+            num_attention_heads=load.heads,
+            num_key_value_heads=max(load.heads // 3, 1),
+            **shared,
+        )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    _set_lengths(model, load, eos)
+    model.save_pretrained(load.folder)
+    tokenizer.save_pretrained(load.folder)
+
+
+@torch.no_grad()
+def _set_lengths(model: Any, load: Workload, eos: int) -> None:
+    ages = load.longest + 1
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings().weight
+    directions = nn.init.orthogonal_(torch.empty(ages, load.width))
+    age = torch.arange(eos) % ages
+    embedding[:eos] += 20 * directions[age]  # far above what the layers add
+    # The state after a token of an age is `directions[age]`, of a norm that is the root of the width.
+    head.zero_()
+    successor = age > 0
+    head[:eos][successor] = SURE / math.sqrt(load.width) * directions[age[successor] - 1]
+    density = torch.exp(-(((torch.arange(1, ages) - load.mean) / load.deviation) ** 2) / 2)
+    for previous in range(1, ages):
+        hazard = float((density[previous - 1] / density[previous - 1 :].sum()).clamp(1e-6, 1 - 1e-6))
+        count = int((age == (previous + 1) % ages).sum())
+        logit = SURE + math.log(count * hazard / (1 - hazard))
+        head[eos] += logit / math.sqrt(load.width) * directions[previous]
+
+
+def random_prompts(load: Workload, count: int) -> list[list[int]]:
+    """Returns the ids of prompts, the same for every child; the last token of each is of age 0."""
+    draw = random.Random(0)
+    ages = load.longest + 1
+    lengths = [draw.randint(load.prompt_low, load.prompt_high) for _ in range(count)]
+    newest = (load.vocabulary - 2) // ages
+    return [
+        [*(draw.randrange(load.vocabulary - 2) for _ in range(length - 1)), draw.randrange(newest) * ages]
+        for length in lengths
+    ]
+
+
+def load_model(load: Workload) -> Any:
+    """Returns the model in float32, with LoRA on all linear layers where the workload has it."""
+    model = AutoModelForCausalLM.from_pretrained(load.folder, dtype=torch.float32)
+    if load.lora:
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
+    return model
+
+
+class PositionCounter:
+    """Counts the positions that are embedded, while tokens are drawn and in passes, by any model."""
+
+    def __init__(self, clock: StageClock) -> None:
+        self.clock = clock
+        self.drawn = self.scored = self.useful = 0
+
+    def watch(self, model: Any) -> None:
+        """Counts those of a model."""
+
+        def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if self.is_drawing:
+                self.drawn += inputs[0].numel()
+            else:
+                self.scored += inputs[0].numel()
+
+        model.get_input_embeddings().register_forward_pre_hook(count)
+
+    is_drawing = False
+
+    def reply(self, passes: int) -> dict[str, float]:
+        """Returns the positions computed for each that counts: a distinct prompt, and the completions."""
+        useful = max(self.useful, 1)
+        found = {"drawn": self.drawn / useful, "scored": self.scored / useful / passes}
+        self.drawn = self.scored = self.useful = 0
+        return found
+
+
+# -- plain torch -----------------------------------------------------------------------------------------------------
+
+
+class Floor:
+    """
+    The useful positions in plain torch: prompts once, a row leaves when it ends, and passes over rows of one length
+    that have as many positions as there are tokens. Rewards are drawn at random.
+    """
+
+    def __init__(self, load: Workload) -> None:
+        self.load = load
+        self.clock = StageClock()
+        self.policy = load_model(load).to(DEVICE)
+        self.reference = None if load.lora else load_model(load).to(DEVICE).eval()
+        weights = [weight for weight in self.policy.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0)
+        self.prompts = random_prompts(load, load.prompts)
+
+    def step(self) -> dict[str, Any]:
+        """Makes one step, and returns its reply."""
+        self.clock.start()
+        with self.clock.stage("generation"), torch.no_grad(), self._autocast():
+            lengths = self._generate()
+        completed = int(lengths.sum())
+        total = sum(map(len, self.prompts)) + completed
+        width = max(total // (self.load.prompts * self.load.group), 2)
+        ids = torch.randint(self.load.vocabulary - 2, (total // width, width), device=DEVICE)
+        with self.clock.stage("scoring"), torch.no_grad(), self._autocast():
+            self._log_probs(ids, completed, is_reference=True)
+        self.clock.begin_update()
+        self.policy.train()
+        with self._autocast():
+            log_probs = self._log_probs(ids, completed)
+        (-(torch.rand_like(log_probs) * log_probs).mean()).backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return self.clock.stop() | {"positions": {"drawn": 1.0, "scored": 1.0}}
+
+    def _autocast(self) -> Any:
+        return torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.load.precision == "bf16")
+
+    def _generate(self) -> Tensor:
+        """Returns the lengths of completions; each row has a cache as long as its prompt."""
+        load = self.load
+        self.policy.eval()
+        lengths = torch.normal(load.mean, load.deviation, (load.prompts * load.group,))
+        lengths = lengths.round().clamp(1, load.longest).long()
+        mean = sum(map(len, self.prompts)) // load.prompts
+        ids = torch.randint(load.vocabulary - 2, (load.prompts, mean), device=DEVICE)
+        cache = DynamicCache(config=self.policy.config)
+        self.policy(input_ids=ids, past_key_values=cache, logits_to_keep=1)
+        cache.batch_repeat_interleave(load.group)
+        left = lengths.clone()
+        tokens = ids[:, :1].repeat_interleave(load.group, dim=0)
+        for _ in range(1, load.longest):
+            left -= 1
+            if not (left > 0).any():
+                break
+            if (left <= 0).sum() * 8 >= len(left):
+                alive = (left > 0).nonzero().flatten()
+                left, tokens = left[alive], tokens[alive]
+                cache.batch_select_indices(alive)
+            logits = self.policy(input_ids=tokens, past_key_values=cache).logits[:, -1]
+            tokens = torch.multinomial(logits.float().softmax(-1), 1)
+        return lengths
+
+    def _log_probs(self, ids: Tensor, count: int, is_reference: bool = False) -> Tensor:
+        """Returns the log-probabilities of so many tokens, (count,)."""
+        model = self.policy if self.reference is None or not is_reference else self.reference
+        base = model.get_base_model() if self.load.lora else model
+        states = base.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[:count]
+        logits = base.get_output_embeddings()(states).float()
+        return logits.log_softmax(-1).gather(1, ids.flatten()[:count, None]).squeeze(1)
+
+
+def run_floor(load: Workload, channel: Channel) -> None:
+    """Makes the steps of plain torch."""
+    channel.mark_imports()
+    floor = Floor(load)
+    channel.send_ready(floor.policy)
+    while True:
+        channel.wait_for_go()
+        channel.send(**floor.step())
+
+
+# -- trainers --------------------------------------------------------------------------------------------------------
+
+
+class RolloutGate(Gate):
+    """Adds the positions of a step to its reply."""
+
+    counter: PositionCounter
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After the optimizer's step."""
+        super().on_step_end(args, state, control)
+        assert self._reply is not None
+        self._reply["positions"] = self.counter.reply(passes=2)
+
+    def on_log(self, *_: Any, **__: Any) -> None:
+        """Completions end at any length here."""
+
+
+def _watch(trainer: Any, counter: PositionCounter, clock: StageClock) -> None:
+    clock.listen(trainer)
+    counter.watch(trainer.model)
+    reference = getattr(trainer, "ref_model", None)
+    if reference is not None:
+        counter.watch(reference)
+    if hasattr(trainer, "scorer"):  # lmrl's passes come when the rewards are known
+        trainer.scorer.score = clock._timed("scoring", trainer.scorer.score)
+    generate = trainer._generate_single_turn
+
+    def generated(prompts: list[list[int]], *args: Any) -> Any:
+        counter.is_drawing = True
+        completions = generate(prompts, *args)
+        counter.is_drawing = False
+        counter.useful = sum(map(len, {tuple(ids) for ids in prompts})) + sum(map(len, completions))
+        return completions
+
+    trainer._generate_single_turn = generated
+
+
+def even_share(completions: list[str], **_: Any) -> list[float]:
+    """Returns the reward: the share of words with an even number."""
+    return [sum(word[-1] in "02468" for word in text.split()) / max(len(text.split()), 1) for text in completions]
+
+
+def run_trainer(name: str, load: Workload, channel: Channel) -> None:
+    """Makes the steps of a trainer."""
+    from datasets import Dataset
+
+    trainer_class, config_class = trainer_classes(name)
+    channel.mark_imports()
+    options = {"reinforce": {"baseline": "leave_one_out"}, "ppo": {"critic": "shared"}}.get(name, {})
+    args = config_class(
+        output_dir=f"{load.folder}/{name}",
+        max_steps=load.steps + 1,  # before the last it waits to be ended
+        per_device_train_batch_size=load.prompts * load.group,
+        gradient_accumulation_steps=1,
+        max_completion_length=load.longest,
+        num_generations=load.group,
+        num_iterations=1,
+        beta=BETA,
+        learning_rate=LEARNING_RATE,
+        bf16=load.precision == "bf16",
+        use_cpu=DEVICE.type == "cpu",
+        gradient_checkpointing=False,
+        disable_dropout=True,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        **options,
+    )
+    prompts = [" ".join(f"t{token}" for token in row) for row in random_prompts(load, 4 * load.prompts)]
+    gate = RolloutGate(channel, load)
+    gate.counter = PositionCounter(gate.clock)
+    trainer = trainer_class(
+        model=load_model(load),
+        reward_funcs=even_share,
+        args=args,
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        processing_class=AutoTokenizer.from_pretrained(load.folder),
+        callbacks=[gate],
+    )
+    _watch(trainer, gate.counter, gate.clock)
+    trainer.train()
+
+
+def main() -> None:
+    name = sys.argv[1].split("@")[0]
+    load = Workload(**json.loads(sys.argv[2]))
+    channel = Channel(int(sys.argv[3]))
+    torch.set_num_threads(load.threads)
+    if name == "model":
+        make_model(load)
+        channel.send()
+    elif name == "floor":
+        run_floor(load, channel)
+    else:
+        run_trainer(name, load, channel)
+
+
+if __name__ == "__main__":
+    main()
