@@ -173,8 +173,14 @@ class ComparisonArguments(OutputArguments):
         Without `checkpoints` it is `model` alone; without either, `default`, where there is a `run` or nothing else.
 
         Raises:
-            ValueError: If two of them have the same label, or `compare_with` is none of the labels.
+            ValueError: If two of them have the same label, `compare_with` is none of the labels, or both `model` and
+                `checkpoints` are given.
         """
+        if self.checkpoints and model:
+            raise ValueError(
+                f"`model_name_or_path` must not be set with `checkpoints`, got {model!r}: it would not be read. Add "
+                "it to them."
+            )
         checkpoints = labelled("checkpoints", self.checkpoints or ([model] if model else []))
         if not checkpoints and (self.run or not self.outputs):
             checkpoints = dict(default)

@@ -46,6 +46,8 @@ def read_split(name: str, config: str | None, split: str, column_names: Sequence
         ValueError: If it cannot be read, or has no such split.
     """
     path = None if name == DEMO else _local_path(name)
+    if path is None:
+        _check_no_column_names(name, column_names)
     if path is None and name != DEMO:
         from datasets import load_dataset
 
@@ -57,8 +59,18 @@ def read_split(name: str, config: str | None, split: str, column_names: Sequence
 
         return Dataset.from_list(demo_rows(split))
     if any((path / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
+        _check_no_column_names(name, column_names)
         return _read_saved(path, split)
     return _read_files(path, split, column_names)
+
+
+def _check_no_column_names(name: str, column_names: Sequence[str] | None) -> None:
+    """Raises an error for names of columns that nothing would read."""
+    if column_names is not None:
+        raise ValueError(
+            f"`column_names` must not be set for {name!r}, got {list(column_names)}: they are for .csv and .tsv "
+            "without a header. Leave them out."
+        )
 
 
 def splits_of(name: str, config: str | None) -> set[str]:
@@ -163,6 +175,8 @@ def _stored_name(split: str, present: set[str], path: Path) -> str:
 def _read_rows(path: Path, column_names: Sequence[str] | None) -> "list[Row] | Dataset":
     """Returns the rows of a file, read according to its suffix."""
     suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv"):
+        _check_no_column_names(str(path), column_names)
     if suffix == ".parquet":
         return _read_parquet(path)
     try:

@@ -48,7 +48,10 @@ def load_eval_sets(data_args: Any, datasets: Sequence[str] | None, run: RunRecor
         FileNotFoundError: If there is nothing by one of these names.
         ValueError: If rows cannot be read, or two data sets have the same label.
     """
-    names = labelled("datasets", datasets or [data_args.eval_dataset_name or data_args.dataset_name])
+    source = data_args.eval_dataset_name or data_args.dataset_name
+    if datasets and run is None and source != type(data_args).__dataclass_fields__["dataset_name"].default:
+        raise ValueError(f"`dataset_name` must not be set with `datasets`, got {source!r}: it would not be read.")
+    names = labelled("datasets", datasets or [source])
     if run is not None and not datasets:
         rows = load_run_rows(run, data_args)
         if rows is not None:
