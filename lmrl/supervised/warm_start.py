@@ -69,8 +69,7 @@ def evaluate_supervised(trainer: Any, evaluator: Evaluator) -> Evaluation:
     """
     rows = evaluator.rows
     texts = [Completion(row, 0, text, 0, True) for row, text in enumerate(_first_texts(rows))]
-    recomputing = trainer.args.gradient_checkpointing_kwargs
-    with gathered_policy(trainer.model_wrapped, trainer.accelerator, recomputing) as policy:
+    with gathered_policy(trainer.model_wrapped, trainer.accelerator, trainer.args) as policy:
         evaluation = evaluator(policy)
         score = perplexity(policy, evaluator.tokenizer, rows["prompt"], texts)
     signature = score.signature.partition("|")[2]  # without the folder of the model, which differs
