@@ -4,12 +4,13 @@ import functools
 import types
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 from .loading import backbone_of
 from .scoring import add_scoring_heads, logit_transform, scatter_to_padded
+from .shared_prompts import StatesBefore, share_prompts
 
 _IGNORED = -100  # the label of a position that is not trained on
 
@@ -20,7 +21,8 @@ def add_supervised_forward(model: Any) -> None:
 
     On a GPU TRL does so itself. On a CPU it projects every position, prompts and padding included, through the LM
     head, forward and backward, and multiplies in float32 in the backward pass: half of a step of a small model. What
-    it averages, and what it logs, is computed from this forward's outputs as from those of its own.
+    it averages, and what it logs, is computed from this forward's outputs as from those of its own. Padding is left
+    out of the layers too, and what several rows begin with, such as the prompt of several references, runs once.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `peft.PeftModel`):
@@ -29,6 +31,9 @@ def add_supervised_forward(model: Any) -> None:
     base: PreTrainedModel = model.get_base_model() if hasattr(model, "peft_config") else model
     fused = base.forward
     transform = logit_transform(base, temperature=1.0)
+    weights = list(base.parameters())
+    if all(weight.numel() and weight.device.type == "cpu" for weight in weights):  # under ZeRO-3 they are elsewhere
+        share_prompts(backbone_of(base))
     add_scoring_heads(base)
 
     @functools.wraps(type(base).forward)  # `generate` reads the signature
@@ -48,10 +53,10 @@ def add_supervised_forward(model: Any) -> None:
             given = {name: value for name, value in given.items() if value is not None}
             return fused(*args, fused_lm_head=fused_lm_head, **given, **kwargs)
         kwargs["use_cache"] = False
-        states = backbone_of(self)(*args, **kwargs).last_hidden_state[:, :-1]
         targets = labels[:, 1:]
         mask = targets != _IGNORED
-        scored = self.get_output_embeddings()(states[mask], targets=targets[mask], transform=transform, with_top1=True)
+        states = _labelled_states(backbone_of(self), mask, args, kwargs)
+        scored = self.get_output_embeddings()(states, targets=targets[mask], transform=transform, with_top1=True)
         log_probs, entropy, is_top1 = (scatter_to_padded(values, mask) for values in scored)
         count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         return FusedCausalLMOutput(
@@ -59,3 +64,14 @@ def add_supervised_forward(model: Any) -> None:
         )
 
     base.forward = types.MethodType(forward, base)
+
+
+def _labelled_states(backbone: nn.Module, mask: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Returns the hidden states before the labelled tokens, (N, D); `mask` (B, L - 1) leaves the first token out."""
+    given = {name for name, value in kwargs.items() if value is not None} - {"use_cache"}
+    if args or given != {"input_ids", "attention_mask"} or mask.shape[1] == 0:
+        states: Tensor = backbone(*args, **kwargs).last_hidden_state
+        return states[:, :-1][mask]
+    attention_mask = kwargs["attention_mask"]
+    read = StatesBefore(kwargs["input_ids"], attention_mask, mask.shape[1])
+    return read(backbone)[mask[attention_mask[:, 1:].bool()]]

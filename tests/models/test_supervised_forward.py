@@ -16,7 +16,7 @@ from lmrl.models import add_supervised_forward, disable_dropout
 from lmrl.supervised import RecipeConfig
 
 # Of different lengths, so that a mean of means is not the mean over tokens.
-TEXTS = [("a b c d e", "f"), ("g", "h i j k l m n o"), ("p q", "r s t"), ("u v w x", "y")]
+TEXTS = [("a b c d e", "f"), ("a b c d e", "h i j k l m n o"), ("p q", "r s t"), ("a b c d e", "y")]
 ROWS = [{"prompt": f"{prompt} ", "completion": completion} for prompt, completion in TEXTS * 2]
 LOGGED = ("loss", "entropy", "mean_token_accuracy", "num_tokens", "eval_loss", "eval_entropy")
 
@@ -84,6 +84,7 @@ def test_gradients_and_logged_values_are_those_of_trl(model, with_lora, options,
     trainer = _train(path, tmp_path / "lmrl", True, with_lora, **options)
     _assert_equal(tmp_path)
     base = trainer.model.get_base_model() if with_lora else trainer.model
+    assert base.base_model.shares_prompts
     assert Path(base.forward.__code__.co_filename).name == "supervised.py"  # it was not TRL's twice
 
 
