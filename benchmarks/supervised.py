@@ -24,7 +24,8 @@ from _common import add_numbers, aligned, make_parser, write_results
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from lmrl.models import add_scoring_forward, add_supervised_forward, backbone_of, share_prompts
+from lmrl.models import add_scoring_forward, backbone_of, share_prompts
+from lmrl.supervised import add_supervised_forward
 
 CONTENDERS = ("trl", "sft", "pass")
 IGNORED = -100

@@ -34,7 +34,6 @@ from .sampling import DecodingWeights, draw, neutral_generation_config, sampling
 from .scoring import ScoredCompletions, add_scoring_forward, check_scoring_forward
 from .shared_prompts import share_prompts
 from .sharing import offer_base_model
-from .supervised import add_supervised_forward
 
 __all__ = [
     "BF16_PAYS",
@@ -45,7 +44,6 @@ __all__ = [
     "TrunkAdapter",
     "adapter_config",
     "add_scoring_forward",
-    "add_supervised_forward",
     "attach_critic",
     "backbone_of",
     "base_of",

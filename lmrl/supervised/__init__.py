@@ -2,6 +2,7 @@
 
 from lmrl.supervised.classifiers import load_trainable_classifier
 from lmrl.supervised.configs import RecipeConfig, check_defaults
+from lmrl.supervised.forward import add_supervised_forward
 from lmrl.supervised.learned import evaluate_labels, evaluate_pairs
 from lmrl.supervised.reports import save_classifier, save_reward_model, save_warm_start
 from lmrl.supervised.steps import check_tokenized, load_reward_model, prepare_step, smallest_limit
@@ -9,6 +10,7 @@ from lmrl.supervised.warm_start import evaluate_supervised, first_references, ma
 
 __all__ = [
     "RecipeConfig",
+    "add_supervised_forward",
     "check_defaults",
     "check_tokenized",
     "evaluate_labels",

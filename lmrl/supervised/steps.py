@@ -11,9 +11,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrl.data import demo_model_path
-from lmrl.models import add_supervised_forward, context_length, fuse_activations
+from lmrl.models import context_length, fuse_activations
 from lmrl.rewards import RewardModel
 from lmrl.supervised.classifiers import load_trainable_classifier
+from lmrl.supervised.forward import add_supervised_forward
 from lmrl.supervised.scores import classification_scores, evaluate_preferences, interval_as_text
 from lmrl.utils import check_token_ids
 

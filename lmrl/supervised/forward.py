@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from trl.trainer.utils import FusedCausalLMOutput
 
-from .loading import backbone_of
-from .scoring import add_scoring_heads, logit_transform, scatter_to_padded
-from .shared_prompts import StatesBefore, share_prompts
+from lmrl.models import ScoredCompletions, backbone_of, share_prompts
+from lmrl.models.scoring import add_scoring_heads, logit_transform, scatter_to_padded
+from lmrl.models.shared_prompts import StatesBefore
 
 _IGNORED = -100  # the label of a position that is not trained on
 
@@ -59,7 +58,7 @@ def add_supervised_forward(model: Any) -> None:
         scored = self.get_output_embeddings()(states, targets=targets[mask], transform=transform, with_top1=True)
         log_probs, entropy, is_top1 = (scatter_to_padded(values, mask) for values in scored)
         count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        return FusedCausalLMOutput(
+        return ScoredCompletions(
             loss=-log_probs.sum() / count, log_probs=log_probs, entropy=entropy, is_top1=is_top1, label_mask=mask
         )
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from lmrl.distributed import gather
-from lmrl.models import add_supervised_forward, disable_dropout
-from lmrl.supervised import RecipeConfig
+from lmrl.models import disable_dropout
+from lmrl.supervised import RecipeConfig, add_supervised_forward
 
 # Of different lengths, so that a mean of means is not the mean over tokens.
 TEXTS = [("a b c d e", "f"), ("a b c d e", "h i j k l m n o"), ("p q", "r s t"), ("a b c d e", "y")]
@@ -85,7 +85,7 @@ def test_gradients_and_logged_values_are_those_of_trl(model, with_lora, options,
     _assert_equal(tmp_path)
     base = trainer.model.get_base_model() if with_lora else trainer.model
     assert base.base_model.shares_prompts
-    assert Path(base.forward.__code__.co_filename).name == "supervised.py"  # it was not TRL's twice
+    assert Path(base.forward.__code__.co_filename).name == "forward.py"  # it was not TRL's twice
 
 
 def test_two_processes_make_the_step_that_trl_makes_on_one_with_twice_the_micro_batches(llama_path, tmp_path):
