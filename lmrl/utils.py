@@ -109,12 +109,29 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "", cutoff: floa
     return f" Did you mean `{prefix}{close[0]}`?" if close else ""
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the pairs of a JSON object as a dictionary; raises a `ValueError` for a key that is there twice."""
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"the key {key!r} is there {keys.count(key)} times")
+    return dict(pairs)
+
+
 def json_object(name: str, text: str) -> dict[str, Any]:
     """Returns the JSON object in a text, the value of an argument. Raises `ValueError` if it is none."""
     try:
-        return dict(json.loads(text))
+        return dict(json.loads(text, object_pairs_hook=unique_keys))
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must be a JSON object, got {text!r} ({error}). Quote it in '...'.") from error
+
+
+def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str = "without") -> None:
+    """Raises an error for the first field that is set, where another argument makes it one that nothing reads."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value != type(arguments).__dataclass_fields__[name].default:
+            raise ValueError(f"`{name}` must not be set {relation} `{other}`, got {value!r}: it would not be read.")
 
 
 @contextmanager

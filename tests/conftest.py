@@ -1,10 +1,12 @@
 """Settings and fixtures of all tests: offline, on a CPU, one thread, seeded, with tiny real models."""
 
+import logging
 import os
 import random
 import runpy
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import tiny_gpt2, tiny_llama
+from transformers.utils import logging as transformers_logging
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +37,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=minutes, reverse=True)
     # Each worker gets two tests to begin with: not the two longest.
     items[1:3] = reversed(items[1:3])
+
+
+@pytest.fixture(autouse=True)
+def process_settings() -> Iterator[None]:
+    """
+    Gives back what a run sets for all of its process: a trainer with a `log_level` the verbosity of transformers, by
+    which a later one prints its log or shows a bar, and a recipe how warnings look and the bars of loading.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    hook = transformers_logging._tqdm_hook
+    format_warning = warnings.formatwarning
+    formatter = logging.lastResort.formatter
+    yield
+    transformers_logging.set_verbosity(verbosity)
+    transformers_logging.set_tqdm_hook(hook)
+    warnings.formatwarning = format_warning
+    logging.lastResort.setFormatter(formatter)
 
 
 @pytest.fixture(autouse=True)

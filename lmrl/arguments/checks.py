@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lmrl.utils import shorten
+from lmrl.utils import shorten, unique_keys
 
 
 def reward_spec(text: str) -> str | dict[str, Any]:
@@ -13,8 +13,8 @@ def reward_spec(text: str) -> str | dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return text
     try:
-        return dict(json.loads(text))
-    except json.JSONDecodeError as error:
+        return dict(json.loads(text, object_pairs_hook=unique_keys))
+    except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be valid JSON, got {text!r} ({error}). Quote it in '...'.") from error
 
 
@@ -32,11 +32,3 @@ def check_specs(name: str, specs: Iterable[str | dict[str, Any]]) -> None:
             raise ValueError(
                 f'`{name}` must have names, or names with options such as {{"name": {{}}}}, got {shorten(spec)}.'
             )
-
-
-def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str = "without") -> None:
-    """Raises an error for the first field that is set, where another argument makes it one that nothing reads."""
-    for name in names:
-        value = getattr(arguments, name)
-        if value != type(arguments).__dataclass_fields__[name].default:
-            raise ValueError(f"`{name}` must not be set {relation} `{other}`, got {value!r}: it would not be read.")

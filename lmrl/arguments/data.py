@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lmrl.arguments.checks import check_unread
-from lmrl.utils import check_at_least, option
+from lmrl.utils import check_at_least, check_unread, option
 
 
 @dataclass

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
-from lmrl.arguments.checks import RewardSpec, check_specs, check_unread
+from lmrl.arguments.checks import RewardSpec, check_specs
 from lmrl.arguments.output import OutputArguments
-from lmrl.utils import check_at_least, check_in, json_object, labelled, option
+from lmrl.utils import check_at_least, check_in, check_unread, json_object, labelled, option
 
 T = TypeVar("T")
 

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from trl import ModelConfig
 
-from lmrl.arguments.checks import check_unread
-from lmrl.utils import check_at_least, option
+from lmrl.utils import check_at_least, check_unread, option
 
 # Settings of a new adapter, where none are given.
 _NEW_ADAPTER = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0}

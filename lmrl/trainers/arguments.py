@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from trl import BEMACallback
 
 from lmrl import models
 from lmrl.saving import check_writable
-from lmrl.utils import refuse
+from lmrl.utils import refuse, shorten
 
 from .configs import PolicyGradientConfig
 from .reward_checks import checked_rewards
@@ -155,6 +155,18 @@ class Given:
         copied = models.base_of(copy.deepcopy(self.model))
         models.fuse_activations(copied)
         return copied
+
+
+def check_known(trainer: Any, unknown: Mapping[str, Any]) -> None:
+    """Raises a `TypeError` for an argument that trainers do not have, with what there is in its place."""
+    instead = {
+        "ref_model": "The reference is a frozen copy of the policy, or the model that the configuration names as "
+        "`reference_model_name_or_path`.",
+        "tokenizer": "It is `processing_class`.",
+    }
+    for name, value in unknown.items():
+        remedy = instead.get(name, "Options of the training are fields of `args`.")
+        raise TypeError(f"`{name}` must be left out of {trainer.__name__}, got {shorten(value)}. {remedy}")
 
 
 def _as_dataset(rows: Any) -> Any:

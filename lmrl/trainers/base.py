@@ -31,8 +31,7 @@ class PolicyGradientTrainer(RLOOTrainer):
     """
     From prompts to scored completions, from credit to an update: the part that all algorithms share.
 
-    A subclass implements [`~PolicyGradientTrainer.credit`] and [`~PolicyGradientTrainer.loss`]. The numbered comments
-    follow the walk of a batch in docs/architecture.md.
+    A subclass implements `credit` and `loss`. Numbered comments follow the walk of a batch in docs/architecture.md.
 
     Args:
         model (`str` or `Path` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -78,7 +77,9 @@ class PolicyGradientTrainer(RLOOTrainer):
         quantization_config: Any = None,
         peft_config: Any = None,
         held_out_metrics: Any = None,
+        **unknown: Any,
     ) -> None:
+        arguments.check_known(type(self), unknown)
         others = (processing_class, held_out_metrics, reward_processing_classes, quantization_config, peft_config)
         given = arguments.Given(type(self), model, reward_funcs, args, train_dataset, eval_dataset, *others)
         super().__init__(*given.for_trl(), None, callbacks, optimizers, None, peft_config)
@@ -369,9 +370,8 @@ class PolicyGradientTrainer(RLOOTrainer):
         place: tuple[int, int] = super()._init_training_state(max_steps, steps, epochs, *args)
         if self.state.global_step >= max_steps:  # resumed at its end: Trainer would train one more step
             return epochs, 0
-        if self._resumed_state and isinstance(self.train_dataset, IterableDataset) and not self.args.ignore_data_skip:
-            place = self._resumed_state.get("stream", place)
-        return place
+        is_stream = isinstance(self.train_dataset, IterableDataset) and not self.args.ignore_data_skip
+        return (self._resumed_state or {}).get("stream", place) if is_stream else place
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         self._train_sampler = super()._get_train_sampler(dataset)

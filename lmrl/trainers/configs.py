@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
 from lmrl import core
-from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option, refuse
+from lmrl.utils import check_above, check_at_least, check_in, check_unread, is_picklable, name_of, option, refuse
 
 if TYPE_CHECKING:
     Baseline = str | Callable[[Tensor, int], Tensor]
@@ -203,6 +203,10 @@ class PolicyGradientConfig(RLOOConfig):
                     f"`{name}` must be {False if value is True else None} with beta=0, got {value!r}. It is only read "
                     "with beta above 0: without beta no reference is run, and there is no KL."
                 )
+        if self.kl_target is None:
+            check_unread(self, ["kl_horizon"], "kl_target")
+        if not self.sync_ref_model:
+            check_unread(self, ["ref_model_mixup_alpha", "ref_model_sync_steps"], "sync_ref_model")
         shortest = self.generation_batch_size / 5  # the controller's error is at most a fifth
         if self.kl_target is not None and not self.kl_horizon > shortest:
             raise ValueError(
@@ -248,6 +252,8 @@ class ReinforceConfig(PolicyGradientConfig):
         super().__post_init__()
         if not callable(self.baseline):
             check_in(core.BASELINES, baseline=self.baseline)
+        if self.baseline != "moving_average":
+            check_unread(self, ["baseline_decay"], "baseline='moving_average'")
         refuse(
             {
                 "`num_generations` must be at least 2 with baseline='leave_one_out', got 1. The baseline of a "

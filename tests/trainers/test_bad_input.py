@@ -252,6 +252,8 @@ BOTH = [
     ({"beta": 0.0, "max_kl": 2.0}, ["`max_kl` must be None with beta=0, got 2.0", "no reference is run"]),
     ({"beta": 0.1, "kl_target": -2.0}, ["`kl_target` must be above 0, got -2.0"]),
     ({"beta": 0.1, "kl_target": 2.0, "kl_horizon": 1.0}, ["`kl_horizon` must be above 1.6, got 1.0"]),
+    ({"kl_horizon": 50.0}, ["`kl_horizon` must not be set without `kl_target`, got 50.0: it would not be read"]),
+    ({"ref_model_sync_steps": 2}, ["`ref_model_sync_steps` must not be set without `sync_ref_model`, got 2"]),
     ({"reward_clip_range": (1.0, -1.0)}, ["`reward_clip_range` must be two numbers, the lower one first, got (1.0"]),
     ({"max_completion_length": 0}, ["`max_completion_length` must be at least 1, got 0"]),
     ({"max_completion_length": None}, ["`max_completion_length` must be a number, got None. Leave it out"]),
@@ -276,7 +278,11 @@ REINFORCE = [
         ["`baseline` must be one of none, batch_mean, leave_one_out, moving_average, greedy, got 'm"],
     ),
     ({"baseline": "batch_men"}, ["got 'batch_men'. Did you mean `batch_mean`?"]),
-    ({"baseline_decay": 1.0}, ["`baseline_decay` must be in [0, 1), got 1.0"]),
+    (
+        {"baseline": "moving_average", "baseline_decay": 1.0},
+        ["`baseline_decay` must be in [0, 1), got 1.0"],
+    ),
+    ({"baseline_decay": 0.5}, ["`baseline_decay` must not be set without `baseline='moving_average'`, got 0.5"]),
 ]
 PPO = [
     ({"critic": "none"}, ["`critic` must be one of shared, adapter, separate, got 'none'"]),

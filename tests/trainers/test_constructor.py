@@ -76,7 +76,9 @@ def test_without_a_configuration_there_is_one_of_the_trainer(
     [
         ({"args": RLOOConfig("x", use_cpu=True, bf16=False)}, "`args` must be a ReinforceConfig, got a RLOOConfig"),
         ({"args": PPOConfig("x", use_cpu=True)}, "`args` must be a ReinforceConfig, got a PPOConfig"),
-        ({"ref_model": None}, "unexpected keyword argument 'ref_model'"),
+        ({"ref_model": None}, "`ref_model` must be left out of ReinforceTrainer, got None. The reference is a frozen"),
+        ({"rewards": []}, "`rewards` must be left out of ReinforceTrainer, got []. Options of the training are"),
+        ({"reward_funcs": "runs/reward"}, "got 'runs/reward'. Write `lmrl.rewards.RewardModel(model)`, or"),
         ({"reward_processing_classes": [None]}, "`reward_processing_classes` must be None, got one"),
         ({"held_out_metrics": {"a": None}}, "by the names of `eval_dataset`, ['eval_dataset'], got ['a']"),
         ({"eval_dataset": {"a": None}, "held_out_metrics": len}, "`eval_dataset`, ['a'], got ['one function']"),
@@ -97,7 +99,7 @@ def test_an_argument_of_the_constructor_is_refused(
         options = {**options, "optimizers": (torch.optim.SGD(model.parameters(), lr=0.1), None)}
     given = {"args": own_config(ReinforceConfig, tmp_path), **options, "model": model}
     with pytest.raises((TypeError, ValueError), match=re.escape(part)):
-        ReinforceTrainer(reward_funcs=share_of_letters, train_dataset=rows(), **given)
+        ReinforceTrainer(**{"reward_funcs": share_of_letters, "train_dataset": rows(), **given})
 
 
 def test_weights_are_as_many_as_rewards(llama_path: str, tmp_path: Path) -> None:
