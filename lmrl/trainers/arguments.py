@@ -162,7 +162,6 @@ def check_known(trainer: Any, unknown: Mapping[str, Any]) -> None:
     instead = {
         "ref_model": "The reference is a frozen copy of the policy, or the model that the configuration names as "
         "`reference_model_name_or_path`.",
-        "tokenizer": "It is `processing_class`.",
     }
     for name, value in unknown.items():
         remedy = instead.get(name, "Options of the training are fields of `args`.")

@@ -21,10 +21,8 @@ THROUGHPUT = ("samples_per_second", "tokens_per_second")
 class Meter:
     """
     What a trainer logs, from the very tensors that are trained on. It never changes them. The names are TRL's where it
-    has them; docs/trainers.md has them all.
-
-    `values` is the store of TRL: for `"train"` and `"eval"`, by the mode of the policy, the values of each name since
-    the last log, whose means it logs.
+    has them; docs/trainers.md has them all. `values` is the store of TRL: for `"train"` and `"eval"`, by the mode of
+    the policy, the values of each name since the last log, whose means it logs.
     """
 
     def __init__(self, accelerator: Accelerator, values: dict[str, dict[str, list[float]]], policy: nn.Module) -> None:
@@ -33,6 +31,7 @@ class Meter:
         self.policy = policy
         self.completions = 0
         self.tokens = 0
+        self.sums: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}  # totals and counts of ratios
         # Of the newest rollout: columns with a value per completion of all processes.
         self.newest: dict[str, dict[str, Any]] = {"train": {}, "eval": {}}
 
@@ -60,12 +59,20 @@ class Meter:
         """Returns count, sum and sum of squares, (3,), over the positions of all processes where the mask is 1."""
         return self.accelerator.reduce(core.masked_moments(values.detach(), mask), reduction="sum")
 
+    def log_ratio(self, name: str, total: float, count: float) -> None:
+        """Logs a total by a count, both summed up since the last log: the same however a rollout is cut."""
+        sums = self.sums[self.mode]
+        if name not in self.values[self.mode] or name not in sums:  # it is logged
+            sums[name] = [0.0, 0.0]
+        sums[name][0] += total
+        sums[name][1] += count
+        self.values[self.mode][name] = [sums[name][0] / max(sums[name][1], 1)]
+
     def log_mean(self, name: str, values: Tensor, mask: Tensor) -> float:
         """Logs and returns the mean over the positions of all processes where the mask is 1."""
-        count, total, _ = self.moments(values, mask).unbind()
-        mean = float(total / count.clamp(min=1))
-        self.log(name, mean)
-        return mean
+        count, total, _ = self.moments(values, mask).tolist()
+        self.log_ratio(name, total, count)
+        return float(total / max(count, 1))
 
     def log_moments(self, name: str, values: Tensor, mask: Tensor) -> Tensor:
         """Logs `<name>/mean` and `<name>/std` over all processes; returns the moments."""
@@ -81,7 +88,7 @@ class Meter:
         sums = torch.stack([*means.values(), torch.ones_like(next(iter(means.values())))]) * weight
         *totals, count = self.accelerator.reduce(sums, reduction="sum").tolist()
         for name, total in zip(means, totals, strict=True):
-            self.log(name, total / max(count, 1))
+            self.log_ratio(name, total, count)
 
     def log_clipping(self, low: Tensor, high: Tensor, mask: Tensor) -> None:
         """Logs the shares of elements, (B,) or (B, T), that are clipped below and above; extremes of a completion."""
@@ -90,8 +97,9 @@ class Meter:
         self.log_weighted(means, weight=mask.sum())
         if low.dim() == 2:
             low, high = (core.masked_mean(stopped.float(), mask, dim=1) for stopped in (low, high))
-        self.log("clip_ratio/low_min", self.accelerator.gather(low.float()).min())
-        self.log("clip_ratio/high_max", self.accelerator.gather(high.float()).max())
+        for name, extreme, shares in (("low_min", min, low), ("high_max", max, high)):
+            known = self.values[self.mode][f"clip_ratio/{name}"]
+            known[:] = [extreme([*known, *self.accelerator.gather(shares.float()).tolist()])]
 
     def log_rewards(self, rewards: Tensor, lengths: Tensor, has_ended: Tensor) -> Tensor:
         """
@@ -168,8 +176,11 @@ class Meter:
         """Returns the values of training that were not logged yet, but for times."""
         times = (*(f"time/{stage}" for stage in STAGES), *THROUGHPUT)
         kept = {name: [float(value) for value in values] for name, values in self.values["train"].items()}
-        return {name: [v for v in kept[name] if not math.isnan(v)] for name in kept if name not in times}
+        kept = {name: [v for v in kept[name] if not math.isnan(v)] for name in kept if name not in times}
+        return {**kept, "sums": {name: sums for name, sums in self.sums["train"].items() if name in kept}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what [`~Meter.state_dict`] returned."""
-        self.values["train"].update(state)
+        values = dict(state)
+        self.sums["train"] = values.pop("sums", {})
+        self.values["train"].update(values)
