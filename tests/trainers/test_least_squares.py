@@ -1,0 +1,112 @@
+"""The critic in closed form: what it has seen, what it forgets, and what its values may not depend on."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmrl import core
+from lmrl.trainers.least_squares import SHRINKAGES, LeastSquaresCritic, join_features, state_features
+
+BATCH, TOKENS, FEATURES = 16, 6, 4
+HALF = torch.arange(BATCH) // 4 % 2 == 1  # prompts of 4 completions each
+
+
+def rollout(seed: int, noise: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns features, returns that follow them, and a mask."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(BATCH, TOKENS, FEATURES, generator=generator)
+    returns = features @ torch.tensor([1.0, -2.0, 0.5, 0.0]) + 3
+    returns = returns + noise * torch.randn(BATCH, TOKENS, generator=generator)
+    lengths = torch.randint(1, TOKENS + 1, (BATCH, 1), generator=generator)
+    return features, returns, (torch.arange(TOKENS) < lengths).long()
+
+
+def make_critic(forgetting: float = 0.95) -> LeastSquaresCritic:
+    """Returns a critic of a single process."""
+    return LeastSquaresCritic(forgetting, lambda tensor: tensor)
+
+
+def explained(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """Returns the share of the variance that values explain."""
+    errors = core.masked_moments(returns - values, mask)
+    return float(core.explained_variance(errors, core.masked_moments(returns, mask)))
+
+
+def test_values_of_a_second_rollout_are_those_of_the_regression_on_the_first() -> None:
+    critic = make_critic()
+    first, second = rollout(0), rollout(1)
+    critic.update(*first)
+    weights = core.fit_ridge(core.regression_moments(*first), 0.1)
+    torch.testing.assert_close(critic.values(*second, HALF), core.linear_values(second[0], weights))
+
+
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_values_do_not_depend_on_the_returns_that_they_are_values_of(earlier: int) -> None:
+    """Of the first rollout they depend on the other half of the prompts, which other actions made."""
+    critic = make_critic()
+    for seed in range(earlier):
+        critic.update(*rollout(seed))
+    features, returns, mask = rollout(9)
+    before = critic.values(features, returns, mask, HALF)
+    changed = returns + 100 * HALF.unsqueeze(1)
+    after = critic.values(features, changed, mask, HALF)
+    torch.testing.assert_close(after[HALF], before[HALF])
+
+
+def test_the_first_rollout_is_explained_by_fitting_each_half_on_the_other() -> None:
+    features, returns, mask = rollout(0)
+    values = make_critic().values(features, returns, mask, HALF)
+    assert explained(values, returns, mask) == pytest.approx(0.97, abs=0.03)
+
+
+def test_a_shrinkage_is_chosen_by_what_it_predicted_of_later_rollouts() -> None:
+    exact, noisy = make_critic(), make_critic()
+    for seed in range(6):
+        exact.update(*rollout(seed, noise=0.01))
+        noisy.update(*rollout(seed, noise=100.0))
+    assert exact.shrinkage == SHRINKAGES[0]
+    assert noisy.shrinkage == SHRINKAGES[-1]
+
+
+def test_forgetting_weighs_rollouts_by_their_age() -> None:
+    critic = make_critic(forgetting=0.5)
+    moments = [core.regression_moments(*rollout(seed)) for seed in range(3)]
+    for seed in range(3):
+        critic.update(*rollout(seed))
+    expected = 0.25 * moments[0] + 0.5 * moments[1] + moments[2]
+    torch.testing.assert_close(critic.state_dict()["moments"], expected)
+
+
+def test_a_restored_critic_goes_on_bit_for_bit() -> None:
+    critic, restored = make_critic(), make_critic()
+    for seed in range(3):
+        critic.update(*rollout(seed))
+    restored.load_state_dict(critic.state_dict(), torch.device("cpu"))
+    critic.update(*rollout(3))
+    restored.update(*rollout(3))
+    assert torch.equal(critic.values(*rollout(4), HALF), restored.values(*rollout(4), HALF))
+
+
+def test_parts_on_two_processes_give_the_critic_of_the_rollout() -> None:
+    """The sum over processes, here of two halves whose moments are added by hand."""
+    features, returns, mask = rollout(0)
+    other = core.regression_moments(features[8:], returns[8:], mask[8:])
+    part = LeastSquaresCritic(0.95, lambda tensor: tensor + other)
+    part.update(features[:8], returns[:8], mask[:8])
+    complete = make_critic()
+    complete.update(features, returns, mask)
+    torch.testing.assert_close(part.values(*rollout(1), HALF), complete.values(*rollout(1), HALF))
+
+
+def test_wide_states_are_projected_alike_each_time() -> None:
+    states = torch.randn(2, 3, 1_500)
+    assert state_features(states).shape == (2, 3, 1_024)
+    assert torch.equal(state_features(states), state_features(states))
+    norms = state_features(states).norm(dim=-1) / states.norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones(2, 3), rtol=0.15, atol=0)
+
+
+def test_features_have_the_place_of_the_token_and_its_products() -> None:
+    states = torch.tensor([[[5.0], [6.0]]])
+    others = torch.tensor([[[2.0], [3.0]]])
+    assert join_features(states, others).tolist() == [[[5.0, 2.0, 0.0, 0.0], [6.0, 3.0, 1.0, 3.0]]]
