@@ -6,6 +6,8 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
+from .progress import Prefixes, Progress, join_progress
+
 Prompts: TypeAlias = Sequence[Any] | None
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 Scores: TypeAlias = list[float | None]
@@ -64,6 +66,10 @@ class BaseReward:
                     "prompt."
                 )
         return {column: columns[column] for column in self.columns}
+
+    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
+        """Returns what it knows of texts that are not finished, as [`join_progress`]: of its parts, if it has any."""
+        return join_progress(self._parts, prefixes, **columns)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what changes in training, JSON-serializable: trainers save it with every checkpoint."""

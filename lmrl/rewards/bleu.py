@@ -101,6 +101,8 @@ class BLEU(SummedReward[list[Tokens]]):
         """Returns the tokens of a text."""
         return self._tokens(text)
 
+    words = units
+
     def batch_statistics(self, completions: Sequence[str], prepared: Sequence[list[Tokens]]) -> list[list[int]]:
         """
         Returns for each completion its tokens and those of the reference closest in length, the n-grams of orders 1
@@ -151,6 +153,8 @@ class GLEU(ReferenceReward[list[Tokens]]):
     def units(self, text: str) -> Tokens:
         """Returns the tokens of a text."""
         return self._tokens(text)
+
+    words = units
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the GLEU of each completion with its best reference, in [0, 1]."""

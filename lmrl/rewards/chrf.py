@@ -87,6 +87,10 @@ class ChrF(SummedReward[list[list[Symbols]]]):
         symbols: list[Symbols] = ["".join(text.split())] if self.char_order else []
         return [*symbols, _words(text)] if self.word_order else symbols
 
+    def words(self, text: str) -> Sequence[str]:
+        """Returns the characters that its `progress` counts."""
+        return "".join((text.lower() if self.lowercase else text).split())
+
     def prepare(self, references: tuple[str, ...]) -> list[list[Symbols]]:
         """Returns the characters of each reference of a row, and the words."""
         return [list(of_kind) for of_kind in zip(*map(self.units, references), strict=True)]

@@ -11,6 +11,7 @@ from lmrl.utils import check_at_least
 
 from .algebra import Reward
 from .base import Columns, Prompts, Scores
+from .progress import Prefixes, Progress, overlap_progress
 
 Prepared = TypeVar("Prepared")
 
@@ -65,6 +66,16 @@ class ReferenceReward(Reward, Generic[Prepared]):
         """Returns the reward of each text against its row of references."""
         prepared = self._prepare_rows(columns[self.column])
         return [self.score(text, row) for text, row in zip(completions, prepared, strict=True)]
+
+    def words(self, text: str) -> Sequence[str]:
+        """Returns what its `progress` counts of a text: here what white space separates."""
+        return text.split()
+
+    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
+        """Returns [`~lmrl.rewards.progress.overlap_progress`] of its words and references."""
+        values = columns[self.column]
+        references = [self._checked_references(row, value) for row, value in enumerate(values)]
+        return overlap_progress(prefixes, references, self.words)
 
     def _prepare_rows(self, values: Sequence[Any]) -> list[Prepared]:
         references = [self._checked_references(row, value) for row, value in enumerate(values)]

@@ -4,7 +4,7 @@ import functools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,6 +161,10 @@ class Rouge(ReferenceReward[list[Units]]):
         order = int(self.rouge_type[5:])
         grams = occurrences(tokens if order == 1 else ngrams(tokens, order))
         return len(grams), grams
+
+    def words(self, text: str) -> Sequence[str]:
+        """Returns the words that its `progress` counts."""
+        return self._words(text)
 
     def score(self, completion: str, prepared: list[Units]) -> float:
         """Returns the F-measure of a completion, over its references the best or the mean."""

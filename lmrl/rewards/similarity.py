@@ -81,6 +81,10 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
         """Returns the words of a text."""
         return occurrences(_NORMALIZATIONS[self.normalize](text).split())
 
+    def words(self, text: str) -> Sequence[str]:
+        """Returns the words that its `progress` counts."""
+        return _NORMALIZATIONS[self.normalize](text).split()
+
     def score(self, completion: str, prepared: list[set[Any]]) -> float:
         """Returns the F1 of a completion with its best reference, in [0, 1]."""
         words = self.units(completion)
@@ -115,6 +119,8 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
     def units(self, text: str) -> Sequence[str]:
         """Returns the characters or the words of a text."""
         return _UNITS[self.unit](text)
+
+    words = units
 
     def score(self, completion: str, prepared: list[Sequence[str]]) -> float:
         """Returns the similarity of a completion to its best reference, in [0, 1]."""

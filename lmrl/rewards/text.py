@@ -11,6 +11,7 @@ from lmrl.utils import check_at_least, check_in
 from .algebra import Reward
 from .base import Columns, Prompts, Scores
 from .grams import ngrams, stemmer_of
+from .progress import progress_as_if_ended
 
 _UNITS = ("words", "characters")
 
@@ -48,6 +49,8 @@ class Length(Reward):
         lengths = _lengths(completions, self.unit)
         return [min(length, self.target) / max(length, self.target) for length in lengths]
 
+    progress = progress_as_if_ended
+
 
 @dataclass(eq=False, repr=False)
 class LengthPenalty(Reward):
@@ -84,6 +87,8 @@ class LengthPenalty(Reward):
         room = [self.max_length - length for length in _lengths(completions, self.unit)]
         return [max(min(left, 0) / self.slack, -1.0) for left in room]
 
+    progress = progress_as_if_ended
+
 
 @dataclass(eq=False, repr=False)
 class DistinctN(Reward):
@@ -111,6 +116,8 @@ class DistinctN(Reward):
         """Returns the share of distinct n-grams of each text."""
         grams = [ngrams(text.split(), self.n) for text in completions]
         return [len(set(of_text)) / len(of_text) if of_text else 1.0 for of_text in grams]
+
+    progress = progress_as_if_ended
 
 
 _MODES = {"full": re.Pattern.fullmatch, "search": re.Pattern.search, "start": re.Pattern.match}
@@ -158,6 +165,8 @@ class Format(Reward):
         """Returns 1 or 0 for each text."""
         texts = completions if self.mode == "search" else [text.strip() for text in completions]
         return [float(_MODES[self.mode](self._compiled, text) is not None) for text in texts]
+
+    progress = progress_as_if_ended
 
 
 @functools.lru_cache(maxsize=4096)
@@ -269,6 +278,8 @@ class Keywords(PhraseReward):
     def _occurs(self, phrase: str, text: str) -> bool:
         return _phrase(self._stemmed(phrase), self.whole_words, self.ignore_case).search(text) is not None
 
+    progress = progress_as_if_ended
+
 
 _SLOT = re.compile(r"([^,()\[\]]+)\[([^\]]*)\]")
 
@@ -346,3 +357,5 @@ class SlotCoverage(PhraseReward):
         # A dataset gives every row the slots of all rows, and None to those that a row does not have.
         pairs = [(slot.strip(), "" if value is None else str(value).strip()) for slot, value in slots]
         return [(slot, value) for slot, value in pairs if value and slot not in self.ignore]
+
+    progress = progress_as_if_ended

@@ -1,0 +1,241 @@
+"""Progress: what a reward knows of a text that is not finished yet, a few numbers before each token.
+
+A critic that sees them can value the text so far against its references. Only the text so far is read, never the
+token that comes next: otherwise the value would depend on the action that it is a baseline of.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+# For each completion, for each of its tokens, the numbers before that token.
+Progress: TypeAlias = list[list[list[float]]]
+
+ORDER = 4  # of the longest n-grams
+LEAST_PRECISION = 0.05  # of the n-grams of an order, in a logarithm: none may match
+LEAST_BREVITY = -3.0  # logarithm of the brevity penalty: of no unit it is minus infinity
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """
+    The texts so far of a completion, before each of its tokens.
+
+    Args:
+        text (`str`):
+            The completion.
+        ends (`Sequence[int]`):
+            For each token the number of characters before it: rising, from 0 to at most the length of the text. A
+            character of which only some bytes are there is not counted.
+    """
+
+    text: str
+    ends: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.text[:end] for end in self.ends)
+
+
+def join_progress(
+    reward_funcs: Sequence[Callable[..., Any]], prefixes: Sequence[Prefixes], **columns: Any
+) -> Progress:
+    """
+    Returns the numbers of all reward functions side by side; a function without `progress` adds none.
+
+    Args:
+        reward_funcs (list of callables):
+            Reward functions. Their `progress(prefixes=..., prompts=..., **columns)` returns for each completion, for
+            each of its tokens, the same number of numbers.
+        prefixes (list of [`Prefixes`]):
+            The texts so far of each completion.
+        **columns:
+            `prompts`, and the columns of the dataset.
+
+    Raises:
+        ValueError: If a function returns another number of completions or tokens, or unlike numbers.
+    """
+    joined: Progress = [[[] for _ in range(len(each))] for each in prefixes]
+    for reward_func in reward_funcs:
+        if hasattr(reward_func, "progress"):
+            found = reward_func.progress(prefixes=prefixes, **columns)
+            _check(getattr(reward_func, "__name__", type(reward_func).__name__), found, prefixes)
+            joined = [[a + list(b) for a, b in zip(*rows, strict=True)] for rows in zip(joined, found, strict=True)]
+    return joined
+
+
+def _check(name: str, found: Progress, prefixes: Sequence[Prefixes]) -> None:
+    tokens = [len(each) for each in prefixes]
+    given = [len(each) for each in found]
+    widths = {len(numbers) for each in found for numbers in each}
+    if given != tokens or len(widths) > 1:
+        raise ValueError(
+            f"The `progress` of the reward {name!r} must have as many numbers for each of {sum(tokens)} tokens of "
+            f"{len(tokens)} completions, got {sorted(widths)} numbers for {sum(given)} tokens of {len(given)}. Return "
+            "a list for each token."
+        )
+
+
+def words_so_far(
+    prefixes: Prefixes, units: Callable[[str], Sequence[str]]
+) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+    """
+    Yields before each token the units that are new and complete, and those of the word that may go on.
+
+    A word is complete once white space follows it. So no text is read twice but for the word that may go on.
+
+    Args:
+        units (`Callable`):
+            Returns the units of a text, which must be those of its words one after the other.
+    """
+    start = 0
+    for end in prefixes.ends:
+        word = end
+        while word > start and not prefixes.text[word - 1].isspace():
+            word -= 1
+        yield units(prefixes.text[start:word]), units(prefixes.text[word:end])
+        start = word
+
+
+class _References:
+    """What is counted of the references of a row, once for all its completions."""
+
+    def __init__(self, texts: Sequence[str], units: Callable[[str], Sequence[str]]):
+        self.texts = texts
+        split = [units(text) for text in texts]
+        self.lengths = [len(reference) for reference in split]
+        self.mean_length = sum(self.lengths) / len(self.lengths)
+        self.unigrams = [Counter((unit,) for unit in reference) for reference in split]
+        # How often a gram may occur: as often as in the reference that has it most often.
+        self.allowed: dict[tuple[str, ...], int] = {}
+        for reference in split:
+            for gram, count in Counter(_grams(reference)).items():
+                self.allowed[gram] = max(count, self.allowed.get(gram, 0))
+        self.totals = [0] * (ORDER + 1)
+        for gram, count in self.allowed.items():
+            self.totals[len(gram)] += count
+
+
+class _Overlap:
+    """Counts n-grams as units come, and those that also occur in a reference."""
+
+    def __init__(self, references: _References):
+        self._references = references
+        self._units: list[str] = []
+        self._seen: dict[tuple[str, ...], int] = {}
+        self._matches = [0] * (ORDER + 1)
+        self._totals = [0] * (ORDER + 1)
+        self._covered = [0] * len(references.texts)
+
+    def add(self, units: Sequence[str], sign: int = 1) -> None:
+        """Adds units at the end, or with `sign=-1` takes those that were added last away again."""
+        for unit in units if sign > 0 else reversed(units):
+            if sign > 0:
+                self._units.append(unit)
+            for order in range(1, min(ORDER, len(self._units)) + 1):
+                self._count(tuple(self._units[-order:]), sign)
+            if sign < 0:
+                self._units.pop()
+
+    def _count(self, gram: tuple[str, ...], sign: int) -> None:
+        order = len(gram)
+        before = self._seen.get(gram, 0)
+        self._seen[gram] = before + sign
+        count = max(before, before + sign)  # with the one that comes or goes
+        self._totals[order] += sign
+        if count <= self._references.allowed.get(gram, 0):
+            self._matches[order] += sign
+        if order == 1:
+            for row, unigrams in enumerate(self._references.unigrams):
+                if count <= unigrams.get(gram, 0):
+                    self._covered[row] += sign
+
+    def numbers(self) -> list[float]:
+        """Returns the numbers of [`overlap_progress`] but for the last two."""
+        lengths = self._references.lengths
+        length = len(self._units)
+        numbers = [length, self._references.mean_length, length / max(self._references.mean_length, 1.0)]
+        logs = 0.0
+        for order in range(1, ORDER + 1):
+            total = self._totals[order]
+            matches = self._matches[order]
+            numbers += [matches / max(total, 1), matches / max(self._references.totals[order], 1)]
+            more = order > 1  # one more match of the higher orders, of which there may be none yet
+            precision = (matches + more) / (total + more) if total else 1.0
+            logs += math.log(max(precision, LEAST_PRECISION)) / ORDER
+        closest = min(lengths, key=lambda reference: (abs(reference - length), reference))
+        brevity = max(min(0.0, 1 - closest / max(length, 1)), LEAST_BREVITY)
+        numbers += [math.exp(logs), math.exp(logs + brevity)]
+        numbers.append(min(length / max(min(lengths), 1), 1.5))
+        numbers.append(max(length - max(lengths), 0))
+        numbers.append(max(hits / max(size, 1) for hits, size in zip(self._covered, lengths, strict=True)))
+        return numbers
+
+
+def _grams(units: Sequence[str]) -> list[tuple[str, ...]]:
+    return [
+        tuple(units[start : start + order]) for order in range(1, ORDER + 1) for start in range(len(units) - order + 1)
+    ]
+
+
+def overlap_progress(
+    prefixes: Sequence[Prefixes], references: Sequence[Sequence[str]], units: Callable[[str], Sequence[str]]
+) -> Progress:
+    """
+    Returns how far the texts so far agree with their references: 18 numbers before each token.
+
+    They are: the units so far, the mean number of units of a reference, and their ratio; for n-grams of 1 to 4 units
+    the share of those so far that match, and the share of the references' that are matched, in [0, 1]; the geometric
+    mean of the former, smoothed, and with BLEU's brevity penalty, as if the text ended here; the units over those of
+    the shortest reference, at most 1.5, and those beyond the longest; the largest share of one reference's units that
+    are there; the largest share of one reference that the text so far begins like, and whether it is one's beginning.
+
+    Args:
+        references (list of lists of `str`):
+            References of each completion.
+        units (`Callable`):
+            Returns the units of a text: words, tokens or characters.
+    """
+    counted = {texts: _References(texts, units) for texts in {tuple(row) for row in references}}
+    rows = zip(prefixes, references, strict=True)
+    return [_overlap_of_row(each, counted[tuple(texts)], units) for each, texts in rows]
+
+
+def _overlap_of_row(
+    prefixes: Prefixes, references: _References, units: Callable[[str], Sequence[str]]
+) -> list[list[float]]:
+    overlap = _Overlap(references)
+    alike = [_common_beginning(prefixes.text, text) for text in references.texts]
+    rows = []
+    for (complete, partial), end in zip(words_so_far(prefixes, units), prefixes.ends, strict=True):
+        overlap.add(complete)
+        overlap.add(partial)
+        share = max(min(end, n) / max(len(text), 1) for n, text in zip(alike, references.texts, strict=True))
+        rows.append([*overlap.numbers(), share, float(max(alike) >= end)])
+        overlap.add(partial, sign=-1)
+    return rows
+
+
+def progress_as_if_ended(
+    self: Any, *, prefixes: Sequence[Prefixes], prompts: Sequence[Any] | None = None, **columns: Sequence[Any]
+) -> Progress:
+    """Returns one number before each token: the reward of the text so far, as if it ended there, 0 for `None`."""
+    rows = [row for row, each in enumerate(prefixes) for _ in each]
+    inputs = {name: [values[row] for row in rows] for name, values in columns.items() if name in self.columns}
+    texts = [text for each in prefixes for text in each]
+    scores = iter(self(completions=texts, prompts=prompts and [prompts[row] for row in rows], **inputs))
+    return [[[next(scores) or 0.0] for _ in each] for each in prefixes]
+
+
+def _common_beginning(text: str, other: str) -> int:
+    """Returns the number of characters at their beginning that two texts share."""
+    shared = 0
+    for a, b in zip(text, other, strict=False):
+        if a != b:
+            break
+        shared += 1
+    return shared
