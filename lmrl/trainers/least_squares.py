@@ -8,8 +8,8 @@ from torch import Tensor
 from lmrl import core
 
 # Candidates for the shrinkage; the one that has predicted rollouts best before they were fitted is taken.
-SHRINKAGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-FIRST_CHOICE = SHRINKAGES.index(1e-1)  # as long as none has predicted anything
+SHRINKAGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+FIRST_CHOICE = SHRINKAGES.index(1.0)  # as long as none has predicted anything
 MAX_WIDTH = 1_024  # of the states: the fit costs the third power of it
 PROJECTION_SEED = 0
 

@@ -26,17 +26,11 @@ def make_critic(forgetting: float = 0.95) -> LeastSquaresCritic:
     return LeastSquaresCritic(forgetting, lambda tensor: tensor)
 
 
-def explained(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """Returns the share of the variance that values explain."""
-    errors = core.masked_moments(returns - values, mask)
-    return float(core.explained_variance(errors, core.masked_moments(returns, mask)))
-
-
 def test_values_of_a_second_rollout_are_those_of_the_regression_on_the_first() -> None:
     critic = make_critic()
     first, second = rollout(0), rollout(1)
     critic.update(*first)
-    weights = core.fit_ridge(core.regression_moments(*first), 0.1)
+    weights = core.fit_ridge(core.regression_moments(*first), 1.0)
     torch.testing.assert_close(critic.values(*second, HALF), core.linear_values(second[0], weights))
 
 
@@ -53,10 +47,14 @@ def test_values_do_not_depend_on_the_returns_that_they_are_values_of(earlier: in
     torch.testing.assert_close(after[HALF], before[HALF])
 
 
-def test_the_first_rollout_is_explained_by_fitting_each_half_on_the_other() -> None:
+def test_each_half_of_the_first_rollout_has_the_values_of_the_other() -> None:
     features, returns, mask = rollout(0)
     values = make_critic().values(features, returns, mask, HALF)
-    assert explained(values, returns, mask) == pytest.approx(0.97, abs=0.03)
+    for half in (HALF, ~HALF):
+        weights = core.fit_ridge(core.regression_moments(features[~half], returns[~half], mask[~half]), 1.0)
+        torch.testing.assert_close(values[half], core.linear_values(features[half], weights))
+    errors = core.masked_moments(returns - values, mask)
+    assert core.explained_variance(errors, core.masked_moments(returns, mask)) > 0.6
 
 
 def test_a_shrinkage_is_chosen_by_what_it_predicted_of_later_rollouts() -> None:
