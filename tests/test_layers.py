@@ -28,7 +28,7 @@ class Layer:
 # The standard library is open to every layer, but for what `never` names; so are lmrl.utils, lmrl.libraries
 # (which imports one when it is used) and lmrl.deprecation.
 # safetensors, which transformers requires, is how a critic and a rollout are saved.
-OPEN_TO_ALL = ("lmrl.utils", "lmrl.libraries", "lmrl.deprecation")
+OPEN_TO_ALL = ("lmrl.utils", "lmrl.libraries", "lmrl.progress", "lmrl.deprecation")
 TRAINER_LIBRARIES = ("accelerate", "datasets", "peft", "safetensors", "torch", "transformers", "trl")
 TRAINERS = ("PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer")
 TOP = ("lmrl.arguments", "lmrl.cli", "lmrl.data", "lmrl.experiment", "lmrl.rewards", "lmrl.trainers")
@@ -45,6 +45,7 @@ LAYERS = {
     "lmrl/log_file.py": Layer(("lmrl.rollouts",), ("transformers",)),
     "lmrl/checkpoints.py": Layer(("lmrl.saving",), ("accelerate", "safetensors", "transformers")),
     "lmrl/distributed.py": Layer((), ("torch",)),
+    "lmrl/progress.py": Layer((), ()),
     "lmrl/packing.py": Layer((), ("torch",)),
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-from .progress import Prefixes, Progress, join_progress
+from lmrl.progress import Prefixes, Progress, join_progress
 
 Prompts: TypeAlias = Sequence[Any] | None
 Columns: TypeAlias = Mapping[str, Sequence[Any]]

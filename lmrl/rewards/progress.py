@@ -1,83 +1,15 @@
-"""Progress: what a reward knows of a text that is not finished yet, a few numbers before each token.
-
-A critic that sees them can value the text so far against its references. Only the text so far is read, never the
-token that comes next: otherwise the value would depend on the action that it is a baseline of.
-"""
+"""The progress of rewards that compare with references, and of those that are cheap: see lmrl/progress.py."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-# For each completion, for each of its tokens, the numbers before that token.
-Progress: TypeAlias = list[list[list[float]]]
+from lmrl.progress import Prefixes, Progress, common_beginning
 
 ORDER = 4  # of the longest n-grams
 LEAST_PRECISION = 0.05  # of the n-grams of an order, in a logarithm: none may match
 LEAST_BREVITY = -3.0  # logarithm of the brevity penalty: of no unit it is minus infinity
-
-
-@dataclass(frozen=True)
-class Prefixes:
-    """
-    The texts so far of a completion, before each of its tokens.
-
-    Args:
-        text (`str`):
-            The completion.
-        ends (`Sequence[int]`):
-            For each token the number of characters before it: rising, from 0 to at most the length of the text. A
-            character of which only some bytes are there is not counted.
-    """
-
-    text: str
-    ends: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __iter__(self) -> Iterator[str]:
-        return (self.text[:end] for end in self.ends)
-
-
-def join_progress(
-    reward_funcs: Sequence[Callable[..., Any]], prefixes: Sequence[Prefixes], **columns: Any
-) -> Progress:
-    """
-    Returns the numbers of all reward functions side by side; a function without `progress` adds none.
-
-    Args:
-        reward_funcs (list of callables):
-            Reward functions. Their `progress(prefixes=..., prompts=..., **columns)` returns for each completion, for
-            each of its tokens, the same number of numbers.
-        prefixes (list of [`Prefixes`]):
-            The texts so far of each completion.
-        **columns:
-            `prompts`, and the columns of the dataset.
-
-    Raises:
-        ValueError: If a function returns another number of completions or tokens, or unlike numbers.
-    """
-    joined: Progress = [[[] for _ in range(len(each))] for each in prefixes]
-    for reward_func in reward_funcs:
-        if hasattr(reward_func, "progress"):
-            found = reward_func.progress(prefixes=prefixes, **columns)
-            _check(getattr(reward_func, "__name__", type(reward_func).__name__), found, prefixes)
-            joined = [[a + list(b) for a, b in zip(*rows, strict=True)] for rows in zip(joined, found, strict=True)]
-    return joined
-
-
-def _check(name: str, found: Progress, prefixes: Sequence[Prefixes]) -> None:
-    tokens = [len(each) for each in prefixes]
-    given = [len(each) for each in found]
-    widths = {len(numbers) for each in found for numbers in each}
-    if given != tokens or len(widths) > 1:
-        raise ValueError(
-            f"The `progress` of the reward {name!r} must have as many numbers for each of {sum(tokens)} tokens of "
-            f"{len(tokens)} completions, got {sorted(widths)} numbers for {sum(given)} tokens of {len(given)}. Return "
-            "a list for each token."
-        )
 
 
 def words_so_far(
@@ -209,7 +141,7 @@ def _overlap_of_row(
     prefixes: Prefixes, references: _References, units: Callable[[str], Sequence[str]]
 ) -> list[list[float]]:
     overlap = _Overlap(references)
-    alike = [_common_beginning(prefixes.text, text) for text in references.texts]
+    alike = [common_beginning(prefixes.text, text) for text in references.texts]
     rows = []
     for (complete, partial), end in zip(words_so_far(prefixes, units), prefixes.ends, strict=True):
         overlap.add(complete)
@@ -229,13 +161,3 @@ def progress_as_if_ended(
     texts = [text for each in prefixes for text in each]
     scores = iter(self(completions=texts, prompts=prompts and [prompts[row] for row in rows], **inputs))
     return [[[next(scores) or 0.0] for _ in each] for each in prefixes]
-
-
-def _common_beginning(text: str, other: str) -> int:
-    """Returns the number of characters at their beginning that two texts share."""
-    shared = 0
-    for a, b in zip(text, other, strict=False):
-        if a != b:
-            break
-        shared += 1
-    return shared

@@ -7,11 +7,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar, cast
 
 from lmrl.libraries import Array, np
+from lmrl.progress import Prefixes, Progress
 from lmrl.utils import check_at_least
 
 from .algebra import Reward
 from .base import Columns, Prompts, Scores
-from .progress import Prefixes, Progress, overlap_progress
+from .progress import overlap_progress
 
 Prepared = TypeVar("Prepared")
 

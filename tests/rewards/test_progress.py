@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
+from lmrl.progress import Prefixes, join_progress
 from lmrl.rewards import BLEU, GLEU, ChrF, Clipped, EditSimilarity, ExactMatch, Keywords, Length, Rouge, TokenF1
-from lmrl.rewards.progress import Prefixes, join_progress, overlap_progress
+from lmrl.rewards.progress import overlap_progress
 
 REFERENCES = ["the cat sat on the mat .", "a cat sat there ."]
 TEXT = "the cat sat on a mat. the end"

@@ -1,11 +1,10 @@
 """Characters before each token, against decoding every beginning of the text."""
 
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lmrl.models.prefixes import TextEnds
+from lmrl.progress import PrefixFinder
 
 TEXTS = ["The cat sat.", "  two  spaces, and\na line", "naïve café, 猫が座った 🙂🙂 end", "don't -- stop!", ""]
 
@@ -53,19 +52,18 @@ def test_ends_are_those_of_every_beginning_decoded(make_tokenizer: type) -> None
     """All texts in one batch, each with an EOS; a character of which some bytes are missing is not there yet."""
     tokenizer = make_tokenizer()
     rows = [[*tokenizer(text).input_ids, tokenizer.eos_token_id] for text in TEXTS]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    for (text, ends), row in zip(TextEnds(tokenizer)(ids, mask), rows, strict=True):
+    for prefixes, row in zip(PrefixFinder(tokenizer)(rows), rows, strict=True):
+        text = prefixes.text
         assert text == tokenizer.decode(row, skip_special_tokens=True)
         beginnings = [tokenizer.decode(row[:place], skip_special_tokens=True) for place in range(len(row))]
-        assert ends == [shared(text, each.rstrip("\ufffd")) for each in beginnings]
+        assert prefixes.ends == [shared(text, each.rstrip("\ufffd")) for each in beginnings]
 
 
 def test_the_text_of_a_completion_may_hold_broken_characters() -> None:
     tokenizer = byte_level()
     first_byte_of_many = tokenizer("猫").input_ids[:1]
-    ids = torch.tensor([[*tokenizer("a").input_ids, *first_byte_of_many, *tokenizer("b").input_ids]])
-    [(text, ends)] = TextEnds(tokenizer)(ids, torch.ones_like(ids))
-    assert text == "a\ufffdb"
-    assert ends == [0, 1, 1]
+    ids = [*tokenizer("a").input_ids, *first_byte_of_many, *tokenizer("b").input_ids]
+    [prefixes] = PrefixFinder(tokenizer)([ids])
+    assert prefixes.text == "a\ufffdb"
+    assert prefixes.ends == [0, 1, 1]
+    assert list(prefixes) == ["", "a", "a"]
