@@ -19,6 +19,14 @@ from .shared_prompts import share_prompts
 CRITIC_FILE = "critic/critic.safetensors"
 
 
+class StateReader(nn.Module):
+    """In place of a [`Critic`], for one that is fitted in closed form: gives the states, and has no weights."""
+
+    def forward(self, policy_states: Tensor, read: Callable[[nn.Module | None], Tensor]) -> Tensor:
+        """Returns the policy's hidden states before each completion token, (M, D)."""
+        return policy_states.detach()
+
+
 class Critic(nn.Module):
     """
     Value of the state before each completion token, computed from hidden states by two layers.
@@ -98,11 +106,12 @@ def attach_critic(
 
 def make_critic(
     policy: PreTrainedModel, kind: str = "shared", name: str | None = None, without_dropout: bool = True
-) -> Critic:
+) -> nn.Module:
     """
     Returns a new critic of a kind, attached by [`attach_critic`] to a policy that is out of its engine: `"shared"`, a
     head on the policy's hidden states; `"adapter"`, with a LoRA adapter of its own on the policy's base; `"separate"`,
-    with a backbone of its own, a copy of the policy's or loaded by its name. A `ValueError` if it reads other tokens.
+    with a backbone of its own, a copy of the policy's or loaded by its name; `"least_squares"`, a [`StateReader`]. A
+    `ValueError` if it reads other tokens.
     """
     base = base_of(policy)
     match kind:
@@ -113,6 +122,9 @@ def make_critic(
             if without_dropout:
                 disable_dropout(backbone)
             return attach_critic(base, backbone=backbone)
+        case "least_squares":
+            base.critic = StateReader()
+            return base.critic
     return attach_critic(base)
 
 
@@ -137,6 +149,8 @@ def set_critic_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module,
     An optimizer that was made before the critic gets them.
     """
     critic = [parameter for name, parameter in model.named_parameters() if "critic." in name]
+    if not critic:
+        return
     critic_ids = {id(parameter) for parameter in critic}
     if critic_ids.isdisjoint(id(parameter) for group in optimizer.param_groups for parameter in group["params"]):
         optimizer.add_param_group({"params": [parameter for parameter in critic if parameter.requires_grad]})
@@ -163,6 +177,8 @@ def save_critic(state_dict: dict[str, Tensor], folder: str | Path) -> None:
     Writes the critic's weights, by their names in [`Critic`] and gathered from all processes, into the folder of a
     policy, as `critic/critic.safetensors`.
     """
+    if not state_dict:  # one that is fitted is in the state of the run
+        return
     complete = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state_dict.items()}
     path = Path(folder) / CRITIC_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +193,8 @@ def load_critic(critic: Critic, folder: str | Path) -> None:
         ValueError: If the folder holds no critic, or one of another shape.
     """
     path = Path(folder) / CRITIC_FILE
+    if not critic.state_dict():
+        return
     if not path.is_file():
         raise ValueError(
             f"`resume_from_checkpoint` must be a folder with a critic, got one without {path}. To start from its "

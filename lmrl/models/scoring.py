@@ -118,8 +118,9 @@ def _score(
 
 
 def scatter_to_padded(values: Tensor, mask: Tensor) -> Tensor:
-    """(N,) -> (B, T). `masked_scatter` keeps the graph also for a micro-batch without tokens."""
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+    """(N,) -> (B, T) or (N, D) -> (B, T, D). `masked_scatter` keeps the graph also of a micro-batch without tokens."""
+    padded = values.new_zeros(mask.shape + values.shape[1:])
+    return padded.masked_scatter(mask.view(mask.shape + (1,) * (values.dim() - 1)), values)
 
 
 def logit_transform(model: PreTrainedModel, temperature: float) -> LogitTransform:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 else:
     Baseline = str  # the parser of command lines knows no union: there a baseline is a name
 
-CRITICS = ("shared", "adapter", "separate")
+FIELDS_OF_TRAINED_CRITICS = ("critic_learning_rate", "vf_coef", "cliprange_value")
+CRITICS = ("shared", "adapter", "separate", "least_squares")
 
 _DISTRIBUTION = (
     "Another value changes the distribution that is sampled from, and the policy gradient needs the log-probabilities "
@@ -276,10 +277,11 @@ class PPOConfig(PolicyGradientConfig):
     num_generations: int | None = option(1, "Completions per prompt.")
     num_iterations: int = option(2, "Epochs over each rollout.")
     normalize_advantages: bool = option(True, "Whiten the advantages. Over the rollout's tokens of all processes.")
-    critic: Literal["shared", "adapter", "separate"] = option(
+    critic: Literal["shared", "adapter", "separate", "least_squares"] = option(
         "shared",
         "Kind of the critic. shared: a head on the policy's hidden states. adapter: a head on the policy's base with "
-        "a LoRA adapter of its own, where the policy has one. separate: a model of its own.",
+        "a LoRA adapter of its own, where the policy has one. separate: a model of its own. least_squares: a "
+        "regression, fitted for each rollout on the rollouts before it, which also reads the rewards' progress.",
     )
     critic_model_name_or_path: str | None = option(
         None,
@@ -293,6 +295,9 @@ class PPOConfig(PolicyGradientConfig):
     lam: float = option(1.0, "Lambda of GAE, in [0, 1]. Lower leans on the critic.")
     vf_coef: float = option(0.1, "Weight of the value loss.")
     cliprange_value: float = option(0.2, "How far a value may move in one rollout.")
+    critic_forgetting: float = option(
+        0.95, "Weight of earlier rollouts in a least_squares critic. A factor in (0, 1], for each rollout since."
+    )
     entropy_coef: float = option(0.0, "Weight of an entropy bonus.")
 
     def __post_init__(self) -> None:
@@ -307,7 +312,18 @@ class PPOConfig(PolicyGradientConfig):
                 "with critic='separate'.": name is not None and self.critic != "separate",
                 f"`gamma` must be in [0, 1], got {self.gamma}.": not 0 <= self.gamma <= 1,
                 f"`lam` must be in [0, 1], got {self.lam}.": not 0 <= self.lam <= 1,
+                f"`critic_forgetting` must be in (0, 1], got {self.critic_forgetting}.": not (
+                    0 < self.critic_forgetting <= 1
+                ),
             }
         )
-        if self.critic_learning_rate is None:
+        is_fitted = self.critic == "least_squares"
+        defaults = type(self).__dataclass_fields__
+        for field in FIELDS_OF_TRAINED_CRITICS if is_fitted else ("critic_forgetting",):
+            if getattr(self, field) != defaults[field].default:
+                raise ValueError(
+                    f"`{field}` must not be set with critic={self.critic!r}, got {getattr(self, field)}: it would not "
+                    "be read. Leave it out."
+                )
+        if self.critic_learning_rate is None and not is_fitted:
             self.critic_learning_rate = 2e-3 if self.critic == "shared" else self.learning_rate

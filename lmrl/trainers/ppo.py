@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrl import core
-from lmrl.models import Critic, ScoredCompletions, get_critic
+from lmrl.distributed import local_rows
+from lmrl.models import ScoredCompletions, get_critic
 from lmrl.models.critic import make_critic
 from lmrl.utils import refuse
 
 from .base import PolicyGradientTrainer
 from .configs import PPOConfig
+from .least_squares import LeastSquaresCritic, join_features
 from .rollout import Credit, Rollout
 
 
@@ -22,7 +25,8 @@ class PPOTrainer(PolicyGradientTrainer):
     PPO on tokens: the KL penalty at every token, the reward at the last one, advantages by GAE from a critic.
 
     The critic is a head on the policy's hidden states (`args.critic="shared"`), on the policy's base with a LoRA
-    adapter of the critic's own (`"adapter"`), or a model of its own (`"separate"`).
+    adapter of the critic's own (`"adapter"`), a model of its own (`"separate"`), or a regression that is not trained
+    but fitted ([`LeastSquaresCritic`], `"least_squares"`).
     From "Proximal Policy Optimization Algorithms" (Schulman et al., 2017, https://huggingface.co/papers/1707.06347),
     on language as in "Fine-Tuning Language Models from Human Preferences" (Ziegler et al., 2019,
     https://huggingface.co/papers/1909.08593).
@@ -39,6 +43,7 @@ class PPOTrainer(PolicyGradientTrainer):
     reported_settings = (
         "critic",
         "critic_learning_rate",
+        "critic_forgetting",
         "gamma",
         "lam",
         "vf_coef",
@@ -47,7 +52,7 @@ class PPOTrainer(PolicyGradientTrainer):
         *PolicyGradientTrainer.reported_settings,
     )
 
-    def create_critic(self, policy: PreTrainedModel) -> Critic:
+    def create_critic(self, policy: PreTrainedModel) -> nn.Module:
         """Returns the critic that the configuration names."""
         args = self.args
         is_reentrant = args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
@@ -59,18 +64,40 @@ class PPOTrainer(PolicyGradientTrainer):
                 "{'use_reentrant': False}.": args.critic == "adapter" and is_reentrant
             }
         )
+        self.fitted: LeastSquaresCritic | None = None
+        self._columns: dict[str, list[Any]] = {}  # of the newest rollout
+        if args.critic == "least_squares":
+            self.fitted = LeastSquaresCritic(args.critic_forgetting, self.accelerator, self._tokenizer)
         return make_critic(policy, args.critic, args.critic_model_name_or_path, args.disable_dropout)
 
     def on_first_rewards(self, rewards: Tensor) -> None:
         """Initializes the critic's bias to the mean reward of the first rollout."""
-        mean = torch.nanmean(self.accelerator.gather(rewards)).item()
-        get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
+        if self.fitted is None:
+            mean = torch.nanmean(self.accelerator.gather(rewards)).item()
+            get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
+
+    def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
+        """Keeps the columns of the rows, which a fitted critic reads again."""
+        self._columns = {name: [row[name] for row in inputs] for name in inputs[0] if name != "prompt"}
+        self._columns["prompts"] = prompts
+        return {}
+
+    def run_state_dict(self) -> dict[str, Any]:
+        """Adds a fitted critic."""
+        state = super().run_state_dict()
+        return state if self.fitted is None else state | {"critic": self.fitted.state_dict()}
+
+    def load_run_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a fitted critic, too."""
+        super().load_run_state_dict(state)
+        if self.fitted is not None:
+            self.fitted.load_state_dict(state.get("critic"))
 
     def credit(self, rollout: Rollout) -> Credit:
         """Returns advantages and returns, (B, T)."""
         mask = rollout.completion_mask
-        values = rollout.old_values
         token_rewards = core.place_at_end(rollout.rewards, mask) - self.reference.penalty(rollout, self.beta)
+        values = rollout.old_values if self.fitted is None else self._fitted_values(rollout, token_rewards)
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
 
@@ -81,26 +108,57 @@ class PPOTrainer(PolicyGradientTrainer):
 
         if self.args.normalize_advantages:
             advantages = core.standardize(advantages, self.meter.moments(advantages, mask))
-        return Credit(advantages=advantages * mask, returns=returns)
+        return Credit(advantages=advantages * mask, returns=returns, values=values)
+
+    def _fitted_values(self, rollout: Rollout, token_rewards: Tensor) -> Tensor:
+        """Returns the values of a regression, (B, T), which then learns this rollout, too."""
+        fitted = self.fitted
+        assert fitted is not None
+        mask = rollout.completion_mask
+        returns = core.discounted_returns(token_rewards, mask, self.args.gamma)
+        with self.meter.clock("reward"):
+            rewards = [reward.reward_func for reward in self.reward_funcs]
+            progress = fitted.progress(rewards, rollout.completion_ids, mask, self._columns)
+        group = self.completions_per_prompt
+        numbers = [progress]
+        if group > 1:  # what the other completions of the prompt got
+            others = local_rows(core.leave_one_out(self.accelerator.gather(rollout.rewards), group))
+            numbers.append(others.nan_to_num(0.0).view(-1, 1, 1).expand(-1, mask.shape[1], 1))
+        features = join_features(rollout.old_values, torch.cat(numbers, dim=-1))
+        rows = torch.arange(len(mask), device=mask.device) + len(mask) * self.accelerator.process_index
+        values = fitted.values(features, returns, mask, half=rows // group % 2 == 1)
+        if self.model.training:
+            fitted.update(features, returns, mask)
+        return values
 
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
         """Returns the loss, averaged over the tokens of the rollout: each token weighs the same in any batch."""
         mask = rollout.completion_mask
         clip = (rollout.old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high)
-        value_range = self.args.cliprange_value
         policy_loss = core.clipped_policy_loss(scored.log_probs, *clip)
-        value_loss = core.clipped_value_loss(scored.state_values, rollout.old_values, rollout.returns, value_range)
+        per_token = policy_loss
+        if self.fitted is None:
+            per_token = policy_loss + self.args.vf_coef * self._value_loss(scored, rollout)
         with torch.no_grad():
             self.meter.log_clipping(*core.clipped(scored.log_probs, *clip), mask)
-            value_clipped = (scored.state_values - rollout.old_values).abs() > value_range
             means = {
                 "policy/loss": core.masked_mean(policy_loss, mask),
                 "policy/approx_kl": core.approximate_kl(scored.log_probs, rollout.old_log_probs, mask),
-                "value/loss": core.masked_mean(value_loss, mask),
-                "value/clip_ratio": core.masked_mean(value_clipped.float(), mask),
             }
             self.meter.log_weighted(means, weight=mask.sum())
-        per_token = policy_loss + self.args.vf_coef * value_loss
         if self.args.entropy_coef:
             per_token = per_token - self.args.entropy_coef * scored.entropy
         return core.masked_sum(per_token, mask) / (len(mask) * rollout.mean_length[0])
+
+    def _value_loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
+        """Returns the loss of a critic that is trained, (B, T)."""
+        mask = rollout.completion_mask
+        limit = self.args.cliprange_value
+        value_loss = core.clipped_value_loss(scored.state_values, rollout.old_values, rollout.returns, limit)
+        clipped = (scored.state_values - rollout.old_values).abs() > limit
+        means = {
+            "value/loss": core.masked_mean(value_loss.detach(), mask),
+            "value/clip_ratio": core.masked_mean(clipped.float(), mask),
+        }
+        self.meter.log_weighted(means, weight=mask.sum())
+        return value_loss

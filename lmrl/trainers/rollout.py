@@ -20,12 +20,15 @@ class Credit:
             How much better than expected each completion was, or each token.
         returns (`torch.Tensor` of shape `(B, T)`, *optional*):
             What a critic's values should have been.
+        values (`torch.Tensor` of shape `(B, T)`, *optional*):
+            Values in place of what the pass of the policy gave as `old_values`.
         extra (`dict[str, torch.Tensor]`, *optional*):
             Further tensors that the loss reads, each with B rows, by names that no field of [`Rollout`] has.
     """
 
     advantages: Tensor
     returns: Tensor | None = None
+    values: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -138,6 +141,7 @@ class Rollout:
             )
         return replace(
             self,
+            old_values=self.old_values if credit.values is None else credit.values,
             advantages=credit.advantages.nan_to_num(0.0),
             returns=None if credit.returns is None else credit.returns.nan_to_num(0.0),
             extra={**self.extra, **{name: tensor.nan_to_num(0.0) for name, tensor in credit.extra.items()}},

@@ -36,7 +36,7 @@ def test_reinforce_learns_a_bandit(baseline: str, gpt2_path: str, tmp_path: Path
     assert first < 0.2 and last > first + 0.4, (first, last)
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize("critic", ["shared", "separate", "least_squares"])
 def test_ppo_learns_a_bandit(critic: str, gpt2_path: str, tmp_path: Path) -> None:
     first, last = _bandit("ppo", gpt2_path, tmp_path, critic=critic, num_iterations=2, num_generations=4)
     assert first < 0.2 and last > first + 0.4, (first, last)
@@ -97,10 +97,18 @@ def test_greedy_completions_are_greedy_and_sampled_ones_are_not(gpt2_path: str, 
     assert len({tuple(row) for row in sampled}) > 1
 
 
-@pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
-def test_the_expected_gradient_of_the_trainer_is_the_exact_one(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "extra"),
+    [
+        ("reinforce", {"baseline": "none"}),
+        ("ppo", {"normalize_advantages": False, "vf_coef": 0.0}),
+        ("ppo", {"normalize_advantages": False, "critic": "least_squares"}),
+    ],
+)
+def test_the_expected_gradient_of_the_trainer_is_the_exact_one(
+    algorithm: str, extra: dict[str, Any], gpt2_path: str, tmp_path: Path
+) -> None:
     """Every completion of one token, then of two: weighted by probability, the loss has d E[r - beta KL]."""
-    extra = {"baseline": "none"} if algorithm == "reinforce" else {"normalize_advantages": False, "vf_coef": 0.0}
     trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, num_generations=1, beta=0.3, **extra)
     with torch.no_grad():  # a policy that is not its reference any more
         trainer.model.transformer.wte.weight.add_(0.05 * torch.randn_like(trainer.model.transformer.wte.weight))
@@ -120,6 +128,8 @@ def test_the_expected_gradient_of_the_trainer_is_the_exact_one(algorithm: str, g
         reference = trainer.scorer.forward(trainer.ref_model, rollout)
     rollout = replace(rollout.with_policy_pass(old), ref_log_probs=reference.log_probs)
     trainer._metrics["train"]["kl"].append(0.0)
+    if extra.get("critic") == "least_squares":  # values that another rollout was fitted to
+        trainer.credit(replace(rollout, rewards=rewards.flip(0) + 2))
     rollout = trainer._with_credit(rollout)
     probs = old.log_probs.sum(1).exp()
     # The loss is a mean over rows: weigh row i by B * p_i through its advantage.

@@ -28,12 +28,14 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
     """Train one rollout of eight completions, two epochs of it for PPO."""
     gradients = Gradients()
     extra: dict[str, Any] = {"kl_target": 1.0, "kl_horizon": 100.0}
-    if kind != "full":
+    if kind not in ("full", "least_squares"):
         from peft import LoraConfig
 
         extra["peft_config"] = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
     if kind == "critic_adapter":
         extra["critic"] = "adapter"
+    if kind == "least_squares":
+        extra["critic"] = "least_squares"
     trainer = make_trainer(
         algorithm,
         model,

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from lmrl import core
+from lmrl.rewards import BLEU, Length
 from lmrl.trainers.least_squares import SHRINKAGES, LeastSquaresCritic, join_features, state_features
+from tests.tiny import tiny_tokenizer
 
 BATCH, TOKENS, FEATURES = 16, 6, 4
 HALF = torch.arange(BATCH) // 4 % 2 == 1  # prompts of 4 completions each
@@ -23,7 +26,7 @@ def rollout(seed: int, noise: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
 
 def make_critic(forgetting: float = 0.95) -> LeastSquaresCritic:
     """Returns a critic of a single process."""
-    return LeastSquaresCritic(forgetting, lambda tensor: tensor)
+    return LeastSquaresCritic(forgetting, Accelerator(cpu=True), tiny_tokenizer())
 
 
 def test_values_of_a_second_rollout_are_those_of_the_regression_on_the_first() -> None:
@@ -71,29 +74,19 @@ def test_forgetting_weighs_rollouts_by_their_age() -> None:
     moments = [core.regression_moments(*rollout(seed)) for seed in range(3)]
     for seed in range(3):
         critic.update(*rollout(seed))
-    expected = 0.25 * moments[0] + 0.5 * moments[1] + moments[2]
-    torch.testing.assert_close(critic.state_dict()["moments"], expected)
+    weights = core.fit_ridge(0.25 * moments[0] + 0.5 * moments[1] + moments[2], critic.shrinkage)
+    features, returns, mask = rollout(4)
+    torch.testing.assert_close(critic.values(features, returns, mask, HALF), core.linear_values(features, weights))
 
 
 def test_a_restored_critic_goes_on_bit_for_bit() -> None:
     critic, restored = make_critic(), make_critic()
     for seed in range(3):
         critic.update(*rollout(seed))
-    restored.load_state_dict(critic.state_dict(), torch.device("cpu"))
+    restored.load_state_dict(critic.state_dict())
     critic.update(*rollout(3))
     restored.update(*rollout(3))
     assert torch.equal(critic.values(*rollout(4), HALF), restored.values(*rollout(4), HALF))
-
-
-def test_parts_on_two_processes_give_the_critic_of_the_rollout() -> None:
-    """The sum over processes, here of two halves whose moments are added by hand."""
-    features, returns, mask = rollout(0)
-    other = core.regression_moments(features[8:], returns[8:], mask[8:])
-    part = LeastSquaresCritic(0.95, lambda tensor: tensor + other)
-    part.update(features[:8], returns[:8], mask[:8])
-    complete = make_critic()
-    complete.update(features, returns, mask)
-    torch.testing.assert_close(part.values(*rollout(1), HALF), complete.values(*rollout(1), HALF))
 
 
 def test_wide_states_are_projected_alike_each_time() -> None:
@@ -108,3 +101,26 @@ def test_features_have_the_place_of_the_token_and_its_products() -> None:
     states = torch.tensor([[[5.0], [6.0]]])
     others = torch.tensor([[[2.0], [3.0]]])
     assert join_features(states, others).tolist() == [[[5.0, 2.0, 0.0, 0.0], [6.0, 3.0, 1.0, 3.0]]]
+
+
+def test_progress_is_padded_with_zeros_where_no_token_counts() -> None:
+    """Of the text so far, which is empty before the first token."""
+    critic = make_critic()
+    tokenizer = tiny_tokenizer()
+    rows = [tokenizer(text).input_ids for text in ("a b c", "b")]
+    ids = torch.tensor([row + [0] * (len(rows[0]) - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (len(rows[0]) - len(row)) for row in rows])
+    columns = {"prompts": ["p", "p"], "references": [["a b"], ["b"]]}
+    numbers = critic.progress([BLEU(), Length(2), len], ids, mask, columns)
+    assert numbers.shape == (*mask.shape, 19)
+    assert numbers[..., 0].tolist() == [[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]
+    assert numbers[..., 18].tolist() == [[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]
+
+
+def test_without_any_progress_there_are_no_numbers() -> None:
+    assert make_critic().progress([len], torch.ones(2, 3).long(), torch.ones(2, 3), {}).shape == (2, 3, 0)
+
+
+def test_the_state_of_another_critic_is_refused() -> None:
+    with pytest.raises(ValueError, match="`resume_from_checkpoint` must be of a run with critic='least_squares'"):
+        make_critic().load_state_dict(None)
