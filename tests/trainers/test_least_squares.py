@@ -1,5 +1,7 @@
 """The critic in closed form: what it has seen, what it forgets, and what its values may not depend on."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -9,6 +11,7 @@ from lmrl import core
 from lmrl.rewards import BLEU, Length
 from lmrl.trainers.least_squares import SHRINKAGES, LeastSquaresCritic, join_features, state_features
 from tests.tiny import tiny_tokenizer
+from tests.training import make_trainer
 
 BATCH, TOKENS, FEATURES = 16, 6, 4
 HALF = torch.arange(BATCH) // 4 % 2 == 1  # prompts of 4 completions each
@@ -124,3 +127,18 @@ def test_without_any_progress_there_are_no_numbers() -> None:
 def test_the_state_of_another_critic_is_refused() -> None:
     with pytest.raises(ValueError, match="`resume_from_checkpoint` must be of a run with critic='least_squares'"):
         make_critic().load_state_dict(None)
+
+
+def test_a_resumed_run_has_the_critic_and_the_weights_of_one_that_was_not_stopped(
+    gpt2_path: str, tmp_path: Path
+) -> None:
+    """Saved in the middle of a rollout's two epochs, after a rollout that was fitted."""
+    options = {"critic": "least_squares", "num_generations": 2, "save_strategy": "steps", "save_steps": 3}
+    straight = make_trainer("ppo", gpt2_path, tmp_path, max_steps=6, num_iterations=2, **options)
+    straight.train()
+    resumed = make_trainer("ppo", gpt2_path, tmp_path, max_steps=6, num_iterations=2, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.fitted is not None
+    assert resumed.fitted.state_dict() == straight.fitted.state_dict()
+    for one, other in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
