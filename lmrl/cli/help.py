@@ -63,7 +63,11 @@ _COMMON: dict[str, dict[str, str]] = {
         "push_to_hub": "Upload the model to the hub.",
     },
 }
-_ADVANCED = ("critic_forgetting", "rollouts_to_save", "scoring_pass")  # arguments of lmrl that `--help all` alone prints
+_ADVANCED = (
+    "critic_forgetting",
+    "rollouts_to_save",
+    "scoring_pass",
+)  # arguments of lmrl that `--help all` alone prints
 _LAST = ("Evaluation", "Output")  # the trainer's own group stands before these
 _REST = "Other arguments of TRL and transformers"
 

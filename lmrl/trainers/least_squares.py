@@ -58,15 +58,8 @@ class LeastSquaresCritic:
         columns: Mapping[str, Sequence[Any]],
     ) -> Tensor:
         """
-        Returns what rewards know of the texts so far, (B, T, K): see [`~lmrl.progress.join_progress`].
-
-        Args:
-            reward_funcs (list of callables):
-                Reward functions; those without `progress` give no numbers, and K may be 0.
-            completion_ids (`torch.Tensor` of shape `(B, T)`):
-                Tokens of the completions.
-            columns (`dict` of lists):
-                `prompts` and the columns of the dataset, a value per completion.
+        Returns what rewards know of the texts so far, (B, T, K): see [`~lmrl.progress.join_progress`]. `columns` are
+        `prompts` and the columns of the dataset, with a value per completion. K is 0 if no reward has `progress`.
         """
         rows = [ids[kept].tolist() for ids, kept in zip(completion_ids, mask.bool(), strict=True)]
         numbers = join_progress(reward_funcs, self._find_prefixes(rows), **columns)
@@ -143,10 +136,7 @@ class LeastSquaresCritic:
 
 
 def state_features(states: Tensor) -> Tensor:
-    """
-    Returns states (B, T, D) as features of at most `MAX_WIDTH` columns, of wider ones a random projection, always the
-    same.
-    """
+    """Returns states (B, T, D) as at most `MAX_WIDTH` features each, of wider ones always the same projection."""
     width = states.shape[-1]
     if width <= MAX_WIDTH:
         return states.float()
