@@ -101,7 +101,7 @@ class BLEU(SummedReward[list[Tokens]]):
         """Returns the tokens of a text."""
         return self._tokens(text)
 
-    words = units
+    progress_units = units
 
     def batch_statistics(self, completions: Sequence[str], prepared: Sequence[list[Tokens]]) -> list[list[int]]:
         """
@@ -154,7 +154,7 @@ class GLEU(ReferenceReward[list[Tokens]]):
         """Returns the tokens of a text."""
         return self._tokens(text)
 
-    words = units
+    progress_units = units
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the GLEU of each completion with its best reference, in [0, 1]."""

@@ -87,7 +87,7 @@ class ChrF(SummedReward[list[list[Symbols]]]):
         symbols: list[Symbols] = ["".join(text.split())] if self.char_order else []
         return [*symbols, _words(text)] if self.word_order else symbols
 
-    def words(self, text: str) -> Sequence[str]:
+    def progress_units(self, text: str) -> Sequence[str]:
         """Returns the characters that its `progress` counts."""
         return "".join((text.lower() if self.lowercase else text).split())
 

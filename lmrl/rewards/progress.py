@@ -41,7 +41,7 @@ class _References:
         split = [units(text) for text in texts]
         self.lengths = [len(reference) for reference in split]
         self.mean_length = sum(self.lengths) / len(self.lengths)
-        self.unigrams = [Counter((unit,) for unit in reference) for reference in split]
+        self.unigrams: list[Counter[tuple[str, ...]]] = [Counter((unit,) for unit in text) for text in split]
         # How often a gram may occur: as often as in the reference that has it most often.
         self.allowed: dict[tuple[str, ...], int] = {}
         for reference in split:

@@ -68,7 +68,7 @@ class ReferenceReward(Reward, Generic[Prepared]):
         prepared = self._prepare_rows(columns[self.column])
         return [self.score(text, row) for text, row in zip(completions, prepared, strict=True)]
 
-    def words(self, text: str) -> Sequence[str]:
+    def progress_units(self, text: str) -> Sequence[str]:
         """Returns what its `progress` counts of a text: here what white space separates."""
         return text.split()
 
@@ -76,7 +76,7 @@ class ReferenceReward(Reward, Generic[Prepared]):
         """Returns [`~lmrl.rewards.progress.overlap_progress`] of its words and references."""
         values = columns[self.column]
         references = [self._checked_references(row, value) for row, value in enumerate(values)]
-        return overlap_progress(prefixes, references, self.words)
+        return overlap_progress(prefixes, references, self.progress_units)
 
     def _prepare_rows(self, values: Sequence[Any]) -> list[Prepared]:
         references = [self._checked_references(row, value) for row, value in enumerate(values)]

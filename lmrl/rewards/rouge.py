@@ -162,7 +162,7 @@ class Rouge(ReferenceReward[list[Units]]):
         grams = occurrences(tokens if order == 1 else ngrams(tokens, order))
         return len(grams), grams
 
-    def words(self, text: str) -> Sequence[str]:
+    def progress_units(self, text: str) -> Sequence[str]:
         """Returns the words that its `progress` counts."""
         return self._words(text)
 

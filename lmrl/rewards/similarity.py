@@ -81,7 +81,7 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
         """Returns the words of a text."""
         return occurrences(_NORMALIZATIONS[self.normalize](text).split())
 
-    def words(self, text: str) -> Sequence[str]:
+    def progress_units(self, text: str) -> Sequence[str]:
         """Returns the words that its `progress` counts."""
         return _NORMALIZATIONS[self.normalize](text).split()
 
@@ -120,7 +120,7 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
         """Returns the characters or the words of a text."""
         return _UNITS[self.unit](text)
 
-    words = units
+    progress_units = units
 
     def score(self, completion: str, prepared: list[Sequence[str]]) -> float:
         """Returns the similarity of a completion to its best reference, in [0, 1]."""

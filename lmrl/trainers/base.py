@@ -134,7 +134,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         """
         raise NotImplementedError
 
-    def create_critic(self, policy: PreTrainedModel) -> models.Critic | None:
+    def create_critic(self, policy: PreTrainedModel) -> nn.Module | None:
         """Returns a new critic, attached by [`~lmrl.models.attach_critic`], to train at the `critic_learning_rate`."""
         return None
 
