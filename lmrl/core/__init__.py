@@ -22,7 +22,7 @@ Losses, estimates, baselines, returns and whitened values have the shape of thei
 from .baselines import BASELINES, batch_mean, leave_one_out, moving_average, update_average
 from .diagnostics import approximate_kl, clipped, explained_variance
 from .kl import adaptive_coefficient, k1, k2, k3, sequence_kl
-from .least_squares import fit_ridge, linear_values, regression_moments, squared_error
+from .least_squares import fit_ridge, join_features, linear_values, regression_moments, squared_error
 from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
 from .masking import last_index, masked_mean, masked_moments, masked_sum, standardize, whiten
 from .returns import discounted_returns, generalized_advantages, place_at_end
@@ -41,6 +41,7 @@ __all__ = [
     "explained_variance",
     "fit_ridge",
     "generalized_advantages",
+    "join_features",
     "k1",
     "k2",
     "k3",

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .checks import check_shapes
 
+MAX_WIDTH = 1_024  # of the states: the fit costs the third power of it
+PROJECTION_SEED = 0
 CONSTANT = 1e-12  # share of a feature's mean square below which its variance is a rounding error of a constant
 
 
@@ -76,3 +78,26 @@ def linear_values(features: Tensor, weights: Tensor) -> Tensor:
     check_shapes(3, features=features)
     check_shapes(1, weights=weights)
     return (features.double() @ weights[1:] + weights[0]).float()
+
+
+def _narrow(states: Tensor) -> Tensor:
+    """Returns states (B, T, D) as at most `MAX_WIDTH` features each, of wider ones always the same projection."""
+    width = states.shape[-1]
+    if width <= MAX_WIDTH:
+        return states.float()
+    generator = torch.Generator().manual_seed(PROJECTION_SEED)
+    projection = torch.randn(width, MAX_WIDTH, generator=generator) / MAX_WIDTH**0.5
+    return states.float() @ projection.to(states.device)
+
+
+def join_features(states: Tensor, others: Tensor) -> Tensor:
+    """
+    Returns the features of a critic, (B, T, F): states (B, T, D), of which wide ones are projected, other numbers
+    known of the text so far, (B, T, K), the number of the token, and its products with those others, which mean
+    something else at the end than at the beginning.
+    """
+    check_shapes(3, states=states)
+    check_shapes(3, others=others)
+    place = torch.arange(states.shape[1], device=states.device, dtype=torch.float32)
+    place = place.view(1, -1, 1).expand(len(states), -1, 1)
+    return torch.cat([_narrow(states), others, place, others * place], dim=-1)

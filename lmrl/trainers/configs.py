@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 else:
     Baseline = str  # the parser of command lines knows no union: there a baseline is a name
 
-FIELDS_OF_TRAINED_CRITICS = ("critic_learning_rate", "vf_coef", "cliprange_value")
 CRITICS = ("shared", "adapter", "separate", "least_squares")
 
 _DISTRIBUTION = (
@@ -306,24 +305,20 @@ class PPOConfig(PolicyGradientConfig):
         check_at_least(0, vf_coef=self.vf_coef, critic_learning_rate=self.critic_learning_rate)
         check_above(0, cliprange_value=self.cliprange_value)
         name = self.critic_model_name_or_path
+        forgetting = self.critic_forgetting
         refuse(
             {
                 f"`critic_model_name_or_path` must be None with critic={self.critic!r}, got {name!r}. It is only read "
                 "with critic='separate'.": name is not None and self.critic != "separate",
                 f"`gamma` must be in [0, 1], got {self.gamma}.": not 0 <= self.gamma <= 1,
                 f"`lam` must be in [0, 1], got {self.lam}.": not 0 <= self.lam <= 1,
-                f"`critic_forgetting` must be in (0, 1], got {self.critic_forgetting}.": not (
-                    0 < self.critic_forgetting <= 1
-                ),
+                f"`critic_forgetting` must be in (0, 1], got {forgetting}.": not 0 < forgetting <= 1,
             }
         )
-        is_fitted = self.critic == "least_squares"
-        defaults = type(self).__dataclass_fields__
-        for field in FIELDS_OF_TRAINED_CRITICS if is_fitted else ("critic_forgetting",):
-            if getattr(self, field) != defaults[field].default:
-                raise ValueError(
-                    f"`{field}` must not be set with critic={self.critic!r}, got {getattr(self, field)}: it would not "
-                    "be read. Leave it out."
-                )
-        if self.critic_learning_rate is None and not is_fitted:
+        if self.critic == "least_squares":
+            trained = ("critic_learning_rate", "vf_coef", "cliprange_value")
+            check_unread(self, trained, "critic='least_squares'", "with")
+            return
+        check_unread(self, ["critic_forgetting"], "critic='least_squares'")
+        if self.critic_learning_rate is None:
             self.critic_learning_rate = 2e-3 if self.critic == "shared" else self.learning_rate

@@ -15,8 +15,6 @@ from lmrl.progress import PrefixFinder, join_progress
 # Candidates for the shrinkage; the one that has predicted rollouts best before they were fitted is taken.
 SHRINKAGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 FIRST_CHOICE = SHRINKAGES.index(1.0)  # as long as none has predicted anything
-MAX_WIDTH = 1_024  # of the states: the fit costs the third power of it
-PROJECTION_SEED = 0
 
 
 class LeastSquaresCritic:
@@ -118,12 +116,7 @@ class LeastSquaresCritic:
         return base64.b64encode(save({name: tensor.cpu() for name, tensor in tensors.items()})).decode()
 
     def load_state_dict(self, state: str | None) -> None:
-        """
-        Loads what [`~LeastSquaresCritic.state_dict`] returned.
-
-        Raises:
-            ValueError: If it is of no critic of this kind.
-        """
+        """Loads what [`~LeastSquaresCritic.state_dict`] returned; a `ValueError` if it is of another critic."""
         if not state:
             raise ValueError(
                 "`resume_from_checkpoint` must be of a run with critic='least_squares', got one without its sums. Use "
@@ -133,23 +126,3 @@ class LeastSquaresCritic:
         self._moments = tensors["moments"].to(self._accelerator.device)
         self._weights = tensors["weights"].to(self._accelerator.device)
         self._errors = tensors["errors"]
-
-
-def state_features(states: Tensor) -> Tensor:
-    """Returns states (B, T, D) as at most `MAX_WIDTH` features each, of wider ones always the same projection."""
-    width = states.shape[-1]
-    if width <= MAX_WIDTH:
-        return states.float()
-    generator = torch.Generator().manual_seed(PROJECTION_SEED)
-    projection = torch.randn(width, MAX_WIDTH, generator=generator) / MAX_WIDTH**0.5
-    return states.float() @ projection.to(states.device)
-
-
-def join_features(states: Tensor, others: Tensor) -> Tensor:
-    """
-    Returns the features of the critic: states, other numbers known of the text so far, (B, T, K), the number of the
-    token, and its products with the other numbers, which mean something else at the end than at the beginning.
-    """
-    place = torch.arange(states.shape[1], device=states.device, dtype=torch.float32)
-    place = place.view(1, -1, 1).expand(len(states), -1, 1)
-    return torch.cat([state_features(states), others, place, others * place], dim=-1)

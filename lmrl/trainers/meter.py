@@ -74,14 +74,12 @@ class Meter:
         self.log_ratio(name, total, count)
         return float(total / max(count, 1))
 
-    def log_moments(self, name: str, values: Tensor, mask: Tensor) -> Tensor:
-        """Logs `<name>/mean` and `<name>/std` over all processes; returns the moments."""
-        moments = self.moments(values, mask)
-        count, total, squares = moments.unbind()
+    def log_moments(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Logs `<name>/mean` and `<name>/std` over all processes."""
+        count, total, squares = self.moments(values, mask).unbind()
         variance = (squares - total * total / count.clamp(min=1)) / (count - 1).clamp(min=1)
         self.log(f"{name}/mean", total / count.clamp(min=1))
         self.log(f"{name}/std", variance.clamp(min=0).sqrt())
-        return moments
 
     def log_weighted(self, means: Mapping[str, Tensor], weight: Tensor) -> None:
         """Logs means over this batch on all processes, each of which has `weight` values that its means are of."""

@@ -16,7 +16,7 @@ from lmrl.utils import refuse
 
 from .base import PolicyGradientTrainer
 from .configs import PPOConfig
-from .least_squares import LeastSquaresCritic, join_features
+from .least_squares import LeastSquaresCritic
 from .rollout import Credit, Rollout
 
 
@@ -97,25 +97,27 @@ class PPOTrainer(PolicyGradientTrainer):
         """Returns advantages and returns, (B, T)."""
         mask = rollout.completion_mask
         token_rewards = core.place_at_end(rollout.rewards, mask) - self.reference.penalty(rollout, self.beta)
-        values = rollout.old_values if self.fitted is None else self._fitted_values(rollout, token_rewards)
+        to_come = core.discounted_returns(token_rewards, mask, self.args.gamma)
+        values = rollout.old_values if self.fitted is None else self._fitted_values(rollout, to_come)
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
 
-        return_moments = self.meter.log_moments("returns", returns, mask)
-        error_moments = self.meter.moments(returns - values, mask)
-        self.meter.log("value/explained_variance", core.explained_variance(error_moments, return_moments))
+        self.meter.log_moments("returns", returns, mask)
+        # Of what came, and not of the returns with lam below 1, which are made of the values themselves.
+        error_moments = self.meter.moments(to_come - values, mask)
+        explained = core.explained_variance(error_moments, self.meter.moments(to_come, mask))
+        self.meter.log("value/explained_variance", explained)
         self.meter.log_mean("value/mean", values, mask)
 
         if self.args.normalize_advantages:
             advantages = core.standardize(advantages, self.meter.moments(advantages, mask))
         return Credit(advantages=advantages * mask, returns=returns, values=values)
 
-    def _fitted_values(self, rollout: Rollout, token_rewards: Tensor) -> Tensor:
+    def _fitted_values(self, rollout: Rollout, returns: Tensor) -> Tensor:
         """Returns the values of a regression, (B, T), which then learns this rollout, too."""
         fitted = self.fitted
         assert fitted is not None
         mask = rollout.completion_mask
-        returns = core.discounted_returns(token_rewards, mask, self.args.gamma)
         with self.meter.clock("reward"):
             rewards = [reward.reward_func for reward in self.reward_funcs]
             progress = fitted.progress(rewards, rollout.completion_ids, mask, self._columns)
@@ -124,7 +126,7 @@ class PPOTrainer(PolicyGradientTrainer):
         if group > 1:  # what the other completions of the prompt got
             others = local_rows(core.leave_one_out(self.accelerator.gather(rollout.rewards), group))
             numbers.append(others.nan_to_num(0.0).view(-1, 1, 1).expand(-1, mask.shape[1], 1))
-        features = join_features(rollout.old_values, torch.cat(numbers, dim=-1))
+        features = core.join_features(rollout.old_values, torch.cat(numbers, dim=-1))
         rows = torch.arange(len(mask), device=mask.device) + len(mask) * self.accelerator.process_index
         values = fitted.values(features, returns, mask, half=rows // group % 2 == 1)
         if self.model.training:

@@ -108,6 +108,21 @@ def test_the_squared_error_needs_the_moments_alone() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
+def test_wide_states_are_projected_alike_each_time() -> None:
+    states = torch.randn(2, 3, 1_500)
+    features = core.join_features(states, states[..., :0])
+    assert features.shape == (2, 3, 1_025)
+    assert torch.equal(core.join_features(states, states[..., :0]), features)
+    norms = features[..., :-1].norm(dim=-1) / states.norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones(2, 3), rtol=0.15, atol=0)
+
+
+def test_features_have_the_place_of_the_token_and_its_products() -> None:
+    states = torch.tensor([[[5.0], [6.0]]])
+    others = torch.tensor([[[2.0], [3.0]]])
+    assert core.join_features(states, others).tolist() == [[[5.0, 2.0, 0.0, 0.0], [6.0, 3.0, 1.0, 3.0]]]
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     features, targets, mask = sample()
     with pytest.raises(ValueError, match=r"`features` must have 3 dimensions, got shape \(12, 7\)"):

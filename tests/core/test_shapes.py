@@ -34,6 +34,7 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
     "regression_moments": (core.regression_moments, (BT, BT, BT), "features"),
     "fit_ridge": (core.fit_ridge, (B, 0.1), "moments"),
     "squared_error": (core.squared_error, (B, B), "moments"),
+    "join_features": (core.join_features, (BT, CUBE), "states"),
     "linear_values": (core.linear_values, (BT, B), "features"),
     "ended": (core.ended, (BT, B, [1]), "mask"),
     "weighted_rewards": (core.weighted_rewards, (B, B), "per_func"),

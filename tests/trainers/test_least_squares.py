@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lmrl import core
 from lmrl.rewards import BLEU, Length
-from lmrl.trainers.least_squares import SHRINKAGES, LeastSquaresCritic, join_features, state_features
+from lmrl.trainers.least_squares import SHRINKAGES, LeastSquaresCritic
 from tests.tiny import tiny_tokenizer
 from tests.training import make_trainer
 
@@ -90,20 +90,6 @@ def test_a_restored_critic_goes_on_bit_for_bit() -> None:
     critic.update(*rollout(3))
     restored.update(*rollout(3))
     assert torch.equal(critic.values(*rollout(4), HALF), restored.values(*rollout(4), HALF))
-
-
-def test_wide_states_are_projected_alike_each_time() -> None:
-    states = torch.randn(2, 3, 1_500)
-    assert state_features(states).shape == (2, 3, 1_024)
-    assert torch.equal(state_features(states), state_features(states))
-    norms = state_features(states).norm(dim=-1) / states.norm(dim=-1)
-    torch.testing.assert_close(norms, torch.ones(2, 3), rtol=0.15, atol=0)
-
-
-def test_features_have_the_place_of_the_token_and_its_products() -> None:
-    states = torch.tensor([[[5.0], [6.0]]])
-    others = torch.tensor([[[2.0], [3.0]]])
-    assert join_features(states, others).tolist() == [[[5.0, 2.0, 0.0, 0.0], [6.0, 3.0, 1.0, 3.0]]]
 
 
 def test_progress_is_padded_with_zeros_where_no_token_counts() -> None:
