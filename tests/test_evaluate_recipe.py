@@ -161,10 +161,11 @@ def test_long_prompts_are_dropped_or_cut_as_in_training(recipe, llama_path, rows
     status, _, err = recipe("evaluate_gen", *argv)
     assert status == 2 and "got 1, and 1 of 2 prompts are longer: the longest has 2 tokens" in err
     for choice, rows, done in (("drop", 1, "Dropped their rows, 1 are left"), ("cut_end", 2, "Cut off their ends")):
-        status, _, err = recipe("evaluate_gen", *argv, "--long_prompts", choice)
+        status, _, err = recipe("evaluate_gen", *argv, "--long_prompts", choice, "--overwrite")
         assert status == 0 and done in caplog.text, err
-        (label,) = (path.stem for path in (tmp_path / "runs" / "evaluation").glob("*.json") if path.stem != "report")
-        assert found(tmp_path / "runs" / "evaluation", label)["data"]["rows"] == rows
+        assert found(tmp_path / "runs" / "evaluation", Path(llama_path).name)["data"]["rows"] == rows
+    status, out, err = recipe("evaluate_gen", *argv, "--long_prompts", "drop")
+    assert (status, out) == (2, "") and "`eval_output_dir` must be a folder without the results of an earlier" in err
     status, _, err = recipe("evaluate_gen", "--dataset_name", rows_path, "--max_train_rows", "1")
     assert status == 2 and "Unknown argument `--max_train_rows`" in err
 

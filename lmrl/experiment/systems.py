@@ -18,7 +18,7 @@ from lmrl.evaluation import (
     read_outputs,
     report,
 )
-from lmrl.evaluation.evaluate import TOTAL_REWARD
+from lmrl.evaluation.evaluate import TOTAL_REWARD, rewards_by_name
 from lmrl.evaluation.metrics import metric_names
 from lmrl.experiment.banner import print_evaluation_banner
 from lmrl.experiment.evaluators import check_primary, load_frozen_models, weights_by_name
@@ -141,7 +141,7 @@ class SystemEvaluator:
                 folder,
                 tokenizer=next(iter(self.tokenizers.values()), None),
                 decoding=self.decoding,
-                metrics=[reward_name(reward) for reward in self.reward_funcs],
+                metrics=list(rewards_by_name(self.reward_funcs)),
                 device=self.loading["device"],
                 dtype=self.loading["dtype"],
             )
