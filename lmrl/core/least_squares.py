@@ -87,7 +87,8 @@ def _narrow(states: Tensor) -> Tensor:
         return states.float()
     generator = torch.Generator().manual_seed(PROJECTION_SEED)
     projection = torch.randn(width, MAX_WIDTH, generator=generator) / MAX_WIDTH**0.5
-    return states.float() @ projection.to(states.device)
+    projected: Tensor = states.float() @ projection.to(states.device)
+    return projected
 
 
 def join_features(states: Tensor, others: Tensor) -> Tensor:
