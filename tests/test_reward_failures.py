@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmrl.rewards import BLEU, Cached, InWorkers, Reward, SlotCoverage, call_reward, on_text
+from lmrl.rewards import BLEU, Cached, InWorkers, Reward, SlotCoverage, call_reward, on_text, reward_name
 from lmrl.utils import failure_of, row_of
 
 TEXTS = [f"text {number}" for number in range(6)]
@@ -77,7 +77,9 @@ def failed(reward: Any, **inputs: Any) -> tuple[str, int | None]:
 
 
 @pytest.mark.parametrize(
-    "reward", [in_a_loop, in_a_comprehension, in_a_function, by_index, awaited, Own(), Cached(in_a_loop)], ids=repr
+    "reward",
+    [in_a_loop, in_a_comprehension, in_a_function, by_index, awaited, Own(), Cached(in_a_loop)],
+    ids=reward_name,
 )
 def test_the_row_at_which_a_function_raised_is_found(reward: Any) -> None:
     sentence, row = failed(reward)

@@ -84,7 +84,8 @@ def parse(
     given, unknown = parser.parse_known_args(argv)
     for text in sorted(unknown, key=lambda text: not text.startswith("-"))[:1]:
         name = text.lstrip("-").split("=")[0]
-        owners = owners_of(name)
+        # The evaluation has the folder of results, for one, under a name of its own.
+        owners = None if f"eval_{name}" in hints else owners_of(name)
         hint = f" It belongs to {owners}." if owners else _closest(name, "--", hints)
         raise ValueError(f"Unknown argument `{text}`.{hint}")
     # 1. A file gives the values that the command line leaves out.
