@@ -45,6 +45,7 @@ def test_a_classifier_from_scratch_learns_and_is_a_reward(recipe, tmp_path):
     )
     status, out, err = recipe("train_classifier", *options, "--output_dir", "out", *SHORT, *CPU)
     assert status == 0, err
+    assert re.search(r"^first text +w0 good w0\nlabel +glad$", out, flags=re.MULTILINE)
     assert re.search(r"on 3 rows: 1\.0000 \[1\.0000, 1\.0000\], macro F1 1\.0000; always 'sad': 0\.3333\.", out)
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["accuracy"]["value"] == 1.0
     assert out.endswith("Report: out/report.html\nThe model is in out\n")

@@ -205,13 +205,14 @@ def test_a_recipe_trains_a_given_model(
 def test_a_model_of_sft_is_trained_on_and_both_are_compared(recipe: Recipe, footpaths: Path, tmp_path: Path) -> None:
     warm, tuned, adapter = tmp_path / "warm", tmp_path / "tuned", tmp_path / "adapter"
     short = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--disable_tqdm", "true")
-    status, out, err = recipe("sft", *rows_of(footpaths), *short, "--output_dir", warm)
+    status, out, err = recipe("sft", *rows_of(footpaths), *short, "--eval_subset", "4", "--output_dir", warm)
     assert status == 0, err
+    assert "6 rows, the first 4 before and after training\n" in out
     assert f"Report: {warm}/report.html\n" in out and out.endswith(f"The model is in {warm}\n")
     assert "supervised fine-tuning (SFT)" in (warm / "README.md").read_text()
     before, after = (read_json(warm / f"{name}.json").scores for name in ("before", "after"))
     assert before["reference_perplexity"].value != after["reference_perplexity"].value > 1
-    assert len(before["reference_perplexity"].row_scores) == len(before["bleu"].row_scores) <= 50
+    assert len(before["reference_perplexity"].row_scores) == len(before["bleu"].row_scores) == 4
     check_saved(warm)
 
     trained = ("--model_name_or_path", warm, *rows_of(footpaths), *SHORT)
@@ -232,7 +233,7 @@ def test_a_model_of_sft_is_trained_on_and_both_are_compared(recipe: Recipe, foot
     )
     status, out, err = recipe("evaluate_gen", *argv, "--eval_metrics", "chrf", '{"length": {"target": 9}}')
     assert status == 0, err
-    assert re.search(r"metric +warm +rl +lora +rl - warm \[95% CI\] +lora - warm \[95% CI\]", out)
+    assert re.search(r"metric +warm +rl +lora +rl - warm \[95% CI\] +p \(Holm\) +lora - warm \[95% CI\]", out)
     assert "reward/chrf" in out and "reward/length" in out
     for label in ("warm", "rl", "lora"):
         assert len(json.loads((tmp_path / "scores" / f"{label}.json").read_text())["completions"]) == 3

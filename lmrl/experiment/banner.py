@@ -271,12 +271,17 @@ def _held_out(trainer: Any, eval_rows: Dataset, given: Mapping[str, Any]) -> str
     """Returns how many rows are held out and when they are evaluated."""
     args = trainer.args
     strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
+    subset = min(given.get("eval_subset") or len(eval_rows), len(eval_rows))
     if strategy == "no":
         during = ""
     else:
-        during = f", {min(given.get('eval_subset') or len(eval_rows), len(eval_rows))} of them every "
-        during += "epoch" if strategy == "epoch" else f"{args.eval_steps:g} steps"
-    when = "before and after training" if hasattr(trainer, "reference") else "after training"
+        during = f", {subset} of them every " + ("epoch" if strategy == "epoch" else f"{args.eval_steps:g} steps")
+    if hasattr(trainer, "reference"):
+        when = "before and after training"
+    elif "eval_subset" in given:  # a warm start, which evaluates these alone
+        when = ("" if subset == len(eval_rows) else f"the first {subset} ") + "before and after training"
+    else:
+        when = "after training"
     return f"{len(eval_rows):,} rows, {when}{during}"
 
 
@@ -293,6 +298,8 @@ def _first_row(trainer: Any, rows: Dataset) -> dict[str, str]:
     for column, name in (("chosen", "chosen"), ("rejected", "rejected"), ("text", "first text"), ("label", "label")):
         if column in row:
             shown[name] = visible(str(row[column]))
+    if set(shown) == {"first text", "label"}:  # rows of a classifier, whose labels are numbers
+        shown["label"] = trainer.model.config.id2label.get(row["label"], shown["label"])
     return shown | _reference_of(row)
 
 
