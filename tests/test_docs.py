@@ -1,4 +1,4 @@
-"""What README.md and the pages of docs/ show runs, parses and exists."""
+"""What README.md, the pages of docs/ and the examples show runs, parses and exists."""
 
 import ast
 import functools
@@ -28,10 +28,14 @@ from lmrl.rewards import make_rewards
 from lmrl.trainers import PolicyGradientConfig, PPOConfig, ReinforceConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+FOUND = sorted(
+    path.relative_to(ROOT).as_posix() for place in ("docs/*.md", "examples/*/*.md") for path in ROOT.glob(place)
+)
+PAGES = ["README.md", "CONTRIBUTING.md", *FOUND]
+SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("examples/*/run.sh"))
 TRAINERS = (ROOT / "docs/trainers.md").read_text(encoding="utf-8")
 
-CHECKED_BY_HAND = {"mkdocs", "pip"}  # commands of other programs
+CHECKED_BY_HAND = {"cd", "mkdocs", "pip", "rm", "set"}  # commands of other programs
 LINE = re.compile(r"^\| `([^`]+)` \| ([^|]*?) ?\| [^|]+ \| [^|]*\| [^|]*\|$", flags=re.MULTILINE)
 METRICS = {name: when for name, when in LINE.findall(TRAINERS.split("## Logged metrics")[1])}
 
@@ -47,11 +51,18 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Yields the page and the text of every command line."""
-    for page in PAGES:
-        for block in blocks(page, "bash"):
-            for line in block.replace("\\\n", " ").splitlines():
-                yield page, line
+    """Yields the page or the script of an example, and the text, of every command line."""
+    found = [(page, block) for page in PAGES for block in blocks(page, "bash")]
+    for page, block in [*found, *((script, filled_in(text_of(script))) for script in SCRIPTS)]:
+        for line in block.replace("\\\n", " ").splitlines():
+            yield page, line
+
+
+def filled_in(script: str) -> str:
+    """Returns a script with the defaults of its variables in the places of these."""
+    for name, default in re.findall(r"^(\w+)=\$\{\1:-(.*)\}$", script, flags=re.MULTILINE):
+        script = script.replace(f"${name}", default)
+    return script
 
 
 # -- Python ----------------------------------------------------------------------------------------------------------
@@ -252,7 +263,7 @@ def test_every_argument_that_lmrl_adds_has_its_row_with_its_default(config: type
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_a_page_names_exist(page: str) -> None:
     found = re.findall(
-        r"(?<![\w/.:-])(?:\./)?((?:scripts|recipes|benchmarks|tests|lmrl|\.ci)/[\w./-]*[\w/])", text_of(page)
+        r"(?<![\w/.:-])(?:\./)?((?:scripts|recipes|examples|benchmarks|tests|lmrl|\.ci)/[\w./-]*[\w/])", text_of(page)
     )
     assert [name for name in sorted(set(found)) if not (ROOT / name).exists()] == []
 

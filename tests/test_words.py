@@ -30,7 +30,7 @@ EXCEPT = re.compile(r"\w*per_token_logps\w*|\bold_logps\b|whole[ _](?:numbers?|w
 
 # From Python 3.12 on the text of an f-string is a token of its own.
 READ = (tokenize.NAME, tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))
-PLACES = ("lmrl", "recipes", "benchmarks", "scripts", "tests")
+PLACES = ("lmrl", "recipes", "examples", "benchmarks", "scripts", "tests")
 
 
 def folder_of(path: Path) -> str:
