@@ -41,7 +41,8 @@ class PackedRows:
 
     def to(self, device: torch.device) -> "PackedRows":
         """Returns the rows with what a model reads on a device."""
-        return PackedRows(self.input_ids.to(device), self.position_ids.to(device), self.ends.to(device), self.places)
+        ids, positions, ends = torch.stack([self.input_ids, self.position_ids, self.ends]).to(device)  # in one piece
+        return PackedRows(ids, positions, ends, self.places)
 
     def attends(self, mask_function: Callable[..., Tensor] | None = None) -> Tensor:
         """

@@ -167,6 +167,7 @@ def draw(
         ids = input_ids
         is_left = torch.ones_like(rows, dtype=torch.bool)
         padding = generation_config._pad_token_tensor
+        filler = 0 if padding is None else int(padding)  # once, as a GPU waits for it
         drawn = []
         while True:
             arguments = model._update_model_kwargs_for_generation(outputs, arguments)
@@ -176,11 +177,10 @@ def draw(
                 noise = torch.empty(batch, scores.shape[1], device=scores.device).exponential_()
                 scores = scores.softmax(-1).div_(noise if len(rows) == batch else noise[rows])
             tokens = scores.argmax(-1)
-            if padding is not None:
-                tokens = torch.where(is_left, tokens, padding.to(tokens.device))
+            tokens = torch.where(is_left, tokens, filler)
             ids = torch.cat([ids, tokens[:, None]], dim=1)
             is_left &= ~stopping_criteria(ids, None)
-            drawn.append(tokens.new_full((batch,), 0 if padding is None else int(padding)).index_copy(0, rows, tokens))
+            drawn.append(tokens.new_full((batch,), filler).index_copy(0, rows, tokens))
             count = int(is_left.sum())
             if count == 0:
                 return torch.cat([input_ids, torch.stack(drawn, dim=1)], dim=1)

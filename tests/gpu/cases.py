@@ -302,9 +302,10 @@ def waits_and_uploads() -> None:
     trainer.train()
     for rollout, update in (seen[:2], seen[2:]):
         assert rollout.waits <= 2 * tokens + 65, rollout.waits
-        assert rollout.uploads <= 9
-        assert update.waits <= 12, update.waits
-        assert update.uploads == 0
+        # Each scoring pass reads its token ids back, and uploads how it is cut, in two pieces.
+        assert rollout.uploads <= 17, rollout.uploads
+        assert update.waits <= 14, update.waits
+        assert update.uploads <= 2, update.uploads
 
 
 def waits_of_rewards() -> None:

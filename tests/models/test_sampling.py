@@ -149,7 +149,7 @@ def test_the_data_of_a_weight_is_replaced_only_before_an_engine_has_it() -> None
         for target in getattr(node, "targets", [getattr(node, "target", None)])
         if isinstance(target, ast.Attribute) and target.attr == "data"
     }
-    assert replaced == {"models/adapters.py", "trainers/engines.py", "trainers/policies.py"}
+    assert replaced == {"models/adapters.py", "trainers/arguments.py", "trainers/engines.py"}
 
 
 def test_each_rollout_has_the_weights_of_its_time_in_the_same_memory(gpt2_path: str) -> None:
