@@ -27,7 +27,7 @@ def main() -> None:
     record = read_run(compare_args.run) if compare_args.run else None
     # The other processes wait while the main one computes the metrics.
     process = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
-    checkpoints, outputs = compare_args.systems(model_args.model_name_or_path, run_systems(record))
+    checkpoints, outputs = compare_args.systems(model_args, eval_args, run_systems(record))
     logs = {label: read_log(path) for label, path in checkpoints.items()}
     eval_sets = load_eval_sets(data_args, compare_args.datasets, record)
     folders = prepare_evaluation(eval_args, compare_args, list(eval_sets), [*checkpoints, *outputs])

@@ -181,9 +181,6 @@ def test_errors_are_raised_before_the_generation(recipe, llama_path, gpt2_path, 
             ("--checkpoints", llama_path, "a=./no"),
             "`checkpoints` or `model_name_or_path` must be a hub id or an existing folder, got './no'",
         ),
-        (("--outputs", "short.txt"), "short.txt' must have one line for each of 2 rows, got 1"),
-        (("--outputs", "torn.jsonl"), "torn.jsonl', line 2: every line must be a JSON object"),
-        (("--outputs", "no.txt"), "No such file or directory: 'no.txt'"),
         (
             ("--checkpoints", f"a={llama_path}", "--outputs", "a=short.txt"),
             "`outputs` must have different labels, got 'a' twice.",
@@ -205,3 +202,24 @@ def test_errors_are_raised_before_the_generation(recipe, llama_path, gpt2_path, 
         assert (status, out) == (2, ""), (argv, out)
         assert err.splitlines()[-1].startswith("error: ") and sentence in err.splitlines()[-1], err
         assert "generating" not in err
+
+
+def test_texts_alone_take_no_option_of_a_model(recipe, rows_path, tmp_path):
+    (tmp_path / "short.txt").write_text("a\n")
+    (tmp_path / "torn.jsonl").write_text('{"text": "a"}\n{"text": "b')
+    unread = "must not be set without `checkpoints`, got"
+    for argv, sentence in (
+        (("short.txt",), "short.txt' must have one line for each of 2 rows, got 1"),
+        (("torn.jsonl",), "torn.jsonl', line 2: every line must be a JSON object"),
+        (("no.txt",), "No such file or directory: 'no.txt'"),
+        (("short.txt", "--dtype", "bfloat16"), f"`dtype` {unread} 'bfloat16': it would not be read."),
+        (("short.txt", "--load_in_4bit"), f"`load_in_4bit` {unread} True"),
+        (("short.txt", "--eval_do_sample"), f"`eval_do_sample` {unread} True"),
+        (("short.txt", "--eval_num_beams", "2"), f"`eval_num_beams` {unread} 2"),
+        (("short.txt", "--eval_batch_size", "8"), f"`eval_batch_size` {unread} 8"),
+        (("short.txt", "--eval_max_new_tokens", "8"), f"`eval_max_new_tokens` {unread} 8"),
+        (("short.txt", "--long_prompts", "drop"), f"`long_prompts` {unread} 'drop'"),
+    ):
+        status, out, err = recipe("evaluate_gen", "--dataset_name", rows_path, "--outputs", *argv)
+        assert (status, out) == (2, ""), (argv, out)
+        assert err.splitlines()[-1].startswith("error: ") and sentence in err.splitlines()[-1], err

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from lmrl.arguments.checks import RewardSpec, check_specs
+from lmrl.arguments.models import CheckpointArguments
 from lmrl.arguments.output import OutputArguments
 from lmrl.utils import check_at_least, check_in, check_unread, json_object, labelled, option
 
@@ -166,16 +167,20 @@ class ComparisonArguments(OutputArguments):
                 "`eval_do_sample`."
             )
 
-    def systems(self, model: str | None, default: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    def systems(
+        self, model_args: CheckpointArguments, eval_args: ScoringArguments, default: Mapping[str, str]
+    ) -> tuple[dict[str, str], dict[str, str]]:
         """
         Returns the paths of the checkpoints and those of the files of texts, by label.
 
-        Without `checkpoints` it is `model` alone; without either, `default`, where there is a `run` or nothing else.
+        Without `checkpoints` it is the model of `model_args`; without either, `default`, where there is a `run` or
+        nothing else.
 
         Raises:
-            ValueError: If two of them have the same label, `compare_with` is none of the labels, or both `model` and
-                `checkpoints` are given.
+            ValueError: If two of them have the same label, `compare_with` is none of the labels, both a model and
+                `checkpoints` are given, or there are only texts and an option of loading or of decoding.
         """
+        model = model_args.model_name_or_path
         if self.checkpoints and model:
             raise ValueError(
                 f"`model_name_or_path` must not be set with `checkpoints`, got {model!r}: it would not be read. Add "
@@ -184,6 +189,9 @@ class ComparisonArguments(OutputArguments):
         checkpoints = labelled("checkpoints", self.checkpoints or ([model] if model else []))
         if not checkpoints and (self.run or not self.outputs):
             checkpoints = dict(default)
+        if not checkpoints:
+            check_unread(model_args, ("dtype", "attn_implementation", "load_in_4bit"), "checkpoints")
+            check_unread(eval_args, [f"eval_{name}" for name in eval_args.decoding(1)], "checkpoints")
         outputs = labelled("outputs", self.outputs or [], taken=checkpoints)
         check_in([*checkpoints, *outputs, "all"], compare_with=self.compare_with)
         return checkpoints, outputs

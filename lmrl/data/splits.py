@@ -11,6 +11,8 @@ from lmrl.data.prompts import fit_prompts, load_prompts
 from lmrl.data.sources import SPLIT_OF_PREFIX, read_split, splits_of
 from lmrl.utils import check_at_least, did_you_mean
 
+SPLIT_SEED = 42  # the default of `eval_split_seed`
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +59,7 @@ def load_splits(
     eval_dataset_name: str | None = None,
     max_train_rows: int | None = None,
     eval_rows: int | None = None,
-    eval_split_seed: int = 42,
+    eval_split_seed: int = SPLIT_SEED,
     max_prompt_length: int | None = None,
     long_prompts: Literal["error", "drop", "cut", "cut_end"] = "error",
     **columns: Any,
@@ -86,6 +88,7 @@ def load_splits(
         ValueError: If rows cannot be read, or prompts are too long and `long_prompts` is `"error"`.
     """
     _check_names(columns)
+    _check_test_split(eval_dataset_name or dataset_name, columns.get("dataset_config"), dataset_test_split)
     if max_length is not None and max_length < 1:
         raise ValueError(
             f"`max_completion_length` must leave at least 1 token of the model's context for the prompt, got one that "
@@ -125,11 +128,21 @@ def read_train_and_test(
     The second are those of `eval_name`, which is read as [`load_held_out`] reads it, or else of the test split; `None`
     where there is no such name and [`held_out_split`] is `None`.
     """
+    _check_test_split(eval_name or name, config, test_split)
     train = read_split(name, config, train_split, column_names)
     if eval_name is not None:
         return train, read_split(eval_name, config, _split_to_evaluate(eval_name, config, test_split), column_names)
     held_out = held_out_split(name, config, test_split)
     return train, None if held_out is None else read_split(name, config, held_out, column_names)
+
+
+def _check_test_split(name: str, config: str | None, wanted: str) -> None:
+    """Raises an error for a test split that is named where the data has no splits: nothing would read it."""
+    if wanted != "test" and wanted not in (present := splits_of(name, config)) and present == {"train"}:
+        raise ValueError(
+            f"`dataset_test_split` must be left out for data without a held-out split, got {wanted!r} with {name!r}. "
+            "Leave it out, or name data that has this split."
+        )
 
 
 def _split_to_evaluate(name: str, config: str | None, wanted: str) -> str:
@@ -208,6 +221,11 @@ def hold_out(
 ) -> "tuple[Dataset, Dataset]":
     """Returns the first training rows and the first held-out rows, which are split off where `test` is `None`."""
     check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
+    if test is not None and seed != SPLIT_SEED:
+        raise ValueError(
+            f"`eval_split_seed` must be left out where no rows are split off, got {seed}: there is a held-out split, "
+            "or `eval_dataset_name` is set. Leave it out."
+        )
     if test is None:
         train, test = split_held_out(train, eval_rows, seed, column)
     train_rows = range(min(max_train_rows or len(train), len(train)))

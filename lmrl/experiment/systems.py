@@ -27,7 +27,7 @@ from lmrl.experiment.reruns import load_run_rows
 from lmrl.experiment.runs import RunRecord, trained_rows, with_trained_rows
 from lmrl.models import context_length, load_model, load_tokenizer, show_special_tokens
 from lmrl.rewards import make_rewards, reward_name
-from lmrl.utils import known_as, labelled
+from lmrl.utils import check_unread, known_as, labelled
 
 _CHECKPOINTS = "checkpoints` or `model_name_or_path"
 
@@ -168,6 +168,7 @@ class SystemEvaluator:
         """
         model = self.frozen.reference_model
         if model is None:
+            check_unread(data_args, ("long_prompts",), "checkpoints")
             if data_args.max_prompt_length is not None:
                 raise ValueError(
                     "`max_prompt_length` must be set with a checkpoint, whose tokens it counts, got none."

@@ -1,14 +1,16 @@
 """Training rows and held-out rows, for every kind of source."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lmrl.arguments import DataArguments, HeldOutArguments
-from lmrl.data import load_held_out, load_splits
+from lmrl.data import load_held_out, load_labelled, load_pairs, load_splits
 from lmrl.data.sources import splits_of
 
 
@@ -83,6 +85,22 @@ def test_a_split_that_is_named_is_not_replaced_by_another(tmp_path: Path, tokeni
     for call in (lambda **s: load_splits(tokenizer, None, **s), load_held_out):
         with pytest.raises(ValueError, match=r"must be one of \['train', 'validation'\] in .*, got 'hard'"):
             call(dataset_name=name, dataset_test_split="hard")
+
+
+@pytest.mark.parametrize("load", [load_splits, load_labelled, load_pairs])
+def test_settings_of_splits_that_nothing_reads_are_refused(
+    load: Callable[..., Any], tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    single = write(tmp_path / "rows.jsonl", *"abcd")
+    with_test = folder(tmp_path / "tested", train="ab", test="ef")
+    read = (lambda **options: load(tokenizer, None, **options)) if load is load_splits else load
+    for options in ({"dataset_name": single}, {"dataset_name": with_test, "eval_dataset_name": single}):
+        with pytest.raises(ValueError, match=r"`dataset_test_split` must be left out for .*, got 'hard' with .*rows"):
+            read(**options, dataset_test_split="hard")
+    if load is load_splits:
+        for options in ({"dataset_name": with_test}, {"dataset_name": single, "eval_dataset_name": with_test}):
+            with pytest.raises(ValueError, match=r"`eval_split_seed` must be left out where no .*, got 7: there"):
+                read(**options, eval_split_seed=7)
 
 
 def test_another_dataset_is_held_out_by_its_own_splits(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
