@@ -112,7 +112,13 @@ BUDGETS = {
     "lmrl/trainers": 2_700,
 }
 # What main does not meet yet.
-BUDGETS_TODAY = {"lmrl": 23_100, "lmrl/models": 1_780, "lmrl/rewards": 4_733, "lmrl/trainers": 2_900}
+BUDGETS_TODAY = {
+    "lmrl": 23_100,
+    "lmrl/search": 504,
+    "lmrl/models": 1_780,
+    "lmrl/rewards": 4_733,
+    "lmrl/trainers": 2_900,
+}
 FILE_LINES_TODAY: dict[str, int] = {}
 
 

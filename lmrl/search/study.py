@@ -104,11 +104,12 @@ class Sweep:
         self._check_settings()
         missing = max(self.args.trials - len(self.finished()), 0)
         stop = Event()
+        errors: list[Exception] = []
         # Optuna's loop has a thread of its own: Ctrl-C is raised in the main one, which then stops the trials.
         with ThreadPoolExecutor(1) as pool:
             loop = pool.submit(
                 self.study.optimize,
-                partial(self._objective, stop=stop),
+                partial(self._objective, stop=stop, errors=errors),
                 n_trials=missing,
                 n_jobs=max(min(self.args.workers, missing), 1),
                 catch=TrialFailed,
@@ -118,6 +119,8 @@ class Sweep:
                 loop.result()
             finally:
                 stop.set()
+        if errors:  # which Optuna loses if another trial was stopped meanwhile
+            raise errors[0]
         if {trial.state.name for trial in self.finished()} == {"FAIL"}:
             last = self.finished()[-1]
             raise ValueError(f"All trials failed. Trial {last.number}: {last.user_attrs['reason']}")
@@ -143,7 +146,7 @@ class Sweep:
         """Returns the folder of a trial by its number, or a file of the sweep by its name."""
         return Path(self.args.output_dir, f"trial-{name:04}" if isinstance(name, int) else name)
 
-    def _objective(self, trial: Any, stop: Event) -> float:
+    def _objective(self, trial: Any, stop: Event, errors: list[Exception]) -> float:
         """Returns the objective of a trial, for Optuna's loop."""
         import optuna
 
@@ -160,7 +163,8 @@ class Sweep:
         except (TrialFailed, optuna.TrialPruned) as error:
             trial.set_user_attr("reason", str(error))
             raise
-        except Exception:  # concerns every trial
+        except Exception as error:  # concerns every trial
+            errors.append(error)
             stop.set()
             raise
         # 3. The bound on the KL.

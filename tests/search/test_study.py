@@ -246,7 +246,7 @@ def test_a_folder_has_one_study(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`output_dir` must have a study of \(.*3\.0\), got \(.*None\)"):
         make_sweep(tmp_path, max_kl=3.0).run()
     (tmp_path / "study.journal").unlink()
-    with pytest.raises(FileExistsError, match="trial-0000"):
+    with pytest.raises(ValueError, match=r"`output_dir` must be a folder without the results .* with trial-0000\."):
         make_sweep(tmp_path).run()
 
 

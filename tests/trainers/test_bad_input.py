@@ -285,7 +285,7 @@ REINFORCE = [
     ({"baseline_decay": 0.5}, ["`baseline_decay` must not be set without `baseline='moving_average'`, got 0.5"]),
 ]
 PPO = [
-    ({"critic": "none"}, ["`critic` must be one of shared, adapter, separate, got 'none'"]),
+    ({"critic": "none"}, ["`critic` must be one of shared, adapter, separate, least_squares, got 'none'"]),
     (
         {"critic_model_name_or_path": "my/critic"},
         ["`critic_model_name_or_path` must be None with critic='shared', got 'my/critic'"],
@@ -471,11 +471,16 @@ def test_a_recipe_drops_or_cuts_long_prompts(
         ("drop", "Dropped their rows, 5 are left", 5),
         ("cut", "Cut off their beginnings", 7),
     ):
-        failing("reinforce_gen", {**usual, "--long_prompts": choice}, fails=False)
+        failing("reinforce_gen", {**usual, "--long_prompts": choice, "--overwrite": "true"}, fails=False)
         assert "got 2, and 2 of 7 prompts are longer: the longest has 6" in caplog.text
         assert done in caplog.text
         assert len(json.loads((tmp_path / "out" / "after.json").read_text())["completions"]) == rows
-    short = {"--prompt_template": "x {mr}", "--max_prompt_length": "1", "--long_prompts": "drop"}
+    short = {
+        "--prompt_template": "x {mr}",
+        "--max_prompt_length": "1",
+        "--long_prompts": "drop",
+        "--overwrite": "true",
+    }
     assert "`max_prompt_length` must leave at least one row" in failing("reinforce_gen", short)
 
 

@@ -98,6 +98,8 @@ def test_its_card_has_its_facts(gpt2_path: str, tmp_path: Path) -> None:
         logs={"after": trainer.state.log_history},
         rewarded=trainer.reward_func_names,
         config=trainer.args.to_dict(),
+        start="a tiny GPT-2",
+        weights="all weights",
     )
     assert "REINFORCE with an optimal token baseline: `num_generations=4`" in card
     assert "The Optimal Token Baseline" in card

@@ -127,7 +127,9 @@ def test_an_async_reward_is_awaited_and_checked() -> None:
     assert asyncio.run(first(completions=["good"])) == [1.0]
     with pytest.raises(RewardError, match=r"'slow' must return a finite number, .* got 'no' for row 0"):
         asyncio.run(first(completions=["bad"]))
-    with pytest.raises(RewardError, match=r"'broken' raised OSError: no server\. It was scoring row 0 of 1"):
+    with pytest.raises(
+        RewardError, match=r"'broken' raised OSError: no server\. It was scoring the completion 'good'"
+    ):
         asyncio.run(second(completions=["good"]))
 
 
