@@ -70,6 +70,8 @@ def test_without_a_learning_rate_every_score_after_is_the_one_before(
     assert before["decoding"]["eos_tokens"] == ["<eos>", "h"]
     assert before["decoding"]["chat_template_kwargs"] == ({"think": False} if settings == "chat" else None)
     assert 0 < before["scores"]["unfinished"]["value"] < 1
+    assert before.pop("trained_on") is None  # of the start nothing is known, and the run held these rows out
+    assert after.pop("trained_on") == {}
     assert before == after
     assert "No warnings" in out
 
