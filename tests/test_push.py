@@ -98,6 +98,6 @@ def test_what_is_pushed_last_is_the_model_with_its_scores(hub: Any, lora: bool, 
     card = ModelCard(pushed["README.md"].decode())
     assert card.data.model_name == "tuned" and {"trl", "lmrl", "ppo"} <= {*card.data.tags}
     assert card.data.eval_results and "hf_secret" not in card.content
-    assert "| `reward/bleu` (trained on) |" in card.content and 'model="me/tuned"' in card.content
+    assert "| `reward` (trained on) |" in card.content and 'model="me/tuned"' in card.content
     draft = hub.commits[0]["README.md"].decode()
     assert "trained with PPO" in draft and "1707.06347" in draft and "## Scores" not in draft
