@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,10 +81,10 @@ class Floor:
         return logits.float().log_softmax(-1).gather(2, ids[:, prompt:].unsqueeze(2)).squeeze(2)
 
 
-def run_floor(settings: Settings, channel: Channel) -> None:
+def run_floor(make_floor: Callable[[], Any], channel: Channel) -> None:
     """Makes the steps of plain torch."""
     channel.mark_imports()
-    floor = Floor(settings)
+    floor = make_floor()
     channel.send_ready(floor.policy)
     while True:
         channel.wait_for_go()
@@ -189,7 +190,7 @@ def main() -> None:
         make_model(settings)
         channel.send()
     elif name == "floor":
-        run_floor(settings, channel)
+        run_floor(lambda: Floor(settings), channel)
     else:
         run_trainer(name, settings, channel)
 

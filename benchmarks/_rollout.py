@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from _contender import Gate, trainer_classes
+from _contender import Gate, run_floor, trainer_classes
 from _measure import DEVICE, Channel, StageClock
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GPT2Config, LlamaConfig
@@ -228,16 +228,6 @@ class Floor:
         return logits.log_softmax(-1).gather(1, ids.flatten()[:count, None]).squeeze(1)
 
 
-def run_floor(load: Workload, channel: Channel) -> None:
-    """Makes the steps of plain torch."""
-    channel.mark_imports()
-    floor = Floor(load)
-    channel.send_ready(floor.policy)
-    while True:
-        channel.wait_for_go()
-        channel.send(**floor.step())
-
-
 # -- trainers --------------------------------------------------------------------------------------------------------
 
 
@@ -332,7 +322,7 @@ def main() -> None:
         make_model(load)
         channel.send()
     elif name == "floor":
-        run_floor(load, channel)
+        run_floor(lambda: Floor(load), channel)
     else:
         run_trainer(name, load, channel)
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from _common import ROOT, STAGES, add_names, add_numbers, aligned, child_environment, make_parser, write_results
 from _rollout import Workload
-from step import MEMORY, PAUSE, Contender
+from step import MEMORY, PAUSE, Contender, paired_ratio
 
 CHILD = Path(__file__).with_name("_rollout.py")
 CONTENDERS = ("floor", "reinforce", "ppo", "trl")
@@ -107,17 +107,12 @@ def summarise(replies: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, A
     """Returns a row of the table for each contender."""
     seconds = {name: [reply["seconds"] for reply in rows] for name, rows in replies.items()}
 
-    def ratio(name: str, base: str) -> float | None:
-        if base not in seconds:
-            return None
-        return median(own / other for own, other in zip(seconds[name], seconds[base], strict=True))
-
     return {
         name: {
             "seconds": median(seconds[name]),
-            "ratio_to_floor": ratio(name, "floor"),
-            "ratio_to_trl": ratio(name, "trl"),
-            "ratio_to_before": ratio(name, f"{name}@before"),
+            "ratio_to_floor": paired_ratio(seconds, name, "floor"),
+            "ratio_to_trl": paired_ratio(seconds, name, "trl"),
+            "ratio_to_before": paired_ratio(seconds, name, f"{name}@before"),
             "positions": {kind: median(reply["positions"][kind] for reply in rows) for kind in ("drawn", "scored")},
             "peak_bytes": rows[-1]["peak"],
             "stages": {stage: median(reply["stages"][stage] for reply in rows) for stage in STAGES},

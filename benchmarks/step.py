@@ -153,20 +153,22 @@ def race(arguments: argparse.Namespace, settings: Settings, environment: dict[st
     return {"machine": machine, "contenders": {name: rows[arguments.warmup :] for name, rows in replies.items()}}
 
 
+def paired_ratio(seconds: dict[str, list[float]], name: str, base: str) -> float | None:
+    """Returns the median over rounds of the seconds of one contender by those of another, None without the other."""
+    if base not in seconds:
+        return None
+    return median(own / other for own, other in zip(seconds[name], seconds[base], strict=True))
+
+
 def summarise(contenders: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Returns a row of the table for each contender."""
     seconds = {name: [reply["seconds"] for reply in replies] for name, replies in contenders.items()}
 
-    def ratio(name: str, base: str) -> float | None:
-        if base not in seconds:
-            return None
-        return median(own / other for own, other in zip(seconds[name], seconds[base], strict=True))
-
     return {
         name: {
             "seconds": median(seconds[name]),
-            "ratio_to_floor": ratio(name, "floor"),
-            "ratio_to_trl": ratio(name, "trl"),
+            "ratio_to_floor": paired_ratio(seconds, name, "floor"),
+            "ratio_to_trl": paired_ratio(seconds, name, "trl"),
             "peak_bytes": replies[-1]["peak"],
             "peak_bytes_less_imports": replies[-1]["peak"] - replies[-1]["imported"],
             "stages": {stage: median(reply["stages"][stage] for reply in replies) for stage in STAGES},

@@ -36,6 +36,24 @@ class Prefixes:
         return (self.text[:end] for end in self.ends)
 
 
+def words_so_far(
+    prefixes: Prefixes, units: Callable[[str], Sequence[str]]
+) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+    """
+    Yields before each token the units that are new and complete, and those of the word that may go on.
+
+    A word is complete once white space follows it. So no text is read twice but for the word that may go on. `units`
+    returns the units of a text, which must be those of its words one after the other.
+    """
+    start = 0
+    for end in prefixes.ends:
+        word = end
+        while word > start and not prefixes.text[word - 1].isspace():
+            word -= 1
+        yield units(prefixes.text[start:word]), units(prefixes.text[word:end])
+        start = word
+
+
 def join_progress(
     reward_funcs: Sequence[Callable[..., Any]], prefixes: Sequence[Prefixes], **columns: Any
 ) -> Progress:

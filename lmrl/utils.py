@@ -136,13 +136,14 @@ def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Gives an attribute another value for the time of the context."""
-    kept = getattr(owner, name)
+    """Gives an attribute of an object another value for the time of the context; one of its class shows again then."""
+    kept = {name: vars(owner)[name]} if name in vars(owner) else {}
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, kept)
+        delattr(owner, name)
+        vars(owner).update(kept)
 
 
 @contextmanager

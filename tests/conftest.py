@@ -106,3 +106,20 @@ def recipe(
         return (status, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Returns a function that calls `lmrl`, and returns its exit status, stdout and stderr."""
+    from lmrl.__main__ import main
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        status = 0
+        capsys.readouterr()
+        try:
+            main([str(word) for word in argv])
+        except SystemExit as stopped:
+            status = stopped.code
+        return (status, *capsys.readouterr())
+
+    return call

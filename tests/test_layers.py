@@ -46,6 +46,7 @@ LAYERS = {
     "lmrl/checkpoints.py": Layer(("lmrl.saving",), ("accelerate", "safetensors", "transformers")),
     "lmrl/distributed.py": Layer((), ("torch",)),
     "lmrl/progress.py": Layer((), ()),
+    "lmrl/precision.py": Layer((), ("torch",)),
     "lmrl/packing.py": Layer((), ("torch",)),
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")
@@ -70,7 +71,7 @@ LAYERS = {
     "lmrl/experiment": Layer(
         (
             *("lmrl.experiment", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"),
-            *("lmrl.distributed", "lmrl.outputs", "lmrl.rollouts"),
+            *("lmrl.distributed", "lmrl.precision", "lmrl.outputs", "lmrl.rollouts"),
         ),
         None,
         ("trl",),
@@ -78,7 +79,7 @@ LAYERS = {
     "lmrl/supervised": Layer(
         (
             *("lmrl.supervised", "lmrl.experiment", "lmrl.data", "lmrl.models", "lmrl.rewards", "lmrl.evaluation"),
-            *("lmrl.arguments", "lmrl.distributed", "lmrl.trainers"),
+            *("lmrl.precision", "lmrl.arguments", "lmrl.distributed", "lmrl.trainers"),
         ),
         None,
         ("trl",),
@@ -113,10 +114,9 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 23_100,
+    "lmrl": 22_998,
     "lmrl/search": 504,
-    "lmrl/models": 1_780,
-    "lmrl/rewards": 4_733,
+    "lmrl/rewards": 4_696,
     "lmrl/trainers": 2_900,
 }
 FILE_LINES_TODAY: dict[str, int] = {}

@@ -12,8 +12,6 @@ from peft import AutoPeftModelForCausalLM
 from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmrl.__main__ import main
-
 Command = Callable[..., tuple[int, str, str]]
 
 RUN = (
@@ -22,22 +20,6 @@ RUN = (
     *("--max_completion_length", "6", "--eval_rows", "4", "--save_strategy", "no", "--dataset_name", "rows.jsonl"),
 )
 TEMPLATES = {"template": ("--prompt_template", "a {name} c"), "chat": ("--system_prompt", "w1 w2")}
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Returns a function that calls the command, and returns its exit status, stdout and stderr."""
-
-    def call(*argv: object) -> tuple[int, str, str]:
-        status = 0
-        capsys.readouterr()
-        try:
-            main([str(word) for word in argv])
-        except SystemExit as stopped:
-            status = stopped.code
-        return (status, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from lmrl.models.precision import BF16_PAYS, bf16_speedup
+from lmrl.precision import BF16_PAYS, bf16_speedup
 
 _CHECKED_ROWS = 100  # whose references are compared with the length of completions
 

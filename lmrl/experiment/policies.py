@@ -45,7 +45,7 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
 
 def _check_all_linear(model: PreTrainedModel) -> None:
     """Raises an error for an adapter, which is trained further, that leaves out linear layers."""
-    if left_out := models.linear_layers_without_adapter(model):
+    if left_out := _linear_layers_without_adapter(model):
         raise ValueError(
             "`lora_target_modules` must be those of the adapter that is trained further, got all-linear, and "
             f"{left_out[0]} and {len(left_out) - 1} others have none. Leave it out."
@@ -109,3 +109,14 @@ def model_name(model_args: Any) -> str:
 def model_source(model_args: Any, config: Any) -> dict[str, Any]:
     """Returns the options of `from_pretrained` for where a model comes from."""
     return {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
+
+
+def _linear_layers_without_adapter(model: PreTrainedModel) -> list[str]:
+    """Returns the names of a model's linear layers, but for its LM head, that have no LoRA layer around them."""
+    from peft.tuners.lora import LoraLayer
+    from transformers.pytorch_utils import Conv1D
+
+    adapted = {id(part) for layer in model.modules() if isinstance(layer, LoraLayer) for part in layer.modules()}
+    adapted.add(id(model.get_output_embeddings()))
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)]
+    return [name for name, layer in layers if id(layer) not in adapted]

@@ -3,8 +3,9 @@
 from .adapters import (
     TrunkAdapter,
     adapter_config,
+    backbone_of,
     base_of,
-    linear_layers_without_adapter,
+    offer_base_model,
     tied_targets,
     upcast_adapters_to_fp32,
 )
@@ -17,7 +18,6 @@ from .critic import (
     save_critic,
 )
 from .loading import (
-    backbone_of,
     context_length,
     copy_backbone,
     disable_dropout,
@@ -29,14 +29,11 @@ from .loading import (
     show_special_tokens,
     write_merged,
 )
-from .precision import BF16_PAYS, bf16_speedup
 from .sampling import DecodingWeights, draw, neutral_generation_config, sampling_together
 from .scoring import ScoredCompletions, add_scoring_forward, check_scoring_forward
 from .shared_prompts import share_prompts
-from .sharing import offer_base_model
 
 __all__ = [
-    "BF16_PAYS",
     "CRITIC_FILE",
     "Critic",
     "DecodingWeights",
@@ -47,7 +44,6 @@ __all__ = [
     "attach_critic",
     "backbone_of",
     "base_of",
-    "bf16_speedup",
     "check_scoring_forward",
     "context_length",
     "copy_backbone",
@@ -55,7 +51,6 @@ __all__ = [
     "draw",
     "fuse_activations",
     "get_critic",
-    "linear_layers_without_adapter",
     "load_backbone",
     "load_critic",
     "load_model",

@@ -1,9 +1,9 @@
-"""A second LoRA adapter on a policy's layers, for its critic; adapters on quantised bases and on tied weights."""
+"""Parts of a policy with LoRA: a second adapter for its critic, quantised and tied weights, a shared base."""
 
 import copy
 import functools
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -53,7 +53,9 @@ class TrunkAdapter(nn.Module):
         wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
         # In dictionaries, so that the policy's layers are not registered as submodules here.
         self._off = {name: layer for name, layer in model.named_modules() if isinstance(layer, wrappers)}
-        self._targets = {_key(name): layer for name, layer in self._off.items() if isinstance(layer, LoraLayer)}
+        # No name in a ModuleDict may have a dot.
+        adapted = {name.replace(".", "/"): layer for name, layer in self._off.items() if isinstance(layer, LoraLayer)}
+        self._targets = adapted
         if not self._targets:
             raise ValueError(
                 "`critic` must be 'shared' or 'separate' for a policy without LoRA layers, got 'adapter', a second "
@@ -86,10 +88,6 @@ class TrunkAdapter(nn.Module):
         return nullcontext(), self.active()
 
 
-def _key(name: str) -> str:
-    return name.replace(".", "/")  # no name in a ModuleDict may have a dot
-
-
 def _copied(name: str, layer: Any) -> LowRank:
     active = layer.active_adapters[0]
     if active not in layer.lora_A or active in layer.lora_variant:
@@ -106,6 +104,12 @@ def _copied(name: str, layer: Any) -> LowRank:
 def base_of(model: Any) -> Any:
     """Returns the model inside PEFT's wrapper, or a model without one as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def backbone_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Returns the part of a model that gives hidden states; of Llama 4 `base_model` is the model itself."""
+    backbone = model.base_model
+    return model.model if backbone is model else backbone
 
 
 def upcast_adapters_to_fp32(model: nn.Module) -> None:
@@ -143,10 +147,8 @@ def untie_targets(model: PreTrainedModel) -> None:
 
 def adapter_config(model: PreTrainedModel, peft_config: Any) -> Any:
     """
-    Returns the configuration of a policy's adapter: of the one that it has, else the given one for a new adapter.
-
-    Raises:
-        ValueError: If it would get a second adapter, or has one that TRL does not find.
+    Returns the configuration of a policy's adapter: of the one that it has, else the given one for a new adapter. A
+    `ValueError` if it would get a second adapter, or has one that TRL does not find.
     """
     present = getattr(model, "peft_config", None)
     if present is None:
@@ -164,17 +166,6 @@ def adapter_config(model: PreTrainedModel, peft_config: Any) -> Any:
     return present["default"]
 
 
-def linear_layers_without_adapter(model: PreTrainedModel) -> list[str]:
-    """Returns the names of a model's linear layers, but for its LM head, that have no LoRA layer around them."""
-    from peft.tuners.lora import LoraLayer
-    from transformers.pytorch_utils import Conv1D
-
-    adapted = {id(part) for layer in model.modules() if isinstance(layer, LoraLayer) for part in layer.modules()}
-    adapted.add(id(model.get_output_embeddings()))
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
-    return [name for name, layer in layers if id(layer) not in adapted]
-
-
 @contextmanager
 def _added(layer: nn.Module, addition: nn.Module) -> Iterator[None]:
     handle = layer.register_forward_hook(lambda _, inputs, output: output + addition(inputs[0]).to(output.dtype))
@@ -182,3 +173,52 @@ def _added(layer: nn.Module, addition: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def bare_backbone(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    Returns a policy's backbone without its head and its adapters, as new modules around the same base weights.
+
+    It needs hardly any memory, and changes of it (an adapter added, another mode) do not affect the policy. Changes of
+    the base weights do affect it: do not merge the policy's adapter in place. The policy is the base model inside
+    PEFT's wrapper.
+    """
+    return _shell(backbone_of(model)).eval()
+
+
+def _shell(module: Any) -> Any:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if isinstance(module, BaseTunerLayer):
+        return _shell(module.get_base_layer())
+    if isinstance(module, AuxiliaryTrainingWrapper):
+        return _shell(module.original_module)
+    shell = copy.copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, OrderedDict) and "hooks" in name:
+            vars(shell)[name] = OrderedDict()
+    for name in ("_parameters", "_buffers"):
+        vars(shell)[name] = dict(vars(module)[name])
+    vars(shell)["_modules"] = {
+        name: None if child is None else _shell(child) for name, child in vars(module)["_modules"].items()
+    }
+    return shell
+
+
+def offer_base_model(model: PreTrainedModel, reward_funcs: Iterable[Any]) -> None:
+    """
+    Offers the base weights of a policy that is trained with LoRA to the rewards, as [`bare_backbone`].
+
+    A reward that can run on them has a method `use_base_model`, which takes a function that makes such a backbone and
+    returns whether the reward uses one: a reward model that is an adapter on the same base then needs no base of its
+    own. Nothing is offered where base weights are trained too (`bias="all"`). The model is the base model inside
+    PEFT's wrapper.
+    """
+    make_backbone: Callable[[], PreTrainedModel] = functools.partial(bare_backbone, model)
+    if any(weight.requires_grad for weight in make_backbone().parameters()):
+        return
+    for reward in reward_funcs:
+        use_base_model: Any = getattr(reward, "use_base_model", None)
+        if use_base_model is not None:
+            use_base_model(make_backbone)

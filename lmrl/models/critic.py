@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from lmrl.utils import known_as
 
-from .adapters import TrunkAdapter, base_of
-from .loading import backbone_of, copy_backbone, disable_dropout, load_backbone
+from .adapters import TrunkAdapter, backbone_of, base_of
+from .loading import copy_backbone, disable_dropout, load_backbone
 from .shared_prompts import share_prompts
 
 # In a folder of its own: vLLM and others load every `*.safetensors` that lies beside `config.json`.
@@ -61,13 +61,8 @@ class Critic(nn.Module):
 
     def forward(self, policy_states: Tensor, read: Callable[[nn.Module | None], Tensor]) -> Tensor:
         """
-        Returns the values of M states, (M,), float32.
-
-        Args:
-            policy_states (`torch.Tensor` of shape `(M, D)`):
-                The policy's hidden states before each completion token.
-            read (`Callable`):
-                Runs a backbone, the policy's if it is given `None`, and returns its hidden states at the same places.
+        Returns the values of M states, (M,), float32: of the policy's, (M, D), or of what `read` returns at the same
+        places, which runs a backbone, the policy's if it is given `None`.
         """
         if self.backbone is None and self.adapter is None:
             states = policy_states.detach()
@@ -186,12 +181,7 @@ def save_critic(state_dict: dict[str, Tensor], folder: str | Path) -> None:
 
 
 def load_critic(critic: Critic, folder: str | Path) -> None:
-    """
-    Loads the weights that [`save_critic`] wrote into the folder of a checkpoint.
-
-    Raises:
-        ValueError: If the folder holds no critic, or one of another shape.
-    """
+    """Loads what [`save_critic`] wrote; a `ValueError` if the folder holds no critic, or one of another shape."""
     path = Path(folder) / CRITIC_FILE
     if not critic.state_dict():
         return

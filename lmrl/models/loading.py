@@ -20,7 +20,7 @@ from transformers.activations import ACT2FN, NewGELUActivation
 
 from lmrl.utils import check_in, reason_of
 
-from .adapters import untie_targets
+from .adapters import backbone_of, untie_targets
 
 # Without any of these transformers 5.23 creates an empty tokenizer for some architectures (GPT-2, T5).
 _TOKENIZER_FILES = (
@@ -151,14 +151,8 @@ def load_policy(
 
 def show_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
     """
-    Makes special tokens of a tokenizer ordinary ones, in place: decoded texts have them from then on, also with
-    `skip_special_tokens`, and so has the tokenizer as it is saved.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer whose backend is the library tokenizers.
-        tokens (list of `str`):
-            Added tokens without a role, such as `"<row>"`.
+    Makes special tokens of a tokenizer, such as `"<row>"`, ordinary ones, in place: decoded texts have them from then
+    on, also with `skip_special_tokens`, and so has the tokenizer as it is saved.
 
     Raises:
         ValueError: For a token that is not there, or has a role (EOS, padding).
@@ -177,14 +171,7 @@ def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32"
     """
     Returns the backbone of a causal language model or a reward model, which is the model without its head.
 
-    Args:
-        name_or_path (`str` or `Path`):
-            Hub id or folder of a model, or folder of an adapter, which is merged into its base.
-        dtype (`str` or `torch.dtype`, *optional*, defaults to `"float32"`):
-            Precision of the weights.
-
-    Raises:
-        ValueError: If there is no model.
+    The arguments are those of [`load_model`]; an adapter is merged into its base. A `ValueError` if there is no model.
     """
     folder = _check_folder(name_or_path)
     try:
@@ -202,12 +189,6 @@ def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32"
         ) from error
 
 
-def backbone_of(model: PreTrainedModel) -> PreTrainedModel:
-    """Returns the part of a model that gives hidden states; of Llama 4 `base_model` is the model itself."""
-    backbone = model.base_model
-    return model.model if backbone is model else backbone
-
-
 def copy_backbone(policy: PreTrainedModel) -> PreTrainedModel:
     """Returns a copy of the backbone of a policy, to be trained. An adapter of the policy is merged into it."""
     if not hasattr(policy, "merge_and_unload"):
@@ -220,11 +201,7 @@ def disable_dropout(model: nn.Module) -> None:
     Turns off every dropout of a model, the functional ones included.
 
     Many architectures (Llama, Qwen ...) store their attention dropout as a number and not as a module, which a search
-    for `nn.Dropout` alone would miss.
-
-    Args:
-        model (`torch.nn.Module`):
-            Model about to be trained by reinforcement learning. Its config is left unchanged.
+    for `nn.Dropout` alone would miss. The config is left unchanged.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):

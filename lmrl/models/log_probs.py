@@ -15,21 +15,11 @@ _CHUNK_ELEMENTS_ON_GPU = 2**27
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """
-    Operations between `hidden @ weight.T` and the softmax.
+    """Operations between `hidden @ weight.T` and the softmax."""
 
-    Args:
-        scale (`float`, *optional*, defaults to `1.0`):
-            Factor of the architecture (Cohere, Granite ...).
-        softcap (`float`, *optional*):
-            Bound of `softcap * tanh(logits / softcap)` (Gemma 2).
-        temperature (`float`, *optional*, defaults to `1.0`):
-            Temperature of sampling; the logits are divided by it.
-    """
-
-    scale: float = 1.0
-    softcap: float | None = None
-    temperature: float = 1.0
+    scale: float = 1.0  # of the architecture (Cohere, Granite ...)
+    softcap: float | None = None  # bound of `softcap * tanh(logits / softcap)` (Gemma 2)
+    temperature: float = 1.0  # of sampling; the logits are divided by it
 
     def apply(self, raw: Tensor) -> Tensor:
         """Returns the float32 logits that are sampled from, in the shape and possibly the memory of the raw ones."""

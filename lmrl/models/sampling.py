@@ -46,12 +46,8 @@ class DecodingWeights:
         """
         Runs the model with the copies, and its forward without wrappers; the parameters are back at the end.
 
-        Not for parameters that are shards (ZeRO-3, FSDP).
-
-        Args:
-            model ([`~transformers.PreTrainedModel`]):
-                Policy, not wrapped by PEFT (pass its base model; its adapters are cast too). The critic is left as it
-                is.
+        Not for parameters that are shards (ZeRO-3, FSDP), nor for a model wrapped by PEFT (pass its base model; its
+        adapters are cast too). The critic is left as it is.
         """
         if self.dtype is None:
             yield
@@ -64,18 +60,15 @@ class DecodingWeights:
             if parameter is not None and parameter.dtype == torch.float32
         ]
         copies = {parameter: self._updated_copy(parameter) for parameter in {place[2] for place in places}}
-        wrapped = model.__dict__.get("forward")  # with autocast and the scoring forward, which decoding does not need
+        plain = types.MethodType(type(model).forward, model)  # without autocast and the scoring forward
         try:
             for parameters, name, parameter in places:
                 parameters[name] = copies[parameter]
-            model.forward = types.MethodType(type(model).forward, model)
-            yield
+            with replaced(model, "forward", plain):
+                yield
         finally:
             for parameters, name, parameter in places:
                 parameters[name] = parameter
-            del model.forward
-            if wrapped is not None:
-                model.forward = wrapped
 
     @torch.no_grad()
     def _updated_copy(self, parameter: nn.Parameter) -> nn.Parameter:
@@ -119,15 +112,8 @@ _SHARE_ENDED = 0.125  # of the rows that are left: so many leave at once, as it 
 @contextmanager
 def sampling_together(model: PreTrainedModel) -> Iterator[None]:
     """Has `generate` of a model decode by [`draw`], for the time of the context."""
-    generate = model.generate
-    own = vars(model).get("generate")
-    vars(model)["generate"] = functools.partial(generate, custom_generate=draw)
-    try:
+    with replaced(model, "generate", functools.partial(model.generate, custom_generate=draw)):
         yield
-    finally:
-        del vars(model)["generate"]
-        if own is not None:
-            vars(model)["generate"] = own
 
 
 def draw(
@@ -166,8 +152,10 @@ def draw(
         cache.batch_select_indices(of_row)
         ids = input_ids
         is_left = torch.ones_like(rows, dtype=torch.bool)
-        padding = generation_config._pad_token_tensor
-        filler = 0 if padding is None else int(padding)  # once, as a GPU waits for it
+        filler = generation_config.pad_token_id
+        if filler is None:  # `generate` fills with EOS then; reading it, a GPU is waited for
+            padding = generation_config._pad_token_tensor
+            filler = 0 if padding is None else int(padding)
         drawn = []
         while True:
             arguments = model._update_model_kwargs_for_generation(outputs, arguments)
@@ -185,7 +173,7 @@ def draw(
             if count == 0:
                 return torch.cat([input_ids, torch.stack(drawn, dim=1)], dim=1)
             if may_leave and count <= (1 - _SHARE_ENDED) * len(rows):
-                kept = is_left.nonzero().flatten()
+                kept = is_left.int().argsort(descending=True, stable=True)[:count]  # which a GPU need not wait for
                 rows, ids, is_left = (value[kept] for value in (rows, ids, is_left))
                 arguments = _selected(arguments, kept)
                 cache.batch_select_indices(kept)
@@ -204,10 +192,10 @@ def _is_plain(cache: Any) -> bool:
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the index of the first of equal rows, (P,), and for each row which of these it equals, (B,)."""
-    _, of_row = torch.unique(rows, dim=0, return_inverse=True)
+    distinct, of_row = torch.unique(rows, dim=0, return_inverse=True)
     indices = torch.arange(len(rows), device=rows.device)
     first = torch.full_like(indices, len(rows)).scatter_reduce(0, of_row, indices, "amin")
-    return first[: int(of_row.max()) + 1], of_row
+    return first[: len(distinct)], of_row
 
 
 def _selected(arguments: dict[str, Any], rows: Tensor) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-from .loading import backbone_of
+from .adapters import backbone_of
 from .log_probs import LogitTransform, token_log_probs
 from .shared_prompts import StatesBefore, share_prompts
 
@@ -137,8 +137,8 @@ def logit_transform(model: PreTrainedModel, temperature: float) -> LogitTransfor
 def check_scoring_forward(model: PreTrainedModel, temperature: float, scoring_pass: str = "plain") -> None:
     """
     Checks on two tokens that the scoring pass and the model's own logits give the same log-probability. Model and
-    temperature are those that were passed to [`add_scoring_forward`]. With `scoring_pass="auto"` prompts are shared
-    from then on, where that changes nothing: [`share_prompts`].
+    temperature are those that were passed to [`add_scoring_forward`]. Unless `scoring_pass` is `"plain"`,
+    prompts are shared from then on, where that changes nothing: [`share_prompts`].
 
     Raises:
         ValueError: If they differ, as for an architecture that changes its logits in a way that is not supported.
@@ -157,7 +157,7 @@ def check_scoring_forward(model: PreTrainedModel, temperature: float, scoring_pa
             "from lmrl's scoring pass: the architecture changes its logits in a way that is not supported. Use "
             "another architecture, or report this one."
         )
-    if scoring_pass == "auto":
+    if scoring_pass != "plain":
         share_prompts(backbone_of(model))
 
 

@@ -26,13 +26,8 @@ _TOLERANCE_IN_16_BITS = 0.05
 
 class StatesBefore:
     """
-    Reads the hidden state before each completion token, from one backbone or another.
-
-    Args:
-        input_ids, attention_mask (`torch.Tensor` of shape `(B, L)`):
-            Prompts, padded on the left, and completions, padded on the right; 1 where a token is real.
-        completion_length (`int`):
-            T, the width of the completions.
+    Reads the hidden state before each completion token, from one backbone or another. `input_ids` and
+    `attention_mask`, (B, L), are prompts, padded on the left, and completions, padded on the right, of width T.
     """
 
     def __init__(self, input_ids: Tensor, attention_mask: Tensor, completion_length: int) -> None:
@@ -153,12 +148,7 @@ def _reason_against(backbone: Any) -> str | None:
 
 
 def states_of_rows(backbone: Any, rows: PackedRows) -> Tensor:
-    """
-    Returns the hidden states of a backbone at all positions of rows, (R * L, D).
-
-    Raises:
-        TypeError: If the architecture makes its mask in another way than by `transformers.masking_utils`.
-    """
+    """Returns the hidden states of a backbone at all positions of rows, (R * L, D); a `TypeError` if it cannot."""
     with _masks_replaced(backbone, rows) as made:
         states = run_backbone(backbone, rows.input_ids, torch.ones_like(rows.input_ids), rows.position_ids)
     if not made:

@@ -2,35 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from lmrl.progress import Prefixes, Progress, common_beginning
+from lmrl.progress import Prefixes, Progress, common_beginning, words_so_far
+
+from .grams import all_ngrams
 
 ORDER = 4  # of the longest n-grams
 LEAST_PRECISION = 0.05  # of the n-grams of an order, in a logarithm: none may match
 LEAST_BREVITY = -3.0  # logarithm of the brevity penalty: of no unit it is minus infinity
-
-
-def words_so_far(
-    prefixes: Prefixes, units: Callable[[str], Sequence[str]]
-) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
-    """
-    Yields before each token the units that are new and complete, and those of the word that may go on.
-
-    A word is complete once white space follows it. So no text is read twice but for the word that may go on.
-
-    Args:
-        units (`Callable`):
-            Returns the units of a text, which must be those of its words one after the other.
-    """
-    start = 0
-    for end in prefixes.ends:
-        word = end
-        while word > start and not prefixes.text[word - 1].isspace():
-            word -= 1
-        yield units(prefixes.text[start:word]), units(prefixes.text[word:end])
-        start = word
 
 
 class _References:
@@ -43,10 +24,9 @@ class _References:
         self.mean_length = sum(self.lengths) / len(self.lengths)
         self.unigrams: list[Counter[tuple[str, ...]]] = [Counter((unit,) for unit in text) for text in split]
         # How often a gram may occur: as often as in the reference that has it most often.
-        self.allowed: dict[tuple[str, ...], int] = {}
+        self.allowed: Counter[tuple[str, ...]] = Counter()
         for reference in split:
-            for gram, count in Counter(_grams(reference)).items():
-                self.allowed[gram] = max(count, self.allowed.get(gram, 0))
+            self.allowed |= Counter(all_ngrams(reference, ORDER))
         self.totals = [0] * (ORDER + 1)
         for gram, count in self.allowed.items():
             self.totals[len(gram)] += count
@@ -108,12 +88,6 @@ class _Overlap:
         return numbers
 
 
-def _grams(units: Sequence[str]) -> list[tuple[str, ...]]:
-    return [
-        tuple(units[start : start + order]) for order in range(1, ORDER + 1) for start in range(len(units) - order + 1)
-    ]
-
-
 def overlap_progress(
     prefixes: Sequence[Prefixes], references: Sequence[Sequence[str]], units: Callable[[str], Sequence[str]]
 ) -> Progress:
@@ -125,12 +99,7 @@ def overlap_progress(
     mean of the former, smoothed, and with BLEU's brevity penalty, as if the text ended here; the units over those of
     the shortest reference, at most 1.5, and those beyond the longest; the largest share of one reference's units that
     are there; the largest share of one reference that the text so far begins like, and whether it is one's beginning.
-
-    Args:
-        references (list of lists of `str`):
-            References of each completion.
-        units (`Callable`):
-            Returns the units of a text: words, tokens or characters.
+    `references` has those of each completion; `units` returns the words, tokens or characters of a text.
     """
     counted = {texts: _References(texts, units) for texts in {tuple(row) for row in references}}
     rows = zip(prefixes, references, strict=True)

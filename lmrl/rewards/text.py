@@ -20,8 +20,14 @@ def _lengths(texts: list[str], unit: str) -> list[int]:
     return [len(text.split() if unit == "words" else text) for text in texts]
 
 
+class TextReward(Reward):
+    """Base of the rewards of the text alone, cheap enough to score each text so far."""
+
+    progress = progress_as_if_ended
+
+
 @dataclass(eq=False, repr=False)
-class Length(Reward):
+class Length(TextReward):
     """
     Returns how close the length of each completion is to a target, in [0, 1].
 
@@ -49,11 +55,9 @@ class Length(Reward):
         lengths = _lengths(completions, self.unit)
         return [min(length, self.target) / max(length, self.target) for length in lengths]
 
-    progress = progress_as_if_ended
-
 
 @dataclass(eq=False, repr=False)
-class LengthPenalty(Reward):
+class LengthPenalty(TextReward):
     """
     Returns 0 for a completion of at most `max_length`, less the longer it is, and -1 from `max_length + slack` on.
 
@@ -87,11 +91,9 @@ class LengthPenalty(Reward):
         room = [self.max_length - length for length in _lengths(completions, self.unit)]
         return [max(min(left, 0) / self.slack, -1.0) for left in room]
 
-    progress = progress_as_if_ended
-
 
 @dataclass(eq=False, repr=False)
-class DistinctN(Reward):
+class DistinctN(TextReward):
     """
     Returns the share of distinct n-grams among the n-grams of each completion, in [0, 1].
 
@@ -117,14 +119,12 @@ class DistinctN(Reward):
         grams = [ngrams(text.split(), self.n) for text in completions]
         return [len(set(of_text)) / len(of_text) if of_text else 1.0 for of_text in grams]
 
-    progress = progress_as_if_ended
-
 
 _MODES = {"full": re.Pattern.fullmatch, "search": re.Pattern.search, "start": re.Pattern.match}
 
 
 @dataclass(eq=False, repr=False)
-class Format(Reward):
+class Format(TextReward):
     """
     Returns 1 if a regular expression matches the completion, else 0.
 
@@ -166,8 +166,6 @@ class Format(Reward):
         texts = completions if self.mode == "search" else [text.strip() for text in completions]
         return [float(_MODES[self.mode](self._compiled, text) is not None) for text in texts]
 
-    progress = progress_as_if_ended
-
 
 @functools.lru_cache(maxsize=4096)
 def _phrase(phrase: str, whole_words: bool = True, ignore_case: bool = True) -> re.Pattern[str]:
@@ -188,7 +186,7 @@ _WORD = re.compile(r"\w+")
 Stemmer: TypeAlias = str | Callable[[str], str] | None
 
 
-class PhraseReward(Reward):
+class PhraseReward(TextReward):
     """
     Base of the rewards that look for words and phrases.
 
@@ -278,8 +276,6 @@ class Keywords(PhraseReward):
     def _occurs(self, phrase: str, text: str) -> bool:
         return _phrase(self._stemmed(phrase), self.whole_words, self.ignore_case).search(text) is not None
 
-    progress = progress_as_if_ended
-
 
 _SLOT = re.compile(r"([^,()\[\]]+)\[([^\]]*)\]")
 
@@ -357,5 +353,3 @@ class SlotCoverage(PhraseReward):
         # A dataset gives every row the slots of all rows, and None to those that a row does not have.
         pairs = [(slot.strip(), "" if value is None else str(value).strip()) for slot, value in slots]
         return [(slot, value) for slot, value in pairs if value and slot not in self.ignore]
-
-    progress = progress_as_if_ended

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from lmrl.arguments import OutputArguments
 from lmrl.distributed import on_main
-from lmrl.models import BF16_PAYS, bf16_speedup
+from lmrl.precision import BF16_PAYS, bf16_speedup
 from lmrl.utils import option
 
 

@@ -89,8 +89,8 @@ class PolicyGradientConfig(RLOOConfig):
         "Checkpoint to go on from. Its folder; `true` for the newest complete one in output_dir; `latest` for the "
         "same, or a start from the beginning where there is none.",
     )
-    scoring_pass: Literal["auto", "plain"] = option(
-        "auto", "Pass over completions. auto computes what several begin with once, plain for each, with padding."
+    scoring_pass: Literal["auto", "shared", "plain"] = option(
+        "auto", "Pass over completions. shared computes what several begin with once, auto does on a CPU, plain never."
     )
     startup_checks: bool = option(
         True,
@@ -109,9 +109,9 @@ class PolicyGradientConfig(RLOOConfig):
         for name, (allowed, reason) in ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be {allowed[0]!r} in training, got {getattr(self, name)!r}. {reason}")
-        check_in(("auto", "plain"), scoring_pass=self.scoring_pass)
+        check_in(("auto", "shared", "plain"), scoring_pass=self.scoring_pass)
         self._check_batches()
-        self._choose_precision()
+        self._choose_by_device()
         self.given_greater_is_better = self.greater_is_better  # transformers fills it in by the metric's name
         try:
             super().__post_init__()
@@ -143,7 +143,7 @@ class PolicyGradientConfig(RLOOConfig):
         """Returns the fields as reports and trackers take them: of a function its name."""
         return {name: name_of(value) if callable(value) else value for name, value in super().to_dict().items()}
 
-    def _choose_precision(self) -> None:
+    def _choose_by_device(self) -> None:
         """TRL's default is bfloat16 wherever it runs. Here it is where there is a GPU made for it."""
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
@@ -151,6 +151,8 @@ class PolicyGradientConfig(RLOOConfig):
         if not torch.accelerator.is_available():
             self.use_cpu = True
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds no other either, but warns
+        elif self.scoring_pass == "auto" and not self.use_cpu:
+            self.scoring_pass = "plain"  # sharing was not measured there
 
     def _check_batches(self) -> None:
         """Checks that batches have all completions of each prompt, before TRL does in words of its own."""

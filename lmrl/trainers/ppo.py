@@ -98,7 +98,7 @@ class PPOTrainer(PolicyGradientTrainer):
         mask = rollout.completion_mask
         token_rewards = core.place_at_end(rollout.rewards, mask) - self.reference.penalty(rollout, self.beta)
         to_come = core.discounted_returns(token_rewards, mask, self.args.gamma)
-        values = rollout.old_values if self.fitted is None else self._fitted_values(rollout, to_come)
+        values = rollout.old_values if self.fitted is None else self._fitted_values(self.fitted, rollout, to_come)
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
 
@@ -113,10 +113,8 @@ class PPOTrainer(PolicyGradientTrainer):
             advantages = core.standardize(advantages, self.meter.moments(advantages, mask))
         return Credit(advantages=advantages * mask, returns=returns, values=values)
 
-    def _fitted_values(self, rollout: Rollout, returns: Tensor) -> Tensor:
+    def _fitted_values(self, fitted: LeastSquaresCritic, rollout: Rollout, returns: Tensor) -> Tensor:
         """Returns the values of a regression, (B, T), which then learns this rollout, too."""
-        fitted = self.fitted
-        assert fitted is not None
         mask = rollout.completion_mask
         with self.meter.clock("reward"):
             rewards = [reward.reward_func for reward in self.reward_funcs]

@@ -302,10 +302,9 @@ def waits_and_uploads() -> None:
     trainer.train()
     for rollout, update in (seen[:2], seen[2:]):
         assert rollout.waits <= 2 * tokens + 65, rollout.waits
-        # Each scoring pass reads its token ids back, and uploads how it is cut, in two pieces.
-        assert rollout.uploads <= 17, rollout.uploads
-        assert update.waits <= 14, update.waits
-        assert update.uploads <= 2, update.uploads
+        assert rollout.uploads <= 9, rollout.uploads
+        assert update.waits <= 12, update.waits
+        assert update.uploads == 0, update.uploads
 
 
 def waits_of_rewards() -> None:

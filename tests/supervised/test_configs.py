@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 from trl import SFTConfig
 
-from lmrl.models import BF16_PAYS, bf16_speedup
+from lmrl.precision import BF16_PAYS, bf16_speedup
 from lmrl.supervised import RecipeConfig
 
 pytestmark = pytest.mark.skipif(torch.accelerator.is_available(), reason="defaults of a CPU")

@@ -7,9 +7,8 @@ import torch
 BF16_PAYS = 1.25
 """Speed-up of a product of matrices from which mixed precision is faster: it casts weights and states all the time."""
 
-_SIZE = (
-    384  # of square matrices: three products in float32 take some milliseconds, and start no more threads than a step
-)
+# Of square matrices: three products in float32 take some milliseconds, and start no more threads than a step.
+_SIZE = 384
 _TRIALS = 5
 
 
