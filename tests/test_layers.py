@@ -114,8 +114,7 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 22_998,
-    "lmrl/search": 504,
+    "lmrl": 22_992,
     "lmrl/rewards": 4_696,
     "lmrl/trainers": 2_900,
 }

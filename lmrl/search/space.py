@@ -18,7 +18,7 @@ _SAME_IN_ALL_TRIALS = ("config", "resume_from_checkpoint", "output_dir", "eval_o
 
 def read_space(space: Mapping[str, Any] | str, types: Mapping[str, str] | None = None) -> dict[str, Any]:
     """
-    Returns Optuna's distribution for each argument of a search space.
+    Returns Optuna's distribution for each argument of a search space; a `ValueError` if one cannot have its values.
 
     Args:
         space (`dict` or `str`):
@@ -27,9 +27,6 @@ def read_space(space: Mapping[str, Any] | str, types: Mapping[str, str] | None =
         types (`dict` of `str`, *optional*):
             Type of each argument, such as `float | None`. Without it every name is accepted, and a range has integers
             if it is written with integers.
-
-    Raises:
-        ValueError: If there is no such argument, or it cannot have such values.
     """
     if isinstance(space, str):
         space = _read(space)

@@ -95,10 +95,8 @@ class Sweep:
 
     def run(self) -> None:
         """
-        Runs trials until the study has as many as wanted; those that were interrupted do not count.
-
-        Raises:
-            ValueError: If the folder has another study, there is no such objective, or all trials failed.
+        Runs trials until the study has as many as wanted; those that were interrupted do not count. A `ValueError` if
+        the folder has another study, there is no such objective, or all trials failed.
         """
         clear_study_folder(self.args.output_dir, self.args.overwrite)
         self._check_settings()
