@@ -57,6 +57,12 @@ def test_the_lines_of_a_run_with_an_adapter(llama_path: str, tmp_path: Path) -> 
     assert lines["training"].startswith(f"{trainer.state.max_steps} steps, 24 prompts = 3 epochs of 8; ")
 
 
+def test_a_critic_that_is_fitted_has_no_parameters(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, **RUN, critic="least_squares")
+    lines = lines_of(trainer, tmp_path)
+    assert lines["critic"] == "a regression on the policy's states, fitted for each rollout on those before it"
+
+
 def test_a_chat_is_shown_as_it_is_rendered(gpt2_path: str, tmp_path: Path) -> None:
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": f"a {name}"}]} for name in "abcdefgh"])
     trainer = make_trainer("reinforce", gpt2_path, tmp_path, **{**RUN, "train_dataset": rows}, beta=0.0)

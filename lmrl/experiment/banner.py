@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from lmrl.experiment.notes import run_notes, weights_dtype
-from lmrl.models import get_critic
+from lmrl.models import base_of, get_critic
 from lmrl.utils import aligned_lines, middle_shortened, tokenize_prompt
 
 _TEXT = 160  # characters of a prompt or a reference that are shown
@@ -17,6 +17,7 @@ _CRITICS = {
     "shared": "a head on the policy's hidden states",
     "adapter": "a head and an adapter of its own on the policy's base",
     "separate": "a model of its own",
+    "least_squares": "a regression on the policy's states, fitted for each rollout on those before it",
 }
 
 
@@ -111,7 +112,7 @@ def print_evaluation_banner(
 
 def _model(trainer: Any, given: Mapping[str, Any]) -> str:
     """Returns name, class, size and adapter of the model."""
-    base = _base_of(trainer.model)
+    base = base_of(trainer.model)
     name = given.get("model_name_or_path") or "lmrl's demo"
     trained, total = count_weights(trainer.model)
     share = "all trained" if trained == total else f"{number_text(trained)} trained ({100 * trained / total:.2g} %)"
@@ -125,10 +126,6 @@ def _adapter(model: Any) -> str:
     rank = getattr(config, "r", None)
     kind = str(getattr(config.peft_type, "value", config.peft_type)).replace("LORA", "LoRA")
     return f" ({kind} of rank {rank})" if rank else f" ({kind})"
-
-
-def _base_of(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def count_weights(model: Any) -> tuple[int, int]:
@@ -181,7 +178,7 @@ def _reference(trainer: Any) -> str:
         kind = "the policy with its adapter as it is now"
     else:
         kind = "the policy with its adapter off"
-    moves = f", moved towards the policy every {args.ref_model_sync_steps} steps" if args.sync_ref_model else ""
+    moves = f", moved towards the policy every {_steps(args.ref_model_sync_steps)}" if args.sync_ref_model else ""
     beta = f"{args.beta:g}" if args.kl_target is None else f"{args.beta:g}, adapted to a KL of {args.kl_target:g} nats"
     return f"{kind}{moves}; KL penalty beta {beta}"
 
@@ -195,6 +192,8 @@ def _critic(trainer: Any) -> str:
     kind = str(getattr(trainer.args, "critic", ""))
     critic = get_critic(trainer.model)
     trained = sum(weight.numel() for weight in critic.parameters() if weight.requires_grad)
+    if not trained:
+        return _CRITICS.get(kind, kind)
     rate = getattr(trainer.args, "critic_learning_rate", None)
     learned = f", learning rate {rate:g}" if rate else ""
     return f"{_CRITICS.get(kind, kind)}: {number_text(trained)} parameters{learned}"
@@ -207,6 +206,11 @@ def _rewards(trainer: Any) -> str:
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------
+
+
+def _steps(number: float) -> str:
+    """Returns a number of steps as it follows `every`."""
+    return "step" if number == 1 else f"{number:g} steps"
 
 
 def _step_rows(args: Any) -> int:
@@ -275,7 +279,7 @@ def _held_out(trainer: Any, eval_rows: Dataset, given: Mapping[str, Any]) -> str
     if strategy == "no":
         during = ""
     else:
-        during = f", {subset} of them every " + ("epoch" if strategy == "epoch" else f"{args.eval_steps:g} steps")
+        during = f", {subset} of them every " + ("epoch" if strategy == "epoch" else _steps(args.eval_steps))
     if hasattr(trainer, "reference"):
         when = "before and after training"
     elif "eval_subset" in given:  # a warm start, which evaluates these alone
@@ -325,7 +329,7 @@ def _output(args: Any) -> str:
     strategy = getattr(args.save_strategy, "value", args.save_strategy)
     saved = {
         "no": "no checkpoints (--save_strategy steps --save_steps 10 keeps some)",
-        "steps": f"a checkpoint every {args.save_steps:g} steps",
+        "steps": f"a checkpoint every {_steps(args.save_steps)}",
         "epoch": "a checkpoint every epoch",
         "best": "a checkpoint at each best evaluation",
     }[strategy]
