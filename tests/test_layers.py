@@ -53,11 +53,14 @@ LAYERS = {
     ),
     "lmrl/data": Layer(("lmrl.data",), None),
     "lmrl/models": Layer(("lmrl.models", "lmrl.packing"), ("peft", "safetensors", "torch", "transformers", "trl")),
+    "lmrl/critics": Layer(
+        ("lmrl.critics", "lmrl.core", "lmrl.models"), ("accelerate", "safetensors", "torch", "transformers")
+    ),
     "lmrl/rewards": Layer(("lmrl.rewards", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")),
     "lmrl/envs": Layer(("lmrl.envs", "lmrl.rewards"), ("gymnasium", "numpy")),
     "lmrl/trainers": Layer(
         (
-            *("lmrl.trainers", "lmrl.core", "lmrl.models", "lmrl.distributed"),
+            *("lmrl.trainers", "lmrl.core", "lmrl.critics", "lmrl.models", "lmrl.distributed"),
             *("lmrl.checkpoints", "lmrl.log_file", "lmrl.saving"),
         ),
         TRAINER_LIBRARIES,
@@ -70,7 +73,7 @@ LAYERS = {
     ),
     "lmrl/experiment": Layer(
         (
-            *("lmrl.experiment", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"),
+            *("lmrl.experiment", "lmrl.critics", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"),
             *("lmrl.distributed", "lmrl.precision", "lmrl.outputs", "lmrl.rollouts"),
         ),
         None,
@@ -103,6 +106,7 @@ LAYERS = {
 BUDGETS = {
     "lmrl": 15_500,
     "lmrl/core": 800,
+    "lmrl/critics": 700,
     "lmrl/data": 1_400,
     "lmrl/envs": 250,
     "lmrl/evaluation": 4_200,
@@ -114,7 +118,7 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 22_992,
+    "lmrl": 23_007,
     "lmrl/rewards": 4_696,
     "lmrl/trainers": 2_900,
 }

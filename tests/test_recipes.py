@@ -39,9 +39,9 @@ from lmrl.arguments import (
     WarmStartEvaluationArguments,
 )
 from lmrl.cli import run
+from lmrl.critics import CRITIC_FILE
 from lmrl.data import demo_rows
 from lmrl.evaluation import read_json
-from lmrl.models import CRITIC_FILE
 from lmrl.outputs import clear_run_folder
 from lmrl.trainers import PPOConfig, ReinforceConfig
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from lmrl.critics import get_critic
 from lmrl.experiment.notes import run_notes, weights_dtype
-from lmrl.models import base_of, get_critic
+from lmrl.models import base_of
 from lmrl.utils import aligned_lines, middle_shortened, tokenize_prompt
 
 _TEXT = 160  # characters of a prompt or a reference that are shown

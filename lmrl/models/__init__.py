@@ -1,4 +1,4 @@
-"""Loading of models and tokenizers, and a policy's forward with its critic, independent of how it is trained."""
+"""Loading of models and tokenizers, and a policy's forward, independent of how it is trained."""
 
 from .adapters import (
     TrunkAdapter,
@@ -8,14 +8,6 @@ from .adapters import (
     offer_base_model,
     tied_targets,
     upcast_adapters_to_fp32,
-)
-from .critic import (
-    CRITIC_FILE,
-    Critic,
-    attach_critic,
-    get_critic,
-    load_critic,
-    save_critic,
 )
 from .loading import (
     context_length,
@@ -34,14 +26,11 @@ from .scoring import ScoredCompletions, add_scoring_forward, check_scoring_forwa
 from .shared_prompts import share_prompts
 
 __all__ = [
-    "CRITIC_FILE",
-    "Critic",
     "DecodingWeights",
     "ScoredCompletions",
     "TrunkAdapter",
     "adapter_config",
     "add_scoring_forward",
-    "attach_critic",
     "backbone_of",
     "base_of",
     "check_scoring_forward",
@@ -50,16 +39,13 @@ __all__ = [
     "disable_dropout",
     "draw",
     "fuse_activations",
-    "get_critic",
     "load_backbone",
-    "load_critic",
     "load_model",
     "load_policy",
     "load_tokenizer",
     "neutral_generation_config",
     "offer_base_model",
     "sampling_together",
-    "save_critic",
     "share_prompts",
     "show_special_tokens",
     "tied_targets",

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallb
 from transformers.trainer_utils import EvalLoopOutput
 from trl import RLOOTrainer
 
-from lmrl import core, models
+from lmrl import core, critics, models
 from lmrl.checkpoints import checkpoint_folder
 from lmrl.distributed import local_rows
 from lmrl.log_file import LogFile
@@ -135,7 +135,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         raise NotImplementedError
 
     def create_critic(self, policy: PreTrainedModel) -> nn.Module | None:
-        """Returns a new critic, attached by [`~lmrl.models.attach_critic`], to train at the `critic_learning_rate`."""
+        """Returns a new critic, made by [`~lmrl.critics.attach_critic`], to train at the `critic_learning_rate`."""
         return None
 
     def on_first_rewards(self, rewards: Tensor) -> None:
@@ -271,7 +271,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         optimizer = super().create_optimizer(model)
         learning_rate = getattr(self.args, "critic_learning_rate", None)  # a subclass's configuration may have none
         if self.has_critic:
-            models.critic.set_critic_learning_rate(optimizer, self.model if model is None else model, learning_rate)
+            critics.set_critic_learning_rate(optimizer, self.model if model is None else model, learning_rate)
         return optimizer
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -321,10 +321,10 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # Before Trainer saves, which takes the critic out of a state_dict that it is given.
-        critic = models.critic.critic_weights(self.model.state_dict() if state_dict is None else state_dict)
+        critic = critics.critic_weights(self.model.state_dict() if state_dict is None else state_dict)
         super()._save(output_dir, state_dict)
         if self.has_critic and self.args.should_save:
-            models.save_critic(critic, output_dir or self.args.output_dir)
+            critics.save_critic(critic, output_dir or self.args.output_dir)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes `model_card` once there is one, which is then pushed, too; TRL's draft before."""
@@ -397,4 +397,4 @@ class PolicyGradientTrainer(RLOOTrainer):
     def _load_critic(self, folder: str) -> None:
         # A checkpoint of DeepSpeed or FSDP has the complete module, with the critic: what they have loaded is shards.
         if self.has_critic and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            models.load_critic(models.get_critic(self._base_model), folder)
+            critics.load_critic(critics.get_critic(self._base_model), folder)

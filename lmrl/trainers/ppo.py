@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrl import core
+from lmrl.critics import LeastSquaresCritic, get_critic, make_critic
 from lmrl.distributed import local_rows
-from lmrl.models import ScoredCompletions, get_critic
-from lmrl.models.critic import make_critic
+from lmrl.models import ScoredCompletions
 from lmrl.utils import refuse
 
 from .base import PolicyGradientTrainer
 from .configs import PPOConfig
-from .least_squares import LeastSquaresCritic
 from .rollout import Credit, Rollout
 
 

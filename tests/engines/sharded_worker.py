@@ -14,8 +14,9 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from trl.trainer.utils import use_adapter
 
+from lmrl.critics import attach_critic
 from lmrl.distributed import unsharded
-from lmrl.models import add_scoring_forward, attach_critic, disable_dropout, load_model
+from lmrl.models import add_scoring_forward, disable_dropout, load_model
 from lmrl.trainers.engines import keep_outputs_in_fp32
 
 PROMPTS = torch.tensor([[0, 0, 6, 7, 8], [9, 10, 11, 12, 13], [0, 0, 0, 0, 5], [20, 21, 22, 23, 24]])

@@ -11,7 +11,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmrl.models import CRITIC_FILE
+from lmrl.critics import CRITIC_FILE
 
 HERE = Path(__file__).parent
 IDS = torch.tensor([[10, 11]])

@@ -13,7 +13,7 @@ import torch
 from launching import RECIPES, finish, kill, start
 from safetensors.torch import load_file
 
-from lmrl.models import CRITIC_FILE
+from lmrl.critics import CRITIC_FILE
 
 FEW = (
     *("--max_steps", "2", "--per_device_train_batch_size", "4", "--max_completion_length", "12"),

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration, is_vllm_available
 
-from lmrl.models import get_critic
+from lmrl.critics import get_critic
 from lmrl.trainers import PolicyGradientTrainer, PPOConfig, ReinforceConfig
 from lmrl.trainers.engines import send_policy_to_vllm
 

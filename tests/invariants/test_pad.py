@@ -7,7 +7,8 @@ import torch
 from training import ALGORITHMS, PASSES, gradients, loss_of, make_trainer, one_rollout
 from transformers import AutoModelForCausalLM
 
-from lmrl.models import add_scoring_forward, attach_critic, check_scoring_forward, get_critic
+from lmrl.critics import attach_critic, get_critic
+from lmrl.models import add_scoring_forward, check_scoring_forward
 from lmrl.trainers import Rollout
 
 PROMPT, COMPLETION = [6, 7, 8, 9], [10, 11, 1]

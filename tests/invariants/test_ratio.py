@@ -6,7 +6,7 @@ import pytest
 import torch
 from training import ALGORITHMS, PASSES, make_trainer, one_rollout
 
-from lmrl.models import get_critic
+from lmrl.critics import get_critic
 
 
 @pytest.mark.parametrize("scoring_pass", PASSES)

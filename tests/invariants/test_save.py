@@ -9,7 +9,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig
 from training import ALGORITHMS, make_trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmrl.models import CRITIC_FILE, get_critic
+from lmrl.critics import CRITIC_FILE, get_critic
 
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11, 12]])
 

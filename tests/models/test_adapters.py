@@ -9,15 +9,8 @@ from safetensors.torch import load_file
 from tiny import tiny_gpt2, tiny_llama, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
-from lmrl.models import (
-    TrunkAdapter,
-    add_scoring_forward,
-    attach_critic,
-    load_critic,
-    load_model,
-    save_critic,
-    write_merged,
-)
+from lmrl.critics import attach_critic, load_critic, save_critic
+from lmrl.models import TrunkAdapter, add_scoring_forward, load_model, write_merged
 
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11], [0, 0, 12, 13, 14, 15]])
 MASK = (IDS != 0).long()

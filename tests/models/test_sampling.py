@@ -13,7 +13,8 @@ from training import make_trainer, one_rollout
 from transformers import GenerationConfig
 
 import lmrl
-from lmrl.models import add_scoring_forward, attach_critic, load_model
+from lmrl.critics import attach_critic
+from lmrl.models import add_scoring_forward, load_model
 from lmrl.models.sampling import DecodingWeights, neutral_generation_config
 
 IDS = torch.tensor([[6, 7, 8, 9]])

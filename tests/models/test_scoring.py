@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Llama4ForCausalLM, Llama4TextConfig
 
-from lmrl.models import add_scoring_forward, attach_critic, context_length
+from lmrl.critics import attach_critic
+from lmrl.models import add_scoring_forward, context_length
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}

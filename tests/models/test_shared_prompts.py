@@ -9,14 +9,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from lmrl.models import (
-    TrunkAdapter,
-    add_scoring_forward,
-    attach_critic,
-    backbone_of,
-    check_scoring_forward,
-    share_prompts,
-)
+from lmrl.critics import attach_critic
+from lmrl.models import TrunkAdapter, add_scoring_forward, backbone_of, check_scoring_forward, share_prompts
 from lmrl.packing import PackedRows, cost, pack
 
 TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "vocab_size": 64}

@@ -16,8 +16,8 @@ from tiny import tiny_gpt2, tiny_tokenizer
 from training import ALGORITHMS, PROMPTS, make_trainer, share_of_letters
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, LlamaModel
 
+from lmrl.critics import CRITIC_FILE
 from lmrl.data import demo_model_path
-from lmrl.models import CRITIC_FILE
 from lmrl.rewards import BLEU
 from lmrl.trainers import PPOConfig, ReinforceConfig
 

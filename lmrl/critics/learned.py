@@ -1,4 +1,4 @@
-"""The critic: a value head on the policy's hidden states, a second adapter of the policy, or its own backbone."""
+"""Learned critics: a value head on the policy's hidden states, a second adapter of the policy, or its own backbone."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -9,11 +9,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lmrl.models import (
+    TrunkAdapter,
+    backbone_of,
+    base_of,
+    copy_backbone,
+    disable_dropout,
+    load_backbone,
+    share_prompts,
+)
 from lmrl.utils import known_as
-
-from .adapters import TrunkAdapter, backbone_of, base_of
-from .loading import copy_backbone, disable_dropout, load_backbone
-from .shared_prompts import share_prompts
 
 # In a folder of its own: vLLM and others load every `*.safetensors` that lies beside `config.json`.
 CRITIC_FILE = "critic/critic.safetensors"

@@ -9,16 +9,8 @@ from tiny import tiny_tokenizer
 from training import make_trainer
 from transformers import AutoModel, AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
-from lmrl.models import (
-    CRITIC_FILE,
-    Critic,
-    add_scoring_forward,
-    attach_critic,
-    get_critic,
-    load_critic,
-    load_model,
-    save_critic,
-)
+from lmrl.critics import CRITIC_FILE, Critic, attach_critic, get_critic, load_critic, save_critic
+from lmrl.models import add_scoring_forward, load_model
 
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11], [0, 0, 12, 13, 14, 15]])
 MASK = (IDS != 0).long()

@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lmrl import core
+from lmrl.critics.least_squares import SHRINKAGES, LeastSquaresCritic
 from lmrl.rewards import BLEU, Length
-from lmrl.trainers.least_squares import SHRINKAGES, LeastSquaresCritic
 from tests.tiny import tiny_tokenizer
 from tests.training import make_trainer
 

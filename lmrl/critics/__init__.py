@@ -1,0 +1,27 @@
+"""Critics of PPO: learned heads on a policy's states, and a regression that is fitted anew for every rollout."""
+
+from .learned import (
+    CRITIC_FILE,
+    Critic,
+    attach_critic,
+    critic_weights,
+    get_critic,
+    load_critic,
+    make_critic,
+    save_critic,
+    set_critic_learning_rate,
+)
+from .least_squares import LeastSquaresCritic
+
+__all__ = [
+    "CRITIC_FILE",
+    "Critic",
+    "LeastSquaresCritic",
+    "attach_critic",
+    "critic_weights",
+    "get_critic",
+    "load_critic",
+    "make_critic",
+    "save_critic",
+    "set_critic_learning_rate",
+]
