@@ -99,12 +99,12 @@ class Classifier(FrozenModel):
     def _load(self, name: str) -> Any:
         return load_classifier(name, self.kind)
 
-    def _prepare(self, model: Any, tokenizer: Any) -> None:
-        super()._prepare(model, tokenizer)
+    def _ready(self, model: Any) -> Any:
         if self._tokenizer.pad_token_id is None:
             raise ValueError("`tokenizer` must have a padding token, got one without. Set its `pad_token`.")
         # A decoder has its score at the last token that is not padding, found by this id.
-        self._model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
+        model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
+        return super()._ready(model)
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the reward of each text."""

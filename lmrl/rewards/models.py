@@ -1,5 +1,6 @@
 """Base class of the rewards that are frozen models, and what they load, cut and batch with."""
 
+import functools
 import multiprocessing
 import os
 import warnings
@@ -68,31 +69,40 @@ class FrozenModel(Reward):
         check_at_least(1, batch_size=self.batch_size)
         super().__init__(self.name, range=UNBOUNDED)
         self._source = str(self.model) if isinstance(self.model, (str, Path)) else None
-        self._prepare(self._source or self.model, self.tokenizer)
+        self._tokenizer = self._saved_tokenizer() if self.tokenizer is None else self.tokenizer
+        self._tokenizer.truncation_side = self.truncation_side
+        model = None if self._loads_later else self._model
         if self.max_length is None:
-            self.max_length = longest_input(self._tokenizer, self._config, self._model)
+            self.max_length = longest_input(self._tokenizer, self._config, model)
 
     @abstractmethod
     def _load(self, name: str) -> Any:
-        """
-        Returns the model in a folder or on the hub; refuses to make up what its checkpoint lacks. `None` is one that
-        is loaded at the first call.
-        """
+        """Returns the model in a folder or on the hub; refuses to make up what its checkpoint lacks."""
 
     @abstractmethod
     def _read(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns the rewards (B,) of a batch, padded on the right, on the device of the model."""
 
-    def _prepare(self, model: Any, tokenizer: Any) -> None:
-        self._tokenizer = self._saved_tokenizer(model) if tokenizer is None else tokenizer
-        self._tokenizer.truncation_side = self.truncation_side
-        self._model: Any = self._load(model) if isinstance(model, str) else model
-        if self._model is not None:
-            self._model.requires_grad_(False).eval()
-        self._placed = False
+    def _ready(self, model: Any) -> Any:
+        """Returns a model that was loaded or given, frozen."""
+        return model.requires_grad_(False).eval()
 
-    def _saved_tokenizer(self, model: Any) -> Any:
-        name = model if isinstance(model, str) else model.config._name_or_path
+    @functools.cached_property
+    def _model(self) -> Any:
+        return self._ready(self._load(self._source) if self._source else self.model)
+
+    @functools.cached_property
+    def _placed_model(self) -> Any:
+        """The model on its device, from the first call on: by then each process of a run has chosen its GPU."""
+        return self._model.to(self.device or default_device())
+
+    @property
+    def _loads_later(self) -> bool:
+        """Whether the model is loaded at the first call."""
+        return False
+
+    def _saved_tokenizer(self) -> Any:
+        name = self._source or self.model.config._name_or_path
         if not name:
             raise ValueError(f"`tokenizer` must be given for this {self.kind}, got None: the model has no folder.")
         return from_pretrained(transformers.AutoTokenizer, name, self.kind)
@@ -101,19 +111,9 @@ class FrozenModel(Reward):
     def _config(self) -> Any:
         return self._model.config
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_model": None} if self._source else dict(vars(self))
-
     @property
     def _model_name(self) -> str:
         return str(self._source or self._model.config._name_or_path or type(self._model).__name__)
-
-    def _place(self) -> None:
-        if self._model is None:
-            self._prepare(self._source, self._tokenizer)
-        if not self._placed:
-            self._model.to(self.device or default_device())
-            self._placed = True
 
     def _given_prompts(self, prompts: Prompts) -> Sequence[Any]:
         if prompts is None:
@@ -122,7 +122,6 @@ class FrozenModel(Reward):
 
     def _rewards(self, texts: Sequence[Encoded], cut: int) -> Scores:
         """Returns the reward of each encoded text, and warns of the `cut` ones among them."""
-        self._place()
         rewards = map_batches(self._score_batch, texts, lambda text: len(text["input_ids"]), self.batch_size)
         if cut:
             warnings.warn(
@@ -138,7 +137,7 @@ class FrozenModel(Reward):
             tensors = [torch.tensor(text[key], dtype=torch.long) for text in texts]
             filler = self._tokenizer.pad_token_id or 0 if key == "input_ids" else 0
             padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=filler)
-            batch[key] = padded.to(self._model.device)
+            batch[key] = padded.to(self._placed_model.device)
         with torch.no_grad():
             return cast(Scores, self._read(batch).tolist())
 

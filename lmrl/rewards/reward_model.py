@@ -1,5 +1,6 @@
 """A model trained on human preferences as a reward: the format of its inputs, its LoRA adapter, the reward."""
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -189,45 +190,41 @@ class RewardModel(FrozenModel):
     quantized_base: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        self._adapter: RewardAdapter | None = None
-        self._called = False
         self._on_policy = False
         super().__post_init__()
-        cut = f"max:{self.max_length}|cut:{self.truncation_side}"
-        self._signature = f"reward_model|model:{self._model_name}|{cut}|prompt:{self.use_prompt}"
-
-    def _load(self, name: str) -> Any:
-        """Returns `None` for an adapter that may still be put on a policy's base."""
-        if not (Path(name) / "adapter_config.json").is_file():
-            return load_classifier(name, self.kind)
-        self._adapter = self._adapter or RewardAdapter(name, self.quantized_base)
-        if self._adapter.labels is not None and not self._called:
-            return None
-        logger.info(f"The reward {self.__name__!r} loads a base of its own, {self._adapter.base!r}.")
-        return self._adapter.load_merged()
-
-    def _prepare(self, model: Any, tokenizer: Any) -> None:
-        super()._prepare(model, tokenizer)
-        waiting = self._model is None and self._adapter is not None
-        labels = self._adapter.labels if waiting and self._adapter else self._config.num_labels
+        labels = self._adapter.labels if self._adapter and self._loads_later else self._model.config.num_labels
         if labels != 1:
             raise ValueError(
                 f"`model` must have one logit, got {self._model_name!r} with {labels} labels. Use `Classifier`."
             )
+        cut = f"max:{self.max_length}|cut:{self.truncation_side}"
+        self._signature = f"reward_model|model:{self._model_name}|{cut}|prompt:{self.use_prompt}"
+
+    def _load(self, name: str) -> Any:
+        if self._adapter is None:
+            return load_classifier(name, self.kind)
+        logger.info(f"The reward {self.__name__!r} loads a base of its own, {self._adapter.base!r}.")
+        return self._adapter.load_merged()
+
+    @functools.cached_property
+    def _adapter(self) -> RewardAdapter | None:
+        is_adapter = self._source is not None and (Path(self._source) / "adapter_config.json").is_file()
+        return RewardAdapter(str(self._source), self.quantized_base) if is_adapter else None
+
+    @property
+    def _loads_later(self) -> bool:
+        """Whether it is an adapter with its head, which may still be put on a policy's base."""
+        return self._adapter is not None and self._adapter.labels is not None
+
+    def _ready(self, model: Any) -> Any:
         # As in training: the score is read at the last token that is not padding, found by this id.
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
-        self._config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
+        model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
+        return super()._ready(model)
 
     @property
     def _config(self) -> Any:
-        return self._adapter.config if self._model is None and self._adapter else self._model.config
-
-    def _place(self) -> None:
-        self._called = True
-        if self._on_policy:  # the base is where the policy is
-            self._model.to(self._model.device)
-        else:
-            super()._place()
+        return self._adapter.config if self._adapter else self._model.config
 
     def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
         """
@@ -243,14 +240,10 @@ class RewardModel(FrozenModel):
         if reason is not None:
             logger.warning(f"The reward {self.__name__!r} will load a base of its own: {reason}.")
             return False
-        self._model = self._adapter.load_on_backbone(backbone).requires_grad_(False).eval()
-        self._config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
+        self._model = self._placed_model = self._ready(self._adapter.load_on_backbone(backbone))
         self._on_policy = True
         logger.info(f"The reward {self.__name__!r} runs on the policy's base, {self._adapter.base!r}.")
         return True
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_on_policy": False} if self._source else super().__getstate__()
 
     def __call__(self, *, completions: Sequence[Any], prompts: Prompts = None, **columns: Any) -> Scores:
         # Completions as they are: a chat goes through the template with all its messages.
@@ -264,5 +257,7 @@ class RewardModel(FrozenModel):
         return self._rewards(rows, cut=sum(bool(text.encodings and text.encodings[0].overflowing) for text in encoded))
 
     def _read(self, batch: dict[str, Tensor]) -> Tensor:
+        if self._on_policy:  # the base is where the policy is: so must the head be
+            self._model.to(self._model.device)
         logits: Tensor = self._model(**batch).logits
         return logits.float().squeeze(-1)
