@@ -102,12 +102,8 @@ class Combined(Reward):
             the reward of the row or `None`. A picklable function, for the reward to be picklable.
         rewards (`Iterable[Callable]`):
             Components.
-        name (`str`):
-            Name under which trainers log the result.
-        range (`tuple[float, float]`, *optional*, defaults to `(-inf, inf)`):
-            Lowest and highest possible result.
-        signature (`str`, *optional*):
-            All that is needed to compute the same numbers again. Defaults to the name.
+        name, range (defaults to `(-inf, inf)`), signature:
+            Those of [`Reward`].
 
     Attributes:
         components (`tuple[Callable, ...]`): the rewards.

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 from lmrl.libraries import Array, np, sacrebleu
 
 from .grams import Gram, SacrebleuTokens, all_ngrams, ngrams, occurrences
-from .references import Prepared, ReferenceReward, SummedReward, divide
+from .references import Prepared, ReferenceReward, SummedReward, divide, texts_of_rows
 
 
 def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[str, ...]]:
@@ -23,16 +23,8 @@ def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[s
     Raises:
         ValueError: If the file is not of that form, or a document has no references; rows are counted from 0.
     """
-    documents = []
-    for row, value in enumerate(_read_file(Path(corpus), column) if isinstance(corpus, (str, Path)) else corpus):
-        document = (value,) if isinstance(value, str) else value
-        if not isinstance(document, (list, tuple)) or not document or not all(isinstance(t, str) for t in document):
-            raise ValueError(
-                f"A document of `corpus` must be a string or a non-empty list of strings, got {value!r} in row {row}. "
-                "Correct or drop the row."
-            )
-        documents.append(tuple(document))
-    return documents
+    documents = _read_file(Path(corpus), column) if isinstance(corpus, (str, Path)) else corpus
+    return texts_of_rows(documents, "A document of `corpus` must be a string or a non-empty list of strings")
 
 
 def _read_file(path: Path, column: str) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import functools
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar, cast
 
@@ -74,23 +74,14 @@ class ReferenceReward(Reward, Generic[Prepared]):
 
     def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
         """Returns [`~lmrl.rewards.progress.overlap_progress`] of its words and references."""
-        values = columns[self.column]
-        references = [self._checked_references(row, value) for row, value in enumerate(values)]
-        return overlap_progress(prefixes, references, self.progress_units)
+        return overlap_progress(prefixes, self._references(columns[self.column]), self.progress_units)
 
     def _prepare_rows(self, values: Sequence[Any]) -> list[Prepared]:
-        references = [self._checked_references(row, value) for row, value in enumerate(values)]
-        return [self._prepared(of_row) for of_row in references]
+        return [self._prepared(references) for references in self._references(values)]
 
-    def _checked_references(self, row: int, value: Any) -> tuple[str, ...]:
-        if isinstance(value, str):
-            return (value,)
-        if isinstance(value, (list, tuple)) and value and all(isinstance(reference, str) for reference in value):
-            return tuple(value)
-        raise ValueError(
-            f"The reward {self.__name__!r} needs a string or a non-empty list of strings in every row of "
-            f"{self.column!r}, got {value!r} in row {row} of the batch. Correct or drop the row."
-        )
+    def _references(self, values: Sequence[Any]) -> list[tuple[str, ...]]:
+        needs = f"The reward {self.__name__!r} needs a string or a non-empty list of strings in every row of "
+        return texts_of_rows(values, f"{needs}{self.column!r}", " of the batch")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -128,6 +119,17 @@ class SummedReward(ReferenceReward[Prepared]):
         """Returns the reward of each text against its row of references."""
         statistics = self.statistics(completions, columns[self.column])
         return self.from_statistics(np.array(statistics, dtype=np.float64)).tolist() if statistics else []
+
+
+def texts_of_rows(values: Iterable[Any], rule: str, where: str = "") -> list[tuple[str, ...]]:
+    """Returns the texts of each row, a string or a list of strings; an error of another one begins with the rule."""
+    rows = []
+    for row, value in enumerate(values):
+        texts = (value,) if isinstance(value, str) else value
+        if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{rule}, got {value!r} in row {row}{where}. Correct or drop the row.")
+        rows.append(tuple(texts))
+    return rows
 
 
 def divide(numerator: Array, denominator: Any, otherwise: Any) -> Array:

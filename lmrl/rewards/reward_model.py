@@ -69,8 +69,9 @@ class RewardAdapter:
         self.quantized_base = quantized_base
         self._adapter = peft.PeftConfig.from_pretrained(folder)
         self.base = str(self._adapter.base_model_name_or_path)
+        self._revision = self._adapter.revision or "main"
         try:
-            self.config = transformers.AutoConfig.from_pretrained(self.base, revision=self._adapter.revision or "main")
+            self.config = transformers.AutoConfig.from_pretrained(self.base, revision=self._revision)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"`base_model_name_or_path` of the adapter {folder!r} must be a model, got {self.base!r} "
@@ -92,18 +93,15 @@ class RewardAdapter:
 
     def load_merged(self) -> Any:
         """Returns its base with the adapter merged and the head that was saved with it."""
-        revision = self._adapter.revision or "main"
         head = self._adapter.modules_to_save or ()
         with _forked_rng():
-            base = load_classifier(self.base, "reward model", trained=head, num_labels=1, revision=revision)
+            base = load_classifier(self.base, "reward model", trained=head, num_labels=1, revision=self._revision)
             return peft.PeftModel.from_pretrained(base, self.folder).merge_and_unload()
 
     def load_on_backbone(self, backbone: Any) -> Any:
         """Returns the adapter with its head on a policy's base without head, whose weights stay as they are."""
-        import torch
-
-        options = self.config.to_dict()
-        options = {name: value for name, value in options.items() if name not in ("id2label", "label2id")}
+        labels = ("id2label", "label2id")
+        options = {name: value for name, value in self.config.to_dict().items() if name not in labels}
         config = type(self.config).from_dict({**options, "num_labels": 1})
         with torch.device("meta"):
             model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=backbone.dtype)

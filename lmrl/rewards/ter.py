@@ -103,11 +103,8 @@ Move = tuple[int, int, int]
 
 def edits(completion: Sequence[str], reference: Sequence[str], least: int, best: float) -> int:
     """
-    Returns the edits that turn one text into another: words inserted, deleted or replaced, and runs of words moved.
-
-    From "A Study of Translation Edit Rate with Targeted Human Annotation" (Snover et al., 2006,
-    https://aclanthology.org/2006.amta-papers.25): the move that saves most other edits is made, as long as one saves
-    any. The number is that of `sacrebleu.metrics.lib_ter.translation_edit_rate`.
+    Returns the edits of [`TER`] that turn one text into another. The move that saves most other edits is made, as
+    long as one saves any. The number is that of `sacrebleu.metrics.lib_ter.translation_edit_rate`.
 
     Args:
         completion (`Sequence[str]`):
