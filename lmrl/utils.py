@@ -109,29 +109,27 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "", cutoff: floa
     return f" Did you mean `{prefix}{close[0]}`?" if close else ""
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the pairs of a JSON object as a dictionary; raises a `ValueError` for a key that is there twice."""
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"the key {key!r} is there {keys.count(key)} times")
-    return dict(pairs)
+def parse_json(text: str) -> Any:
+    """Returns what a JSON text has that a user wrote; raises a `ValueError` for a key that an object has twice."""
+    return json.loads(text, object_pairs_hook=_unique_keys)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        key = next(key for key in made if keys.count(key) > 1)
+        values = " and ".join(shorten(value, 40) for name, value in pairs if name == key)
+        raise ValueError(f"the key {key!r} is there {keys.count(key)} times, with {values}")
+    return made
 
 
 def json_object(name: str, text: str) -> dict[str, Any]:
     """Returns the JSON object in a text, the value of an argument. Raises `ValueError` if it is none."""
     try:
-        return dict(json.loads(text, object_pairs_hook=unique_keys))
+        return dict(parse_json(text))
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must be a JSON object, got {text!r} ({error}). Quote it in '...'.") from error
-
-
-def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str = "without") -> None:
-    """Raises an error for the first field that is set, where another argument makes it one that nothing reads."""
-    for name in names:
-        value = getattr(arguments, name)
-        if value != type(arguments).__dataclass_fields__[name].default:
-            raise ValueError(f"`{name}` must not be set {relation} `{other}`, got {value!r}: it would not be read.")
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The arguments of the recipes: their values, their help, and one line for each mistake."""
 
-import argparse
 import re
 import subprocess
 import sys
@@ -28,10 +27,8 @@ from lmrl.arguments import (
     RewardArguments,
     ScoringArguments,
 )
-from lmrl.arguments.checks import reward_spec
 from lmrl.cli import parse, run
 from lmrl.trainers import PPOConfig
-from lmrl.utils import json_object
 
 ALL = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments)
 
@@ -498,14 +495,6 @@ def test_another_process_that_has_ended_is_one_line(
         "error: Another process of this run has ended or does not respond ([pair.cc:547] Connection"
     )
     assert "--resume_from_checkpoint" in printed
-
-
-def test_a_key_that_is_given_twice_in_json_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`name` must be a JSON object, .* \(the key 'a' is there 2 times\)"):
-        json_object("name", '{"a": 1, "b": {"a": 2}, "a": 3}')
-    with pytest.raises(argparse.ArgumentTypeError, match=r"must be valid JSON, .* \(the key 'n' is there 2 times\)"):
-        reward_spec('{"length": {"n": 1, "n": 2}}')
-    assert json_object("name", '{"a": 1, "b": {"a": 2}}') == {"a": 1, "b": {"a": 2}}
 
 
 def test_variables_of_the_chat_template_are_a_json_object() -> None:

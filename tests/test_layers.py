@@ -25,10 +25,10 @@ class Layer:
     never: tuple[str, ...] = ()
 
 
-# The standard library is open to every layer, but for what `never` names; so are lmrl.utils, lmrl.libraries
-# (which imports one when it is used) and lmrl.deprecation.
+# The standard library is open to every layer, but for what `never` names; so are lmrl.utils, lmrl.settings,
+# lmrl.libraries (which imports one when it is used) and lmrl.deprecation.
 # safetensors, which transformers requires, is how a critic and a rollout are saved.
-OPEN_TO_ALL = ("lmrl.utils", "lmrl.libraries", "lmrl.progress", "lmrl.deprecation")
+OPEN_TO_ALL = ("lmrl.utils", "lmrl.libraries", "lmrl.progress", "lmrl.deprecation", "lmrl.settings")
 TRAINER_LIBRARIES = ("accelerate", "datasets", "peft", "safetensors", "torch", "transformers", "trl")
 TRAINERS = ("PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer")
 TOP = ("lmrl.arguments", "lmrl.cli", "lmrl.data", "lmrl.experiment", "lmrl.rewards", "lmrl.trainers")
@@ -37,6 +37,7 @@ TOP_NAMES = tuple(f"lmrl.{name}" for name in (*TRAINERS, "__version__"))
 LAYERS = {
     "lmrl/version.py": Layer((), ()),
     "lmrl/utils.py": Layer((), ()),
+    "lmrl/settings.py": Layer((), ()),
     "lmrl/libraries.py": Layer((), None),
     "lmrl/deprecation.py": Layer(("lmrl.version",), ()),
     "lmrl/saving.py": Layer((), ("safetensors",)),

@@ -1,11 +1,10 @@
 """Rewards on a command line, and checks that several groups of arguments make."""
 
 import argparse
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lmrl.utils import shorten, unique_keys
+from lmrl.utils import parse_json, shorten
 
 
 def reward_spec(text: str) -> str | dict[str, Any]:
@@ -13,7 +12,7 @@ def reward_spec(text: str) -> str | dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return text
     try:
-        return dict(json.loads(text, object_pairs_hook=unique_keys))
+        return dict(parse_json(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be valid JSON, got {text!r} ({error}). Quote it in '...'.") from error
 

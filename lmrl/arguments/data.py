@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lmrl.utils import check_at_least, check_unread, option
+from lmrl.settings import Settings, check_unread, is_given
+from lmrl.utils import check_at_least, option
 
 
 @dataclass
-class EvalRowArguments:
+class EvalRowArguments(Settings):
     """Held-out rows, whatever their columns are."""
 
     _argument_group_name = "Data"
@@ -18,7 +19,9 @@ class EvalRowArguments:
     eval_dataset_name: str | None = option(None, "Held-out rows, like dataset_name. Default: its test split.")
     dataset_config: str | None = option(None, "Configuration (subset) of a hub dataset.")
     column_names: list[str] | None = option(None, "Columns of .csv or .tsv without a header.")
-    dataset_test_split: str = option("test", "Split to evaluate on; never trained on.")
+    dataset_test_split: str | None = option(
+        None, "Split to evaluate on; never trained on. Default: test, or else validation."
+    )
     eval_rows: int | None = option(
         None,
         "Number of held-out rows. They are the first ones of the test split (default: all of it) or, where there is "
@@ -37,7 +40,9 @@ class RowArguments(EvalRowArguments):
 
     dataset_train_split: str = option("train", "Split to train on.")
     max_train_rows: int | None = option(None, "Number of rows to train on, the first ones. Default: all.")
-    eval_split_seed: int = option(42, "Seed that chooses rows split off. The run's seed does not move them.")
+    eval_split_seed: int | None = option(
+        None, "Seed that chooses rows split off. The run's seed does not move them. Default: 42."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +79,10 @@ class HeldOutArguments(EvalRowArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(1, max_prompt_length=self.max_prompt_length)
+        if self.system_prompt is not None and not self.chat and is_given(self, "chat"):
+            raise ValueError(
+                f"`chat` must be true with `system_prompt`, which makes chats, got {self.chat}. Leave out either."
+            )
         if self.prompt_template is not None:
             check_unread(self, ("prompt_column",), "prompt_template", "with")
 

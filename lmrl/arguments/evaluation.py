@@ -7,13 +7,14 @@ from typing import Any, ClassVar, TypeVar
 from lmrl.arguments.checks import RewardSpec, check_specs
 from lmrl.arguments.models import CheckpointArguments
 from lmrl.arguments.output import OutputArguments
-from lmrl.utils import check_at_least, check_in, check_unread, json_object, labelled, option
+from lmrl.settings import Settings, check_unread
+from lmrl.utils import check_at_least, check_in, json_object, labelled, option
 
 T = TypeVar("T")
 
 
 @dataclass
-class RewardArguments:
+class RewardArguments(Settings):
     """Rewards of a completion. Several are added up, weighted by TRL's `reward_weights`."""
 
     _argument_group_name = "Rewards"
@@ -33,7 +34,7 @@ class RewardArguments:
 
 
 @dataclass
-class ScoringArguments:
+class ScoringArguments(Settings):
     """How held-out rows are completed and scored."""
 
     _argument_group_name = "Evaluation"

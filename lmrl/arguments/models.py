@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from trl import ModelConfig
 
-from lmrl.utils import check_at_least, check_unread, option
+from lmrl.settings import Settings, check_unread, is_given
+from lmrl.utils import check_at_least, option
 
 # Settings of a new adapter, where none are given.
 _NEW_ADAPTER = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
@@ -27,7 +28,7 @@ _ADAPTER_SETTINGS = {
 
 
 @dataclass
-class CheckpointArguments:
+class CheckpointArguments(Settings):
     """The model to evaluate, and how checkpoints are loaded."""
 
     _argument_group_name = "Model"
@@ -43,7 +44,7 @@ class CheckpointArguments:
 
 
 @dataclass
-class ModelArguments(ModelConfig):
+class ModelArguments(Settings, ModelConfig):
     """The model to train: TRL's [`~trl.ModelConfig`] with defaults for reinforcement learning."""
 
     _argument_group_name = "Model"
@@ -117,7 +118,7 @@ class ModelArguments(ModelConfig):
             given = getattr(self, name)
             found = adapter.get(name_in_peft)
             is_same = set(given) == set(found or ()) if isinstance(given, list) else given == found
-            if given == type(self).__dataclass_fields__[name].default:  # left out
+            if given is None or not is_given(self, name):
                 setattr(self, name, found)
             elif not is_same and given != "all-linear":  # which layers these are is known once the model is loaded
                 raise ValueError(
@@ -144,7 +145,7 @@ def _loading(model_args: ModelConfig, bf16: bool = False) -> dict[str, Any]:
 
 
 @dataclass
-class ClassifierArguments:
+class ClassifierArguments(Settings):
     """The model under a classifier."""
 
     _argument_group_name = "Model"

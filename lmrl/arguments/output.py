@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from lmrl.settings import Settings
 from lmrl.utils import option
 
 
 @dataclass
-class OutputArguments:
+class OutputArguments(Settings):
     """What happens to the results of an earlier run."""
 
     _argument_group_name = "Output"

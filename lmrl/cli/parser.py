@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +15,8 @@ import yaml
 from trl import TrlParser
 
 from lmrl.deprecation import warn_deprecated
-from lmrl.utils import check_at_least, did_you_mean, shorten
+from lmrl.settings import COMMAND_LINE, FILE, giving
+from lmrl.utils import check_at_least, did_you_mean, parse_json, shorten
 
 from .blocks import entries_of_recipe, owners_of
 from .catalog import DESCRIBE_ARGUMENTS, catalog_entry
@@ -62,8 +64,8 @@ def parse(
         demo (`str` or `Path`, *optional*):
             The YAML file read where neither a `--config` nor a model nor a dataset is given.
         defaults (`Callable`, *optional*):
-            Function of the values by name that returns other defaults for some, as those of an earlier run; what the
-            command line or the file gives overrides them.
+            Function of the values that the command line or the file gives, by name, which override it. It returns
+            other defaults for some of the rest, as those of an earlier run.
 
     Returns:
         `tuple`, in the order of `dataclass_types`.
@@ -93,18 +95,22 @@ def parse(
     config = given.config or (None if named else demo)
     in_file = {} if config is None else _read_config(str(config), parser, hints, renamed)
     parser.set_defaults_with_config(**in_file)
-    if defaults is not None:
-        other = defaults(vars(parser.parse_known_args(argv)[0]))
-        parser.set_defaults_with_config(**{name: value for name, value in other.items() if name not in in_file})
-    # 2. Values that a library would accept and fail on later are refused here.
+    places = dict.fromkeys(in_file, FILE) | dict.fromkeys(_names_in(argv, parser), COMMAND_LINE)
     values = vars(parser.parse_known_args(argv)[0])
+    if defaults is not None:
+        other = defaults({name: values[name] for name in places})
+        known = {name: value for name, value in other.items() if name in hints and name not in places}
+        parser.set_defaults_with_config(**known)
+        values = vars(parser.parse_known_args(argv)[0])
+    # 2. Values that a library would accept and fail on later are refused here.
     for name, value in values.items():
         if name in hints:
             _check_value(name, value, hints[name])
     check_at_least(1, **{name: values[name] for name in _DIVISORS if name in hints})
     # 3. The dataclasses check the rest themselves.
     try:
-        parsed = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
+        with giving(places):
+            parsed = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of a library, which checks less
         raise ValueError(f"These arguments cannot be used together ({type(error).__name__}: {error}).") from error
     if prints_arguments:
@@ -153,6 +159,14 @@ def _rename_flags(argv: list[str], renamed: dict[str, str]) -> list[str]:
     return words
 
 
+def _names_in(argv: Sequence[str], parser: _Parser) -> set[str]:
+    """Returns the names of the arguments that a command line gives, if only their defaults."""
+    nothing = object()
+    names = [action.dest for action in parser._actions]
+    given, _ = parser.parse_known_args(argv, Namespace(**dict.fromkeys(names, nothing)))
+    return {name for name in names if getattr(given, name) is not nothing}
+
+
 def _check_value(name: str, value: Any, hint: Any) -> None:
     """Raises an error for a value of the right form that no library can use."""
     kinds = {get_origin(member) or member for member in (get_args(hint) or (hint,))}
@@ -167,9 +181,11 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
             raise ValueError(f"`{name}` must be a number of at most 64 bits, got {number}.")
     if dict in kinds and isinstance(value, str) and not Path(value).is_file():
         try:
-            json.loads(value).keys()
+            parse_json(value).keys()
         except (ValueError, AttributeError) as error:
-            raise ValueError(f'`{name}` must be a JSON object such as {{"name": 1}}, got {value!r}.') from error
+            reason = f" ({error})" if type(error) is ValueError else ""  # of a key that is there twice
+            rule = f'`{name}` must be a JSON object such as {{"name": 1}}, got {value!r}'
+            raise ValueError(f"{rule}{reason}.") from error
 
 
 def _closest(name: str, prefix: str, known: Iterable[str]) -> str:

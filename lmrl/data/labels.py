@@ -16,7 +16,7 @@ def load_labelled(
     *,
     dataset_config: str | None = None,
     dataset_train_split: str = "train",
-    dataset_test_split: str = "test",
+    dataset_test_split: str | None = None,
     eval_dataset_name: str | None = None,
     column_names: Sequence[str] | None = None,
     text_column: str = "text",
@@ -24,7 +24,7 @@ def load_labelled(
     class_names: Sequence[str] | None = None,
     max_train_rows: int | None = None,
     eval_rows: int | None = None,
-    eval_split_seed: int = 42,
+    eval_split_seed: int | None = None,
 ) -> "tuple[Dataset, Dataset, list[str]]":
     """
     Returns the texts to train on, the held-out texts, and the names of the labels.
@@ -45,8 +45,8 @@ def load_labelled(
             Names of the labels, in their order.
         max_train_rows (`int`, *optional*), eval_rows (`int`, *optional*):
             Number of rows to read, from the first.
-        eval_split_seed (`int`, *optional*, defaults to `42`):
-            Chooses held-out rows.
+        eval_split_seed (`int`, *optional*):
+            Chooses held-out rows that are split off; 42 by default.
 
     Raises:
         FileNotFoundError: If there is nothing by that name.

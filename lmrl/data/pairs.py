@@ -24,7 +24,7 @@ def load_pairs(
     *,
     dataset_config: str | None = None,
     dataset_train_split: str = "train",
-    dataset_test_split: str = "test",
+    dataset_test_split: str | None = None,
     eval_dataset_name: str | None = None,
     column_names: Sequence[str] | None = None,
     prompt_template: str | None = None,
@@ -34,7 +34,7 @@ def load_pairs(
     min_grade_difference: float = 0.0,
     max_train_rows: int | None = None,
     eval_rows: int | None = None,
-    eval_split_seed: int = 42,
+    eval_split_seed: int | None = None,
 ) -> "tuple[Dataset, Dataset]":
     """
     Returns the pairs to train on and held-out pairs, with the columns "prompt", "chosen" and "rejected".

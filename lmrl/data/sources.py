@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmrl.data.demo import demo_rows
-from lmrl.utils import shorten
+from lmrl.utils import parse_json, shorten
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -249,10 +249,13 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
 def _parsed(text: str, path: str, line: int) -> Any:
     """Returns the value of a JSON text that begins in a line of a file."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         place = f"{path!r}, line {line + error.lineno - 1}, column {error.colno}"
         raise ValueError(f"{place}: malformed JSON ({error.msg}). Correct it: {shorten(text)}.") from error
+    except ValueError as error:  # of an array, which begins in the first line, the place is not known
+        place = f"{path!r}, line {line}" if "\n" not in text else repr(path)
+        raise ValueError(f"{place}: {error}. Remove one of them: {shorten(text)}.") from error
     except RecursionError as error:
         raise ValueError(f"{path!r}, line {line}: lists or objects are nested too deeply. Flatten them.") from error
 

@@ -11,7 +11,7 @@ from lmrl.data.prompts import fit_prompts, load_prompts
 from lmrl.data.sources import SPLIT_OF_PREFIX, read_split, splits_of
 from lmrl.utils import check_at_least, did_you_mean
 
-SPLIT_SEED = 42  # the default of `eval_split_seed`
+SPLIT_SEED = 42  # where `eval_split_seed` is left out
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def load_held_out(
     *,
     dataset_name: str = "demo",
-    dataset_test_split: str = "test",
+    dataset_test_split: str | None = None,
     eval_dataset_name: str | None = None,
     eval_rows: int | None = None,
     **columns: Any,
@@ -29,8 +29,8 @@ def load_held_out(
     """
     Returns the rows that a checkpoint is scored on: a split of `eval_dataset_name`, or else of the dataset.
 
-    The split is `dataset_test_split`; where that is the default and does not exist, the validation split. All rows of
-    a single file are taken, whatever its name.
+    The split is `dataset_test_split`, or else the test split, or else the validation split. All rows of a single file
+    are taken, whatever its name.
 
     Args:
         **columns:
@@ -55,11 +55,11 @@ def load_splits(
     *,
     dataset_name: str = "demo",
     dataset_train_split: str = "train",
-    dataset_test_split: str = "test",
+    dataset_test_split: str | None = None,
     eval_dataset_name: str | None = None,
     max_train_rows: int | None = None,
     eval_rows: int | None = None,
-    eval_split_seed: int = SPLIT_SEED,
+    eval_split_seed: int | None = None,
     max_prompt_length: int | None = None,
     long_prompts: Literal["error", "drop", "cut", "cut_end"] = "error",
     **columns: Any,
@@ -67,7 +67,7 @@ def load_splits(
     """
     Returns the rows to train on and the held-out rows, none with a prompt that is too long.
 
-    Held out are `eval_dataset_name`, or else the test split of the dataset, or else its validation split, or else
+    Held out are `eval_dataset_name`, or else `dataset_test_split`, or else the test or the validation split, or else
     `eval_rows` (100 by default) rows split off from the training rows.
 
     Args:
@@ -77,9 +77,9 @@ def load_splits(
             Tokens that a prompt may have so that its completion still fits the context.
         chat_template_kwargs (`dict`, *optional*):
             Variables of the chat template, as in training.
-        eval_split_seed (`int`, *optional*, defaults to `42`):
-            Chooses the rows that are split off, whatever the seed of the run: a warm start and runs to be compared
-            need the same.
+        eval_split_seed (`int`, *optional*):
+            42 by default. Chooses the rows that are split off, whatever the seed of the run: a warm start and runs
+            to be compared need the same.
         **columns:
             The further fields of [`~lmrl.arguments.DataArguments`], under the same names.
 
@@ -118,7 +118,7 @@ def read_train_and_test(
     name: str,
     config: str | None,
     train_split: str,
-    test_split: str,
+    test_split: str | None,
     column_names: Sequence[str] | None = None,
     eval_name: str | None = None,
 ) -> "tuple[Dataset, Dataset | None]":
@@ -136,33 +136,31 @@ def read_train_and_test(
     return train, None if held_out is None else read_split(name, config, held_out, column_names)
 
 
-def _check_test_split(name: str, config: str | None, wanted: str) -> None:
+def _check_test_split(name: str, config: str | None, wanted: str | None) -> None:
     """Raises an error for a test split that is named where the data has no splits: nothing would read it."""
-    if wanted != "test" and wanted not in (present := splits_of(name, config)) and present == {"train"}:
+    if wanted not in (None, "train") and splits_of(name, config) == {"train"}:
         raise ValueError(
             f"`dataset_test_split` must be left out for data without a held-out split, got {wanted!r} with {name!r}. "
             "Leave it out, or name data that has this split."
         )
 
 
-def _split_to_evaluate(name: str, config: str | None, wanted: str) -> str:
+def _split_to_evaluate(name: str, config: str | None, wanted: str | None) -> str:
     """Returns the split of a data set that is only evaluated: its held-out split, or all rows of a single file."""
-    without = "train" if splits_of(name, config) == {"train"} else wanted
-    return held_out_split(name, config, wanted) or without
+    _check_test_split(name, config, wanted)
+    return held_out_split(name, config, wanted) or ("train" if splits_of(name, config) == {"train"} else "test")
 
 
-def held_out_split(name: str, config: str | None, wanted: str) -> str | None:
+def held_out_split(name: str, config: str | None, wanted: str | None) -> str | None:
     """
-    Returns the stored name of a held-out split, for `"test"` also a validation split.
+    Returns the stored name of a held-out split: the wanted one, or without one the test or the validation split.
 
-    `None` where rows must be split off: `wanted` is the default, or the data is a single file, and there is no such
-    split. Any other name is returned as it is, and refused on reading.
+    `None` where none is wanted and there is none, so that rows must be split off. A name that the data does not have
+    is returned as it is, and refused on reading.
     """
     present = splits_of(name, config)
-    names = (wanted, SPLIT_OF_PREFIX.get(wanted, wanted), *(("validation", "dev") if wanted == "test" else ()))
-    stored = next((name for name in names if name in present), None)
-    may_split_off = wanted == "test" or present == {"train"}
-    return stored or (None if may_split_off else wanted)
+    names = ("test", "validation", "dev") if wanted is None else (wanted, SPLIT_OF_PREFIX.get(wanted, wanted))
+    return next((name for name in names if name in present), wanted)
 
 
 def split_held_out(
@@ -216,18 +214,18 @@ def hold_out(
     test: "Dataset | None",
     max_train_rows: int | None,
     eval_rows: int | None,
-    seed: int,
+    seed: int | None,
     column: str = "prompt",
 ) -> "tuple[Dataset, Dataset]":
     """Returns the first training rows and the first held-out rows, which are split off where `test` is `None`."""
     check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
-    if test is not None and seed != SPLIT_SEED:
+    if test is not None and seed is not None:
         raise ValueError(
             f"`eval_split_seed` must be left out where no rows are split off, got {seed}: there is a held-out split, "
             "or `eval_dataset_name` is set. Leave it out."
         )
     if test is None:
-        train, test = split_held_out(train, eval_rows, seed, column)
+        train, test = split_held_out(train, eval_rows, SPLIT_SEED if seed is None else seed, column)
     train_rows = range(min(max_train_rows or len(train), len(train)))
     return train.select(train_rows), test.select(range(min(eval_rows or len(test), len(test))))
 

@@ -1,13 +1,12 @@
 """Reads the completions of another system from a file, so that they can be evaluated like a checkpoint's."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmrl.utils import shorten
+from lmrl.utils import parse_json, shorten
 
 from .generation import Completion
 from .rows import Row
@@ -85,7 +84,7 @@ def _check_unique(of: str, ids: list[Any]) -> None:
 
 def _id_and_text(place: str, line: str) -> tuple[str | int | None, str]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError as error:
         raise ValueError(f"{place}: every line must be a JSON object, got {shorten(line)} ({error}).") from error
     texts = [value[key] for key in TEXT_KEYS if key in value] if isinstance(value, dict) else []

@@ -2,15 +2,19 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from lmrl.data import demo_model_path, held_out_split, load_held_out, load_prompts
+from lmrl.data.sources import splits_of
 from lmrl.experiment.runs import RunRecord, read_run, row_keys
+from lmrl.settings import is_given
 
 # Where the rows come from, and which of them are taken, besides how they become prompts.
 _SOURCE = ("dataset_name", "dataset_config", "dataset_test_split", "eval_dataset_name", "column_names")
+_DATA_NAMES = ("datasets", "eval_dataset_name", "dataset_name")
 _OF_FIT = ("max_prompt_length", "long_prompts")
 
 
@@ -20,12 +24,12 @@ def run_settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         values (`dict`):
-            Values of the arguments; `run` is the folder of the run, or `None`.
+            Values of the arguments that were given; `run` is the folder of the run.
 
     Raises:
         ValueError: If the folder has no record of a run.
     """
-    if values["run"] is None:
+    if values.get("run") is None:
         return {}
     run = read_run(values["run"])
     training = run.settings["training"]
@@ -34,13 +38,26 @@ def run_settings(values: Mapping[str, Any]) -> dict[str, Any]:
             f"`run` must be a run that trained a language model, got {values['run']!r}, of {run.recipe}. Its own "
             "scores are in scores.json."
         )
-    found = {**run.settings["data"], **run.settings.get("evaluation", {})}
+    found = {**_data_settings(run), **run.settings.get("evaluation", {})}
     del found["eval_rows"]  # all that the run held out; of other data, all
     found |= {name: run.settings["model"].get(name) for name in ("dtype", "attn_implementation", "load_in_4bit")}
     found["eval_max_new_tokens"] = found.get("eval_max_new_tokens") or training.get("max_completion_length")
     found["chat_template_kwargs"] = training.get("chat_template_kwargs")
     found["eval_output_dir"] = str(run.path / "evaluation")  # beside the run's own report
-    return {name: value for name, value in found.items() if name in values and value is not None}
+    if others := [values[name] for name in _DATA_NAMES if values.get(name)]:
+        found = _without_settings_of_source(found, others[0])
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _without_settings_of_source(found: Mapping[str, Any], given: str | list[str]) -> dict[str, Any]:
+    """Returns the settings of a run without those of its own data that other data, which is given, need not have."""
+    left_out = {*_DATA_NAMES, "dataset_config", "dataset_test_split", "column_names"}
+    is_table = isinstance(given, str) and Path(given).suffix.lower() in (".csv", ".tsv")
+    if is_table:
+        left_out.remove("column_names")
+    if isinstance(given, str) and Path(given).is_dir() and found["dataset_test_split"] in splits_of(given, None):
+        left_out.remove("dataset_test_split")
+    return {name: value for name, value in found.items() if name not in left_out}
 
 
 def run_systems(run: RunRecord | None) -> dict[str, str]:
@@ -66,7 +83,10 @@ def load_run_rows(run: RunRecord, data_args: Any) -> Dataset | None:
         ValueError: If the data set is the run's, and does not have all of its held-out rows any more.
     """
     given = vars(data_args)
-    trained_with = run.settings["data"]
+    trained_with = _data_settings(run)
+    name = "eval_dataset_name"
+    if is_given(data_args, name) and given[name] != trained_with.get(name):
+        return None
     of_prompts = set(given) - {*_SOURCE, *_OF_FIT, "eval_rows"}
     as_in_run = given | {name: trained_with[name] for name in of_prompts if name in trained_with}
     places = _places(run.held_out, row_keys(_load_source(as_in_run, trained_with)))
@@ -82,6 +102,12 @@ def load_run_rows(run: RunRecord, data_args: Any) -> Dataset | None:
     if rows is not None and rows > len(places):
         raise ValueError(f"`eval_rows` must be at most {len(places)}, the held-out rows of {run.name}, got {rows}.")
     return _load_source(given, trained_with).select(places[:rows])
+
+
+def _data_settings(run: RunRecord) -> dict[str, Any]:
+    """Returns the settings of a run's data; `test` was the default of the test split, and is what it chooses first."""
+    found = run.settings["data"]
+    return found | {"dataset_test_split": None} if found.get("dataset_test_split") == "test" else found
 
 
 def _load_source(data: Mapping[str, Any], trained_with: Mapping[str, Any]) -> Dataset:

@@ -27,7 +27,8 @@ from lmrl.experiment.reruns import load_run_rows
 from lmrl.experiment.runs import RunRecord, trained_rows, with_trained_rows
 from lmrl.models import context_length, load_model, load_tokenizer, show_special_tokens
 from lmrl.rewards import make_rewards, reward_name
-from lmrl.utils import check_unread, known_as, labelled
+from lmrl.settings import COMMAND_LINE, check_unread
+from lmrl.utils import known_as, labelled
 
 _CHECKPOINTS = "checkpoints` or `model_name_or_path"
 
@@ -49,8 +50,11 @@ def load_eval_sets(data_args: Any, datasets: Sequence[str] | None, run: RunRecor
         ValueError: If rows cannot be read, or two data sets have the same label.
     """
     source = data_args.eval_dataset_name or data_args.dataset_name
-    if datasets and run is None and source != type(data_args).__dataclass_fields__["dataset_name"].default:
-        raise ValueError(f"`dataset_name` must not be set with `datasets`, got {source!r}: it would not be read.")
+    if datasets:
+        check_unread(data_args, ("dataset_name", "eval_dataset_name"), "datasets", "with")
+    elif data_args.eval_dataset_name is not None and (data_args.given or {}).get("dataset_name") == COMMAND_LINE:
+        # In a file the two are the data of the recipes that train, which read both.
+        check_unread(data_args, ("dataset_name",), "eval_dataset_name", "with")
     names = labelled("datasets", datasets or [source])
     if run is not None and not datasets:
         rows = load_run_rows(run, data_args)

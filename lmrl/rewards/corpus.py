@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 from lmrl.libraries import Array, np, sacrebleu
+from lmrl.utils import parse_json
 
 from .grams import Gram, SacrebleuTokens, all_ngrams, ngrams, occurrences
 from .references import Prepared, ReferenceReward, SummedReward, divide, texts_of_rows
@@ -34,8 +35,8 @@ def _read_file(path: Path, column: str) -> list[Any]:
     text = path.read_text(encoding="utf-8")
     try:
         # Not splitlines: a string may hold a line separator of Unicode.
-        rows = json.loads(text) if path.suffix == ".json" else [json.loads(row) for row in text.split("\n") if row]
-    except json.JSONDecodeError as error:
+        rows = parse_json(text) if path.suffix == ".json" else [parse_json(row) for row in text.split("\n") if row]
+    except ValueError as error:
         raise ValueError(f"`corpus` must be {path.suffix[1:].upper()}, got {path} ({error}).") from error
     for row, values in enumerate(rows):
         if not isinstance(values, Mapping) or column not in values:

@@ -3,14 +3,13 @@
 import importlib
 import importlib.util
 import inspect
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from lmrl.utils import did_you_mean, line_of
+from lmrl.utils import did_you_mean, line_of, parse_json
 
 REWARDS: dict[str, Callable[..., Any]] = {}
 """The reward classes by name: filled in `lmrl/rewards/__init__.py`, a row for each."""
@@ -90,8 +89,8 @@ def _name_and_arguments(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, A
     given = spec
     if isinstance(spec, str) and spec.lstrip().startswith("{"):
         try:
-            spec = json.loads(spec)
-        except json.JSONDecodeError as error:
+            spec = parse_json(spec)
+        except ValueError as error:
             example = '{"length": {"target": 20}}'
             raise ValueError(
                 f"A reward in braces must be JSON, got {given!r} ({error}). Example: {example}"

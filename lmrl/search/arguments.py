@@ -4,11 +4,12 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lmrl.settings import Settings
 from lmrl.utils import check_at_least, option
 
 
 @dataclass
-class SweepArguments:
+class SweepArguments(Settings):
     """A search over the arguments of a recipe."""
 
     recipe: str = option("reinforce_gen", "Recipe of the trials: its name, or a script. Its arguments follow `--`.")

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lmrl.cli import read_yaml
-from lmrl.utils import did_you_mean, shorten
+from lmrl.utils import did_you_mean, parse_json, shorten
 
 _RANGE_KEYS = ("low", "high", "log", "step")
 _SAME_IN_ALL_TRIALS = ("config", "resume_from_checkpoint", "output_dir", "eval_output_dir")
@@ -61,7 +61,7 @@ def as_argv(name: str, value: Any) -> list[str]:
 
 def _read(text: str) -> Any:
     try:
-        return json.loads(text) if text.lstrip().startswith("{") else read_yaml(Path(text).read_text("utf-8"), text)
+        return parse_json(text) if text.lstrip().startswith("{") else read_yaml(Path(text).read_text("utf-8"), text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"`space` must be JSON or a YAML file, got {shorten(text)}. Reason: {error}") from error
 

@@ -14,7 +14,8 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
 from lmrl import core
-from lmrl.utils import check_above, check_at_least, check_in, check_unread, is_picklable, name_of, option, refuse
+from lmrl.settings import Settings, check_unread
+from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option, refuse
 
 if TYPE_CHECKING:
     Baseline = str | Callable[[Tensor, int], Tensor]
@@ -50,7 +51,7 @@ NEUTRAL_GENERATION_KWARGS = {"use_cache", "cache_implementation", "prefill_chunk
 
 
 @dataclass
-class PolicyGradientConfig(RLOOConfig):
+class PolicyGradientConfig(Settings, RLOOConfig):
     """
     The fields that all trainers share. All of [`~trl.RLOOConfig`] and [`~transformers.TrainingArguments`] is there
     too; `beta` is the coefficient of the KL penalty, subtracted from the reward.

@@ -1,0 +1,60 @@
+"""Groups of arguments that know which of their fields a user gave. Standard library only."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Self
+
+COMMAND_LINE = "command line"
+FILE = "file"
+
+_GIVEN: ContextVar[Mapping[str, str] | None] = ContextVar("given", default=None)
+
+
+class Settings:
+    """
+    Base of the dataclasses of arguments.
+
+    `given` has the names that the command line or the file of `--config` gave, whatever their values, each with which
+    of the two it was. It is `None` for an object that was made in Python.
+    """
+
+    # No entry of `vars`, which has the fields alone and is passed on as keyword arguments.
+    __slots__ = ("given",)
+    given: Mapping[str, str] | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Returns an object that knows what was given before its own checks run."""
+        made = super().__new__(cls)
+        made.given = _GIVEN.get()
+        return made
+
+
+@contextmanager
+def giving(places: Mapping[str, str]) -> Iterator[None]:
+    """Makes these names, each with where it stands, the given ones of the groups that are made in the context."""
+    token = _GIVEN.set(places)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def is_given(arguments: Any, name: str) -> bool:
+    """Returns whether a user gave a field, if only its default; of an object made in Python, another value than it."""
+    given = getattr(arguments, "given", None)
+    if given is not None:
+        return name in given
+    return bool(getattr(arguments, name) != type(arguments).__dataclass_fields__[name].default)
+
+
+def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str = "without") -> None:
+    """
+    Raises an error for the first field that is given, where another argument makes it one that nothing reads.
+
+    `None` and a switch that is off ask for nothing, and pass.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if is_given(arguments, name) and value is not None and value is not False:
+            raise ValueError(f"`{name}` must not be set {relation} `{other}`, got {value!r}: it would not be read.")
