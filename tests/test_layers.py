@@ -55,7 +55,8 @@ LAYERS = {
     "lmrl/data": Layer(("lmrl.data",), None),
     "lmrl/models": Layer(("lmrl.models", "lmrl.packing"), ("peft", "safetensors", "torch", "transformers", "trl")),
     "lmrl/critics": Layer(
-        ("lmrl.critics", "lmrl.core", "lmrl.models"), ("accelerate", "safetensors", "torch", "transformers")
+        ("lmrl.critics", "lmrl.core", "lmrl.distributed", "lmrl.models"),
+        ("accelerate", "safetensors", "torch", "transformers"),
     ),
     "lmrl/rewards": Layer(("lmrl.rewards", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")),
     "lmrl/envs": Layer(("lmrl.envs", "lmrl.rewards"), ("gymnasium", "numpy")),

@@ -20,7 +20,7 @@ Losses, estimates, baselines, returns and whitened values have the shape of thei
 """
 
 from .baselines import BASELINES, batch_mean, leave_one_out, moving_average, update_average
-from .diagnostics import approximate_kl, clipped, explained_variance
+from .diagnostics import approximate_kl, clipped, explained_variance, quarters
 from .kl import adaptive_coefficient, k1, k2, k3, sequence_kl
 from .least_squares import fit_ridge, join_features, linear_values, regression_moments, squared_error
 from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
@@ -53,6 +53,7 @@ __all__ = [
     "masked_sum",
     "moving_average",
     "place_at_end",
+    "quarters",
     "regression_moments",
     "reinforce_loss",
     "sequence_kl",

@@ -43,6 +43,16 @@ def explained_variance(error_moments: Tensor, return_moments: Tensor) -> Tensor:
     return torch.where(variation > 0, 1 - _sum_of_squared_deviations(error_moments) / variation, torch.nan)
 
 
+def quarters(mask: Tensor) -> Tensor:
+    """
+    Returns in which quarter of its completion each token is, (B, T) and int64: 0 to 3 by its place over the number of
+    tokens where the mask, (B, T), is 1, and -1 where it is 0.
+    """
+    check_shapes(2, mask=mask)
+    places = 4 * (mask.cumsum(dim=1) - 1) // mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.where(mask.bool(), places, -1)
+
+
 def _sum_of_squared_deviations(moments: Tensor) -> Tensor:
     count, total, squares = moments.unbind()
     return squares - total * total / count

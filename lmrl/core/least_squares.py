@@ -39,7 +39,7 @@ def regression_moments(features: Tensor, targets: Tensor, mask: Tensor) -> Tenso
     return z.T @ z
 
 
-def fit_ridge(moments: Tensor, shrinkage: float) -> Tensor:
+def fit_ridge(moments: Tensor, shrinkage: float | Tensor) -> Tensor:
     """
     Returns the weights that minimize the mean squared error plus `shrinkage` times the squared weights, (F + 1,).
 
@@ -48,8 +48,8 @@ def fit_ridge(moments: Tensor, shrinkage: float) -> Tensor:
     all weights are 0.
 
     Args:
-        shrinkage (`float`):
-            Above 0: the share of a feature's own variance that is added to it.
+        shrinkage (`float` or `torch.Tensor` of shape `(F,)`):
+            Above 0: the share of a feature's own variance that is added to it, of all or of each.
     """
     check_shapes(2, moments=moments)
     count = moments[0, 0]

@@ -10,11 +10,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lmrl import core
+from lmrl.distributed import local_rows
 from lmrl.progress import PrefixFinder, join_progress
 
 # Candidates for the shrinkage; the one that has predicted rollouts best before they were fitted is taken.
-SHRINKAGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
-FIRST_CHOICE = SHRINKAGES.index(1.0)  # as long as none has predicted anything
+SHRINKAGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0, 100.0)
+PER_FEATURE = 20.0  # times features per token: the shrinkage as long as none has predicted anything
+MAX_OF_NUMBERS = 1e-2  # shrinkage of what is known of the text: few numbers, each of which states more than a state's
+FOLDS = 8  # parts of the prompts of a first rollout
 
 
 class LeastSquaresCritic:
@@ -27,40 +30,42 @@ class LeastSquaresCritic:
     Args:
         forgetting (`float`):
             Factor, in (0, 1], on the sums of earlier rollouts with each new one.
+        num_generations (`int`):
+            Completions per prompt in training. From 2 on, what the others of a prompt got is a feature.
         accelerator (`accelerate.Accelerator`), tokenizer (`transformers.PreTrainedTokenizerBase`):
             Sums over all processes; the texts of completions.
     """
 
-    def __init__(self, forgetting: float, accelerator: Accelerator, tokenizer: Any) -> None:
+    def __init__(self, forgetting: float, num_generations: int, accelerator: Accelerator, tokenizer: Any) -> None:
         self.forgetting = forgetting
+        self.num_generations = num_generations
         self._accelerator = accelerator
         self._find_prefixes = PrefixFinder(tokenizer)
+        self._columns: dict[str, list[Any]] = {}  # of the newest rollout
+        self._numbers = 0  # how many features are no states: the last ones
         self._moments: Tensor | None = None
         self._errors = torch.zeros(len(SHRINKAGES), dtype=torch.float64)
         self._weights: Tensor | None = None
 
-    @property
-    def shrinkage(self) -> float:
-        """The shrinkage of the values."""
-        return SHRINKAGES[self._choice]
+    def choose(self, moments: Tensor) -> int:
+        """Returns which of `SHRINKAGES` values have that are fitted to moments, (F + 2, F + 2)."""
+        if self._errors.any():
+            return int(self._errors.argmin())
+        wanted = PER_FEATURE * (len(moments) - 2) / max(float(moments[0, 0]), 1.0)
+        return min(sum(shrinkage < wanted for shrinkage in SHRINKAGES), len(SHRINKAGES) - 1)
 
-    @property
-    def _choice(self) -> int:
-        return int(self._errors.argmin()) if self._errors.any() else FIRST_CHOICE
+    def keep_columns(self, inputs: Sequence[Mapping[str, Any]], prompts: list[Any]) -> None:
+        """Keeps the columns of a rollout's rows, which the progress of rewards reads."""
+        self._columns = {name: [row[name] for row in inputs] for name in inputs[0] if name != "prompt"}
+        self._columns["prompts"] = prompts
 
-    def progress(
-        self,
-        reward_funcs: Sequence[Callable[..., Any]],
-        completion_ids: Tensor,
-        mask: Tensor,
-        columns: Mapping[str, Sequence[Any]],
-    ) -> Tensor:
+    def progress(self, reward_funcs: Sequence[Callable[..., Any]], completion_ids: Tensor, mask: Tensor) -> Tensor:
         """
-        Returns what rewards know of the texts so far, (B, T, K): see [`~lmrl.progress.join_progress`]. `columns` are
-        `prompts` and the columns of the dataset, with a value per completion. K is 0 if no reward has `progress`.
+        Returns what rewards know of the texts so far, (B, T, K): see [`~lmrl.progress.join_progress`]. They get the
+        columns that [`~LeastSquaresCritic.keep_columns`] kept. K is 0 if no reward has `progress`.
         """
         rows = [ids[kept].tolist() for ids, kept in zip(completion_ids, mask.bool(), strict=True)]
-        numbers = join_progress(reward_funcs, self._find_prefixes(rows), **columns)
+        numbers = join_progress(reward_funcs, self._find_prefixes(rows), **self._columns)
         width = max((len(of_token) for of_row in numbers for of_token in of_row), default=0)
         widths = self._accelerator.gather(torch.tensor([width], device=mask.device))  # 0 where no token counts
         padded = torch.zeros(*mask.shape, int(widths.max()))
@@ -69,28 +74,61 @@ class LeastSquaresCritic:
                 padded[row, : len(of_row)] = torch.tensor(of_row)
         return padded.to(mask.device)
 
-    def values(self, features: Tensor, returns: Tensor, mask: Tensor, half: Tensor) -> Tensor:
+    def value_rollout(
+        self, states: Tensor, progress: Tensor, totals: Tensor, returns: Tensor, mask: Tensor, group: int
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Returns the values of a rollout, (B, T), which do not depend on the completion that they are values of, and its
+        features, (B, T, F), for [`~LeastSquaresCritic.update`].
+
+        Args:
+            states (`torch.Tensor` of shape `(B, T, D)`), progress (`torch.Tensor` of shape `(B, T, K)`):
+                The policy's states, and what rewards know of the text so far.
+            totals (`torch.Tensor` of shape `(N,)`):
+                What the completions of all processes got; NaN where no reward applied.
+            returns (`torch.Tensor` of shape `(B, T)`):
+                Returns, which a first rollout reads.
+            group (`int`):
+                Completions per prompt.
+        """
+        numbers = progress
+        if self.num_generations > 1:  # an evaluation may have one per prompt
+            others = core.leave_one_out(totals, group) if group > 1 else core.batch_mean(totals)
+            of_tokens = local_rows(others).nan_to_num(0.0).view(-1, 1, 1).expand(-1, mask.shape[1], 1)
+            numbers = torch.cat([progress, of_tokens], dim=-1)
+        features = core.join_features(states, numbers)
+        known = features.shape[-1] if self._moments is None else len(self._moments) - 2
+        if features.shape[-1] != known:
+            raise ValueError(
+                f"`resume_from_checkpoint` must be of a run whose critic had {features.shape[-1]} features, got one "
+                f"with {known}. Go on with its rewards, and with `num_generations` 1 if it was 1 there."
+            )
+        self._numbers = 2 * numbers.shape[-1] + 1
+        rows = torch.arange(len(mask), device=mask.device) + len(mask) * self._accelerator.process_index
+        return self.values(features, returns, mask, fold=rows // group % FOLDS), features
+
+    def values(self, features: Tensor, returns: Tensor, mask: Tensor, fold: Tensor) -> Tensor:
         """
         Returns the values of states, (B, T), which do not depend on the completion that they are values of.
 
-        They are those of the earlier rollouts' weights. Before there are any, each half of the prompts gets those of
-        the other half.
+        They are those of the earlier rollouts' weights. Before there are any, each part of the prompts gets those of
+        the other parts.
 
         Args:
             features (`torch.Tensor` of shape `(B, T, F)`), returns (`torch.Tensor` of shape `(B, T)`):
                 Features of the state before each token, and its return, which only a first rollout reads.
-            half (`torch.Tensor` of shape `(B,)`):
-                Whether a completion is in the second half of the prompts.
+            fold (`torch.Tensor` of shape `(B,)`):
+                The part of the prompts that a completion is in, from 0 to `FOLDS - 1`.
         """
-        if self._weights is not None:
-            return core.linear_values(features, self._weights[self._choice])
+        if self._weights is not None and self._moments is not None:
+            return core.linear_values(features, self._weights[self.choose(self._moments)])
+        masks = [mask * (fold == part).unsqueeze(1) for part in range(FOLDS)]
+        moments = self._sum(torch.stack([core.regression_moments(features, returns, each) for each in masks]))
         values = torch.zeros_like(returns)
-        for is_second in (False, True):
-            others = mask * (half != is_second).unsqueeze(1)
-            moments = self._sum(core.regression_moments(features, returns, others))
-            weights = core.fit_ridge(moments, self.shrinkage)
-            rows = half == is_second
-            values[rows] = core.linear_values(features[rows], weights)
+        for part in range(FOLDS):
+            rows = fold == part
+            others = moments[[other for other in range(FOLDS) if other != part]].sum(dim=0)
+            values[rows] = core.linear_values(features[rows], self._fit(others, SHRINKAGES[self.choose(others)]))
         return values
 
     def update(self, features: Tensor, returns: Tensor, mask: Tensor) -> None:
@@ -102,7 +140,13 @@ class LeastSquaresCritic:
             errors = torch.stack([core.squared_error(new, weights) for weights in self._weights]).cpu()
             self._errors = self.forgetting * self._errors + errors
             self._moments = self.forgetting * self._moments + new
-        self._weights = torch.stack([core.fit_ridge(self._moments, shrinkage) for shrinkage in SHRINKAGES])
+        self._weights = torch.stack([self._fit(self._moments, shrinkage) for shrinkage in SHRINKAGES])
+
+    def _fit(self, moments: Tensor, shrinkage: float) -> Tensor:
+        """Returns the weights of a regression that shrinks its numbers less than its states, (F + 1,)."""
+        shrinkages = torch.full_like(moments[0, 1:-1], shrinkage)
+        shrinkages[len(shrinkages) - self._numbers :].clamp_(max=MAX_OF_NUMBERS)
+        return core.fit_ridge(moments, shrinkages)
 
     def _sum(self, moments: Tensor) -> Tensor:
         total: Tensor = self._accelerator.reduce(moments, reduction="sum")

@@ -246,19 +246,26 @@ class ReinforceConfig(PolicyGradientConfig):
     )
     baseline: Baseline = option(
         "leave_one_out",
-        "What is subtracted from the reward. One of none, batch_mean, leave_one_out, moving_average and greedy, which"
-        " decodes each prompt once more, greedily.",
+        "What is subtracted from the reward. One of none, batch_mean, leave_one_out, moving_average, critic, a "
+        "regression on the prompt fitted to earlier rollouts, and greedy, which decodes each prompt once more.",
     )
     baseline_decay: float = option(0.9, "Share of the past in the moving average, in [0, 1).")
+    critic_forgetting: float = option(
+        0.95, "Weight of earlier rollouts in the baseline critic. A factor in (0, 1], for each rollout since."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.baseline):
-            check_in(core.BASELINES, baseline=self.baseline)
+            check_in((*core.BASELINES, "critic"), baseline=self.baseline)
         if self.baseline != "moving_average":
             check_unread(self, ["baseline_decay"], "baseline='moving_average'")
+        if self.baseline != "critic":
+            check_unread(self, ["critic_forgetting"], "baseline='critic'")
+        forgetting = self.critic_forgetting
         refuse(
             {
+                f"`critic_forgetting` must be in (0, 1], got {forgetting}.": not 0 < forgetting <= 1,
                 "`num_generations` must be at least 2 with baseline='leave_one_out', got 1. The baseline of a "
                 "completion is the mean of the others of its prompt: raise it, or take baseline='moving_average' or "
                 "'greedy'.": self.baseline == "leave_one_out" and self.num_generations == 1,

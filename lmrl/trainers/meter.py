@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lmrl import core
+from lmrl.distributed import local_rows
 
 from .rollout import Rollout
 
@@ -80,6 +81,29 @@ class Meter:
         variance = (squares - total * total / count.clamp(min=1)) / (count - 1).clamp(min=1)
         self.log(f"{name}/mean", total / count.clamp(min=1))
         self.log(f"{name}/std", variance.clamp(min=0).sqrt())
+
+    def log_explained(self, values: Tensor, returns: Tensor, mask: Tensor, totals: Tensor, group: int) -> None:
+        """
+        Logs the share of the variance of returns that values explain, both (B, T), or (B, 1) of completions: over all
+        positions where the mask is 1, by quarter of the completions, and what the mean of the other completions of a
+        prompt would explain, of which there are `group`; `totals` is what those of all processes got, (N,).
+        """
+        parts = {"value/explained_variance": (values, mask.bool())}
+        if mask.shape[1] > 1:
+            quarters = core.quarters(mask)
+            parts |= {f"value/explained_variance/quarter_{n + 1}": (values, quarters == n) for n in range(4)}
+        if group > 1:
+            others = local_rows(core.leave_one_out(totals, group)).unsqueeze(1).expand_as(mask)
+            parts["value/explained_variance_leave_one_out"] = (others, mask.bool() & ~others.isnan())
+        pairs = [
+            torch.stack([core.masked_moments(returns - explained, kept), core.masked_moments(returns, kept)])
+            for explained, kept in parts.values()
+        ]
+        moments = self.accelerator.reduce(torch.stack(pairs).detach(), reduction="sum")
+        for name, (of_errors, of_returns) in zip(parts, moments, strict=True):
+            explained_variance = core.explained_variance(of_errors, of_returns)
+            if not explained_variance.isnan():  # as where all returns are equal
+                self.log(name, explained_variance)
 
     def log_weighted(self, means: Mapping[str, Tensor], weight: Tensor) -> None:
         """Logs means over this batch on all processes, each of which has `weight` values that its means are of."""

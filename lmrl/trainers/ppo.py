@@ -1,4 +1,4 @@
-"""PPO with a learned critic."""
+"""PPO with a critic, fitted or learned."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from lmrl import core
 from lmrl.critics import LeastSquaresCritic, get_critic, make_critic
-from lmrl.distributed import local_rows
 from lmrl.models import ScoredCompletions
 from lmrl.utils import refuse
 
@@ -64,9 +63,9 @@ class PPOTrainer(PolicyGradientTrainer):
             }
         )
         self.fitted: LeastSquaresCritic | None = None
-        self._columns: dict[str, list[Any]] = {}  # of the newest rollout
         if args.critic == "least_squares":
-            self.fitted = LeastSquaresCritic(args.critic_forgetting, self.accelerator, self._tokenizer)
+            used = (self.num_generations, self.accelerator, self._tokenizer)
+            self.fitted = LeastSquaresCritic(args.critic_forgetting, *used)
         return make_critic(policy, args.critic, args.critic_model_name_or_path, args.disable_dropout)
 
     def on_first_rewards(self, rewards: Tensor) -> None:
@@ -77,8 +76,8 @@ class PPOTrainer(PolicyGradientTrainer):
 
     def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
         """Keeps the columns of the rows, which a fitted critic reads again."""
-        self._columns = {name: [row[name] for row in inputs] for name in inputs[0] if name != "prompt"}
-        self._columns["prompts"] = prompts
+        if self.fitted is not None:
+            self.fitted.keep_columns(inputs, prompts)
         return {}
 
     def run_state_dict(self) -> dict[str, Any]:
@@ -95,37 +94,33 @@ class PPOTrainer(PolicyGradientTrainer):
     def credit(self, rollout: Rollout) -> Credit:
         """Returns advantages and returns, (B, T)."""
         mask = rollout.completion_mask
-        token_rewards = core.place_at_end(rollout.rewards, mask) - self.reference.penalty(rollout, self.beta)
+        penalty = self.reference.penalty(rollout, self.beta)
+        totals = self.accelerator.gather(rollout.rewards - core.masked_sum(penalty, mask, dim=1))
+        token_rewards = core.place_at_end(rollout.rewards, mask) - penalty
         to_come = core.discounted_returns(token_rewards, mask, self.args.gamma)
-        values = rollout.old_values if self.fitted is None else self._fitted_values(self.fitted, rollout, to_come)
+        values = rollout.old_values
+        if self.fitted is not None:
+            values = self._fitted_values(self.fitted, rollout, to_come, totals)
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
 
         self.meter.log_moments("returns", returns, mask)
         # Of what came, and not of the returns with lam below 1, which are made of the values themselves.
-        error_moments = self.meter.moments(to_come - values, mask)
-        explained = core.explained_variance(error_moments, self.meter.moments(to_come, mask))
-        self.meter.log("value/explained_variance", explained)
+        self.meter.log_explained(values, to_come, mask, totals, self.completions_per_prompt)
         self.meter.log_mean("value/mean", values, mask)
 
         if self.args.normalize_advantages:
             advantages = core.standardize(advantages, self.meter.moments(advantages, mask))
         return Credit(advantages=advantages * mask, returns=returns, values=values)
 
-    def _fitted_values(self, fitted: LeastSquaresCritic, rollout: Rollout, returns: Tensor) -> Tensor:
+    def _fitted_values(self, fitted: LeastSquaresCritic, rollout: Rollout, returns: Tensor, totals: Tensor) -> Tensor:
         """Returns the values of a regression, (B, T), which then learns this rollout, too."""
         mask = rollout.completion_mask
         with self.meter.clock("reward"):
             rewards = [reward.reward_func for reward in self.reward_funcs]
-            progress = fitted.progress(rewards, rollout.completion_ids, mask, self._columns)
-        group = self.completions_per_prompt
-        numbers = [progress]
-        if group > 1:  # what the other completions of the prompt got
-            others = local_rows(core.leave_one_out(self.accelerator.gather(rollout.rewards), group))
-            numbers.append(others.nan_to_num(0.0).view(-1, 1, 1).expand(-1, mask.shape[1], 1))
-        features = core.join_features(rollout.old_values, torch.cat(numbers, dim=-1))
-        rows = torch.arange(len(mask), device=mask.device) + len(mask) * self.accelerator.process_index
-        values = fitted.values(features, returns, mask, half=rows // group % 2 == 1)
+            progress = fitted.progress(rewards, rollout.completion_ids, mask)
+        used = (rollout.old_values, progress, totals, returns, mask)
+        values, features = fitted.value_rollout(*used, self.completions_per_prompt)
         if self.model.training:
             fitted.update(features, returns, mask)
         return values

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lmrl import core
+from lmrl.critics import LeastSquaresCritic, make_critic
 from lmrl.distributed import local_rows
 from lmrl.models import ScoredCompletions
 from lmrl.utils import replaced
@@ -25,9 +27,9 @@ class ReinforceTrainer(PolicyGradientTrainer):
 
         A_i = r_i - beta * sum_t k1_it - b_i
 
-    where the baseline is one of [`lmrl.core.BASELINES`] or a function (`args.baseline`, see [`ReinforceConfig`]). All
-    but `greedy` are taken of the reward less its KL penalty. Where a rollout serves several updates, the ratio of
-    completions is clipped as RLOO does.
+    where the baseline is one of [`lmrl.core.BASELINES`], the value of the prompt by a fitted critic, or a function
+    (`args.baseline`, see [`ReinforceConfig`]). All but `greedy` are taken of the reward less its KL penalty. Where a
+    rollout serves several updates, the ratio of completions is clipped as RLOO does.
 
     Args:
         model, reward_funcs, args, train_dataset, **kwargs:
@@ -42,6 +44,17 @@ class ReinforceTrainer(PolicyGradientTrainer):
 
     _average: Tensor | None = None  # of the rewards of the rollouts before, for the moving average
 
+    fitted: LeastSquaresCritic | None = None  # for the baseline `critic`
+
+    def create_critic(self, policy: PreTrainedModel) -> nn.Module | None:
+        """Returns a critic that is fitted, if its values are the baseline."""
+        if self.args.baseline != "critic":
+            return None
+        self.fitted = LeastSquaresCritic(
+            self.args.critic_forgetting, self.num_generations, self.accelerator, self._tokenizer
+        )
+        return make_critic(policy, "least_squares")
+
     def credit(self, rollout: Rollout) -> Credit:
         """Returns advantages, (B,)."""
         penalty = core.masked_sum(self.reference.penalty(rollout, self.beta), rollout.completion_mask, dim=1)
@@ -53,6 +66,8 @@ class ReinforceTrainer(PolicyGradientTrainer):
 
     def _baseline(self, rewards: Tensor, rollout: Rollout) -> Tensor:
         """Returns the baseline of the completions of all processes, (N,)."""
+        if self.fitted is not None:
+            return self._fitted_values(self.fitted, rewards, rollout)
         if callable(self.args.baseline):
             return self.args.baseline(rewards, self.completions_per_prompt)
         greedy_rewards = rollout.greedy_rewards
@@ -66,6 +81,20 @@ class ReinforceTrainer(PolicyGradientTrainer):
             self._average = core.update_average(self._average, rewards, self.args.baseline_decay)
         return baseline
 
+    def _fitted_values(self, fitted: LeastSquaresCritic, rewards: Tensor, rollout: Rollout) -> Tensor:
+        """Returns the values of the prompts, (N,), by a regression which then learns this rollout, too."""
+        mask = rollout.completion_mask[:, :1]  # the state before the first token knows nothing of the completion
+        with self.meter.clock("reward"):
+            functions = [reward.reward_func for reward in self.reward_funcs]
+            progress = fitted.progress(functions, rollout.completion_ids[:, :1], mask)
+        returns = local_rows(rewards).unsqueeze(1)
+        group = self.completions_per_prompt
+        values, features = fitted.value_rollout(rollout.old_values[:, :1], progress, rewards, returns, mask, group)
+        if self.model.training:
+            fitted.update(features, returns, mask)
+        self.meter.log_explained(values, returns, mask, rewards, group)
+        return self.accelerator.gather(values.squeeze(1))
+
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
         """Returns the loss, averaged over completions."""
         mask = rollout.completion_mask
@@ -78,20 +107,26 @@ class ReinforceTrainer(PolicyGradientTrainer):
         return core.clipped_policy_loss(log_probs, *clip).mean()
 
     def run_state_dict(self) -> dict[str, Any]:
-        """Returns the state of [`PolicyGradientTrainer`], and the moving average."""
+        """Returns the state of [`PolicyGradientTrainer`], and the moving average or the fitted critic."""
         state = super().run_state_dict()
+        if self.fitted is not None:
+            return {**state, "critic": self.fitted.state_dict()}
         return state if self._average is None else {**state, "reward_average": self._average.item()}
 
     def load_run_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what [`~ReinforceTrainer.run_state_dict`] returned."""
         super().load_run_state_dict(state)
+        if self.fitted is not None:
+            self.fitted.load_state_dict(state.get("critic"))
         if "reward_average" in state:
             self._average = torch.tensor(state["reward_average"], device=self.accelerator.device)
 
     # -- the self-critical baseline ----------------------------------------------------------------------------------
 
     def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
-        """Returns the rewards of the greedy completions, (B,), if they are the baseline."""
+        """Returns the rewards of the greedy completions, (B,), if they are the baseline; keeps what a critic reads."""
+        if self.fitted is not None:
+            self.fitted.keep_columns(inputs, prompts)
         if self.args.baseline != "greedy":
             return {}
         states = reward_states(self.reward_funcs)

@@ -77,3 +77,13 @@ def test_explained_variance_by_hand(values: list[float], expected: float) -> Non
 def test_explained_variance_of_equal_returns_is_not_a_number() -> None:
     moments = core.masked_moments(torch.ones(3), torch.ones(3))
     assert core.explained_variance(moments, moments).isnan()
+
+
+def test_quarters_are_by_the_place_over_the_number_of_tokens() -> None:
+    mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3, [1, 1] + [0] * 6, [0] * 8])
+    assert core.quarters(mask).tolist() == [
+        [0, 0, 1, 1, 2, 2, 3, 3],
+        [0, 0, 1, 2, 3, -1, -1, -1],
+        [0, 2, -1, -1, -1, -1, -1, -1],
+        [-1] * 8,
+    ]

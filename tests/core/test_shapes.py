@@ -18,6 +18,7 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
     "clipped": (core.clipped, (BT, BT, B, 0.2, 0.2), "advantages"),
     "approximate_kl": (core.approximate_kl, (BT, BT, B), "mask"),
     "explained_variance": (core.explained_variance, (MOMENTS, BT), "return_moments"),
+    "quarters": (core.quarters, (B,), "mask"),
     "k1": (core.k1, (BT, B), "ref_log_probs"),
     "k2": (core.k2, (BT, B), "ref_log_probs"),
     "k3": (core.k3, (CUBE, CUBE), "log_probs"),

@@ -29,14 +29,14 @@ def rollout(seed: int, noise: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
 
 def make_critic(forgetting: float = 0.95) -> LeastSquaresCritic:
     """Returns a critic of a single process."""
-    return LeastSquaresCritic(forgetting, Accelerator(cpu=True), tiny_tokenizer())
+    return LeastSquaresCritic(forgetting, 1, Accelerator(cpu=True), tiny_tokenizer())
 
 
 def test_values_of_a_second_rollout_are_those_of_the_regression_on_the_first() -> None:
     critic = make_critic()
     first, second = rollout(0), rollout(1)
     critic.update(*first)
-    weights = core.fit_ridge(core.regression_moments(*first), 1.0)
+    weights = core.fit_ridge(core.regression_moments(*first), 3.0)  # 20 features' worth of the 48 tokens
     torch.testing.assert_close(critic.values(*second, HALF), core.linear_values(second[0], weights))
 
 
@@ -53,14 +53,14 @@ def test_values_do_not_depend_on_the_returns_that_they_are_values_of(earlier: in
     torch.testing.assert_close(after[HALF], before[HALF])
 
 
-def test_each_half_of_the_first_rollout_has_the_values_of_the_other() -> None:
+def test_each_part_of_the_first_rollout_has_the_values_of_the_others() -> None:
     features, returns, mask = rollout(0)
     values = make_critic().values(features, returns, mask, HALF)
     for half in (HALF, ~HALF):
-        weights = core.fit_ridge(core.regression_moments(features[~half], returns[~half], mask[~half]), 1.0)
+        weights = core.fit_ridge(core.regression_moments(features[~half], returns[~half], mask[~half]), 3.0)
         torch.testing.assert_close(values[half], core.linear_values(features[half], weights))
     errors = core.masked_moments(returns - values, mask)
-    assert core.explained_variance(errors, core.masked_moments(returns, mask)) > 0.6
+    assert core.explained_variance(errors, core.masked_moments(returns, mask)) > 0.3
 
 
 def test_a_shrinkage_is_chosen_by_what_it_predicted_of_later_rollouts() -> None:
@@ -68,8 +68,16 @@ def test_a_shrinkage_is_chosen_by_what_it_predicted_of_later_rollouts() -> None:
     for seed in range(6):
         exact.update(*rollout(seed, noise=0.01))
         noisy.update(*rollout(seed, noise=100.0))
-    assert exact.shrinkage == SHRINKAGES[0]
-    assert noisy.shrinkage == SHRINKAGES[-1]
+    moments = core.regression_moments(*rollout(9))
+    assert exact.choose(moments) == 0
+    assert noisy.choose(moments) == len(SHRINKAGES) - 1
+
+
+def test_the_first_shrinkage_is_the_larger_the_fewer_tokens_there_are() -> None:
+    tokens = torch.ones(1000, 5, 1).cumsum(dim=0)
+    moments = core.regression_moments(tokens, tokens[..., 0], torch.ones(1000, 5))
+    choose = make_critic().choose
+    assert [SHRINKAGES[choose(moments * share)] for share in (1.0, 0.1, 0.01, 0.0)] == [1e-2, 0.1, 1.0, 30.0]
 
 
 def test_forgetting_weighs_rollouts_by_their_age() -> None:
@@ -77,7 +85,8 @@ def test_forgetting_weighs_rollouts_by_their_age() -> None:
     moments = [core.regression_moments(*rollout(seed)) for seed in range(3)]
     for seed in range(3):
         critic.update(*rollout(seed))
-    weights = core.fit_ridge(0.25 * moments[0] + 0.5 * moments[1] + moments[2], critic.shrinkage)
+    sums = 0.25 * moments[0] + 0.5 * moments[1] + moments[2]
+    weights = core.fit_ridge(sums, SHRINKAGES[critic.choose(sums)])
     features, returns, mask = rollout(4)
     torch.testing.assert_close(critic.values(features, returns, mask, HALF), core.linear_values(features, weights))
 
@@ -99,15 +108,16 @@ def test_progress_is_padded_with_zeros_where_no_token_counts() -> None:
     rows = [tokenizer(text).input_ids for text in ("a b c", "b")]
     ids = torch.tensor([row + [0] * (len(rows[0]) - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (len(rows[0]) - len(row)) for row in rows])
-    columns = {"prompts": ["p", "p"], "references": [["a b"], ["b"]]}
-    numbers = critic.progress([BLEU(), Length(2), len], ids, mask, columns)
+    columns = [{"prompt": "p", "references": ["a b"]}, {"prompt": "p", "references": ["b"]}]
+    critic.keep_columns(columns, ["p", "p"])
+    numbers = critic.progress([BLEU(), Length(2), len], ids, mask)
     assert numbers.shape == (*mask.shape, 19)
     assert numbers[..., 0].tolist() == [[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]
     assert numbers[..., 18].tolist() == [[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]
 
 
 def test_without_any_progress_there_are_no_numbers() -> None:
-    assert make_critic().progress([len], torch.ones(2, 3).long(), torch.ones(2, 3), {}).shape == (2, 3, 0)
+    assert make_critic().progress([len], torch.ones(2, 3).long(), torch.ones(2, 3)).shape == (2, 3, 0)
 
 
 def test_the_state_of_another_critic_is_refused() -> None:
@@ -115,14 +125,17 @@ def test_the_state_of_another_critic_is_refused() -> None:
         make_critic().load_state_dict(None)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "own"), [("ppo", {"critic": "least_squares"}), ("reinforce", {"baseline": "critic"})]
+)
 def test_a_resumed_run_has_the_critic_and_the_weights_of_one_that_was_not_stopped(
-    gpt2_path: str, tmp_path: Path
+    algorithm: str, own: dict[str, str], gpt2_path: str, tmp_path: Path
 ) -> None:
     """Saved in the middle of a rollout's two epochs, after a rollout that was fitted."""
-    options = {"critic": "least_squares", "num_generations": 2, "save_strategy": "steps", "save_steps": 3}
-    straight = make_trainer("ppo", gpt2_path, tmp_path, max_steps=6, num_iterations=2, **options)
+    options = {**own, "num_generations": 2, "save_strategy": "steps", "save_steps": 3}
+    straight = make_trainer(algorithm, gpt2_path, tmp_path, max_steps=6, num_iterations=2, **options)
     straight.train()
-    resumed = make_trainer("ppo", gpt2_path, tmp_path, max_steps=6, num_iterations=2, **options)
+    resumed = make_trainer(algorithm, gpt2_path, tmp_path, max_steps=6, num_iterations=2, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert resumed.fitted is not None
     assert resumed.fitted.state_dict() == straight.fitted.state_dict()
