@@ -5,9 +5,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lmrl.rollouts import RolloutFile, as_lines, drop_after
-
-LOG_NAME = "log.jsonl"
+from lmrl.rollouts import LOG_NAME, RolloutFile, as_lines, drop_after
 
 
 class LogFile(TrainerCallback):

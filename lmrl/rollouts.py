@@ -1,4 +1,4 @@
-"""JSON Lines of a run, and its rollouts in them: a file of bounded size that a resumed run continues."""
+"""The JSON Lines of a run: its log, and its rollouts, a file of bounded size that a resumed run continues."""
 
 import json
 import math
@@ -7,6 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lmrl.utils import shorten
+
+LOG_NAME = "log.jsonl"
 ROLLOUTS_NAME = "rollouts.jsonl"
 MAX_BYTES = 8 << 20  # a report that shows all of it still opens quickly
 
@@ -76,6 +79,34 @@ def read_rollouts(folder: str | Path) -> list[dict[str, Any]]:
     return read_lines(path) if path.is_file() else []
 
 
+def read_log(folder: str | Path) -> list[dict[str, Any]]:
+    """
+    Returns the log history of a run: from the `log.jsonl` of its output folder, which is there while it trains, or
+    from the `trainer_state.json` of the folder or of its newest `checkpoint-<step>`; empty if the folder has none, or
+    does not exist (an id of the Hub).
+
+    Raises:
+        `ValueError`: if the file is not the state of a trainer.
+    """
+    folder = Path(folder)
+    if (folder / LOG_NAME).is_file():
+        return read_lines(folder / LOG_NAME)
+    steps = [part for part in folder.glob("checkpoint-*") if part.name.removeprefix("checkpoint-").isdecimal()]
+    newest = sorted(steps, key=lambda part: int(part.name.removeprefix("checkpoint-")), reverse=True)
+    for place in (folder, *newest):
+        path = place / "trainer_state.json"
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            try:
+                return list(json.loads(text)["log_history"])
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"`{path}` must be a trainer state with a `log_history`, got {shorten(text)}. "
+                    "Remove the file, or save it again."
+                ) from error
+    return []
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     Returns the lines of a run's file. A last line that is cut short, as a killed run leaves it, is left out.
@@ -115,14 +146,16 @@ def _rows(step: int, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def as_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Returns rows as JSON Lines. NaN and infinities, which JSON does not have, become `null`."""
-    finite = ({name: _finite(value) for name, value in row.items()} for row in rows)
-    text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in finite)
+    text = "".join(json.dumps(finite(row), ensure_ascii=False, default=str) + "\n" for row in rows)
     return text.encode("utf-8", errors="backslashreplace")  # a lone surrogate becomes JSON's escape of it
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
+def finite(value: Any) -> Any:
+    """Returns a value for JSON, which has no NaN and no infinities: they become `None`, also within it."""
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -68,7 +68,12 @@ LAYERS = {
         TRAINER_LIBRARIES,
     ),
     "lmrl/evaluation": Layer(
-        ("lmrl.evaluation", "lmrl.rewards", "lmrl.models", "lmrl.distributed", "lmrl.rollouts"), None, ("trl",)
+        (
+            *("lmrl.evaluation", "lmrl.rewards", "lmrl.models", "lmrl.distributed", "lmrl.rollouts"),
+            "lmrl.version",
+        ),
+        None,
+        ("trl",),
     ),
     "lmrl/search": Layer(
         ("lmrl.search", "lmrl.evaluation", "lmrl.cli", "lmrl.outputs"), None, ("torch", "transformers", "trl")
@@ -76,7 +81,7 @@ LAYERS = {
     "lmrl/experiment": Layer(
         (
             *("lmrl.experiment", "lmrl.critics", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"),
-            *("lmrl.distributed", "lmrl.precision", "lmrl.outputs", "lmrl.rollouts"),
+            *("lmrl.distributed", "lmrl.precision", "lmrl.outputs", "lmrl.rollouts", "lmrl.version"),
         ),
         None,
         ("trl",),

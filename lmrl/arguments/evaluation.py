@@ -116,7 +116,7 @@ class WarmStartEvaluationArguments(EvaluationArguments):
         "where the loss is that of their first references.",
     )
     eval_max_new_tokens: int | None = option(
-        None, "Maximum number of tokens of a completion. Default: as many as the longest first reference has."
+        None, "Maximum number of tokens of a completion. Default: as many as the longest reference has."
     )
     eval_perplexity_model: str | None = option(
         None, "Model for the perplexity of the completions: folder or hub id. Default: none."

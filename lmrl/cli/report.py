@@ -29,7 +29,8 @@ class _Run:
 def report_runs(folders: Sequence[str | Path], path: str | Path | None = None) -> Path:
     """
     Writes the page of a run anew, also while it trains, or a page on which several runs are overlaid: their curves,
-    their last scores side by side, each compared with the first run's, and the settings in which they differ.
+    their last scores side by side, each compared with the first run's, their rollouts, of one run at a time, and the
+    settings in which they differ.
 
     Args:
         folders (list of `str` or `Path`):
@@ -89,6 +90,7 @@ def _write_overlay(path: Path, runs: Mapping[str, _Run]) -> None:
         primary=primary[0] if all(names == primary[0] for names in primary) else None,
         title=" and ".join(runs),
         compared=compared,
+        rollouts={label: read_rollouts(run.folder) for label, run in runs.items()},
         differing=_differing({label: run.config for label, run in runs.items()}),
     )
 

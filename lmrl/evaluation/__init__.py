@@ -1,5 +1,7 @@
 """Evaluation of checkpoints: completions, corpus metrics with signatures, intervals, reports."""
 
+from lmrl.rollouts import read_log
+
 from .comparison import Difference, Interval, bootstrap_interval, compare, compare_all, compare_pairs, holm
 from .evaluate import Evaluation, evaluate_model, measure_completions
 from .evaluator import Evaluator, FrozenModels
@@ -9,7 +11,6 @@ from .metrics import higher_is_better, score_completions
 from .outputs import read_outputs
 from .reporting.card import write_card
 from .reporting.charts import scatter
-from .reporting.curves import read_log
 from .reporting.findings import Findings, find_warnings
 from .reporting.page import write_page
 from .reporting.report import FACTS_FILE, report

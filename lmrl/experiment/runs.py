@@ -15,10 +15,10 @@ from typing import Any
 from datasets import Dataset
 
 from lmrl.evaluation import Evaluation
-from lmrl.evaluation.reporting.serialization import package_versions
 from lmrl.evaluation.reporting.wording import setting_text
 from lmrl.experiment.banner import print_banner
 from lmrl.utils import shorten
+from lmrl.version import package_versions
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ def make_supervised_evaluator(
     """
     Returns the evaluation of the first `eval_subset` held-out rows, whose cost does not grow with the data.
 
-    Completions may be as long as the longest of the first references, unless `eval_max_new_tokens` is set.
+    Completions may be as long as the longest of all references, unless `eval_max_new_tokens` is set.
 
     Args:
         model (`transformers.PreTrainedModel`), tokenizer (`transformers.PreTrainedTokenizerBase`):
@@ -35,7 +35,7 @@ def make_supervised_evaluator(
             Metrics, decoding, number of rows.
     """
     rows = rows.select(range(min(eval_args.eval_subset, len(rows))))
-    longest = max(len(tokenizer(text)["input_ids"]) for text in _first_texts(rows)) + 1  # with its EOS
+    longest = max(len(tokenizer(text)["input_ids"]) for text in _texts(to_supervised(rows))) + 1  # with its EOS
     if (limit := context_length(model)) is not None:
         longest = min(longest, limit - max(map(len, encode_prompts(tokenizer, rows["prompt"]))))
     frozen = partial(load_frozen_models, None, eval_args.eval_perplexity_model)
@@ -68,7 +68,7 @@ def evaluate_supervised(trainer: Any, evaluator: Evaluator) -> Evaluation:
             Result of [`make_supervised_evaluator`].
     """
     rows = evaluator.rows
-    texts = [Completion(row, 0, text, 0, True) for row, text in enumerate(_first_texts(rows))]
+    texts = [Completion(row, 0, text, 0, True) for row, text in enumerate(_texts(first_references(rows)))]
     with gathered_policy(trainer.model_wrapped, trainer.accelerator, trainer.args) as policy:
         evaluation = evaluator(policy)
         score = perplexity(policy, evaluator.tokenizer, rows["prompt"], texts)
@@ -79,5 +79,5 @@ def evaluate_supervised(trainer: Any, evaluator: Evaluator) -> Evaluation:
     return evaluation
 
 
-def _first_texts(rows: Dataset) -> list[str]:
-    return [completion_text(completion) for completion in first_references(rows)["completion"]]
+def _texts(pairs: Dataset) -> list[str]:
+    return [completion_text(completion) for completion in pairs["completion"]]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from lmrl.version import package_versions
+
 from ..comparison import Compared
 from ..evaluate import Evaluation
 from ..roles import compare_evaluations, is_quality, is_reward, is_rewarded, metrics_of, split_by_role
@@ -18,7 +20,6 @@ from ..scores import Score
 from .curves import Log, curve
 from .findings import find_warnings
 from .markdown import code
-from .serialization import package_versions
 from .templating import render
 from .wording import setting_text
 

@@ -1,13 +1,8 @@
-"""The log of a training run and its curves."""
+"""The curves of the log of a training run."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
-
-from lmrl.rollouts import read_lines
-from lmrl.utils import shorten
 
 Log: TypeAlias = Sequence[Mapping[str, Any]]
 Curve: TypeAlias = list[tuple[float, float]]
@@ -17,47 +12,26 @@ POINTS = 240
 
 STAGES = ("generation", "scoring", "reward", "update")  # of a step, whose seconds are logged as time/<stage>
 
+# What the critic explains of the variance of returns: over all tokens, and over each quarter of the texts.
+EXPLAINED = "value/explained_variance"
+_EXPLAINED = {
+    EXPLAINED: "all",
+    **{f"{EXPLAINED}/quarter_{number}": f"quarter {number}" for number in range(1, 5)},
+    f"{EXPLAINED}_leave_one_out": "leave-one-out",
+}
+
 _PANELS = {
     "kl_per_sequence": "KL to the reference (nats per completion)",
     "entropy": "Entropy (nats per token)",
     "completions/mean_length": "Length (tokens)",
     "completions/clipped_ratio": "Unfinished (share)",
 }
-_OPTIMIZER_PANELS = {
+OPTIMIZER_PANELS = {
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm",
-    "value/explained_variance": "Variance explained by the critic (share)",
     "samples_per_second": "Completions per second",
     "tokens_per_second": "Tokens per second",
 }
-
-
-def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """
-    Returns the log history of a run: from the `log.jsonl` of its output folder, which is there while it trains, or
-    from the `trainer_state.json` of the folder or of its newest `checkpoint-<step>`; empty if the folder has none, or
-    does not exist (an id of the Hub).
-
-    Raises:
-        `ValueError`: if the file is not the state of a trainer.
-    """
-    folder = Path(folder)
-    if (folder / "log.jsonl").is_file():
-        return read_lines(folder / "log.jsonl")
-    steps = [part for part in folder.glob("checkpoint-*") if part.name.removeprefix("checkpoint-").isdecimal()]
-    newest = sorted(steps, key=lambda part: int(part.name.removeprefix("checkpoint-")), reverse=True)
-    for place in (folder, *newest):
-        path = place / "trainer_state.json"
-        if path.is_file():
-            text = path.read_text(encoding="utf-8")
-            try:
-                return list(json.loads(text)["log_history"])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"`{path}` must be a trainer state with a `log_history`, got {shorten(text)}. "
-                    "Remove the file, or save it again."
-                ) from error
-    return []
 
 
 def curve(log: Log, name: str) -> Curve:
@@ -88,17 +62,12 @@ def panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
         is_time = name.startswith("eval_time/") or name.endswith(("runtime", "_per_second", "time"))
         if name.startswith("eval_") and not is_time:
             titles[name] = f"Held out: {name.removeprefix('eval_')}"
-    return {title: curves for title, curves in _curves(logs, titles).items() if not _has_ends_alone(title, curves)}
+    return {title: curves for title, curves in curves_of(logs, titles).items() if not _has_ends_alone(title, curves)}
 
 
 def _has_ends_alone(title: str, curves: Mapping[str, Curve]) -> bool:
     held_out = title.startswith("Held out: ")
     return held_out and all(len(points) <= 2 and points[0][0] == 0 for points in curves.values() if points)
-
-
-def optimizer_panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
-    """Returns curves as [`panels`] does, of the optimizer and of the throughput."""
-    return _curves(logs, _OPTIMIZER_PANELS)
 
 
 def time_shares(log: Log) -> dict[str, Curve]:
@@ -114,6 +83,15 @@ def time_shares(log: Log) -> dict[str, Curve]:
         stage: [(step, 100 * value / (total or 1.0)) for (step, value), total in zip(part, totals, strict=False)]
         for stage, part in seconds.items()
     }
+
+
+def explained_variance(log: Log) -> dict[str, Curve]:
+    """
+    Returns the curves of the variance that a critic explains: over all tokens, by the quarter of the text, and what
+    the mean of the prompt's other completions would; nothing if none was logged.
+    """
+    series = {label: thinned(curve(log, name)) for name, label in _EXPLAINED.items()}
+    return {label: points for label, points in series.items() if points}
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> Curve:
@@ -133,7 +111,8 @@ def smoothed(points: Sequence[tuple[float, float]]) -> Curve:
     return averages
 
 
-def _curves(logs: Mapping[str, Log], titles: Mapping[str, str]) -> dict[str, dict[str, Curve]]:
+def curves_of(logs: Mapping[str, Log], titles: Mapping[str, str]) -> dict[str, dict[str, Curve]]:
+    """Returns the curves of names, by title and label of the run, of those that a run logged."""
     series = {
         title: {label: thinned(curve(log, name)) for label, log in logs.items()} for name, title in titles.items()
     }

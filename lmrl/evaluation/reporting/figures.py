@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from ..comparison import Compared, bootstrap_interval
 from ..evaluate import Evaluation
 from ..roles import is_reward, is_rewarded, metrics_of
 from ..scores import Score
 from .charts import histogram, lines, scatter, stacked, whiskers
-from .curves import Log, curve, optimizer_panels, panels, thinned, time_shares
+from .curves import OPTIMIZER_PANELS, Log, curve, curves_of, explained_variance, panels, thinned, time_shares
 from .wording import direction, listed
 
 
@@ -67,14 +68,16 @@ def training_charts(logs: Mapping[str, Log]) -> list[str]:
 
 
 def optimizer_charts(logs: Mapping[str, Log]) -> list[str]:
-    """Returns the curves of the optimizer and of the throughput, and of each run the shares of its time."""
-    charts = [
-        lines(series, title=title, smooth=title != "Learning rate") for title, series in optimizer_panels(logs).items()
-    ]
-    shares = {label: time_shares(log) for label, log in logs.items()}
-    timed = {label: series for label, series in shares.items() if series}
-    for label, series in timed.items():
-        charts.append(stacked(series, title=f"Time of a step{f': {label}' if len(timed) > 1 else ''}"))
+    """Returns the curves of the optimizer and of the throughput, and of each run its critic and the shares of time."""
+    panels_of_all = curves_of(logs, OPTIMIZER_PANELS)
+    charts = [lines(curves, title=title, smooth=title != "Learning rate") for title, curves in panels_of_all.items()]
+    for title, curves_in, chart in (
+        ("Variance of returns explained by the critic", explained_variance, partial(lines, smooth=True)),
+        ("Time of a step", time_shares, stacked),
+    ):
+        found = {label: series for label, log in logs.items() if (series := curves_in(log))}
+        for label, series in found.items():
+            charts.append(chart(series, title=f"{title}: {label}" if len(found) > 1 else title))
     return charts
 
 

@@ -9,33 +9,48 @@ from ..comparison import SIGNIFICANCE_LEVEL, Compared, Difference
 from ..evaluate import Evaluation
 from ..roles import compare_evaluations, is_quality, is_reward, is_rewarded, measured_rewards
 from ..scores import Score
-from .curves import Log, curve
+from .curves import EXPLAINED, Log, curve
 from .wording import listed, number, with_interval
 
 # Entropy and diversity have collapsed below these shares of their initial values.
 _MIN_ENTROPY_SHARE, _MIN_DIVERSITY_SHARE = 0.25, 0.7
 _MAX_LENGTH_CHANGE = 0.25
 _MAX_UNFINISHED = 0.05
-# With fewer rows a measure of quality may have improved without showing it.
+# With fewer rows a measure of quality may have improved, or a length changed, without showing it.
 _MIN_ROWS = 50
+_OF_ROWS = ("reward against held-out metrics", "diversity", "length", "unfinished completions")
+# These are not listed as missing where there are no completions, as of a classifier, or no rewards.
+_OF_COMPLETIONS = ("diversity", "length", "unfinished completions", "entropy")
+_OF_REWARDS = ("reward against held-out metrics", "KL")
+# A critic that explains less than this share of the returns' variance over so many rollouts is a constant baseline.
+_MIN_EXPLAINED, _MIN_ROLLOUTS = 0.1, 20
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The result of the checks: warnings, and the names of the checks that were made, and of those without data."""
+    """
+    The result of the checks: warnings, and the names of the checks that were made, of those without data, and of those
+    that found nothing on fewer rows than they need to find it (`rows` of them).
+    """
 
     warnings: list[str]
     checked: list[str]
     unchecked: list[str]
+    few_rows: list[str]
+    rows: int
 
     @property
     def summary(self) -> str:
         """What was checked and what was not, in a sentence or two."""
-        if not self.checked:
-            return f"Nothing could be checked, for lack of data: {listed(self.unchecked)}."
-        missing = f" Not checked, for lack of data: {listed(self.unchecked)}." if self.unchecked else ""
-        start = "Checked" if self.warnings else "No warnings. Checked"
-        return f"{start}: {listed(self.checked)}.{missing}"
+        sentences = [f"Checked: {listed(self.checked)}." if self.checked else "Nothing could be checked."]
+        if self.checked and not self.warnings:
+            sentences.insert(0, "No warnings.")
+        if self.few_rows:
+            needed = f"that takes {_MIN_ROWS} held-out rows, and there {'is' if self.rows == 1 else 'are'} {self.rows}"
+            sentences.append(f"Not checked, as {needed}: {listed(self.few_rows)}.")
+        if self.unchecked:
+            sentences.append(f"Not checked, for lack of data: {listed(self.unchecked)}.")
+        return " ".join(sentences)
 
 
 class _Pair(NamedTuple):
@@ -62,7 +77,9 @@ def find_warnings(
     They are: rows that a checkpoint was trained on; a reward that rose while no held-out measure of quality did; an
     entropy below 25 % of its initial value (last tenth of a log against the first); distinct-n below 70 % of the
     baseline's; a mean length more than 25 % from the baseline's; a KL above `kl_bound`; more than 5 % of the
-    completions unfinished, and more than before.
+    completions unfinished, and more than before; a critic that explains less than 10 % of the variance of returns,
+    in the mean over the last 20 rollouts. What compares held-out rows and finds nothing counts as checked on at least
+    50 of them.
 
     A reward may have been gamed if it rose with a star in the table, on at least 50 rows, while no held-out measure of
     quality improved. Such a measure has improved, and a length has changed, if the p-value is below 0.05 already
@@ -98,11 +115,23 @@ def find_warnings(
             *(_kl(pair.label, pair.scores["kl"].value, kl_bound) for pair in pairs if "kl" in pair.scores),
         ],
     }
+    if any(curve(log, EXPLAINED) for log in runs.values()):  # REINFORCE has no critic
+        checks["critic"] = [_critic(label, log) for label, log in runs.items()]
     results = {name: [found for found in outcomes if found is not None] for name, outcomes in checks.items()}
+    measured = {name for evaluation in evaluations.values() for name in evaluation.scores}
+    measured |= {name for log in runs.values() for row in log for name in row}
+    has_rewards = any(name == "reward" or is_reward(name) for name in measured)
+    lacking = () if has_rewards else _OF_REWARDS
+    if not has_rewards and "length" not in measured:
+        lacking += _OF_COMPLETIONS
+    rows = min(len({one.row for one in evaluation.completions}) for evaluation in evaluations.values())
+    few = [name for name in _OF_ROWS if rows < _MIN_ROWS and results[name] and not any(results[name])]
     return Findings(
         [sentence for found in results.values() for sentences in found for sentence in sentences],
-        [name for name, found in results.items() if found],
-        [name for name, found in results.items() if not found],
+        [name for name, found in results.items() if found and name not in few],
+        [name for name, found in results.items() if not found and name not in lacking],
+        few,
+        rows,
     )
 
 
@@ -120,10 +149,8 @@ def _trained_on(label: str, evaluation: Evaluation) -> list[str] | None:
     counts = {run: len(ids) for run, ids in evaluation.trained_on.items() if ids}
     rows = len({row for ids in evaluation.trained_on.values() for row in ids})
     runs = listed([run if len(counts) == 1 else f"{run} ({count})" for run, count in counts.items()])
-    found = (
-        f"{label}: {rows} of {len(evaluation.row_ids)} rows were trained on, by {runs}. Its scores are not held out."
-    )
-    return [found] if rows else []
+    found = f"{label}: {rows} of {len(evaluation.row_ids)} rows were trained on, by {runs}."
+    return [f"{found} Its scores are not held out."] if rows else []
 
 
 def _unequal_settings(evaluations: Mapping[str, Evaluation]) -> list[str] | None:
@@ -151,8 +178,10 @@ def _reward_hacking(pair: _Pair, rewarded: Sequence[str]) -> list[str] | None:
         for name, difference in pair.differences.items()
         if name not in trained and is_quality(pair.scores[name]) and not math.isnan(difference.low)
     }
-    if not rewards or not held_out or max(difference.rows for difference in rewards.values()) < _MIN_ROWS:
+    if not rewards or not held_out:
         return None
+    if max(difference.rows for difference in rewards.values()) < _MIN_ROWS:
+        return []
     risen = {
         name: difference for name, difference in rewards.items() if difference.significant and difference.effect > 0
     }
@@ -219,6 +248,19 @@ def _entropy(label: str, log: Log) -> list[str] | None:
     return [
         f"{label}: entropy collapsed to {100 * last / first:.0f} % of its initial value "
         f"({number(first)} → {number(last)} nats per token, first and last tenth of the log)."
+    ]
+
+
+def _critic(label: str, log: Log) -> list[str] | None:
+    values = [value for _, value in curve(log, EXPLAINED) if math.isfinite(value)]
+    if len(values) < _MIN_ROLLOUTS:
+        return None
+    mean = sum(values[-_MIN_ROLLOUTS:]) / _MIN_ROLLOUTS
+    if not mean < _MIN_EXPLAINED:
+        return []
+    return [
+        f"{label}: the critic explains almost nothing, {100 * mean:.0f} % of the variance of returns in the mean over "
+        f"the last {_MIN_ROLLOUTS} rollouts. REINFORCE with leave-one-out would do the same with less."
     ]
 
 

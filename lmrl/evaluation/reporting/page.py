@@ -52,7 +52,7 @@ def write_page(
     max_samples: int = 200,
     compared: Compared | None = None,
     primary: Sequence[str] | None = None,
-    rollouts: Sequence[Mapping[str, Any]] = (),
+    rollouts: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Mapping[str, Any]]] = (),
     differing: Mapping[str, Mapping[str, Any]] | None = None,
     pairs: Pairs | None = None,
 ) -> None:
@@ -78,8 +78,8 @@ def write_page(
             Names of the metrics to test where `compared` is not given, as for [`report`].
         pairs (`dict`, *optional*):
             Result of [`compare_pairs`] for a table of all pairs of checkpoints.
-        rollouts (list of `dict`, *optional*):
-            Lines of the `rollouts.jsonl` of a run ([`~lmrl.rollouts.read_rollouts`]).
+        rollouts (list of `dict`, or `dict` of such lists, *optional*):
+            Lines of the `rollouts.jsonl` of a run ([`~lmrl.rollouts.read_rollouts`]), or of several by their labels.
         differing (`dict` of `dict`, *optional*):
             Settings that differ between runs, by name and by the label of the run.
 
@@ -127,7 +127,7 @@ def write_page(
         **_charts(evaluations, compared, logs, rewarded),
         "differing": _texts(differing or {}),
         **collect_samples(checked, rows, rewarded, max_samples),
-        **collect_rollouts(rollouts, 3 * max_samples),
+        **collect_rollouts(rollouts if isinstance(rollouts, Mapping) else {"": rollouts}, 3 * max_samples),
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

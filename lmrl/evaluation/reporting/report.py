@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmrl.rollouts import read_rollouts
+from lmrl.rollouts import read_log, read_rollouts
 
 from ..comparison import Compared, compare_all, compare_pairs
 from ..evaluate import Evaluation
 from ..matching import matched
 from ..roles import measured_rewards, primary_metrics
 from ..rows import Row
-from .curves import Log, read_log
+from .curves import Log
 from .findings import find_warnings
 from .page import write_page
 from .serialization import write_json

@@ -68,27 +68,31 @@ def collect_samples(
     }
 
 
-def collect_rollouts(rollouts: Sequence[Mapping[str, Any]], most: int) -> dict[str, Any]:
+def collect_rollouts(rollouts: Mapping[str, Sequence[Mapping[str, Any]]], most: int) -> dict[str, Any]:
     """
-    Returns the variables of the page's section of rollouts, of the lines of a run's `rollouts.jsonl`.
+    Returns the variables of the page's section of rollouts, of the lines of `rollouts.jsonl` by the label of the run.
 
-    If they have more than `most` completions, those of so many steps are taken, as evenly as they are there, and the
-    last one.
+    If they have more than `most` completions, those of so many steps of each run are taken, as evenly as they are
+    there, and the last one.
 
     Returns:
-        `dict` with `rollouts` (list of `dict`: `step`, `prompt` and `completions`, each with its `text`),
-        `rollout_steps` (the steps that are shown) and `rollout_steps_total` (how many the file has).
+        `dict` with `rollouts` (list of `dict`: `run`, `step`, `prompt` and `completions`, each with its `text`) and
+        `rollout_steps` (by run: the steps that are shown, and how many the file has).
     """
-    steps = list(dict.fromkeys(line["step"] for line in rollouts))
-    stride = math.ceil(len(rollouts) / most)
-    shown = [step for place, step in enumerate(steps) if (len(steps) - 1 - place) % stride == 0] if steps else []
     groups = []
-    selected = set(shown)
-    for (step, prompt), lines in groupby(rollouts, lambda line: (line["step"], line["prompt"])):
-        if step in selected:
-            completions = [{**line, "text": _completion_text(line["completion"])} for line in lines]
-            groups.append({"step": step, "prompt": prompt_text(prompt), "completions": completions})
-    return {"rollouts": groups, "rollout_steps": shown, "rollout_steps_total": len(steps)}
+    shown_steps = {}
+    for run, lines in rollouts.items():
+        steps = list(dict.fromkeys(line["step"] for line in lines))
+        stride = max(1, math.ceil(len(lines) * len(rollouts) / most))
+        shown = [step for place, step in enumerate(steps) if (len(steps) - 1 - place) % stride == 0]
+        selected = set(shown)
+        for (step, prompt), group in groupby(lines, lambda line: (line["step"], line["prompt"])):
+            if step in selected:
+                completions = [{**line, "text": _completion_text(line["completion"])} for line in group]
+                groups.append({"run": run, "step": step, "prompt": prompt_text(prompt), "completions": completions})
+        if steps:
+            shown_steps[run] = shown, len(steps)
+    return {"rollouts": groups, "rollout_steps": shown_steps}
 
 
 def _completion_text(completion: Any) -> str:

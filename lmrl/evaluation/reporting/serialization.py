@@ -1,13 +1,13 @@
 """Evaluations as JSON files."""
 
 import json
-import math
 import os
-import platform
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from lmrl.rollouts import finite
+from lmrl.version import package_versions
 
 from ..evaluate import Evaluation
 from ..generation import Completion
@@ -15,23 +15,17 @@ from ..rows import data_signature
 from ..scores import Score
 from .wording import known
 
-_PACKAGES = ("lmrl", "trl", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "sacrebleu")
-
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """
     Returns an evaluation as JSON values: scores with signatures and row scores, decoding, data, versions, and texts
     without their token ids. NaN and infinities, which JSON does not have, become `None`.
     """
-    scores = {name: asdict(score) for name, score in evaluation.scores.items()}
-    for score in scores.values():
-        score["value"] = _finite(score["value"])
-        score["row_scores"] = score["row_scores"] and [_finite(value) for value in score["row_scores"]]
     completions = [asdict(completion) for completion in evaluation.completions]
     for completion in completions:
         del completion["token_ids"]
     return {
-        "scores": scores,
+        "scores": finite({name: asdict(score) for name, score in evaluation.scores.items()}),
         "decoding": evaluation.decoding,
         "data": data_signature(evaluation.row_ids),
         "row_ids": evaluation.row_ids,
@@ -67,18 +61,3 @@ def read_json(path: str | os.PathLike[str]) -> Evaluation:
     optional: dict[str, Any] = {"row_ids": [], "trained_on": None, "tables": {}}  # of files of earlier versions
     others = {name: data.get(name, default) for name, default in optional.items()}
     return Evaluation(completions, scores, data["decoding"], **others)
-
-
-def package_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the installed packages on which a score or a model depends."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue  # optional, or run from a checkout that is not installed
-    return versions
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -10,7 +10,6 @@ from ..comparison import SIGNIFICANCE_LEVEL, Columns, Compared, Difference, Pair
 from ..evaluate import Evaluation
 from ..roles import is_reward, split_by_role
 from ..rows import Row
-from ..scores import Score
 from .wording import difference_text, number, p_value, prompt_text, score_text
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     Raises:
         `ValueError`: if there is no checkpoint, or two were scored on different numbers of rows.
     """
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     if not columns:
@@ -49,8 +46,7 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     compared = compare_all(columns) if compared is None else compared
     baseline = next(iter(columns))
     with_intervals = len(columns) <= 2
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("metric")
+    table = _table("metric")
     for label in columns:
         table.add_column(Text(f"{label} [95% CI]" if with_intervals else label), justify="right")
     for label in compared:
@@ -64,7 +60,7 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
             table.add_section()
             table.add_row("exploratory:")
         scores = [metrics.get(name) for metrics in columns.values()]
-        cells = [score_text(score) if with_intervals else _value_text(score) for score in scores]
+        cells = [score_text(score) if with_intervals else number(score.value) if score else "" for score in scores]
         for metrics in compared.values():
             difference = metrics.get(name)
             cells += [_aligned(difference_text(difference)), p_value(difference.p_corrected) if difference else ""]
@@ -75,11 +71,9 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
 
 def pairs_table(pairs: Pairs) -> "Table":
     """Returns a table of the differences of the primary metrics of pairs of checkpoints, by [`compare_pairs`]."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table("metric", "pair", box=box.SIMPLE_HEAD)
+    table = _table("metric", "pair")
     table.add_column("difference [95% CI]", justify="right")
     table.add_column("p (Holm)", justify="right")
     names = dict.fromkeys(name for found in pairs.values() for name in found if found[name].primary)
@@ -106,12 +100,10 @@ def samples_table(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequen
     Returns a table (`rich.table.Table`) of the first `n` prompts, each with a reference, its first completion in each
     evaluation, and the rewards. Evaluations and rows are those of [`report`].
     """
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     has_rewards = any(is_reward(name) for found in evaluations.values() for name in found.scores)
-    table = Table("", "text", box=box.SIMPLE_HEAD)
+    table = _table("", "text")
     if has_rewards:
         table.add_column("reward", justify="right")
     for index in range(min(n, len(rows))):
@@ -126,6 +118,13 @@ def samples_table(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequen
             cells = [_CONTROLS.sub("", cell) for cell in line[: 3 if has_rewards else 2]]
             table.add_row(*map(Text, cells), end_section=line is lines[-1])
     return table
+
+
+def _table(*columns: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    return Table(*columns, box=box.SIMPLE_HEAD)
 
 
 def as_text(table: "Table", width: int = 120) -> str:
@@ -149,10 +148,6 @@ def show(table: "Table") -> None:
         console.print(table)
     else:
         print(as_text(table))
-
-
-def _value_text(score: Score | None) -> str:
-    return "" if score is None else number(score.value)
 
 
 def _aligned(text: str) -> str:

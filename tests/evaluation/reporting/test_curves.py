@@ -6,7 +6,7 @@ import math
 import pytest
 
 from lmrl.evaluation import read_log
-from lmrl.evaluation.reporting.curves import curve, optimizer_panels, panels, smoothed, thinned, time_shares
+from lmrl.evaluation.reporting.curves import OPTIMIZER_PANELS, curve, curves_of, panels, smoothed, thinned, time_shares
 from lmrl.evaluation.reporting.figures import frontier_charts
 
 
@@ -89,7 +89,7 @@ def test_held_out_scores_of_the_start_and_the_end_alone_have_no_panel():
 def test_the_optimizer_and_the_throughput_have_panels():
     log = [{"step": 1, "learning_rate": 1e-4, "grad_norm": 0.5, "samples_per_second": 8.0, "tokens_per_second": 90.0}]
     names = ["Learning rate", "Gradient norm", "Completions per second", "Tokens per second"]
-    assert list(optimizer_panels({"run": log})) == names
+    assert list(curves_of({"run": log}, OPTIMIZER_PANELS)) == names
 
 
 def test_the_shares_of_time_are_those_of_moving_averages():

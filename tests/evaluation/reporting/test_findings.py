@@ -95,6 +95,7 @@ def test_diversity_below_70_percent_is_a_collapse():
     assert warnings(before, kept) == []
     assert warnings(before, lost) == ["after: completions are less diverse (distinct2 0.5000 → 0.3400, -32 %)."]
     fewer = evaluation(distinct2=0.1, rows=ROWS - 1)  # distinct-n depends on the size of a corpus
+    before.scores["length"] = mean_score("length", "s", [30.0] * ROWS, None)
     assert "diversity" in find_warnings({"before": before, "after": fewer}).unchecked
 
 
@@ -127,7 +128,7 @@ def test_a_reward_is_compared_with_held_out_metrics_on_at_least_50_rows():
         base = evaluation(bleu=70.0, rougeL=60.0, reward_length=0.5, rows=rows)
         found = find_warnings({"before": base, "after": shifted(base, reward_length=0.2)})
         assert len(found.warnings) == count
-        assert ("reward against held-out metrics" in found.checked) == bool(count)
+        assert "reward against held-out metrics" in (found.checked if count else found.few_rows)
 
 
 def test_what_speaks_against_gaming_need_not_pass_the_test_of_many_comparisons():
@@ -201,9 +202,56 @@ def test_the_summary_lists_what_was_checked():
         "No warnings. Checked: equal settings, reward against held-out metrics, length, unfinished completions and "
         "entropy. Not checked, for lack of data: rows trained on, diversity and KL."
     )
-    assert find_warnings({"a": Evaluation([], {}, {})}).summary.startswith(
-        "Nothing could be checked, for lack of data: "
+    assert find_warnings({"a": Evaluation([], {}, {})}).summary == (
+        "Nothing could be checked. Not checked, for lack of data: rows trained on and equal settings."
     )
+
+
+def test_what_held_out_rows_are_too_few_to_find_is_not_checked():
+    def summary(rows, **means):
+        base = evaluation(rows=rows, distinct2=0.9, **means)
+        return find_warnings({"before": base, "after": base}).summary
+
+    means = {"bleu": 70.0, "reward_length": 0.5, "length": 30.0, "unfinished": 0.02, "kl": 1.0}
+    assert summary(2, **means) == (
+        "No warnings. Checked: equal settings and KL. Not checked, as that takes 50 held-out rows, and there are 2: "
+        "reward against held-out metrics, diversity, length and unfinished completions. "
+        "Not checked, for lack of data: rows trained on and entropy."
+    )
+    assert "length and unfinished completions. Not checked, for lack" in summary(49, **means)
+    assert "that takes" not in summary(50, **means)
+    found = find_warnings({"before": evaluation(rows=2, unfinished=0.5)})
+    assert len(found.warnings) == 1 and "unfinished completions" in found.checked  # what was found, was found
+
+
+def test_a_report_without_completions_or_rewards_does_not_list_checks_of_them():
+    learned = evaluation(accuracy=0.8)
+    assert find_warnings({"majority": learned, "classifier": learned}).summary == (
+        "No warnings. Checked: equal settings. Not checked, for lack of data: rows trained on."
+    )
+    warm = evaluation(length=30.0)
+    assert find_warnings({"before": warm, "after": warm}).summary == (
+        "No warnings. Checked: equal settings and length. "
+        "Not checked, for lack of data: rows trained on, diversity, unfinished completions and entropy."
+    )
+
+
+@pytest.mark.parametrize(("explained", "count"), [(0.04, 1), (0.11, 0)])
+def test_a_critic_that_explains_almost_nothing_for_20_rollouts_is_a_warning(explained, count):
+    """The rollouts before them do not count; steps that serve an earlier rollout log nothing."""
+    values = [0.9] * 5 + [explained] * 20
+    log = [{"step": 2 * i + 1, "value/explained_variance": value} for i, value in enumerate(values)]
+    log += [{"step": 2 * i + 2, "reward": 0.5} for i in range(len(values))]
+    found = find_warnings({"before": BASE}, logs={"ppo": log})
+    assert found.warnings == count * [
+        "ppo: the critic explains almost nothing, 4 % of the variance of returns in the mean over the last 20 "
+        "rollouts. REINFORCE with leave-one-out would do the same with less."
+    ]
+    assert "critic" in found.checked
+    early = find_warnings({"before": BASE}, logs={"ppo": log[:19]})
+    assert early.warnings == [] and "critic" in early.unchecked
+    without = find_warnings({"before": BASE}, logs={"reinforce": log_of(reward=[0.5] * 20)})
+    assert "critic" not in (*without.checked, *without.unchecked)
 
 
 def test_scores_without_rows_or_numbers_give_no_warnings():

@@ -119,6 +119,20 @@ def test_of_many_rollouts_as_many_steps_are_shown_as_fit_and_the_last(tmp_path):
     assert 'data-steps="2,6,10"' in page and "of 3 of the 10 steps" in page
 
 
+def test_rollouts_of_several_runs_are_shown_with_a_choice_of_run(tmp_path):
+    lines = {
+        "a": [rollout(step, "p", 0.5) for step in range(1, 11)],
+        "b": [rollout(2, "q", 0.25)],
+        "c": [],
+    }
+    page = page_of(tmp_path, {}, logs={run: LOG for run in lines}, rollouts=lines, max_samples=2)
+    section = page[page.index('<section id="rollouts">') :]
+    # Of the 6 completions that fit, each of the three runs has its share.
+    assert "of 2 of the 10 steps of a, the 1 step of b in <code>rollouts.jsonl</code>" in " ".join(section.split())
+    assert re.findall(r'<option data-steps="([\d,]+)">(\w)</option>', section) == [("5,10", "a"), ("2", "b")]
+    assert re.findall(r'data-run="(\w)" data-step="(\d+)"', section) == [("a", "5"), ("a", "10"), ("b", "2")]
+
+
 def test_the_page_has_scores_charts_samples_and_settings(tmp_path):
     page = page_of(
         tmp_path, both(), logs={"rl": LOG}, config={"seed": 7, "lora": {"r": 16}, "baseline": rows_of}, title="My run"
@@ -328,3 +342,20 @@ def test_rollouts_are_searched_sorted_and_narrowed_to_a_step_in_a_browser(tmp_pa
     assert seen("") == [["0.9"], ["0.1", "0.4"]]  # the last step
     assert seen("#rollouts-step=all&rollouts-sort=0:-1") == [["0.9"], ["0.6", "0.2"], ["0.4", "0.1"]]
     assert seen("#rollouts-step=all&rollouts-sort=1:1&rollouts-q=Text+0.6") == [["0.2", "0.6"]]
+
+
+def test_rollouts_of_a_run_are_chosen_in_a_browser(tmp_path):
+    lines = {"a": [rollout(1, "p", 0.2), rollout(2, "p", 0.6)], "b": [rollout(7, "q", 0.9)]}
+    path = tmp_path / "runs.html"
+    write_page(path, {}, [], logs=dict.fromkeys(lines, LOG), rollouts=lines)
+    for fragment, expected in (
+        ("", ["0.6"]),
+        ("#rollouts-run=b", ["0.9"]),
+        ("#rollouts-run=a&rollouts-step=1", ["0.2"]),
+        ("#rollouts-run=a&rollouts-step=all", ["0.2", "0.6"]),
+    ):
+        section = dump(path, fragment, tmp_path / "profile").partition('<section id="rollouts">')[2]
+        shown = [
+            body for body in re.findall(r"<article.*?</article>", section, flags=re.DOTALL) if "hidden" not in body
+        ]
+        assert re.findall(r"text (0\.\d)", "".join(shown)) == expected
