@@ -46,7 +46,7 @@ LAYERS = {
     "lmrl/log_file.py": Layer(("lmrl.rollouts",), ("transformers",)),
     "lmrl/checkpoints.py": Layer(("lmrl.saving",), ("accelerate", "safetensors", "transformers")),
     "lmrl/distributed.py": Layer((), ("torch",)),
-    "lmrl/progress.py": Layer((), ()),
+    "lmrl/progress": Layer(("lmrl.progress",), ()),
     "lmrl/precision.py": Layer((), ("torch",)),
     "lmrl/packing.py": Layer((), ("torch",)),
     "lmrl/core": Layer(

@@ -6,6 +6,7 @@ from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias
 
+from lmrl.progress import Prefixes, Progress, join_progress_and_potential, potential_of
 from lmrl.utils import check_finite
 
 from .base import (
@@ -122,6 +123,7 @@ class Combined(Reward):
     ):
         self.fn = fn
         self.components = self._parts = tuple(rewards)
+        self.potential = None if any(potential_of(reward) is None for reward in self.components) else -1
         kind = type(self).__name__
         if not self.components:
             raise ValueError(f"`rewards` of `{kind}` must have at least one reward, got none.")
@@ -178,6 +180,10 @@ class Combined(Reward):
     def combine(self, rows: list[Values], inputs: Mapping[str, Any]) -> Scores:
         """Returns the results of all rows; `inputs` are the arguments of the call."""
         return [self.fn(values) for values in rows]
+
+    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
+        """Returns the numbers of its components, and if each has a potential, what it makes of these."""
+        return join_progress_and_potential(self.fn, self.components, prefixes, **columns)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the states of the components that have one, by name."""

@@ -24,6 +24,7 @@ class BaseReward:
     __name__: str
     columns: tuple[str, ...]
     range: Range
+    potential: int | None = None  # which number of its `progress` is its reward as if the text ended here
     _parts: tuple[Callable[..., Any], ...] = ()  # rewards that it calls in this process
 
     def __init__(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from lmrl.libraries import Array, np, sacrebleu
+from lmrl.progress import Overlap
 from lmrl.utils import check_in
 
 from .base import Columns, Prompts, Scores
@@ -101,7 +102,13 @@ class BLEU(SummedReward[list[Tokens]]):
         """Returns the tokens of a text."""
         return self._tokens(text)
 
+    potential = 0
     progress_units = units
+
+    def as_if_ended(self, overlap: Overlap) -> Array:
+        """Returns the BLEU of each text so far, (N,)."""
+        sums = [overlap.lengths, overlap.closest(), overlap.counts.together, overlap.totals]
+        return self.from_statistics(np.column_stack(sums).astype(np.float64))
 
     def batch_statistics(self, completions: Sequence[str], prepared: Sequence[list[Tokens]]) -> list[list[int]]:
         """
@@ -154,7 +161,15 @@ class GLEU(ReferenceReward[list[Tokens]]):
         """Returns the tokens of a text."""
         return self._tokens(text)
 
+    potential = 0
     progress_units = units
+
+    def as_if_ended(self, overlap: Overlap) -> Array:
+        """Returns the GLEU of each text so far, (N,)."""
+        orders = np.arange(MAX_ORDER)
+        totals = (overlap.reference_lengths[..., None] - orders).clip(min=0).sum(axis=-1)  # (N, R)
+        longer = totals.clip(min=overlap.totals.sum(axis=1, keepdims=True)).clip(min=1)
+        return overlap.best(overlap.counts.shared.sum(axis=1) / longer)
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the GLEU of each completion with its best reference, in [0, 1]."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from lmrl.libraries import Array, np, sacrebleu
+from lmrl.progress import Overlap
 
 from .grams import Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
 from .references import SummedReward, divide
@@ -87,9 +88,34 @@ class ChrF(SummedReward[list[list[Symbols]]]):
         symbols: list[Symbols] = ["".join(text.split())] if self.char_order else []
         return [*symbols, _words(text)] if self.word_order else symbols
 
+    potential = 0
+
+    @property
+    def progress_order(self) -> int:  # type: ignore[override]
+        """Length of the longest n-grams of characters that its `progress` counts."""
+        return max(self.char_order, 4)
+
     def progress_units(self, text: str) -> Sequence[str]:
         """Returns the characters that its `progress` counts."""
         return "".join((text.lower() if self.lowercase else text).split())
+
+    def _progress_words(self, text: str) -> list[str]:
+        return _words(text.lower() if self.lowercase else text)
+
+    def as_if_ended(self, overlap: Overlap) -> Array:
+        """Returns the chrF of each text so far, (N,)."""
+        of_kinds = [(overlap, self.char_order)]
+        if self.word_order:
+            words = Overlap.of_units(overlap.prefixes, overlap.references, self._progress_words, self.word_order)
+            of_kinds.append((words, self.word_order))
+        statistics = []
+        for of_kind, order in of_kinds:
+            references = (of_kind.reference_lengths[:, None] - np.arange(order)[:, None]).clip(min=0)
+            completions = np.where(references > 0, of_kind.totals[:, :order, None], 0)
+            statistics.append(np.stack([completions, references, of_kind.counts.shared[:, :order]], axis=-1))
+        # (N, references, orders, numbers)
+        counted = np.concatenate(statistics, axis=1).swapaxes(1, 2)
+        return overlap.best(chrf_score(counted.reshape(*counted.shape[:2], -1).astype(np.float64), self.beta))
 
     def prepare(self, references: tuple[str, ...]) -> list[list[Symbols]]:
         """Returns the characters of each reference of a row, and the words."""

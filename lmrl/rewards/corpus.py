@@ -107,6 +107,8 @@ class CorpusReward(ReferenceReward[Prepared]):
         # Interned, a word is one object wherever it occurs, and n-grams are found sooner.
         return list(map(sys.intern, self._tokens(text)))
 
+    progress_units = tokens
+
     def corpus_signature(self) -> str:
         """Returns the tokenizer and the corpus, by the start of its SHA-256, as part of a signature."""
         case = "lc" if self.lowercase else "mixed"

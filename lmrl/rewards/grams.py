@@ -5,10 +5,11 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from typing import TypeAlias
 
 from lmrl.libraries import Integers, nltk, np, sacrebleu
+from lmrl.progress import ngram_codes
 from lmrl.utils import check_in
 
 Gram: TypeAlias = tuple[str, ...]
@@ -152,7 +153,7 @@ def _shared(texts: Sequence[Symbols], references: Sequence[Sequence[Symbols]], o
     owners, row_of_symbol = np.repeat([place[:2] for place in of_symbols], lengths, axis=0).T
     row_bits = max(rows).bit_length()
     code_bits = 63 - row_bits - (len(groups) * order).bit_length()
-    codes = _codes([text for _, _, text in of_symbols], order, code_bits)
+    codes = ngram_codes([text for _, _, text in of_symbols], order, code_bits)
     lost = np.arange(order)[:, None]  # length, from 0 on
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(owners))  # symbols from here to the end of the text
     keys = (((owners * order + lost) << code_bits | codes) << row_bits | row_of_symbol)[left > lost]
@@ -176,26 +177,3 @@ def _shared(texts: Sequence[Symbols], references: Sequence[Sequence[Symbols]], o
         of_groups = (sums[:, starts[1:]] - sums[:, starts[:-1]]).reshape(-1, len(groups), order)
         shared[:, reference] = of_groups[row_of_text - width, group_of_text]
     return shared
-
-
-def _codes(texts: Sequence[Symbols], order: int, most_bits: int) -> Integers:
-    """
-    Returns for each length and place an integer that stands for the n-gram that begins there in the joined texts.
-
-    Its digits are the numbers of the symbols. Where these take more than `most_bits`, the shorter n-grams are numbered
-    anew first: of `_MOST_SYMBOLS` places there are few.
-    """
-    numbers = {symbol: number for number, symbol in enumerate(dict.fromkeys(chain.from_iterable(texts)))}
-    symbols = np.fromiter(map(numbers.__getitem__, chain.from_iterable(texts)), np.int64)
-    codes = np.zeros((order, len(symbols)), np.int64)
-    codes[0] = symbols
-    bits = len(numbers).bit_length()
-    taken = bits
-    for n in range(1, order):
-        shorter = codes[n - 1]
-        if taken + bits > most_bits:
-            shorter = np.unique(shorter, return_inverse=True)[1]
-            taken = len(symbols).bit_length()
-        codes[n, :-n] = shorter[:-n] << bits | symbols[n:]
-        taken += bits
-    return codes

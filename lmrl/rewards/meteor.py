@@ -86,6 +86,8 @@ class METEOR(ReferenceReward[list[Tokens]]):
         """Returns the tokens of a text."""
         return self._tokens(text)
 
+    progress_units = units
+
     def score(self, completion: str, prepared: list[Tokens]) -> float:
         """Returns the METEOR of a completion with its best reference, in [0, 1]."""
         constants = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}

@@ -100,6 +100,7 @@ class Normalized(Combined):
             f"{reward_name(reward)}_normalized" if name is None else name,
             signature=f"normalized({signature_of(reward)}, by {by})",
         )
+        self.potential = None  # the scale changes from rollout to rollout
 
     def raw(self, **inputs: Any) -> dict[str, Scores]:
         """Returns the scores; a failure in training is raised on the other processes too, which wait for them."""

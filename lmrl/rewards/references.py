@@ -4,15 +4,14 @@ import functools
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from lmrl.libraries import Array, np
-from lmrl.progress import Prefixes, Progress
+from lmrl.progress import Overlap, Prefixes, Progress, UnitsSoFar, units_so_far
 from lmrl.utils import check_at_least
 
 from .algebra import Reward
 from .base import Columns, Prompts, Scores
-from .progress import overlap_progress
 
 Prepared = TypeVar("Prepared")
 
@@ -37,6 +36,8 @@ class ReferenceReward(Reward, Generic[Prepared]):
     Raises:
         ValueError: When called, for a row without references.
     """
+
+    progress_order: ClassVar[int] = 4  # length of the longest n-grams that `progress` counts
 
     name: str
     column: str = "references"
@@ -73,8 +74,18 @@ class ReferenceReward(Reward, Generic[Prepared]):
         return text.split()
 
     def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
-        """Returns [`~lmrl.rewards.progress.overlap_progress`] of its words and references."""
-        return overlap_progress(prefixes, self._references(columns[self.column]), self.progress_units)
+        """Returns the numbers of [`~lmrl.progress.Overlap`], the reward as if the text ended here in front."""
+        references = self._references(self._checked(columns, len(prefixes))[self.column])
+        overlap = Overlap.of_units(prefixes, references, self.progress_units, self.progress_order, self.so_far)
+        return overlap.progress(None if self.potential is None else self.as_if_ended(overlap))
+
+    def so_far(self, prefixes: Prefixes) -> UnitsSoFar:
+        """Returns the units of a text so far that its `progress` counts."""
+        return units_so_far(prefixes, self.progress_units)
+
+    def as_if_ended(self, overlap: Overlap) -> Array:
+        """Returns the reward of each text so far, (N,), for a reward that has a `potential`."""
+        raise NotImplementedError(f"{type(self).__name__} must define `as_if_ended`, or leave `potential` None.")
 
     def _prepare_rows(self, values: Sequence[Any]) -> list[Prepared]:
         return [self._prepared(references) for references in self._references(values)]

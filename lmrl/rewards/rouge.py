@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmrl.libraries import rapidfuzz
+from lmrl.libraries import Array, rapidfuzz
+from lmrl.progress import Overlap, lcs_so_far
 from lmrl.utils import check_in, shorten
 
 from .grams import SacrebleuTokens, ngrams, occurrences, stemmer_of
@@ -162,9 +163,28 @@ class Rouge(ReferenceReward[list[Units]]):
         grams = occurrences(tokens if order == 1 else ngrams(tokens, order))
         return len(grams), grams
 
+    potential = 0
+
+    @property
+    def progress_order(self) -> int:  # type: ignore[override]
+        """Length of the longest n-grams that its `progress` counts."""
+        return max(4, int(self.rouge_type[5:])) if self.rouge_type[5:].isdigit() else 4
+
     def progress_units(self, text: str) -> Sequence[str]:
         """Returns the words that its `progress` counts."""
         return self._words(text)
+
+    def as_if_ended(self, overlap: Overlap) -> Array:
+        """Returns the ROUGE of each text so far, (N,); that of ROUGE-Lsum takes it for a single line."""
+        if self.rouge_type.startswith("rougeL"):
+            order = 1
+            hits = lcs_so_far(overlap.texts, overlap.units)
+        else:
+            order = int(self.rouge_type[5:])
+            hits = overlap.counts.shared[:, order - 1]
+        totals = (overlap.reference_lengths - order + 1).clip(min=0)
+        scores = 2 * hits / (overlap.totals[:, order - 1, None] + totals).clip(min=1)
+        return overlap.best(scores) if self.aggregate == "best" else overlap.mean(scores)
 
     def score(self, completion: str, prepared: list[Units]) -> float:
         """Returns the F-measure of a completion, over its references the best or the mean."""

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmrl.libraries import rapidfuzz
+from lmrl.libraries import Array, np, rapidfuzz
+from lmrl.progress import Overlap, Prefixes, UnitsSoFar, characters_so_far, distances_so_far
 from lmrl.utils import check_in
 
 from .grams import occurrences
@@ -47,6 +48,13 @@ class ExactMatch(ReferenceReward[list[str]]):
         """Returns the normalised text."""
         return _NORMALIZATIONS[self.normalize](text)
 
+    potential = 0
+
+    def as_if_ended(self, overlap: Overlap) -> Array:
+        """Returns 1 or 0 for each text so far, (N,)."""
+        rows = zip(overlap.prefixes, overlap.references, strict=True)
+        return np.array([self.score(text, row) for each, of in rows for row in [self._prepared(of)] for text in each])
+
     def score(self, completion: str, prepared: list[str]) -> float:
         """Returns 1 or 0."""
         return float(self.units(completion) in prepared)
@@ -85,6 +93,13 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
         """Returns the words that its `progress` counts."""
         return _NORMALIZATIONS[self.normalize](text).split()
 
+    potential = 0
+
+    def as_if_ended(self, overlap: Overlap) -> Array:
+        """Returns the F1 of each text so far, (N,)."""
+        lengths = overlap.lengths[:, None] + overlap.reference_lengths
+        return overlap.best(np.where(lengths > 0, 2 * overlap.counts.shared[:, 0] / lengths.clip(min=1), 1.0))
+
     def score(self, completion: str, prepared: list[set[Any]]) -> float:
         """Returns the F1 of a completion with its best reference, in [0, 1]."""
         words = self.units(completion)
@@ -120,7 +135,17 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
         """Returns the characters or the words of a text."""
         return _UNITS[self.unit](text)
 
+    potential = 0
     progress_units = units
+
+    def so_far(self, prefixes: Prefixes) -> UnitsSoFar:
+        """Returns the characters or the words of a text so far."""
+        return characters_so_far(prefixes) if self.unit == "characters" else super().so_far(prefixes)
+
+    def as_if_ended(self, overlap: Overlap) -> Array:
+        """Returns the similarity of each text so far, (N,)."""
+        longer = np.maximum(overlap.lengths[:, None], overlap.reference_lengths).clip(min=1)
+        return overlap.best(1 - distances_so_far(overlap.texts, overlap.units) / longer)
 
     def score(self, completion: str, prepared: list[Sequence[str]]) -> float:
         """Returns the similarity of a completion to its best reference, in [0, 1]."""

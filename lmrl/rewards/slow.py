@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmrl.progress import Prefixes, Progress, join_progress, potential_of
 from lmrl.utils import check_at_least, check_finite, check_in, columns_of
 
 from .algebra import Reward
@@ -53,7 +54,12 @@ class Wrapped(Reward):
                 "rewards it is made of instead."
             )
         self._parts = (self.reward,)
+        self.potential = potential_of(self.reward)
         super().__init__(name, columns, range_of(self.reward), signature_of(self.reward))
+
+    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
+        """Returns the numbers of the reward, in this process."""
+        return join_progress((self.reward,), prefixes, **columns)
 
     def _inputs(self, completions: Sequence[Any], prompts: Sequence[Any] | None, columns: Any) -> dict[str, Any]:
         """Returns the arguments of the reward: `completions`, and all others with one value per completion."""

@@ -67,6 +67,10 @@ class TER(SummedReward[list[Words]]):
         words: list[str] = self._tokenizer(text.rstrip()).split()  # rstrip: as sacrebleu does
         return words, occurrences(words)
 
+    def progress_units(self, text: str) -> list[str]:
+        """Returns the words that its `progress` counts."""
+        return self.units(text)[0]
+
     def batch_statistics(self, completions: Sequence[str], prepared: Sequence[list[Words]]) -> list[list[float]]:
         """Returns for each completion the edits and the mean length of the references."""
         return [self._edits(text, references) for text, references in zip(completions, prepared, strict=True)]

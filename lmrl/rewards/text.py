@@ -6,28 +6,46 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from lmrl.progress import Prefixes, Progress, as_if_ended, distinct_so_far, found_so_far, lengths_so_far
 from lmrl.utils import check_at_least, check_in
 
 from .algebra import Reward
 from .base import Columns, Prompts, Scores
 from .grams import ngrams, stemmer_of
-from .progress import progress_as_if_ended
 
 _UNITS = ("words", "characters")
 
 
-def _lengths(texts: list[str], unit: str) -> list[int]:
-    return [len(text.split() if unit == "words" else text) for text in texts]
-
-
 class TextReward(Reward):
-    """Base of the rewards of the text alone, cheap enough to score each text so far."""
+    """Base of the rewards of the text alone, whose `progress` is the reward as if the text ended here."""
 
-    progress = progress_as_if_ended
+    potential = 0
+
+    def progress(self, *, prefixes: Sequence[Prefixes], prompts: Prompts = None, **columns: Any) -> Progress:
+        """Returns the reward of each text so far, 0 for `None`: where nothing else is defined, scored anew."""
+        return as_if_ended(self, prefixes, prompts, self._checked(columns, len(prefixes)))
+
+
+class LengthReward(TextReward):
+    """Base of the rewards of a length, in words or characters."""
+
+    unit: str
+
+    def of_length(self, length: int) -> float:
+        """Returns the reward of a text of a length."""
+        raise NotImplementedError(f"{type(self).__name__} must define `of_length`.")
+
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
+        """Returns the reward of the length of each text."""
+        return [self.of_length(len(text.split() if self.unit == "words" else text)) for text in completions]
+
+    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
+        """Returns the reward of the length of each text so far."""
+        return [[[self.of_length(length)] for length in lengths_so_far(each, self.unit)] for each in prefixes]
 
 
 @dataclass(eq=False, repr=False)
-class Length(TextReward):
+class Length(LengthReward):
     """
     Returns how close the length of each completion is to a target, in [0, 1].
 
@@ -50,14 +68,13 @@ class Length(TextReward):
         check_in(_UNITS, unit=self.unit)
         super().__init__(self.name, signature=f"length|target:{self.target}|unit:{self.unit}")
 
-    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
-        """Returns the closeness of each text to the target length."""
-        lengths = _lengths(completions, self.unit)
-        return [min(length, self.target) / max(length, self.target) for length in lengths]
+    def of_length(self, length: int) -> float:
+        """Returns the closeness of a length to the target."""
+        return min(length, self.target) / max(length, self.target)
 
 
 @dataclass(eq=False, repr=False)
-class LengthPenalty(TextReward):
+class LengthPenalty(LengthReward):
     """
     Returns 0 for a completion of at most `max_length`, less the longer it is, and -1 from `max_length + slack` on.
 
@@ -86,10 +103,9 @@ class LengthPenalty(TextReward):
         signature = f"length_penalty|max:{self.max_length}|slack:{self.slack}|unit:{self.unit}"
         super().__init__(self.name, range=(-1.0, 0.0), signature=signature)
 
-    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
-        """Returns the penalty of each text."""
-        room = [self.max_length - length for length in _lengths(completions, self.unit)]
-        return [max(min(left, 0) / self.slack, -1.0) for left in room]
+    def of_length(self, length: int) -> float:
+        """Returns the penalty of a length."""
+        return max(min(self.max_length - length, 0) / self.slack, -1.0)
 
 
 @dataclass(eq=False, repr=False)
@@ -113,6 +129,10 @@ class DistinctN(TextReward):
     def __post_init__(self) -> None:
         check_at_least(1, n=self.n)
         super().__init__(self.name, signature=f"distinct_n|n:{self.n}|split:whitespace")
+
+    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
+        """Returns the share of distinct n-grams of each text so far."""
+        return [[[share] for share in distinct_so_far(each, self.n)] for each in prefixes]
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the share of distinct n-grams of each text."""
@@ -174,6 +194,14 @@ def _phrase(phrase: str, whole_words: bool = True, ignore_case: bool = True) -> 
     if whole_words:
         pattern = rf"(?<!\w){pattern}(?!\w)"  # \b would want a word character at the end of "£20-25" and "U.S."
     return re.compile(pattern, re.IGNORECASE if ignore_case else re.NOFLAG)
+
+
+@functools.lru_cache(maxsize=4096)
+def _begun_phrase(phrase: str, whole_words: bool = True, ignore_case: bool = True) -> re.Pattern[str]:
+    """Returns the pattern of [`found_so_far`] for a phrase."""
+    pattern = r"\s+".join(map(re.escape, phrase.split()))
+    before = r"(?<!\w)" if whole_words else ""
+    return re.compile(rf"{before}(?=({pattern}))", re.IGNORECASE if ignore_case else re.NOFLAG)
 
 
 def _phrases(what: str, given: Any) -> tuple[str, ...]:
@@ -259,11 +287,30 @@ class Keywords(PhraseReward):
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the share of the required phrases in each text, 0 with a forbidden one."""
-        of_rows = columns[self.column] if self.column else [()] * len(completions)
-        return [
-            self._score(text, (*self.required, *_phrases(f"Row {row} of {self.column!r}", given)))
-            for row, (text, given) in enumerate(zip(completions, of_rows, strict=True))
-        ]
+        required = self._required(columns, len(completions))
+        return [self._score(text, of_row) for text, of_row in zip(completions, required, strict=True)]
+
+    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
+        """Returns the share in each text so far, 0 with a forbidden phrase, which may still become another word."""
+        if self.stemmer is not None:
+            return super().progress(prefixes=prefixes, **columns)
+        required = self._required(self._checked(columns, len(prefixes)), len(prefixes))
+        options = (self.whole_words, self.ignore_case)
+        numbers = []
+        for each, of_row in zip(prefixes, required, strict=True):
+            is_forbidden = found_so_far(
+                each, [_begun_phrase(phrase, *options) for phrase in self.forbidden], options[0]
+            )
+            found = [found_so_far(each, [_begun_phrase(phrase, *options)], options[0]) for phrase in of_row]
+            shares = [sum(of_token) / len(of_token) for of_token in zip(*found, strict=True)]
+            shares = shares or [float(bool(self.forbidden))] * len(each)
+            numbers.append([[0.0 if bad else share] for bad, share in zip(is_forbidden, shares, strict=True)])
+        return numbers
+
+    def _required(self, columns: Columns, rows: int) -> list[tuple[str, ...]]:
+        of_rows = columns[self.column] if self.column else [()] * rows
+        name = f"of {self.column!r}"
+        return [(*self.required, *_phrases(f"Row {row} {name}", given)) for row, given in enumerate(of_rows)]
 
     def _score(self, text: str, required: tuple[str, ...]) -> float | None:
         if not required and not self.forbidden:
@@ -334,10 +381,24 @@ class SlotCoverage(PhraseReward):
     def _score(self, text: str, values: list[tuple[str, str]]) -> float | None:
         text = self._stemmed(text)
         covered = [
-            any(_phrase(self._stemmed(phrase)).search(text) for phrase in self._aliases.get((slot, value), (value,)))
-            for slot, value in values
+            any(
+                _phrase(self._stemmed(phrase)).search(text) for phrase in self._aliases.get(slot_value, slot_value[1:])
+            )
+            for slot_value in values
         ]
         return sum(covered) / len(covered) if covered else None
+
+    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
+        """Returns the share of the values that each text so far covers."""
+        if self.stemmer is not None:
+            return super().progress(prefixes=prefixes, **columns)
+        numbers = []
+        for row, given in enumerate(self._checked(columns, len(prefixes))[self.column]):
+            phrases = [self._aliases.get(value, value[1:]) for value in self._values(row, given)]
+            found = [found_so_far(prefixes[row], list(map(_begun_phrase, any_of)), True) for any_of in phrases]
+            shares = [[sum(of_token) / len(of_token)] for of_token in zip(*found, strict=True)]
+            numbers.append(shares or [[0.0] for _ in prefixes[row].ends])
+        return numbers
 
     def _values(self, row: int, given: Any) -> list[tuple[str, str]]:
         slots: Iterable[tuple[str, Any]] = ()

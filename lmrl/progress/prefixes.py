@@ -1,11 +1,7 @@
-"""Progress: what a reward knows of a text that is not finished yet, a few numbers before each token.
-
-A critic that sees them can value the text so far against its references. Only the text so far is read, never the
-token that comes next: otherwise the value would depend on the action that it is a baseline of.
-"""
+"""Texts so far: where in a completion each of its tokens begins."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -36,61 +32,10 @@ class Prefixes:
         return (self.text[:end] for end in self.ends)
 
 
-def words_so_far(
-    prefixes: Prefixes, units: Callable[[str], Sequence[str]]
-) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
-    """
-    Yields before each token the units that are new and complete, and those of the word that may go on.
-
-    A word is complete once white space follows it. So no text is read twice but for the word that may go on. `units`
-    returns the units of a text, which must be those of its words one after the other.
-    """
-    start = 0
-    for end in prefixes.ends:
-        word = end
-        while word > start and not prefixes.text[word - 1].isspace():
-            word -= 1
-        yield units(prefixes.text[start:word]), units(prefixes.text[word:end])
-        start = word
-
-
-def join_progress(
-    reward_funcs: Sequence[Callable[..., Any]], prefixes: Sequence[Prefixes], **columns: Any
-) -> Progress:
-    """
-    Returns the numbers of all reward functions side by side; a function without `progress` adds none.
-
-    Args:
-        reward_funcs (list of callables):
-            Reward functions. Their `progress(prefixes=..., prompts=..., **columns)` returns for each completion, for
-            each of its tokens, the same number of numbers.
-        prefixes (list of [`Prefixes`]):
-            The texts so far of each completion.
-        **columns:
-            `prompts`, and the columns of the dataset.
-
-    Raises:
-        ValueError: If a function returns another number of completions or tokens, or unlike numbers.
-    """
-    joined: Progress = [[[] for _ in range(len(each))] for each in prefixes]
-    for reward_func in reward_funcs:
-        if hasattr(reward_func, "progress"):
-            found = reward_func.progress(prefixes=prefixes, **columns)
-            _check(getattr(reward_func, "__name__", type(reward_func).__name__), found, prefixes)
-            joined = [[a + list(b) for a, b in zip(*rows, strict=True)] for rows in zip(joined, found, strict=True)]
-    return joined
-
-
-def _check(name: str, found: Progress, prefixes: Sequence[Prefixes]) -> None:
-    tokens = [len(each) for each in prefixes]
-    given = [len(each) for each in found]
-    widths = {len(numbers) for each in found for numbers in each}
-    if given != tokens or len(widths) > 1:
-        raise ValueError(
-            f"The `progress` of the reward {name!r} must have as many numbers for each of {sum(tokens)} tokens of "
-            f"{len(tokens)} completions, got {sorted(widths)} numbers for {sum(given)} tokens of {len(given)}. Return "
-            "a list for each token."
-        )
+def per_completion(values: Sequence[Any], prefixes: Sequence[Prefixes]) -> list[list[Any]]:
+    """Returns values of all tokens, one completion after the other, as a list for each completion."""
+    rest = iter(values)
+    return [list(itertools.islice(rest, len(each))) for each in prefixes]
 
 
 class PrefixFinder:
@@ -139,8 +84,11 @@ class PrefixFinder:
 def common_beginning(text: str, other: str) -> int:
     """Returns the number of characters at their beginning that two texts share."""
     shared = 0
-    for a, b in zip(text, other, strict=False):
-        if a != b:
-            break
-        shared += 1
+    unlike = min(len(text), len(other)) + 1
+    while unlike - shared > 1:  # halved: comparing is faster than a loop over characters
+        middle = (shared + unlike) // 2
+        if text[shared:middle] == other[shared:middle]:
+            shared = middle
+        else:
+            unlike = middle
     return shared

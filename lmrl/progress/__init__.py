@@ -1,0 +1,36 @@
+"""What a reward knows of a text that is not finished yet: a few numbers before each token.
+
+Rewards make these numbers of what stands here, and critics and dense rewards read them. Only the text so far is read,
+never the token that comes next: otherwise a value would depend on the action that it is a baseline of.
+"""
+
+from .alignment import distances_so_far, lcs_so_far
+from .counts import ngram_codes
+from .joining import as_if_ended, join_progress, join_progress_and_potential, potential_of, progress_of_each
+from .overlap import Overlap
+from .phrases import distinct_so_far, found_so_far, lengths_so_far
+from .prefixes import Prefixes, PrefixFinder, Progress, common_beginning, per_completion
+from .units import UnitsSoFar, characters_so_far, units_so_far
+
+__all__ = [
+    "Overlap",
+    "PrefixFinder",
+    "Prefixes",
+    "Progress",
+    "UnitsSoFar",
+    "as_if_ended",
+    "characters_so_far",
+    "common_beginning",
+    "distances_so_far",
+    "distinct_so_far",
+    "found_so_far",
+    "join_progress",
+    "join_progress_and_potential",
+    "lcs_so_far",
+    "lengths_so_far",
+    "ngram_codes",
+    "per_completion",
+    "potential_of",
+    "progress_of_each",
+    "units_so_far",
+]

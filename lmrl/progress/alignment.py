@@ -1,0 +1,122 @@
+"""Edit distances and longest common subsequences of texts so far with their references, in one pass over each text.
+
+The columns of the table of dynamic programming are bits of an integer, and one integer has those of all references of
+a row, each with a bit of its own above it that takes what is carried over.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from lmrl.libraries import Integers, np
+
+from .units import UnitsSoFar
+
+State = tuple[int, ...]
+
+
+class _Columns:
+    """The bits of the references of a row."""
+
+    def __init__(self, references: Sequence[Sequence[str]]) -> None:
+        self.widths = [len(reference) + 1 for reference in references]
+        self.lowest = 0  # bit of each reference
+        self.all = 0  # bits
+        self._matches: dict[str, int] = {}
+        first = 0
+        for reference, width in zip(references, self.widths, strict=True):
+            self.lowest |= (1 << first) & ((1 << first + len(reference)) - 1)
+            self.all |= (1 << first + width - 1) - (1 << first)
+            for place, unit in enumerate(reference, start=first):
+                self._matches[unit] = self._matches.get(unit, 0) | 1 << place
+            first += width
+
+    def lcs_step(self, state: State, unit: str) -> State:
+        """
+        Returns the state after one more unit, whose zeros are the length of the longest common subsequence.
+
+        From "Bit-Parallel LCS-length Computation Revisited" (Hyyrö, 2004).
+        """
+        [level] = state
+        hits = level & self._matches.get(unit, 0)
+        return (((level + hits) | (level - hits)) & self.all,)
+
+    def edit_step(self, state: State, unit: str) -> State:
+        """
+        Returns the state after one more unit: where the distance grows from one unit of a reference to the next, and
+        where it falls.
+
+        From "A Bit-Vector Algorithm for Computing Levenshtein and Damerau Edit Distances" (Hyyrö, 2003).
+        """
+        grows, falls = state
+        equal = self._matches.get(unit, 0)
+        diagonal = ((((equal & grows) + grows) ^ grows) | equal | falls) & self.all
+        right_grows = falls | (self.all & ~(diagonal | grows))
+        right_falls = diagonal & grows
+        right_grows = (right_grows << 1 | self.lowest) & self.all
+        right_falls = right_falls << 1 & self.all
+        return right_falls | (self.all & ~(diagonal | right_grows)), right_grows & diagonal
+
+    def ones(self, numbers: Sequence[int]) -> Integers:
+        """Returns how many bits of each reference are set in each number, `(numbers, references)`."""
+        size = sum(self.widths) // 8 + 1
+        packed = np.frombuffer(b"".join(number.to_bytes(size, "little") for number in numbers), np.uint8)
+        bits = np.unpackbits(packed.reshape(-1, size), axis=1, bitorder="little")
+        firsts = [0, *itertools.accumulate(self.widths[:-1])]
+        # The bits above those of the last reference are not set.
+        return np.add.reduceat(bits.astype(np.int32), firsts, axis=1)
+
+
+def _states(text: UnitsSoFar, state: State, step: Callable[[State, str], State]) -> list[State]:
+    """Returns the state of the text so far of each token."""
+    states = [state]
+    for unit in text.units:
+        state = step(state, unit)
+        states.append(state)
+    of_tokens = []
+    for token, place in enumerate(text.places):
+        state = states[place]
+        for unit in text.endings.get(token, ()):
+            state = step(state, unit)
+        of_tokens.append(state)
+    return of_tokens
+
+
+def _by_row(
+    texts: Sequence[UnitsSoFar],
+    references: Sequence[Sequence[Sequence[str]]],
+    count: Callable[[_Columns, UnitsSoFar], Integers],
+) -> Integers:
+    """Returns the counts of all rows one after the other, `(N, R)`, 0 for references that a row does not have."""
+    columns: dict[int, _Columns] = {}
+    counts = np.zeros((sum(len(text.places) for text in texts), max(map(len, references), default=1)), np.int32)
+    first = 0
+    for text, of_row in zip(texts, references, strict=True):
+        if id(of_row) not in columns:
+            columns[id(of_row)] = _Columns(of_row)
+        last = first + len(text.places)
+        if last > first:
+            counts[first:last, : len(of_row)] = count(columns[id(of_row)], text)
+        first = last
+    return counts
+
+
+def lcs_so_far(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequence[str]]]) -> Integers:
+    """Returns the length of the longest common subsequence of each text so far with each reference, `(N, R)`."""
+
+    def count(columns: _Columns, text: UnitsSoFar) -> Integers:
+        states = _states(text, (columns.all,), columns.lcs_step)
+        return np.array(columns.widths) - 1 - columns.ones([level for (level,) in states])
+
+    return _by_row(texts, references, count)
+
+
+def distances_so_far(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequence[str]]]) -> Integers:
+    """Returns the edit distance of each text so far from each reference, `(N, R)`: see [`EditSimilarity`]."""
+
+    def count(columns: _Columns, text: UnitsSoFar) -> Integers:
+        states = _states(text, (columns.all, 0), columns.edit_step)
+        grown = columns.ones([grows for grows, _ in states]) - columns.ones([falls for _, falls in states])
+        distances: Integers = np.array(text.lengths())[:, None] + grown
+        return distances
+
+    return _by_row(texts, references, count)

@@ -1,0 +1,72 @@
+"""The units of a text so far: words, tokens or characters, of which the last word may still go on."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .prefixes import Prefixes
+
+_WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class UnitsSoFar:
+    """
+    The units of a completion, and those of its text so far before each token.
+
+    Args:
+        units (`Sequence[str]`):
+            Units of the complete text.
+        places (`list[int]`):
+            For each token, how many of them, from the first, the text so far has.
+        endings (`Mapping[int, Sequence[str]]`, *optional*):
+            By the number of a token, further units of its text so far, which the complete text does not have there:
+            those of a word that goes on, "cat" before "cats".
+    """
+
+    units: Sequence[str]
+    places: list[int]
+    endings: Mapping[int, Sequence[str]] = field(default_factory=dict)
+
+    def lengths(self) -> list[int]:
+        """Returns for each token the number of units of the text so far."""
+        return [place + len(self.endings.get(token, ())) for token, place in enumerate(self.places)]
+
+
+def units_so_far(prefixes: Prefixes, units: Callable[[str], Sequence[str]]) -> UnitsSoFar:
+    """
+    Returns the units of a text so far, where those of a text are those of its words one after the other.
+
+    Words are what white space separates. Each is read once, and once more for every token inside it.
+    """
+    text = prefixes.text
+    words = [match.span() for match in _WORD.finditer(text)]
+    of_words = [units(text[start:end]) for start, end in words]
+    of_text: list[str] = []
+    firsts = []  # place of the first unit of each word
+    for of_word in of_words:
+        firsts.append(len(of_text))
+        of_text.extend(of_word)
+    places = []
+    endings = {}
+    word = 0
+    for token, end in enumerate(prefixes.ends):
+        while word < len(words) and words[word][1] < end:  # white space follows it: it is complete
+            word += 1
+        place = firsts[word] if word < len(words) else len(of_text)
+        if word < len(words) and words[word][0] < end:
+            begun = units(text[words[word][0] : end])
+            if of_words[word][: len(begun)] == begun:
+                place += len(begun)
+            else:
+                endings[token] = begun
+        places.append(place)
+    return UnitsSoFar(of_text, places, endings)
+
+
+def characters_so_far(prefixes: Prefixes) -> UnitsSoFar:
+    """Returns the characters of a text so far, but for white space at both ends."""
+    text = prefixes.text
+    before = len(text) - len(text.lstrip())
+    places = [max(len(text[:end].rstrip()) - before, 0) for end in prefixes.ends]
+    return UnitsSoFar(text.strip(), places)
