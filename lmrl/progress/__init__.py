@@ -5,8 +5,8 @@ never the token that comes next: otherwise a value would depend on the action th
 """
 
 from .alignment import distances_so_far, lcs_so_far
-from .counts import ngram_codes
 from .joining import as_if_ended, join_progress, join_progress_and_potential, potential_of, progress_of_each
+from .ngrams import Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
 from .overlap import Overlap
 from .phrases import distinct_so_far, found_so_far, lengths_so_far
 from .prefixes import Prefixes, PrefixFinder, Progress, common_beginning, per_completion
@@ -17,6 +17,7 @@ __all__ = [
     "PrefixFinder",
     "Prefixes",
     "Progress",
+    "Symbols",
     "UnitsSoFar",
     "as_if_ended",
     "characters_so_far",
@@ -28,9 +29,11 @@ __all__ = [
     "join_progress_and_potential",
     "lcs_so_far",
     "lengths_so_far",
-    "ngram_codes",
+    "ngram_totals",
+    "ngram_totals_of_references",
     "per_completion",
     "potential_of",
     "progress_of_each",
+    "shared_ngrams",
     "units_so_far",
 ]

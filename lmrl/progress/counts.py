@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from lmrl.libraries import Integers, np
 
+from .ngrams import ngram_codes
 from .units import UnitsSoFar
 
 _MOST_UNITS = 2**14  # counted at a time: more take memory and save no time
@@ -211,27 +211,3 @@ class _Flat:
 def _at_last(values: Integers, new: Integers) -> Integers:
     """Returns for each place the value at the last place up to it that is new; the first one is."""
     return values[np.maximum.accumulate(np.where(new, np.arange(len(values)), 0))]
-
-
-def ngram_codes(texts: Sequence[Sequence[str]], order: int, most_bits: int) -> Integers:
-    """
-    Returns for each length up to `order` and place an integer that stands for the n-gram that begins there in the
-    joined texts, of shape `(order, places)`.
-
-    Its digits are the numbers of the units. Where these take more than `most_bits`, the shorter n-grams are numbered
-    anew first: there are no more of them than places.
-    """
-    numbers = {symbol: number for number, symbol in enumerate(dict.fromkeys(chain.from_iterable(texts)))}
-    symbols = np.fromiter(map(numbers.__getitem__, chain.from_iterable(texts)), np.int64)
-    codes = np.zeros((order, len(symbols)), np.int64)
-    codes[0] = symbols
-    bits = len(numbers).bit_length()
-    taken = bits
-    for n in range(1, order):
-        shorter = codes[n - 1]
-        if taken + bits > most_bits:
-            shorter = np.unique(shorter, return_inverse=True)[1]
-            taken = len(symbols).bit_length()
-        codes[n, :-n] = shorter[:-n] << bits | symbols[n:]
-        taken += bits
-    return codes

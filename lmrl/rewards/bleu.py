@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from lmrl.libraries import Array, np, sacrebleu
-from lmrl.progress import Overlap
+from lmrl.progress import Overlap, ngram_totals, ngram_totals_of_references, shared_ngrams
 from lmrl.utils import check_in
 
 from .base import Columns, Prompts, Scores
-from .grams import SacrebleuTokens, ngram_totals, ngram_totals_of_references, shared_ngrams
+from .grams import SacrebleuTokens
 from .references import ReferenceReward, SummedReward
 
 MAX_ORDER = 4

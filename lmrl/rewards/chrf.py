@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from lmrl.libraries import Array, np, sacrebleu
-from lmrl.progress import Overlap
+from lmrl.progress import Overlap, Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
 
-from .grams import Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
 from .references import SummedReward, divide
 
 _PUNCTUATION = set(string.punctuation)

@@ -111,9 +111,9 @@ def test_progress_is_padded_with_zeros_where_no_token_counts() -> None:
     columns = [{"prompt": "p", "references": ["a b"]}, {"prompt": "p", "references": ["b"]}]
     critic.keep_columns(columns, ["p", "p"])
     numbers = critic.progress([BLEU(), Length(2), len], ids, mask)
-    assert numbers.shape == (*mask.shape, 19)
-    assert numbers[..., 0].tolist() == [[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]
-    assert numbers[..., 18].tolist() == [[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]
+    assert numbers.shape == (*mask.shape, 20)
+    assert numbers[..., 1].tolist() == [[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]
+    assert numbers[..., 19].tolist() == [[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]
 
 
 def test_without_any_progress_there_are_no_numbers() -> None:

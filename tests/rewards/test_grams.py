@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lmrl.rewards import grams
+from lmrl.progress import ngram_totals, ngram_totals_of_references, ngrams, shared_ngrams
 from lmrl.rewards.corpus import corpus_counts
-from lmrl.rewards.grams import all_ngrams, ngram_totals, ngram_totals_of_references, shared_ngrams
+from lmrl.rewards.grams import all_ngrams
 
 ORDER = 3
 text = st.text("abc", max_size=8)
@@ -64,7 +64,7 @@ def test_ngrams_of_all_lengths_are_totalled(given_texts):
 
 @pytest.mark.parametrize("most_symbols", [1, 40, 10**6])
 def test_any_number_of_texts_and_of_symbols_is_counted_alike(monkeypatch, most_symbols):
-    monkeypatch.setattr(grams, "_MOST_SYMBOLS", most_symbols)
+    monkeypatch.setattr(ngrams, "_MOST_SYMBOLS", most_symbols)
     texts = [WIDE[5:15], WIDE[:9] * 2, "x", WIDE[2000:]]
     of_texts = [[WIDE, "xyz"], [WIDE[:9]], ["x", "", "xx"], [WIDE]]
     assert shared_ngrams(texts, of_texts, 6).tolist() == expected(texts, of_texts, 6)

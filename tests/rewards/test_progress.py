@@ -69,28 +69,8 @@ AS_IF_ENDED = [
     Retried(GLEU()),
 ]
 OTHERS = [METEOR(), TER(), CIDErD(corpus=[["a cat"], ["the mat"]]), Normalized(BLEU()), Rouge("rougeLsum")]
-WORDS = "a|cat|cats|sat|the|mat.|on,|The|U.S.|3.5|don't|aa|aaa|naïve|猫が|city||centre\n|there|.".split("|")  # noqa: SIM905
-    "a",
-    "cat",
-    "cats",
-    "sat",
-    "the",
-    "mat.",
-    "on,",
-    "The",
-    "U.S.",
-    "3.5",
-    "don't",
-    "aa",
-    "aaa",
-    "naïve",
-    "猫が",
-    "city",
-    "",
-    "centre\n",
-    "there",
-    ".",
-]
+SAMPLE = "a cat cats sat the mat. on, The U.S. 3.5 don't aa aaa naïve 猫が city  centre\n there ."
+WORDS = SAMPLE.split(" ")
 
 
 def of_one(reward: object, text: str, ends: list[int]) -> list[list[float]]:
@@ -145,12 +125,14 @@ def test_the_potential_is_the_reward_as_if_the_text_ended_there(reward: Reward) 
 @pytest.mark.filterwarnings("ignore:.*reads the letters a-z")
 def test_numbers_depend_on_the_text_so_far_alone(reward: Reward) -> None:
     """Else a value would depend on the token that it is the baseline of, and the gradient would be biased."""
-    known = of_one(reward, TEXT, ENDS)
+    places = [place for place in range(len(ENDS)) for _ in range(4)]
+    endings = ["", "s", " more words", "."] * len(ENDS)
+    cut = [Prefixes(TEXT[: ENDS[k]] + rest, ENDS[: k + 1]) for k, rest in zip(places, endings, strict=True)]
+    columns = {name: values * (len(cut) + 1) for name, values in COLUMNS.items()}
+    known, *numbers = reward.progress(prefixes=[Prefixes(TEXT, ENDS), *cut], prompts=["p"] * 45, **columns)
     assert known[0], "no numbers"
-    for place, end in enumerate(ENDS):
-        for rest in ("", "s", " more words", "."):
-            continued = of_one(reward, TEXT[:end] + rest, ENDS[: place + 1])
-            assert continued[place] == pytest.approx(known[place], abs=1e-12)
+    for place, of_text in zip(places, numbers, strict=True):
+        assert of_text == [pytest.approx(row, abs=1e-12) for row in known[: place + 1]]
 
 
 def test_a_combination_has_the_numbers_of_its_parts_and_what_it_makes_of_their_potentials() -> None:
