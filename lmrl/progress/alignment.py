@@ -103,20 +103,20 @@ def _by_row(
 def lcs_so_far(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequence[str]]]) -> Integers:
     """Returns the length of the longest common subsequence of each text so far with each reference, `(N, R)`."""
 
-    def count(columns: _Columns, text: UnitsSoFar) -> Integers:
+    def _count(columns: _Columns, text: UnitsSoFar) -> Integers:
         states = _states(text, (columns.all,), columns.lcs_step)
         return np.array(columns.widths) - 1 - columns.ones([level for (level,) in states])
 
-    return _by_row(texts, references, count)
+    return _by_row(texts, references, _count)
 
 
 def distances_so_far(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequence[str]]]) -> Integers:
     """Returns the edit distance of each text so far from each reference, `(N, R)`: see [`EditSimilarity`]."""
 
-    def count(columns: _Columns, text: UnitsSoFar) -> Integers:
+    def _count(columns: _Columns, text: UnitsSoFar) -> Integers:
         states = _states(text, (columns.all, 0), columns.edit_step)
         grown = columns.ones([grows for grows, _ in states]) - columns.ones([falls for _, falls in states])
         distances: Integers = np.array(text.lengths())[:, None] + grown
         return distances
 
-    return _by_row(texts, references, count)
+    return _by_row(texts, references, _count)

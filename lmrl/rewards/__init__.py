@@ -18,6 +18,7 @@ from .fluency import Fluency
 from .hub import EvaluateMetric
 from .meteor import METEOR
 from .normalize import Normalized
+from .phrases import Keywords, SlotCoverage
 from .references import ReferenceReward
 from .reward_model import RewardModel
 from .rouge import Rouge
@@ -25,7 +26,7 @@ from .similarity import EditSimilarity, ExactMatch, TokenF1
 from .slow import Cached, InWorkers, Retried
 from .specs import REWARDS, make_reward, make_rewards
 from .ter import TER
-from .text import DistinctN, Format, Keywords, Length, LengthPenalty, SlotCoverage
+from .text import DistinctN, Format, Length, LengthPenalty
 from .transform import Clipped, Gate, Minimum, Threshold
 
 # In a configuration a reward has the name that it has in the log, one made of others that of its class.

@@ -1,0 +1,243 @@
+"""Rewards of what a text mentions: words and phrases, slot values."""
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from lmrl.progress import Prefixes, Progress, found_so_far
+
+from .base import Columns, Prompts, Scores
+from .grams import stemmer_of
+from .text import TextReward
+
+
+def _pattern(phrase: str, whole_words: bool, ignore_case: bool, form: str) -> re.Pattern[str]:
+    """Returns the pattern of a phrase, whose words may be separated by any white space, in a form."""
+    words = r"\s+".join(map(re.escape, phrase.split()))
+    before = r"(?<!\w)" if whole_words else ""  # \b would want a word character at the start of "£20-25"
+    return re.compile(before + form.format(words), re.IGNORECASE if ignore_case else re.NOFLAG)
+
+
+@functools.lru_cache(maxsize=4096)
+def _phrase(phrase: str, whole_words: bool = True, ignore_case: bool = True) -> re.Pattern[str]:
+    return _pattern(phrase, whole_words, ignore_case, r"{}(?!\w)" if whole_words else "{}")
+
+
+@functools.lru_cache(maxsize=4096)
+def _begun_phrase(phrase: str, whole_words: bool = True, ignore_case: bool = True) -> re.Pattern[str]:
+    """Returns the pattern of [`~lmrl.progress.found_so_far`]: whether a phrase has ended, its match does not show."""
+    return _pattern(phrase, whole_words, ignore_case, "(?=({}))")
+
+
+def _phrases(what: str, given: Any) -> tuple[str, ...]:
+    if isinstance(given, (list, tuple)) and all(isinstance(phrase, str) and phrase.strip() for phrase in given):
+        return tuple(given)
+    raise ValueError(f"{what} must be a list of words or phrases, none of them empty, got {given!r}.")
+
+
+_WORD = re.compile(r"\w+")
+Stemmer: TypeAlias = str | Callable[[str], str] | None
+
+
+class PhraseReward(TextReward):
+    """
+    Base of the rewards that look for words and phrases.
+
+    Args:
+        stemmer (`str` or `Callable`, *optional*):
+            Makes a stem of each word, so that "walked" and "walks" are "walk": `"porter"` for English, a language of
+            nltk's Snowball stemmers such as `"german"`, or a function of a word in lower case. By default words are
+            compared as they are.
+    """
+
+    stemmer: Stemmer
+
+    def __init__(self, name: str, columns: Sequence[str], signature: str):
+        if self.stemmer is not None:
+            _ = self._stem  # an unknown language is an error here, not in the first training step
+            signature += f"|stem:{getattr(self.stemmer, '__name__', self.stemmer)}"
+        super().__init__(name, columns, signature=signature)
+
+    @functools.cached_property
+    def _stem(self) -> Callable[[str], str]:
+        return stemmer_of(self.stemmer) if isinstance(self.stemmer, str) else self.stemmer or str
+
+    def _stemmed(self, text: str) -> str:
+        return text if self.stemmer is None else _WORD.sub(lambda word: self._stem(word[0].lower()), text)
+
+
+@dataclass(eq=False, repr=False)
+class Keywords(PhraseReward):
+    """
+    Returns the share of the required words and phrases that occur in the completion, or 0 if a forbidden one does.
+
+    In [0, 1]. Where nothing is required it is 1 without a forbidden phrase; `None` where nothing is forbidden either.
+
+    Args:
+        required (`list[str]`, *optional*, defaults to `()`):
+            Words or phrases that every completion should have.
+        forbidden (`list[str]`, *optional*, defaults to `()`):
+            Words or phrases that no completion may have.
+        column (`str`, *optional*):
+            Dataset column with a list of further required words or phrases per row.
+        whole_words (`bool`, *optional*, defaults to `True`):
+            Whether "cat" has to stand alone and does not occur in "category".
+        ignore_case (`bool`, *optional*, defaults to `True`):
+            Whether case is ignored.
+        stemmer:
+            That of [`PhraseReward`]. Stems are of complete words in lower case: not without `whole_words` and
+            `ignore_case`.
+    """
+
+    required: Sequence[str] = ()
+    forbidden: Sequence[str] = ()
+    column: str | None = None
+    whole_words: bool = True
+    ignore_case: bool = True
+    name: str = "keywords"
+    stemmer: Stemmer = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.required = _phrases("`required`", self.required)
+        self.forbidden = _phrases("`forbidden`", self.forbidden)
+        if not (self.required or self.forbidden or self.column):
+            raise ValueError("`required`, `forbidden` or `column` must be given, got none. Give words to look for.")
+        if self.stemmer is not None and not (self.whole_words and self.ignore_case):
+            raise ValueError("`whole_words` and `ignore_case` must be True with `stemmer`, got False. Leave one out.")
+        signature = (
+            f"keywords|required:{list(self.required)}|forbidden:{list(self.forbidden)}|column:{self.column}"
+            f"|whole:{'yes' if self.whole_words else 'no'}|case:{'lc' if self.ignore_case else 'mixed'}"
+        )
+        super().__init__(self.name, (self.column,) if self.column else (), signature)
+
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
+        """Returns the share of the required phrases in each text, 0 with a forbidden one."""
+        required = self._required(columns, len(completions))
+        return [self._score(text, of_row) for text, of_row in zip(completions, required, strict=True)]
+
+    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
+        """Returns the share in each text so far, 0 with a forbidden phrase, which may still become another word."""
+        if self.stemmer is not None:
+            return super().progress(prefixes=prefixes, **columns)
+        required = self._required(self._checked(columns, len(prefixes)), len(prefixes))
+        options = (self.whole_words, self.ignore_case)
+        numbers = []
+        for each, of_row in zip(prefixes, required, strict=True):
+            is_forbidden = found_so_far(
+                each, [_begun_phrase(phrase, *options) for phrase in self.forbidden], options[0]
+            )
+            found = [found_so_far(each, [_begun_phrase(phrase, *options)], options[0]) for phrase in of_row]
+            shares = [sum(of_token) / len(of_token) for of_token in zip(*found, strict=True)]
+            shares = shares or [float(bool(self.forbidden))] * len(each)
+            numbers.append([[0.0 if bad else share] for bad, share in zip(is_forbidden, shares, strict=True)])
+        return numbers
+
+    def _required(self, columns: Columns, rows: int) -> list[tuple[str, ...]]:
+        of_rows = columns[self.column] if self.column else [()] * rows
+        name = f"of {self.column!r}"
+        return [(*self.required, *_phrases(f"Row {row} {name}", given)) for row, given in enumerate(of_rows)]
+
+    def _score(self, text: str, required: tuple[str, ...]) -> float | None:
+        if not required and not self.forbidden:
+            return None
+        text = self._stemmed(text)
+        if any(self._occurs(phrase, text) for phrase in self.forbidden):
+            return 0.0
+        return sum(self._occurs(phrase, text) for phrase in required) / len(required) if required else 1.0
+
+    def _occurs(self, phrase: str, text: str) -> bool:
+        return _phrase(self._stemmed(phrase), self.whole_words, self.ignore_case).search(text) is not None
+
+
+_SLOT = re.compile(r"([^,()\[\]]+)\[([^\]]*)\]")
+
+
+@dataclass(eq=False, repr=False)
+class SlotCoverage(PhraseReward):
+    """
+    Returns the share of the values of a meaning representation that occur in the completion, in [0, 1].
+
+    A value occurs as a complete phrase, in any case: `food[French]` is covered by "a french pub". `None` where the row
+    has no slot to count. Values that a text expresses in other words, such as `familyFriendly[yes]`, are left out
+    with `ignore` or spelled out with `aliases`. It does not see what a text adds to its meaning representation.
+
+    Args:
+        column (`str`, *optional*, defaults to `"mr"`):
+            Dataset column with, per row, a text such as `"name[The Vaults], food[French]"` (the form of "The E2E
+            Dataset: New Challenges for End-to-End Generation", Novikova et al., 2017,
+            https://aclanthology.org/W17-5525) or a mapping of slots to values. Slots of value `None` or `""` are left
+            out.
+        ignore (`list[str]`, *optional*, defaults to `()`):
+            Slots that are not counted.
+        aliases (`dict[str, dict[str, list[str]]]`, *optional*):
+            Per slot and value the phrases of which one has to occur, in place of the value itself:
+            `{"familyFriendly": {"no": ["not family friendly", "adult"]}}`.
+        stemmer:
+            That of [`PhraseReward`].
+
+    Raises:
+        ValueError: When called, for a row without slots in either form.
+    """
+
+    column: str = "mr"
+    ignore: Sequence[str] = ()
+    aliases: Mapping[str, Mapping[str, Sequence[str]]] | None = None
+    name: str = "slot_coverage"
+    stemmer: Stemmer = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.ignore = _phrases("`ignore`", self.ignore)
+        self._aliases = {
+            (slot, value): _phrases(f"`aliases` of {slot}[{value}]", phrases)
+            for slot, values in (self.aliases or {}).items()
+            for value, phrases in values.items()
+        }
+        aliases = {f"{slot}[{value}]": list(phrases) for (slot, value), phrases in sorted(self._aliases.items())}
+        signature = f"slot_coverage|column:{self.column}|ignore:{sorted(self.ignore)}|aliases:{aliases}"
+        super().__init__(self.name, (self.column,), signature)
+
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
+        """Returns the share of the values of each row that its text covers."""
+        return [
+            self._score(text, self._values(row, given))
+            for row, (text, given) in enumerate(zip(completions, columns[self.column], strict=True))
+        ]
+
+    def _score(self, text: str, values: list[tuple[str, str]]) -> float | None:
+        text = self._stemmed(text)
+        covered = [
+            any(
+                _phrase(self._stemmed(phrase)).search(text) for phrase in self._aliases.get(slot_value, slot_value[1:])
+            )
+            for slot_value in values
+        ]
+        return sum(covered) / len(covered) if covered else None
+
+    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
+        """Returns the share of the values that each text so far covers."""
+        if self.stemmer is not None:
+            return super().progress(prefixes=prefixes, **columns)
+        numbers = []
+        for row, given in enumerate(self._checked(columns, len(prefixes))[self.column]):
+            phrases = [self._aliases.get(value, value[1:]) for value in self._values(row, given)]
+            found = [found_so_far(prefixes[row], list(map(_begun_phrase, any_of)), True) for any_of in phrases]
+            shares = [[sum(of_token) / len(of_token)] for of_token in zip(*found, strict=True)]
+            numbers.append(shares or [[0.0] for _ in prefixes[row].ends])
+        return numbers
+
+    def _values(self, row: int, given: Any) -> list[tuple[str, str]]:
+        slots: Iterable[tuple[str, Any]] = ()
+        if isinstance(given, Mapping):
+            slots = given.items()
+        elif isinstance(given, str):
+            slots = _SLOT.findall(given)
+        if not slots and given not in ("", {}):
+            raise ValueError(
+                f"The reward {self.__name__!r} needs 'slot[value], slot[value]' or a mapping of slots to values in "
+                f"every row of {self.column!r}, got {given!r} in row {row} of the batch."
+            )
+        # A dataset gives every row the slots of all rows, and None to those that a row does not have.
+        pairs = [(slot.strip(), "" if value is None else str(value).strip()) for slot, value in slots]
+        return [(slot, value) for slot, value in pairs if value and slot not in self.ignore]
