@@ -9,7 +9,7 @@ import numpy as np
 
 from lmrl import rewards
 from lmrl.rewards.bleu import MAX_ORDER, corpus_bleu
-from lmrl.rewards.grams import ngrams, occurrences
+from lmrl.rewards.grams import SacrebleuTokens, ngrams, occurrences
 
 from .scores import Corpus, Score, mean_score
 
@@ -83,10 +83,7 @@ TEXT_METRICS: dict[str, Callable[[str, Corpus], Score]] = {
 
 def _bleu_against_others(texts: list[str]) -> list[float]:
     """Returns the BLEU of each text with all others as references."""
-    from sacrebleu.metrics.bleu import BLEU
-
-    tokenizer = BLEU(tokenize="13a").tokenizer
-    group = [tokenizer(text.rstrip()).split() for text in texts]
+    group = list(map(SacrebleuTokens("13a", lowercase=False), texts))
     orders = [[occurrences(ngrams(words, n)) for words in group] for n in range(1, MAX_ORDER + 1)]
     # An n-gram of a text occurs in another one too if two texts or more have it.
     counts = [Counter(gram for grams in order for gram in grams) for order in orders]

@@ -201,6 +201,18 @@ def measure_completions(
     return Evaluation(list(completions), scores, {}, row_ids(taken))
 
 
+def score_names(
+    rows: "Dataset",
+    reward_funcs: Sequence[Reward],
+    reward_weights: Mapping[str, float] | None,
+    metrics: Sequence[str] | None = None,
+) -> list[str]:
+    """Returns the names of the scores that [`measure_completions`] gives without a model; raises as it does."""
+    total = [TOTAL_REWARD] if len(reward_weights or ()) > 1 else []
+    measured = metric_names(metrics, "references" in rows.column_names)
+    return [*total, *measured, *(f"reward/{name}" for name in rewards_by_name(reward_funcs))]
+
+
 def rewards_by_name(rewards: Sequence[Reward]) -> dict[str, Reward]:
     """Returns reward functions by their names. Raises `ValueError` if two have the same."""
     named: dict[str, Reward] = {}

@@ -2,21 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmrl.utils import check_at_least
 
-from .evaluate import (
-    TOTAL_REWARD,
-    Evaluation,
-    ModelAndTokenizer,
-    Reward,
-    evaluate_model,
-    measure_completions,
-    rewards_by_name,
-)
+from .evaluate import Evaluation, ModelAndTokenizer, Reward, evaluate_model, measure_completions, score_names
 from .generation import Decoding
-from .metrics import metric_names
 
 if TYPE_CHECKING:
     import torch
@@ -75,9 +66,7 @@ class Evaluator:
     @property
     def names_in_training(self) -> list[str]:
         """The names of the scores of [`Evaluator.scores`]."""
-        metrics = metric_names(self.metrics, "references" in self.rows.column_names)
-        total = [TOTAL_REWARD] if len(self.reward_weights or ()) > 1 else []
-        return [*total, *metrics, *(f"reward/{name}" for name in rewards_by_name(self.reward_funcs))]
+        return score_names(self.rows, **self._measures)
 
     @property
     def subset(self) -> "Dataset":
@@ -100,14 +89,11 @@ class Evaluator:
         if len(subset) == len(self.rows):
             return {name: evaluation.scores[name].value for name in self.names_in_training}
         completions = [completion for completion in evaluation.completions if completion.row < len(subset)]
-        measured = measure_completions(
-            completions,
-            subset,
-            reward_funcs=self.reward_funcs,
-            reward_weights=self.reward_weights,
-            metrics=self.metrics,
-        )
-        return measured.values
+        return measure_completions(completions, subset, **self._measures).values
+
+    @property
+    def _measures(self) -> dict[str, Any]:
+        return {"reward_funcs": self.reward_funcs, "reward_weights": self.reward_weights, "metrics": self.metrics}
 
     def _evaluate(self, policy: "PreTrainedModel", rows: "Dataset", frozen: FrozenModels) -> Evaluation:
         return evaluate_model(
@@ -115,9 +101,7 @@ class Evaluator:
             self.tokenizer,
             rows,
             self.decoding,
-            reward_funcs=self.reward_funcs,
-            reward_weights=self.reward_weights,
-            metrics=self.metrics,
+            **self._measures,
             reference_model=frozen.reference_model,
             perplexity_model=frozen.perplexity_model,
         )

@@ -3,12 +3,12 @@
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lmrl.distributed import gather, on_main, rank_and_world_size
-from lmrl.utils import check_at_least, check_token_ids
+from lmrl.utils import check_at_least, check_token_ids, replaced
 
 from .encoding import Prompt, check_context, encode_prompts
 from .store import CompletionStore, Lines, store_key
@@ -190,15 +190,11 @@ def generation_config_replaced(model: "PreTrainedModel", config: "GenerationConf
     """Replaces the saved generation config, from which `generate` takes every field that `config` leaves open."""
     get_base_model: Any = getattr(model, "get_base_model", None)  # of a PEFT model
     base = model if get_base_model is None else get_base_model()
-    owners = [owner for owner in (model, base) if "generation_config" in vars(owner)]
-    saved = [(owner, owner.generation_config) for owner in owners]
-    try:
-        for owner in owners:
-            owner.generation_config = config
+    with ExitStack() as stack:
+        for owner in (model, base):
+            if "generation_config" in vars(owner):
+                stack.enter_context(replaced(owner, "generation_config", config))
         yield
-    finally:
-        for owner, original in reversed(saved):
-            owner.generation_config = original
 
 
 def end_token_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:

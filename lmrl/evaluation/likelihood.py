@@ -63,8 +63,7 @@ def perplexity(
 
     if not completions:
         raise ValueError("`completions` must have at least 1 row, got 0.")
-    prompt_ids = encode_prompts(tokenizer, prompts, chat_template_kwargs)
-    pairs = _fitted([(prompt_ids[c.row], _tokenized(tokenizer, c)) for c in completions], model)
+    pairs = _token_pairs(model, tokenizer, prompts, completions, chat_template_kwargs)
 
     def _log_prob(logits: list["Tensor"], targets: "Tensor") -> list[float]:
         return [float(logits[0].log_softmax(-1).gather(-1, targets[:, None]).double().sum())]
@@ -119,8 +118,7 @@ def divergence(
             f"`reference` must have the {tokens} tokens of the policy, got {reference_tokens}. Give the model that "
             "training started from."
         )
-    prompt_ids = encode_prompts(tokenizer, prompts, chat_template_kwargs)
-    pairs = _fitted([(prompt_ids[c.row], _tokenized(tokenizer, c)) for c in completions], model)
+    pairs = _token_pairs(model, tokenizer, prompts, completions, chat_template_kwargs)
 
     def _kl_and_log_prob(logits: list["Tensor"], targets: "Tensor") -> list[float]:
         log_probs = logits[0].log_softmax(-1)
@@ -155,15 +153,23 @@ def _tokenized(tokenizer: "PreTrainedTokenizerBase", completion: Completion) -> 
     return [*ids, tokenizer.eos_token_id] if has_end else ids
 
 
-def _fitted(pairs: list[TokenPair], model: "PreTrainedModel") -> list[TokenPair]:
+def _token_pairs(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    chat_template_kwargs: Mapping[str, Any] | None,
+) -> list[TokenPair]:
     """
-    Returns the pairs with as much of the end of each prompt, at least one token, as the model has positions for.
+    Returns each completion with as much of the end of its prompt, at least one token, as the model has positions for.
 
     A text may have more tokens than were generated: half of a character, cut by `max_new_tokens`, is decoded to one
     that many tokenizers need three tokens for.
     """
     from lmrl.models import context_length
 
+    prompt_ids = encode_prompts(tokenizer, prompts, chat_template_kwargs)
+    pairs = [(prompt_ids[c.row], _tokenized(tokenizer, c)) for c in completions]
     limit = context_length(model)
     if limit is None:
         return pairs
