@@ -9,6 +9,7 @@ from accelerate.logging import get_logger
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from lmrl.outputs import resume_request
 from lmrl.saving import MANIFEST, find_damage, flush_to_disk
 
 logger = get_logger(__name__)
@@ -29,16 +30,16 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path) -> str
     Raises:
         ValueError: If the requested checkpoint is damaged, or there is none.
     """
-    word = str(requested).lower()
-    if requested is None or word in ("", "false", "no", "none"):
+    request = resume_request(requested)
+    if request is None:
         if earlier := newest_first(output_dir):
             logger.warning(
                 f"{output_dir} has {earlier[0].name} of an earlier run, which stays beside this run's checkpoints. To "
                 "continue that run: --resume_from_checkpoint latest. Otherwise delete it, or use another output_dir."
             )
         return None
-    is_named = word not in ("true", "yes", "latest")
-    for checkpoint in [Path(str(requested))] if is_named else newest_first(output_dir):
+    is_named = request not in ("true", "latest")
+    for checkpoint in [Path(request)] if is_named else newest_first(output_dir):
         wrong = find_corruption(checkpoint)
         if wrong is None:
             step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
@@ -47,7 +48,7 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path) -> str
         if is_named:
             raise ValueError(f"The checkpoint {requested} {wrong}. {_suggest_fallback(checkpoint)}")
         logger.warning(f"The checkpoint {checkpoint} {wrong}. It is passed over for the one before it.")
-    if word != "latest":
+    if request != "latest":
         raise ValueError(
             f"`resume_from_checkpoint` must name a checkpoint, got {requested}, but {output_dir} has no complete one. "
             "Leave it out to start from the beginning, or give `latest`, which does so if there is none."

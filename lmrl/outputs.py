@@ -88,6 +88,17 @@ def refuse_results(name: str, folder: str | Path, found: Sequence[Path], remedy:
         )
 
 
+def resume_request(value: str | bool | None) -> str | None:
+    """
+    Returns what a run goes on from, of the words that `resume_from_checkpoint` takes: `"true"` for its newest
+    checkpoint, `"latest"` for the same where there is one, a folder, or `None` for a start from the beginning.
+    """
+    word = str(value).lower()
+    if value is None or word in ("", "false", "no", "none"):
+        return None
+    return {"yes": "true", "true": "true", "latest": "latest"}.get(word, str(value))
+
+
 def clear_run_folder(folder: str | Path, overwrite: bool, resume: str | None, reads: Mapping[str, Any]) -> None:
     """
     Removes the results of an earlier run from the folder of a run if it is to be overwritten, and otherwise refuses
@@ -104,9 +115,8 @@ def clear_run_folder(folder: str | Path, overwrite: bool, resume: str | None, re
     Raises:
         ValueError: If there are results, or what is to be removed is also to be read.
     """
-    word = str(resume or "none").lower()
-    wants_newest = word in ("true", "yes", "latest")
-    goes_on = wants_newest or (word not in ("false", "no", "none") and _is_within(str(resume), folder))
+    request = resume_request(resume)
+    goes_on = request in ("true", "latest") or (request is not None and _is_within(request, folder))
     if overwrite:
         if goes_on:
             raise ValueError(
@@ -117,7 +127,7 @@ def clear_run_folder(folder: str | Path, overwrite: bool, resume: str | None, re
         remove(folder, RUN_FILES)
         return
     checkpoints = matching(folder, CHECKPOINTS)
-    if goes_on and (checkpoints or word != "latest"):
+    if goes_on and (checkpoints or request != "latest"):
         return
     # `latest` starts a run and continues it: what was logged before the first checkpoint is written anew.
     found = matching(folder, (*WEIGHTS, *SCORES) if goes_on else RESULTS)

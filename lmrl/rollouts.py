@@ -165,6 +165,11 @@ def _keep(path: Path, steps: Container[int]) -> None:
     if not kept:
         path.unlink()
         return
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(as_lines(kept))
+    replace_file(path, as_lines(kept))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file that a reader never finds incomplete."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
     part.replace(path)

@@ -44,7 +44,7 @@ LAYERS = {
     "lmrl/outputs.py": Layer((), ()),
     "lmrl/rollouts.py": Layer((), ()),
     "lmrl/log_file.py": Layer(("lmrl.rollouts",), ("transformers",)),
-    "lmrl/checkpoints.py": Layer(("lmrl.saving",), ("accelerate", "safetensors", "transformers")),
+    "lmrl/checkpoints.py": Layer(("lmrl.outputs", "lmrl.saving"), ("accelerate", "safetensors", "transformers")),
     "lmrl/distributed.py": Layer((), ("torch",)),
     "lmrl/progress": Layer(("lmrl.progress",), ()),
     "lmrl/precision.py": Layer((), ("torch",)),

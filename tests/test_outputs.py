@@ -1,10 +1,20 @@
 """The folder of a run: what is in the way of a second one, what `overwrite` removes, and what it leaves alone."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from lmrl.outputs import RUN_FILES, STUDY_FILES, clear_run_folder, clear_study_folder, matching, remove
+from lmrl.experiment import prepare_run
+from lmrl.outputs import (
+    RUN_FILES,
+    STUDY_FILES,
+    clear_run_folder,
+    clear_study_folder,
+    matching,
+    remove,
+    resume_request,
+)
 
 CARD = "---\ntags:\n- trl\n- lmrl\n---\n"
 
@@ -83,6 +93,20 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "request_made"),
+    [
+        (None, None),
+        *((word, None) for word in ("", "false", "False", False, "no", "none")),
+        *((word, "true") for word in (True, "true", "True", "yes")),
+        ("latest", "latest"),
+        ("runs/A/checkpoint-2", "runs/A/checkpoint-2"),
+    ],
+)
+def test_what_a_run_goes_on_from_is_read_in_one_way(given: str | bool | None, request_made: str | None) -> None:
+    assert resume_request(given) == request_made
+
+
+@pytest.mark.parametrize(
     ("names", "resume", "passes"),
     [
         (("checkpoint-2/a", "model.safetensors"), "latest", True),
@@ -104,6 +128,17 @@ def test_a_run_that_goes_on_finds_its_results(
         with pytest.raises(ValueError, match="--overwrite replaces them"):
             clear_run_folder(tmp_path, False, resume.format(tmp_path), {})
     assert left(tmp_path) == sorted(names)
+
+
+@pytest.mark.parametrize("resume", [None, "false", "no"])
+def test_a_run_from_the_beginning_leaves_the_scores_of_another(resume: str | None, tmp_path: Path) -> None:
+    write(tmp_path, "scores/after.json")
+    config = Namespace(
+        output_dir=str(tmp_path / "run"), report_to=[], run_name=None, resume_from_checkpoint=resume, overwrite=False
+    )
+    with pytest.raises(ValueError, match=r"`eval_output_dir` must be .* with after\.json"):
+        prepare_run(config, Namespace(eval_output_dir=str(tmp_path / "scores")))
+    assert left(tmp_path) == ["scores/after.json"]
 
 
 @pytest.mark.parametrize("resume", ["latest", "true", "{}/checkpoint-2"])

@@ -9,7 +9,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from lmrl.distributed import on_main
 from lmrl.evaluation import CompletionStore
-from lmrl.outputs import clear_run_folder, matching, refuse_results
+from lmrl.outputs import clear_run_folder, matching, refuse_results, resume_request
 from lmrl.utils import check_in
 
 # Trackers with an extra of lmrl.
@@ -51,9 +51,10 @@ def _clear(config: Any, argument_groups: Iterable[Any]) -> None:
     resume = config.resume_from_checkpoint
     overwrite = bool(given["overwrite"])
     clear_run_folder(config.output_dir, overwrite, resume, reads)
-    scores = given.get("eval_output_dir")
-    if scores is not None and resume is None and Path(scores).resolve() != Path(config.output_dir).resolve():
-        _clear_scores(Path(scores), ("before", "after"), overwrite)
+    if resume_request(resume) is None:
+        scores = Path(given.get("eval_output_dir") or config.output_dir)
+        if scores.resolve() != Path(config.output_dir).resolve():
+            _clear_scores(scores, ("before", "after"), overwrite)
 
 
 def prepare_evaluation(

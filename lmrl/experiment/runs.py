@@ -17,6 +17,8 @@ from datasets import Dataset
 from lmrl.evaluation import Evaluation
 from lmrl.evaluation.reporting.wording import setting_text
 from lmrl.experiment.banner import print_banner
+from lmrl.outputs import resume_request
+from lmrl.rollouts import replace_file
 from lmrl.utils import shorten
 from lmrl.version import package_versions
 
@@ -100,8 +102,9 @@ def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_g
     }
     about = {"recipe": Path(sys.argv[0]).stem, "versions": package_versions(), **settings}
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / SETTINGS_FILE, json.dumps(about, indent=2, default=setting_text, ensure_ascii=False).encode())
-    _replace(folder / ROWS_FILE, gzip.compress(json.dumps(rows).encode(), mtime=0))
+    text = json.dumps(about, indent=2, default=setting_text, ensure_ascii=False)
+    replace_file(folder / SETTINGS_FILE, text.encode())
+    replace_file(folder / ROWS_FILE, gzip.compress(json.dumps(rows).encode(), mtime=0))
     for run, found in find_trained(eval_rows, trained_on).items():
         logger.warning("%d of %d held-out rows are training rows of %s.", len(found), len(eval_rows), run)
 
@@ -252,10 +255,8 @@ def _name(folder: Path) -> str:
 
 def _resumed_from(args: Any) -> str | None:
     """Returns the checkpoint or the run that a run goes on from."""
-    value = getattr(args, "resume_from_checkpoint", None)
-    if not value or str(value).lower() == "false":
-        return None
-    return str(value) if Path(str(value)).is_dir() else str(args.output_dir)
+    request = resume_request(getattr(args, "resume_from_checkpoint", None))
+    return str(args.output_dir) if request in ("true", "latest") else request
 
 
 def _read_rows(place: Path) -> tuple[list[str], dict[str, list[str]]]:
@@ -274,10 +275,3 @@ def _read(path: Path) -> Any:
         return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{str(path)!r} must be a JSON file that a run wrote, got {error}.") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file that a reader never finds incomplete."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)

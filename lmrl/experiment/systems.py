@@ -18,15 +18,14 @@ from lmrl.evaluation import (
     read_outputs,
     report,
 )
-from lmrl.evaluation.evaluate import TOTAL_REWARD, rewards_by_name
-from lmrl.evaluation.metrics import metric_names
+from lmrl.evaluation.evaluate import rewards_by_name, score_names
 from lmrl.experiment.banner import print_evaluation_banner
 from lmrl.experiment.evaluators import check_primary, load_frozen_models, weights_by_name
 from lmrl.experiment.policies import NO_LIMIT
 from lmrl.experiment.reruns import load_run_rows
 from lmrl.experiment.runs import RunRecord, trained_rows, with_trained_rows
 from lmrl.models import context_length, load_model, load_tokenizer, show_special_tokens
-from lmrl.rewards import make_rewards, reward_name
+from lmrl.rewards import make_rewards
 from lmrl.settings import COMMAND_LINE, check_unread
 from lmrl.utils import known_as, labelled
 
@@ -133,7 +132,7 @@ class SystemEvaluator:
         Raises:
             ValueError: If a file of texts does not fit the rows, or a primary metric is not measured on them.
         """
-        self._check_primary(rows)
+        check_primary(self.primary_metrics, score_names(rows, self.reward_funcs, self.reward_weights))
         perplexity_model = self.frozen.perplexity_model
         tokenizer = None if perplexity_model is None else perplexity_model[1]
         texts = {label: read_outputs(path, rows, tokenizer) for label, path in self.outputs.items()}
@@ -185,17 +184,6 @@ class SystemEvaluator:
             return rows
         return fit_prompts(rows, tokenizer, limit, data_args.long_prompts, self.decoding.chat_template_kwargs)
 
-    def _check_primary(self, rows: Dataset) -> None:
-        """Raises an error for a primary metric that is not measured on these rows."""
-        total = [TOTAL_REWARD] if len(self.reward_weights) > 1 else []
-        measured = [*total, *metric_names(None, "references" in rows.column_names)]
-        check_primary(self.primary_metrics, [*measured, *(f"reward/{reward_name(f)}" for f in self.reward_funcs)])
-
-    @property
-    def rewarded(self) -> list[str] | None:
-        """The names of the run's rewards; `None` without a run."""
-        return list(self.reward_weights) or None
-
     def report(
         self,
         evaluations: Mapping[str, Evaluation],
@@ -219,7 +207,7 @@ class SystemEvaluator:
             rows,
             folder,
             eval_args.eval_num_completions_to_print,
-            rewarded=self.rewarded,
+            rewarded=list(self.reward_weights) or None,
             primary=eval_args.primary_metrics,
             all_pairs=compare_args.compare_with == "all",
             **about,
