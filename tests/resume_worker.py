@@ -17,10 +17,10 @@ from peft import LoraConfig
 from training import PROMPTS, make_trainer, share_of_a, share_of_letters
 from transformers import TrainerCallback
 
+from lmrl import sigterm
 from lmrl.rewards import Length, Normalized, Weighted
 from lmrl.saving import SaveError
 from lmrl.trainers import PolicyGradientTrainer
-from lmrl.trainers.checkpointing import sigterm
 
 # A checkpoint at step 2 is within an epoch of 3 steps; with PPO it is within a rollout of 4, with a loss not logged.
 RUNS: dict[str, dict[str, Any]] = {

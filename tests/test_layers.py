@@ -45,15 +45,20 @@ LAYERS = {
     "lmrl/rollouts.py": Layer((), ()),
     "lmrl/log_file.py": Layer(("lmrl.rollouts",), ("transformers",)),
     "lmrl/checkpoints.py": Layer(("lmrl.outputs", "lmrl.saving"), ("accelerate", "safetensors", "transformers")),
+    "lmrl/finite.py": Layer(("lmrl.checkpoints",), ("accelerate", "torch", "transformers")),
+    "lmrl/sigterm.py": Layer(("lmrl.checkpoints",), ("accelerate", "torch", "transformers")),
     "lmrl/distributed.py": Layer((), ("torch",)),
     "lmrl/progress": Layer(("lmrl.progress",), ()),
     "lmrl/precision.py": Layer((), ("torch",)),
+    "lmrl/drawn.py": Layer((), ("torch",)),
     "lmrl/packing.py": Layer((), ("torch",)),
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")
     ),
     "lmrl/data": Layer(("lmrl.data",), None),
-    "lmrl/models": Layer(("lmrl.models", "lmrl.packing"), ("peft", "safetensors", "torch", "transformers", "trl")),
+    "lmrl/models": Layer(
+        ("lmrl.models", "lmrl.drawn", "lmrl.packing"), ("peft", "safetensors", "torch", "transformers", "trl")
+    ),
     "lmrl/critics": Layer(
         ("lmrl.critics", "lmrl.core", "lmrl.distributed", "lmrl.models"),
         ("accelerate", "safetensors", "torch", "transformers"),
@@ -63,7 +68,7 @@ LAYERS = {
     "lmrl/trainers": Layer(
         (
             *("lmrl.trainers", "lmrl.core", "lmrl.critics", "lmrl.models", "lmrl.distributed"),
-            *("lmrl.checkpoints", "lmrl.log_file", "lmrl.saving"),
+            *("lmrl.checkpoints", "lmrl.drawn", "lmrl.finite", "lmrl.log_file", "lmrl.saving", "lmrl.sigterm"),
         ),
         TRAINER_LIBRARIES,
     ),
@@ -125,7 +130,7 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 23_007,
+    "lmrl": 24_470,
     "lmrl/rewards": 4_696,
     "lmrl/trainers": 2_900,
 }

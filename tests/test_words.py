@@ -26,7 +26,10 @@ FORBIDDEN = {
     "logp|logps|logprob|logprobs": "Write log_probs.",
 }
 # TRL's own names at the seam, and the ordinary words of arithmetic and of text.
-EXCEPT = re.compile(r"\w*per_token_logps\w*|\bold_logps\b|whole[ _](?:numbers?|words?)(?![a-z])|\bwhole:")
+EXCEPT = re.compile(
+    r"\w*per_token_logps\w*|\bold_logps\b|\w*sampling_logp_difference\w*|\breturn_logprobs\b|\blogprobs\b"
+    r"|whole[ _](?:numbers?|words?)(?![a-z])|\bwhole:"
+)
 
 # From Python 3.12 on the text of an f-string is a token of its own.
 READ = (tokenize.NAME, tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))

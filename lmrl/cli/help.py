@@ -67,6 +67,10 @@ _ADVANCED = (
     "critic_forgetting",
     "rollouts_to_save",
     "scoring_pass",
+    "vllm_importance_sampling_correction",
+    "vllm_importance_sampling_mode",
+    "vllm_importance_sampling_clip_max",
+    "vllm_importance_sampling_clip_min",
 )  # arguments of lmrl that `--help all` alone prints
 _LAST = ("Evaluation", "Output")  # the trainer's own group stands before these
 _REST = "Other arguments of TRL and transformers"

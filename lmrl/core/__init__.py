@@ -10,7 +10,8 @@ Legend of the shapes, here and in every docstring of lmrl:
 Arguments that mean the same in every function, tensors of shape (B, T), or (B,) where a completion is one element:
 
 - `log_probs`, `old_log_probs`, `ref_log_probs`: log-probabilities, <= 0, of the sampled tokens under the policy being
-  trained, the policy that sampled, and the reference
+  trained, that policy as it was at the rollout, and the reference
+- `sampling_log_probs`: the same as the sampler has computed them, in its own precision
 - `advantages`: reward minus baseline, or those of [`generalized_advantages`]; detached
 - `values`: any numbers, which where the mask is 0 may be NaN; of a critic, the value of the state before each token
 - `rewards` (B,): reward of each completion, over all processes; `token_rewards` (B, T): of each token
@@ -21,6 +22,7 @@ Losses, estimates, baselines, returns and whitened values have the shape of thei
 
 from .baselines import BASELINES, batch_mean, leave_one_out, moving_average, update_average
 from .diagnostics import approximate_kl, clipped, explained_variance, quarters
+from .importance import IMPORTANCE_MODES, importance_ratio
 from .kl import adaptive_coefficient, k1, k2, k3, sequence_kl
 from .least_squares import fit_ridge, join_features, linear_values, regression_moments, squared_error
 from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
@@ -30,6 +32,7 @@ from .rewards import ended, weighted_rewards
 
 __all__ = [
     "BASELINES",
+    "IMPORTANCE_MODES",
     "adaptive_coefficient",
     "approximate_kl",
     "batch_mean",
@@ -41,6 +44,7 @@ __all__ = [
     "explained_variance",
     "fit_ridge",
     "generalized_advantages",
+    "importance_ratio",
     "join_features",
     "k1",
     "k2",

@@ -19,6 +19,7 @@ from transformers.generation.logits_process import (
 )
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
+from lmrl.drawn import Drawn, recording
 from lmrl.utils import replaced
 
 
@@ -110,9 +111,10 @@ _SHARE_ENDED = 0.125  # of the rows that are left: so many leave at once, as it 
 
 
 @contextmanager
-def sampling_together(model: PreTrainedModel) -> Iterator[None]:
+def sampling_together(model: PreTrainedModel, record: Drawn | None = None) -> Iterator[None]:
     """Has `generate` of a model decode by [`draw`], for the time of the context."""
-    with replaced(model, "generate", functools.partial(model.generate, custom_generate=draw)):
+    decode = functools.partial(draw, record=record)
+    with replaced(model, "generate", functools.partial(model.generate, custom_generate=decode)):
         yield
 
 
@@ -122,6 +124,7 @@ def draw(
     logits_processor: Any,
     stopping_criteria: Any,
     generation_config: GenerationConfig,
+    record: Drawn | None = None,
     **others: Any,
 ) -> Any:
     """
@@ -130,8 +133,8 @@ def draw(
 
     `generate` prepares everything else, its processors of logits and criteria of stopping. Tokens are drawn as
     `torch.multinomial` draws them, with the random numbers of the complete batch, so that they are those of `generate`
-    from the same seed. Where the cache is not one of keys and values in a list, or more than the sequences is to be
-    returned, `generate` decodes by itself.
+    from the same seed; their log-probabilities and states go into `record`. Where the cache is not one of keys and
+    values in a list, or more than the sequences is to be returned, `generate` decodes by itself.
     """
     tensors = {name: value for name, value in others.items() if isinstance(value, Tensor)}
     cache: Any = others.get("past_key_values")
@@ -146,7 +149,8 @@ def draw(
     rows = torch.arange(batch, device=input_ids.device)  # those that are left
     first, of_row = _distinct(torch.cat([input_ids, tensors.get("attention_mask", input_ids)], dim=1))
     arguments = {name: value for name, value in others.items() if name not in ("synced_gpus", "streamer")}
-    with model._optimize_model_for_decode():
+    record = record if generation_config.do_sample else None
+    with model._optimize_model_for_decode(), recording(record, model, of_row):
         outputs = model._prefill(input_ids[first], generation_config, _selected(arguments, first))
         logits = outputs.logits[:, -1][of_row]
         cache.batch_select_indices(of_row)
@@ -163,8 +167,12 @@ def draw(
             if generation_config.do_sample:
                 # As in `torch.multinomial`: the numbers of a row do not depend on which others are left.
                 noise = torch.empty(batch, scores.shape[1], device=scores.device).exponential_()
-                scores = scores.softmax(-1).div_(noise if len(rows) == batch else noise[rows])
+                noise = noise if len(rows) == batch else noise[rows]
+                probs = scores.softmax(-1)
+                scores = torch.div(probs, noise, out=noise)
             tokens = scores.argmax(-1)
+            if record is not None:
+                record.add(tokens, probs, logits, rows, batch)
             tokens = torch.where(is_left, tokens, filler)
             ids = torch.cat([ids, tokens[:, None]], dim=1)
             is_left &= ~stopping_criteria(ids, None)

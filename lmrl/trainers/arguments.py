@@ -34,6 +34,7 @@ class Given:
     """The arguments of a trainer, by their names there: checked, the rows as datasets, the policy loaded."""
 
     trainer: Any  # the class
+    unknown: Mapping[str, Any]
     model: Any
     reward_funcs: Any
     args: Any
@@ -46,6 +47,7 @@ class Given:
     peft_config: Any
 
     def __post_init__(self) -> None:
+        check_known(self.trainer, self.unknown)
         if self.args is None:
             name = self.model if isinstance(self.model, str | Path) else self.model.config._name_or_path
             self.args = self.trainer.config_class(f"{Path(name).name}-{self.trainer.name}")

@@ -13,14 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallb
 from transformers.trainer_utils import EvalLoopOutput
 from trl import RLOOTrainer
 
-from lmrl import core, critics, models
+from lmrl import core, critics, finite, models, sigterm
 from lmrl.checkpoints import checkpoint_folder
 from lmrl.distributed import local_rows
 from lmrl.log_file import LogFile
 
-from . import arguments, engines, finite, meter, startup_checks
+from . import arguments, engines, meter, sampling, startup_checks
 from .callbacks import TrainingProgress
-from .checkpointing import run_state, sigterm, writer
+from .checkpointing import run_state, writer
 from .configs import PolicyGradientConfig
 from .reference import Reference, Scorer, make_frozen_model
 from .reward_checks import RewardError, load_reward_states, raise_on_all_ranks, reward_states, unlearned_on_failure
@@ -79,9 +79,8 @@ class PolicyGradientTrainer(RLOOTrainer):
         held_out_metrics: Any = None,
         **unknown: Any,
     ) -> None:
-        arguments.check_known(type(self), unknown)
         others = (processing_class, held_out_metrics, reward_processing_classes, quantization_config, peft_config)
-        given = arguments.Given(type(self), model, reward_funcs, args, train_dataset, eval_dataset, *others)
+        given = arguments.Given(type(self), unknown, model, reward_funcs, args, train_dataset, eval_dataset, *others)
         super().__init__(*given.for_trl(), None, callbacks, optimizers, None, peft_config)
         given.prepare(self.model, self.args)
         self.beta = self.args.beta
@@ -105,6 +104,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             critic = self.create_critic(policy)
         self.has_critic = critic is not None
         engines.match_dtype(critic, self._base_model, self.accelerator)
+        self.sampled = sampling.SampledLogProbs(self.args, self.scorer, critic)
         used = (self._tokenizer, self._base_model, reference, self.eos_token_ids, self.args)
         self._check_prompts = startup_checks.check_rows(given.sampled_sets(), *used)
         self.reference = Reference(reference, self.args, self.accelerator)  # the KL penalty
@@ -112,7 +112,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         if self.args.sync_ref_model:
             self.add_callback(self.reference.sync_callback(self.model))
         if self.use_vllm:
-            engines.send_policy_to_vllm(self.vllm_generation)
+            engines.send_policy_to_vllm(self.vllm_generation, self.sampled.record)
         if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             models.offer_base_model(self._base_model, [reward.reward_func for reward in self.reward_funcs])
         experts_loss = self.router_aux_loss_coef if self.aux_loss_enabled else 0.0
@@ -197,6 +197,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         with_policy = not self.serves_one_update
         with self.meter.clock("scoring"):
             # 3. and 4. The policy that sampled, and the reference.
+            rollout = self.sampled.add_to(rollout, self.model, with_policy)
             rollout = self.scorer.score(rollout, self.model, self.reference, with_policy, self.has_critic)
         if with_policy:  # 5. Credit, unless it waits for the log-probabilities of the training pass.
             rollout = self._with_credit(rollout)
@@ -206,8 +207,8 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, *args: Any) -> list[list[int]]:
         self._check_prompts("this rollout", prompt_ids, images=images)
-        policy = (self._base_model, self.model_wrapped, self.accelerator)
-        with self.meter.clock("generation"), engines.decoding_policy(*policy, self._decoding, self.args):
+        policy = (self._base_model, self.model_wrapped, self.accelerator, self._decoding, self.args)
+        with self.meter.clock("generation"), engines.decoding_policy(*policy, self.sampled.record):
             return super()._generate_single_turn(prompt_ids, images, *args)
 
     def _get_per_token_logps_and_entropies(
@@ -242,7 +243,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         if self.model.training:
             self.beta = self.reference.next_coefficient(self.beta, kl)
             self.control.should_training_stop |= self.reference.is_too_far(kl, self.state.global_step)
-        return rollout
+        return self.sampled.weigh(rollout, self.meter)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         # 6. The loss of a batch.
@@ -270,8 +271,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         """Returns Trainer's optimizer with the critic in groups of its own, at `critic_learning_rate`."""
         optimizer = super().create_optimizer(model)
         learning_rate = getattr(self.args, "critic_learning_rate", None)  # a subclass's configuration may have none
-        if self.has_critic:
-            critics.set_critic_learning_rate(optimizer, self.model if model is None else model, learning_rate)
+        critics.set_critic_learning_rate(optimizer, self.model if model is None else model, learning_rate)
         return optimizer
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:

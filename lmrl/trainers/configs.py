@@ -93,6 +93,15 @@ class PolicyGradientConfig(Settings, RLOOConfig):
     scoring_pass: Literal["auto", "shared", "plain"] = option(
         "auto", "Pass over completions. shared computes what several begin with once, auto does on a CPU, plain never."
     )
+    vllm_importance_sampling_correction: bool | None = option(
+        None,
+        "Weigh by the ratio of the policy to the one that sampled. By default where vLLM or continuous batching does.",
+    )
+    vllm_importance_sampling_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
+        option("sequence_truncate", "Ratio of a sequence or of a token, truncated at its bounds or 0 beyond them.")
+    )
+    vllm_importance_sampling_clip_max: float | None = option(3.0, "Upper bound of that ratio.")
+    vllm_importance_sampling_clip_min: float | None = option(None, "Lower bound of that ratio.")
     startup_checks: bool = option(
         True,
         "Check the first rollout before the first update. That the ratio is 1, the KL 0, and that rewards differ. "
@@ -111,6 +120,7 @@ class PolicyGradientConfig(Settings, RLOOConfig):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be {allowed[0]!r} in training, got {getattr(self, name)!r}. {reason}")
         check_in(("auto", "shared", "plain"), scoring_pass=self.scoring_pass)
+        self._check_importance()
         self._check_batches()
         self._choose_by_device()
         self.given_greater_is_better = self.greater_is_better  # transformers fills it in by the metric's name
@@ -197,6 +207,28 @@ class PolicyGradientConfig(Settings, RLOOConfig):
                 "would not follow. The length is max_completion_length, the temperature is temperature."
             )
 
+    @property
+    def corrects_for_sampler(self) -> bool:
+        """Whether advantages are weighed by an importance ratio: by default where another engine samples."""
+        given = self.vllm_importance_sampling_correction
+        by_other_engine = self.use_vllm or self.use_transformers_continuous_batching or self.use_transformers_paged
+        return bool(by_other_engine if given is None else given)
+
+    def _check_importance(self) -> None:
+        low = self.vllm_importance_sampling_clip_min
+        high = self.vllm_importance_sampling_clip_max
+        check_in(core.IMPORTANCE_MODES, vllm_importance_sampling_mode=self.vllm_importance_sampling_mode)
+        check_above(0, vllm_importance_sampling_clip_max=high)
+        check_at_least(0, vllm_importance_sampling_clip_min=low)
+        if not self.corrects_for_sampler:
+            names = [f"vllm_importance_sampling_{name}" for name in ("mode", "clip_max", "clip_min")]
+            check_unread(self, names, "vllm_importance_sampling_correction")
+        if low is not None and high is not None and low >= high:
+            raise ValueError(
+                f"`vllm_importance_sampling_clip_min` must be below vllm_importance_sampling_clip_max={high:g}, got "
+                f"{low:g}. They are the bounds of a ratio that is 1 where the policies are the same."
+            )
+
     def _check_kl(self) -> None:
         check_above(0, kl_target=self.kl_target, max_kl=self.max_kl)
         for name in ("sync_ref_model", "reference_model_name_or_path", "kl_target", "max_kl"):
@@ -271,6 +303,9 @@ class ReinforceConfig(PolicyGradientConfig):
                 "'greedy'.": self.baseline == "leave_one_out" and self.num_generations == 1,
                 "`baseline` must not be 'greedy' with use_vllm=True, got 'greedy'. Use "
                 "baseline='leave_one_out'.": self.baseline == "greedy" and self.use_vllm,
+                f"`vllm_importance_sampling_mode` must be 'sequence_truncate' or 'sequence_mask' in REINFORCE, got "
+                f"{self.vllm_importance_sampling_mode!r}. Its loss weighs completions, not "
+                "tokens.": not self.vllm_importance_sampling_mode.startswith("sequence"),
                 f"`baseline_decay` must be in [0, 1), got {self.baseline_decay}.": not 0 <= self.baseline_decay < 1,
             }
         )

@@ -17,6 +17,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
 from lmrl.distributed import unsharded
+from lmrl.drawn import Drawn, recording_batches, recording_vllm
 from lmrl.models import DecodingWeights, neutral_generation_config, sampling_together, tied_targets
 
 
@@ -56,11 +57,16 @@ def gathered_policy(model_wrapped: Any, accelerator: Accelerator, args: Any) -> 
 
 @contextmanager
 def decoding_policy(
-    policy: PreTrainedModel, model_wrapped: Any, accelerator: Accelerator, weights: DecodingWeights | None, args: Any
+    policy: PreTrainedModel,
+    model_wrapped: Any,
+    accelerator: Accelerator,
+    weights: DecodingWeights | None,
+    args: Any,
+    record: Drawn | None = None,
 ) -> Iterator[None]:
     """
     Prepares the policy for sampling: its weights at hand, in 16 bits if it trains so, and no generation settings
-    that change the distribution. Without `weights`, vLLM samples with its own.
+    that change the distribution. Without `weights`, vLLM samples with its own. Log-probabilities go into `record`.
     """
     backend = DistributedBackend(accelerator)
     is_spread = len(set(getattr(policy, "hf_device_map", {}).values())) > 1  # by hooks of Accelerate on its forward
@@ -72,7 +78,8 @@ def decoding_policy(
         elif not backend.is_zero3 and not is_spread:
             stack.enter_context(weights.replacing(policy))
         stack.enter_context(neutral_generation_config(policy))
-        stack.enter_context(sampling_together(policy))
+        stack.enter_context(sampling_together(policy, record))
+        stack.enter_context(recording_batches(record, policy))
         # Continuous batching in TRL 1.16 casts the weights for good, and leaves the policy in training mode.
         stack.callback(vars(args).update, bf16=args.bf16, fp16=args.fp16)
         stack.callback(model_wrapped.train, model_wrapped.training)
@@ -111,10 +118,11 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return backend.is_zero3 or backend.is_fsdp
 
 
-def send_policy_to_vllm(generation: VLLMGeneration) -> None:
+def send_policy_to_vllm(generation: VLLMGeneration, record: Drawn | None = None) -> None:
     """
     Makes TRL send vLLM the weights of the policy without its critic, which vLLM has none of, and leave the base of
-    adapters as it is. Raises a `ValueError` if the policy with its adapters is not of the base's kind, which vLLM has.
+    adapters as it is. Log-probabilities of what it samples go into `record`. Raises a `ValueError` if the policy with
+    its adapters is not of the base's kind, which vLLM has.
     """
     model: Any = generation.model
     all_params = generation._iter_named_params
@@ -136,3 +144,5 @@ def send_policy_to_vllm(generation: VLLMGeneration) -> None:
             weight.data.copy_(value)
 
     generation._iter_named_params = policy_params
+    if record is not None:
+        recording_vllm(record, generation)

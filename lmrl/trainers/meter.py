@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -119,9 +119,24 @@ class Meter:
         self.log_weighted(means, weight=mask.sum())
         if low.dim() == 2:
             low, high = (core.masked_mean(stopped.float(), mask, dim=1) for stopped in (low, high))
-        for name, extreme, shares in (("low_min", min, low), ("high_max", max, high)):
-            known = self.values[self.mode][f"clip_ratio/{name}"]
-            known[:] = [extreme([*known, *self.accelerator.gather(shares.float()).tolist()])]
+        self.log_extreme("clip_ratio/low_min", min, low.float())
+        self.log_extreme("clip_ratio/high_max", max, high.float())
+
+    def log_extreme(self, name: str, extreme: Callable[[list[float]], float], values: Tensor) -> None:
+        """Logs the least or the largest of the values, (B,), of all processes and since the last log."""
+        known = self.values[self.mode][name]
+        known[:] = [extreme([*known, *self.accelerator.gather(values).tolist()])]
+
+    def log_importance(self, difference: Tensor, ratio: Tensor, is_outside: Tensor, mask: Tensor) -> None:
+        """Logs how far sampling was from the policy, (B, T), and the ratio that corrects it, (B,) or (B, T)."""
+        of_ratio = mask if ratio.dim() == 2 else mask.any(dim=1)
+        largest = torch.where(of_ratio.bool(), ratio, 0.0).view(len(mask), -1).amax(dim=1)
+        name = "sampling/importance_sampling_ratio"
+        self.log_mean("sampling/sampling_logp_difference/mean", difference, mask)
+        self.log_extreme("sampling/sampling_logp_difference/max", max, (difference * mask).amax(dim=1))
+        self.log_mean(f"{name}/mean", ratio, of_ratio)
+        self.log_extreme(f"{name}/max", max, largest)
+        self.log_mean(f"{name}/clipped", is_outside.float(), of_ratio)
 
     def log_rewards(self, rewards: Tensor, lengths: Tensor, has_ended: Tensor) -> Tensor:
         """

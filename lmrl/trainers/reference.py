@@ -166,7 +166,7 @@ class Scorer:
 
         scored = rollout
         with disable_gradient_checkpointing(policy, args.gradient_checkpointing_kwargs):
-            if with_policy:
+            if with_policy and rollout.old_log_probs is None:  # else they came with the tokens
                 scored = scored.with_policy_pass(_run(policy, has_critic))
             if args.beta != 0:
                 with reference.running(policy) as model:

@@ -53,6 +53,8 @@ class Rollout:
             the same. A loss that is divided by it weighs every token alike, however the rollout is cut.
         old_log_probs (`torch.Tensor` of shape `(B, T)`, *optional*):
             Log-probabilities under the policy that sampled. There in `credit` and `loss`.
+        sampling_log_probs (`torch.Tensor` of shape `(B, T)`, *optional*):
+            The same as the sampler has computed them. There if `vllm_importance_sampling_correction` is on.
         old_values (`torch.Tensor` of shape `(B, T)`, *optional*):
             Values of the critic at that time, of the state before each token. There if the trainer has a critic.
         ref_log_probs (`torch.Tensor` of shape `(B, T)`, *optional*):
@@ -75,6 +77,7 @@ class Rollout:
     mean_length: Tensor
     # `Any` as in ScoredCompletions: where one is there is known by the algorithm, and not by its type.
     old_log_probs: Any = None
+    sampling_log_probs: Any = None
     old_values: Any = None
     ref_log_probs: Any = None
     greedy_rewards: Any = None

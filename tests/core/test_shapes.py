@@ -19,6 +19,7 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
     "approximate_kl": (core.approximate_kl, (BT, BT, B), "mask"),
     "explained_variance": (core.explained_variance, (MOMENTS, BT), "return_moments"),
     "quarters": (core.quarters, (B,), "mask"),
+    "importance_ratio": (core.importance_ratio, (BT, BT, B), "mask"),
     "k1": (core.k1, (BT, B), "ref_log_probs"),
     "k2": (core.k2, (BT, B), "ref_log_probs"),
     "k3": (core.k3, (CUBE, CUBE), "log_probs"),

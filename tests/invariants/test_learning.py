@@ -109,10 +109,41 @@ def test_greedy_completions_are_greedy_and_sampled_ones_are_not(gpt2_path: str, 
 def test_the_expected_gradient_of_the_trainer_is_the_exact_one(
     algorithm: str, extra: dict[str, Any], gpt2_path: str, tmp_path: Path
 ) -> None:
-    """Every completion of one token, then of two: weighted by probability, the loss has d E[r - beta KL]."""
     trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, num_generations=1, beta=0.3, **extra)
+    estimated, exact = _gradients_of_all_pairs(trainer)
+    assert exact.abs().max() > 1e-3
+    assert torch.allclose(estimated, exact, atol=1e-4, rtol=1e-2), (estimated - exact).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "extra"),
+    [("reinforce", {"baseline": "none"}), ("ppo", {"normalize_advantages": False, "vf_coef": 0.0})],
+)
+def test_the_expected_gradient_is_exact_when_another_policy_has_sampled_and_is_corrected_for(
+    algorithm: str, extra: dict[str, Any], gpt2_path: str, tmp_path: Path
+) -> None:
+    unbounded = {"vllm_importance_sampling_clip_max": None}
+    options = {"num_iterations": 2, "num_generations": 1, "beta": 0.3, **unbounded, **extra}
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, **options)
+    estimated, exact = _gradients_of_all_pairs(trainer, sampler=trainer.ref_model)
+    assert torch.allclose(estimated, exact, atol=1e-4, rtol=1e-2), (estimated - exact).abs().max()
+    ratio = trainer._metrics["train"]["sampling/importance_sampling_ratio/max"]
+    assert ratio[0] > 1.1  # the policies differ
+    uncorrected, exact = _gradients_of_all_pairs(trainer, sampler=trainer.ref_model, corrected=False, moved=False)
+    assert (uncorrected - exact).abs().max() > 10 * (estimated - exact).abs().max()
+    assert not torch.allclose(uncorrected, exact, atol=1e-4, rtol=1e-2)
+
+
+def _gradients_of_all_pairs(
+    trainer: Any, sampler: Any = None, corrected: bool = True, moved: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Returns the gradient of the loss over every completion of two tokens, weighted by its probability under the policy
+    or under another sampler, and that of E[r - beta KL].
+    """
     with torch.no_grad():  # a policy that is not its reference any more
-        trainer.model.transformer.wte.weight.add_(0.05 * torch.randn_like(trainer.model.transformer.wte.weight))
+        shift = 0.05 * torch.randn_like(trainer.model.transformer.wte.weight)
+        trainer.model.transformer.wte.weight.add_(shift * moved)
     prompt = torch.tensor([[6, 7, 8]])
     pairs = torch.tensor(list(itertools.product(range(64), repeat=2)))
     rewards = torch.sin(pairs[:, 0] * 1.3 + pairs[:, 1] * 0.7)
@@ -129,20 +160,22 @@ def test_the_expected_gradient_of_the_trainer_is_the_exact_one(
         reference = trainer.scorer.forward(trainer.ref_model, rollout)
     rollout = replace(rollout.with_policy_pass(old), ref_log_probs=reference.log_probs)
     trainer._metrics["train"]["kl"].append(0.0)
-    if "least_squares" in extra.values() or "critic" in extra.values():  # values that another rollout was fitted to
+    if getattr(trainer, "fitted", None) is not None:  # values that another rollout was fitted to
         trainer.credit(replace(rollout, rewards=rewards.flip(0) + 2))
+    with torch.no_grad():
+        drawn = old if sampler is None else trainer.scorer.forward(sampler, rollout)
+    if sampler is not None and corrected:
+        rollout = replace(rollout, sampling_log_probs=drawn.log_probs)
     rollout = trainer._with_credit(rollout)
-    probs = old.log_probs.sum(1).exp()
+    probs = drawn.log_probs.sum(1).exp()
     # The loss is a mean over rows: weigh row i by B * p_i through its advantage.
     weight = probs * len(pairs)
     shape = (-1,) if rollout.advantages.dim() == 1 else (-1, 1)
     trainer.model.zero_grad()
     loss_of(trainer, replace(rollout, advantages=rollout.advantages * weight.view(shape))).backward()
-    scale = 2.0 if algorithm == "ppo" else 1.0  # PPO averages over tokens, two to a completion
+    scale = 2.0 if trainer.name == "PPO" else 1.0  # PPO averages over tokens, two to a completion
     estimated = -trainer.model.transformer.h[0].mlp.c_fc.weight.grad.clone() * scale
     trainer.model.zero_grad()
     new = trainer.scorer.forward(trainer.model, rollout).log_probs.sum(1)
     (new.exp() * (rewards - 0.3 * (new - reference.log_probs.sum(1)))).sum().backward()
-    exact = trainer.model.transformer.h[0].mlp.c_fc.weight.grad
-    assert exact.abs().max() > 1e-3
-    assert torch.allclose(estimated, exact, atol=1e-4, rtol=1e-2), (estimated - exact).abs().max()
+    return estimated, trainer.model.transformer.h[0].mlp.c_fc.weight.grad.clone()

@@ -7,7 +7,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from lmrl.models import draw, sampling_together
+from lmrl.drawn import Drawn
+from lmrl.models import add_scoring_forward, draw, sampling_together
 
 TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "vocab_size": 64, "initializer_range": 0.2}
 LLAMA = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -75,6 +76,47 @@ def test_prompts_are_computed_once_and_ended_rows_leave() -> None:
     drawn = sum(rows for rows, _ in shapes[1:])
     assert all(length == 1 for _, length in shapes[1:])
     assert sum(lengths) - 12 <= drawn < 0.75 * 12 * (max(lengths) - 1)
+
+
+@pytest.mark.parametrize("name", ["GPT2Config", "MistralConfig", "BloomConfig"])
+def test_log_probabilities_and_states_come_with_the_tokens(name: str) -> None:
+    model = make(name)
+    record = Drawn(with_states=True)
+    with sampling_together(model, record):
+        ids = generate(model, do_sample=True, top_k=0, temperature=0.7)
+    width = ids.shape[1] - 9
+    log_probs, states = record.take(width + 3)
+    assert log_probs.shape == (12, width + 3) and states.shape == (12, width + 3, 32)
+    assert record.take(width) == (None, None)
+    ends = torch.isin(ids[:, 9:], torch.tensor([1, 7, 9, 33]))
+    mask = torch.ones_like(ids)
+    mask[:4, :3] = 0
+    mask[:, 9:] = ends.cumsum(1) - ends.int() == 0
+    kept = mask[:, 9:].bool()
+    add_scoring_forward(model, temperature=0.7)
+    with torch.no_grad():
+        scored = model(input_ids=ids, attention_mask=mask, completion_length=width)
+        again = model.get_output_embeddings()(states[:, :width]).div(0.7).log_softmax(-1)
+    assert torch.allclose(log_probs[:, :width][kept], scored.log_probs[kept], atol=1e-5)
+    assert torch.allclose(again.gather(2, ids[:, 9:, None])[..., 0][kept], scored.log_probs[kept], atol=1e-5)
+
+
+def test_logits_that_are_no_numbers_show_in_the_log_probabilities() -> None:
+    model = make("GPT2Config")
+    model.transformer.ln_f.weight.data.fill_(float("nan"))
+    record = Drawn()
+    with sampling_together(model, record):
+        generate(model, do_sample=True, top_k=0, remove_invalid_values=True)
+    assert record.take(1)[0].isnan().all()
+
+
+def test_greedy_tokens_leave_the_record_of_those_that_were_sampled() -> None:
+    model = make("GPT2Config")
+    record = Drawn()
+    with sampling_together(model, record):
+        generate(model, do_sample=True, top_k=0)
+        generate(model, do_sample=False)
+    assert (record.take(8)[0] < 0).any()
 
 
 def test_where_scores_are_to_be_returned_generate_decodes() -> None:

@@ -296,6 +296,9 @@ def test_continuous_batching_leaves_weights_and_mode_as_they_were(llama_path: st
     trainer.train()
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
     assert "eval_reward" in trainer.state.log_history[1]
+    logged = trainer.state.log_history[0]  # bfloat16 in both, by other kernels
+    assert logged["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.0, abs=0.1)
+    assert 0 < logged["sampling/sampling_logp_difference/max"] < 0.2
 
 
 def test_tf32_needs_a_gpu(tmp_path: Path) -> None:

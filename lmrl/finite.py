@@ -6,10 +6,9 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import TrainingArguments
 
 from lmrl.checkpoints import checkpoint_folder, newest_first
-
-from .configs import PolicyGradientConfig
 
 
 class DivergenceError(ValueError):
@@ -22,7 +21,7 @@ class FiniteChecks:
     the number of optimizer steps done, for the message of its [`DivergenceError`].
     """
 
-    def __init__(self, args: PolicyGradientConfig) -> None:
+    def __init__(self, args: TrainingArguments) -> None:
         self.args = args
 
     def check_forward(self, name: str, value: float, step: int) -> None:
