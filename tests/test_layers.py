@@ -86,7 +86,7 @@ LAYERS = {
     "lmrl/experiment": Layer(
         (
             *("lmrl.experiment", "lmrl.critics", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"),
-            *("lmrl.distributed", "lmrl.precision", "lmrl.outputs", "lmrl.rollouts", "lmrl.version"),
+            *("lmrl.distributed", "lmrl.precision", "lmrl.outputs", "lmrl.rollouts", "lmrl.version", "lmrl.log_file"),
         ),
         None,
         ("trl",),

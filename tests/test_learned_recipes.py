@@ -12,6 +12,7 @@ import yaml
 
 from lmrl.arguments import ClassifierArguments, LabelArguments, ModelArguments, PreferenceArguments
 from lmrl.cli import parse
+from lmrl.cli.report import report_runs
 from lmrl.rewards import Classifier, RewardModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +52,8 @@ def test_a_classifier_from_scratch_learns_and_is_a_reward(recipe, tmp_path):
     assert out.endswith("Report: out/report.html\nThe model is in out\n")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "true label, predicted as" in page and "good w3" in page and "Calibration" in page
+    anew = report_runs([tmp_path / "out"], tmp_path / "anew.html").read_text()  # from the files of the run
+    assert "true label, predicted as" in anew and "<title>Loss</title>" in anew
     card = (tmp_path / "out" / "README.md").read_text()
     assert "A small model with random weights, trained as a text classifier, with lmrl" in card
     assert "pipeline_tag: text-classification" in card and "base_model" not in card and "reinforcement" not in card

@@ -1,5 +1,6 @@
 """What is checked before anything slow: the folder of a run or of an evaluation, and the trackers."""
 
+import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,8 @@ _WRITTEN = ("output_dir", "eval_output_dir", "run_name", "resume_from_checkpoint
 
 def prepare_run(config: Any, *argument_groups: Any) -> None:
     """
-    Checks the trackers and the folder of a run, and removes the results of an earlier run with `overwrite`.
+    Checks the trackers and the folder of a run, and removes the results of an earlier run with `overwrite`. A
+    `hub_token` is moved into the environment, as `training_args.bin` and what else is uploaded would have it.
 
     All processes must call it, before anything slow.
 
@@ -36,6 +38,9 @@ def prepare_run(config: Any, *argument_groups: Any) -> None:
         ValueError: On every process, if a tracker is not installed, there are results of an earlier run, or a model
             or a file that the run reads would be removed.
     """
+    if config.hub_token:
+        os.environ["HF_TOKEN"] = config.hub_token
+        config.hub_token = None
     check_trackers(config.report_to)
     if config.report_to and config.run_name is None:
         # The scores after training are logged when trackers have ended the run: by its name they find it again.

@@ -17,6 +17,7 @@ from datasets import Dataset
 from lmrl.evaluation import Evaluation
 from lmrl.evaluation.reporting.wording import setting_text
 from lmrl.experiment.banner import print_banner
+from lmrl.log_file import LogFile
 from lmrl.outputs import resume_request
 from lmrl.rollouts import replace_file
 from lmrl.utils import shorten
@@ -72,8 +73,8 @@ class RunRecord:
 def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_groups: Any) -> None:
     """
     Prints what a run is about to do ([`print_banner`]), and writes its record into its folder, before it trains:
-    `run.json` with all settings and `rows.json.gz` with the rows, so that a killed run has them too. All processes may
-    call it; the main one writes.
+    `run.json` with all settings and `rows.json.gz` with the rows, so that a killed run has them too. While it trains,
+    the log is in `log.jsonl`. All processes may call it; the main one writes.
 
     It warns of held-out rows that are training rows, of this run or of one that made the model it starts from.
 
@@ -87,6 +88,8 @@ def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_g
     """
     if not trainer.is_world_process_zero():
         return
+    if not any(isinstance(callback, LogFile) for callback in trainer.callback_handler.callbacks):
+        trainer.add_callback(LogFile())
     print_banner(trainer, train_rows, eval_rows, *argument_groups)
     groups = {str(group._argument_group_name).lower(): vars(group) for group in argument_groups}
     settings = {**groups, "training": trainer.args.to_dict()}

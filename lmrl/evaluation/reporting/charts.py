@@ -144,9 +144,10 @@ def histogram(values: Mapping[str, Sequence[float]], *, title: str, x_label: str
 
     Values that are not finite are left out. A dashed line marks each mean.
     """
-    samples = {name: [value for value in sample if math.isfinite(value)] for name, sample in values.items()}
-    means = {name: math.fsum(sample) / len(sample) if sample else math.nan for name, sample in samples.items()}
-    colors = colors_of(samples)
+    colors = colors_of(values)
+    finite = {name: [value for value in sample if math.isfinite(value)] for name, sample in values.items()}
+    samples = {name: sample for name, sample in finite.items() if sample}
+    means = {name: math.fsum(sample) / len(sample) for name, sample in samples.items()}
     edges = _edges(list(chain.from_iterable(samples.values())), bins)
     shares = {name: _shares(sample, edges) for name, sample in samples.items()}
     x = Axis(edges[0], edges[-1], *_ACROSS)
@@ -163,9 +164,9 @@ def histogram(values: Mapping[str, Sequence[float]], *, title: str, x_label: str
         y=y,
         x_label=x_label,
         y_label="%",
-        legend=colors,
+        legend={name: colors[name] for name in samples},
         areas=[{"color": colors[name], "path": _steps(share, edges, x, y)} for name, share in shares.items()],
-        means=[{"color": colors[name], "x": x(mean)} for name, mean in means.items() if math.isfinite(mean)],
+        means=[{"color": colors[name], "x": x(mean)} for name, mean in means.items()],
         strips=strips,
     )
 
@@ -181,7 +182,7 @@ def whiskers(
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     colors = colors_of(["", *names])  # the first colour is the baseline's
     row_height = max(20, 13 * len(names) + 4)
-    left = LEFT + 62
+    left = max(LEFT + 62, 16 + 7 * max(map(len, rows), default=0))  # a character is about 7 wide
     x = axis_of(chain([0.0], *(triple for row in rows.values() for triple in row.values())), left, WIDTH - RIGHT)
     drawn = []
     for place, (row, series) in enumerate(rows.items()):
@@ -266,7 +267,7 @@ def _shares(values: Sequence[float], edges: Sequence[float]) -> list[float]:
     for value in values:
         place = math.floor((value - edges[0]) / (edges[1] - edges[0]) + 1e-9)
         counts[min(place, len(counts) - 1)] += 1
-    return [count / len(values) if values else 0.0 for count in counts]
+    return [count / len(values) for count in counts]
 
 
 def _steps(shares: Sequence[float], edges: Sequence[float], x: Axis, y: Axis) -> str:

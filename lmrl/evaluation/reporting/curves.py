@@ -16,7 +16,7 @@ STAGES = ("generation", "scoring", "reward", "update")  # of a step, whose secon
 EXPLAINED = "value/explained_variance"
 _EXPLAINED = {
     EXPLAINED: "all",
-    **{f"{EXPLAINED}/quarter_{number}": f"quarter {number}" for number in range(1, 5)},
+    **{f"{EXPLAINED}/quarter_{number}": f"Q{number}" for number in range(1, 5)},
     f"{EXPLAINED}_leave_one_out": "leave-one-out",
 }
 
@@ -45,9 +45,9 @@ def panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
     Returns the curves of each chart by title and label of the run, thinned to 240 points each.
 
     The charts are of the total reward and its components (where there is no reward, of the loss and the token
-    accuracy), KL, entropy, length, share unfinished, and every held-out `eval_` value except for times, and for those
-    of the start and the end alone, which the tables have. A value that no run logged has no chart; runs that did not
-    log it have empty lists.
+    accuracy), KL, entropy, length, share unfinished, and every held-out `eval_` value, without times, counts of tokens
+    and those of the start and the end alone, which the tables have. A value that no run logged has no chart; runs that
+    did not log it have empty lists.
     """
     names = list(dict.fromkeys(name for log in logs.values() for row in log for name in row))
     components = [name for name in names if name.startswith("rewards/") and name.endswith("/mean")]
@@ -59,8 +59,8 @@ def panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
     if "kl_per_sequence" not in names:
         titles |= {"kl": "KL to the reference (nats per token)"}
     for name in names:
-        is_time = name.startswith("eval_time/") or name.endswith(("runtime", "_per_second", "time"))
-        if name.startswith("eval_") and not is_time:
+        is_cost = name.startswith("eval_time/") or name.endswith(("runtime", "_per_second", "time", "num_tokens"))
+        if name.startswith("eval_") and not is_cost:
             titles[name] = f"Held out: {name.removeprefix('eval_')}"
     return {title: curves for title, curves in curves_of(logs, titles).items() if not _has_ends_alone(title, curves)}
 
@@ -90,8 +90,7 @@ def explained_variance(log: Log) -> dict[str, Curve]:
     Returns the curves of the variance that a critic explains: over all tokens, by the quarter of the text, and what
     the mean of the prompt's other completions would; nothing if none was logged.
     """
-    series = {label: thinned(curve(log, name)) for name, label in _EXPLAINED.items()}
-    return {label: points for label, points in series.items() if points}
+    return {label: points for name, label in _EXPLAINED.items() if (points := thinned(curve(log, name)))}
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> Curve:

@@ -69,15 +69,16 @@ def training_charts(logs: Mapping[str, Log]) -> list[str]:
 
 def optimizer_charts(logs: Mapping[str, Log]) -> list[str]:
     """Returns the curves of the optimizer and of the throughput, and of each run its critic and the shares of time."""
+    runs = {label: log for label, log in logs.items() if log}
     panels_of_all = curves_of(logs, OPTIMIZER_PANELS)
     charts = [lines(curves, title=title, smooth=title != "Learning rate") for title, curves in panels_of_all.items()]
     for title, curves_in, chart in (
         ("Variance of returns explained by the critic", explained_variance, partial(lines, smooth=True)),
         ("Time of a step", time_shares, stacked),
     ):
-        found = {label: series for label, log in logs.items() if (series := curves_in(log))}
-        for label, series in found.items():
-            charts.append(chart(series, title=f"{title}: {label}" if len(found) > 1 else title))
+        for label, log in runs.items():
+            if series := curves_in(log):
+                charts.append(chart(series, title=f"{title}: {label}" if len(runs) > 1 else title))
     return charts
 
 

@@ -147,7 +147,7 @@ def _tiles(
     held_out = [n for n in differences if not is_rewarded(n, rewarded) and is_quality(after[n])]
     held_out.sort(key=lambda name: _HEADLINES.index(name) if name in _HEADLINES else len(_HEADLINES))
     costs = [name for name in ("length", "kl") if name in differences]
-    names = [*rewards[:1], *held_out[:1], *costs, *rewards[1:]]
+    names = [*rewards[:1], *held_out[: 1 if rewards else 3], *costs, *rewards[1:]]
     return [(before[name], after[name], differences[name]) for name in names[:4]]
 
 

@@ -85,9 +85,8 @@ def collect_rollouts(rollouts: Mapping[str, Sequence[Mapping[str, Any]]], most: 
         steps = list(dict.fromkeys(line["step"] for line in lines))
         stride = max(1, math.ceil(len(lines) * len(rollouts) / most))
         shown = [step for place, step in enumerate(steps) if (len(steps) - 1 - place) % stride == 0]
-        selected = set(shown)
         for (step, prompt), group in groupby(lines, lambda line: (line["step"], line["prompt"])):
-            if step in selected:
+            if step in shown:
                 completions = [{**line, "text": _completion_text(line["completion"])} for line in group]
                 groups.append({"run": run, "step": step, "prompt": prompt_text(prompt), "completions": completions})
         if steps:
