@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 TESTS = Path(__file__).parent
+BENCHMARKS = TESTS.parent / "benchmarks"
 RECIPES = TESTS.parent / "recipes"
 CONFIGS = RECIPES / "accelerate"
 
@@ -56,6 +57,20 @@ def finish(child: Child, timeout: int = 400) -> str:
     out = child.printed.read()
     assert status == 0, out[-5000:]
     return out
+
+
+def run_benchmark(name: str, *argv: str | Path, **env: str) -> str:
+    """Returns the output of a benchmark, which must end well; its errors are the message where it does not."""
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / name, *argv],
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def kill(child: Child) -> None:

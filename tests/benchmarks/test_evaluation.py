@@ -3,15 +3,11 @@
 import argparse
 import importlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from launching import BENCHMARKS, run_benchmark
 
 
 @pytest.fixture
@@ -25,15 +21,7 @@ def test_it_times_each_metric(tmp_path: Path) -> None:
     rows = [{"references": [f"a trail of {n} km", f"the trail has {n} km"]} for n in range(4)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sizes = ("--rows", "8", "--references", "2", "--samples", "20", "--trials", "20", "--metrics", "bleu,length")
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / "evaluation.py", tmp_path / "rows.jsonl", *sizes],
-        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = run_benchmark("evaluation.py", tmp_path / "rows.jsonl", *sizes).splitlines()
     assert lines[0] == "8 completions, 2.0 references each"
     assert [line.split()[0] for line in lines[3:5]] == ["bleu", "length"]
     assert "s for an interval of 20 draws" in lines[-1]

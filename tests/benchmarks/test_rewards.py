@@ -2,16 +2,12 @@
 
 import importlib
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from launching import BENCHMARKS, run_benchmark
 
 from lmrl.rewards import BLEU
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
@@ -25,15 +21,8 @@ def benchmark(monkeypatch, tmp_path):
 
 
 def test_it_runs_on_the_demo_corpus_and_finds_equal_scores(tmp_path):
-    command = [sys.executable, BENCHMARKS / "rewards.py", "--only", "bleu,chrf,rougeLsum", "--rows", "2"]
-    done = subprocess.run(
-        [*command, "--rounds", "1", "--json", tmp_path / "speed.json"],
-        env=os.environ | {"LMRL_DATA": str(tmp_path), "PYTHONPATH": str(BENCHMARKS.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    sizes = ("--only", "bleu,chrf,rougeLsum", "--rows", "2", "--rounds", "1")
+    run_benchmark("rewards.py", *sizes, "--json", tmp_path / "speed.json", LMRL_DATA=str(tmp_path))
     results = json.loads((tmp_path / "speed.json").read_text())["results"]
     assert list(results) == ["bleu", "chrf", "rougeLsum"]
     assert all(row["new"]["ratio"] > 0 and row["difference"] < 1e-9 for row in results.values())

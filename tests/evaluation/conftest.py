@@ -1,5 +1,7 @@
 """A tiny GPT-2 (learned positions) with a tokenizer of one word per token."""
 
+import copy
+
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -33,6 +35,16 @@ def model():
         initializer_range=0.6,
     )
     return GPT2LMHeadModel(config).eval()
+
+
+@pytest.fixture
+def reference(model):
+    """The model with other weights."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    return other
 
 
 @pytest.fixture

@@ -24,16 +24,6 @@ COMPLETIONS = [
 ]
 
 
-@pytest.fixture
-def reference(model):
-    """The model with other weights."""
-    other = copy.deepcopy(model)
-    with torch.no_grad():
-        for weight in other.parameters():
-            weight += 0.1 * torch.randn_like(weight)
-    return other
-
-
 @torch.no_grad()
 def by_hand(model, reference, tokenizer, completion):
     """Returns the KL and the log-probability of a completion, every token by a forward pass without padding."""

@@ -24,16 +24,6 @@ def share_of_a(*, completions, **columns):
     return [text.count("a") / max(len(text), 1) for text in completions]
 
 
-@pytest.fixture
-def reference(model):
-    """The model with other weights."""
-    other = copy.deepcopy(model)
-    with torch.no_grad():
-        for weight in other.parameters():
-            weight += 0.1 * torch.randn_like(weight)
-    return other
-
-
 def test_an_evaluator_gives_the_scores_of_all_rows_with_the_frozen_models_loaded_on_the_device_of_the_policy(
     model, reference, tokenizer
 ):
