@@ -41,6 +41,7 @@ def main() -> None:
         model,
         config,
         train_dataset=train_pairs,
+        eval_dataset=None if config.eval_strategy == "no" else eval_pairs,
         processing_class=tokenizer,
         peft_config=model_args.peft_config(),
     )

@@ -24,6 +24,7 @@ from .flags import as_rule
 from .help import describe, wants_help, write_help
 from .inspection import PRINT_ARGUMENTS, arguments_as_json
 from .interruption import PARSED
+from .unread import check_places
 
 _REMOVAL_OF_OLD_NAMES = "0.3.0"
 
@@ -107,6 +108,7 @@ def parse(
         if name in hints:
             _check_value(name, value, hints[name])
     check_at_least(1, **{name: values[name] for name in _DIVISORS if name in hints})
+    check_places(places, values, {field.name: field.default for kind in dataclass_types for field in fields(kind)})
     # 3. The dataclasses check the rest themselves.
     try:
         with giving(places):

@@ -51,7 +51,7 @@ NEUTRAL_GENERATION_KWARGS = {"use_cache", "cache_implementation", "prefill_chunk
 
 
 @dataclass
-class PolicyGradientConfig(Settings, RLOOConfig):
+class PolicyGradientConfig(RLOOConfig, Settings):
     """
     The fields that all trainers share. All of [`~trl.RLOOConfig`] and [`~transformers.TrainingArguments`] is there
     too; `beta` is the coefficient of the KL penalty, subtracted from the reward.

@@ -1,0 +1,208 @@
+"""Arguments of TRL and transformers that a run reads only beside another one: given without it, they are errors."""
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
+from typing import Any, NamedTuple
+
+from lmrl.settings import COMMAND_LINE, FILE
+
+
+class _Rule(NamedTuple):
+    """
+    Arguments that are read under a condition.
+
+    Args:
+        names (tuple of `str`):
+            Their names; `*` stands for any end.
+        deciding (tuple of `str`):
+            Arguments that the condition reads. The rule applies to recipes that have all of them.
+        is_read (`Callable`):
+            Whether they are read, from the values of those arguments.
+        remedy (`str`):
+            When they are read, and what to do.
+    """
+
+    names: tuple[str, ...]
+    deciding: tuple[str, ...]
+    is_read: Callable[..., Any]
+    remedy: str
+
+
+def _follows(strategy: Any, kind: str) -> bool:
+    """Returns whether a strategy, of which a configuration makes an enumeration, is of this kind."""
+    return getattr(strategy, "value", strategy) == kind
+
+
+def _has_tracker(report_to: Any, *wanted: str) -> bool:
+    """Returns whether there is a tracker: one of those that are wanted, or any."""
+    trackers = {report_to} if isinstance(report_to, str) else set(report_to or ())
+    return bool(trackers & {*wanted, "all"} if wanted else trackers - {"none"})
+
+
+_SCRIPTS = ("do_train", "do_eval", "do_predict", "local_rank")
+_OF_GENERAL_EVALUATION = (
+    *("average_tokens_across_devices", "include_for_metrics", "batch_eval_metrics", "eval_do_concat_batches"),
+    *("eval_use_gather_object", "eval_accumulation_steps", "label_names", "include_num_input_tokens_seen"),
+    *("dataloader_drop_last", "log_multimodal"),
+)
+_BY_OPTIMIZER = ("galore", "apollo", "lomo")
+
+_RULES = (
+    _Rule(_SCRIPTS, (), lambda: False, "Only example scripts of transformers read it. Leave it out."),
+    _Rule(("prediction_loss_only",), (), lambda: False, "The evaluation decides it. Leave it out."),
+    # What a policy is trained on is sampled, and its evaluation is lmrl's own: docs/trainers.md gives each reason.
+    _Rule(_OF_GENERAL_EVALUATION, ("num_generations",), lambda _: False, "Training by rewards has no use for it."),
+    _Rule(
+        ("average_tokens_across_devices", "eval_do_concat_batches", "include_for_metrics", "eval_accumulation_steps"),
+        ("center_rewards_coefficient",),
+        lambda _: False,
+        "The training of a reward model has no use for it. Leave it out.",
+    ),
+    _Rule(
+        ("vllm_server_*", "vllm_group_port"),
+        ("use_vllm", "vllm_mode"),
+        lambda use, mode: use and mode == "server",
+        "It is read with `use_vllm` and vllm_mode=server alone.",
+    ),
+    _Rule(
+        ("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size", "vllm_enable_sleep*"),
+        ("use_vllm", "vllm_mode"),
+        lambda use, mode: use and mode == "colocate",
+        "It is read with `use_vllm` and vllm_mode=colocate alone.",
+    ),
+    _Rule(("vllm_*",), ("use_vllm",), bool, "It is read with `use_vllm` alone."),
+    _Rule(
+        ("transformers_continuous_batching_config",),
+        ("use_transformers_continuous_batching",),
+        bool,
+        "It is read with `use_transformers_continuous_batching` alone.",
+    ),
+    _Rule(("hub_*",), ("push_to_hub",), bool, "It is read with `push_to_hub` alone."),
+    _Rule(
+        ("run_name", "project"),
+        ("report_to",),
+        _has_tracker,
+        "It is read with a tracker alone, such as --report_to wandb.",
+    ),
+    _Rule(
+        ("trackio_*",),
+        ("report_to",),
+        lambda trackers: _has_tracker(trackers, "trackio"),
+        "It is read with report_to=trackio alone.",
+    ),
+    _Rule(
+        ("num_train_epochs",),
+        ("max_steps",),
+        lambda steps: steps < 1,
+        "`max_steps` sets the length of the training: leave either out, or set --max_steps -1.",
+    ),
+    _Rule(
+        ("eval_steps",),
+        ("eval_strategy",),
+        lambda strategy: _follows(strategy, "steps"),
+        "It is read with --eval_strategy steps alone.",
+    ),
+    _Rule(
+        ("eval_delay", "eval_on_start"),
+        ("eval_strategy",),
+        lambda strategy: not _follows(strategy, "no"),
+        "It is read with --eval_strategy steps or epoch alone.",
+    ),
+    _Rule(
+        ("save_steps",),
+        ("save_strategy",),
+        lambda strategy: _follows(strategy, "steps"),
+        "It is read with --save_strategy steps alone.",
+    ),
+    _Rule(
+        ("save_total_limit", "save_only_model"),
+        ("save_strategy",),
+        lambda strategy: not _follows(strategy, "no"),
+        "It is read with --save_strategy steps, epoch or best alone.",
+    ),
+    _Rule(
+        ("logging_steps",),
+        ("logging_strategy",),
+        lambda strategy: _follows(strategy, "steps"),
+        "It is read with --logging_strategy steps alone.",
+    ),
+    _Rule(
+        ("metric_for_best_model",),
+        ("eval_strategy", "save_strategy", "load_best_model_at_end"),
+        lambda strategy, save, best: best or _follows(save, "best") or not _follows(strategy, "no"),
+        "It is read with --eval_strategy steps and --load_best_model_at_end alone.",
+    ),
+    _Rule(
+        ("greater_is_better",),
+        ("metric_for_best_model", "load_best_model_at_end"),
+        lambda metric, best: metric is not None or best,
+        "It is read with `metric_for_best_model` alone.",
+    ),
+    _Rule(
+        ("ignore_data_skip", "restore_callback_states_from_checkpoint"),
+        ("resume_from_checkpoint",),
+        bool,
+        "It is read with `resume_from_checkpoint` alone.",
+    ),
+    _Rule(
+        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+        ("gradient_checkpointing", "activation_checkpointing"),
+        lambda *switches: any(switches),
+        "It is read with `gradient_checkpointing` alone.",
+    ),
+    _Rule(("liger_kernel_config",), ("use_liger_kernel",), bool, "It is read with `use_liger_kernel` alone."),
+    _Rule(
+        ("length_column_name",),
+        ("train_sampling_strategy",),
+        lambda strategy: strategy == "group_by_length",
+        "It is read with --train_sampling_strategy group_by_length alone.",
+    ),
+    _Rule(
+        ("optim_target_modules",),
+        ("optim",),
+        lambda optim: any(name in str(getattr(optim, "value", optim)) for name in _BY_OPTIMIZER),
+        "It is read by the optimizers GaLore and APOLLO alone.",
+    ),
+    _Rule(
+        ("packing_strategy",),
+        ("packing", "padding_free"),
+        lambda *switches: any(switches),
+        "It is read with `packing` alone.",
+    ),
+    _Rule(
+        ("warmup_steps", "warmup_ratio"),
+        ("lr_scheduler_type",),
+        lambda kind: not _follows(kind, "constant"),
+        "It is read with --lr_scheduler_type linear, cosine or constant_with_warmup alone.",
+    ),
+)
+
+
+def check_places(places: Mapping[str, str], values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """
+    Raises an error for the first argument that is given and that no part of the run would read.
+
+    `None`, and a switch that is off by default and left so, ask for nothing. A command line may turn off what a file
+    has settings of: those are then read by nobody, as requested.
+
+    Args:
+        places (`dict` of `str`):
+            Names that were given, each with where: on the command line or in the file.
+        values (`dict`), defaults (`dict`):
+            The values of all arguments of the recipe, and their defaults.
+
+    Raises:
+        ValueError: With the name, the value and what would have to be set.
+    """
+    for name, place in places.items():
+        value = values.get(name)
+        if value is None or (value is False and not defaults.get(name)):
+            continue
+        for rule in _RULES:
+            if not any(fnmatch(name, pattern) for pattern in rule.names) or not all(
+                n in values for n in rule.deciding
+            ):
+                continue
+            is_turned_off = place == FILE and any(places.get(other) == COMMAND_LINE for other in rule.deciding)
+            if not is_turned_off and not rule.is_read(*(values[other] for other in rule.deciding)):
+                raise ValueError(f"`{name}` must be left out here, got {value!r}: it would not be read. {rule.remedy}")
