@@ -131,7 +131,7 @@ BUDGETS = {
 # What main does not meet yet.
 BUDGETS_TODAY = {
     "lmrl": 24_470,
-    "lmrl/rewards": 4_615,
+    "lmrl/rewards": 4_620,
     "lmrl/trainers": 2_900,
 }
 FILE_LINES_TODAY: dict[str, int] = {}

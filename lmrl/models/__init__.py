@@ -5,7 +5,6 @@ from .adapters import (
     adapter_config,
     backbone_of,
     base_of,
-    offer_base_model,
     tied_targets,
     upcast_adapters_to_fp32,
 )
@@ -23,6 +22,7 @@ from .loading import (
 )
 from .sampling import DecodingWeights, draw, neutral_generation_config, sampling_together
 from .scoring import ScoredCompletions, add_scoring_forward, check_scoring_forward
+from .shared_base import offer_base_model
 from .shared_prompts import share_prompts
 
 __all__ = [

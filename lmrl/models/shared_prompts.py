@@ -2,14 +2,17 @@
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import logging
 
 from lmrl.packing import PackedRows, pack
@@ -145,6 +148,48 @@ def _reason_against(backbone: Any) -> str | None:
         reason = f"its states would differ by {difference:.2g}"
     backbone.shares_prompts = None
     return reason
+
+
+def share_in_forward(backbone: Any) -> None:
+    """
+    Has the own forward of a backbone, whose scoring pass shares prompts, compute once what several texts begin with.
+
+    It does so for token ids and a mask of texts, padded on the right, without gradient, where that saves something,
+    and returns the states that the forward would, zeros on padding. With any other argument the forward runs as ever.
+    """
+    inner = backbone.forward
+    unread = ("use_cache", "return_dict")
+
+    @functools.wraps(type(backbone).forward)
+    def forward(
+        self: Any, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **others: Any
+    ) -> Any:
+        """Returns the last hidden states, (B, L, D), as a model's output."""
+        is_other = any(value is not None for name, value in others.items() if name not in unread)
+        if input_ids is None or attention_mask is None or is_other or torch.is_grad_enabled():
+            return inner(input_ids=input_ids, attention_mask=attention_mask, **others)
+        ids = input_ids.cpu()
+        mask = attention_mask.bool().cpu()
+        sequences = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+        is_right = bool((mask[:, 1:] <= mask[:, :-1]).all()) and all(sequences)
+        rows = _packed_texts(self, sequences, ids) if is_right else None
+        if rows is None:
+            return inner(input_ids=input_ids, attention_mask=attention_mask, **others)
+        states = states_of_rows(self, rows.to(input_ids.device))
+        places = pad_sequence(rows.places, batch_first=True).to(input_ids.device)
+        padded = states.new_zeros((*input_ids.shape, states.shape[-1]))
+        width = places.shape[1]
+        padded[:, :width] = states[places] * attention_mask[:, :width, None]
+        return BaseModelOutputWithPast(last_hidden_state=padded)
+
+    backbone.forward = types.MethodType(forward, backbone)
+
+
+def _packed_texts(backbone: Any, sequences: list[list[int]], ids: Tensor) -> PackedRows | None:
+    config = backbone.config.get_text_config()
+    is_eager = config._attn_implementation == "eager"
+    pairs = ids.numel() * (ids.shape[1] if is_eager else max(ids.shape[1], config.hidden_size))
+    return pack(sequences, config.hidden_size, len(ids), ids.shape[1], pairs)
 
 
 def states_of_rows(backbone: Any, rows: PackedRows) -> Tensor:

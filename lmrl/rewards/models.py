@@ -55,6 +55,7 @@ class FrozenModel(Reward):
 
     kind: ClassVar[str] = "model"  # in messages
     truncation_side = "left"  # the end of longer inputs that is cut
+    _sort_key = staticmethod(lambda text: len(text["input_ids"]))  # neighbours by it share a batch
 
     model: Any
     tokenizer: Any = field(default=None, kw_only=True)
@@ -122,7 +123,7 @@ class FrozenModel(Reward):
 
     def _rewards(self, texts: Sequence[Encoded], cut: int) -> Scores:
         """Returns the reward of each encoded text, and warns of the `cut` ones among them."""
-        rewards = map_batches(self._score_batch, texts, lambda text: len(text["input_ids"]), self.batch_size)
+        rewards = map_batches(self._score_batch, texts, self._sort_key, self.batch_size)
         if cut:
             warnings.warn(
                 f"The reward {self.__name__!r} cut {cut} of {len(texts)} texts to {self.max_length} tokens "
@@ -195,10 +196,10 @@ def gpu_of_worker(local_rank: str | None, devices: int) -> str:
 
 
 def map_batches(
-    fn: Callable[[list[Item]], Iterable[Result]], items: Sequence[Item], length: Callable[[Item], int], batch_size: int
+    fn: Callable[[list[Item]], Iterable[Result]], items: Sequence[Item], key: Callable[[Item], Any], batch_size: int
 ) -> list[Result]:
-    """Returns what `fn` makes of each item; neighbours in length share a batch, so that little of it is padding."""
-    order = sorted(range(len(items)), key=lambda row: length(items[row]))
+    """Returns what `fn` makes of each item; neighbours by a key share a batch: by length, little of it is padding."""
+    order = sorted(range(len(items)), key=lambda row: key(items[row]))
     results: dict[int, Result] = {}
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import tiny_gpt2
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from lmrl.models import load_model, offer_base_model
+from lmrl.models import backbone_of, load_model, offer_base_model, share_prompts
 from lmrl.rewards import Cached, Clipped, Gate, InWorkers, Length, Retried, RewardModel
 
 PROMPTS = ["a b ->", "c ->", "d e f g"]
@@ -72,6 +72,28 @@ def test_it_scores_as_it_does_alone_and_loads_no_base(base, folder, loaded):
     assert loaded == [base]
     assert shared == pytest.approx(alone, abs=1e-5)
     assert max(alone) - min(alone) > 0.1
+
+
+def test_what_texts_begin_with_is_computed_once_where_the_policys_pass_does_so(base, folder):
+    words = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"]
+    prompts = [f"{' '.join(words[row:] + words[:row])} ->" for row in range(3) for _ in range(4)]
+    texts = [" " + " ".join(words[-1 - row % 5 :]) for row in range(12)]
+    given = {"prompts": prompts[::-2] + prompts[::2], "completions": texts}
+    positions = []
+    found = []
+    for shares in (False, True):
+        policy = policy_on(base)
+        if shares:
+            share_prompts(backbone_of(policy.get_base_model()))
+        reward = RewardModel(folder)
+        offer_base_model(policy.get_base_model(), [reward])
+        embedding = reward._model.get_base_model().get_input_embeddings()
+        embedding.register_forward_pre_hook(lambda _, inputs: positions.append(inputs[0].numel()))
+        found.append(reward(**given))
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+    assert max(found[0]) - min(found[0]) > 0.01
+    plain, shared = positions
+    assert shared < 0.65 * plain
 
 
 def test_its_base_weights_are_the_policys(base, folder):
