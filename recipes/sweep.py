@@ -41,15 +41,15 @@ def main() -> None:
         raise ValueError("`objective` must be a metric where rewards are searched, got 'reward'. For example: bleu.")
     if args.prune and values.get("eval_strategy") == "no":
         print("No trial is pruned: there is no --eval_strategy steps --eval_steps 20 behind `--`.", file=sys.stderr)
-    weights = None
-    if "rewards" in values:
-        weights = values.get("reward_weights") or [1.0] * len(values["rewards"])
+    equal_weights = [1.0] * len(values["rewards"]) if "rewards" in values else None
+    weights = values.get("reward_weights") or equal_weights
 
     # 2. The trials.
-    facts = {"recipe": shlex.join(command), "space": ", ".join(f"{name}: {values}" for name, values in space.items())}
-    facts |= {"trials": f"{args.trials}, {args.workers} at a time, for {args.objective}", "output": args.output_dir}
-    print(aligned_lines(facts), file=sys.stderr)
     sweep = Sweep(args, command, space, weights)
+    facts = {"recipe": shlex.join(command), "space": f"{args.space}"}
+    facts |= {"trials": f"{args.trials}, {args.workers} at a time, to {sweep.direction} {args.objective}"}
+    facts |= {"max_kl": f"{args.max_kl}", "output": f"{args.output_dir}; a trial that runs writes trial-*/run.log"}
+    print(aligned_lines(facts), file=sys.stderr)
     sweep.run()
     plot(sweep)
     print(summary(sweep))

@@ -235,10 +235,11 @@ class Sweep:
         return math.fsum(weight * value for weight, value in zip(self.reward_weights, rewards, strict=False))
 
     def _after_trial(self, study: Any, trial: Any) -> None:
-        """Prints the outcome of a trial, and ends Optuna's loop where no other trial is to begin."""
+        """Prints the values and the outcome of a trial, and ends Optuna's loop where no other trial is to begin."""
         reason = trial.user_attrs["reason"]
         score = "" if trial.value is None else f", {self.args.objective} {trial.value:.6g}"
-        print(f"trial {trial.number}: {trial.state.name.lower()}{score}{reason and f', {reason}'}", file=sys.stderr)
+        result = f"{trial.state.name.lower()}{score}{reason and f', {reason}'}"
+        print(f"trial {trial.number} {trial.params}: {result}", file=sys.stderr)
         if reason == _INTERRUPTED or len(self.finished()) >= self.args.trials:
             study.stop()
 
@@ -247,8 +248,7 @@ class Sweep:
         command = [Path(self.command[0]).name, *self.command[1:]]  # equal from another working directory
         space = {name: str(distribution) for name, distribution in self.space.items()}
         settings = f"{shlex.join(command)}, {space}, {self.direction} {self.args.objective}, {self.args.max_kl}"
-        known = self.study.user_attrs.get("settings", settings)
-        if known != settings:
+        if (known := self.study.user_attrs.get("settings", settings)) != settings:
             remedy = "Use another folder, or --overwrite."
             raise ValueError(f"`output_dir` must have a study of ({settings}), got ({known}). {remedy}")
         self.study.set_user_attr("settings", settings)

@@ -190,7 +190,9 @@ def test_a_failed_trial_has_its_reason_and_the_sweep_goes_on(
     assert states(sweep) == ["FAIL", "COMPLETE"]
     reason = "`x` must be a lucky number, got 13."
     assert reason in summary(sweep).splitlines()[2]
-    assert capsys.readouterr().err == f"trial 0: fail, {reason}\ntrial 1: complete, bleu 10\n"
+    assert capsys.readouterr().err == (
+        f"trial 0 {{'x': 13.0}}: fail, {reason}\ntrial 1 {{'x': 1.0}}: complete, bleu 10\n"
+    )
 
 
 def test_where_all_trials_fail_their_reason_is_the_error(tmp_path: Path) -> None:
