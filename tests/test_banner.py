@@ -28,7 +28,7 @@ def test_the_lines_of_a_run_of_ppo(gpt2_path: str, tmp_path: Path) -> None:
         "model          tiny (GPT2LMHeadModel): 29.6k parameters, all trained\n"
         "device         cpu; weights in float32, computed in float32\n"
         "reference      a frozen copy of the policy; KL penalty beta 0.05\n"
-        "critic         a head on the policy's hidden states: 1.2k parameters, learning rate 0.002\n"
+        "critic         a regression on the policy's states, fitted for each rollout on those before it\n"
         "rewards        0.5 share_of_letters\n"
         "each step      8 = 2 prompts x 4 completions, trained on in 2 steps\n"
         "completions    at most 8 tokens, ended by <eos>; temperature 1\n"
@@ -57,10 +57,13 @@ def test_the_lines_of_a_run_with_an_adapter(llama_path: str, tmp_path: Path) -> 
     assert lines["training"].startswith(f"{trainer.state.max_steps} steps, 24 prompts = 3 epochs of 8; ")
 
 
-def test_a_critic_that_is_fitted_has_no_parameters(gpt2_path: str, tmp_path: Path) -> None:
-    trainer = make_trainer("ppo", gpt2_path, tmp_path, **RUN, critic="least_squares")
-    lines = lines_of(trainer, tmp_path)
-    assert lines["critic"] == "a regression on the policy's states, fitted for each rollout on those before it"
+def test_a_critic_that_is_trained_has_parameters_and_one_that_is_fitted_has_none(
+    gpt2_path: str, tmp_path: Path
+) -> None:
+    shared = lines_of(make_trainer("ppo", gpt2_path, tmp_path, **RUN, critic="shared"), tmp_path)
+    assert shared["critic"] == "a head on the policy's hidden states: 1.2k parameters, learning rate 0.002"
+    fitted = lines_of(make_trainer("reinforce", gpt2_path, tmp_path, **RUN, baseline="critic"), tmp_path)
+    assert fitted["critic"] == "a regression on the policy's states, fitted for each rollout on those before it"
 
 
 def test_a_chat_is_shown_as_it_is_rendered(gpt2_path: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from lmrl.trainers import (
 )
 
 ALGORITHMS = ("reinforce", "ppo")
+LEARNED: dict[str, dict[str, Any]] = {"reinforce": {}, "ppo": {"critic": "shared"}}  # with a critic that is trained
 PASSES = ("auto", "plain")  # over the completions of a batch
 
 PROMPTS = ["a b c d", "e", "f g", "h i j k l m n", "o p q", "r", "s t u v", "w x"]  # of different lengths

@@ -194,7 +194,7 @@ def _critic(trainer: Any) -> str:
     critic = get_critic(trainer.model)
     trained = sum(weight.numel() for weight in critic.parameters() if weight.requires_grad)
     if not trained:
-        return _CRITICS.get(kind, kind)
+        return _CRITICS.get(kind, _CRITICS["least_squares"])
     rate = getattr(trainer.args, "critic_learning_rate", None)
     learned = f", learning rate {rate:g}" if rate else ""
     return f"{_CRITICS.get(kind, kind)}: {number_text(trained)} parameters{learned}"

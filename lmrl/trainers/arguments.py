@@ -190,10 +190,16 @@ def held_out_set(metric_key_prefix: str, held_out_metrics: Any) -> tuple[str, An
     return name, held_out_metrics
 
 
-def check_training(optimizer: Any, scheduler: Any, policy: nn.Module, has_critic: bool, experts_loss: float) -> None:
+def trains_critic(policy: nn.Module) -> bool:
+    """Returns whether a policy has a critic with weights: one that is fitted has none."""
+    return any("critic." in name for name, _ in policy.named_parameters())
+
+
+def check_training(optimizer: Any, scheduler: Any, policy: nn.Module, experts_loss: float) -> None:
     """Checks that the policy is trained by an optimizer which was given, and by its loss; else a `ValueError`."""
     groups = [] if optimizer is None else optimizer.param_groups
     trained = {id(weight) for group in groups for weight in group["params"]}
+    schedules = scheduler is not None and trains_critic(policy)
     has_weights = any(weight.requires_grad and id(weight) in trained for weight in policy.parameters())
     refuse(
         {
@@ -201,18 +207,19 @@ def check_training(optimizer: Any, scheduler: Any, policy: nn.Module, has_critic
             "model's. Their load is not balanced: set it to 0.0.": experts_loss != 0,
             "`optimizers` must have an optimizer of the policy's weights that train, got one without any. With "
             "`peft_config` the trainer makes these: leave it out.": optimizer is not None and not has_weights,
-            "`optimizers` must have no schedule with a critic, got one. The critic's weights come to those of the "
-            "optimizer, and would have no learning rate in it: set `lr_scheduler_type`.": scheduler and has_critic,
+            "`optimizers` must have no schedule with a critic that is trained, got one. The critic's weights come to "
+            "those of the optimizer, and would have no learning rate in it: set `lr_scheduler_type`.": schedules,
         }
     )
 
 
-def check_callbacks(callbacks: Sequence[Any], has_critic: bool) -> None:
+def check_callbacks(callbacks: Sequence[Any], policy: nn.Module) -> None:
     """Checks that each callback can take the policy as it is; else a `ValueError`."""
     averages = any(isinstance(callback, BEMACallback) for callback in callbacks)
+    averages_critic = averages and trains_critic(policy)
     refuse(
         {
-            "`callbacks` must have no BEMACallback with a critic, got one. It makes a model of the policy's class, "
-            "which has no critic: leave it out, or train with ReinforceTrainer.": averages and has_critic
+            "`callbacks` must have no BEMACallback with a critic that is trained, got one. It makes a model of the "
+            "policy's class, which has none: leave it out, or take critic='least_squares'.": averages_critic
         }
     )

@@ -116,7 +116,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             models.offer_base_model(self._base_model, [reward.reward_func for reward in self.reward_funcs])
         experts_loss = self.router_aux_loss_coef if self.aux_loss_enabled else 0.0
-        arguments.check_training(*optimizers, self.model, self.has_critic, experts_loss)
+        arguments.check_training(*optimizers, self.model, experts_loss)
         self.add_callback(LogFile(self.meter.newest["train"]))
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress)
@@ -345,7 +345,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             RewardError, Terminated: If a reward fails, or the run gets SIGTERM; what was done so far is saved before.
             SaveError: If a checkpoint cannot be written; those before it are complete.
         """
-        arguments.check_callbacks(self.callback_handler.callbacks, self.has_critic)
+        arguments.check_callbacks(self.callback_handler.callbacks, self.model)
         checkpoint = self._writer.find(resume_from_checkpoint, self.args.output_dir)
         self._resumed_state = run_state.load_run_state(checkpoint, self.args, self.model)
         with sigterm.save_on_sigterm(self.accelerator, self.callback_handler):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     Baseline = str  # the parser of command lines knows no union: there a baseline is a name
 
-CRITICS = ("shared", "adapter", "separate", "least_squares")
+CRITICS = ("least_squares", "shared", "adapter", "separate")
 
 _DISTRIBUTION = (
     "Another value changes the distribution that is sampled from, and the policy gradient needs the log-probabilities "
@@ -321,11 +321,11 @@ class PPOConfig(PolicyGradientConfig):
     num_generations: int | None = option(1, "Completions per prompt.")
     num_iterations: int = option(2, "Epochs over each rollout.")
     normalize_advantages: bool = option(True, "Whiten the advantages. Over the rollout's tokens of all processes.")
-    critic: Literal["shared", "adapter", "separate", "least_squares"] = option(
-        "shared",
-        "Kind of the critic. shared: a head on the policy's hidden states. adapter: a head on the policy's base with "
-        "a LoRA adapter of its own, where the policy has one. separate: a model of its own. least_squares: a "
-        "regression, fitted for each rollout on the rollouts before it, which also reads the rewards' progress.",
+    critic: Literal["least_squares", "shared", "adapter", "separate"] = option(
+        "least_squares",
+        "Kind of the critic. least_squares: a regression, fitted for each rollout on the rollouts before it, which "
+        "also reads the rewards' progress. shared: a head on the policy's hidden states. adapter: a head on the "
+        "policy's base with a LoRA adapter of its own, where the policy has one. separate: a model of its own.",
     )
     critic_model_name_or_path: str | None = option(
         None,
@@ -336,7 +336,7 @@ class PPOConfig(PolicyGradientConfig):
         None, "Learning rate of the critic. By default 2e-3 for a shared one, learning_rate else."
     )
     gamma: float = option(1.0, "Discount per token, in [0, 1].")
-    lam: float = option(1.0, "Lambda of GAE, in [0, 1]. Lower leans on the critic.")
+    lam: float = option(0.95, "Lambda of GAE, in [0, 1]. Lower leans on the critic.")
     vf_coef: float = option(0.1, "Weight of the value loss.")
     cliprange_value: float = option(0.2, "How far a value may move in one rollout.")
     critic_forgetting: float = option(

@@ -112,7 +112,7 @@ def test_a_recipe_runs_under_an_engine(engine: str, tmp_path: Path) -> None:
     few = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--max_completion_length", "12"]
     held_out = ["--eval_rows", "5", "--eval_batch_size", "2", "--eval_strategy", "steps", "--eval_steps", "1"]
     rest = ["--report_to", "none", "--output_dir", str(tmp_path)]
-    out = finish(start(engine, RECIPES / "ppo_gen.py", *few, *held_out, *rest))
+    out = finish(start(engine, RECIPES / "ppo_gen.py", "--critic", "shared", *few, *held_out, *rest))
     assert out.count("after - before") == 1
     assert (tmp_path / "report.html").is_file() and (tmp_path / CRITIC_FILE).is_file()
     _, loading = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
@@ -122,7 +122,7 @@ def test_a_recipe_runs_under_an_engine(engine: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_under_zero3_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     few = ["--max_steps", "3", "--per_device_train_batch_size", "4", "--max_completion_length", "12"]
-    few += ["--eval_rows", "4", "--report_to", "none"]
+    few += ["--eval_rows", "4", "--report_to", "none", "--critic", "shared"]
     straight, again = tmp_path / "straight", tmp_path / "again"
     keep = ["--save_strategy", "steps", "--save_steps", "2"]
     finish(start("zero3", RECIPES / "ppo_gen.py", *few, *keep, "--output_dir", str(straight)))

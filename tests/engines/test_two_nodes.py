@@ -17,7 +17,7 @@ from lmrl.critics import CRITIC_FILE
 
 FEW = (
     *("--max_steps", "2", "--per_device_train_batch_size", "4", "--max_completion_length", "12"),
-    *("--eval_rows", "5", "--eval_batch_size", "2", "--report_to", "none"),
+    *("--eval_rows", "5", "--eval_batch_size", "2", "--report_to", "none", "--critic", "shared"),
 )
 
 

@@ -74,6 +74,7 @@ LARGE_MOVES = {"max_kl": 100.0, "kl_target": 1.0}
 TRAINING: dict[str, dict[str, Any]] = {
     "ppo": {},
     "ppo of GPT-2": {"model": GPT2},
+    "ppo, critic as a head": {"critic": "shared"},
     "ppo in float32": {"bf16": False},
     "ppo in fp16": {**FP16, "max_steps": 4},
     "ppo with weights in bfloat16": BF16,

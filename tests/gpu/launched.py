@@ -37,6 +37,7 @@ def check_cases(groups: str, folder: Path, *options: str, **child: Any) -> None:
 def check_recipe(engine: str | None, folder: Path, *argv: str, script: Path | None = None, **child: Any) -> None:
     """Runs recipes/ppo_gen.py from the first evaluation to the report, by `script` if given."""
     first, *rest = [*([script] if script else []), RECIPES / "ppo_gen.py"]
-    argv = (*map(str, rest), *FEW.split(), *ENDS_ITSELF.split(), "--output_dir", str(folder), *argv)
+    own = ("--critic", "shared", "--output_dir", str(folder), *argv)
+    argv = (*map(str, rest), *FEW.split(), *ENDS_ITSELF.split(), *own)
     finish(start(engine, first, *argv, **child))
     assert (folder / "report.html").is_file() and (folder / "critic" / "critic.safetensors").is_file()

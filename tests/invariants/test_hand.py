@@ -63,7 +63,8 @@ def test_reinforce_normalised_advantages(gpt2_path: str, tmp_path: Path) -> None
 
 
 def test_ppo_advantages_and_returns(gpt2_path: str, tmp_path: Path) -> None:
-    trainer = make_trainer("ppo", gpt2_path, tmp_path, beta=0.1, gamma=1.0, lam=0.5, normalize_advantages=False)
+    options = {"gamma": 1.0, "lam": 0.5, "normalize_advantages": False, "critic": "shared"}
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, beta=0.1, **options)
     trainer._step = 1  # not the first rollout, where a fresh critic is moved to the mean reward
     values = torch.tensor([[1.0, 1.5, 1.8], [2.0, 3.0, NAN]])
     credit = trainer.credit(_rollout(old_values=values))
@@ -81,7 +82,7 @@ def test_ppo_advantages_and_returns(gpt2_path: str, tmp_path: Path) -> None:
 def test_ppo_loss_is_a_mean_over_the_tokens_of_the_rollout(gpt2_path: str, tmp_path: Path) -> None:
     from lmrl.models import ScoredCompletions
 
-    trainer = make_trainer("ppo", gpt2_path, tmp_path, vf_coef=0.5, entropy_coef=0.1)
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, critic="shared", vf_coef=0.5, entropy_coef=0.1)
     rollout = _rollout(
         advantages=torch.tensor([[1.0, -1.0, 2.0], [3.0, 1.0, 9.0]]),
         old_values=torch.zeros(2, 3),

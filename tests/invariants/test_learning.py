@@ -102,8 +102,8 @@ def test_greedy_completions_are_greedy_and_sampled_ones_are_not(gpt2_path: str, 
     [
         ("reinforce", {"baseline": "none"}),
         ("reinforce", {"baseline": "critic"}),
-        ("ppo", {"normalize_advantages": False, "critic": "shared", "vf_coef": 0.0}),
-        ("ppo", {"normalize_advantages": False, "critic": "least_squares"}),
+        ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "shared", "vf_coef": 0.0}),
+        ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "least_squares"}),
     ],
 )
 def test_the_expected_gradient_of_the_trainer_is_the_exact_one(

@@ -71,7 +71,7 @@ def test_stored_log_probabilities_and_values_carry_no_gradient(gpt2_path: str, t
 
 
 def test_a_fresh_critic_starts_at_the_mean_reward(gpt2_path: str, tmp_path: Path) -> None:
-    trainer = make_trainer("ppo", gpt2_path, tmp_path, num_iterations=2)
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, num_iterations=2, critic="shared")
     rollout = one_rollout(trainer)
     mask = rollout.completion_mask.bool()
     assert torch.allclose(rollout.old_values[mask], rollout.rewards.mean())

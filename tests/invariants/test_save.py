@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig
-from training import ALGORITHMS, make_trainer
+from training import ALGORITHMS, LEARNED, make_trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lmrl.critics import CRITIC_FILE, get_critic
@@ -29,7 +29,7 @@ def _scores(trainer: object) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_saved_policy_is_a_plain_model(
     algorithm: str, gpt2_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trainer = make_trainer(algorithm, gpt2_path, tmp_path, learning_rate=1e-2)
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, learning_rate=1e-2, **LEARNED[algorithm])
     trainer.train()
     trainer.save_model()
     with caplog.at_level(logging.WARNING):
@@ -109,7 +109,8 @@ def test_an_adapter_trained_further_is_held_to_itself_and_not_to_its_base(gpt2_p
 
 
 def test_the_critic_learns_at_its_own_rate(gpt2_path: str, tmp_path: Path) -> None:
-    trainer = make_trainer("ppo", gpt2_path, tmp_path, learning_rate=1e-4, critic_learning_rate=3e-3)
+    rates = {"learning_rate": 1e-4, "critic_learning_rate": 3e-3}
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, critic="shared", **rates)
     optimizer = trainer.create_optimizer()
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in trainer.model.named_parameters():

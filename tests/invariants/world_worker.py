@@ -32,10 +32,9 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
         from peft import LoraConfig
 
         extra["peft_config"] = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
-    if kind == "critic_adapter":
-        extra["critic"] = "adapter"
-    if kind == "least_squares":
-        extra["critic"] = "least_squares"
+    if algorithm == "ppo":
+        kinds = {"critic_adapter": "adapter", "least_squares": "least_squares"}
+        extra["critic"] = kinds.get(kind, "shared")
     trainer = make_trainer(
         algorithm,
         model,

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from tiny import tiny_gpt2, tiny_tokenizer
-from training import ALGORITHMS, PROMPTS, make_trainer, share_of_letters
+from training import ALGORITHMS, LEARNED, PROMPTS, make_trainer, share_of_letters
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, LlamaModel
 
 from lmrl.critics import CRITIC_FILE
@@ -96,7 +96,9 @@ def test_a_reward_that_fails_in_the_third_step_leaves_the_first_two(
             raise wrong
         return [wrong] * len(completions)
 
-    trainer = make_trainer(algorithm, gpt2_path, tmp_path, reward=flaky, max_steps=5, num_iterations=1)
+    trainer = make_trainer(
+        algorithm, gpt2_path, tmp_path, reward=flaky, max_steps=5, num_iterations=1, **LEARNED[algorithm]
+    )
     kept = tmp_path / "checkpoint-2"
     what = "raised KeyError: 'slot'" if isinstance(wrong, Exception) else f"got {wrong} for row 0"
     refused(
@@ -275,7 +277,7 @@ REINFORCE = [
     ({"num_generations": 1}, ["`num_generations` must be at least 2", "got 1", "moving_average"]),
     (
         {"baseline": "mean"},
-        ["`baseline` must be one of none, batch_mean, leave_one_out, moving_average, greedy, got 'm"],
+        ["`baseline` must be one of none, batch_mean, leave_one_out, moving_average, greedy, critic, got 'm"],
     ),
     ({"baseline": "batch_men"}, ["got 'batch_men'. Did you mean `batch_mean`?"]),
     (
@@ -285,11 +287,16 @@ REINFORCE = [
     ({"baseline_decay": 0.5}, ["`baseline_decay` must not be set without `baseline='moving_average'`, got 0.5"]),
 ]
 PPO = [
-    ({"critic": "none"}, ["`critic` must be one of shared, adapter, separate, least_squares, got 'none'"]),
+    ({"critic": "none"}, ["`critic` must be one of least_squares, shared, adapter, separate, got 'none'"]),
     (
         {"critic_model_name_or_path": "my/critic"},
-        ["`critic_model_name_or_path` must be None with critic='shared', got 'my/critic'"],
+        ["`critic_model_name_or_path` must be None with critic='least_squares', got 'my/critic'"],
     ),
+    ({"vf_coef": 0.5}, ["`vf_coef` must not be set with `critic='least_squares'`, got 0.5"]),
+    ({"cliprange_value": 0.3}, ["`cliprange_value` must not be set with `critic='least_squares'`, got 0.3"]),
+    ({"critic_learning_rate": 1e-3}, ["`critic_learning_rate` must not be set with `critic='least_squares'`"]),
+    ({"critic": "shared", "critic_forgetting": 0.5}, ["`critic_forgetting` must not be set without `critic='least"]),
+    ({"critic_forgetting": 0.0}, ["`critic_forgetting` must be in (0, 1], got 0.0"]),
     ({"gamma": 1.5}, ["`gamma` must be in [0, 1], got 1.5"]),
     ({"lam": -0.5}, ["`lam` must be in [0, 1], got -0.5"]),
     ({"cliprange_value": 0.0}, ["`cliprange_value` must be above 0, got 0.0"]),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from training import ALGORITHMS, make_trainer
+from training import ALGORITHMS, LEARNED, make_trainer
 from transformers import EarlyStoppingCallback
 
 from lmrl.evaluation import Decoding, evaluate_model
@@ -111,7 +111,7 @@ def test_what_is_measured_on_the_way_changes_nothing(algorithm: str, gpt2_path: 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_figure_is_logged_and_finite(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
-    trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, num_generations=2)
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, num_generations=2, **LEARNED[algorithm])
     trainer.train()
     log = trainer.state.log_history[0]
     names = {

@@ -126,7 +126,7 @@ def test_a_reference_that_gives_nan_is_no_silent_lack_of_credit(gpt2_path: str, 
 
 def test_a_critic_that_gives_nan_is_no_silent_lack_of_credit(gpt2_path: str, tmp_path: Path) -> None:
     act = At(2, lambda model, **_: poison(model, name="critic"))
-    sentence = diverges(make_trainer("ppo", gpt2_path, tmp_path, callbacks=[act]))
+    sentence = diverges(make_trainer("ppo", gpt2_path, tmp_path, critic="shared", callbacks=[act]))
     assert sentence.startswith("Training was stopped in step 2: the norm of the gradients is nan")
 
 

@@ -17,8 +17,9 @@ def lora(**options: Any) -> LoraConfig:
 def test_the_learning_rates_of_a_checkpoint_are_kept_and_stated(
     gpt2_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make_trainer("ppo", gpt2_path, tmp_path, learning_rate=1e-3, critic_learning_rate=1e-2, **SAVING).train()
-    rates = {"learning_rate": 5e-4, "critic_learning_rate": 2e-2}
+    kept_rates = {"critic": "shared", "learning_rate": 1e-3, "critic_learning_rate": 1e-2}
+    make_trainer("ppo", gpt2_path, tmp_path, **kept_rates, **SAVING).train()
+    rates = {"critic": "shared", "learning_rate": 5e-4, "critic_learning_rate": 2e-2}
     resumed = make_trainer("ppo", gpt2_path, tmp_path, beta=0.1, **{**SAVING, "max_steps": 4, **rates})
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     kept = "learning_rate=0.001 (not 0.0005), critic_learning_rate=0.01 (not 0.02)."
@@ -27,15 +28,7 @@ def test_the_learning_rates_of_a_checkpoint_are_kept_and_stated(
     assert [row["learning_rate"] for row in resumed.state.log_history[-3:-1]] == [1e-3, 1e-3]
     assert (resumed.args.learning_rate, resumed.args.critic_learning_rate) == (1e-3, 1e-2)  # what reports state
     caplog.clear()
-    same = make_trainer(
-        "ppo",
-        gpt2_path,
-        tmp_path,
-        beta=0.1,
-        learning_rate=1e-3,
-        critic_learning_rate=1e-2,
-        **{**SAVING, "max_steps": 4},
-    )
+    same = make_trainer("ppo", gpt2_path, tmp_path, beta=0.1, **kept_rates, **{**SAVING, "max_steps": 4})
     same.train(resume_from_checkpoint="latest")
     assert "other arguments" not in caplog.text
 
