@@ -3,7 +3,7 @@
 from lmrl.experiment.evaluators import load_frozen_models, make_evaluator
 from lmrl.experiment.outputs import prepare_evaluation, prepare_run
 from lmrl.experiment.policies import load_policy, load_rows
-from lmrl.experiment.reports import save_merged, save_report
+from lmrl.experiment.reports import save_report
 from lmrl.experiment.reruns import run_settings, run_systems
 from lmrl.experiment.runs import RunRecord, copy_record, read_run, start_run, trained_rows
 from lmrl.experiment.systems import SystemEvaluator, load_eval_sets
@@ -24,7 +24,6 @@ __all__ = [
     "read_run",
     "run_settings",
     "run_systems",
-    "save_merged",
     "save_report",
     "start_run",
     "trained_rows",

@@ -1,6 +1,6 @@
 """What a run leaves behind: scores, report, model card, merged weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,45 +31,71 @@ def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Datas
             Arguments of the recipe, [`~lmrl.arguments.ModelArguments`] and
             [`~lmrl.arguments.EvaluationArguments`] among them; the report shows all of them.
     """
-    settings = {name: value for group in argument_groups for name, value in vars(group).items()}
-    settings |= trainer.args.to_dict()
-    folder = trainer.args.output_dir
-    evaluations = with_rows_of_run(evaluations, rows, folder)
+    evaluations = with_rows_of_run(evaluations, rows, trainer.args.output_dir)
+    settings = settings_of(trainer, *argument_groups)
     if trainer.is_world_process_zero():
-        save_merged(settings["merge"], folder, settings["dtype"])
-        run = {
-            "logs": {list(evaluations)[-1]: trainer.state.log_history},
-            "rewarded": trainer.reward_func_names,
-            "config": settings,
-        }
-        start = Path(settings["model_name_or_path"] or demo_model_path()).name
-        compared = None
-        try:
-            compared = report(
-                evaluations,
-                rows,
-                settings["eval_output_dir"] or folder,
-                settings["eval_num_completions_to_print"],
-                primary=settings["primary_metrics"],
-                title=f"{start}, {' and '.join(evaluations)}",
-                rollouts=read_rollouts(folder),
-                **run,
-            )
-        finally:  # also where nothing can be printed, as into a pipe that is closed
-            trainer.model_card = write_card(
-                folder,
-                evaluations,
-                rows,
-                algorithm=trainer.name,
-                citation=trainer.citation,
-                settings={name: getattr(trainer.args, name) for name in trainer.reported_settings},
-                **vars(lineage_of(folder, settings)),
-                compared=compared,
-                **run,
-            )
-        print(f"The model is in {folder}")
+        trainer.model_card = write_report(
+            trainer,
+            evaluations,
+            rows,
+            settings,
+            title=" and ".join(evaluations),
+            rewarded=trainer.reward_func_names,
+            primary=settings["primary_metrics"],
+            algorithm=trainer.name,
+            citation=trainer.citation,
+            settings={name: getattr(trainer.args, name) for name in trainer.reported_settings},
+        )
     if trainer.args.push_to_hub:
         trainer.push_to_hub(commit_message="Scores and model card")
+
+
+def settings_of(trainer: Any, *argument_groups: Any) -> dict[str, Any]:
+    """Returns all settings of a run: the arguments of its recipe, and the configuration of its trainer."""
+    return {name: value for group in argument_groups for name, value in vars(group).items()} | trainer.args.to_dict()
+
+
+def write_report(
+    trainer: Any,
+    evaluations: Mapping[str, Evaluation],
+    rows: Dataset,
+    config: Mapping[str, Any],
+    *,
+    title: str,
+    rewarded: Sequence[str],
+    primary: Sequence[str] | None,
+    **about: Any,
+) -> str:
+    """
+    Prints and writes the report of any trained model, with its merged weights if `merge` is set; returns the model
+    card, which it writes too. `config` has all settings; `about` are the card's own arguments.
+    """
+    folder = trainer.args.output_dir
+    if config.get("merge"):
+        print(f"The merged model is in {write_merged(folder, dtype=config.get('dtype'))}")
+    run: dict[str, Any] = {
+        "logs": {list(evaluations)[-1]: trainer.state.log_history},
+        "rewarded": rewarded,
+        "config": config,
+    }
+    start = Path(str(config["model_name_or_path"] or demo_model_path())).name
+    compared = None
+    try:
+        compared = report(
+            evaluations,
+            rows,
+            config.get("eval_output_dir") or folder,
+            config.get("eval_num_completions_to_print", 5),
+            primary=primary,
+            title=f"{start}, {title}",
+            rollouts=read_rollouts(folder),
+            **run,
+        )
+    finally:  # also where nothing can be printed, as into a pipe that is closed
+        facts = vars(lineage_of(folder, config))
+        card = write_card(folder, evaluations, rows, compared=compared, **about, **facts, **run)
+    print(f"The model is in {folder}")
+    return card
 
 
 def with_rows_of_run(evaluations: Mapping[str, Evaluation], rows: Dataset, folder: str) -> dict[str, Evaluation]:
@@ -82,9 +108,3 @@ def with_rows_of_run(evaluations: Mapping[str, Evaluation], rows: Dataset, folde
         label: with_trained_rows(evaluation, rows, run.trained_on_before if label == first else run.trained_on)
         for label, evaluation in evaluations.items()
     }
-
-
-def save_merged(merge: bool, folder: str, dtype: str | None) -> None:
-    """Writes the adapter in a folder merged into its base, with weights of this precision, if `merge` is set."""
-    if merge:
-        print(f"The merged model is in {write_merged(folder, dtype=dtype)}")

@@ -2,18 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from lmrl.data import demo_model_path
 from lmrl.distributed import on_main
-from lmrl.evaluation import Evaluation, report, write_card
+from lmrl.evaluation import Evaluation
 from lmrl.evaluation.roles import primary_metrics
-from lmrl.experiment import save_merged
-from lmrl.experiment.lineage import lineage_of
-from lmrl.experiment.reports import with_rows_of_run
+from lmrl.experiment.reports import settings_of, with_rows_of_run, write_report
 from lmrl.supervised.learned import evaluate_labels, evaluate_pairs
 from lmrl.supervised.steps import save_accuracy, save_preferences
 
@@ -91,46 +87,28 @@ def _save_report(
     trainer: Any, product: _Product, evaluations: Mapping[str, Evaluation], rows: Dataset, *argument_groups: Any
 ) -> None:
     """Writes report, card and, if `merge` is set, the merged weights; the last evaluation is the trained model's."""
-    settings = {name: value for group in argument_groups for name, value in vars(group).items()}
-    settings |= trainer.args.to_dict()
-    folder = trainer.args.output_dir
+    settings = settings_of(trainer, *argument_groups)
     if product is _WARM_START:
-        evaluations = with_rows_of_run(evaluations, rows, folder)
+        evaluations = with_rows_of_run(evaluations, rows, trainer.args.output_dir)
     if trainer.is_world_process_zero():
-        save_merged(settings.get("merge", False), folder, settings.get("dtype"))
-        run: dict[str, Any] = {
-            "logs": {list(evaluations)[-1]: trainer.state.log_history},
-            "rewarded": [],
-            "config": settings,
-        }
         primary = settings.get("primary_metrics")
         if primary is None and product is _WARM_START:
             primary = list(dict.fromkeys(["reference_perplexity", *primary_metrics(evaluations, [])]))
-        start = Path(str(settings["model_name_or_path"] or demo_model_path())).name
-        compared = report(
+        write_report(
+            trainer,
             evaluations,
             rows,
-            settings.get("eval_output_dir") or folder,
-            settings.get("eval_num_completions_to_print", 5),
+            settings,
+            title=product.algorithm,
+            rewarded=[],
             primary=primary,
-            title=f"{start}, {product.algorithm}",
-            **run,
-        )
-        write_card(
-            folder,
-            evaluations,
-            rows,
             algorithm=product.algorithm,
             citation=None,
             settings={name: getattr(trainer.args, name, None) for name in product.reported_settings},
-            compared=compared,
             template=product.template,
             task_type=product.task_type,
             tags=product.tags,
-            **vars(lineage_of(folder, settings)),
-            **run,
         )
-        print(f"The model is in {folder}")
     if trainer.args.push_to_hub:
         trainer.create_model_card = lambda *_, **__: None  # it is written
         trainer.push_to_hub(commit_message="Scores and model card")
