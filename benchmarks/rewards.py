@@ -2,17 +2,20 @@
 
     python benchmarks/rewards.py                            # a few minutes
     python benchmarks/rewards.py --only bleu,rougeL --json speed.json
+    python benchmarks/rewards.py --progress                 # what is read before each token, a minute
 
 Texts are scored in small batches, by lmrl and the library in turn, so that a machine that is slower for a while is so
 for both, and what counts is the processor's time. Each round begins with empty caches, the library's included, and
 has two passes: in the first, the references of each row are new and come with several completions, as in training; in
 the second, the same references come back with other completions, as in a later epoch. Ratios are medians over the
 rounds. Slow metrics have fewer rows. Scores that differ by more than 1e-9 are an error: the exit status is 1.
+`--progress` measures what a critic or dense rewards read before each token, of 256 completions with 8 references.
 """
 
 import argparse
 import functools
 import gc
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +34,24 @@ from sacrebleu.metrics.bleu import BLEU as SacreBLEU
 from sacrebleu.metrics.chrf import CHRF as SacreCHRF
 from sacrebleu.metrics.ter import TER as SacreTER
 
-from lmrl.rewards import BLEU, GLEU, METEOR, TER, ChrF, Reward, Rouge
+from lmrl.progress import Prefixes
+from lmrl.rewards import (
+    BLEU,
+    GLEU,
+    METEOR,
+    TER,
+    ChrF,
+    DistinctN,
+    EditSimilarity,
+    ExactMatch,
+    Format,
+    Keywords,
+    Length,
+    Reward,
+    Rouge,
+    SlotCoverage,
+    TokenF1,
+)
 
 EXACT = 1e-9
 BATCH = 16  # rows scored at a time
@@ -115,6 +135,55 @@ CONTESTS = {
 }
 
 
+PROGRESS: dict[str, Callable[[], Reward]] = {
+    "bleu": BLEU,
+    "gleu": GLEU,
+    "chrf": ChrF,
+    "chrf++": functools.partial(ChrF, word_order=2),
+    "rouge2": functools.partial(Rouge, "rouge2"),
+    "rougeL": functools.partial(Rouge, "rougeL"),
+    "meteor": METEOR,
+    "token_f1": TokenF1,
+    "exact_match": functools.partial(ExactMatch, normalize="squad"),
+    "edit_similarity": EditSimilarity,
+    "length": functools.partial(Length, 20),
+    "distinct_n": DistinctN,
+    "format": functools.partial(Format, r"[A-Z].*\."),
+    "keywords": functools.partial(Keywords, ["river", "pub", "near the"], forbidden=["bad"]),
+    "slot_coverage": SlotCoverage,
+}
+PROMPTS_OF_STEP, GROUP_OF_STEP, REFERENCES_OF_ROW = 64, 4, 8
+TOKEN = re.compile(r"\s?\w{1,6}|\s?[^\w\s]|\s")  # about as long as those of GPT-2
+RECORD = "name[The Mill], food[French], area[city centre], near[Burger King]"
+
+
+def measure_progress(rounds: int) -> dict[str, dict[str, Any]]:
+    """Returns the milliseconds of `progress` and of the reward itself by its name, references new in each round."""
+    data = sentences(PROMPTS_OF_STEP, GROUP_OF_STEP, 1)
+    shared = [data.references[row:] + data.references[:row] for row in range(PROMPTS_OF_STEP)]
+    references = [[text for row in rows for text in row][:REFERENCES_OF_ROW] for rows in shared]
+    texts = [text for row in data.completions[0] for text in row]
+    prefixes = [Prefixes(text, [0, *(token.end() for token in TOKEN.finditer(text))]) for text in texts]
+    columns: dict[str, list[Any]] = {
+        "references": [row for row in references for _ in range(GROUP_OF_STEP)],
+        "mr": [RECORD] * len(texts),
+        "prompts": [""] * len(texts),
+    }
+    milliseconds: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        for name, make in PROGRESS.items():
+            clear_caches()
+            reward = make()
+            itself, _ = timed(lambda reward=reward: reward(completions=texts, **columns))
+            seconds, _ = timed(lambda reward=reward: reward.progress(prefixes=prefixes, **columns))
+            milliseconds.setdefault(name, []).append((1000 * seconds, 1000 * itself))
+    source = f"{data.source}, {sum(map(len, prefixes)) / len(prefixes):.0f} tokens"
+    return {
+        name: {"texts": source, "progress": median(a for a, _ in pairs), "reward": median(b for _, b in pairs)}
+        for name, pairs in milliseconds.items()
+    }
+
+
 def clear_caches() -> None:
     """Empties every `lru_cache` of lmrl and of the libraries, which keep tokenized texts too."""
     for thing in gc.get_objects():
@@ -122,7 +191,7 @@ def clear_caches() -> None:
             thing.cache_clear()
 
 
-def timed(call: Callable[[], list[list[float]]]) -> tuple[float, list[list[float]]]:
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     """Returns the processor time of a call in seconds, and its result."""
     start = time.process_time()
     result = call()
@@ -191,12 +260,19 @@ def parse() -> argparse.Namespace:
         "rounds": (3, "repetitions of all measurements"),
     }
     add_numbers(parser, numbers)
+    parser.add_argument("--progress", action="store_true", help="measure the progress of rewards")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse()
+    if arguments.progress:
+        costs = measure_progress(arguments.rounds)
+        lines = [[name, row["texts"], f"{row['progress']:.0f}", f"{row['reward']:.0f}"] for name, row in costs.items()]
+        print(aligned([["", "texts", "progress (ms)", "reward (ms)"], *lines], left=2))
+        write_results(arguments.json, arguments, costs)
+        return
     results = {}
     for name in arguments.only:
         contest = CONTESTS[name]

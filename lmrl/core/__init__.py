@@ -27,7 +27,7 @@ from .kl import adaptive_coefficient, k1, k2, k3, sequence_kl
 from .least_squares import fit_ridge, join_features, linear_values, regression_moments, squared_error
 from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
 from .masking import last_index, masked_mean, masked_moments, masked_sum, standardize, whiten
-from .returns import discounted_returns, generalized_advantages, place_at_end
+from .returns import discounted_returns, generalized_advantages, place_at_end, shaped_rewards
 from .rewards import ended, weighted_rewards
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "regression_moments",
     "reinforce_loss",
     "sequence_kl",
+    "shaped_rewards",
     "squared_error",
     "standardize",
     "update_average",

@@ -24,6 +24,32 @@ def place_at_end(rewards: Tensor, mask: Tensor) -> Tensor:
     return torch.where(at_end, rewards.unsqueeze(1), torch.zeros_like(rewards).unsqueeze(1))
 
 
+def shaped_rewards(rewards: Tensor, potentials: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """
+    Returns dense token rewards, (B, T): each token gets what it adds to a potential, and the last one the rest.
+
+        r_t = gamma * Phi(s_{t+1}) - Phi(s_t), plus the completion's reward at its last real token
+
+    with Phi the potential less that of the state before the first token, and 0 after the last. So the discounted sum
+    over the tokens is that of [`place_at_end`], and no policy becomes better or worse than another. From "Policy
+    Invariance under Reward Transformations" (Ng, Harada and Russell, 1999).
+
+    Args:
+        rewards (`torch.Tensor` of shape `(B,)`):
+            Reward of each completion.
+        potentials (`torch.Tensor` of shape `(B, T)`):
+            Potential of the state before each token.
+        gamma (`float`, *optional*, defaults to `1.0`):
+            Discount in [0, 1].
+    """
+    check_shapes(2, potentials=potentials, mask=mask)
+    kept = mask.bool()
+    zero = torch.zeros((), dtype=potentials.dtype, device=potentials.device)
+    potentials = torch.where(kept, potentials - potentials[:, :1], zero)
+    following = torch.cat([potentials[:, 1:], torch.zeros_like(potentials[:, :1])], dim=1)
+    return place_at_end(rewards, mask) + gamma * following - potentials
+
+
 def discounted_returns(token_rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
     """Returns `R_t = r_t + gamma * R_{t+1}`, the reward-to-go of each token, with a discount in [0, 1]."""
     zeros = torch.zeros_like(token_rewards)

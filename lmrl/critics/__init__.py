@@ -12,12 +12,15 @@ from .learned import (
     set_critic_learning_rate,
 )
 from .least_squares import LeastSquaresCritic
+from .progress import RewardProgress, check_potentials
 
 __all__ = [
     "CRITIC_FILE",
     "Critic",
     "LeastSquaresCritic",
+    "RewardProgress",
     "attach_critic",
+    "check_potentials",
     "critic_weights",
     "get_critic",
     "load_critic",

@@ -1,7 +1,7 @@
 """The critic that is fitted in closed form, anew for every rollout, on the rollouts before it."""
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lmrl import core
 from lmrl.distributed import local_rows
-from lmrl.progress import PrefixFinder, join_progress
+
+from .progress import RewardFuncs, RewardProgress
 
 # Candidates for the shrinkage; the one that has predicted rollouts best before they were fitted is taken.
 SHRINKAGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -40,8 +41,7 @@ class LeastSquaresCritic:
         self.forgetting = forgetting
         self.num_generations = num_generations
         self._accelerator = accelerator
-        self._find_prefixes = PrefixFinder(tokenizer)
-        self._columns: dict[str, list[Any]] = {}  # of the newest rollout
+        self.reader = RewardProgress(accelerator, tokenizer)
         self._numbers = 0  # how many features are no states: the last ones
         self._moments: Tensor | None = None
         self._errors = torch.zeros(len(SHRINKAGES), dtype=torch.float64)
@@ -56,23 +56,11 @@ class LeastSquaresCritic:
 
     def keep_columns(self, inputs: Sequence[Mapping[str, Any]], prompts: list[Any]) -> None:
         """Keeps the columns of a rollout's rows, which the progress of rewards reads."""
-        self._columns = {name: [row[name] for row in inputs] for name in inputs[0] if name != "prompt"}
-        self._columns["prompts"] = prompts
+        self.reader.keep_columns(inputs, prompts)
 
-    def progress(self, reward_funcs: Sequence[Callable[..., Any]], completion_ids: Tensor, mask: Tensor) -> Tensor:
-        """
-        Returns what rewards know of the texts so far, (B, T, K): see [`~lmrl.progress.join_progress`]. They get the
-        columns that [`~LeastSquaresCritic.keep_columns`] kept. K is 0 if no reward has `progress`.
-        """
-        rows = [ids[kept].tolist() for ids, kept in zip(completion_ids, mask.bool(), strict=True)]
-        numbers = join_progress(reward_funcs, self._find_prefixes(rows), **self._columns)
-        width = max((len(of_token) for of_row in numbers for of_token in of_row), default=0)
-        widths = self._accelerator.gather(torch.tensor([width], device=mask.device))  # 0 where no token counts
-        padded = torch.zeros(*mask.shape, int(widths.max()))
-        for row, of_row in enumerate(numbers):
-            if of_row:
-                padded[row, : len(of_row)] = torch.tensor(of_row)
-        return padded.to(mask.device)
+    def progress(self, reward_funcs: RewardFuncs, completion_ids: Tensor, mask: Tensor) -> Tensor:
+        """Returns what rewards know of the texts so far, (B, T, K): see [`RewardProgress.numbers`]."""
+        return self.reader.numbers(reward_funcs, completion_ids, mask)
 
     def value_rollout(
         self, states: Tensor, progress: Tensor, totals: Tensor, returns: Tensor, mask: Tensor, group: int

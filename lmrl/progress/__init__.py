@@ -5,7 +5,15 @@ never the token that comes next: otherwise a value would depend on the action th
 """
 
 from .alignment import distances_so_far, lcs_so_far
-from .joining import as_if_ended, join_progress, join_progress_and_potential, potential_of, progress_of_each
+from .joining import (
+    as_if_ended,
+    join_progress,
+    join_progress_and_potential,
+    potential_of,
+    potentials,
+    progress_of_each,
+    side_by_side,
+)
 from .ngrams import Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
 from .overlap import Overlap
 from .phrases import distinct_so_far, found_so_far, lengths_so_far
@@ -33,7 +41,9 @@ __all__ = [
     "ngram_totals_of_references",
     "per_completion",
     "potential_of",
+    "potentials",
     "progress_of_each",
     "shared_ngrams",
+    "side_by_side",
     "units_so_far",
 ]

@@ -342,11 +342,17 @@ class PPOConfig(PolicyGradientConfig):
     critic_forgetting: float = option(
         0.95, "Weight of earlier rollouts in a least_squares critic. A factor in (0, 1], for each rollout since."
     )
+    shaping: Literal["progress"] | None = option(
+        None,
+        "Rewards of tokens. progress: what each token adds to the reward as if the text ended there, in place of the "
+        "reward at the last token; for lam below 1. Of rewards that have such a number.",
+    )
     entropy_coef: float = option(0.0, "Weight of an entropy bonus.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_in(CRITICS, critic=self.critic)
+        check_in(("progress",), shaping=self.shaping)
         check_at_least(0, vf_coef=self.vf_coef, critic_learning_rate=self.critic_learning_rate)
         check_above(0, cliprange_value=self.cliprange_value)
         name = self.critic_model_name_or_path

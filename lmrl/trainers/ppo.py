@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrl import core
-from lmrl.critics import LeastSquaresCritic, get_critic, make_critic
+from lmrl.critics import LeastSquaresCritic, RewardProgress, check_potentials, get_critic, make_critic
 from lmrl.models import ScoredCompletions
 from lmrl.utils import refuse
 
@@ -42,6 +42,7 @@ class PPOTrainer(PolicyGradientTrainer):
         "critic",
         "critic_learning_rate",
         "critic_forgetting",
+        "shaping",
         "gamma",
         "lam",
         "vf_coef",
@@ -66,6 +67,10 @@ class PPOTrainer(PolicyGradientTrainer):
         if args.critic == "least_squares":
             used = (self.num_generations, self.accelerator, self._tokenizer)
             self.fitted = LeastSquaresCritic(args.critic_forgetting, *used)
+        reader = RewardProgress(self.accelerator, self._tokenizer)
+        self._reader = reader if self.fitted is None else self.fitted.reader
+        if args.shaping is not None:
+            check_potentials(self._plain_rewards)
         return make_critic(policy, args.critic, args.critic_model_name_or_path, args.disable_dropout)
 
     def on_first_rewards(self, rewards: Tensor) -> None:
@@ -75,10 +80,13 @@ class PPOTrainer(PolicyGradientTrainer):
             get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
 
     def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
-        """Keeps the columns of the rows, which a fitted critic reads again."""
-        if self.fitted is not None:
-            self.fitted.keep_columns(inputs, prompts)
+        """Keeps the columns of the rows, which a fitted critic and dense rewards read again."""
+        self._reader.keep_columns(inputs, prompts)
         return {}
+
+    @property
+    def _plain_rewards(self) -> list[Any]:
+        return [reward.reward_func for reward in self.reward_funcs]
 
     def run_state_dict(self) -> dict[str, Any]:
         """Adds a fitted critic."""
@@ -96,7 +104,7 @@ class PPOTrainer(PolicyGradientTrainer):
         mask = rollout.completion_mask
         penalty = self.reference.penalty(rollout, self.beta)
         totals = self.accelerator.gather(rollout.rewards - core.masked_sum(penalty, mask, dim=1))
-        token_rewards = core.place_at_end(rollout.rewards, mask) - penalty
+        token_rewards = self._token_rewards(rollout) - penalty
         to_come = core.discounted_returns(token_rewards, mask, self.args.gamma)
         values = rollout.old_values
         if self.fitted is not None:
@@ -113,12 +121,21 @@ class PPOTrainer(PolicyGradientTrainer):
             advantages = core.standardize(advantages, self.meter.moments(advantages, mask))
         return Credit(advantages=advantages * mask, returns=returns, values=values)
 
+    def _token_rewards(self, rollout: Rollout) -> Tensor:
+        """Returns the reward at the last token, or what each token adds to the reward as if the text ended, (B, T)."""
+        mask = rollout.completion_mask
+        if self.args.shaping is None:
+            return core.place_at_end(rollout.rewards, mask)
+        with self.meter.clock("reward"):
+            used = (self.reward_weights, self.args.reward_clip_range)
+            potentials = self._reader.potentials(self._plain_rewards, rollout.completion_ids, mask, *used)
+        return core.shaped_rewards(rollout.rewards, potentials, mask, self.args.gamma)
+
     def _fitted_values(self, fitted: LeastSquaresCritic, rollout: Rollout, returns: Tensor, totals: Tensor) -> Tensor:
         """Returns the values of a regression, (B, T), which then learns this rollout, too."""
         mask = rollout.completion_mask
         with self.meter.clock("reward"):
-            rewards = [reward.reward_func for reward in self.reward_funcs]
-            progress = fitted.progress(rewards, rollout.completion_ids, mask)
+            progress = fitted.progress(self._plain_rewards, rollout.completion_ids, mask)
         used = (rollout.old_values, progress, totals, returns, mask)
         values, features = fitted.value_rollout(*used, self.completions_per_prompt)
         if self.model.training:

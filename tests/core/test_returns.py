@@ -66,3 +66,31 @@ def test_the_kl_penalty_and_the_score_add_up_token_by_token() -> None:
     k1 = torch.tensor([[0.5, -0.5]])
     rewards = core.place_at_end(torch.tensor([1.0]), torch.ones(1, 2)) - 0.1 * k1
     assert torch.allclose(core.discounted_returns(rewards, torch.ones(1, 2)), torch.tensor([[1.0, 1.05]]))
+
+
+def test_dense_rewards_by_hand() -> None:
+    """Less the potential before the first token it is 0, 1, 3 in the first row, whose last token gets 6 - 3."""
+    potentials = torch.tensor([[1.0, 2.0, 4.0], [5.0, 3.0, NAN], [7.0, NAN, NAN], [NAN, NAN, NAN]])
+    shaped = core.shaped_rewards(torch.tensor([6.0, 1.0, 2.0, NAN]), potentials, MASK)
+    assert shaped.tolist() == [[1.0, 2.0, 3.0], [-2.0, 3.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_dense_rewards_sum_up_to_the_reward_at_the_end(gamma: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    potentials = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    rewards = torch.randn(4, generator=generator, dtype=torch.float64)
+    shaped = core.shaped_rewards(rewards, potentials, MASK, gamma)
+    discounts = gamma ** torch.arange(3, dtype=torch.float64)
+    sums = (shaped * discounts).sum(dim=1)
+    torch.testing.assert_close(sums, (core.place_at_end(rewards, MASK) * discounts).sum(dim=1), atol=1e-14, rtol=0)
+
+
+def test_dense_rewards_change_only_the_baseline_with_lambda_one() -> None:
+    """Their advantages are those of a baseline that is greater by the potential, which no action changes."""
+    generator = torch.Generator().manual_seed(0)
+    rewards, potentials, values = torch.randn(4), torch.randn(4, 3, generator=generator), torch.randn(4, 3)
+    shaped = core.generalized_advantages(core.shaped_rewards(rewards, potentials, MASK), values, MASK, lam=1.0)
+    greater = values + potentials - potentials[:, :1]
+    plain = core.generalized_advantages(core.place_at_end(rewards, MASK), greater, MASK, lam=1.0)
+    torch.testing.assert_close(shaped, plain)

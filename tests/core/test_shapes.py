@@ -41,6 +41,7 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
     "ended": (core.ended, (BT, B, [1]), "mask"),
     "weighted_rewards": (core.weighted_rewards, (B, B), "per_func"),
     "place_at_end": (core.place_at_end, (BT, BT), "rewards"),
+    "shaped_rewards": (core.shaped_rewards, (B, B, BT), "potentials"),
     "discounted_returns": (core.discounted_returns, (BT, B), "mask"),
     "generalized_advantages": (core.generalized_advantages, (BT, B, BT), "values"),
 }
