@@ -18,7 +18,7 @@ from .ngrams import Symbols, ngram_totals, ngram_totals_of_references, shared_ng
 from .overlap import Overlap
 from .phrases import distinct_so_far, found_so_far, lengths_so_far
 from .prefixes import Prefixes, PrefixFinder, Progress, common_beginning, per_completion
-from .units import UnitsSoFar, characters_so_far, units_so_far
+from .units import UnitsSoFar, at_words, characters_so_far, units_so_far
 
 __all__ = [
     "Overlap",
@@ -28,6 +28,7 @@ __all__ = [
     "Symbols",
     "UnitsSoFar",
     "as_if_ended",
+    "at_words",
     "characters_so_far",
     "common_beginning",
     "distances_so_far",

@@ -1,5 +1,6 @@
 """The units of a text so far: words, tokens or characters, of which the last word may still go on."""
 
+import bisect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,3 +71,31 @@ def characters_so_far(prefixes: Prefixes) -> UnitsSoFar:
     before = len(text) - len(text.lstrip())
     places = [max(len(text[:end].rstrip()) - before, 0) for end in prefixes.ends]
     return UnitsSoFar(text.strip(), places)
+
+
+def at_words(
+    prefixes: Prefixes, before: str, offsets: Sequence[tuple[int, int]], values: Sequence[float]
+) -> list[float]:
+    """
+    Returns for each token the value at the end of the last complete word of the text so far, 0 before the first.
+
+    Another tokenizer's tokens of a complete word do not depend on what follows it; those of a word that goes on do.
+
+    Args:
+        prefixes ([`Prefixes`]), before (`str`):
+            The text so far, and what stands before it.
+        offsets (`Sequence[tuple[int, int]]`), values (`Sequence[float]`):
+            Of each token of the other tokenizer, its characters in both texts together, and its value.
+    """
+    words = [match.end() for match in _WORD.finditer(before + prefixes.text)]
+    ends = [last for _, last in offsets]
+    of_words = []
+    value = 0.0
+    token = 0
+    for end in words:
+        while token < len(ends) and ends[token] <= end:
+            value = values[token] if ends[token] else value  # a special token has no characters
+            token += 1
+        of_words.append(value)
+    found = [bisect.bisect_left(words, len(before) + end) for end in prefixes.ends]
+    return [of_words[number - 1] if number else 0.0 for number in found]

@@ -10,6 +10,7 @@ from tiny import tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
+from lmrl.progress import Prefixes
 from lmrl.rewards import RewardModel, make_reward
 from lmrl.rewards.reward_model import format_for_reward_model
 
@@ -169,3 +170,31 @@ def test_a_configuration_makes_a_reward_model(folder):
 
 def test_no_completions_have_no_scores(folder):
     assert RewardModel(folder)(completions=[], prompts=[]) == []
+
+
+@pytest.mark.parametrize("base", ["gpt2_path", "llama_path"])
+def test_progress_is_the_head_at_the_last_complete_word_of_the_pass_it_makes(base, request, monkeypatch):
+    """Whatever follows, and without a further pass once it is known that the head reads no later token."""
+    model = AutoModelForSequenceClassification.from_pretrained(request.getfixturevalue(base), num_labels=1)
+    torch.nn.init.normal_(model.score.weight, std=0.1)
+    reward = RewardModel(model, tokenizer=tiny_tokenizer())
+    texts = [" h i j", " h i k l"]
+    prefixes = [Prefixes(" h i j", [0, 2, 4]), Prefixes(" h i k l", [0, 2, 4, 6])]
+    prompts = ["a b ->"] * 2
+    reward(completions=texts, prompts=prompts)
+    first, second = reward.progress(prefixes=prefixes, prompts=prompts)
+    assert first[:3] == [pytest.approx(row, abs=1e-5) for row in second[:3]]
+    ids = torch.tensor([tiny_tokenizer()("a b -> h i k l").input_ids])
+    states = model.base_model(ids).last_hidden_state
+    at_words = model.score(states)[0, :, 0].tolist()
+    assert [row[0] for row in second[1:]] == pytest.approx(at_words[2:5], abs=1e-5)
+    reward(completions=texts, prompts=prompts)
+    monkeypatch.setattr(reward, "_rewards", None)
+    assert reward.progress(prefixes=prefixes, prompts=prompts) == [first, second]
+
+
+def test_there_is_no_progress_of_chats(gpt2_path):
+    model = AutoModelForSequenceClassification.from_pretrained(gpt2_path, num_labels=1)
+    prefixes = [Prefixes("h i", [0, 1])]
+    numbers = RewardModel(model, tokenizer=tiny_tokenizer()).progress(prefixes=prefixes, prompts=[chat("user", "a")])
+    assert numbers == [[[], []]]
