@@ -5,6 +5,7 @@ never the token that comes next: otherwise a value would depend on the action th
 """
 
 from .alignment import distances_so_far, lcs_so_far
+from .heads import HeadOutputs
 from .joining import (
     as_if_ended,
     join_progress,
@@ -16,11 +17,12 @@ from .joining import (
 )
 from .ngrams import Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
 from .overlap import Overlap
-from .phrases import distinct_so_far, found_so_far, lengths_so_far
+from .phrases import distinct_so_far, found_so_far, lengths_so_far, phrase_pattern
 from .prefixes import Prefixes, PrefixFinder, Progress, common_beginning, per_completion
-from .units import UnitsSoFar, at_words, characters_so_far, units_so_far
+from .units import UnitsSoFar, characters_so_far, units_so_far
 
 __all__ = [
+    "HeadOutputs",
     "Overlap",
     "PrefixFinder",
     "Prefixes",
@@ -28,7 +30,6 @@ __all__ = [
     "Symbols",
     "UnitsSoFar",
     "as_if_ended",
-    "at_words",
     "characters_so_far",
     "common_beginning",
     "distances_so_far",
@@ -41,6 +42,7 @@ __all__ = [
     "ngram_totals",
     "ngram_totals_of_references",
     "per_completion",
+    "phrase_pattern",
     "potential_of",
     "potentials",
     "progress_of_each",

@@ -1,6 +1,7 @@
 """Lengths, repetitions and phrases of texts so far, each found in one pass over the text."""
 
 import bisect
+import functools
 import re
 from collections.abc import Iterable
 
@@ -40,15 +41,35 @@ def distinct_so_far(prefixes: Prefixes, n: int) -> list[float]:
     return shares
 
 
-def found_so_far(prefixes: Prefixes, phrases: Iterable[re.Pattern[str]], complete_words: bool) -> list[bool]:
+def _pattern(phrase: str, whole_words: bool, ignore_case: bool, form: str) -> re.Pattern[str]:
+    words = r"\s+".join(map(re.escape, phrase.split()))
+    before = r"(?<!\w)" if whole_words else ""  # \b would want a word character at the start of "£20-25"
+    return re.compile(before + form.format(words), re.IGNORECASE if ignore_case else re.NOFLAG)
+
+
+@functools.lru_cache(maxsize=4096)
+def phrase_pattern(phrase: str, whole_words: bool = True, ignore_case: bool = True) -> re.Pattern[str]:
+    """Returns the pattern of a phrase, whose words may be separated by any white space."""
+    return _pattern(phrase, whole_words, ignore_case, r"{}(?!\w)" if whole_words else "{}")
+
+
+@functools.lru_cache(maxsize=4096)
+def _begun_phrase(phrase: str, whole_words: bool, ignore_case: bool) -> re.Pattern[str]:
+    """Returns a pattern whose group is a phrase, whatever follows; so occurrences may overlap."""
+    return _pattern(phrase, whole_words, ignore_case, "(?=({}))")
+
+
+def found_so_far(
+    prefixes: Prefixes, phrases: Iterable[str], whole_words: bool = True, ignore_case: bool = True
+) -> list[bool]:
     """
     Returns whether the text so far has one of some phrases, before each token.
 
-    A pattern has a lookahead with a group, so that it finds occurrences that overlap, but not what may not follow: a
-    phrase at the end of the text so far is there, and with `complete_words` no longer if its last word then goes on.
+    A phrase at the end of the text so far is there, and with `whole_words` no longer if its last word then goes on.
     """
     text = prefixes.text
-    ends = {match.end(1) for phrase in phrases for match in phrase.finditer(text)}
-    lasting = [end for end in ends if not complete_words or (end < len(text) and not _WORD_CHARACTER.match(text, end))]
+    patterns = [_begun_phrase(phrase, whole_words, ignore_case) for phrase in phrases]
+    ends = {match.end(1) for pattern in patterns for match in pattern.finditer(text)}
+    lasting = [end for end in ends if not whole_words or (end < len(text) and not _WORD_CHARACTER.match(text, end))]
     first = min(lasting, default=len(text) + 1)
     return [first < end or end in ends for end in prefixes.ends]

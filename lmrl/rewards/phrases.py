@@ -6,29 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from lmrl.progress import Prefixes, Progress, found_so_far
+from lmrl.progress import Prefixes, Progress, found_so_far, phrase_pattern
 
 from .base import Columns, Prompts, Scores
 from .grams import stemmer_of
 from .text import TextReward
-
-
-def _pattern(phrase: str, whole_words: bool, ignore_case: bool, form: str) -> re.Pattern[str]:
-    """Returns the pattern of a phrase, whose words may be separated by any white space, in a form."""
-    words = r"\s+".join(map(re.escape, phrase.split()))
-    before = r"(?<!\w)" if whole_words else ""  # \b would want a word character at the start of "£20-25"
-    return re.compile(before + form.format(words), re.IGNORECASE if ignore_case else re.NOFLAG)
-
-
-@functools.lru_cache(maxsize=4096)
-def _phrase(phrase: str, whole_words: bool = True, ignore_case: bool = True) -> re.Pattern[str]:
-    return _pattern(phrase, whole_words, ignore_case, r"{}(?!\w)" if whole_words else "{}")
-
-
-@functools.lru_cache(maxsize=4096)
-def _begun_phrase(phrase: str, whole_words: bool = True, ignore_case: bool = True) -> re.Pattern[str]:
-    """Returns the pattern of [`~lmrl.progress.found_so_far`]: whether a phrase has ended, its match does not show."""
-    return _pattern(phrase, whole_words, ignore_case, "(?=({}))")
 
 
 def _phrases(what: str, given: Any) -> tuple[str, ...]:
@@ -125,10 +107,8 @@ class Keywords(PhraseReward):
         options = (self.whole_words, self.ignore_case)
         numbers = []
         for each, of_row in zip(prefixes, required, strict=True):
-            is_forbidden = found_so_far(
-                each, [_begun_phrase(phrase, *options) for phrase in self.forbidden], options[0]
-            )
-            found = [found_so_far(each, [_begun_phrase(phrase, *options)], options[0]) for phrase in of_row]
+            is_forbidden = found_so_far(each, self.forbidden, *options)
+            found = [found_so_far(each, [phrase], *options) for phrase in of_row]
             shares = [sum(of_token) / len(of_token) for of_token in zip(*found, strict=True)]
             shares = shares or [float(bool(self.forbidden))] * len(each)
             numbers.append([[0.0 if bad else share] for bad, share in zip(is_forbidden, shares, strict=True)])
@@ -148,7 +128,7 @@ class Keywords(PhraseReward):
         return sum(self._occurs(phrase, text) for phrase in required) / len(required) if required else 1.0
 
     def _occurs(self, phrase: str, text: str) -> bool:
-        return _phrase(self._stemmed(phrase), self.whole_words, self.ignore_case).search(text) is not None
+        return phrase_pattern(self._stemmed(phrase), self.whole_words, self.ignore_case).search(text) is not None
 
 
 _SLOT = re.compile(r"([^,()\[\]]+)\[([^\]]*)\]")
@@ -207,11 +187,9 @@ class SlotCoverage(PhraseReward):
 
     def _score(self, text: str, values: list[tuple[str, str]]) -> float | None:
         text = self._stemmed(text)
+        alternatives = [self._aliases.get(slot_value, slot_value[1:]) for slot_value in values]
         covered = [
-            any(
-                _phrase(self._stemmed(phrase)).search(text) for phrase in self._aliases.get(slot_value, slot_value[1:])
-            )
-            for slot_value in values
+            any(phrase_pattern(self._stemmed(phrase)).search(text) for phrase in phrases) for phrases in alternatives
         ]
         return sum(covered) / len(covered) if covered else None
 
@@ -222,7 +200,7 @@ class SlotCoverage(PhraseReward):
         numbers = []
         for row, given in enumerate(self._checked(columns, len(prefixes))[self.column]):
             phrases = [self._aliases.get(value, value[1:]) for value in self._values(row, given)]
-            found = [found_so_far(prefixes[row], list(map(_begun_phrase, any_of)), True) for any_of in phrases]
+            found = [found_so_far(prefixes[row], any_of) for any_of in phrases]
             shares = [[sum(of_token) / len(of_token)] for of_token in zip(*found, strict=True)]
             numbers.append(shares or [[0.0] for _ in prefixes[row].ends])
         return numbers

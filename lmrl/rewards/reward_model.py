@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lmrl.libraries import Tensor, peft, torch, transformers
-from lmrl.progress import Prefixes, Progress, at_words
+from lmrl.progress import HeadOutputs, Prefixes, Progress
 from lmrl.utils import reason_of
 
 from .base import Prompts, Scores, completion_text
@@ -191,8 +191,7 @@ class RewardModel(FrozenModel):
 
     def __post_init__(self) -> None:
         self._on_policy = False
-        self._heads: dict[tuple[int, ...], list[float]] = {}  # of each token, by the tokens, of the newest batch
-        self._is_causal: bool | None = None  # not known yet
+        self._heads = HeadOutputs()
         super().__post_init__()
         labels = self._adapter.labels if self._adapter and self._loads_later else self._model.config.num_labels
         if labels != 1:
@@ -269,44 +268,18 @@ class RewardModel(FrozenModel):
         has made, and 0 before the first. No number for chats, and for a model whose states read what follows.
         """
         texts = [each.text for each in prefixes]
-        if self.use_prompt and not all(isinstance(prompt, str) for prompt in self._given_prompts(prompts)):
-            return super().progress(prefixes=prefixes)
-        encoded = self._encoded(texts, prompts)
-        keys = [tuple(text["input_ids"]) for text in encoded]
-        if any(key not in self._heads for key in keys):
-            self._rewards([{key: text[key] for key in ("input_ids", "attention_mask")} for text in encoded], cut=0)
-        if not all(key in self._heads and text.encodings for key, text in zip(keys, encoded, strict=True)):
-            return super().progress(prefixes=prefixes)
-        if keys and not self._reads_left_alone(max(keys, key=len)):
-            return super().progress(prefixes=prefixes)
-        before = [str(prompt) for prompt in prompts or ()] if self.use_prompt else [""] * len(texts)
-        rows = zip(prefixes, before, keys, encoded, strict=True)
-        return [
-            [[value] for value in at_words(each, prompt, text.encodings[0].offsets, self._heads[key])]
-            for each, prompt, key, text in rows
-        ]
+        given = self._given_prompts(prompts) if self.use_prompt else [""] * len(texts)
+        found = None
+        if all(isinstance(prompt, str) for prompt in given):
+            size = self._config.get_text_config().vocab_size
+            found = self._heads.progress(prefixes, given, self._encoded(texts, prompts), self._score_ids, size)
+        return super().progress(prefixes=prefixes) if found is None else found
 
-    def _reads_left_alone(self, ids: tuple[int, ...]) -> bool:
-        """Returns whether the head's outputs stay as they are when the last token becomes another one."""
-        if self._is_causal is None:
-            ids = ids if len(ids) > 2 else ids * 3
-            other = (*ids[:-1], (ids[-1] + 1) % self._config.get_text_config().vocab_size)
-            self._rewards([{"input_ids": list(row), "attention_mask": [1] * len(row)} for row in (ids, other)], cut=0)
-            pair = [torch.tensor(self._heads[row][:-1]) for row in (ids, other)]
-            self._is_causal = bool(torch.allclose(*pair, rtol=1e-3, atol=1e-4))
-        return self._is_causal
+    def _score_ids(self, rows: list[tuple[int, ...]]) -> Scores:
+        return self._rewards([{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in rows], cut=0)
 
     def _read(self, batch: dict[str, Tensor]) -> Tensor:
         if self._on_policy:  # the base is where the policy is: so must the head be
             self._model.to(self._model.device)
-        outputs: list[Tensor] = []
-        head = getattr(self._model, "score", None)  # of the models whose head reads every state
-        hook = head.register_forward_hook(lambda *call: outputs.append(call[2])) if head is not None else None
-        logits: Tensor = self._model(**batch).logits
-        if hook is not None:
-            hook.remove()
-        if outputs and outputs[0].dim() == 3:
-            masks = batch["attention_mask"].bool()
-            for ids, mask, values in zip(batch["input_ids"], masks, outputs[0][..., 0].float(), strict=True):
-                self._heads[tuple(ids[mask].tolist())] = values[mask].tolist()
+        logits: Tensor = self._heads.run(self._model, batch).logits
         return logits.float().squeeze(-1)
