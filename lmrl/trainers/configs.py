@@ -343,9 +343,7 @@ class PPOConfig(PolicyGradientConfig):
         0.95, "Weight of earlier rollouts in a least_squares critic. A factor in (0, 1], for each rollout since."
     )
     shaping: Literal["progress"] | None = option(
-        None,
-        "Rewards of tokens. progress: what each token adds to the reward as if the text ended there, in place of the "
-        "reward at the last token; for lam below 1. Of rewards that have such a number.",
+        None, "Rewards of tokens. progress: what each adds to the reward as if the text ended there."
     )
     entropy_coef: float = option(0.0, "Weight of an entropy bonus.")
 

@@ -67,8 +67,7 @@ class PPOTrainer(PolicyGradientTrainer):
         if args.critic == "least_squares":
             used = (self.num_generations, self.accelerator, self._tokenizer)
             self.fitted = LeastSquaresCritic(args.critic_forgetting, *used)
-        reader = RewardProgress(self.accelerator, self._tokenizer)
-        self._reader = reader if self.fitted is None else self.fitted.reader
+        self._reader = self.fitted.reader if self.fitted else RewardProgress(self.accelerator, self._tokenizer)
         if args.shaping is not None:
             check_potentials(self._plain_rewards)
         return make_critic(policy, args.critic, args.critic_model_name_or_path, args.disable_dropout)
@@ -126,9 +125,9 @@ class PPOTrainer(PolicyGradientTrainer):
         mask = rollout.completion_mask
         if self.args.shaping is None:
             return core.place_at_end(rollout.rewards, mask)
+        weighing = (self.reward_weights, self.args.reward_clip_range)
         with self.meter.clock("reward"):
-            used = (self.reward_weights, self.args.reward_clip_range)
-            potentials = self._reader.potentials(self._plain_rewards, rollout.completion_ids, mask, *used)
+            potentials = self._reader.potentials(self._plain_rewards, rollout.completion_ids, mask, *weighing)
         return core.shaped_rewards(rollout.rewards, potentials, mask, self.args.gamma)
 
     def _fitted_values(self, fitted: LeastSquaresCritic, rollout: Rollout, returns: Tensor, totals: Tensor) -> Tensor:
