@@ -18,6 +18,7 @@ from pathlib import Path
 
 import lmrl.cli.instant_help  # noqa: F401  prints --help before the libraries are imported
 from lmrl.cli import parse, recipe_arguments, run
+from lmrl.experiment import weights_of_recipe
 from lmrl.search import Sweep, SweepArguments, plot, read_space, summary
 from lmrl.utils import aligned_lines
 
@@ -41,8 +42,7 @@ def main() -> None:
         raise ValueError("`objective` must be a metric where rewards are searched, got 'reward'. For example: bleu.")
     if args.prune and values.get("eval_strategy") == "no":
         print("No trial is pruned: there is no --eval_strategy steps --eval_steps 20 behind `--`.", file=sys.stderr)
-    equal_weights = [1.0] * len(values["rewards"]) if "rewards" in values else None
-    weights = values.get("reward_weights") or equal_weights
+    weights = weights_of_recipe(values, args.objective, space)
 
     # 2. The trials.
     sweep = Sweep(args, command, space, weights)

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments
 from lmrl.data import load_splits
+from lmrl.evaluation.metrics import METRICS, higher_is_better
 from lmrl.experiment import load_rows, make_evaluator
 from lmrl.models import load_model, load_tokenizer
 from lmrl.rewards import make_rewards
@@ -110,15 +111,31 @@ def test_the_best_checkpoint_is_chosen_by_the_direction_of_the_metric(
     metric: str, given: bool | None, expected: bool | str, tmp_path: Path
 ) -> None:
     best = {"metric_for_best_model": metric, "greater_is_better": given}
-    config = PPOConfig(str(tmp_path), report_to=[], **best)
     rows = Dataset.from_list([{"prompt": "a", "references": ["b"]}])
 
-    def make() -> None:
+    def make() -> PPOConfig:
+        config = PPOConfig(str(tmp_path), report_to=[], **best)
         make_evaluator(tiny_tokenizer(), rows, make_rewards(["ter"]), ModelArguments(), EvaluationArguments(), config)
+        return config
 
     if isinstance(expected, str):
         with pytest.raises(ValueError, match=expected):
             make()
     else:
-        make()
-        assert config.greater_is_better is expected
+        assert make().greater_is_better is expected
+
+
+def test_a_configuration_alone_knows_the_metrics_of_which_less_is_better(tmp_path: Path) -> None:
+    def direction(metric: str, given: bool | None = None) -> bool | None:
+        best = {"metric_for_best_model": metric, "greater_is_better": given, "load_best_model_at_end": True}
+        config = PPOConfig(str(tmp_path), report_to=[], eval_strategy="steps", save_strategy="steps", **best)
+        return config.greater_is_better
+
+    falling = [name for name in METRICS if higher_is_better(name) is False]
+    for metric in (*falling, "perplexity", "eval_ter", "eval_dev_ter", "kl", "kl_per_sequence", "loss"):
+        assert direction(metric) is direction(metric, False) is False
+        with pytest.raises(ValueError, match=r"`greater_is_better` must be False for '.*', got True\."):
+            direction(metric, True)
+    for metric in ("bleu", "reward/ter", "eval_reward", "own_reward"):
+        assert direction(metric) is True
+    assert direction("own_cost", False) is False

@@ -94,6 +94,7 @@ def test_arguments_that_every_trial_would_refuse_are_refused_before_the_first(re
         (("--space", RATES, "--", "--bta", "1"), "Unknown argument `--bta`. Did you mean `--beta`?"),
         (("--space", RATES, "--", "--eval_output_dir", "x"), "`eval_output_dir` must not be set in a sweep, got 'x'."),
         (("--space", '{"rewards": [["bleu"], ["chrf"]]}'), "`objective` must be a metric where rewards are searched"),
+        (("--space", RATES, "--objective", "reward/rougel"), "Did you mean `reward/rougeL`?"),
         (("--space", RATES, "--recipe", "nowhere.py"), "nowhere.py"),
     ):
         status, _, err = recipe("sweep", *argv)

@@ -1,6 +1,6 @@
 """The steps that recipes share: load the policy, make its evaluator, save what came out."""
 
-from lmrl.experiment.evaluators import load_frozen_models, make_evaluator
+from lmrl.experiment.evaluators import load_frozen_models, make_evaluator, weights_of_recipe
 from lmrl.experiment.outputs import prepare_evaluation, prepare_run
 from lmrl.experiment.policies import load_policy, load_rows
 from lmrl.experiment.reports import save_report
@@ -27,4 +27,5 @@ __all__ = [
     "save_report",
     "start_run",
     "trained_rows",
+    "weights_of_recipe",
 ]

@@ -1,6 +1,6 @@
 """The held-out evaluation of a run, and the frozen models that it compares with."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -73,6 +73,32 @@ def weights_by_name(reward_funcs: Sequence[Any], weights: Sequence[float] | None
     """Returns the weight of each reward by its name; 1 without weights."""
     # The trainer refuses another number of weights than rewards, in a sentence.
     return dict(zip(map(reward_name, reward_funcs), weights or [1.0] * len(reward_funcs), strict=False))
+
+
+def weights_of_recipe(values: Mapping[str, Any], objective: str, searched: Collection[str]) -> list[float] | None:
+    """
+    Returns the weights of the rewards of a recipe whose arguments are searched; `None` for one without rewards.
+
+    Args:
+        values (`dict`):
+            The recipe's arguments; empty for a script of which none is known.
+        objective (`str`):
+            The score that is searched for.
+        searched (collection of `str`):
+            Names of the arguments that are searched.
+
+    Raises:
+        ValueError: If the objective is a reward that the recipe does not measure.
+    """
+    rewards = values.get("rewards") or []
+    is_reward = objective == "reward" or objective.startswith("reward/")
+    if values and is_reward and not {"rewards", "eval_metrics"} & {*searched}:
+        measured = [*rewards, *(values.get("eval_metrics") or [])] if objective != "reward" or rewards else []
+        if not measured:
+            raise ValueError(f"`objective` must be a score of the recipe, which has no rewards, got {objective!r}.")
+        if objective != "reward":
+            check_in([f"reward/{reward_name(each)}" for each in make_rewards(measured)], objective=objective)
+    return list(values.get("reward_weights") or [1.0] * len(rewards)) if "rewards" in values else None
 
 
 def _greater_is_better(config: Any, measured: Sequence[str]) -> bool:
