@@ -8,6 +8,12 @@ from typing import Any, Self
 COMMAND_LINE = "command line"
 FILE = "file"
 
+# Held-out scores and logged metrics of which less is better, by which transformers would keep the worst checkpoint.
+LOWER_IS_BETTER = (
+    *("ter", "perplexity", "own_perplexity", "self_bleu", "repetition", "unfinished"),
+    *("kl", "kl_per_sequence", "completions/clipped_ratio", "loss"),
+)
+
 _GIVEN: ContextVar[Mapping[str, str] | None] = ContextVar("given", default=None)
 
 
@@ -58,3 +64,20 @@ def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str
         value = getattr(arguments, name)
         if is_given(arguments, name) and value is not None and value is not False:
             raise ValueError(f"`{name}` must not be set {relation} `{other}`, got {value!r}: it would not be read.")
+
+
+def known_direction(metric: str | None, greater_is_better: bool | None) -> bool | None:
+    """
+    Returns whether more of a metric is better: False for one of which less is, else what is given.
+
+    A reward that is made of such a metric, `reward/ter`, is to rise.
+
+    Raises:
+        ValueError: If `greater_is_better` is True for a metric of which less is better.
+    """
+    name = (metric or "").removeprefix("eval_")
+    if not any(name == lower or name.endswith(f"_{lower}") for lower in LOWER_IS_BETTER):
+        return greater_is_better
+    if greater_is_better:
+        raise ValueError(f"`greater_is_better` must be False for {name!r}, got True. Leave it out.")
+    return False

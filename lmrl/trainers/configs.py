@@ -14,15 +14,13 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
 from lmrl import core
-from lmrl.settings import Settings, check_unread
+from lmrl.settings import Settings, check_unread, known_direction
 from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option, refuse
 
 if TYPE_CHECKING:
     Baseline = str | Callable[[Tensor, int], Tensor]
 else:
     Baseline = str  # the parser of command lines knows no union: there a baseline is a name
-
-CRITICS = ("least_squares", "shared", "adapter", "separate")
 
 _DISTRIBUTION = (
     "Another value changes the distribution that is sampled from, and the policy gradient needs the log-probabilities "
@@ -45,12 +43,6 @@ ALLOWED: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_liger_kernel": ((False,), "Kernels of the Hub are `model_init_kwargs={'use_kernels': True}`."),
     "enable_jit_checkpoint": ((False,), "A run is saved on SIGTERM anyway."),
 }
-
-# Held-out scores and logged metrics of which less is better, by which transformers would keep the worst checkpoint.
-LOWER_IS_BETTER = (
-    *("ter", "perplexity", "own_perplexity", "self_bleu", "repetition", "unfinished"),
-    *("kl", "kl_per_sequence", "completions/clipped_ratio", "loss"),
-)
 
 # Options of `generate` that do so whatever their value; vLLM has none of them.
 NEUTRAL_GENERATION_KWARGS = {"use_cache", "cache_implementation", "prefill_chunk_size"}
@@ -130,7 +122,7 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         self._check_batches()
         self._choose_by_device()
         self.given_greater_is_better = self.greater_is_better  # transformers fills it in by the metric's name
-        self._choose_direction()
+        self.greater_is_better = known_direction(self.metric_for_best_model, self.greater_is_better)
         try:
             super().__post_init__()
         except ValueError as error:  # the last of RLOO's checks, which its leave-one-out needs and others do not
@@ -171,16 +163,6 @@ class PolicyGradientConfig(RLOOConfig, Settings):
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds no other either, but warns
         elif self.scoring_pass == "auto" and not self.use_cpu:
             self.scoring_pass = "plain"  # sharing was not measured there
-
-    def _choose_direction(self) -> None:
-        """Sets the direction of a metric of which less is better; a reward made of one, `reward/ter`, is to rise."""
-        name = (self.metric_for_best_model or "").removeprefix("eval_")
-        falls = any(name == lower or name.endswith(f"_{lower}") for lower in LOWER_IS_BETTER)
-        if not falls:
-            return
-        if self.greater_is_better:
-            raise ValueError(f"`greater_is_better` must be False for {name!r}, got True. Leave it out.")
-        self.greater_is_better = False
 
     def _check_batches(self) -> None:
         """Checks that batches have all completions of each prompt, before TRL does in words of its own."""
@@ -366,7 +348,7 @@ class PPOConfig(PolicyGradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_in(CRITICS, critic=self.critic)
+        check_in(("least_squares", "shared", "adapter", "separate"), critic=self.critic)
         check_in(("progress",), shaping=self.shaping)
         check_at_least(0, vf_coef=self.vf_coef, critic_learning_rate=self.critic_learning_rate)
         check_above(0, cliprange_value=self.cliprange_value)
