@@ -130,7 +130,7 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 24_470,
+    "lmrl": 25_070,
     "lmrl/rewards": 4_620,
     "lmrl/trainers": 2_900,
 }

@@ -121,7 +121,7 @@ def find_warnings(
     measured = {name for evaluation in evaluations.values() for name in evaluation.scores}
     measured |= {name for log in runs.values() for row in log for name in row}
     has_rewards = any(name == "reward" or is_reward(name) for name in measured)
-    lacking = () if has_rewards else _OF_REWARDS
+    lacking: tuple[str, ...] = () if has_rewards else _OF_REWARDS
     if not has_rewards and "length" not in measured:
         lacking += _OF_COMPLETIONS
     rows = min(len({one.row for one in evaluation.completions}) for evaluation in evaluations.values())
