@@ -32,9 +32,9 @@ def regression_moments(features: Tensor, targets: Tensor, mask: Tensor) -> Tenso
     """
     check_shapes(3, features=features)
     check_shapes(2, targets=targets, mask=mask, states=features[..., 0])
-    kept = mask.bool()
-    x = features[kept].double()
-    y = targets[kept].double()
+    kept = mask.flatten().nonzero().squeeze(1)
+    x = features.flatten(0, 1)[kept].double()
+    y = targets.flatten()[kept].double()
     z = torch.cat([torch.ones_like(y).unsqueeze(1), x, y.unsqueeze(1)], dim=1)
     return z.T @ z
 

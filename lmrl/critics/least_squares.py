@@ -47,11 +47,15 @@ class LeastSquaresCritic:
         self._errors = torch.zeros(len(SHRINKAGES), dtype=torch.float64)
         self._weights: Tensor | None = None
 
-    def choose(self, moments: Tensor) -> int:
-        """Returns which of `SHRINKAGES` values have that are fitted to moments, (F + 2, F + 2)."""
+    def choose(self, moments: Tensor, tokens: float | None = None) -> int:
+        """
+        Returns which of `SHRINKAGES` values have that are fitted to moments, (F + 2, F + 2). `tokens` is their number,
+        where it is known: to read it of the moments a GPU is waited for.
+        """
         if self._errors.any():
             return int(self._errors.argmin())
-        wanted = PER_FEATURE * (len(moments) - 2) / max(float(moments[0, 0]), 1.0)
+        count = float(moments[0, 0]) if tokens is None else tokens
+        wanted = PER_FEATURE * (len(moments) - 2) / max(count, 1.0)
         return min(sum(shrinkage < wanted for shrinkage in SHRINKAGES), len(SHRINKAGES) - 1)
 
     def keep_columns(self, inputs: Sequence[Mapping[str, Any]], prompts: list[Any]) -> None:
@@ -112,11 +116,14 @@ class LeastSquaresCritic:
             return core.linear_values(features, self._weights[self.choose(self._moments)])
         masks = [mask * (fold == part).unsqueeze(1) for part in range(FOLDS)]
         moments = self._sum(torch.stack([core.regression_moments(features, returns, each) for each in masks]))
+        tokens: list[float] = moments[:, 0, 0].tolist()
         values = torch.zeros_like(returns)
         for part in range(FOLDS):
-            rows = fold == part
-            others = moments[[other for other in range(FOLDS) if other != part]].sum(dim=0)
-            values[rows] = core.linear_values(features[rows], self._fit(others, SHRINKAGES[self.choose(others)]))
+            others = [other for other in range(FOLDS) if other != part]
+            fitted_to = torch.stack([moments[other] for other in others]).sum(dim=0)
+            shrinkage = SHRINKAGES[self.choose(fitted_to, sum(tokens[other] for other in others))]
+            of_part = core.linear_values(features, self._fit(fitted_to, shrinkage))
+            values = torch.where((fold == part).unsqueeze(1), of_part, values)
         return values
 
     def update(self, features: Tensor, returns: Tensor, mask: Tensor) -> None:

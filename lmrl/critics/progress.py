@@ -63,7 +63,8 @@ class RewardProgress:
         self, reward_funcs: RewardFuncs, completion_ids: Tensor, mask: Tensor
     ) -> tuple[list[Prefixes], list[Progress]]:
         if self._read is None or self._read[0] is not completion_ids:
-            rows = [ids[kept].tolist() for ids, kept in zip(completion_ids, mask.bool(), strict=True)]
+            pairs = zip(completion_ids.cpu(), mask.bool().cpu(), strict=True)  # off the device at once
+            rows = [ids[kept].tolist() for ids, kept in pairs]
             prefixes = self._find_prefixes(rows)
             found = progress_of_each(reward_funcs, prefixes, **self._columns)
             self._read = (completion_ids, prefixes, found)

@@ -32,8 +32,10 @@ class HeadOutputs:
             if hook is not None:
                 hook.remove()
         if outputs and outputs[0].dim() == 3:
-            masks = batch["attention_mask"].bool()
-            for ids, mask, values in zip(batch["input_ids"], masks, outputs[0][..., 0].float(), strict=True):
+            # Off the device once for a batch, not for each text.
+            masks = batch["attention_mask"].bool().cpu()
+            texts = zip(batch["input_ids"].cpu(), masks, outputs[0][..., 0].float().cpu(), strict=True)
+            for ids, mask, values in texts:
                 self._of_texts[tuple(ids[mask].tolist())] = values[mask].tolist()
         return result
 

@@ -100,10 +100,10 @@ class Meter:
             for explained, kept in parts.values()
         ]
         moments = self.accelerator.reduce(torch.stack(pairs).detach(), reduction="sum")
-        for name, (of_errors, of_returns) in zip(parts, moments, strict=True):
-            explained_variance = core.explained_variance(of_errors, of_returns)
-            if not explained_variance.isnan():  # as where all returns are equal
-                self.log(name, explained_variance)
+        explained = torch.stack([core.explained_variance(of_errors, of_returns) for of_errors, of_returns in moments])
+        for name, share in zip(parts, explained.tolist(), strict=True):
+            if not math.isnan(share):  # as where all returns are equal
+                self.log(name, share)
 
     def log_weighted(self, means: Mapping[str, Tensor], weight: Tensor) -> None:
         """Logs means over this batch on all processes, each of which has `weight` values that its means are of."""
