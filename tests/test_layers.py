@@ -130,7 +130,7 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 25_070,
+    "lmrl": 25_100,
     "lmrl/rewards": 4_620,
     "lmrl/trainers": 2_900,
 }
