@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +31,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = source.replace("PPOConfig", "OptimalTokenConfig").replace("PPOTrainer", "OptimalTokenTrainer")
     (folder / "my_recipe.py").write_text(source)
     (folder / "configs").mkdir()
-    shutil.copy(ROOT / "recipes/configs/demo_ppo.yaml", folder / "configs")
+    demo = (ROOT / "recipes/configs/demo_ppo.yaml").read_text(encoding="utf-8")
+    (folder / "configs/demo_ppo.yaml").write_text(demo.replace("lam: 1.0\n", ""))  # which is PPO's
     return folder / "my_recipe.py"
 
 

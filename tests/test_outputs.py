@@ -133,9 +133,8 @@ def test_a_run_that_goes_on_finds_its_results(
 @pytest.mark.parametrize("resume", [None, "false", "no"])
 def test_a_run_from_the_beginning_leaves_the_scores_of_another(resume: str | None, tmp_path: Path) -> None:
     write(tmp_path, "scores/after.json")
-    config = Namespace(
-        output_dir=str(tmp_path / "run"), report_to=[], run_name=None, resume_from_checkpoint=resume, overwrite=False
-    )
+    options = {"report_to": [], "run_name": None, "hub_token": None, "overwrite": False}
+    config = Namespace(output_dir=str(tmp_path / "run"), resume_from_checkpoint=resume, **options)
     with pytest.raises(ValueError, match=r"`eval_output_dir` must be .* with after\.json"):
         prepare_run(config, Namespace(eval_output_dir=str(tmp_path / "scores")))
     assert left(tmp_path) == ["scores/after.json"]

@@ -225,7 +225,7 @@ def test_a_model_of_sft_is_trained_on_and_both_are_compared(recipe: Recipe, foot
 
     checkpoints = ("--checkpoints", warm, f"rl={tuned}", f"lora={adapter}")
     argv = (
-        *rows_of(footpaths),
+        *rows_of(footpaths)[2:],  # the held-out rows alone
         *checkpoints,
         "--eval_rows",
         "3",

@@ -64,6 +64,7 @@ _COMMON: dict[str, dict[str, str]] = {
     },
 }
 _ADVANCED = (
+    "cliprange_value",
     "critic_forgetting",
     "rollouts_to_save",
     "scoring_pass",

@@ -17,7 +17,7 @@ from .engines import is_sharded
 from .meter import Meter
 from .reference import Scorer
 from .rollout import Rollout
-from .startup_checks import CHECKED_ROWS, TOLERANCES_IN_16_BITS
+from .startup_checks import CHECKED_ROWS
 
 logger = get_logger(__name__)
 
@@ -101,8 +101,8 @@ class SampledLogProbs:
             pairs.append((scored.state_values / scale, rows.old_values / scale))
         differences = torch.stack([(one - other).abs().max() for one, other in pairs])
         largest = self.scorer.accelerator.gather(differences).max().item()
-        is_float32 = next(policy.parameters()).dtype == torch.float32
-        if largest <= (TOLERANCE if is_float32 else TOLERANCES_IN_16_BITS[0]):  # not of NaN
+        is_quantized = getattr(self.scorer.accelerator.unwrap_model(policy), "is_quantized", False)
+        if largest <= TOLERANCE and not is_quantized:  # not of NaN
             return True
         self._log_and_keep_pass(f"those of the sampler differ by {largest:.2g}")
         return False

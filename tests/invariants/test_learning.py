@@ -117,7 +117,10 @@ def test_the_expected_gradient_of_the_trainer_is_the_exact_one(
 
 @pytest.mark.parametrize(
     ("algorithm", "extra"),
-    [("reinforce", {"baseline": "none"}), ("ppo", {"normalize_advantages": False, "vf_coef": 0.0})],
+    [
+        ("reinforce", {"baseline": "none"}),
+        ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "shared", "vf_coef": 0.0}),
+    ],
 )
 def test_the_expected_gradient_is_exact_when_another_policy_has_sampled_and_is_corrected_for(
     algorithm: str, extra: dict[str, Any], gpt2_path: str, tmp_path: Path

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import ALGORITHMS, PASSES, gradients, loss_of, make_trainer, one_rollout
+from training import ALGORITHMS, LEARNED, PASSES, gradients, loss_of, make_trainer, one_rollout
 from transformers import AutoModelForCausalLM
 
 from lmrl.critics import attach_critic, get_critic
@@ -48,7 +48,8 @@ def test_padding_changes_neither_log_probs_nor_entropy_nor_values(
 def test_poison_on_padding_changes_neither_loss_nor_gradient(
     scoring_pass: str, algorithm: str, gpt2_path: str, tmp_path: Path
 ) -> None:
-    trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, scoring_pass=scoring_pass)
+    options = {"num_iterations": 2, "scoring_pass": scoring_pass, **LEARNED[algorithm]}
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, **options)
     rollout = one_rollout(trainer)
     rollout.completion_mask[0, 2:] = 0  # make sure that there is padding
     clean = rollout.map(torch.clone)

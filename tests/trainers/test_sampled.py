@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from training import make_trainer, one_rollout
+from training import LEARNED, make_trainer, one_rollout
 
 from lmrl.trainers import Credit, PolicyGradientTrainer, PPOConfig, ReinforceConfig, Rollout
 from lmrl.trainers.engines import send_policy_to_vllm
@@ -32,9 +32,13 @@ def passes(trainer: PolicyGradientTrainer, rows: list[int]) -> None:
     ("algorithm", "options"),
     [
         ("reinforce", {"temperature": 0.7}),
-        ("ppo", {"temperature": 0.7}),
+        ("ppo", {"temperature": 0.7, "critic": "shared"}),
         ("ppo", {"critic": "least_squares"}),
-        ("ppo", {"peft_config": LORA, "num_iterations": 1, "steps_per_generation": 2, "num_generations": 4}),
+        (
+            "ppo",
+            {"peft_config": LORA, "num_iterations": 1, "steps_per_generation": 2, "num_generations": 4}
+            | LEARNED["ppo"],
+        ),
     ],
 )
 def test_what_comes_with_the_tokens_is_what_a_pass_gives(
@@ -150,6 +154,7 @@ def test_advantages_are_weighed_by_the_ratio_where_vllm_has_sampled(
         max_completion_length=4,
         vllm_importance_sampling_correction=True,
         vllm_importance_sampling_mode=mode,
+        **LEARNED[algorithm],
     )
     trainer.vllm_generation = HotterEngine(trainer, temperature=1.5)
     send_policy_to_vllm(trainer.vllm_generation, trainer.sampled.record)
