@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from training import ALGORITHMS, make_trainer
+from training import ALGORITHMS, LEARNED, make_trainer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from lmrl.models import load_model
@@ -133,7 +133,8 @@ def test_a_reward_model_on_the_policys_base_trains_as_one_on_its_own(
         reward = RewardModel(reward_adapter)
         given = reward if shared else lambda reward=reward, **inputs: reward(**inputs)
         options = {"learning_rate": 0.1, "optim": "sgd", "peft_config": lora()}  # Adam would blow rounding up
-        trainer = make_trainer(algorithm, llama_path, tmp_path, given, **options)
+        # The critic is a trained one: a function around the reward has none of its progress, which a fitted one reads.
+        trainer = make_trainer(algorithm, llama_path, tmp_path, given, **options, **LEARNED[algorithm])
         torch.manual_seed(3)
         trainer.train()
         assert reward._on_policy == shared
