@@ -93,7 +93,7 @@ def test_pushing_is_trl_s(trainer_class: type) -> None:
 def test_what_is_pushed_last_is_the_model_with_its_scores(hub: Any, lora: bool, tmp_path: Path) -> None:
     argv = [
         *("--save_strategy", "steps", "--save_steps", "1", "--eval_rows", "4", "--gradient_accumulation_steps", "1"),
-        *("--max_completion_length", "12", "--use_peft", str(lora), *PUSHED),
+        *("--critic", "shared", "--max_completion_length", "12", "--use_peft", str(lora), *PUSHED),
     ]
     run_recipe("ppo_gen", argv, hub, tmp_path)
     assert hub.messages == ["Model save", "Scores and model card"]
