@@ -152,7 +152,9 @@ PROGRESS: dict[str, Callable[[], Reward]] = {
     "keywords": functools.partial(Keywords, ["river", "pub", "near the"], forbidden=["bad"]),
     "slot_coverage": SlotCoverage,
 }
-PROMPTS_OF_STEP, GROUP_OF_STEP, REFERENCES_OF_ROW = 64, 4, 8
+PROMPTS_OF_STEP = 64
+GROUP_OF_STEP = 4
+REFERENCES_OF_ROW = 8
 TOKEN = re.compile(r"\s?\w{1,6}|\s?[^\w\s]|\s")  # about as long as those of GPT-2
 RECORD = "name[The Mill], food[French], area[city centre], near[Burger King]"
 

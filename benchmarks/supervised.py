@@ -154,7 +154,8 @@ def main() -> None:
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     for _ in range(1 + arguments.repeats):
         for name, step in steps.items():
-            before, started = os.times(), time.perf_counter()
+            before = os.times()
+            started = time.perf_counter()
             loss = step()
             after = os.times()
             cpu = after.user + after.system - before.user - before.system

@@ -46,7 +46,8 @@ def as_rule(message: str) -> str:
     name, problem = match.groups()
     choices = re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", problem, flags=re.DOTALL)
     if choices is not None:
-        value, allowed = choices[1], choices[2].replace("'", "")
+        value = choices[1]
+        allowed = choices[2].replace("'", "")
         hint = did_you_mean(value.strip("'"), allowed.split(", "))
         return f"`{name}` must be one of {allowed}, got {value}.{hint}"
     for pattern, rule in _ARGPARSE_MESSAGES:
