@@ -45,7 +45,6 @@ LAYERS = {
     "lmrl/rollouts.py": Layer((), ()),
     "lmrl/log_file.py": Layer(("lmrl.rollouts",), ("transformers",)),
     "lmrl/checkpoints.py": Layer(("lmrl.outputs", "lmrl.saving"), ("accelerate", "safetensors", "transformers")),
-    "lmrl/finite.py": Layer(("lmrl.checkpoints",), ("accelerate", "torch", "transformers")),
     "lmrl/sigterm.py": Layer(("lmrl.checkpoints",), ("accelerate", "torch", "transformers")),
     "lmrl/distributed.py": Layer((), ("torch",)),
     "lmrl/progress": Layer(("lmrl.progress",), ()),
@@ -65,10 +64,14 @@ LAYERS = {
     ),
     "lmrl/rewards": Layer(("lmrl.rewards", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")),
     "lmrl/envs": Layer(("lmrl.envs", "lmrl.rewards"), ("gymnasium", "numpy")),
+    "lmrl/checks": Layer(
+        ("lmrl.checks", "lmrl.checkpoints", "lmrl.core", "lmrl.distributed", "lmrl.models"),
+        ("accelerate", "datasets", "torch", "transformers", "trl"),
+    ),
     "lmrl/trainers": Layer(
         (
-            *("lmrl.trainers", "lmrl.core", "lmrl.critics", "lmrl.models", "lmrl.distributed"),
-            *("lmrl.checkpoints", "lmrl.drawn", "lmrl.finite", "lmrl.log_file", "lmrl.saving", "lmrl.sigterm"),
+            *("lmrl.trainers", "lmrl.checks", "lmrl.core", "lmrl.critics", "lmrl.models", "lmrl.distributed"),
+            *("lmrl.checkpoints", "lmrl.drawn", "lmrl.log_file", "lmrl.saving", "lmrl.sigterm"),
         ),
         TRAINER_LIBRARIES,
     ),
@@ -117,6 +120,7 @@ LAYERS = {
 # Lines of a room's Python files, docstrings included, and of the library.
 BUDGETS = {
     "lmrl": 15_500,
+    "lmrl/checks": 500,
     "lmrl/core": 800,
     "lmrl/critics": 700,
     "lmrl/data": 1_400,

@@ -16,12 +16,11 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import BEMACallback
 
 from lmrl import models
+from lmrl.checks import check_columns, checked_rewards
 from lmrl.saving import check_writable
 from lmrl.utils import refuse, shorten
 
 from .configs import PolicyGradientConfig
-from .reward_checks import checked_rewards
-from .startup_checks import check_columns
 
 # Values of `init_lora_weights` that leave the weights of the base as they are.
 INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")

@@ -13,17 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallb
 from transformers.trainer_utils import EvalLoopOutput
 from trl import RLOOTrainer
 
-from lmrl import core, critics, finite, models, sigterm
+from lmrl import checks, core, critics, models, sigterm
 from lmrl.checkpoints import checkpoint_folder
 from lmrl.distributed import local_rows
 from lmrl.log_file import LogFile
 
-from . import arguments, engines, meter, sampling, startup_checks
+from . import arguments, engines, meter, sampling
 from .callbacks import TrainingProgress
 from .checkpointing import run_state, writer
 from .configs import PolicyGradientConfig
 from .reference import Reference, Scorer, make_frozen_model
-from .reward_checks import RewardError, load_reward_states, raise_on_all_ranks, reward_states, unlearned_on_failure
 from .rollout import Credit, Rollout
 
 
@@ -90,7 +89,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         self.meter = meter.Meter(self.accelerator, self._metrics, self.model)  # logging over all processes
         self.scorer = Scorer(self.accelerator, self.args)  # passes of a model over completions
         self._decoding = None if self.use_vllm else models.DecodingWeights(self.accelerator.mixed_precision)
-        self._finite = finite.FiniteChecks(self.args)
+        self._finite = checks.FiniteChecks(self.args)
         self._writer = writer.CheckpointWriter(self.args.should_save, self.args.save_total_limit)
         self._resumed_state: dict[str, Any] | None = None
         self._train_sampler: Any = None
@@ -106,7 +105,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         engines.match_dtype(critic, self._base_model, self.accelerator)
         self.sampled = sampling.SampledLogProbs(self.args, self.scorer, critic)
         used = (self._tokenizer, self._base_model, reference, self.eos_token_ids, self.args)
-        self._check_prompts = startup_checks.check_rows(given.sampled_sets(), *used)
+        self._check_prompts = checks.check_rows(given.sampled_sets(), *used)
         self.reference = Reference(reference, self.args, self.accelerator)  # the KL penalty
         self.ref_model = self.reference.model
         if self.args.sync_ref_model:
@@ -149,7 +148,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         """Returns the state that checkpoints have beside Trainer's, as JSON can hold it. A subclass adds its own."""
         return {
             "step": self._step,
-            "rewards": reward_states(self.reward_funcs),
+            "rewards": checks.reward_states(self.reward_funcs),
             "metrics": self.meter.state_dict(),
             "loss": float(self._tr_loss),
             "last_logged": self._globalstep_last_logged,
@@ -160,7 +159,7 @@ class PolicyGradientTrainer(RLOOTrainer):
     def load_run_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what [`~PolicyGradientTrainer.run_state_dict`] returned."""
         self._step = state["step"]
-        load_reward_states(self.reward_funcs, state["rewards"])
+        checks.load_reward_states(self.reward_funcs, state["rewards"])
         self.meter.load_state_dict(state["metrics"])
         if self.args.kl_target is not None:
             self.beta = state.get("beta", self.beta)
@@ -202,7 +201,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         if with_policy:  # 5. Credit, unless it waits for the log-probabilities of the training pass.
             rollout = self._with_credit(rollout)
         if is_first and self.args.startup_checks:
-            startup_checks.check_first_rollout(rollout, self.model, self.scorer, self.eos_token_ids, self.args)
+            checks.check_first_rollout(rollout, self.model, self.scorer, self.eos_token_ids, self.args)
         return rollout.to_dict()
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, *args: Any) -> list[list[int]]:
@@ -218,7 +217,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         return ids.new_zeros(len(ids), keep).float(), None, None
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any], *args: Any) -> Tensor:
-        with unlearned_on_failure(self.reward_funcs):
+        with checks.unlearned_on_failure(self.reward_funcs):
             self._rewards_per_func = self.call_rewards(inputs, prompts, *args)
             self._extra_rewards = self.extra_rewards(inputs, prompts)
         return self._rewards_per_func
@@ -227,7 +226,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         """Returns the rewards of completions of all processes by each function, (N, F), checked on all of them."""
         with self.meter.clock("reward"):
             per_func = super()._calculate_rewards(*args)
-        raise_on_all_ranks(self.reward_funcs)
+        checks.raise_on_all_ranks(self.reward_funcs)
         return per_func
 
     def total_rewards(self, per_func: Tensor, has_ended: Tensor) -> Tensor:
@@ -351,10 +350,10 @@ class PolicyGradientTrainer(RLOOTrainer):
         with sigterm.save_on_sigterm(self.accelerator, self.callback_handler):
             try:
                 return super().train(checkpoint, *args, **kwargs)
-            except RewardError as error:
+            except checks.RewardError as error:
                 if self.state.global_step == 0:
                     raise
-                raise RewardError(f"{error} {self._save_before_exit()}") from error
+                raise checks.RewardError(f"{error} {self._save_before_exit()}") from error
 
     def _save_before_exit(self) -> str:
         """Saves the steps that are done when the next one fails; returns where, as a sentence."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrl import core
+from lmrl.checks import load_reward_states, reward_states
 from lmrl.critics import LeastSquaresCritic, make_critic
 from lmrl.distributed import local_rows
 from lmrl.models import ScoredCompletions
@@ -17,7 +18,6 @@ from lmrl.utils import replaced
 
 from .base import PolicyGradientTrainer
 from .configs import ReinforceConfig
-from .reward_checks import load_reward_states, reward_states
 from .rollout import Credit, Rollout
 
 

@@ -8,6 +8,7 @@ from accelerate.logging import get_logger
 from torch import Tensor, nn
 
 from lmrl import core
+from lmrl.checks import CHECKED_ROWS
 from lmrl.drawn import Drawn
 from lmrl.models import ScoredCompletions
 from lmrl.models.scoring import scatter_to_padded
@@ -17,7 +18,6 @@ from .engines import is_sharded
 from .meter import Meter
 from .reference import Scorer
 from .rollout import Rollout
-from .startup_checks import CHECKED_ROWS
 
 logger = get_logger(__name__)
 

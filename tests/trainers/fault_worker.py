@@ -10,9 +10,9 @@ from typing import Any
 from training import make_trainer, share_of_letters
 from transformers import TrainerCallback
 
+from lmrl.checks import RewardError
 from lmrl.cli import run
 from lmrl.rewards import Normalized, Weighted
-from lmrl.trainers.reward_checks import RewardError
 
 RANK = int(os.environ["RANK"])
 FAULT = {"what": "", "step": 2}

@@ -10,9 +10,9 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from training import make_trainer, share_of_a, share_of_letters
 
+from lmrl.checks import RewardError
 from lmrl.rewards import Length, Normalized, Weighted
 from lmrl.trainers import PolicyGradientTrainer
-from lmrl.trainers.reward_checks import RewardError
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "reinforce": ("reinforce", {"baseline": "moving_average"}),

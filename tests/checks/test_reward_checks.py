@@ -13,13 +13,13 @@ import pytest
 import torch
 from training import make_trainer, share_of_a, share_of_letters
 
-from lmrl.rewards import BLEU, Length
-from lmrl.trainers.reward_checks import (
+from lmrl.checks import (
     AsyncCheckedReward,
     CheckedReward,
     RewardError,
     checked_rewards,
 )
+from lmrl.rewards import BLEU, Length
 from lmrl.utils import missing_columns
 
 TEXTS = ["a", "b"]

@@ -14,10 +14,7 @@ from lmrl import core
 from lmrl.models import context_length
 from lmrl.utils import RESERVED_COLUMNS, check_prompts, missing_columns, tokenize_prompt
 
-from .configs import PolicyGradientConfig
-from .reference import Scorer
-from .reward_checks import CheckedReward
-from .rollout import Rollout
+from .rewards import CheckedReward
 
 logger = get_logger(__name__)
 
@@ -98,12 +95,22 @@ def check_rows(
     return check
 
 
-def check_first_rollout(
-    rollout: Rollout, model: Any, scorer: Scorer, eos_token_ids: list[int], args: PolicyGradientConfig
-) -> None:
+def check_first_rollout(rollout: Any, model: Any, scorer: Any, eos_token_ids: list[int], args: Any) -> None:
     """
     Checks the first rollout of this process, from the policy in its engine: rewards that differ, completions that end,
     a ratio of 1 and a KL of 0. Else training could learn nothing, or would not train the policy that is sampled.
+
+    Args:
+        rollout ([`~lmrl.trainers.Rollout`]):
+            The completions, with their rewards and the log-probabilities of the reference if there is one.
+        model (`torch.nn.Module`):
+            The policy in its engine.
+        scorer (`Any`):
+            Its `forward(model, rollout)` gives log-probabilities; it has the `accelerator`.
+        eos_token_ids (`list[int]`):
+            Ids that end a completion.
+        args ([`~lmrl.trainers.PolicyGradientConfig`]):
+            Configuration.
     """
     gather = scorer.accelerator.gather
     rewards = gather(rollout.rewards)

@@ -10,8 +10,8 @@ import torch
 from training import ALGORITHMS, make_trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from lmrl.finite import DivergenceError
-from lmrl.trainers.startup_checks import _check_same
+from lmrl.checks import DivergenceError
+from lmrl.checks.startup import _check_same
 
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 1, "num_iterations": 1}
 
