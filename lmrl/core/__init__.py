@@ -24,7 +24,15 @@ from .baselines import BASELINES, batch_mean, leave_one_out, moving_average, upd
 from .diagnostics import approximate_kl, clipped, explained_variance, quarters
 from .importance import IMPORTANCE_MODES, importance_ratio
 from .kl import adaptive_coefficient, k1, k2, k3, sequence_kl
-from .least_squares import fit_ridge, join_features, linear_values, regression_moments, squared_error
+from .least_squares import (
+    fit_ridge,
+    join_features,
+    linear_values,
+    narrow,
+    regression_moments,
+    squared_error,
+    sums_so_far,
+)
 from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
 from .masking import last_index, masked_mean, masked_moments, masked_sum, standardize, whiten
 from .returns import discounted_returns, generalized_advantages, place_at_end, shaped_rewards
@@ -56,6 +64,7 @@ __all__ = [
     "masked_moments",
     "masked_sum",
     "moving_average",
+    "narrow",
     "place_at_end",
     "quarters",
     "regression_moments",
@@ -64,6 +73,7 @@ __all__ = [
     "shaped_rewards",
     "squared_error",
     "standardize",
+    "sums_so_far",
     "update_average",
     "weighted_rewards",
     "whiten",

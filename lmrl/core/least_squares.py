@@ -80,25 +80,32 @@ def linear_values(features: Tensor, weights: Tensor) -> Tensor:
     return (features.double() @ weights[1:] + weights[0]).float()
 
 
-def _narrow(states: Tensor) -> Tensor:
-    """Returns states (B, T, D) as at most `MAX_WIDTH` features each, of wider ones always the same projection."""
-    width = states.shape[-1]
-    if width <= MAX_WIDTH:
-        return states.float()
+def narrow(vectors: Tensor, width: int = MAX_WIDTH) -> Tensor:
+    """Returns vectors (..., D) of at most `width` numbers each, of wider ones always the same random projection."""
+    if vectors.shape[-1] <= width:
+        return vectors.float()
     generator = torch.Generator().manual_seed(PROJECTION_SEED)
-    projection = torch.randn(width, MAX_WIDTH, generator=generator) / MAX_WIDTH**0.5
-    projected: Tensor = states.float() @ projection.to(states.device)
+    projection = torch.randn(vectors.shape[-1], width, generator=generator) / width**0.5
+    projected: Tensor = vectors.float() @ projection.to(vectors.device)
     return projected
+
+
+def sums_so_far(embeddings: Tensor, mask: Tensor) -> Tensor:
+    """Returns the sum of the embeddings (B, T, D) of the tokens before each token, (B, T, D): 0 before the first."""
+    check_shapes(3, embeddings=embeddings)
+    check_shapes(2, mask=mask)
+    sums = (embeddings * mask.unsqueeze(-1)).cumsum(dim=1)
+    return torch.cat([torch.zeros_like(sums[:, :1]), sums[:, :-1]], dim=1)
 
 
 def join_features(states: Tensor, others: Tensor) -> Tensor:
     """
-    Returns the features of a critic, (B, T, F): states (B, T, D), of which wide ones are projected, other numbers
-    known of the text so far, (B, T, K), the number of the token, and its products with those others, which mean
-    something else at the end than at the beginning.
+    Returns the features of a critic, (B, T, F): states (B, T, D), other numbers known of the text so far, (B, T, K),
+    the number of the token, and its products with those others, which mean something else at the end than at the
+    beginning.
     """
     check_shapes(3, states=states)
     check_shapes(3, others=others)
     place = torch.arange(states.shape[1], device=states.device, dtype=torch.float32)
     place = place.view(1, -1, 1).expand(len(states), -1, 1)
-    return torch.cat([_narrow(states), others, place, others * place], dim=-1)
+    return torch.cat([states, others, place, others * place], dim=-1)

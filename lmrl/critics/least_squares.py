@@ -18,6 +18,8 @@ from .progress import RewardFuncs, RewardProgress
 SHRINKAGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0, 100.0)
 PER_FEATURE = 20.0  # times features per token: the shrinkage as long as none has predicted anything
 MAX_OF_NUMBERS = 1e-2  # shrinkage of what is known of the text: few numbers, each of which states more than a state's
+WORDS_WIDTH = 128  # of the embeddings that are summed where rewards have no progress
+VOCABULARY_PART = 8_192  # tokens whose embeddings are projected at once, in float32
 FOLDS = 8  # parts of the prompts of a first rollout
 
 
@@ -35,10 +37,24 @@ class LeastSquaresCritic:
             Completions per prompt in training. From 2 on, what the others of a prompt got is a feature.
         accelerator (`accelerate.Accelerator`), tokenizer (`transformers.PreTrainedTokenizerBase`):
             Sums over all processes; the texts of completions.
+        embeddings (`torch.Tensor` of shape `(V, D)`, *optional*):
+            Embeddings of the policy's tokens. Where no reward has progress, the sum of those so far is a feature: what
+            has been written, where a state is mostly of what comes next. They stay as they are now.
     """
 
-    def __init__(self, forgetting: float, num_generations: int, accelerator: Accelerator, tokenizer: Any) -> None:
+    def __init__(
+        self,
+        forgetting: float,
+        num_generations: int,
+        accelerator: Accelerator,
+        tokenizer: Any,
+        embeddings: Tensor | None = None,
+    ) -> None:
         self.forgetting = forgetting
+        self._embeddings: Tensor | None = None
+        if embeddings is not None:
+            parts = embeddings.detach().split(VOCABULARY_PART)
+            self._embeddings = torch.cat([core.narrow(part, WORDS_WIDTH) for part in parts])
         self.num_generations = num_generations
         self._accelerator = accelerator
         self.reader = RewardProgress(accelerator, tokenizer)
@@ -67,15 +83,24 @@ class LeastSquaresCritic:
         return self.reader.numbers(reward_funcs, completion_ids, mask)
 
     def value_rollout(
-        self, states: Tensor, progress: Tensor, totals: Tensor, returns: Tensor, mask: Tensor, group: int
+        self,
+        states: Tensor,
+        completion_ids: Tensor,
+        progress: Tensor,
+        totals: Tensor,
+        returns: Tensor,
+        mask: Tensor,
+        group: int,
     ) -> tuple[Tensor, Tensor]:
         """
         Returns the values of a rollout, (B, T), which do not depend on the completion that they are values of, and its
         features, (B, T, F), for [`~LeastSquaresCritic.update`].
 
         Args:
-            states (`torch.Tensor` of shape `(B, T, D)`), progress (`torch.Tensor` of shape `(B, T, K)`):
-                The policy's states, and what rewards know of the text so far.
+            states (`torch.Tensor` of shape `(B, T, D)`), completion_ids (`torch.Tensor` of shape `(B, T)`):
+                The policy's states, of which wide ones are projected, and the tokens.
+            progress (`torch.Tensor` of shape `(B, T, K)`):
+                What rewards know of the text so far.
             totals (`torch.Tensor` of shape `(N,)`):
                 What the completions of all processes got; NaN where no reward applied.
             returns (`torch.Tensor` of shape `(B, T)`):
@@ -88,7 +113,7 @@ class LeastSquaresCritic:
             others = core.leave_one_out(totals, group) if group > 1 else core.batch_mean(totals)
             of_tokens = local_rows(others).nan_to_num(0.0).view(-1, 1, 1).expand(-1, mask.shape[1], 1)
             numbers = torch.cat([progress, of_tokens], dim=-1)
-        features = core.join_features(states, numbers)
+        features = core.join_features(self._with_words(core.narrow(states), completion_ids, progress, mask), numbers)
         known = features.shape[-1] if self._moments is None else len(self._moments) - 2
         if features.shape[-1] != known:
             raise ValueError(
@@ -98,6 +123,14 @@ class LeastSquaresCritic:
         self._numbers = 2 * numbers.shape[-1] + 1
         rows = torch.arange(len(mask), device=mask.device) + len(mask) * self._accelerator.process_index
         return self.values(features, returns, mask, fold=rows // group % FOLDS), features
+
+    def _with_words(self, states: Tensor, completion_ids: Tensor, progress: Tensor, mask: Tensor) -> Tensor:
+        """Returns states with the words so far beside them, if rewards know nothing of these."""
+        if self._embeddings is None or progress.shape[-1] > 0:
+            return states
+        self._embeddings = self._embeddings.to(states.device)
+        words = core.sums_so_far(self._embeddings[completion_ids * mask], mask)
+        return torch.cat([states, words], dim=-1)
 
     def values(self, features: Tensor, returns: Tensor, mask: Tensor, fold: Tensor) -> Tensor:
         """

@@ -65,7 +65,7 @@ class PPOTrainer(PolicyGradientTrainer):
         )
         self.fitted: LeastSquaresCritic | None = None
         if args.critic == "least_squares":
-            used = (self.num_generations, self.accelerator, self._tokenizer)
+            used = (self.num_generations, self.accelerator, self._tokenizer, policy.get_input_embeddings().weight)
             self.fitted = LeastSquaresCritic(args.critic_forgetting, *used)
         self._reader = self.fitted.reader if self.fitted else RewardProgress(self.accelerator, self._tokenizer)
         if args.shaping is not None:
@@ -135,7 +135,7 @@ class PPOTrainer(PolicyGradientTrainer):
         mask = rollout.completion_mask
         with self.meter.clock("reward"):
             progress = fitted.progress(self._plain_rewards, rollout.completion_ids, mask)
-        used = (rollout.old_values, progress, totals, returns, mask)
+        used = (rollout.old_values, rollout.completion_ids, progress, totals, returns, mask)
         values, features = fitted.value_rollout(*used, self.completions_per_prompt)
         if self.model.training:
             fitted.update(features, returns, mask)

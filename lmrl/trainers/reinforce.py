@@ -89,7 +89,8 @@ class ReinforceTrainer(PolicyGradientTrainer):
             progress = fitted.progress(functions, rollout.completion_ids[:, :1], mask)
         returns = local_rows(rewards).unsqueeze(1)
         group = self.completions_per_prompt
-        values, features = fitted.value_rollout(rollout.old_values[:, :1], progress, rewards, returns, mask, group)
+        before = (rollout.old_values[:, :1], rollout.completion_ids[:, :1])
+        values, features = fitted.value_rollout(*before, progress, rewards, returns, mask, group)
         if self.model.training:
             fitted.update(features, returns, mask)
         self.meter.log_explained(values, returns, mask, rewards, group)

@@ -110,11 +110,18 @@ def test_the_squared_error_needs_the_moments_alone() -> None:
 
 def test_wide_states_are_projected_alike_each_time() -> None:
     states = torch.randn(2, 3, 1_500)
-    features = core.join_features(states, states[..., :0])
-    assert features.shape == (2, 3, 1_025)
-    assert torch.equal(core.join_features(states, states[..., :0]), features)
-    norms = features[..., :-1].norm(dim=-1) / states.norm(dim=-1)
+    narrow = core.narrow(states)
+    assert narrow.shape == (2, 3, 1_024)
+    assert torch.equal(core.narrow(states), narrow)
+    norms = narrow.norm(dim=-1) / states.norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones(2, 3), rtol=0.15, atol=0)
+    assert torch.equal(core.narrow(states[..., :1_024]), states[..., :1_024])
+
+
+def test_sums_so_far_are_of_the_tokens_before_and_not_of_padding() -> None:
+    embeddings = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [4.0, 40.0], [8.0, 80.0]]])
+    sums = core.sums_so_far(embeddings, torch.tensor([[1, 1, 0, 0]]))
+    assert sums.tolist() == [[[0.0, 0.0], [1.0, 10.0], [3.0, 30.0], [3.0, 30.0]]]
 
 
 def test_features_have_the_place_of_the_token_and_its_products() -> None:

@@ -120,6 +120,30 @@ def test_without_any_progress_there_are_no_numbers() -> None:
     assert make_critic().progress([len], torch.ones(2, 3).long(), torch.ones(2, 3)).shape == (2, 3, 0)
 
 
+def test_the_words_so_far_are_features_where_rewards_know_nothing_of_the_text() -> None:
+    embeddings = torch.tensor([[100.0, 100.0], [1.0, 10.0], [2.0, 20.0]])
+    critic = LeastSquaresCritic(0.95, 1, Accelerator(cpu=True), tiny_tokenizer(), embeddings)
+    mask = torch.tensor([[1, 1, 1, 0]])
+    ids = torch.tensor([[2, 1, 2, 9]])  # what stands in the padding is not read
+    states = torch.arange(4.0).view(1, 4, 1)
+    rest = (torch.zeros(1), torch.zeros(1, 4), mask, 1)
+    _, features = critic.value_rollout(states, ids, states[..., :0], *rest)
+    assert features[0, :3].tolist() == [[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 20.0, 1.0], [2.0, 3.0, 30.0, 2.0]]
+    _, features = critic.value_rollout(states, ids, 5 + states, *rest)
+    assert features[0, :3].tolist() == [[0.0, 5.0, 0.0, 0.0], [1.0, 6.0, 1.0, 6.0], [2.0, 7.0, 2.0, 14.0]]
+
+
+def test_embeddings_are_those_of_the_start_and_wide_ones_are_projected() -> None:
+    embeddings = torch.randn(9_000, 200)
+    kept = embeddings.clone()
+    critic = LeastSquaresCritic(0.95, 1, Accelerator(cpu=True), tiny_tokenizer(), embeddings)
+    embeddings.zero_()
+    ids = torch.tensor([[8_999, 0]])
+    rest = (torch.zeros(1), torch.zeros(1, 2), torch.ones(1, 2).long(), 1)
+    _, features = critic.value_rollout(torch.zeros(1, 2, 1), ids, torch.zeros(1, 2, 0), *rest)
+    torch.testing.assert_close(features[0, 1, 1:-1], core.narrow(kept[8_999], 128))
+
+
 def test_the_state_of_another_critic_is_refused() -> None:
     with pytest.raises(ValueError, match="`resume_from_checkpoint` must be of a run with critic='least_squares'"):
         make_critic().load_state_dict(None)
