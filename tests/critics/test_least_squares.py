@@ -1,10 +1,12 @@
 """The critic in closed form: what it has seen, what it forgets, and what its values may not depend on."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from peft import LoraConfig
 from torch import Tensor
 
 from lmrl import core
@@ -149,19 +151,65 @@ def test_the_state_of_another_critic_is_refused() -> None:
         make_critic().load_state_dict(None)
 
 
+OWN: dict[str, dict[str, Any]] = {"ppo": {"critic": "least_squares"}, "reinforce": {"baseline": "critic"}}
+LORA = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
+
+
+def run(algorithm: str, path: str, folder: Path, **options: Any) -> Any:
+    """Returns a trainer of two prompts a rollout, two epochs of each."""
+    return make_trainer(algorithm, path, folder, max_steps=6, num_iterations=2, **OWN[algorithm], **options)
+
+
+def differing(one: Any, other: Any) -> list[str]:
+    """Returns the weights that differ between two trainers, in any bit."""
+    weights = dict(other.model.named_parameters())
+    return [name for name, weight in one.model.named_parameters() if not torch.equal(weight, weights[name])]
+
+
 @pytest.mark.parametrize(
-    ("algorithm", "own"), [("ppo", {"critic": "least_squares"}), ("reinforce", {"baseline": "critic"})]
+    ("algorithm", "options"),
+    [
+        ("ppo", {}),
+        ("reinforce", {}),
+        ("ppo", {"peft_config": LORA, "bf16": True, "gradient_checkpointing": True}),
+    ],
 )
 def test_a_resumed_run_has_the_critic_and_the_weights_of_one_that_was_not_stopped(
-    algorithm: str, own: dict[str, str], gpt2_path: str, tmp_path: Path
+    algorithm: str, options: dict[str, Any], gpt2_path: str, tmp_path: Path
 ) -> None:
     """Saved in the middle of a rollout's two epochs, after a rollout that was fitted."""
-    options = {**own, "num_generations": 2, "save_strategy": "steps", "save_steps": 3}
-    straight = make_trainer(algorithm, gpt2_path, tmp_path, max_steps=6, num_iterations=2, **options)
+    straight = run(algorithm, gpt2_path, tmp_path, save_strategy="steps", save_steps=3, **options)
     straight.train()
-    resumed = make_trainer(algorithm, gpt2_path, tmp_path, max_steps=6, num_iterations=2, **options)
+    resumed = run(algorithm, gpt2_path, tmp_path, save_strategy="steps", save_steps=3, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    assert resumed.fitted is not None
     assert resumed.fitted.state_dict() == straight.fitted.state_dict()
-    for one, other in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert differing(straight, resumed) == []
+
+
+def test_gradient_checkpointing_changes_no_bit_of_the_critic_and_of_the_weights(
+    gpt2_path: str, tmp_path: Path
+) -> None:
+    plain = run("ppo", gpt2_path, tmp_path, bf16=True)
+    plain.train()
+    again = run("ppo", gpt2_path, tmp_path, bf16=True, gradient_checkpointing=True)
+    again.train()
+    assert again.fitted.state_dict() == plain.fitted.state_dict()
+    assert differing(plain, again) == []
+
+
+@pytest.mark.parametrize("case", ["ppo", "reinforce", "ppo with LoRA"])
+def test_without_a_learning_rate_nothing_moves_in_bfloat16_though_the_critic_learns(
+    case: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    """The policy is its reference, and the one that sampled, in every bit: the KL is 0, and the ratio 1."""
+    options = {"peft_config": LORA} if "LoRA" in case else {}
+    trainer = run(case.split()[0], gpt2_path, tmp_path, bf16=True, learning_rate=0.0, **options)
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    assert [name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, before[name])] == []
+    logs = trainer.state.log_history[:-1]
+    exact = ("kl", "kl_per_sequence", "clip_ratio/region_mean", "policy/approx_kl")
+    found = [log[name] for log in logs for name in exact if name in log]
+    assert len(found) >= 12 and set(found) == {0.0}
+    assert len(logs) == 6 and all(log["grad_norm"] > 0 for log in logs)
+    assert trainer.fitted.state_dict() is not None

@@ -6,15 +6,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from transformers import AutoTokenizer
 from trl.trainer.utils import use_adapter
 
-from lmrl.critics import attach_critic
+from lmrl.critics import LeastSquaresCritic, attach_critic, make_critic
 from lmrl.distributed import unsharded
 from lmrl.models import add_scoring_forward, disable_dropout, load_model
 from lmrl.trainers.engines import keep_outputs_in_fp32
@@ -159,6 +161,41 @@ def check_adapter(path: str) -> None:
         assert torch.allclose(sharded[name].full_tensor(), gradient, atol=1e-3), name
 
 
+def check_fitted(path: str) -> None:
+    """Checks a critic that is fitted on states of shards, two rows on each process, against one on all four rows."""
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
+    local = slice(2 * distributed.get_rank(), 2 * distributed.get_rank() + 2)
+    unsharded_model = load_model(path)
+    model = load_model(path)
+    for copied in (unsharded_model, model):
+        make_critic(copied, "least_squares")
+        add_scoring_forward(copied)
+    shard(model, "accelerate", plugin)
+    states = forward(model, local).state_values
+    expected = forward(unsharded_model, slice(0, 4)).state_values.detach()
+    assert not states.requires_grad and states.shape == (2, 4, unsharded_model.config.hidden_size)
+    torch.testing.assert_close(states, expected[local], atol=1e-5, rtol=0)
+
+    mask = MASK[:, -4:]
+    totals = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    returns = totals.unsqueeze(1) + torch.arange(4.0)
+    used = (0.9, 1, Accelerator(cpu=True), AutoTokenizer.from_pretrained(path))
+    critic = LeastSquaresCritic(*used)
+    alone = LeastSquaresCritic(*used)
+    alone._accelerator = SimpleNamespace(reduce=lambda moments, reduction: moments, process_index=0)
+    for _ in range(2):  # a first rollout, by its parts, and one that is valued by the sums of the first
+        rows = (states, states[..., :0], totals, returns[local], mask[local], 1)
+        all_rows = (expected, expected[..., :0], totals, returns, mask, 1)
+        values, features = critic.value_rollout(*rows)
+        values_alone, features_alone = alone.value_rollout(*all_rows)
+        torch.testing.assert_close(values, values_alone[local], atol=1e-4, rtol=1e-4)
+        critic.update(features, returns[local], mask[local])
+        alone.update(features_alone, returns, mask)
+    torch.testing.assert_close(critic._moments, alone._moments, atol=1e-4, rtol=1e-4)
+
+
 if __name__ == "__main__":
     distributed.init_process_group("gloo")
     for critic in ("shared", "separate"):
@@ -166,4 +203,5 @@ if __name__ == "__main__":
             check(sys.argv[1], critic, wrapping)
     check_precision(sys.argv[1])
     check_adapter(sys.argv[1])
+    check_fitted(sys.argv[1])
     distributed.destroy_process_group()
