@@ -75,6 +75,8 @@ REFUSED_BY_GROUPS = {
     "baseline_decay": 0.5,
     "critic_forgetting": 0.5,
     "critic_learning_rate": 0.5,
+    "critic_warmup_steps": 5,
+    "critic_extra_epochs": 5,
     "critic_model_name_or_path": "a",
     "vf_coef": 0.5,
     "cliprange_value": 0.5,

@@ -65,7 +65,9 @@ _COMMON: dict[str, dict[str, str]] = {
 }
 _ADVANCED = (
     "cliprange_value",
+    "critic_extra_epochs",
     "critic_forgetting",
+    "critic_warmup_steps",
     "rollouts_to_save",
     "scoring_pass",
     "vllm_importance_sampling_correction",

@@ -1,5 +1,6 @@
 """Critics of PPO: learned heads on a policy's states, and a regression that is fitted anew for every rollout."""
 
+from .epochs import train_on_states
 from .learned import (
     CRITIC_FILE,
     Critic,
@@ -27,4 +28,5 @@ __all__ = [
     "make_critic",
     "save_critic",
     "set_critic_learning_rate",
+    "train_on_states",
 ]

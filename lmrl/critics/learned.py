@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from lmrl.models import (
     base_of,
     copy_backbone,
     disable_dropout,
-    load_backbone,
+    load_backbone_and_head,
     share_prompts,
 )
 from lmrl.utils import known_as
@@ -41,6 +42,9 @@ class Critic(nn.Module):
     reward there ([`~Critic.start_at`]), the first advantages are those of the batch-mean baseline. `start` is a buffer
     and not a weight, so that engines which shard weights, or keep a float32 copy of them, leave it alone.
 
+    A critic that starts from a reward model keeps that model's head and adds it, so that its first values are the
+    scores of the texts so far; one that starts from an earlier critic has all of that one's weights.
+
     Args:
         hidden_size (`int`):
             Width of the hidden states.
@@ -49,10 +53,18 @@ class Critic(nn.Module):
             hidden states, detached: the values then need no second pass, and learning them does not move the policy.
         adapter ([`TrunkAdapter`], *optional*):
             In place of a backbone: an adapter on the policy's layers, trained together with the head.
+        score (`torch.nn.Linear`, *optional*):
+            Head of a reward model, added to that of the critic.
     """
 
+    gives_states = False  # beside the values, for more epochs on them: see `train_on_states`
+
     def __init__(
-        self, hidden_size: int, backbone: PreTrainedModel | None = None, adapter: TrunkAdapter | None = None
+        self,
+        hidden_size: int,
+        backbone: PreTrainedModel | None = None,
+        adapter: TrunkAdapter | None = None,
+        score: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -61,41 +73,56 @@ class Critic(nn.Module):
         self.value = nn.Linear(hidden_size, 1)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
+        self.score = None if score is None else score.float()
+        self.has_start = score is not None  # else it is given the mean reward of the first rollout
         self.register_buffer("start", torch.zeros(()))
         self.start: Tensor
 
     def forward(self, policy_states: Tensor, read: Callable[[nn.Module | None], Tensor]) -> Tensor:
         """
         Returns the values of M states, (M,), float32: of the policy's, (M, D), or of what `read` returns at the same
-        places, which runs a backbone, the policy's if it is given `None`.
+        places, which runs a backbone, the policy's if it is given `None`. With `gives_states` the states come after
+        the values, (M, 1 + D).
         """
         if self.backbone is None and self.adapter is None:
             states = policy_states.detach()
         else:
             with nullcontext() if self.adapter is None else self.adapter.active():
                 states = read(self.backbone)
+        values = self.head(states)
+        return torch.cat([values.unsqueeze(-1), states.float()], dim=-1) if self.gives_states else values
+
+    def head(self, states: Tensor) -> Tensor:
+        """Returns the values of states, (..., D), as the head gives them, (...), float32."""
         with torch.autocast(states.device.type, enabled=False):
-            values: Tensor = self.value(self.hidden(states.to(self.value.weight.dtype)))
+            states = states.to(self.value.weight.dtype)
+            values: Tensor = self.value(self.hidden(states))
+            if self.score is not None:
+                values = values + self.score(states)
         return values.squeeze(-1).float() + self.start.float()
 
     @torch.no_grad()
     def start_at(self, value: float) -> None:
-        """Sets the value that an untrained head returns for every state."""
-        self.start.fill_(value)
+        """Sets the value that an untrained head returns for every state; one that has a start of its own keeps it."""
+        if not self.has_start:
+            self.start.fill_(value)
 
 
 def attach_critic(
-    model: PreTrainedModel, backbone: PreTrainedModel | None = None, adapter: TrunkAdapter | None = None
+    model: PreTrainedModel,
+    backbone: PreTrainedModel | None = None,
+    adapter: TrunkAdapter | None = None,
+    score: nn.Linear | None = None,
 ) -> Critic:
     """
     Returns a new critic, registered as a submodule of the policy so that every engine wraps and trains it.
 
     `save_pretrained` leaves it out, so that the policy's folder can be loaded without lmrl; [`save_critic`] writes it.
-    The policy is not wrapped by PEFT (pass its base model); backbone and adapter are as for [`Critic`].
+    The policy is not wrapped by PEFT (pass its base model); backbone, adapter and score are as for [`Critic`].
     """
     config = (model if backbone is None else backbone).config.get_text_config()
     width = getattr(config, "word_embed_proj_dim", config.hidden_size)  # OPT projects its states for its embedding
-    critic = Critic(width, backbone, adapter).to(device=model.device)
+    critic = Critic(width, backbone, adapter, score).to(device=model.device)
     if backbone is not None and getattr(backbone_of(model), "shares_prompts", None) is not None:
         share_prompts(backbone)
     model.critic = critic
@@ -110,29 +137,51 @@ def make_critic(
     """
     Returns a new critic of a kind, attached by [`attach_critic`] to a policy that is out of its engine: `"shared"`, a
     head on the policy's hidden states; `"adapter"`, with a LoRA adapter of its own on the policy's base; `"separate"`,
-    with a backbone of its own, a copy of the policy's or loaded by its name; `"least_squares"`, a [`StateReader`]. A
-    `ValueError` if it reads other tokens.
+    with a backbone of its own; `"least_squares"`, a [`StateReader`].
+
+    Args:
+        name (`str`, *optional*):
+            What it starts from: the folder of a run with a critic of its kind, or, for a separate one, a model, of a
+            reward model with its head. By default a separate one has a copy of the policy's backbone.
+
+    Raises:
+        ValueError: If it reads other tokens than the policy's, or if `name` is neither.
     """
     base = base_of(policy)
-    match kind:
-        case "adapter":
-            return attach_critic(base, adapter=TrunkAdapter(base))
-        case "separate":
-            backbone = _copy_or_load_backbone(policy, base, name)
-            if without_dropout:
-                disable_dropout(backbone)
-            return attach_critic(base, backbone=backbone)
-        case "least_squares":
-            base.critic = StateReader()
-            return base.critic
-    return attach_critic(base)
+    if kind == "least_squares":
+        base.critic = StateReader()
+        return base.critic
+    earlier = None if name is None else _read_critic(Path(name) / CRITIC_FILE)
+    if name is not None and earlier is None and kind != "separate":
+        raise ValueError(
+            f"`critic_model_name_or_path` must be the folder of a run with critic={kind!r}, got {name!r} without "
+            f"{CRITIC_FILE}. A model can be the start of critic='separate' only."
+        )
+    parts: dict[str, Any] = {}
+    if kind == "adapter":
+        parts["adapter"] = TrunkAdapter(base)
+    if kind == "separate":
+        source = None if earlier else name
+        parts["backbone"], parts["score"] = _copy_or_load_backbone(policy, base, source)
+        if without_dropout:
+            disable_dropout(parts["backbone"])
+    if earlier is not None and "score.weight" in earlier:
+        width = earlier["score.weight"].shape[1]
+        parts["score"] = nn.Linear(width, 1, bias="score.bias" in earlier)
+    critic = attach_critic(base, **parts)
+    if earlier is not None:
+        _load_weights(critic, earlier, str(Path(str(name)) / CRITIC_FILE))
+    return critic
 
 
-def _copy_or_load_backbone(policy: PreTrainedModel, base: PreTrainedModel, name: str | None) -> PreTrainedModel:
+def _copy_or_load_backbone(
+    policy: PreTrainedModel, base: PreTrainedModel, name: str | None
+) -> tuple[PreTrainedModel, nn.Linear | None]:
+    """Returns the backbone of a critic, and the head of a reward model that it is loaded from."""
     if name is None and not getattr(base, "is_quantized", False):
-        return copy_backbone(policy)
+        return copy_backbone(policy), None
     with known_as("critic_model_name_or_path"):
-        backbone = load_backbone(name or base.config._name_or_path, dtype=base.dtype)
+        backbone, score = load_backbone_and_head(name or base.config._name_or_path, dtype=base.dtype)
     policy_size = base.config.get_text_config().vocab_size
     critic_size = backbone.config.get_text_config().vocab_size
     if critic_size != policy_size:
@@ -140,7 +189,7 @@ def _copy_or_load_backbone(policy: PreTrainedModel, base: PreTrainedModel, name:
             f"`critic_model_name_or_path` must have the policy's vocabulary of {policy_size} tokens, got {name!r} "
             f"with {critic_size}. The critic reads the policy's tokens: leave it out to start from the policy."
         )
-    return backbone
+    return backbone, score
 
 
 def set_critic_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, learning_rate: float | None) -> None:
@@ -190,18 +239,29 @@ def load_critic(critic: Critic, folder: str | Path) -> None:
     path = Path(folder) / CRITIC_FILE
     if not critic.state_dict():
         return
-    if not path.is_file():
+    weights = _read_critic(path)
+    if weights is None:
         raise ValueError(
             f"`resume_from_checkpoint` must be a folder with a critic, got one without {path}. To start from its "
             "policy with a new critic, pass the folder as `model_name_or_path`."
         )
+    _load_weights(critic, weights, str(path))
+
+
+def _read_critic(path: Path) -> dict[str, Tensor] | None:
+    """Returns the weights of a critic that was saved, None if there is none."""
+    return load_file(path) if path.is_file() else None
+
+
+def _load_weights(critic: Critic, weights: dict[str, Tensor], path: str) -> None:
     try:
-        critic.load_state_dict(load_file(path))
+        critic.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
             f"The critic in {path} must have the shape of the one configured, got another. Use the `critic` settings "
             f"of the run that wrote it. {error}"
         ) from error
+    critic.has_start = True
 
 
 def get_critic(model: nn.Module) -> Critic:

@@ -2,13 +2,14 @@
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -173,6 +174,13 @@ def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32"
 
     The arguments are those of [`load_model`]; an adapter is merged into its base. A `ValueError` if there is no model.
     """
+    return load_backbone_and_head(name_or_path, dtype)[0]
+
+
+def load_backbone_and_head(
+    name_or_path: str | Path, dtype: str | torch.dtype = "float32"
+) -> tuple[PreTrainedModel, nn.Linear | None]:
+    """Returns what [`load_backbone`] does, and of a reward model, which has one label, the head that scores states."""
     folder = _check_folder(name_or_path)
     try:
         if folder is not None and (folder / "adapter_config.json").is_file():
@@ -180,13 +188,28 @@ def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32"
 
             classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
             load = _load_merged_classifier if classifies else load_model
-            return backbone_of(load(folder, dtype=dtype))
-        return AutoModel.from_pretrained(name_or_path, dtype=dtype)
+            return _apart(load(folder, dtype=dtype))
+        kinds = AutoConfig.from_pretrained(name_or_path).architectures or ()
+        classifies = any(kind.endswith("ForSequenceClassification") for kind in kinds)
+        if not classifies:
+            return AutoModel.from_pretrained(name_or_path, dtype=dtype), None
+        options = {"dtype": dtype, "output_loading_info": True}
+        return _apart(*AutoModelForSequenceClassification.from_pretrained(name_or_path, **options))
     except Exception as error:
         raise ValueError(
             "`name_or_path` must be a hub id, or a folder written by `save_pretrained`, got "
             f"{str(name_or_path)!r}, from which no model could be loaded ({reason_of(error)}). Check the name."
         ) from error
+
+
+def _apart(
+    model: PreTrainedModel, loading: Mapping[str, Any] | None = None
+) -> tuple[PreTrainedModel, nn.Linear | None]:
+    """Returns the backbone of a model, and its head if it is the one of a reward model, and was loaded."""
+    head = getattr(model, "score", None)
+    is_random = loading is not None and any(name.startswith("score.") for name in loading["missing_keys"])
+    is_reward_model = isinstance(head, nn.Linear) and head.out_features == 1 and not is_random
+    return backbone_of(model), head if is_reward_model else None
 
 
 def copy_backbone(policy: PreTrainedModel) -> PreTrainedModel:

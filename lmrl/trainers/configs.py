@@ -328,11 +328,17 @@ class PPOConfig(PolicyGradientConfig):
     )
     critic_model_name_or_path: str | None = option(
         None,
-        "Model that a separate critic starts from. Such as a reward model with the policy's vocabulary; the policy "
-        "itself by default.",
+        "What a critic that is trained starts from. The folder of a run with a critic of its kind; or, for a separate "
+        "one, a model with the policy's vocabulary, of a reward model with its head, by default the policy itself.",
     )
     critic_learning_rate: float | None = option(
         None, "Learning rate of the critic. By default 2e-3 for a shared one, learning_rate else."
+    )
+    critic_warmup_steps: int = option(
+        0, "Optimizer steps at the beginning in which the critic alone learns. Of a critic that is trained."
+    )
+    critic_extra_epochs: int = option(
+        0, "More epochs of a shared critic over each rollout. On the states of the rollout, at no pass of the policy."
     )
     gamma: float = option(1.0, "Discount per token, in [0, 1].")
     lam: float = option(0.95, "Lambda of GAE, in [0, 1]. Lower leans on the critic.")
@@ -351,20 +357,37 @@ class PPOConfig(PolicyGradientConfig):
         check_in(("least_squares", "shared", "adapter", "separate"), critic=self.critic)
         check_in(("progress",), shaping=self.shaping)
         check_at_least(0, vf_coef=self.vf_coef, critic_learning_rate=self.critic_learning_rate)
+        check_at_least(0, critic_warmup_steps=self.critic_warmup_steps, critic_extra_epochs=self.critic_extra_epochs)
         check_above(0, cliprange_value=self.cliprange_value)
         name = self.critic_model_name_or_path
         forgetting = self.critic_forgetting
+        warmup = self.critic_warmup_steps
+        epochs = self.critic_extra_epochs
+        serves_one_update = self.num_iterations == 1 and self.steps_per_generation == 1
         refuse(
             {
-                f"`critic_model_name_or_path` must be None with critic={self.critic!r}, got {name!r}. It is only read "
-                "with critic='separate'.": name is not None and self.critic != "separate",
+                f"`critic_model_name_or_path` must be None with critic='least_squares', got {name!r}. It is the start "
+                "of a critic that is trained.": name is not None and self.critic == "least_squares",
+                f"`weight_decay` must be 0 with critic_warmup_steps={warmup}, got {self.weight_decay}. It would move "
+                "the policy while the critic alone learns: leave one of them out.": warmup and self.weight_decay,
+                f"`critic_extra_epochs` must be 0 with critic={self.critic!r}, got {epochs}. The states of a critic "
+                "that has an adapter or a backbone change as it learns: take "
+                "critic='shared'.": epochs and self.critic in ("adapter", "separate"),
+                f"`critic_extra_epochs` must be 0 for a rollout that serves one update, got {epochs}. It is valued in "
+                "the pass that is trained on: raise `num_iterations`.": epochs and serves_one_update,
                 f"`gamma` must be in [0, 1], got {self.gamma}.": not 0 <= self.gamma <= 1,
                 f"`lam` must be in [0, 1], got {self.lam}.": not 0 <= self.lam <= 1,
                 f"`critic_forgetting` must be in (0, 1], got {forgetting}.": not 0 < forgetting <= 1,
             }
         )
         if self.critic == "least_squares":
-            trained = ("critic_learning_rate", "vf_coef", "cliprange_value")
+            trained = (
+                "critic_learning_rate",
+                "vf_coef",
+                "cliprange_value",
+                "critic_warmup_steps",
+                "critic_extra_epochs",
+            )
             check_unread(self, trained, "critic='least_squares'", "with")
             return
         check_unread(self, ["critic_forgetting"], "critic='least_squares'")

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrl import core
-from lmrl.critics import LeastSquaresCritic, RewardProgress, check_potentials, get_critic, make_critic
+from lmrl.critics import (
+    LeastSquaresCritic,
+    RewardProgress,
+    check_potentials,
+    get_critic,
+    make_critic,
+    train_on_states,
+)
 from lmrl.models import ScoredCompletions
 from lmrl.utils import refuse
 
@@ -54,13 +61,17 @@ class PPOTrainer(PolicyGradientTrainer):
     def create_critic(self, policy: PreTrainedModel) -> nn.Module:
         """Returns the critic that the configuration names."""
         args = self.args
+        is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         is_reentrant = args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
         refuse(
             {
                 "`critic` must not be 'adapter' with reentrant gradient checkpointing, got 'adapter'. The backward "
                 "pass would run the policy's layers again without knowing whose adapter was on: take critic='shared', "
                 "turn `gradient_checkpointing` off, or (not under ZeRO-3) set `gradient_checkpointing_kwargs` to "
-                "{'use_reentrant': False}.": args.critic == "adapter" and is_reentrant
+                "{'use_reentrant': False}.": args.critic == "adapter" and is_reentrant,
+                f"`critic_extra_epochs` must be 0 under DeepSpeed and FSDP, got {args.critic_extra_epochs}. Their "
+                "weights are shards, or copies that the optimizer overwrites: leave it out, or take critic="
+                "'least_squares'.": args.critic_extra_epochs and is_sharded,
             }
         )
         self.fitted: LeastSquaresCritic | None = None
@@ -70,10 +81,13 @@ class PPOTrainer(PolicyGradientTrainer):
         self._reader = self.fitted.reader if self.fitted else RewardProgress(self.accelerator, self._tokenizer)
         if args.shaping is not None:
             check_potentials(self._plain_rewards)
-        return make_critic(policy, args.critic, args.critic_model_name_or_path, args.disable_dropout)
+        critic = make_critic(policy, args.critic, args.critic_model_name_or_path, args.disable_dropout)
+        if args.critic_extra_epochs:
+            critic.gives_states = True
+        return critic
 
     def on_first_rewards(self, rewards: Tensor) -> None:
-        """Initializes the critic's bias to the mean reward of the first rollout."""
+        """Initializes the critic's bias to the mean reward of the first rollout, unless it starts from another one."""
         if self.fitted is None:
             mean = torch.nanmean(self.accelerator.gather(rewards)).item()
             get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
@@ -105,7 +119,7 @@ class PPOTrainer(PolicyGradientTrainer):
         totals = self.accelerator.gather(rollout.rewards - core.masked_sum(penalty, mask, dim=1))
         token_rewards = self._token_rewards(rollout) - penalty
         to_come = core.discounted_returns(token_rewards, mask, self.args.gamma)
-        values = rollout.old_values
+        values, states = self._values_and_states(rollout.old_values)
         if self.fitted is not None:
             values = self._fitted_values(self.fitted, rollout, to_come, totals)
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
@@ -115,10 +129,18 @@ class PPOTrainer(PolicyGradientTrainer):
         # Of what came, and not of the returns with lam below 1, which are made of the values themselves.
         self.meter.log_explained(values, to_come, mask, totals, self.completions_per_prompt)
         self.meter.log_mean("value/mean", values, mask)
+        if states is not None and self.model.training:
+            critic = get_critic(self.accelerator.unwrap_model(self.model))
+            rates = (self.args.critic_extra_epochs, self.args.critic_learning_rate, self.args.cliprange_value)
+            train_on_states(critic, states, values, returns, mask, self.accelerator, *rates)
 
         if self.args.normalize_advantages:
             advantages = core.standardize(advantages, self.meter.moments(advantages, mask))
         return Credit(advantages=advantages * mask, returns=returns, values=values)
+
+    def _values_and_states(self, found: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns what a critic gives as values, (B, T), and the states that one gives which learns more of them."""
+        return (found[..., 0], found[..., 1:]) if self.args.critic_extra_epochs else (found, None)
 
     def _token_rewards(self, rollout: Rollout) -> Tensor:
         """Returns the reward at the last token, or what each token adds to the reward as if the text ended, (B, T)."""
@@ -147,8 +169,11 @@ class PPOTrainer(PolicyGradientTrainer):
         clip = (rollout.old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high)
         policy_loss = core.clipped_policy_loss(scored.log_probs, *clip)
         per_token = policy_loss
+        is_warming_up = self.state.global_step < self.args.critic_warmup_steps
+        if is_warming_up:  # still a part of the graph: an engine waits for a gradient of each weight
+            per_token = policy_loss * 0.0
         if self.fitted is None:
-            per_token = policy_loss + self.args.vf_coef * self._value_loss(scored, rollout)
+            per_token = per_token + self.args.vf_coef * self._value_loss(scored, rollout)
         with torch.no_grad():
             self.meter.log_clipping(*core.clipped(scored.log_probs, *clip), mask)
             means = {
@@ -156,7 +181,7 @@ class PPOTrainer(PolicyGradientTrainer):
                 "policy/approx_kl": core.approximate_kl(scored.log_probs, rollout.old_log_probs, mask),
             }
             self.meter.log_weighted(means, weight=mask.sum())
-        if self.args.entropy_coef:
+        if self.args.entropy_coef and not is_warming_up:
             per_token = per_token - self.args.entropy_coef * scored.entropy
         return core.masked_sum(per_token, mask) / (len(mask) * rollout.mean_length[0])
 
@@ -164,8 +189,9 @@ class PPOTrainer(PolicyGradientTrainer):
         """Returns the loss of a critic that is trained, (B, T)."""
         mask = rollout.completion_mask
         limit = self.args.cliprange_value
-        value_loss = core.clipped_value_loss(scored.state_values, rollout.old_values, rollout.returns, limit)
-        clipped = (scored.state_values - rollout.old_values).abs() > limit
+        values, _ = self._values_and_states(scored.state_values)
+        value_loss = core.clipped_value_loss(values, rollout.old_values, rollout.returns, limit)
+        clipped = (values - rollout.old_values).abs() > limit
         means = {
             "value/loss": core.masked_mean(value_loss.detach(), mask),
             "value/clip_ratio": core.masked_mean(clipped.float(), mask),

@@ -295,6 +295,22 @@ PPO = [
     ({"vf_coef": 0.5}, ["`vf_coef` must not be set with `critic='least_squares'`, got 0.5"]),
     ({"cliprange_value": 0.3}, ["`cliprange_value` must not be set with `critic='least_squares'`, got 0.3"]),
     ({"critic_learning_rate": 1e-3}, ["`critic_learning_rate` must not be set with `critic='least_squares'`"]),
+    ({"critic_warmup_steps": 5}, ["`critic_warmup_steps` must not be set with `critic='least_squares'`, got 5"]),
+    ({"critic_extra_epochs": 2}, ["`critic_extra_epochs` must not be set with `critic='least_squares'`, got 2"]),
+    ({"critic": "shared", "critic_warmup_steps": -1}, ["`critic_warmup_steps` must be at least 0, got -1"]),
+    ({"critic": "shared", "critic_extra_epochs": -1}, ["`critic_extra_epochs` must be at least 0, got -1"]),
+    (
+        {"critic": "shared", "critic_warmup_steps": 5, "weight_decay": 0.1},
+        ["`weight_decay` must be 0 with critic_warmup_steps=5, got 0.1"],
+    ),
+    (
+        {"critic": "separate", "critic_extra_epochs": 2},
+        ["`critic_extra_epochs` must be 0 with critic='separate', got 2", "critic='shared'"],
+    ),
+    (
+        {"critic": "shared", "critic_extra_epochs": 2, "num_iterations": 1},
+        ["`critic_extra_epochs` must be 0 for a rollout that serves one update, got 2", "raise `num_iterations`"],
+    ),
     ({"critic": "shared", "critic_forgetting": 0.5}, ["`critic_forgetting` must not be set without `critic='least"]),
     ({"critic_forgetting": 0.0}, ["`critic_forgetting` must be in (0, 1], got 0.0"]),
     ({"gamma": 1.5}, ["`gamma` must be in [0, 1], got 1.5"]),
