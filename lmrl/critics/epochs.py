@@ -48,5 +48,5 @@ def train_on_states(
         for weight, gradient in zip(weights, torch.autograd.grad(total, weights), strict=True):
             weight.grad = accelerator.reduce(gradient, reduction="sum")
         optimizer.step()
-    for weight, gradient in zip(weights, kept, strict=True):
-        weight.grad = gradient
+    for weight, earlier in zip(weights, kept, strict=True):
+        weight.grad = earlier

@@ -81,7 +81,7 @@ class PPOTrainer(PolicyGradientTrainer):
         self._reader = self.fitted.reader if self.fitted else RewardProgress(self.accelerator, self._tokenizer)
         if args.shaping is not None:
             check_potentials(self._plain_rewards)
-        critic = make_critic(policy, args.critic, args.critic_model_name_or_path, args.disable_dropout)
+        critic: Any = make_critic(policy, args.critic, args.critic_model_name_or_path, args.disable_dropout)
         if args.critic_extra_epochs:
             critic.gives_states = True
         return critic

@@ -35,6 +35,8 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
     if algorithm == "ppo":
         kinds = {"critic_adapter": "adapter", "least_squares": "least_squares"}
         extra["critic"] = kinds.get(kind, "shared")
+        if kind == "lora":
+            extra |= {"critic_extra_epochs": 2, "critic_learning_rate": 1e-4}
     trainer = make_trainer(
         algorithm,
         model,
