@@ -134,7 +134,7 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 25_100,
+    "lmrl": 25_320,
     "lmrl/rewards": 4_620,
     "lmrl/trainers": 2_900,
 }
