@@ -17,13 +17,13 @@ Arguments that mean the same in every function, tensors of shape (B, T), or (B,)
 - `rewards` (B,): reward of each completion, over all processes; `token_rewards` (B, T): of each token
 - `dim`: dimension to reduce; all of them by default, which gives a scalar
 
-Losses, estimates, baselines, returns and whitened values have the shape of their arguments.
+Losses, estimates, baselines, returns and standardized values have the shape of their arguments.
 """
 
-from .baselines import BASELINES, batch_mean, leave_one_out, moving_average, update_average
-from .diagnostics import approximate_kl, clipped, explained_variance, quarters
+from .baselines import BASELINES, batch_mean, group_mean, group_std, leave_one_out, moving_average, update_average
+from .diagnostics import clipped, explained_variance, quarters
 from .importance import IMPORTANCE_MODES, importance_ratio
-from .kl import adaptive_coefficient, k1, k2, k3, sequence_kl
+from .kl import adaptive_coefficient, k1, k3
 from .least_squares import (
     fit_ridge,
     join_features,
@@ -33,29 +33,32 @@ from .least_squares import (
     squared_error,
     sums_so_far,
 )
-from .losses import clipped_policy_loss, clipped_value_loss, reinforce_loss
-from .masking import last_index, masked_mean, masked_moments, masked_sum, standardize, whiten
+from .losses import LOSS_TYPES, average_tokens, clipped_policy_loss, clipped_value_loss, reinforce_loss
+from .masking import last_index, masked_mean, masked_moments, masked_sum, standardize
 from .returns import discounted_returns, generalized_advantages, place_at_end, shaped_rewards
-from .rewards import ended, weighted_rewards
+from .rewards import ended, equal_groups, weighted_rewards
 
 __all__ = [
     "BASELINES",
     "IMPORTANCE_MODES",
+    "LOSS_TYPES",
     "adaptive_coefficient",
-    "approximate_kl",
+    "average_tokens",
     "batch_mean",
     "clipped",
     "clipped_policy_loss",
     "clipped_value_loss",
     "discounted_returns",
     "ended",
+    "equal_groups",
     "explained_variance",
     "fit_ridge",
     "generalized_advantages",
+    "group_mean",
+    "group_std",
     "importance_ratio",
     "join_features",
     "k1",
-    "k2",
     "k3",
     "last_index",
     "leave_one_out",
@@ -69,12 +72,10 @@ __all__ = [
     "quarters",
     "regression_moments",
     "reinforce_loss",
-    "sequence_kl",
     "shaped_rewards",
     "squared_error",
     "standardize",
     "sums_so_far",
     "update_average",
     "weighted_rewards",
-    "whiten",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_shapes
+from .masking import VARIANCE_EPSILON
 
 
 def batch_mean(rewards: Tensor) -> Tensor:
@@ -50,6 +51,29 @@ def leave_one_out(rewards: Tensor, num_generations: int) -> Tensor:
     return (others / (scored - (~groups.isnan()).int())).view(-1)
 
 
+def group_mean(rewards: Tensor, num_generations: int) -> Tensor:
+    """
+    Returns, for each completion, the mean reward of all G completions of its prompt, as in GRPO ("DeepSeekMath", Shao
+    et al., 2024, https://huggingface.co/papers/2402.03300).
+
+    It contains the completion's own reward, which shrinks the expected gradient by the factor `1 - 1/G`.
+    """
+    check_shapes(1, rewards=rewards)
+    return rewards.view(-1, num_generations).nanmean(dim=1).repeat_interleave(num_generations)
+
+
+def group_std(rewards: Tensor, num_generations: int) -> Tensor:
+    """
+    Returns, for each completion, the standard deviation of the rewards of the G completions of its prompt, divided by
+    n - 1, with the epsilon of [`standardize`] added to the variance. With G = B it is that of the batch.
+    """
+    check_shapes(1, rewards=rewards)
+    groups = rewards.view(-1, num_generations)
+    scored = (~groups.isnan()).sum(dim=1)
+    squares = (groups - groups.nanmean(dim=1, keepdim=True)).square().nansum(dim=1)
+    return (squares / (scored - 1).clamp(min=1) + VARIANCE_EPSILON).sqrt().repeat_interleave(num_generations)
+
+
 def moving_average(rewards: Tensor, average: Tensor | None) -> Tensor:
     """
     Returns the average over the rollouts *before* this one, for every completion.
@@ -66,7 +90,7 @@ def moving_average(rewards: Tensor, average: Tensor | None) -> Tensor:
 
 def update_average(average: Tensor | None, rewards: Tensor, decay: float) -> Tensor:
     """
-    Returns the average of [`moving_average`] with one more rollout counted in.
+    Returns the average of [`moving_average`], a scalar, with one more rollout counted in.
 
         b <- decay * b + (1 - decay) * mean(r)
 
@@ -77,9 +101,6 @@ def update_average(average: Tensor | None, rewards: Tensor, decay: float) -> Ten
             Of this rollout; one without any reward changes nothing.
         decay (`float`):
             Share of the past that is kept, in [0, 1).
-
-    Returns:
-        `torch.Tensor`: a scalar.
     """
     check_shapes(1, rewards=rewards)
     mean = torch.nanmean(rewards)
@@ -96,6 +117,7 @@ def update_average(average: Tensor | None, rewards: Tensor, decay: float) -> Ten
 BASELINES: dict[str, Callable[..., Tensor]] = {
     "none": lambda rewards, **_: torch.zeros_like(rewards),
     "batch_mean": lambda rewards, **_: batch_mean(rewards),
+    "group_mean": lambda rewards, *, num_generations, **_: group_mean(rewards, num_generations),
     "leave_one_out": lambda rewards, *, num_generations, **_: leave_one_out(rewards, num_generations),
     "moving_average": lambda rewards, *, average, **_: moving_average(rewards, average),
     "greedy": lambda rewards, *, greedy_rewards, **_: greedy_rewards,

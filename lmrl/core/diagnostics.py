@@ -4,8 +4,6 @@ import torch
 from torch import Tensor
 
 from .checks import check_shapes
-from .kl import k3
-from .masking import masked_mean
 
 
 def clipped(
@@ -15,14 +13,6 @@ def clipped(
     check_shapes(1, 2, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     ratio = torch.exp(log_probs - old_log_probs)
     return (ratio < 1 - epsilon_low) & (advantages < 0), (ratio > 1 + epsilon_high) & (advantages > 0)
-
-
-def approximate_kl(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
-    """
-    Returns the mean k3 estimate of KL(old policy || policy), in nats per token: the distance of the policy from its
-    rollout.
-    """
-    return masked_mean(k3(old_log_probs, log_probs), mask)
 
 
 def explained_variance(error_moments: Tensor, return_moments: Tensor) -> Tensor:

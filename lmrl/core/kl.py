@@ -2,14 +2,13 @@
 
 With `r = log p(token) - log q(token)`, p the policy sampled from and q the reference. From "Approximating KL
 Divergence" (John Schulman, http://joschu.net/blog/kl-approx.html). In a reward use [`k1`], whose gradient through the
-score function is the gradient of the KL; [`k2`] and [`k3`] are for watching, or for a loss.
+score function is the gradient of the KL; [`k3`] is for watching, or for a loss.
 """
 
 import torch
 from torch import Tensor
 
 from .checks import check_shapes
-from .masking import masked_sum
 
 MAX_KL_ERROR = 0.2  # of the controller, as in Ziegler et al.: one rollout far off the target moves it no further
 
@@ -20,23 +19,11 @@ def k1(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     return log_probs - ref_log_probs
 
 
-def k2(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """Returns `r^2 / 2`: biased, of low variance, never negative; its gradient is that of the KL at p = q."""
-    check_shapes(1, 2, log_probs=log_probs, ref_log_probs=ref_log_probs)
-    return (log_probs - ref_log_probs).square() / 2
-
-
 def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     """Returns `exp(-r) - 1 + r`: unbiased and never negative."""
     check_shapes(1, 2, log_probs=log_probs, ref_log_probs=ref_log_probs)
     r = log_probs - ref_log_probs
     return torch.expm1(-r) + r
-
-
-def sequence_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
-    """Returns the log-ratio of complete completions, `sum_t k1`, (B,): the estimated KL in nats per completion."""
-    check_shapes(2, log_probs=log_probs, ref_log_probs=ref_log_probs, mask=mask)
-    return masked_sum(k1(log_probs, ref_log_probs), mask, dim=1)
 
 
 def adaptive_coefficient(coefficient: float, kl: float, target: float, horizon: float, num_samples: int) -> float:

@@ -1,9 +1,12 @@
-"""The losses, element by element: the caller averages."""
+"""The losses, element by element, and their averages over tokens."""
 
 import torch
 from torch import Tensor
 
 from .checks import check_shapes
+from .masking import masked_mean, masked_sum
+
+LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
 
 
 def reinforce_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
@@ -62,3 +65,20 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     check_shapes(1, 2, values=values, old_values=old_values, returns=returns)
     clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
     return torch.max((values - returns).square(), (clipped - returns).square()) / 2
+
+
+def average_tokens(per_token: Tensor, mask: Tensor, loss_type: str, mean_length: Tensor, max_length: int) -> Tensor:
+    """
+    Returns the average of losses of tokens, (B, T), under a name of TRL's: a scalar whose mean over the batches of a
+    rollout is that of the rollout, given the mean length of a completion in it.
+
+        dapo:     sum over all tokens / (B * mean_length), each token weighs the same
+        grpo:     mean over completions of the mean over their tokens
+        dr_grpo:  sum over all tokens / (B * max_length)
+
+    From the papers https://huggingface.co/papers/2503.14476 (DAPO), 2402.03300 (GRPO) and 2503.20783 (Dr. GRPO).
+    """
+    if loss_type == "grpo":
+        return masked_mean(per_token, mask, dim=1).mean()
+    length = mean_length if loss_type == "dapo" else max_length
+    return masked_sum(per_token, mask) / (len(mask) * length)

@@ -1,4 +1,4 @@
-"""Sums, means and whitening over the tokens that count.
+"""Sums, means and moments over the tokens that count.
 
 Masked positions are selected away, never multiplied by zero: a NaN or an infinity on padding stays on padding.
 """
@@ -42,7 +42,8 @@ def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
 
 def standardize(values: Tensor, moments: Tensor, epsilon: float = VARIANCE_EPSILON) -> Tensor:
     """
-    Returns `(values - mean) / sqrt(variance + epsilon)` for the mean and variance that the moments describe.
+    Returns `(values - mean) / sqrt(variance + epsilon)` for the mean and variance that the moments describe, in the
+    shape and dtype of the values.
 
     The variance is the unbiased one (divided by n - 1). With fewer than two values there is no variance, and the
     values are returned as they are.
@@ -52,9 +53,6 @@ def standardize(values: Tensor, moments: Tensor, epsilon: float = VARIANCE_EPSIL
             Count, sum and sum of squares from [`masked_moments`], summed over all processes.
         epsilon (`float`, *optional*, defaults to `1e-8`):
             Added to the variance: equal values become 0.
-
-    Returns:
-        `torch.Tensor`, same shape and dtype as `values`.
     """
     check_shapes(1, 2, values=values)
     check_shapes(1, moments=moments)
@@ -64,12 +62,6 @@ def standardize(values: Tensor, moments: Tensor, epsilon: float = VARIANCE_EPSIL
     mean = total / count
     variance = ((squares - total * mean) / (count - 1)).clamp(min=0)  # of equal values rounding may leave it below 0
     return (values - mean.to(values.dtype)) * torch.rsqrt(variance + epsilon).to(values.dtype)
-
-
-def whiten(values: Tensor, mask: Tensor, epsilon: float = VARIANCE_EPSILON) -> Tensor:
-    """Returns the values with mean 0 and variance 1 where the mask is 1, and 0 elsewhere; see [`standardize`]."""
-    white = standardize(values, masked_moments(values, mask), epsilon)
-    return torch.where(mask.bool(), white, torch.zeros_like(white))
 
 
 def last_index(mask: Tensor) -> Tensor:

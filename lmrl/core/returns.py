@@ -60,7 +60,7 @@ def generalized_advantages(
     token_rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
 ) -> Tensor:
     """
-    Returns the generalized advantage estimates.
+    Returns the generalized advantage estimates, (B, T).
 
         delta_t = r_t + gamma * V(s_{t+1}) - V(s_t)
         A_t = delta_t + gamma * lam * A_{t+1}
@@ -76,9 +76,6 @@ def generalized_advantages(
             Discount in [0, 1].
         lam (`float`, *optional*, defaults to `0.95`):
             Lambda in [0, 1]: 1 gives the Monte Carlo return minus the value, 0 the one-step TD error.
-
-    Returns:
-        `torch.Tensor` of shape `(B, T)`.
     """
     check_shapes(2, token_rewards=token_rewards, values=values, mask=mask)
     kept = mask.bool()

@@ -1,4 +1,4 @@
-"""Rewards of completions: their weighted sum, and which completions have ended."""
+"""Rewards of completions: their weighted sum, which are equal in a group, and which completions have ended."""
 
 import torch
 from torch import Tensor
@@ -24,6 +24,18 @@ def weighted_rewards(per_func: Tensor, weights: Tensor, clip_range: tuple[float,
     if clip_range:
         rewards = rewards.clamp(*clip_range)
     return torch.where(per_func.isnan().all(dim=1), torch.nan, rewards)
+
+
+def equal_groups(rewards: Tensor, num_generations: int, tolerance: float = 0.0) -> Tensor:
+    """
+    Returns which completions are of a prompt whose completions all got the same reward, bool, (B,): the largest of a
+    group is above its smallest by no more than the tolerance, in units of the reward. NaN, of no reward, is left out.
+    """
+    check_shapes(1, rewards=rewards)
+    groups = rewards.view(-1, num_generations)
+    largest = groups.nan_to_num(nan=-torch.inf).amax(dim=1)
+    smallest = groups.nan_to_num(nan=torch.inf).amin(dim=1)
+    return (largest - smallest <= tolerance).repeat_interleave(num_generations)
 
 
 def ended(completion_ids: Tensor, mask: Tensor, eos_token_ids: list[int]) -> Tensor:

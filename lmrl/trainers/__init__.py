@@ -3,9 +3,10 @@
 from lmrl.checkpoints import find_checkpoint
 
 from .base import PolicyGradientTrainer
-from .configs import PolicyGradientConfig, PPOConfig, ReinforceConfig
+from .configs import PolicyGradientConfig, PPOConfig
 from .ppo import PPOTrainer
 from .reinforce import ReinforceTrainer
+from .reinforce_config import ReinforceConfig
 from .rollout import Credit, Rollout
 
 __all__ = [

@@ -2,13 +2,11 @@
 
 import copy
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from accelerate.utils import get_int_from_env
-from torch import Tensor
 from transformers import get_scheduler
 from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
@@ -16,11 +14,6 @@ from trl import RLOOConfig
 from lmrl import core
 from lmrl.settings import Settings, check_unread, known_direction
 from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option, refuse
-
-if TYPE_CHECKING:
-    Baseline = str | Callable[[Tensor, int], Tensor]
-else:
-    Baseline = str  # the parser of command lines knows no union: there a baseline is a name
 
 _DISTRIBUTION = (
     "Another value changes the distribution that is sampled from, and the policy gradient needs the log-probabilities "
@@ -260,54 +253,6 @@ class PolicyGradientConfig(RLOOConfig, Settings):
                 f"`lr_scheduler_kwargs` must be options of lr_scheduler_type={str(kind.value)!r}, got {options} "
                 f"({error}). Give it the options of that schedule, and no others."
             ) from error
-
-
-@dataclass
-class ReinforceConfig(PolicyGradientConfig):
-    """
-    Configuration of [`ReinforceTrainer`].
-
-    `baseline` is a name, or in Python a function `baseline(rewards, num_generations)` of the rewards of a rollout of
-    all processes, `(N,)`, less their KL penalty, the completions of a prompt side by side, NaN where no reward
-    applied. It returns what to subtract, `(N,)`.
-    """
-
-    num_generations: int | None = option(
-        4, "Completions per prompt. 1 is allowed with every baseline but leave_one_out."
-    )
-    baseline: Baseline = option(
-        "leave_one_out",
-        "What is subtracted from the reward. One of none, batch_mean, leave_one_out, moving_average, critic, a "
-        "regression on the prompt fitted to earlier rollouts, and greedy, which decodes each prompt once more.",
-    )
-    baseline_decay: float = option(0.9, "Share of the past in the moving average, in [0, 1).")
-    critic_forgetting: float = option(
-        0.95, "Weight of earlier rollouts in the baseline critic. A factor in (0, 1], for each rollout since."
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not callable(self.baseline):
-            check_in((*core.BASELINES, "critic"), baseline=self.baseline)
-        if self.baseline != "moving_average":
-            check_unread(self, ["baseline_decay"], "baseline='moving_average'")
-        if self.baseline != "critic":
-            check_unread(self, ["critic_forgetting"], "baseline='critic'")
-        forgetting = self.critic_forgetting
-        refuse(
-            {
-                f"`critic_forgetting` must be in (0, 1], got {forgetting}.": not 0 < forgetting <= 1,
-                "`num_generations` must be at least 2 with baseline='leave_one_out', got 1. The baseline of a "
-                "completion is the mean of the others of its prompt: raise it, or take baseline='moving_average' or "
-                "'greedy'.": self.baseline == "leave_one_out" and self.num_generations == 1,
-                "`baseline` must not be 'greedy' with use_vllm=True, got 'greedy'. Use "
-                "baseline='leave_one_out'.": self.baseline == "greedy" and self.use_vllm,
-                f"`vllm_importance_sampling_mode` must be 'sequence_truncate' or 'sequence_mask' in REINFORCE, got "
-                f"{self.vllm_importance_sampling_mode!r}. Its loss weighs completions, not "
-                "tokens.": not self.vllm_importance_sampling_mode.startswith("sequence"),
-                f"`baseline_decay` must be in [0, 1), got {self.baseline_decay}.": not 0 <= self.baseline_decay < 1,
-            }
-        )
 
 
 @dataclass

@@ -178,7 +178,7 @@ class PPOTrainer(PolicyGradientTrainer):
             self.meter.log_clipping(*core.clipped(scored.log_probs, *clip), mask)
             means = {
                 "policy/loss": core.masked_mean(policy_loss, mask),
-                "policy/approx_kl": core.approximate_kl(scored.log_probs, rollout.old_log_probs, mask),
+                "policy/approx_kl": core.masked_mean(core.k3(rollout.old_log_probs, scored.log_probs), mask),
             }
             self.meter.log_weighted(means, weight=mask.sum())
         if self.args.entropy_coef and not is_warming_up:

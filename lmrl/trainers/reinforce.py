@@ -17,7 +17,7 @@ from lmrl.models import ScoredCompletions
 from lmrl.utils import replaced
 
 from .base import PolicyGradientTrainer
-from .configs import ReinforceConfig
+from .reinforce_config import ReinforceConfig
 from .rollout import Credit, Rollout
 
 
@@ -29,7 +29,8 @@ class ReinforceTrainer(PolicyGradientTrainer):
 
     where the baseline is one of [`lmrl.core.BASELINES`], the value of the prompt by a fitted critic, or a function
     (`args.baseline`, see [`ReinforceConfig`]). All but `greedy` are taken of the reward less its KL penalty. Where a
-    rollout serves several updates, the ratio of completions is clipped as RLOO does.
+    rollout serves several updates, the ratio of completions is clipped as RLOO does, or that of tokens
+    (`args.loss_level`), as GRPO and its successors do: docs/choosing.md has their settings.
 
     Args:
         model, reward_funcs, args, train_dataset, **kwargs:
@@ -40,7 +41,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
     paper: Mapping[str, str] = {"title": "Back to Basics: Revisiting REINFORCE-Style Optimization", "id": "2402.14740"}
     citation = Path(__file__).with_suffix(".bib").read_text(encoding="utf-8").strip()
     config_class = ReinforceConfig
-    reported_settings = ("baseline", *PolicyGradientTrainer.reported_settings)
+    reported_settings = ("baseline", "loss_level", "scale_rewards", *PolicyGradientTrainer.reported_settings)
 
     _average: Tensor | None = None  # of the rewards of the rollouts before, for the moving average
 
@@ -56,13 +57,45 @@ class ReinforceTrainer(PolicyGradientTrainer):
         return make_critic(policy, "least_squares")
 
     def credit(self, rollout: Rollout) -> Credit:
-        """Returns advantages, (B,)."""
-        penalty = core.masked_sum(self.reference.penalty(rollout, self.beta), rollout.completion_mask, dim=1)
-        rewards = self.accelerator.gather(rollout.rewards - penalty)
-        advantages = rewards - self._baseline(rewards, rollout)
+        """Returns advantages, (B,), or of tokens, (B, T)."""
+        mask = rollout.completion_mask
+        penalty = self.reference.penalty(rollout, self.beta)
+        rewards = self.accelerator.gather(rollout.rewards - core.masked_sum(penalty, mask, dim=1))
+        advantages = local_rows(rewards - self._baseline(rewards, rollout))
+        scale = local_rows(self._scale(rewards))
+        weights = self._weights(rollout)
+        if self.args.loss_level == "token":
+            # No token can change the penalty of the tokens before it, which is given back.
+            advantages = advantages.unsqueeze(1) + penalty.cumsum(dim=1) - penalty
+            scale = scale.unsqueeze(1)
+            weights = weights.unsqueeze(1) * mask
+        advantages = advantages / scale
         if self.args.normalize_advantages:
-            advantages = core.standardize(advantages, core.masked_moments(advantages, ~advantages.isnan()))
-        return Credit(advantages=local_rows(advantages))
+            counts = (weights > 0) & ~advantages.isnan()
+            advantages = core.standardize(advantages, self.meter.moments(advantages, counts))
+        return Credit(advantages=advantages * weights)
+
+    def _scale(self, rewards: Tensor) -> Tensor:
+        """Returns the standard deviation of the rewards of each completion's group, (N,), or of all; 1 by default."""
+        if self.args.scale_rewards == "none":
+            return torch.ones_like(rewards)
+        by_group = self.args.scale_rewards == "group"
+        return core.group_std(rewards, self.completions_per_prompt if by_group else len(rewards))
+
+    def _weights(self, rollout: Rollout) -> Tensor:
+        """
+        Returns the weights of the completions, (B,): 1 by default. With `drop_equal_groups` 0 where all completions of
+        a prompt got the same reward, and for the others what makes a mean over all one over the others.
+        """
+        if not self.args.drop_equal_groups:
+            return torch.ones_like(rollout.rewards)
+        lengths = rollout.completion_mask.sum(dim=1)
+        rewards, lengths = self.accelerator.gather(torch.stack([rollout.rewards, lengths], dim=1)).unbind(dim=1)
+        equal = core.equal_groups(rewards, self.completions_per_prompt, self.args.equal_groups_tolerance)
+        self.meter.log("dropped_groups", equal.float().mean())
+        by_tokens = self.args.loss_level == "token" and self.args.loss_type == "dapo"
+        sizes = lengths if by_tokens else torch.ones_like(rewards)
+        return local_rows(~equal * (sizes.sum() / sizes[~equal].sum().clamp(min=1)))
 
     def _baseline(self, rewards: Tensor, rollout: Rollout) -> Tensor:
         """Returns the baseline of the completions of all processes, (N,)."""
@@ -97,8 +130,14 @@ class ReinforceTrainer(PolicyGradientTrainer):
         return self.accelerator.gather(values.squeeze(1))
 
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
-        """Returns the loss, averaged over completions."""
+        """Returns the loss, averaged over completions, or over tokens in the way of `loss_type`."""
         mask = rollout.completion_mask
+        if self.args.loss_level == "token":
+            clip = (rollout.old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high)
+            self.meter.log_clipping(*core.clipped(scored.log_probs.detach(), *clip), mask)
+            per_token = core.clipped_policy_loss(scored.log_probs, *clip)
+            lengths = (rollout.mean_length[0], self.args.max_completion_length)
+            return core.average_tokens(per_token, mask, self.args.loss_type, *lengths)
         log_probs = core.masked_sum(scored.log_probs, mask, dim=1)
         old_log_probs = core.masked_sum(rollout.old_log_probs, mask, dim=1)
         clip = (old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high)

@@ -30,6 +30,21 @@ def test_batch_mean_leaves_out_what_could_not_be_scored() -> None:
     assert core.batch_mean(torch.tensor([1.0, NAN, 3.0])).tolist() == [2.0, 2.0, 2.0]
 
 
+def test_group_mean_and_group_std_are_those_of_what_could_be_scored() -> None:
+    rewards = torch.tensor([1.0, NAN, 3.0, 5.0, 5.0, NAN])
+    assert core.group_mean(rewards, 3).tolist() == [2.0, 2.0, 2.0, 5.0, 5.0, 5.0]
+    assert core.group_std(rewards, 3).tolist() == pytest.approx([2**0.5] * 3 + [1e-4] * 3)
+    assert core.group_std(rewards, 6).tolist() == pytest.approx([rewards[~rewards.isnan()].std().item()] * 6)
+
+
+@pytest.mark.parametrize(("tolerance", "expected"), [(0.0, [0, 0, 1, 1, 1, 1]), (0.5, [1, 1, 1, 1, 1, 1])])
+def test_groups_are_equal_to_a_tolerance_and_where_nothing_is_to_compare(
+    tolerance: float, expected: list[int]
+) -> None:
+    rewards = torch.tensor([1.0, 1.5, 2.0, NAN, NAN, NAN])
+    assert core.equal_groups(rewards, 2, tolerance).tolist() == [bool(value) for value in expected]
+
+
 def test_moving_average_uses_the_past_only() -> None:
     first, second = torch.tensor([1.0, 3.0]), torch.tensor([12.0, NAN])
     assert core.moving_average(first, None).tolist() == [2.0, 2.0]
@@ -44,6 +59,7 @@ def test_moving_average_uses_the_past_only() -> None:
     [
         ("none", [0.0, 0.0, 0.0, 0.0]),
         ("batch_mean", [2.5, 2.5, 2.5, 2.5]),
+        ("group_mean", [2.0, 2.0, 3.0, 3.0]),
         ("leave_one_out", [3.0, 1.0, 4.0, 2.0]),
         ("moving_average", [0.5, 0.5, 0.5, 0.5]),
         ("greedy", [7.0, 7.0, 8.0, 8.0]),
@@ -60,7 +76,7 @@ def test_every_baseline_has_a_name(name: str, expected: list[float]) -> None:
 
 
 def test_there_are_no_other_baselines() -> None:
-    assert list(core.BASELINES) == ["none", "batch_mean", "leave_one_out", "moving_average", "greedy"]
+    assert list(core.BASELINES) == ["none", "batch_mean", "group_mean", "leave_one_out", "moving_average", "greedy"]
 
 
 # -- ENUM: 3 tokens, completions of length 2, every pair of completions -----------------------------------------------
@@ -95,9 +111,10 @@ def _expected_gradient(theta: torch.Tensor, baseline) -> torch.Tensor:
         (lambda rewards: core.leave_one_out(rewards, 2), 1.0),
         (lambda rewards: core.moving_average(rewards, torch.tensor(0.37)), 1.0),
         (lambda rewards: torch.full_like(rewards, 0.7), 1.0),
+        (lambda rewards: core.group_mean(rewards, 2), 0.5),
         (core.batch_mean, 0.5),  # contains the completion's own reward: 1 - 1/B
     ],
-    ids=["none", "leave_one_out", "moving_average", "greedy", "batch_mean"],
+    ids=["none", "leave_one_out", "moving_average", "greedy", "group_mean", "batch_mean"],
 )
 def test_the_expected_gradient_is_the_exact_one(baseline, factor: float) -> None:
     theta = torch.randn(LENGTH, VOCABULARY, dtype=torch.double, requires_grad=True)

@@ -102,6 +102,8 @@ def test_greedy_completions_are_greedy_and_sampled_ones_are_not(gpt2_path: str, 
     [
         ("reinforce", {"baseline": "none"}),
         ("reinforce", {"baseline": "critic"}),
+        ("reinforce", {"baseline": "none", "loss_level": "token", "loss_type": "grpo"}),
+        ("reinforce", {"baseline": "moving_average", "loss_level": "token", "loss_type": "dr_grpo"}),
         ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "shared", "vf_coef": 0.0}),
         ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "least_squares"}),
     ],
@@ -173,10 +175,13 @@ def _gradients_of_all_pairs(
     probs = drawn.log_probs.sum(1).exp()
     # The loss is a mean over rows: weigh row i by B * p_i through its advantage.
     weight = probs * len(pairs)
+    of_tokens = getattr(trainer.args, "loss_level", None) == "token"
     shape = (-1,) if rollout.advantages.dim() == 1 else (-1, 1)
     trainer.model.zero_grad()
     loss_of(trainer, replace(rollout, advantages=rollout.advantages * weight.view(shape))).backward()
-    scale = 2.0 if trainer.name == "PPO" else 1.0  # PPO averages over tokens, two to a completion
+    # PPO averages over tokens, two to a completion, and so may REINFORCE, or over a constant number.
+    scale = {"grpo": 2.0, "dr_grpo": 8.0}[trainer.args.loss_type] if of_tokens else 1.0
+    scale = 2.0 if trainer.name == "PPO" else scale
     estimated = -trainer.model.transformer.h[0].mlp.c_fc.weight.grad.clone() * scale
     trainer.model.zero_grad()
     new = trainer.scorer.forward(trainer.model, rollout).log_probs.sum(1)

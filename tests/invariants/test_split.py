@@ -1,18 +1,27 @@
 """SPLIT: cutting a rollout into micro-batches changes neither the gradient nor the number of steps."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from training import ALGORITHMS, PASSES, gradients, loss_of, make_trainer, one_rollout
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("reinforce", {}),
+        ("reinforce", {"loss_level": "token", "loss_type": "grpo", "scale_rewards": "group"}),
+        ("reinforce", {"loss_level": "token", "loss_type": "dapo", "drop_equal_groups": True}),
+        ("ppo", {"entropy_coef": 0.1}),
+    ],
+    ids=["reinforce", "grpo", "dapo", "ppo"],
+)
 @pytest.mark.parametrize("scoring_pass", PASSES)
 def test_eight_rows_or_four_times_two_or_eight_times_one(
-    scoring_pass: str, algorithm: str, gpt2_path: str, tmp_path: Path
+    scoring_pass: str, algorithm: str, options: dict[str, Any], gpt2_path: str, tmp_path: Path
 ) -> None:
-    options = {"entropy_coef": 0.1} if algorithm == "ppo" else {}
     trainer = make_trainer(algorithm, gpt2_path, tmp_path, num_iterations=2, scoring_pass=scoring_pass, **options)
     rollout = one_rollout(trainer)
     results = []

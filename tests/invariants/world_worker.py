@@ -32,6 +32,11 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
         from peft import LoraConfig
 
         extra["peft_config"] = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
+    iterations = 2 if algorithm == "ppo" else 1
+    if algorithm == "reinforce" and kind == "lora":
+        extra |= {"loss_level": "token", "baseline": "group_mean", "scale_rewards": "group", "drop_equal_groups": True}
+        extra["equal_groups_tolerance"] = 0.2
+        iterations = 2
     if algorithm == "ppo":
         kinds = {"critic_adapter": "adapter", "least_squares": "least_squares"}
         extra["critic"] = kinds.get(kind, "shared")
@@ -42,7 +47,7 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
         model,
         out + ".run",
         per_device_train_batch_size=8 // processes,
-        num_iterations=2 if algorithm == "ppo" else 1,
+        num_iterations=iterations,
         max_steps=2,
         max_grad_norm=1e9,
         callbacks=[gradients],

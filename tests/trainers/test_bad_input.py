@@ -277,12 +277,37 @@ REINFORCE = [
     ({"num_generations": 1}, ["`num_generations` must be at least 2", "got 1", "moving_average"]),
     (
         {"baseline": "mean"},
-        ["`baseline` must be one of none, batch_mean, leave_one_out, moving_average, greedy, critic, got 'm"],
+        ["`baseline` must be one of none, batch_mean, group_mean, leave_one_out, moving_average, greedy, "],
     ),
     ({"baseline": "batch_men"}, ["got 'batch_men'. Did you mean `batch_mean`?"]),
     (
         {"baseline": "moving_average", "baseline_decay": 1.0},
         ["`baseline_decay` must be in [0, 1), got 1.0"],
+    ),
+    (
+        {"baseline": "group_mean", "num_generations": 1},
+        ["`num_generations` must be at least 2 with baseline='group_mean', got 1."],
+    ),
+    ({"loss_level": "word"}, ["`loss_level` must be one of sequence, token, got 'word'"]),
+    ({"loss_level": "token", "loss_type": "bnpo"}, ["`loss_type` must be one of dapo, grpo, dr_grpo, got 'bnpo'"]),
+    ({"loss_type": "grpo"}, ["`loss_type` must not be set without `loss_level='token'`, got 'grpo'"]),
+    ({"scale_rewards": "rollout"}, ["`scale_rewards` must be one of none, group, batch, got 'rollout'"]),
+    (
+        {"scale_rewards": "group", "num_generations": 1, "baseline": "none"},
+        ["`num_generations` must be at least 2 with scale_rewards='group', got 1."],
+    ),
+    (
+        {"scale_rewards": "batch", "normalize_advantages": True},
+        ["`scale_rewards` must be 'none' with normalize_advantages=True, got 'batch'."],
+    ),
+    ({"equal_groups_tolerance": 0.1}, ["`equal_groups_tolerance` must not be set without `drop_equal_groups`"]),
+    (
+        {"drop_equal_groups": True, "equal_groups_tolerance": -0.1},
+        ["`equal_groups_tolerance` must be at least 0, got -0.1"],
+    ),
+    (
+        {"drop_equal_groups": True, "num_generations": 1, "baseline": "none"},
+        ["`drop_equal_groups` must be False with num_generations=1, got True."],
     ),
     ({"baseline_decay": 0.5}, ["`baseline_decay` must not be set without `baseline='moving_average'`, got 0.5"]),
 ]

@@ -1,0 +1,111 @@
+"""Configuration of REINFORCE, and of the recipes that differ from it by settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from lmrl import core
+from lmrl.settings import check_unread
+from lmrl.utils import check_at_least, check_in, option, refuse
+
+from .configs import PolicyGradientConfig
+
+if TYPE_CHECKING:
+    Baseline = str | Callable[[Tensor, int], Tensor]
+else:
+    Baseline = str  # the parser of command lines knows no union: there a baseline is a name
+
+SCALES = ("none", "group", "batch")
+
+
+@dataclass
+class ReinforceConfig(PolicyGradientConfig):
+    """
+    Configuration of [`ReinforceTrainer`].
+
+    `baseline` is a name, or in Python a function `baseline(rewards, num_generations)` of the rewards of a rollout of
+    all processes, `(N,)`, less their KL penalty, the completions of a prompt side by side, NaN where no reward
+    applied. It returns what to subtract, `(N,)`.
+    """
+
+    num_generations: int | None = option(
+        4, "Completions per prompt. 1 is allowed with every baseline but leave_one_out and group_mean."
+    )
+    baseline: Baseline = option(
+        "leave_one_out",
+        "What is subtracted from the reward. One of none, batch_mean, leave_one_out, group_mean, moving_average, "
+        "critic, a regression on the prompt fitted to earlier rollouts, and greedy, which decodes each prompt again.",
+    )
+    baseline_decay: float = option(0.9, "Share of the past in the moving average, in [0, 1).")
+    critic_forgetting: float = option(
+        0.95, "Weight of earlier rollouts in the baseline critic. A factor in (0, 1], for each rollout since."
+    )
+    loss_level: Literal["sequence", "token"] = option(
+        "sequence",
+        "What the ratio is clipped of. sequence: a completion, as RLOO does. token: each token, as PPO does, with the "
+        "advantage of its completion, less the KL penalty from the token on.",
+    )
+    loss_type: Literal["dapo", "grpo", "dr_grpo"] = option(
+        "dapo",
+        "Average of the losses of tokens. dapo: over all tokens of the rollout. grpo: over the tokens of each "
+        "completion, then over completions. dr_grpo: their sum by max_completion_length. Read with loss_level=token.",
+    )
+    scale_rewards: Literal["none", "group", "batch"] = option(
+        "none",
+        "What advantages are divided by. group: the standard deviation of the rewards of the prompt's completions, as "
+        "GRPO does. batch: that of the rewards of the rollout. normalize_advantages instead whitens the advantages.",
+    )
+    drop_equal_groups: bool = option(
+        False,
+        "Leave prompts out whose completions all got the same reward. The loss is the mean over the others. Of the "
+        "reward before its KL penalty.",
+    )
+    equal_groups_tolerance: float = option(
+        1e-6, "How far rewards of a prompt may differ and count as the same. Read with drop_equal_groups."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_in(("sequence", "token"), loss_level=self.loss_level)
+        check_in(core.LOSS_TYPES, loss_type=self.loss_type)
+        check_in(SCALES, scale_rewards=self.scale_rewards)
+        check_at_least(0, equal_groups_tolerance=self.equal_groups_tolerance)
+        if not self.drop_equal_groups:
+            check_unread(self, ["equal_groups_tolerance"], "drop_equal_groups")
+        if self.loss_level != "token":
+            check_unread(self, ["loss_type"], "loss_level='token'")
+        if not callable(self.baseline):
+            check_in((*core.BASELINES, "critic"), baseline=self.baseline)
+        if self.baseline != "moving_average":
+            check_unread(self, ["baseline_decay"], "baseline='moving_average'")
+        if self.baseline != "critic":
+            check_unread(self, ["critic_forgetting"], "baseline='critic'")
+        forgetting = self.critic_forgetting
+        is_alone = self.num_generations == 1
+        scales = self.scale_rewards != "none"
+        of_tokens = not self.vllm_importance_sampling_mode.startswith("sequence")
+        refuse(
+            {
+                f"`critic_forgetting` must be in (0, 1], got {forgetting}.": not 0 < forgetting <= 1,
+                "`num_generations` must be at least 2 with baseline='leave_one_out', got 1. The baseline of a "
+                "completion is the mean of the others of its prompt: raise it, or take baseline='moving_average' or "
+                "'greedy'.": is_alone and self.baseline == "leave_one_out",
+                "`num_generations` must be at least 2 with baseline='group_mean', got 1. The reward of a completion "
+                "would be its own baseline: raise it, or take baseline='batch_mean'.": is_alone
+                and self.baseline == "group_mean",
+                "`num_generations` must be at least 2 with scale_rewards='group', got 1. One reward has no standard "
+                "deviation: raise it, or take scale_rewards='batch'.": is_alone and self.scale_rewards == "group",
+                "`drop_equal_groups` must be False with num_generations=1, got True. A single completion has none to "
+                "differ from: raise it.": is_alone and self.drop_equal_groups,
+                f"`scale_rewards` must be 'none' with normalize_advantages=True, got {self.scale_rewards!r}. Each "
+                "divides the advantages by a standard deviation: choose one.": scales and self.normalize_advantages,
+                "`baseline` must not be 'greedy' with use_vllm=True, got 'greedy'. Use "
+                "baseline='leave_one_out'.": self.baseline == "greedy" and self.use_vllm,
+                "`vllm_importance_sampling_mode` must be 'sequence_truncate' or 'sequence_mask' with loss_level="
+                f"'sequence', got {self.vllm_importance_sampling_mode!r}. Its loss weighs completions, not "
+                "tokens.": of_tokens and self.loss_level == "sequence",
+                f"`baseline_decay` must be in [0, 1), got {self.baseline_decay}.": not 0 <= self.baseline_decay < 1,
+            }
+        )
