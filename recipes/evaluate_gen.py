@@ -38,6 +38,8 @@ def main() -> None:
         metrics=eval_args.eval_metrics or [],
         run=record,
         primary_metrics=eval_args.primary_metrics,
+        win_rate=eval_args.win_rate,
+        mbr_metric=compare_args.eval_mbr_metric,
         perplexity_model=eval_args.eval_perplexity_model,
         device=process.device,
         **model_args.loading(),

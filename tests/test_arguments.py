@@ -329,8 +329,8 @@ def test_help_states_when_the_demo_applies_and_its_values(capsys: pytest.Capture
 
 
 def test_every_argument_of_the_evaluation_begins_with_eval() -> None:
-    names = {f.name for f in fields(EvaluationArguments)} - {"primary_metrics"}
-    assert len(names) == 9 and all(name.startswith("eval_") for name in names)
+    names = {f.name for f in fields(EvaluationArguments)} - {"primary_metrics", "win_rate"}
+    assert len(names) == 10 and all(name.startswith("eval_") for name in names)
 
 
 OLD_NAMES = {

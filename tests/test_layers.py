@@ -83,6 +83,7 @@ LAYERS = {
         None,
         ("trl",),
     ),
+    "lmrl/comparison": Layer(("lmrl.comparison", "lmrl.evaluation", "lmrl.rewards", "lmrl.rollouts"), None, ("trl",)),
     "lmrl/search": Layer(
         ("lmrl.search", "lmrl.evaluation", "lmrl.cli", "lmrl.outputs"), None, ("torch", "transformers", "trl")
     ),
@@ -90,6 +91,7 @@ LAYERS = {
         (
             *("lmrl.experiment", "lmrl.critics", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"),
             *("lmrl.distributed", "lmrl.precision", "lmrl.outputs", "lmrl.rollouts", "lmrl.version", "lmrl.log_file"),
+            "lmrl.comparison",
         ),
         None,
         ("trl",),
@@ -97,7 +99,7 @@ LAYERS = {
     "lmrl/supervised": Layer(
         (
             *("lmrl.supervised", "lmrl.experiment", "lmrl.data", "lmrl.models", "lmrl.rewards", "lmrl.evaluation"),
-            *("lmrl.precision", "lmrl.arguments", "lmrl.distributed", "lmrl.trainers"),
+            *("lmrl.precision", "lmrl.arguments", "lmrl.distributed", "lmrl.trainers", "lmrl.comparison"),
         ),
         None,
         ("trl",),
@@ -121,6 +123,7 @@ LAYERS = {
 BUDGETS = {
     "lmrl": 15_500,
     "lmrl/checks": 500,
+    "lmrl/comparison": 600,
     "lmrl/core": 800,
     "lmrl/critics": 700,
     "lmrl/data": 1_400,
@@ -134,7 +137,7 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 25_320,
+    "lmrl": 26_040,
     "lmrl/rewards": 4_620,
     "lmrl/trainers": 2_900,
 }

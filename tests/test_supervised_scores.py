@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmrl.evaluation.comparison import clustered_interval
 from lmrl.rewards import completion_text
 from lmrl.supervised.scores import (
     calibration_bins,
     classification_scores,
+    clustered_interval,
     evaluate_preferences,
     expected_calibration_error,
 )

@@ -73,6 +73,12 @@ class ScoringArguments(Settings):
         "from, or the first checkpoint.",
     )
     eval_num_completions_to_print: int = option(5, "Completions printed at the end.")
+    win_rate: list[RewardSpec] | None = option(
+        None,
+        "Scores that win rates over the first checkpoint are by. Rewards by name or as JSON, as for `rewards`, and "
+        "metrics; those that are measured anyway cost nothing. For example bleu reward_model.",
+    )
+    eval_tie_tolerance: float = option(0.0, "Largest difference of two scores that is a tie, with win_rate.")
     eval_output_dir: str | None = option(None, "Folder of the scores and the report. Default: output_dir.")
 
     def __post_init__(self) -> None:
@@ -82,8 +88,13 @@ class ScoringArguments(Settings):
             eval_max_new_tokens=self.eval_max_new_tokens,
             eval_num_beams=self.eval_num_beams,
         )
-        check_at_least(0, eval_num_completions_to_print=self.eval_num_completions_to_print)
+        check_at_least(
+            0,
+            eval_num_completions_to_print=self.eval_num_completions_to_print,
+            eval_tie_tolerance=self.eval_tie_tolerance,
+        )
         check_specs("eval_metrics", self.eval_metrics or [])
+        check_specs("win_rate", self.win_rate or [])
 
     def decoding(self, max_new_tokens: int) -> dict[str, Any]:
         """Returns the options of decoding, with a default for the length."""
@@ -152,6 +163,14 @@ class ComparisonArguments(OutputArguments):
         None, "Label of the checkpoint that the others are tested against, or all: every pair. Default: the first."
     )
     eval_num_samples: int = option(1, "Completions per prompt; more than 1 needs eval_do_sample.")
+    eval_mbr_metric: str = option(
+        "rougeL",
+        "Similarity of the minimum-Bayes-risk choice among samples. A reward that compares a text with references, by "
+        "name or as JSON; with eval_num_samples.",
+    )
+    eval_pass_threshold: float | None = option(
+        None, "Reward from which on a sample passes, for pass@k. Default: 1, for rewards that are 0 or 1."
+    )
     eval_temperature: float = option(1.0, "Temperature of sampling, with eval_do_sample.")
     eval_seed: int = option(42, "Seed of sampling, with eval_do_sample.")
     chat_template_kwargs: dict[str, Any] | str | None = option(
@@ -195,6 +214,8 @@ class ComparisonArguments(OutputArguments):
             check_unread(eval_args, [f"eval_{name}" for name in eval_args.decoding(1)], "checkpoints")
         outputs = labelled("outputs", self.outputs or [], taken=checkpoints)
         check_in([*checkpoints, *outputs, "all"], compare_with=self.compare_with)
+        if len(checkpoints) + len(outputs) < 2:
+            check_unread(eval_args, ("win_rate",), "checkpoints` or `outputs` to compare")
         return checkpoints, outputs
 
     def baseline_first(self, by_label: Mapping[str, T]) -> dict[str, T]:

@@ -80,6 +80,7 @@ _ADVANCED = (
     "vllm_importance_sampling_clip_max",
     "vllm_importance_sampling_clip_min",
 )  # arguments of lmrl that `--help all` alone prints
+_OF_COMPARISON = ("win_rate", "eval_tie_tolerance")  # so too where a recipe compares no systems but its own two
 _LAST = ("Evaluation", "Output")  # the trainer's own group stands before these
 _REST = "Other arguments of TRL and transformers"
 
@@ -148,7 +149,8 @@ def write_help(
     groups = _in_order({argument.group for argument in arguments})
     if not everything:
         groups = [group for group in groups if group != _REST]
-        arguments = [argument for argument in arguments if argument.name not in _ADVANCED]
+        hidden = _ADVANCED if "Comparison" in groups else (*_ADVANCED, *_OF_COMPARISON)
+        arguments = [argument for argument in arguments if argument.name not in hidden]
     for group in groups:
         lines += ["", group.upper()]
         for argument in _sort(group, [one for one in arguments if one.group == group]):

@@ -150,6 +150,13 @@ _RULES = (
         lambda *switches: any(switches),
         "It is read with `gradient_checkpointing` alone.",
     ),
+    _Rule(("eval_tie_tolerance",), ("win_rate",), bool, "It is read with `win_rate` alone."),
+    _Rule(
+        ("eval_mbr_metric", "eval_pass_threshold"),
+        ("eval_num_samples",),
+        lambda samples: samples > 1,
+        "It is read with `eval_num_samples` above 1 alone.",
+    ),
     _Rule(("liger_kernel_config",), ("use_liger_kernel",), bool, "It is read with `use_liger_kernel` alone."),
     _Rule(
         ("length_column_name",),

@@ -1,7 +1,7 @@
 """Confidence intervals of scores and paired tests of differences, from stored statistics."""
 
 import math
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lmrl.utils import check_at_least
 
-from .scores import Score, mean_score, pooled_score
+from .scores import Score, mean_score
 from .statistics import SEED, Array, bootstrap_values, pool, swapped_values
 
 SIGNIFICANCE_LEVEL = 0.05
@@ -112,28 +112,6 @@ def bootstrap_interval(
     rows = np.asarray(score.statistics, dtype=np.float64)[kept]
     values = bootstrap_values(score.pooling, rows, samples=samples, seed=seed)
     return Interval(score.value, *_percentiles(values, confidence))
-
-
-def clustered_interval(
-    values: Sequence[float], groups: Sequence[Hashable], *, samples: int = 1000, seed: int = 0
-) -> Interval:
-    """
-    Returns the mean of values with its 95% percentile bootstrap interval over groups; its ends are NaN for one group.
-
-    Groups are drawn with replacement, as many as there are, and each draw's mean is that of its rows. The errors of
-    the rows of a group are correlated, and an interval that took them as independent would be too narrow:
-    "Bootstrap-Based Improvements for Inference with Clustered Errors" (Cameron, Gelbach and Miller, 2008,
-    https://doi.org/10.1162/rest.90.3.414). With a group for each row it is the ordinary bootstrap.
-
-    Raises:
-        `ValueError`: if there are no values, or not a group for each.
-    """
-    if len(values) == 0 or len(groups) != len(values):
-        raise ValueError(f"`groups` must have one entry per value, at least 1, got {len(groups)} for {len(values)}.")
-    index = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    members = np.array([index[group] for group in groups])
-    statistics = np.stack([np.bincount(members, values), np.bincount(members)], axis=1).tolist()
-    return bootstrap_interval(pooled_score("", "", "mean", statistics, None, None), samples=samples, seed=seed)
 
 
 def compare(before: Score, after: Score, *, samples: int = 1000, trials: int = 10_000, seed: int = SEED) -> Difference:

@@ -46,7 +46,10 @@ class Evaluation:
         trained_on (`dict` of lists of `str`, *optional*):
             Ids of the rows that the checkpoint was trained on, by the run that did; `None` if that is unknown.
         tables (`dict` of lists of lists of `str`, *optional*):
-            Tables that the report shows, by their headings; the first line of each has the names of its columns.
+            Tables that the report shows, by their headings; the first line of each has the names of its columns, and
+            one of a single cell is a note below it.
+        numbers (`dict` of lists of `dict`, *optional*):
+            Numbers of some of these tables, by the same headings, ready for JSON: `None` in place of NaN.
     """
 
     completions: list[Completion]
@@ -55,6 +58,7 @@ class Evaluation:
     row_ids: list[str] = field(default_factory=list)
     trained_on: dict[str, list[str]] | None = None
     tables: dict[str, list[list[str]]] = field(default_factory=dict)
+    numbers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from .evaluate import Evaluation
 
@@ -37,7 +38,10 @@ def _reordered(evaluation: Evaluation, ids: list[str]) -> Evaluation:
     completions.sort(key=lambda completion: (completion.row, completion.sample))
     scores = {}
     for name, score in evaluation.scores.items():
-        row_scores = score.row_scores and [score.row_scores[index] for index in order]
-        statistics = score.statistics and [score.statistics[index] for index in order]
-        scores[name] = replace(score, row_scores=row_scores, statistics=statistics)
+        changed: dict[str, Any] = {
+            key: values and [values[index] for index in order]
+            for key, values in vars(score).items()
+            if key in ("row_scores", "statistics", "sample_scores")
+        }
+        scores[name] = replace(score, **changed)
     return replace(evaluation, completions=completions, scores=scores, row_ids=ids)

@@ -74,5 +74,10 @@ def higher_is_better(name: str, argument: str = "metric") -> bool | None:
     if name in MODEL_SCORES:
         return MODEL_SCORES[name]
     check_in(("reward", "reward/<name>", *METRICS, *MODEL_SCORES), **{argument: name})
-    smallest = Corpus(["a b", "c d"], [["a b"], ["c d"]], rows=[0, 1], lengths=[2, 2], finished=[True, True])
-    return METRICS[name](name, smallest).higher_is_better
+    return score_of_two(name).higher_is_better
+
+
+def score_of_two(name: str) -> Score:
+    """Returns a metric of two texts, whose direction and rows are those of any corpus."""
+    two = Corpus(["a b", "c d"], [["a b"], ["c d"]], rows=[0, 1], lengths=[2, 2], finished=[True, True])
+    return METRICS[name](name, two)

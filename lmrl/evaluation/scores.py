@@ -3,8 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from .statistics import pool
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Score:
             that there is no interval and no test.
         statistics (list of lists of `float`, *optional*):
             What each row adds to the sums. Intervals and tests resample these and score nothing again.
+        sample_scores (list of lists of `float`, *optional*):
+            Where prompts have several samples, the scores of each prompt's, whose means are its `row_scores`.
     """
 
     name: str
@@ -90,6 +95,7 @@ class Score:
     higher_is_better: bool | None
     pooling: str | None = None
     statistics: list[list[float]] | None = None
+    sample_scores: list[list[float]] | None = None
 
 
 def mean_score(name: str, signature: str, values: Sequence[float | None], higher_is_better: bool | None) -> Score:
@@ -135,14 +141,17 @@ def per_prompt(score: Score, num_samples: int) -> Score:
     """
     if num_samples == 1:
         return score
-    row_scores = score.row_scores
-    statistics = score.statistics
-    if row_scores is not None:
-        starts = range(0, len(row_scores), num_samples)
-        row_scores = [mean_score("", "", row_scores[i : i + num_samples], None).value for i in starts]
-    if statistics is not None:
-        starts = range(0, len(statistics), num_samples)
-        statistics = [
-            [math.fsum(column) for column in zip(*statistics[i : i + num_samples], strict=True)] for i in starts
-        ]
-    return replace(score, row_scores=row_scores, statistics=statistics)
+    changed = score
+    if score.row_scores is not None:
+        samples = _in_groups(score.row_scores, num_samples)
+        means = [mean_score("", "", values, None).value for values in samples]
+        changed = replace(changed, row_scores=means, sample_scores=samples)
+    if score.statistics is not None:
+        parts = _in_groups(score.statistics, num_samples)
+        sums = [[math.fsum(column) for column in zip(*rows, strict=True)] for rows in parts]
+        changed = replace(changed, statistics=sums)
+    return changed
+
+
+def _in_groups(values: list[T], size: int) -> list[list[T]]:
+    return [values[i : i + size] for i in range(0, len(values), size)]

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lmrl.evaluation import Decoding, Evaluator, FrozenModels, higher_is_better
 from lmrl.evaluation.likelihood import MODEL_SCORES
+from lmrl.experiment.named import further_rewards, names_of_scores
 from lmrl.experiment.policies import model_name, model_source
 from lmrl.models import load_model, load_tokenizer
 from lmrl.rewards import make_rewards, reward_name
@@ -46,27 +47,29 @@ def make_evaluator(
             direction than `greater_is_better`.
     """
     loading = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
+    measured = [*reward_funcs, *make_rewards(eval_args.eval_metrics or [])]
     evaluator = Evaluator(
         tokenizer,
         rows,
         Decoding(**eval_args.decoding(config.max_completion_length), chat_template_kwargs=config.chat_template_kwargs),
-        reward_funcs=[*reward_funcs, *make_rewards(eval_args.eval_metrics or [])],
+        reward_funcs=[*measured, *further_rewards(eval_args.win_rate, measured)],
         reward_weights=weights_by_name(reward_funcs, config.reward_weights),
         subset_size=eval_args.eval_subset,
         load_frozen_models=partial(
             load_frozen_models, model_name(model_args), eval_args.eval_perplexity_model, **loading
         ),
     )
-    check_primary(eval_args.primary_metrics, evaluator.names_in_training)
+    check_scores(eval_args.primary_metrics, eval_args.win_rate, evaluator.names_in_training)
     if config.metric_for_best_model is not None:
         config.greater_is_better = _greater_is_better(config, evaluator.names_in_training)
     return evaluator
 
 
-def check_primary(primary: Sequence[str] | None, measured: Sequence[str]) -> None:
-    """Raises a `ValueError` for the first of the primary metrics that an evaluation on all held-out rows has not."""
+def check_scores(primary: Sequence[str] | None, win_rate: Sequence[Any] | None, measured: Sequence[str]) -> None:
+    """Raises a `ValueError` for the first metric to test, or to compare by, that an evaluation of all rows has not."""
     for name in primary or ():
         check_in([*measured, *MODEL_SCORES], primary_metrics=name)
+    names_of_scores(win_rate, [*measured, *MODEL_SCORES])
 
 
 def weights_by_name(reward_funcs: Sequence[Any], weights: Sequence[float] | None) -> dict[str, float]:

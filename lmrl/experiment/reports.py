@@ -6,9 +6,12 @@ from typing import Any
 
 from datasets import Dataset
 
+from lmrl.comparison import printed_tables, with_win_rates
 from lmrl.data import demo_model_path
 from lmrl.evaluation import Evaluation, report, write_card
+from lmrl.evaluation.roles import metrics_of
 from lmrl.experiment.lineage import lineage_of
+from lmrl.experiment.named import names_of_scores
 from lmrl.experiment.runs import find_run, read_run, with_trained_rows
 from lmrl.models import write_merged
 from lmrl.rollouts import read_rollouts
@@ -79,6 +82,8 @@ def write_report(
         "config": config,
     }
     start = Path(str(config["model_name_or_path"] or demo_model_path())).name
+    names = names_of_scores(config.get("win_rate"), metrics_of(evaluations))
+    evaluations = with_win_rates(evaluations, names, tolerance=config.get("eval_tie_tolerance", 0.0))
     compared = None
     try:
         compared = report(
@@ -89,6 +94,7 @@ def write_report(
             primary=primary,
             title=f"{start}, {title}",
             rollouts=read_rollouts(folder),
+            below=printed_tables(evaluations),
             **run,
         )
     finally:  # also where nothing can be printed, as into a pipe that is closed

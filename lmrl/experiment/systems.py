@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from lmrl.comparison import printed_tables, reference_column, with_samples, with_win_rates
 from lmrl.data import fit_prompts, load_held_out
 from lmrl.distributed import rank_and_world_size
 from lmrl.evaluation import (
@@ -19,13 +20,15 @@ from lmrl.evaluation import (
     report,
 )
 from lmrl.evaluation.evaluate import rewards_by_name, score_names
+from lmrl.evaluation.roles import metrics_of
 from lmrl.experiment.banner import print_evaluation_banner
-from lmrl.experiment.evaluators import check_primary, load_frozen_models, weights_by_name
+from lmrl.experiment.evaluators import check_scores, load_frozen_models, weights_by_name
+from lmrl.experiment.named import further_rewards, names_of_scores
 from lmrl.experiment.policies import NO_LIMIT
 from lmrl.experiment.reruns import load_run_rows
 from lmrl.experiment.runs import RunRecord, trained_rows, with_trained_rows
 from lmrl.models import context_length, load_model, load_tokenizer, show_special_tokens
-from lmrl.rewards import make_rewards
+from lmrl.rewards import make_reward, make_rewards
 from lmrl.settings import COMMAND_LINE, check_unread
 from lmrl.utils import known_as, labelled
 
@@ -84,6 +87,10 @@ class SystemEvaluator:
             Run whose rewards are measured too, with their weighted total.
         primary_metrics (list of `str`, *optional*):
             Metrics to test, which must be among those that are measured.
+        win_rate (list of `str` or `dict`, *optional*):
+            Scores that win rates are by, as [`~lmrl.experiment.named.further_rewards`] takes them.
+        mbr_metric (`str` or `dict`, *optional*, defaults to `"rougeL"`):
+            Similarity of the minimum-Bayes-risk choice among several samples.
         perplexity_model (`str`, *optional*), device (`torch.device`), **loading:
             As for [`load_frozen_models`]; the checkpoints are loaded like the reference.
 
@@ -100,6 +107,8 @@ class SystemEvaluator:
         *,
         run: RunRecord | None = None,
         primary_metrics: Sequence[str] | None = None,
+        win_rate: Sequence[Any] | None = None,
+        mbr_metric: Any = "rougeL",
         perplexity_model: str | None,
         **loading: Any,
     ):
@@ -108,8 +117,13 @@ class SystemEvaluator:
         self.decoding = decoding
         rewards = [] if run is None else make_rewards(run.settings.get("rewards", {}).get("rewards", []))
         training = {} if run is None else run.settings["training"]
-        self.reward_funcs = [*rewards, *make_rewards(metrics)]
+        measured = [*rewards, *make_rewards(metrics)]
+        self.reward_funcs = [*measured, *further_rewards(win_rate, measured)]
         self.primary_metrics = primary_metrics
+        self.win_rate = win_rate
+        self.similarity = make_reward(mbr_metric) if decoding.num_samples > 1 else None
+        if self.similarity is not None:
+            reference_column(self.similarity)  # raises before the generation
         self.reward_weights = weights_by_name(rewards, training.get("reward_weights"))
         self.loading = loading
         with known_as(_CHECKPOINTS):
@@ -132,7 +146,8 @@ class SystemEvaluator:
         Raises:
             ValueError: If a file of texts does not fit the rows, or a primary metric is not measured on them.
         """
-        check_primary(self.primary_metrics, score_names(rows, self.reward_funcs, self.reward_weights))
+        measured = score_names(rows, self.reward_funcs, self.reward_weights)
+        check_scores(self.primary_metrics, self.win_rate, measured)
         perplexity_model = self.frozen.perplexity_model
         tokenizer = None if perplexity_model is None else perplexity_model[1]
         texts = {label: read_outputs(path, rows, tokenizer) for label, path in self.outputs.items()}
@@ -202,14 +217,21 @@ class SystemEvaluator:
             eval_args ([`~lmrl.arguments.ScoringArguments`]), compare_args ([`~lmrl.arguments.ComparisonArguments`]):
                 The metrics to test, and what is compared with what.
         """
+        all_pairs = compare_args.compare_with == "all"
+        compared = compare_args.baseline_first(evaluations)
+        names = names_of_scores(self.win_rate, metrics_of(evaluations))
+        compared = with_win_rates(compared, names, all_pairs=all_pairs, tolerance=eval_args.eval_tie_tolerance)
+        if self.similarity is not None:
+            compared = with_samples(compared, names, self.similarity, threshold=compare_args.eval_pass_threshold)
         report(
-            compare_args.baseline_first(evaluations),
+            compared,
             rows,
             folder,
             eval_args.eval_num_completions_to_print,
             rewarded=list(self.reward_weights) or None,
             primary=eval_args.primary_metrics,
-            all_pairs=compare_args.compare_with == "all",
+            all_pairs=all_pairs,
+            below=printed_tables(compared),
             **about,
         )
 

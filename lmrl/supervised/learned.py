@@ -9,11 +9,11 @@ from datasets import Dataset
 from numpy.typing import ArrayLike, NDArray
 
 from lmrl.evaluation import Completion, Evaluation, Score
-from lmrl.evaluation.comparison import clustered_interval
 from lmrl.evaluation.reporting.wording import with_interval
 from lmrl.evaluation.rows import row_ids
 from lmrl.evaluation.scores import mean_score, pooled_score
 from lmrl.rewards import completion_text
+from lmrl.supervised.scores import clustered_interval
 
 Array = NDArray[np.float64]
 

@@ -1,17 +1,40 @@
 """Scores of reward models on held-out pairs, and of classifiers on held-out labels."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmrl.evaluation.comparison import clustered_interval
+from lmrl.evaluation import Interval, bootstrap_interval
+from lmrl.evaluation.scores import pooled_score
 from lmrl.evaluation.statistics import Array
 from lmrl.rewards import completion_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+def clustered_interval(
+    values: Sequence[float], groups: Sequence[Hashable], *, samples: int = 1000, seed: int = 0
+) -> Interval:
+    """
+    Returns the mean of values with its 95% percentile bootstrap interval over groups; its ends are NaN for one group.
+
+    Groups are drawn with replacement, as many as there are, and each draw's mean is that of its rows. The errors of
+    the rows of a group are correlated, and an interval that took them as independent would be too narrow:
+    "Bootstrap-Based Improvements for Inference with Clustered Errors" (Cameron, Gelbach and Miller, 2008,
+    https://doi.org/10.1162/rest.90.3.414). With a group for each row it is the ordinary bootstrap.
+
+    Raises:
+        `ValueError`: if there are no values, or not a group for each.
+    """
+    if len(values) == 0 or len(groups) != len(values):
+        raise ValueError(f"`groups` must have one entry per value, at least 1, got {len(groups)} for {len(values)}.")
+    index = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    members = np.array([index[group] for group in groups])
+    statistics = np.stack([np.bincount(members, values), np.bincount(members)], axis=1).tolist()
+    return bootstrap_interval(pooled_score("", "", "mean", statistics, None, None), samples=samples, seed=seed)
 
 
 def calibration_bins(margins: Array, bins: int = 10) -> list[dict[str, Any]]:

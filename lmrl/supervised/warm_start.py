@@ -11,7 +11,8 @@ from lmrl.data import to_supervised
 from lmrl.evaluation import Completion, Decoding, Evaluation, Evaluator, perplexity
 from lmrl.evaluation.encoding import encode_prompts
 from lmrl.experiment import load_frozen_models
-from lmrl.experiment.evaluators import check_primary
+from lmrl.experiment.evaluators import check_scores
+from lmrl.experiment.named import further_rewards
 from lmrl.experiment.tracking import log_scores
 from lmrl.models import context_length
 from lmrl.rewards import completion_text, make_rewards
@@ -39,14 +40,16 @@ def make_supervised_evaluator(
     if (limit := context_length(model)) is not None:
         longest = min(longest, limit - max(map(len, encode_prompts(tokenizer, rows["prompt"]))))
     frozen = partial(load_frozen_models, None, eval_args.eval_perplexity_model)
+    measured = make_rewards(eval_args.eval_metrics or [])
     evaluator = Evaluator(
         tokenizer,
         rows,
         Decoding(**eval_args.decoding(longest)),
-        reward_funcs=make_rewards(eval_args.eval_metrics or []),
+        reward_funcs=[*measured, *further_rewards(eval_args.win_rate, measured)],
         load_frozen_models=frozen if eval_args.eval_perplexity_model else None,
     )
-    check_primary(eval_args.primary_metrics, ["reference_perplexity", *evaluator.names_in_training])
+    names = ["reference_perplexity", *evaluator.names_in_training]
+    check_scores(eval_args.primary_metrics, eval_args.win_rate, names)
     return evaluator
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmrl.rollouts import read_log, read_rollouts
 
-from ..comparison import Compared, compare_all, compare_pairs
+from ..comparison import Compared, compare_pairs
 from ..evaluate import Evaluation
 from ..matching import matched
 from ..roles import measured_rewards, primary_metrics
@@ -40,6 +40,7 @@ def report(
     all_pairs: bool = False,
     title: str = "Evaluation",
     rollouts: Sequence[Mapping[str, Any]] | None = None,
+    below: Sequence[Any] = (),
 ) -> Compared:
     """
     Prints scores, some completions and warnings for each checkpoint, and writes them to a folder; returns the
@@ -72,6 +73,8 @@ def report(
             Heading of the page.
         rollouts (list of `dict`, *optional*):
             Lines of a run's `rollouts.jsonl`; by default of the one in `folder`, if there is one.
+        below (list of `rich.table.Table`, *optional*, defaults to `()`):
+            Tables to print below that of the scores, as [`lmrl.comparison.tables`] makes them.
     """
     folder = Path(folder)
     evaluations = matched(evaluations)
@@ -79,11 +82,9 @@ def report(
     rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
     columns = {label: evaluation.scores for label, evaluation in evaluations.items()}
     tested = primary_metrics(evaluations, rewarded) if primary is None else list(primary)
-    pairs = compare_pairs(columns, itertools.combinations(columns, 2), tested) if all_pairs else None
-    if pairs is None:
-        compared = compare_all(columns, tested) if columns else {}
-    else:  # one correction for all that is shown
-        compared = {second: found for (first, second), found in pairs.items() if first == next(iter(columns))}
+    wanted = [pair for pair in itertools.combinations(columns, 2) if all_pairs or pair[0] == next(iter(columns))]
+    pairs = compare_pairs(columns, wanted, tested)  # one correction for all that is shown
+    compared = {second: found for (first, second), found in pairs.items() if first == next(iter(columns))}
     files = {label: folder / f"{label}.json" for label in evaluations}
     for label, evaluation in evaluations.items():
         write_json(files[label], evaluation)
@@ -95,7 +96,7 @@ def report(
         rows,
         logs=logs,
         compared=compared,
-        pairs=pairs,
+        pairs=pairs if all_pairs else None,
         rollouts=read_rollouts(folder) if rollouts is None else rollouts,
         **shown,
     )
@@ -106,8 +107,10 @@ def report(
     if samples and len(rows):
         show(samples_table(evaluations, rows, n=samples))
     show(scores_table(columns, compared))
-    if pairs is not None:
+    if all_pairs:
         show(pairs_table(pairs))
+    for table in below:
+        show(table)
     findings = find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared)
     for warning in findings.warnings:
         print(f"Warning: {warning}")

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lmrl.rewards import completion_text
+
 from ..evaluate import Evaluation
 from ..roles import is_reward, is_rewarded
 from ..rows import Row
@@ -87,16 +89,11 @@ def collect_rollouts(rollouts: Mapping[str, Sequence[Mapping[str, Any]]], most: 
         shown = [step for place, step in enumerate(steps) if (len(steps) - 1 - place) % stride == 0]
         for (step, prompt), group in groupby(lines, lambda line: (line["step"], line["prompt"])):
             if step in shown:
-                completions = [{**line, "text": _completion_text(line["completion"])} for line in group]
+                completions = [{**line, "text": completion_text(line["completion"]).strip()} for line in group]
                 groups.append({"run": run, "step": step, "prompt": prompt_text(prompt), "completions": completions})
         if steps:
             shown_steps[run] = shown, len(steps)
     return {"rollouts": groups, "rollout_steps": shown_steps}
-
-
-def _completion_text(completion: Any) -> str:
-    texts = [completion] if isinstance(completion, str) else [str(message.get("content")) for message in completion]
-    return "\n".join(texts).strip()
 
 
 def _reward_changes(evaluations: Mapping[str, Evaluation], rewarded: Sequence[str]) -> list[RewardChange]:

@@ -31,6 +31,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "row_ids": evaluation.row_ids,
         "trained_on": evaluation.trained_on,
         "tables": evaluation.tables,
+        "numbers": evaluation.numbers,
         "versions": package_versions(),
         "completions": completions,
     }
@@ -53,11 +54,9 @@ def read_json(path: str | os.PathLike[str]) -> Evaluation:
     data = json.loads(Path(path).read_text(encoding="utf-8"))
     scores = {}
     for name, score in data["scores"].items():
-        row_scores = score["row_scores"]
-        score["value"] = known(score["value"])
-        score["row_scores"] = None if row_scores is None else [known(value) for value in row_scores]
-        scores[name] = Score(**score)
+        by_row = {key: score.get(key) and known(score[key]) for key in ("row_scores", "sample_scores")}
+        scores[name] = Score(**{**score, "value": known(score["value"]), **by_row})
     completions = [Completion(**completion) for completion in data["completions"]]
-    optional: dict[str, Any] = {"row_ids": [], "trained_on": None, "tables": {}}  # of files of earlier versions
+    optional: dict[str, Any] = {"row_ids": [], "trained_on": None, "tables": {}, "numbers": {}}  # of old files
     others = {name: data.get(name, default) for name, default in optional.items()}
     return Evaluation(completions, scores, data["decoding"], **others)

@@ -41,8 +41,6 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     """
     from rich.text import Text
 
-    if not columns:
-        raise ValueError("`columns` must have at least 1 checkpoint, got 0. Pass the scores of a checkpoint.")
     compared = compare_all(columns) if compared is None else compared
     baseline = next(iter(columns))
     with_intervals = len(columns) <= 2

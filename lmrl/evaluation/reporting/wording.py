@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from ..comparison import Difference, bootstrap_interval
 from ..encoding import Prompt
@@ -23,8 +24,10 @@ def number(value: float, sign: str = "") -> str:
     return f"{value:{sign}.4f}" if abs(value) >= 5e-4 else f"{value:{sign}.1e}"
 
 
-def known(value: float | None) -> float:
-    """Returns a value as it was before it was written as JSON, which has no NaN."""
+def known(value: Any) -> Any:
+    """Returns a value, or each of a list, as it was before it was written as JSON, which has no NaN."""
+    if isinstance(value, list):
+        return [known(part) for part in value]
     return math.nan if value is None else value
 
 

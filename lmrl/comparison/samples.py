@@ -1,0 +1,202 @@
+"""What several samples of a prompt are worth: the best, the worst and the most typical of k, and pass@k."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lmrl.evaluation import Interval, Score, bootstrap_interval
+from lmrl.rewards import call_reward, reward_name
+from lmrl.utils import check_at_least, columns_of
+
+from .winrates import check_scores_rows, values_by_prompt
+
+Array: TypeAlias = NDArray[np.float64]
+Similarity: TypeAlias = Callable[..., list[float | None]]
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """
+    What k samples of a prompt are worth by one score, each as a mean over prompts with its 95% bootstrap interval.
+
+    Args:
+        by (`str`), k (`int`), prompts (`int`):
+            Name of the score, number of samples, and number of prompts: those of which every sample has a score.
+        best, worst ([`~lmrl.evaluation.Interval`]):
+            Expected score of the best and of the worst of k samples. With k = 1 both are the mean of all samples.
+        typical ([`~lmrl.evaluation.Interval`], *optional*):
+            Expected score of the sample that is most similar to the others of the k: the minimum-Bayes-risk choice.
+        passed ([`~lmrl.evaluation.Interval`], *optional*):
+            pass@k, where the score is 0 or 1 or there is a threshold.
+    """
+
+    by: str
+    k: int
+    prompts: int
+    best: Interval
+    worst: Interval
+    typical: Interval | None = None
+    passed: Interval | None = None
+
+
+def best_of(values: ArrayLike, k: int) -> Array:
+    """
+    Returns the expected maximum of k of the n samples of each prompt, (prompts,): the mean over all subsets of k.
+
+    It is an unbiased estimate of the expected maximum of k new samples. The i-th smallest of n values, counted from 1,
+    is the largest of `C(i - 1, k - 1)` of the `C(n, k)` subsets.
+
+    Args:
+        values (array of shape `(prompts, n)`):
+            Scores of the samples. A prompt with NaN has NaN.
+        k (`int`):
+            Size of the subsets, from 1 to n.
+
+    Raises:
+        ValueError: If k is out of its range.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64), axis=1)  # NaN comes last, where the weight is above 0
+    n = ordered.shape[1]
+    check_at_least(1, k=k)
+    if k > n:
+        raise ValueError(f"`k` must be at most {n}, the number of samples, got {k}.")
+    weights = np.array([math.comb(i, k - 1) / math.comb(n, k) for i in range(k - 1, n)])
+    expected: Array = ordered[:, k - 1 :] @ weights
+    return expected
+
+
+def pass_at(passed: ArrayLike, k: int) -> Array:
+    """
+    Returns pass@k of each prompt, (prompts,): the probability that one of k of its n samples at least passes.
+
+    With c of n that pass it is `1 - C(n - c, k) / C(n, k)`, which is unbiased: "Evaluating Large Language Models
+    Trained on Code" (Chen et al., 2021, https://arxiv.org/abs/2107.03374); and the expected maximum of zeros and ones.
+
+    Args:
+        passed (array of `bool` of shape `(prompts, n)`), k (`int`):
+            Which samples pass, and how many are drawn.
+    """
+    return best_of(np.asarray(passed, dtype=np.float64), k)
+
+
+def similarities(texts: Sequence[Sequence[str]], similarity: Similarity) -> list[Array]:
+    """
+    Returns the similarity of each sample of a prompt to each, (n, n) per prompt, NaN where the metric has no value.
+
+    Args:
+        texts (list of lists of `str`):
+            The samples of each prompt.
+        similarity (`Callable`):
+            A reward that compares completions with one column of references. The text of the row is the completion,
+            that of the column its only reference. Equal texts are compared once.
+
+    Raises:
+        ValueError: If it reads another number of columns than one.
+    """
+    column = reference_column(similarity)
+    different = [list(dict.fromkeys(samples)) for samples in texts]
+    pairs = [(one, other) for samples in different for one in samples for other in samples]
+    columns = {column: [[other] for _, other in pairs]}
+    completions = [one for one, _ in pairs]
+    values = call_reward(similarity, prompts=[""] * len(pairs), completions=completions, **columns)
+    flat = np.array([math.nan if value is None else value for value in values])
+    matrices = []
+    start = 0
+    for samples, unique in zip(texts, different, strict=True):
+        square = flat[start : start + len(unique) ** 2].reshape(len(unique), len(unique))
+        start += len(unique) ** 2
+        places = [unique.index(text) for text in samples]
+        matrices.append(square[np.ix_(places, places)])
+    return matrices
+
+
+def reference_column(similarity: Similarity) -> str:
+    """Returns the only column that a metric reads, its references; raises a `ValueError` for another number."""
+    columns = columns_of(similarity)
+    if len(columns) != 1:
+        read = ", ".join(columns) or "none"
+        raise ValueError(
+            f"`eval_mbr_metric` must compare a completion with references and read no other column, got "
+            f"{reward_name(similarity)!r}, which reads {read}. Take for example rougeL, chrf or token_f1."
+        )
+    return columns[0]
+
+
+def most_typical(similar: Array, k: int) -> list[int]:
+    """
+    Returns the minimum-Bayes-risk choices of one prompt, one of each group of k samples that follow each other.
+
+    The choice is the sample with the highest mean similarity to the other samples of its group, of several the first:
+    "Minimum Bayes-Risk Decoding for Statistical Machine Translation" (Kumar and Byrne, 2004,
+    https://aclanthology.org/N04-1022), on samples as in "High Quality Rather than High Model Probability" (Freitag et
+    al., 2022, https://aclanthology.org/2022.tacl-1.47). Samples are independent of each other, so the mean over groups
+    is an unbiased estimate for k of them. What remains of n divided by k is left out.
+
+    Args:
+        similar (array of shape `(n, n)`):
+            The similarities, by [`similarities`].
+        k (`int`):
+            Size of the groups, from 1 to n.
+    """
+    choices = []
+    for start in range(0, len(similar) - k + 1, k):
+        group = similar[start : start + k, start : start + k].copy()
+        np.fill_diagonal(group, np.nan)
+        known = ~np.isnan(group)
+        counts = known.sum(axis=1)
+        sums = np.where(known, group, 0.0).sum(axis=1)
+        means = np.where(counts > 0, sums / np.maximum(counts, 1), -np.inf)
+        choices.append(start + int(means.argmax()))
+    return choices
+
+
+def sizes(n: int) -> list[int]:
+    """Returns 1, 2, 4, ... below n, and n."""
+    return [2**power for power in range(n.bit_length()) if 2**power < n] + [n]
+
+
+def best_of_samples(
+    score: Score, *, similar: Sequence[Array] | None = None, threshold: float | None = None
+) -> list[BestOf]:
+    """
+    Returns what k samples of a prompt are worth by a score, for k = 1, 2, 4, ..., n; none if no prompt has several.
+
+    Args:
+        score ([`~lmrl.evaluation.Score`]):
+            A score of which more or less is better.
+        similar (list of arrays of shape `(n, n)`, *optional*):
+            Similarities of the samples of each prompt, for the minimum-Bayes-risk choice.
+        threshold (`float`, *optional*):
+            Score from which on a sample passes. By default 1, where each sample has 0 or 1 and more is better.
+
+    Raises:
+        ValueError: If the score has no values of single texts, or neither more nor less is better.
+    """
+    sign = check_scores_rows(score)
+    values = np.array(values_by_prompt(score), dtype=np.float64)
+    known = [not row.any() for row in np.isnan(values)]
+    values = values[known]
+    if score.sample_scores is None or not len(values):
+        return []
+    if threshold is None and np.isin(values, (0.0, 1.0)).all() and sign > 0:
+        threshold = 1.0
+    kept = None if similar is None else [matrix for matrix, has in zip(similar, known, strict=True) if has]
+    rows = []
+    for k in sizes(values.shape[1]):
+        typical = None
+        if kept is not None:
+            typical = [float(row[most_typical(matrix, k)].mean()) for row, matrix in zip(values, kept, strict=True)]
+        passed = None if threshold is None else pass_at(values >= threshold, k)
+        best = _interval(sign * best_of(sign * values, k))
+        worst = _interval(-sign * best_of(-sign * values, k))
+        optional = [None if means is None else _interval(means) for means in (typical, passed)]
+        rows.append(BestOf(score.name, k, len(values), best, worst, *optional))
+    return rows
+
+
+def _interval(means: ArrayLike) -> Interval:
+    return bootstrap_interval(np.asarray(means, dtype=np.float64).tolist())

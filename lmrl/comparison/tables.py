@@ -1,0 +1,199 @@
+"""Win rates and the worth of several samples as tables of evaluations: for the terminal, the page, the card, JSON."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from lmrl.evaluation import Evaluation, Interval, holm
+from lmrl.evaluation.matching import matched
+from lmrl.evaluation.reporting.wording import number, p_value, with_interval
+from lmrl.evaluation.roles import is_reward
+from lmrl.rewards import reward_name
+from lmrl.rollouts import finite
+
+from .samples import BestOf, Similarity, best_of_samples, similarities
+from .winrates import WinRate, values_by_prompt, win_rate
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIN_RATE = "Win rate"
+BEST_OF = "Best of k samples"
+
+_OF_TEXTS = "win rate = (wins + ties / 2) / prompts."
+_OF_SAMPLES = (
+    "Of each prompt the share of the pairs of samples counts that is won, a tie as half; the win rate is the mean. "
+    "Wins are the prompts of which more than half is won."
+)
+
+
+def with_win_rates(
+    evaluations: Mapping[str, Evaluation], names: Sequence[str], *, all_pairs: bool = False, tolerance: float = 0.0
+) -> dict[str, Evaluation]:
+    """
+    Returns the evaluations, each but the first with a table of its win rates over the first, or over all before it.
+
+    Args:
+        evaluations (`dict` of [`~lmrl.evaluation.Evaluation`]):
+            Evaluations of the same rows by label; the first is the baseline.
+        names (list of `str`):
+            Names of the scores that win rates are by. One that a system does not have gives none of it.
+        all_pairs (`bool`, *optional*, defaults to `False`):
+            Whether to compare every pair of systems.
+        tolerance (`float`, *optional*, defaults to `0.0`):
+            Largest difference of two scores that is a tie.
+
+    Raises:
+        ValueError: As [`win_rate`] does, or if the evaluations are of different rows.
+    """
+    made = matched(evaluations)
+    baseline = next(iter(made))
+    pairs = [pair for pair in itertools.combinations(made, 2) if all_pairs or pair[0] == baseline]
+    found: dict[tuple[str, str, str], WinRate] = {}
+    for first, second in pairs:
+        for name in names:
+            before = made[first].scores.get(name)
+            after = made[second].scores.get(name)
+            if before is not None and after is not None:
+                found[first, second, name] = win_rate(before, after, tolerance=tolerance)
+    corrected = holm([each.p_value for each in found.values()])
+    found = {place: replace(each, p_corrected=p) for (place, each), p in zip(found.items(), corrected, strict=True)}
+    for label in dict.fromkeys(second for _, second, _ in found):
+        own = [(first, each) for (first, second, _), each in found.items() if second == label]
+        several = any(len(made[one].completions) > len(made[one].row_ids) for one in made)
+        lines = [["by", "over", "prompts", "wins", "losses", "ties", "win rate [95% CI]", "p (Holm)"]]
+        lines += [_win_line(first, each) for first, each in own]
+        notes = [_win_note(several, len(found), tolerance), *_ties_notes(made, label, own)]
+        numbers = [{"over": first, **finite(asdict(each)), "tolerance": tolerance} for first, each in own]
+        made[label] = _with_table(made[label], WIN_RATE, [*lines, *([note] for note in notes)], numbers)
+    return made
+
+
+def with_samples(
+    evaluations: Mapping[str, Evaluation],
+    names: Sequence[str],
+    similarity: Similarity,
+    *,
+    threshold: float | None = None,
+) -> dict[str, Evaluation]:
+    """
+    Returns the evaluations, those of several samples per prompt with a table of what k of them are worth.
+
+    Args:
+        evaluations (`dict` of [`~lmrl.evaluation.Evaluation`]), names:
+            As for [`with_win_rates`]; the table has all rewards besides these scores, and without either BLEU.
+        similarity (`Callable`):
+            Similarity of the minimum-Bayes-risk choice, as for [`similarities`].
+        threshold (`float`, *optional*):
+            Reward from which on a sample passes; by default 1, for scores that are 0 or 1.
+    """
+    made = dict(evaluations)
+    choice = reward_name(similarity)
+    for label, evaluation in evaluations.items():
+        scores = evaluation.scores
+        wanted = dict.fromkeys([*filter(is_reward, scores), *names]) or ("bleu",)
+        sampled = [scores[name] for name in wanted if name in scores and scores[name].sample_scores]
+        if not sampled:
+            continue
+        texts: dict[int, list[str]] = {}
+        for completion in evaluation.completions:
+            texts.setdefault(completion.row, []).append(completion.text)
+        similar = similarities(list(texts.values()), similarity)
+        rows = []
+        for score in sampled:  # a metric has another scale than the rewards
+            passes_from = threshold if is_reward(score.name) else None
+            rows += best_of_samples(score, similar=similar, threshold=passes_from)
+        lines = [["by", "k", "best of k", "worst of k", f"MBR of k ({choice})"], *map(_sample_line, rows)]
+        if any(each.passed for each in rows):
+            for line, passed in zip(lines, ["pass@k", *(_text(each.passed) for each in rows)], strict=True):
+                line.append(passed)
+        note = _sample_note(rows, choice, threshold)
+        made[label] = _with_table(evaluation, BEST_OF, [*lines, [note]], [finite(asdict(each)) for each in rows])
+    return made
+
+
+def printed_tables(evaluations: Mapping[str, Evaluation]) -> list["Table"]:
+    """Returns the tables that [`with_win_rates`] and [`with_samples`] made, for the terminal."""
+    return [
+        _printed(f"{heading}: {label}", evaluation.tables[heading], grouped=heading == BEST_OF)
+        for heading in (WIN_RATE, BEST_OF)
+        for label, evaluation in evaluations.items()
+        if heading in evaluation.numbers
+    ]
+
+
+def _printed(title: str, lines: Sequence[Sequence[str]], grouped: bool) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", caption_justify="left")
+    for place, name in enumerate(lines[0]):
+        table.add_column(Text(name), justify="right" if place else "left")
+    for above, line in itertools.pairwise(lines):
+        if len(line) > 1:
+            if grouped and above is not lines[0] and above[0] != line[0]:
+                table.add_section()
+            table.add_row(*map(Text, line))
+    table.caption = Text("\n".join(line[0] for line in lines if len(line) == 1))
+    return table
+
+
+def _with_table(
+    evaluation: Evaluation, heading: str, lines: list[list[str]], numbers: list[dict[str, Any]]
+) -> Evaluation:
+    tables = {**evaluation.tables, heading: lines}
+    return replace(evaluation, tables=tables, numbers={**evaluation.numbers, heading: numbers})
+
+
+def _win_line(over: str, found: WinRate) -> list[str]:
+    counts = [str(count) for count in (found.prompts, found.wins, found.losses, found.ties)]
+    rate = _text(found.rate) + ("*" if found.significant else "")
+    return [found.by, over, *counts, rate, p_value(found.p_corrected)]
+
+
+def _win_note(several: bool, tests: int, tolerance: float) -> str:
+    rule = _OF_SAMPLES if several else _OF_TEXTS
+    tie = f" Scores that differ by at most {tolerance:g} tie." if tolerance else ""
+    correction = f"corrected for {tests} win rate{'s' if tests != 1 else ''} (Holm), apart from the tests of scores"
+    order = "Each text is scored by itself: their order does not matter."
+    return f"{rule}{tie} p is from the exact sign test, without ties, {correction}. * marks p below 0.05. {order}"
+
+
+def _ties_notes(evaluations: Mapping[str, Evaluation], label: str, own: Sequence[tuple[str, WinRate]]) -> list[str]:
+    """Returns a sentence for each score that separates no prompt of a system from another's."""
+    notes = []
+    for over, found in own:
+        if found.ties < found.prompts or not found.prompts:
+            continue
+        scores = [evaluations[one].scores[found.by] for one in (over, label)]
+        reason = f"is equal for {label} and {over} on every prompt"
+        if len({value for score in scores for values in values_by_prompt(score) for value in values}) == 1:
+            reason = "gave every text the same value, so it separates nothing"
+        notes.append(f"All ties: {found.by} {reason}.")
+    return list(dict.fromkeys(notes))
+
+
+def _sample_line(found: BestOf) -> list[str]:
+    return [found.by, str(found.k), _text(found.best), number(found.worst.value), _text(found.typical)]
+
+
+def _sample_note(rows: Sequence[BestOf], choice: str, threshold: float | None) -> str:
+    counts = {each.by: each.prompts for each in rows}
+    prompts = f"{next(iter(counts.values()))} prompts"
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        prompts = f"the prompts of which every sample has a score ({listed})"
+    passes = ""
+    if any(each.passed for each in rows):
+        passes = f" pass@k: one of k at least has {'1' if threshold is None else f'{threshold:g} or better'}."
+    return (
+        f"Expected score of one text out of k samples, with 95 % bootstrap intervals over {prompts}; k = 1 is the "
+        "mean of all samples. The best is chosen by the score itself, with the references where it reads them. "
+        f"MBR: the sample that is most similar to the others of the k by {choice}, without references.{passes}"
+    )
+
+
+def _text(interval: Interval | None) -> str:
+    return "" if interval is None else with_interval(interval.value, interval.low, interval.high, sign="")

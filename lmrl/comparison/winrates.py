@@ -1,0 +1,130 @@
+"""How often one system's texts score better than another's on the same prompts, with an exact sign test."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmrl.evaluation import Interval, Score, bootstrap_interval
+from lmrl.evaluation.comparison import SIGNIFICANCE_LEVEL
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """
+    The win rate of one system over another on the same prompts, by one score.
+
+    Args:
+        by (`str`):
+            Name of the score.
+        wins, losses, ties (`int`):
+            Prompts of which the system won more than half of the pairs of texts, less than half, and just half.
+        rate ([`~lmrl.evaluation.Interval`]):
+            Mean over the prompts of the share of pairs that it won, a tied pair counted as half a win, with the 95%
+            bootstrap interval over prompts. With one text per prompt it is `(wins + ties / 2) / prompts`.
+        p_value (`float`):
+            p-value of the exact sign test of wins against losses; NaN without prompts.
+        p_corrected (`float`):
+            The p-value corrected by [`~lmrl.evaluation.holm`] for all win rates of a report; for a single one the
+            p-value itself.
+    """
+
+    by: str
+    wins: int
+    losses: int
+    ties: int
+    rate: Interval
+    p_value: float
+    p_corrected: float
+
+    @property
+    def prompts(self) -> int:
+        """Number of prompts that were compared: those of which every text of both systems has a score."""
+        return self.wins + self.losses + self.ties
+
+    @property
+    def significant(self) -> bool:
+        """Whether the corrected p-value is below 0.05, as for differences of scores."""
+        return self.p_corrected < SIGNIFICANCE_LEVEL
+
+
+def win_rate(before: Score, after: Score, *, tolerance: float = 0.0) -> WinRate:
+    """
+    Returns how often the texts of one system score better than those of another one on the same prompts.
+
+    Each text is scored by itself, so that no order of the two could matter, as it does where a model reads both. Of a
+    prompt with n texts of the one system and m of the other, the share of the n * m pairs that are won counts, a tie
+    as half a win: the probability that a text of the one is better than a text of the other.
+
+    The interval resamples prompts. The sign test counts the prompts of which more than half of the pairs are won
+    against those of which less than half are, and leaves out the others: "The Statistical Sign Test" (Dixon and Mood,
+    1946, https://doi.org/10.1080/01621459.1946.10501898).
+
+    Args:
+        before, after ([`~lmrl.evaluation.Score`]):
+            Of the baseline and of the other system, by one metric or reward on the same rows in the same order.
+            Prompts of which a text has no score are left out. Of a score of which less is better, less wins.
+        tolerance (`float`, *optional*, defaults to `0.0`):
+            Largest difference of two scores that is a tie, at least 0.
+
+    Raises:
+        ValueError: If a score has no values per row or no direction, or they are of different numbers of rows.
+    """
+    sign = check_scores_rows(before)
+    check_scores_rows(after)
+    old_rows = values_by_prompt(before)
+    new_rows = values_by_prompt(after)
+    if len(old_rows) != len(new_rows):
+        raise ValueError(
+            f"`before` and `after` must have the same rows, got {len(old_rows)} and {len(new_rows)} of "
+            f"{before.name!r}. Evaluate both on the same rows."
+        )
+    shares = []
+    counts = {1: 0, 0: 0, -1: 0}
+    for old, new in zip(old_rows, new_rows, strict=True):
+        if np.isnan(old).any() or np.isnan(new).any():
+            continue
+        others = sign * np.array(old)[:, None]
+        own = sign * np.array(new)[None, :]
+        won = int((own > others + tolerance).sum())
+        lost = int((others > own + tolerance).sum())
+        pairs = len(old) * len(new)
+        shares.append((won + (pairs - won - lost) / 2) / pairs)
+        counts[(won > lost) - (won < lost)] += 1
+    if not shares:
+        return WinRate(before.name, 0, 0, 0, Interval(math.nan), math.nan, math.nan)
+    p = sign_test(counts[1], counts[-1])
+    return WinRate(before.name, counts[1], counts[-1], counts[0], bootstrap_interval(shares), p, p)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """
+    Returns the two-sided p-value of the exact sign test: the probability, if wins and losses were equally likely, of
+    counts at least as uneven, `min(1, 2 P(X <= min(wins, losses)))` with X binomial of wins + losses draws.
+    """
+    draws = wins + losses
+    term = 1  # of draws over i, from i = 0 on
+    total = 1
+    for i in range(min(wins, losses)):
+        term = term * (draws - i) // (i + 1)
+        total += term
+    return min(1.0, 2 * total / 2**draws)
+
+
+def values_by_prompt(score: Score) -> list[list[float]]:
+    """Returns the values of the samples of each prompt, of one text where there are no several."""
+    return score.sample_scores or [[value] for value in score.row_scores or []]
+
+
+def check_scores_rows(score: Score) -> int:
+    """
+    Returns 1 for a score of which more is better, and -1 for one of which less is.
+
+    Raises:
+        ValueError: If it has no values of single texts, or neither is better.
+    """
+    if score.row_scores is None:
+        raise ValueError(f"`{score.name}` must have a value of each text to be compared by, got one of all texts.")
+    if score.higher_is_better is None:
+        raise ValueError(f"`{score.name}` must be a score of which more or less is better, got one of neither.")
+    return 1 if score.higher_is_better else -1

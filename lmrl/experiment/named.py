@@ -1,0 +1,68 @@
+"""The scores that systems are compared by, from what a user names."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from lmrl.evaluation.evaluate import Reward
+from lmrl.evaluation.likelihood import MODEL_SCORES
+from lmrl.evaluation.metrics import METRICS, higher_is_better, score_of_two
+from lmrl.evaluation.roles import is_reward
+from lmrl.rewards import make_reward, reward_name
+from lmrl.utils import check_in
+
+Spec: TypeAlias = str | Mapping[str, Any]
+
+
+def further_rewards(specs: Sequence[Spec] | None, measured: Sequence[Reward]) -> list[Reward]:
+    """
+    Returns the rewards of win rates that are to be measured besides, after those that are measured anyway.
+
+    Args:
+        specs (list of `str` or `dict`, *optional*):
+            Scores by name, `bleu` or `reward/bleu`, and rewards as [`~lmrl.rewards.make_reward`] takes them. A name of
+            a reward that is measured is that reward, another one of a metric of the evaluation that metric.
+        measured (list of callables):
+            The rewards that are measured anyway.
+    """
+    names = [reward_name(reward) for reward in measured]
+    return [make_reward(spec) for spec in specs or () if _score_name(spec, names) is None]
+
+
+def names_of_scores(specs: Sequence[Spec] | None, measured: Collection[str]) -> list[str]:
+    """
+    Returns the names of the scores that specs ask for, of those that are measured, in their order.
+
+    Args:
+        specs (list of `str` or `dict`, *optional*):
+            As for [`further_rewards`], whose rewards are the last ones that are measured.
+        measured (collection of `str`):
+            Names of all scores.
+
+    Raises:
+        ValueError: If one is not measured, has no value of each text, or neither more nor less of it is better.
+    """
+    rewards = [name.removeprefix("reward/") for name in measured if name.startswith("reward/")]
+    specs = specs or ()
+    made = [spec for spec in specs if _score_name(spec, rewards) is None]
+    further = iter(rewards[len(rewards) - len(made) :])
+    names = [_score_name(spec, rewards) or f"reward/{next(further, spec)}" for spec in specs]
+    for name in names:
+        check_in(measured, win_rate=name)
+        _check_compares_texts(name)
+    return list(dict.fromkeys(names))
+
+
+def _score_name(spec: Spec, rewards: Collection[str]) -> str | None:
+    """Returns the name of the score that is measured anyway; `None` for a reward that has to be made."""
+    if not isinstance(spec, str) or spec.lstrip().startswith("{"):
+        return None
+    if spec in rewards:
+        return f"reward/{spec}"
+    return spec if is_reward(spec) or spec in METRICS or spec in MODEL_SCORES else None
+
+
+def _check_compares_texts(name: str) -> None:
+    if name in METRICS and score_of_two(name).row_scores is None:
+        raise ValueError(f"`win_rate` must be of a score that each text has, got {name!r}, which is of all texts.")
+    if name != "reference_perplexity" and higher_is_better(name) is None:
+        raise ValueError(f"`win_rate` must be of a score of which more or less is better, got {name!r}.")
