@@ -109,6 +109,17 @@ def test_numbers_inside_of_mappings_are_numbers_and_texts_are_as_written(tmp_pat
     assert rewards.rewards == [{"clipped": {"low": 0.01}}]
 
 
+def test_weights_of_the_demo_are_those_of_its_own_rewards() -> None:
+    demo = Path(__file__).resolve().parents[1] / "recipes" / "configs" / "demo_ppo.yaml"
+    for argv, weights in (
+        (["--beta", "0.1"], [0.5, 0.5]),
+        (["--rewards", "chrf"], None),
+        (["--rewards", "chrf", "--reward_weights", "2"], [2.0]),
+    ):
+        *_, config = parse(*ALL, PPOConfig, argv=argv, demo=demo)
+        assert config.reward_weights == weights
+
+
 def test_a_field_that_is_no_argument_is_unknown_in_a_file_too(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown name `lora_task_type`"):
         parse(ModelArguments, argv=["--config", written(tmp_path, "lora_task_type: SEQ_CLS")])
@@ -146,9 +157,20 @@ def test_rewards_are_names_or_one_key_mappings_wherever_they_are_written(tmp_pat
         ("model_init_kwargs:\n  a: 1\n  b: 2\n  a: 3", "`a` must be given once, got it in lines 2 and 4."),
         ("max_steps: null", "`max_steps` must be of type int, got None."),
         ("bf16: 3", "`bf16` must be yes or no, got '3'."),
-        ("- a\n- b", "must have lines `name: value`, got list."),
-        ("", "must have lines `name: value`, got NoneType."),
-        ("a: [", "is not valid YAML"),
+        ("- a\n- b", "must have lines `name: value`, got ['a', 'b']."),
+        ("", "must have lines `name: value`, got None."),
+        ("max_steps=2", "must have lines `name: value`, got 'max_steps=2'."),
+        ("a: [", "is not valid YAML in line 1: "),
+        (
+            "max_steps: 2\n\tlearning_rate: 1",
+            "is not valid YAML in line 2: found character '\\t' that cannot start any token, got 'learning_rate: 1'. "
+            "Indent with spaces.",
+        ),
+        (
+            "max_steps: 2\nsave_strategy: {mr} ->",
+            "got 'save_strategy: {mr} ->'. Put a text with such signs into quotes",
+        ),
+        ("save_strategy: at: once", "got 'save_strategy: at: once'. Put a text with a colon into quotes."),
         ("rewards: &r [*r]", "is not valid YAML"),
         ("max_steps: !!python/object/apply:os.getpid []", "is not valid YAML"),
     ],
@@ -166,6 +188,16 @@ def test_a_wrong_file_is_refused_with_its_name(tmp_path: Path, text: str, messag
         (["--zzz"], "Unknown argument `--zzz`. `--help all` prints all of them."),
         (["--learning"], "Unknown argument `--learning`."),
         (["stray"], "Unknown argument `stray`."),
+        (["max_steps=2"], "Unknown argument `max_steps=2`. Did you mean `--max_steps=2`?"),
+        (["max_steps", "2"], "Unknown argument `max_steps`. Did you mean `--max_steps`?"),
+        (["--rate", "1"], "Unknown argument `--rate`. Did you mean `--learning_rate`?"),
+        (["--model", "gpt2"], "Unknown argument `--model`. Did you mean `--model_init_kwargs`?"),
+        (["--lr", "1"], "Unknown argument `--lr`. Did you mean `--learning_rate`?"),
+        (
+            ["--num_processes", "2"],
+            "Unknown argument `--num_processes`. It belongs to `accelerate launch` and `lmrl run`: write it before "
+            "the recipe.",
+        ),
         (["--learning_rate", "fast"], "`learning_rate` must be a number, got 'fast'."),
         (["--config"], "`config` must have a value, got none."),
         (

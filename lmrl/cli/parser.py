@@ -16,12 +16,13 @@ from trl import TrlParser
 
 from lmrl.deprecation import warn_deprecated
 from lmrl.settings import COMMAND_LINE, FILE, giving
-from lmrl.utils import check_at_least, did_you_mean, parse_json, shorten
+from lmrl.utils import check_at_least, parse_json, shorten
 
-from .blocks import entries_of_recipe, owners_of
+from .blocks import entries_of_recipe
 from .catalog import DESCRIBE_ARGUMENTS, catalog_entry
 from .flags import as_rule
 from .help import describe, wants_help, write_help
+from .hints import remedy_for, yaml_problem
 from .inspection import PRINT_ARGUMENTS, arguments_as_json
 from .interruption import PARSED
 from .unread import check_places
@@ -34,6 +35,10 @@ _DIVISORS = (
     *("gradient_accumulation_steps", "eval_accumulation_steps"),
     *("per_device_train_batch_size", "per_device_eval_batch_size"),
 )
+
+
+# Mappings that may also be given as the path of a file.
+_FROM_FILES = ("accelerator_config", "deepspeed", "fsdp_config", "space")
 
 
 class _Parser(TrlParser):
@@ -85,18 +90,15 @@ def parse(
     renamed = _old_names(dataclass_types)
     argv = _rename_flags(argv, renamed)
     given, unknown = parser.parse_known_args(argv)
-    for text in sorted(unknown, key=lambda text: not text.startswith("-"))[:1]:
-        name = text.lstrip("-").split("=")[0]
-        # The evaluation has the folder of results, for one, under a name of its own.
-        owners = None if f"eval_{name}" in hints else owners_of(name)
-        hint = f" It belongs to {owners}." if owners else _closest(name, "--", hints)
-        raise ValueError(f"Unknown argument `{text}`.{hint}")
+    _refuse_unknown(unknown, hints, dataclass_types)
     # 1. A file gives the values that the command line leaves out.
-    named = any(text.split("=")[0] in ("--model_name_or_path", "--dataset_name") for text in argv)
-    config = given.config or (None if named else demo)
-    in_file = {} if config is None else _read_config(str(config), parser, hints, renamed)
+    on_line = _names_in(argv, parser)
+    file = given.config if given.config is not None or on_line & {"model_name_or_path", "dataset_name"} else demo
+    in_file = {} if file is None else _read_config(str(file), parser, hints, renamed)
+    if given.config is None:
+        _forget_weights_of_others(in_file, on_line)
     parser.set_defaults_with_config(**in_file)
-    places = dict.fromkeys(in_file, FILE) | dict.fromkeys(_names_in(argv, parser), COMMAND_LINE)
+    places = dict.fromkeys(in_file, FILE) | dict.fromkeys(on_line, COMMAND_LINE)
     values = vars(parser.parse_known_args(argv)[0])
     if defaults is not None:
         other = defaults({name: values[name] for name in places})
@@ -169,6 +171,19 @@ def _names_in(argv: Sequence[str], parser: _Parser) -> set[str]:
     return {name for name in names if getattr(given, name) is not nothing}
 
 
+def _refuse_unknown(unknown: Sequence[str], known: Iterable[str], dataclass_types: Iterable[type]) -> None:
+    """Raises an error for the first word of a command line that nothing takes: flags first, then stray values."""
+    for text in sorted(unknown, key=lambda text: not text.startswith("-"))[:1]:
+        of_others = "".join(getattr(kind, "_remedy_for_others", "") for kind in dataclass_types)
+        raise ValueError(f"Unknown argument `{text}`.{remedy_for(text, known, of_others)}")
+
+
+def _forget_weights_of_others(of_demo: dict[str, Any], on_line: set[str]) -> None:
+    """Removes the weights of the demo's rewards where a user, who has not written them, gives other rewards."""
+    if "rewards" in on_line:
+        of_demo.pop("reward_weights", None)
+
+
 def _check_value(name: str, value: Any, hint: Any) -> None:
     """Raises an error for a value of the right form that no library can use."""
     kinds = {get_origin(member) or member for member in (get_args(hint) or (hint,))}
@@ -186,13 +201,9 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
             parse_json(value).keys()
         except (ValueError, AttributeError) as error:
             reason = f" ({error})" if type(error) is ValueError else ""  # of a key that is there twice
-            rule = f'`{name}` must be a JSON object such as {{"name": 1}}, got {value!r}'
+            file = " or an existing file" if name in _FROM_FILES else ""
+            rule = f'`{name}` must be a JSON object such as {{"name": 1}}{file}, got {value!r}'
             raise ValueError(f"{rule}{reason}.") from error
-
-
-def _closest(name: str, prefix: str, known: Iterable[str]) -> str:
-    """Returns the remedy for an unknown name."""
-    return did_you_mean(name.replace("-", "_"), known, prefix) or " `--help all` prints all of them."
 
 
 def _read_config(path: str, parser: _Parser, hints: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
@@ -203,10 +214,12 @@ def _read_config(path: str, parser: _Parser, hints: dict[str, Any], renamed: dic
         as_written = yaml.load(text, yaml.BaseLoader)  # every number, switch and date as its text
     except OSError as error:
         raise ValueError(f"`--config` must be a file that can be read, got {path!r}: {error.strerror}.") from error
-    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
+    except (RecursionError, UnicodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
+    except yaml.YAMLError as error:  # of the second pass: an alias of what it stands in
+        raise ValueError(f"{path} {yaml_problem(error, text)}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} must have lines `name: value`, got {type(config).__name__}.")
+        raise ValueError(f"{path} must have lines `name: value`, got {shorten(config)}.")
     values = {}
     try:
         for name, (value, written) in entries_of_recipe(config, as_written, {*hints, *renamed}).items():
@@ -263,13 +276,14 @@ def read_yaml(text: str, path: str) -> Any:
     Returns what a YAML text has.
 
     Raises:
-        yaml.YAMLError: If it is malformed.
-        ValueError: If a name is given twice in one mapping, with both lines.
+        ValueError: If it is malformed, with the line, or a name is given twice in one mapping, with both lines.
     """
     try:
         return yaml.load(text, _Loader)
     except UnicodeError:
         raise
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} {yaml_problem(error, text)}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

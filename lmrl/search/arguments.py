@@ -2,7 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lmrl.settings import Settings
 from lmrl.utils import check_at_least, option
@@ -11,6 +11,8 @@ from lmrl.utils import check_at_least, option
 @dataclass
 class SweepArguments(Settings):
     """A search over the arguments of a recipe."""
+
+    _remedy_for_others: ClassVar[str] = " Write arguments of the recipe behind `--`."
 
     recipe: str = option("reinforce_gen", "Recipe of the trials: its name, or a script. Its arguments follow `--`.")
     # The parser takes text for the last member, and YAML a mapping.

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lmrl.cli import read_yaml
 from lmrl.utils import did_you_mean, parse_json, shorten
 
@@ -62,7 +60,7 @@ def as_argv(name: str, value: Any) -> list[str]:
 def _read(text: str) -> Any:
     try:
         return parse_json(text) if text.lstrip().startswith("{") else read_yaml(Path(text).read_text("utf-8"), text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"`space` must be JSON or a YAML file, got {shorten(text)}. Reason: {error}") from error
 
 
