@@ -22,12 +22,13 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lmrl import __version__
 from lmrl.cli import talk
+from lmrl.cli.blocks import owners_of
 from lmrl.cli.catalog import saved_help
 from lmrl.utils import COMMAND_VARIABLE, did_you_mean
 
@@ -49,15 +50,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
         return
+    if words[0] in ("list", "copy", "run", "report") and words[1:2] in (["-h"], ["--help"]):
+        print("\n".join(line for line in (__doc__ or "").splitlines() if f" lmrl {words[0]} " in line))
+        return
     if words == ["--version"]:
         print(__version__)
         return
     try:
         if words[0] not in commands:
-            raise ValueError(
-                f"`lmrl` must be followed by one of {', '.join(commands)}, got {words[0]!r}."
-                f"{did_you_mean(words[0], commands)}"
+            hint = (
+                f" Did you mean `lmrl run {words[0]}`?" if _is_recipe(words[0]) else did_you_mean(words[0], commands)
             )
+            raise ValueError(f"`lmrl` must be followed by one of {', '.join(commands)}, got {words[0]!r}.{hint}")
         commands[words[0]](words[1:])
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -103,7 +107,7 @@ def _run(words: list[str]) -> NoReturn:
         got = "none" if given is None else repr(given)
         raise ValueError(f"`lmrl run` must have a recipe's name or its .py file, got {got}.{hint}")
     flags = _resolve(words[:position], "--config_file", "accelerate")
-    rest = _resolve(words[position + 1 :], "--config", "configs")
+    rest = _resolve(words[position + 1 :], "--config", "configs", words[position] in _recipes())
     recipe = words[position] if words[position].endswith(".py") else str(_recipes()[words[position]])
     if (text := saved_help(Path(recipe), rest)) is not None:  # which the recipe prints too, but not its launcher
         sys.stdout.write(text)
@@ -120,9 +124,11 @@ def _launch(words: list[str]) -> int:
 
     interrupts = []
     signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))  # the recipe ends, and is waited for
+    parser = launch_command_parser()
+    _check_flags(words, parser._option_string_actions)
     status = 0
     try:
-        launch_command(launch_command_parser().parse_args(words))
+        launch_command(parser.parse_args(words))
     except SystemExit as ended:
         status = int(ended.code or 0)
     except Exception as error:
@@ -130,6 +136,18 @@ def _launch(words: list[str]) -> int:
             raise
         interrupts.append(True)
     return 130 if interrupts else status
+
+
+def _check_flags(words: Sequence[str], known: Mapping[str, Any]) -> None:
+    """Raises an error for a flag before the recipe that is none of `accelerate launch`, which prints three pages."""
+    position = next(place for place, word in enumerate(words) if word.endswith(".py"))
+    for word in words[:position]:
+        flag = "--" + word.lstrip("-").partition("=")[0].replace("-", "_")
+        if not word.startswith("--") or any(name.replace("-", "_").startswith(flag[2:], 2) for name in known):
+            continue
+        owners = owners_of(flag[2:])
+        hint = f" It belongs to {owners}: write it behind the recipe." if owners else did_you_mean(flag, known)
+        raise ValueError(f"Unknown argument `{word}` of `accelerate launch`.{hint}")
 
 
 def _report(words: list[str]) -> None:
@@ -166,13 +184,22 @@ def _has_gpu() -> bool:
     return torch.accelerator.is_available()
 
 
-def _resolve(words: list[str], flag: str, folder: str) -> list[str]:
-    """Returns words in which the name of a shipped file after a flag is replaced by the file's path."""
+def _resolve(words: list[str], flag: str, folder: str, is_lmrls: bool = True) -> list[str]:
+    """
+    Returns words in which the name of a shipped file after a flag is replaced by the file's path. Of a script that is
+    not lmrl's, the flag may mean anything else.
+    """
     shipped = {path.stem: str(path) for path in (_folder() / folder).glob("*.yaml")}
     resolved = list(words)
     for place, word in enumerate(words):
         if place and words[place - 1] == flag and not Path(word).exists():
-            resolved[place] = shipped.get(word.removesuffix(".yaml"), word)
+            name = word.removesuffix(".yaml")
+            if name not in shipped and is_lmrls:
+                hint = did_you_mean(name, shipped) or " `lmrl list` prints the configurations of the recipes."
+                raise ValueError(
+                    f"`{flag}` must be a file or the name of one that comes with lmrl, got {word!r}.{hint}"
+                )
+            resolved[place] = shipped.get(name, word)
     return resolved
 
 

@@ -16,6 +16,7 @@ SCORES = (
     *("before.json", "after.json", "scores.json", "report.html", "report.json"),
     *("majority.json", "classifier.json", "length.json", "reward_model.json"),
 )
+SCORES_OF_TRAINED = ("after.json", "classifier.json", "reward_model.json")
 LOGS = ("log.jsonl", "rollouts.jsonl", "trainer_state.json")
 RESULTS = (*WEIGHTS, *CHECKPOINTS, *SCORES, *LOGS)
 
@@ -127,6 +128,7 @@ def clear_run_folder(folder: str | Path, overwrite: bool, resume: str | None, re
         remove(folder, RUN_FILES)
         return
     checkpoints = matching(folder, CHECKPOINTS)
+    _check_checkpoint(request, folder, checkpoints)
     if goes_on and (checkpoints or request != "latest"):
         return
     # `latest` starts a run and continues it: what was logged before the first checkpoint is written anew.
@@ -136,6 +138,22 @@ def clear_run_folder(folder: str | Path, overwrite: bool, resume: str | None, re
         number = f"one of its {len(checkpoints)} checkpoints" if len(checkpoints) > 1 else checkpoints[0].name
         further = f"--resume_from_checkpoint goes on from {number} (`latest`: the newest)."
     refuse_results("output_dir", folder, found, f"--overwrite replaces them; {further}")
+
+
+def _check_checkpoint(request: str | None, folder: str | Path, checkpoints: Sequence[Path]) -> None:
+    """Raises an error where there is nothing to go on from. Whether a checkpoint is damaged, training finds out."""
+    if request == "true" and not checkpoints:
+        raise ValueError(
+            f"`resume_from_checkpoint` must name a checkpoint, got true, but {folder} has none. Leave it out to start "
+            "from the beginning, or give `latest`, which does so if there is none."
+        )
+    if request in (None, "true", "latest") or Path(str(request), "trainer_state.json").is_file():
+        return
+    inside = matching(str(request), CHECKPOINTS) or checkpoints
+    raise ValueError(
+        f"`resume_from_checkpoint` must name a checkpoint, got {request!r} without trainer_state.json. "
+        + (f"Did you mean `{inside[-1]}`?" if inside else "Leave it out to start from the beginning.")
+    )
 
 
 def clear_study_folder(folder: str | Path, overwrite: bool) -> None:

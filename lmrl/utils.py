@@ -23,6 +23,9 @@ REWARD_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state",
 # Columns that the data may not have: of the last two TRL makes pictures, and multimodal chats of their prompts.
 RESERVED_COLUMNS = (*REWARD_ARGUMENTS, "image", "images")
 
+# Files of which a folder with a model or an adapter has one.
+MODEL_CONFIGS = ("config.json", "adapter_config.json")
+
 # Environment variable with the command that the user gave, where `lmrl run` replaces it by another.
 COMMAND_VARIABLE = "LMRL_COMMAND"
 
@@ -124,14 +127,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def json_object(name: str, text: str) -> dict[str, Any]:
-    """Returns the JSON object in a text, the value of an argument. Raises `ValueError` if it is none."""
-    try:
-        return dict(parse_json(text))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be a JSON object, got {text!r} ({error}). Quote it in '...'.") from error
-
-
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Gives an attribute of an object another value for the time of the context; one of its class shows again then."""
@@ -159,14 +154,6 @@ def shorten(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def middle_shortened(text: str, limit: int) -> str:
-    """Returns a text of at most `limit` characters, with an ellipsis in place of its middle."""
-    if len(text) <= limit:
-        return text
-    kept = limit - len(" ... ")
-    return f"{text[: kept - kept // 2]} ... {text[len(text) - kept // 2 :]}"
-
-
 def aligned_lines(values: Mapping[str, str], width: int = 100) -> str:
     """Returns lines of names and texts in two columns, texts wrapped to `width` characters."""
     indent = max(map(len, values)) + 2
@@ -181,6 +168,19 @@ def reason_of(error: BaseException) -> str:
     """Returns the first line of a library's error, after its type unless that is an `OSError` or `ValueError`."""
     line = str(error).strip().split("\n")[0].rstrip(".")
     return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"
+
+
+def loading_problem(name_or_path: str | Path, error: BaseException) -> str:
+    """Returns why nothing was loaded from a name: there is no such folder, it has no model, or a library's reason."""
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return "it is a file, not a folder"
+    if path.is_dir() and not any((path / name).is_file() for name in MODEL_CONFIGS):
+        return f"the folder has neither {' nor '.join(MODEL_CONFIGS)}"
+    if path.exists():
+        return reason_of(error)
+    beside = [f"{path.parent / place.name}" for place in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"there is no folder {str(path)!r}.{did_you_mean(str(path), beside)} From the hub: {reason_of(error)}"
 
 
 def tokenize_prompt(tokenizer: Any, prompt: Any, row: int, **chat_template_kwargs: Any) -> list[int]:
@@ -323,7 +323,10 @@ def failure_of(error: BaseException, inputs: Mapping[str, Any]) -> str:
         place += f"the completion {shorten(completions[row])}"
         place += f" of the prompt {shorten(inputs['prompts'][row])}" if inputs.get("prompts") else ""
     raised = f"{type(error).__name__}: {str(error).rstrip('.')}"
-    return f"raised {raised}. It was scoring {place}.{line_of(error)}"
+    remedy = ""
+    if "() got an unexpected keyword argument" in raised:
+        remedy = " It is called with each column of the data: end its arguments with `**columns`."
+    return f"raised {raised}. It was scoring {place}.{remedy}{line_of(error)}"
 
 
 def row_of(error: BaseException, inputs: Mapping[str, Any]) -> int | None:

@@ -42,7 +42,7 @@ def main() -> None:
         raise ValueError("`objective` must be a metric where rewards are searched, got 'reward'. For example: bleu.")
     if args.prune and values.get("eval_strategy") == "no":
         print("No trial is pruned: there is no --eval_strategy steps --eval_steps 20 behind `--`.", file=sys.stderr)
-    weights = weights_of_recipe(values, args.objective, space)
+    weights = weights_of_recipe(values, args, space)
 
     # 2. The trials.
     sweep = Sweep(args, command, space, weights)

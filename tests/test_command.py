@@ -96,6 +96,11 @@ def test_copy_writes_a_configuration_alone(command: Command, tmp_path: Path, mon
             "`lmrl` must be followed by one of list, copy, run, report, merge, generate, chat, got 'lst'. "
             "Did you mean `list`?",
         ),
+        (
+            ["ppo_gen", "--max_steps", "2"],
+            "`lmrl` must be followed by one of list, copy, run, report, merge, generate, chat, got 'ppo_gen'. "
+            "Did you mean `lmrl run ppo_gen`?",
+        ),
         (["list", "x"], "`lmrl list` must have no arguments, got x."),
         (["copy"], "`lmrl copy` must have a name and a folder, got none."),
         (["copy", "ppo_gn", "."], "Unknown recipe `ppo_gn`. Did you mean `ppo_gen`?"),
@@ -108,6 +113,20 @@ def test_copy_writes_a_configuration_alone(command: Command, tmp_path: Path, mon
             ["run", "--cpu"],
             "`lmrl run` must have a recipe's name or its .py file, got none. `lmrl list` prints all of them.",
         ),
+        (
+            ["run", "ppo_gen", "--config", "demo_pp"],
+            "`--config` must be a file or the name of one that comes with lmrl, got 'demo_pp'. Did you mean "
+            "`demo_ppo`?",
+        ),
+        (
+            ["run", "--num_proceses", "2", "ppo_gen"],
+            "Unknown argument `--num_proceses` of `accelerate launch`. Did you mean `--num_processes`?",
+        ),
+        (
+            ["run", "--max_steps", "2", "ppo_gen"],
+            "Unknown argument `--max_steps` of `accelerate launch`. It belongs to ppo_gen, reinforce_gen, sft, "
+            "train_classifier and train_reward_model: write it behind the recipe.",
+        ),
     ],
 )
 def test_a_wrong_call_is_one_line(argv: list[str], message: str, command: Command) -> None:
@@ -116,6 +135,12 @@ def test_a_wrong_call_is_one_line(argv: list[str], message: str, command: Comman
 
 def test_the_command_prints_its_version(command: Command) -> None:
     assert command("--version") == (0, f"{lmrl.__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", ["list", "copy", "run", "report"])
+def test_each_command_has_help(name: str, command: Command) -> None:
+    status, out, err = command(name, "--help")
+    assert (status, err) == (0, "") and all(line.startswith(f"    lmrl {name} ") for line in out.splitlines()) and out
 
 
 def test_without_arguments_the_command_prints_its_help(command: Command) -> None:

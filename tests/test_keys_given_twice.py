@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from lmrl.arguments.checks import reward_spec
+from lmrl.arguments.checks import json_object, reward_spec
 from lmrl.cli import parse
 from lmrl.data import load_prompts
 from lmrl.evaluation.outputs import _id_and_text
 from lmrl.rewards import make_reward
 from lmrl.rewards.corpus import read_corpus
 from lmrl.search import read_space
-from lmrl.utils import json_object, parse_json
+from lmrl.utils import parse_json
 
 TWICE = r"\(?the key 'n' is there 2 times, with 1 and 2\)?"
 LENGTH = '{"length": {"n": 1, "n": 2}}'
@@ -39,7 +39,7 @@ def written(folder: Path, name: str, text: str) -> str:
         (lambda _: json_object("name", '{"n": 1, "b": {"a": 2}, "n": 2}'), f"`name` must be a JSON object, .*{TWICE}"),
         (lambda _: parse(Options, argv=["--options", '{"a": {"n": 1, "n": 2}}']), f"`options` must be a .*{TWICE}"),
         (lambda _: reward_spec(LENGTH), f"must be valid JSON, got .*{TWICE}"),
-        (lambda _: make_reward(LENGTH), f"A reward in braces must be JSON, got .*{TWICE}"),
+        (lambda _: make_reward(LENGTH), f"A reward in braces must be JSON such as .*, got .*{TWICE}"),
         (
             lambda _: read_space('{"n": [1], "n": [2]}'),
             r"`space` must be JSON or a YAML file, .*the key 'n' is there 2",

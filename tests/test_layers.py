@@ -137,8 +137,9 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 26_040,
+    "lmrl": 26_460,
     "lmrl/rewards": 4_620,
+    "lmrl/search": 520,
     "lmrl/trainers": 2_900,
 }
 FILE_LINES_TODAY: dict[str, int] = {}

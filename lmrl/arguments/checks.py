@@ -27,7 +27,17 @@ else:
 def check_specs(name: str, specs: Iterable[str | dict[str, Any]]) -> None:
     """Raises an error for a reward that is neither a name nor a mapping with one key."""
     for spec in specs:
+        if isinstance(spec, str) and "," in spec and not {":", "{"} & set(spec):
+            raise ValueError(f"`{name}` must have names with spaces between them, got {spec!r}. Leave out the comma.")
         if not (isinstance(spec, str) and spec) and not (isinstance(spec, dict) and len(spec) == 1):
             raise ValueError(
                 f'`{name}` must have names, or names with options such as {{"name": {{}}}}, got {shorten(spec)}.'
             )
+
+
+def json_object(name: str, text: str) -> dict[str, Any]:
+    """Returns the JSON object in a text, the value of an argument. Raises `ValueError` if it is none."""
+    try:
+        return dict(parse_json(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be a JSON object, got {text!r} ({error}). Quote it in '...'.") from error

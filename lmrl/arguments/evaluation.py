@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
-from lmrl.arguments.checks import RewardSpec, check_specs
+from lmrl.arguments.checks import RewardSpec, check_specs, json_object
 from lmrl.arguments.models import CheckpointArguments
 from lmrl.arguments.output import OutputArguments
 from lmrl.settings import Settings, check_unread
-from lmrl.utils import check_at_least, check_in, json_object, labelled, option
+from lmrl.utils import check_at_least, check_in, labelled, option
 
 T = TypeVar("T")
 

@@ -30,6 +30,12 @@ _PEER_FAILURE_PATTERNS = (
     "timed out",
 )
 
+# PEFT imports bitsandbytes wherever it is installed, and that warns on some CPUs of a missing kernel for weights in 4
+# bits, also where there are none. Every recipe imports this module before PEFT.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "gemm_4bit_forward from kernels-community" not in record.getMessage()
+)
+
 _DAMAGED_FILE_ERRORS = ("SafetensorError", "UnpicklingError")
 
 
@@ -124,6 +130,8 @@ def _error_message(error: Exception) -> str | None:
     if type(error).__name__ in _DAMAGED_FILE_ERRORS or "PytorchStreamReader failed" in text:
         return f"A file of weights or of a training state is damaged ({text.rstrip('.')}). Use another checkpoint."
     if type(error).__module__.startswith("jinja2"):
+        if _is_of_report(error):
+            return None
         return f"A chat template does not accept the messages of a row ({text.rstrip('.')}). Change either of them."
     if _is_wrong_option(error):
         return (
@@ -133,6 +141,12 @@ def _error_message(error: Exception) -> str | None:
     if not isinstance(error, (ValueError, OSError, ImportError)) and not _is_missing_library(error, text):
         return None
     return text or f"{type(error).__name__} without a message. LMRL_DEBUG=1 shows where."
+
+
+def _is_of_report(error: Exception) -> bool:
+    """Returns whether a template of lmrl's own page or card failed, which is a bug, and not that of a chat."""
+    pages = Path(__file__).parents[1] / "evaluation" / "reporting"
+    return any(Path(frame.filename).is_relative_to(pages) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _is_wrong_option(error: Exception) -> bool:

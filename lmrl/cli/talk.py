@@ -195,16 +195,15 @@ def _next_message() -> str:
 
 def _merge(source: str, target: Path, dtype: str) -> None:
     from lmrl.experiment.runs import copy_record
-    from lmrl.experiment.terminal import check_model_folder
     from lmrl.models import load_model, load_tokenizer, write_merged
     from lmrl.utils import known_as
 
     quieten_libraries()
-    check_model_folder(source)
     with known_as("model"):
         if Path(source, "adapter_config.json").is_file():
             write_merged(source, target, dtype=dtype)
         else:
+            print(f"{source} has no adapter to merge: its weights are copied.", file=sys.stderr)
             tokenizer = load_tokenizer(source)
             load_model(source, dtype=dtype).save_pretrained(target)
             tokenizer.save_pretrained(target)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lmrl.data.prompts import fit_prompts, load_prompts
 from lmrl.data.sources import SPLIT_OF_PREFIX, read_split, splits_of
-from lmrl.utils import check_at_least, did_you_mean
+from lmrl.utils import check_at_least, did_you_mean, shorten
 
 SPLIT_SEED = 42  # where `eval_split_seed` is left out
 
@@ -91,8 +91,8 @@ def load_splits(
     _check_test_split(eval_dataset_name or dataset_name, columns.get("dataset_config"), dataset_test_split)
     if max_length is not None and max_length < 1:
         raise ValueError(
-            f"`max_completion_length` must leave at least 1 token of the model's context for the prompt, got one that "
-            f"is {1 - max_length} tokens too long. Lower it by {1 - max_length} or more."
+            f"Prompts must have room for at least 1 token, got {max_length}. Raise `max_length`, or lower "
+            "`max_completion_length`."
         )
     train = load_prompts(dataset_name, split=dataset_train_split, **columns)
     split = held_out_split(dataset_name, columns.get("dataset_config"), dataset_test_split)
@@ -203,7 +203,7 @@ def split_held_out(
     if not held_out:
         raise ValueError(
             f"`eval_rows` must be at least {min(map(len, shuffled))}, got {eval_rows}: every prompt is repeated that "
-            "often, and rows with the same prompt stay together."
+            f"often, as {shorten(json.loads(next(iter(groups))))}, and rows with the same prompt stay together."
         )
     kept = [number for number in range(len(dataset)) if number not in held_out]
     return dataset.select(kept), dataset.select(sorted(held_out))

@@ -47,7 +47,8 @@ def check_context(model: "PreTrainedModel", row: int, prompt_length: int, new_to
     if limit is not None and prompt_length + new_tokens > limit:
         remedy = "Shorten the prompt."
         if prompt_length < limit:
-            remedy = f"Set `max_new_tokens` to {limit - prompt_length} or less, or shorten the prompt."
+            less = f"{limit - prompt_length} or less"
+            remedy = f"Set `max_new_tokens` (of recipes `eval_max_new_tokens`) to {less}, or shorten the prompt."
         raise ValueError(
             f"`prompt` of row {row} and its completion must fit into the model's {limit} positions, got "
             f"{prompt_length} + {new_tokens} tokens. {remedy}"

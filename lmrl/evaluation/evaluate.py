@@ -254,7 +254,9 @@ def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Seque
     try:
         values = call_reward(reward, **inputs)
     except Exception as error:
-        raise ValueError(f"The reward {name!r} {failure_of(error, inputs)}") from error
+        subject = f"The reward {name!r}"
+        is_named = str(error).startswith(subject)  # what it returned is wrong, or a column is missing
+        raise ValueError(str(error) if is_named else f"{subject} {failure_of(error, inputs)}") from error
     score = mean_score(f"reward/{name}", str(getattr(reward, "signature", name)), values, higher_is_better=True)
     if hasattr(reward, "corpus_value"):
         # A module of `evaluate` is a corpus metric: its value for all rows is not the mean of its values for each.

@@ -10,6 +10,9 @@ from .overlap import REFERENCE_METRICS
 from .scores import Corpus, Score
 
 METRICS: dict[str, Callable[[str, Corpus], Score]] = {**REFERENCE_METRICS, **TEXT_METRICS}
+# Of warm starts, of classifiers and of reward models.
+SUPERVISED_SCORES = {"reference_perplexity": False, "accuracy": True, "macro_f1": True, "log_loss": False}
+SUPERVISED_SCORES["calibration_error"] = False
 
 
 def score_completions(corpus: Corpus, metrics: Sequence[str] | None = None) -> dict[str, Score]:
@@ -71,8 +74,8 @@ def higher_is_better(name: str, argument: str = "metric") -> bool | None:
     """
     if name == "reward" or name.startswith("reward/"):
         return True
-    if name in MODEL_SCORES:
-        return MODEL_SCORES[name]
+    if name in (known := MODEL_SCORES | SUPERVISED_SCORES):
+        return known[name]
     check_in(("reward", "reward/<name>", *METRICS, *MODEL_SCORES), **{argument: name})
     return score_of_two(name).higher_is_better
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 from lmrl.critics import get_critic
 from lmrl.experiment.notes import run_notes, weights_dtype
 from lmrl.models import base_of
-from lmrl.utils import aligned_lines, middle_shortened, tokenize_prompt
+from lmrl.utils import aligned_lines, tokenize_prompt
 
 _TEXT = 160  # characters of a prompt or a reference that are shown
 _CRITICS = {
@@ -322,7 +322,7 @@ def rendered_prompt(tokenizer: Any, prompt: Any, chat_template_kwargs: Mapping[s
 
 def visible(text: str) -> str:
     """Returns a text in one line, with its line breaks as `\\n`, shortened in the middle."""
-    return middle_shortened(text.replace("\n", "\\n").replace("\t", "\\t"), _TEXT)
+    return _middle_shortened(text.replace("\n", "\\n").replace("\t", "\\t"), _TEXT)
 
 
 def _output(args: Any) -> str:
@@ -336,3 +336,11 @@ def _output(args: Any) -> str:
     }[strategy]
     trackers = f"; logged to {', '.join(args.report_to)}" if args.report_to else ""
     return f"{args.output_dir}; {saved}{trackers}"
+
+
+def _middle_shortened(text: str, limit: int) -> str:
+    """Returns a text of at most `limit` characters, with an ellipsis in place of its middle."""
+    if len(text) <= limit:
+        return text
+    kept = limit - len(" ... ")
+    return f"{text[: kept - kept // 2]} ... {text[len(text) - kept // 2 :]}"

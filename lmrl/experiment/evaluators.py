@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lmrl.evaluation import Decoding, Evaluator, FrozenModels, higher_is_better
 from lmrl.evaluation.likelihood import MODEL_SCORES
+from lmrl.evaluation.metrics import METRICS
 from lmrl.experiment.named import further_rewards, names_of_scores
 from lmrl.experiment.policies import model_name, model_source
 from lmrl.models import load_model, load_tokenizer
@@ -78,30 +79,46 @@ def weights_by_name(reward_funcs: Sequence[Any], weights: Sequence[float] | None
     return dict(zip(map(reward_name, reward_funcs), weights or [1.0] * len(reward_funcs), strict=False))
 
 
-def weights_of_recipe(values: Mapping[str, Any], objective: str, searched: Collection[str]) -> list[float] | None:
+def weights_of_recipe(values: Mapping[str, Any], args: Any, searched: Collection[str]) -> list[float] | None:
     """
     Returns the weights of the rewards of a recipe whose arguments are searched; `None` for one without rewards.
 
     Args:
         values (`dict`):
             The recipe's arguments; empty for a script of which none is known.
-        objective (`str`):
-            The score that is searched for.
+        args ([`~lmrl.search.SweepArguments`]):
+            What is searched for.
         searched (collection of `str`):
             Names of the arguments that are searched.
 
     Raises:
-        ValueError: If the objective is a reward that the recipe does not measure.
+        ValueError: If the recipe does not measure the objective, or no KL where that is bounded.
     """
+    measured = _objectives(values, args.objective, searched)
+    if measured is not None:
+        check_in(measured, objective=args.objective)
+        if args.max_kl is not None and "kl" not in measured:
+            raise ValueError(f"`max_kl` must be left out, got {args.max_kl}: this recipe measures no KL.")
     rewards = values.get("rewards") or []
-    is_reward = objective == "reward" or objective.startswith("reward/")
-    if values and is_reward and not {"rewards", "eval_metrics"} & {*searched}:
-        measured = [*rewards, *(values.get("eval_metrics") or [])] if objective != "reward" or rewards else []
-        if not measured:
-            raise ValueError(f"`objective` must be a score of the recipe, which has no rewards, got {objective!r}.")
-        if objective != "reward":
-            check_in([f"reward/{reward_name(each)}" for each in make_rewards(measured)], objective=objective)
     return list(values.get("reward_weights") or [1.0] * len(rewards)) if "rewards" in values else None
+
+
+def _objectives(values: Mapping[str, Any], objective: str, searched: Collection[str]) -> list[str] | None:
+    """Returns the scores of its trained model that a recipe measures; `None` where that is not known."""
+    if "class_names" in values or "grade_columns" in values:
+        return ["accuracy", *(["macro_f1"] if "class_names" in values else []), "log_loss", "calibration_error"]
+    if "eval_metrics" not in values:
+        return None
+    rewards = [*(values.get("rewards") or []), *(values["eval_metrics"] or [])]
+    named = []
+    if objective.startswith("reward/"):
+        is_open = not {"rewards", "eval_metrics"}.isdisjoint(searched)
+        made = [] if is_open else make_rewards(rewards)
+        made += further_rewards(values.get("win_rate"), made)
+        named = [objective] if is_open else [f"reward/{reward_name(each)}" for each in made]
+    if "rewards" in values:
+        return ["reward", *named, *METRICS, *MODEL_SCORES]
+    return ["reference_perplexity", *named, *METRICS, *(["perplexity"] if values["eval_perplexity_model"] else [])]
 
 
 def _greater_is_better(config: Any, measured: Sequence[str]) -> bool:

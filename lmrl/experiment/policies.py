@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrl import models
 from lmrl.data import demo_model_path, load_splits
-from lmrl.models import context_length
+from lmrl.models import check_lora_targets, context_length
 from lmrl.utils import known_as
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,8 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
             Configuration of the trainer, which has `trust_remote_code`.
 
     Raises:
-        ValueError: If there is no such model, or no tokenizer beside it, or it is an adapter on fewer layers than
-            the arguments name.
+        ValueError: If there is no such model, or no tokenizer beside it, it is an adapter on fewer layers than the
+            arguments name, or a new adapter is to have layers that it has not.
     """
     options = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
     with known_as("model_name_or_path"):
@@ -38,6 +38,8 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
     _list_tied_weights(model)
     if model_args.lora_target_modules == "all-linear" and hasattr(model, "peft_config"):
         _check_all_linear(model)
+    if model_args.use_peft and not hasattr(model, "peft_config") and not model_args.lora_target_parameters:
+        check_lora_targets(model, model_args.lora_target_modules)
     if not model_args.use_peft:  # which trains other weights, in float32
         _warn_if_weights_are_too_coarse(model, config.learning_rate)
     return model, tokenizer
@@ -97,7 +99,13 @@ def load_rows(
     Raises:
         FileNotFoundError, ValueError: As [`~lmrl.data.load_splits`].
     """
-    room = (context_length(model) or NO_LIMIT) - int(config.max_completion_length)
+    context = context_length(model) or NO_LIMIT
+    room = context - int(config.max_completion_length)
+    if room < 1:
+        raise ValueError(
+            f"`max_completion_length` must be below the model's context of {context} tokens, so that a prompt fits in "
+            f"too, got {config.max_completion_length}. Lower it."
+        )
     return load_splits(tokenizer, room, config.chat_template_kwargs, **vars(data_args))
 
 

@@ -4,7 +4,6 @@ import json
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from lmrl.evaluation.generation import eval_mode, generation_config, generation_
 from lmrl.experiment.policies import NO_LIMIT
 from lmrl.experiment.runs import find_run, read_run
 from lmrl.models import context_length, load_model, load_tokenizer
-from lmrl.utils import did_you_mean, known_as
+from lmrl.utils import known_as, shorten
 
 DEFAULT_NEW_TOKENS = 128  # of a model without a run that names its own length
 
@@ -85,6 +84,11 @@ class PromptSettings:
                     f"{self.prompt_template!r}, got {text!r}. Without the template: --prompt_template ''."
                 )
             row = {fields[0]: text}
+        if row is not None and self.prompt_template is None and self.prompt_column not in row:
+            raise ValueError(
+                f"A row must have the column {self.prompt_column!r}, as there is no prompt template, got "
+                f"{shorten(text)}. Give a template with --prompt_template, as in training."
+            )
         rows = Dataset.from_list([{self.prompt_column: text} if row is None else row])
         return make_prompts(rows, self.prompt_template, self.prompt_column, self.chat, self.system_prompt)[0]
 
@@ -108,7 +112,6 @@ class TerminalModel:
     """
 
     def __init__(self, path: str, settings: PromptSettings, greedy: bool = False, dtype: str = "auto") -> None:
-        check_model_folder(path)
         self.settings = settings
         self.decoding = Decoding(
             settings.max_new_tokens, do_sample=not greedy, temperature=1.0 if greedy else settings.temperature
@@ -146,23 +149,6 @@ class TerminalModel:
                 input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=config, streamer=streamer
             )[0]
         return str(self.tokenizer.decode(sequence[len(ids) :], skip_special_tokens=True))
-
-
-def check_model_folder(path: str) -> None:
-    """Raises a `ValueError` where a name is that of no model's folder, and is not a hub id either."""
-    folder = Path(path).expanduser()
-    if not folder.exists():
-        names = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        hint = did_you_mean(folder.name, names, "" if folder.parent == Path() else f"{folder.parent}/")
-        if hint:
-            raise ValueError(f"The model must be a folder or a hub id, got {path!r}, which does not exist.{hint}")
-        return  # a hub id, or else `load_model` refuses it
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda place: place.stat().st_mtime)
-    if checkpoints and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise ValueError(
-            f"The model must be a folder with config.json or adapter_config.json, got {path!r}, a run that has not "
-            f"ended. Did you mean `{checkpoints[-1]}`?"
-        )
 
 
 def _as_row(text: str) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from .adapters import (
     adapter_config,
     backbone_of,
     base_of,
+    check_lora_targets,
     tied_targets,
     upcast_adapters_to_fp32,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "add_scoring_forward",
     "backbone_of",
     "base_of",
+    "check_lora_targets",
     "check_scoring_forward",
     "context_length",
     "copy_backbone",

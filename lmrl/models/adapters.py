@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -173,3 +174,42 @@ def _added(layer: nn.Module, addition: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def check_lora_targets(model: PreTrainedModel, targets: str | list[str] | None) -> None:
+    """
+    Raises an error for layers of a new adapter that a model does not have; PEFT passes over one name of several.
+
+    Args:
+        model (`transformers.PreTrainedModel`):
+            The model.
+        targets (`str` or list of `str`, *optional*):
+            `lora_target_modules`: names, a pattern of complete names, `all-linear`, or the usual ones of the model.
+
+    Raises:
+        ValueError: With the names of the model's linear layers.
+    """
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    layers = {name: layer for name, layer in model.named_modules() if layer is not head}
+    linear = sorted({n.rpartition(".")[2] for n, layer in layers.items() if isinstance(layer, nn.Linear | Conv1D)})
+    remedy = f"Its linear layers are {', '.join(linear)}; all-linear takes all of them."
+    if not linear:
+        remedy = "It has no linear layers: leave out `use_peft`, and train all of its weights."
+    kind = model.config.model_type
+    if targets is None and kind not in USUAL:
+        raise ValueError(f"`lora_target_modules` must be given for a model of type {kind!r}, got none. {remedy}")
+    if targets == "all-linear":
+        targets = [] if linear else [targets]
+    if isinstance(targets, str):
+        try:
+            targets = [] if any(re.fullmatch(targets, name) for name in layers) else [targets]
+        except re.error as error:
+            raise ValueError(
+                f"`lora_target_modules` must be names or a regular expression, got {targets!r} ({error}). {remedy}"
+            ) from error
+    for target in targets or ():
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            raise ValueError(f"`lora_target_modules` must name layers of the model, got {target!r}. {remedy}")

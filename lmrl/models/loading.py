@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.activations import ACT2FN, NewGELUActivation
 
-from lmrl.utils import check_in, reason_of
+from lmrl.utils import MODEL_CONFIGS, check_in, loading_problem, reason_of
 
 from .adapters import backbone_of, untie_targets
 
@@ -53,10 +53,11 @@ def load_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokeniz
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", truncation_side="left", **kwargs)
         tokenizer.decode(tokenizer("a")["input_ids"])  # some damage shows only in use
     except Exception as error:  # a damaged folder may raise any exception
+        has_model = folder is not None and any((folder / file).is_file() for file in MODEL_CONFIGS)
+        remedy = "Save it there with `tokenizer.save_pretrained(folder)`." if has_model else "Check the name."
         raise ValueError(
             f"`name_or_path` must be a hub id or a folder with a tokenizer, got {str(name_or_path)!r}, from which "
-            f"no tokenizer could be loaded ({reason_of(error)}). Save it there with "
-            "`tokenizer.save_pretrained(folder)`."
+            f"no tokenizer could be loaded ({loading_problem(name_or_path, error)}). {remedy}"
         ) from error
     if tokenizer.eos_token_id is None:
         raise ValueError(
@@ -105,8 +106,8 @@ def load_model(
     except Exception as error:
         raise ValueError(
             "`name_or_path` must be a hub id, or a folder written by `save_pretrained`, got "
-            f"{str(name_or_path)!r}, from which no causal language model could be loaded ({reason_of(error)}). Check "
-            "the name."
+            f"{str(name_or_path)!r}, from which no causal language model could be loaded "
+            f"({loading_problem(name_or_path, error)}). Check the name."
         ) from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
@@ -198,7 +199,8 @@ def load_backbone_and_head(
     except Exception as error:
         raise ValueError(
             "`name_or_path` must be a hub id, or a folder written by `save_pretrained`, got "
-            f"{str(name_or_path)!r}, from which no model could be loaded ({reason_of(error)}). Check the name."
+            f"{str(name_or_path)!r}, from which no model could be loaded "
+            f"({loading_problem(name_or_path, error)}). Check the name."
         ) from error
 
 
@@ -368,9 +370,18 @@ def _placed(model: PreTrainedModel, device: torch.device | None) -> PreTrainedMo
 
 
 def _check_folder(name_or_path: str | Path) -> Path | None:
-    """Returns the folder if it exists, `None` for a hub id. A name that can only be a path must exist."""
+    """
+    Returns the folder if it exists, `None` for a hub id. A name that can only be a path must exist, and the folder of
+    a run that has not ended has no model yet but in its checkpoints.
+    """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
+        checkpoints = sorted(path.glob("checkpoint-*"), key=lambda place: place.stat().st_mtime)
+        if checkpoints and not any((path / name).is_file() for name in MODEL_CONFIGS):
+            raise ValueError(
+                f"`name_or_path` must be a folder with {' or '.join(MODEL_CONFIGS)}, got {str(name_or_path)!r}, a run "
+                f"that has not ended. Did you mean `{checkpoints[-1]}`?"
+            )
         return path
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:

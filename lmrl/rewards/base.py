@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from lmrl.progress import Prefixes, Progress, join_progress
+from lmrl.utils import shorten
 
 Prompts: TypeAlias = Sequence[Any] | None
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
@@ -209,11 +210,14 @@ def call_reward(reward: Callable[..., Any], **inputs: Any) -> Scores:
     values = reward(**inputs)
     if inspect.isawaitable(values):
         values = _run(values)
-    numbers = [None if value is None else float(value) for value in values]
+    try:
+        numbers = [None if value is None else float(value) for value in values]
+    except (TypeError, ValueError):  # no list, or not of numbers
+        numbers = []
     if len(numbers) != len(inputs["completions"]):
         raise ValueError(
-            f"The reward {reward_name(reward)!r} must return one value per completion, got a list of {len(numbers)} "
-            f"for a batch of {len(inputs['completions'])}."
+            f"The reward {reward_name(reward)!r} must return a list of one number, or None, per completion, got "
+            f"{shorten(values)} for a batch of {len(inputs['completions'])}."
         )
     return numbers
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from lmrl.libraries import Tensor, torch, transformers
-from lmrl.utils import check_at_least, check_in, reason_of
+from lmrl.utils import check_at_least, check_in, loading_problem
 
 from .algebra import Reward
 from .base import UNBOUNDED, Prompts, Scores
@@ -149,8 +149,8 @@ def from_pretrained(auto_class: Any, name: str, kind: str, **options: Any) -> An
         return auto_class.from_pretrained(name, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"`model` must be a {kind} with its tokenizer, got {name!r} ({reason_of(error)}). Give a hub id, or a "
-            "folder of `save_pretrained`."
+            f"`model` must be a {kind} with its tokenizer, got {name!r} ({loading_problem(name, error)}). Give a hub "
+            "id, or a folder of `save_pretrained`."
         ) from error
 
 

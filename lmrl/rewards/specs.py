@@ -91,10 +91,8 @@ def _name_and_arguments(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, A
         try:
             spec = parse_json(spec)
         except ValueError as error:
-            example = '{"length": {"target": 20}}'
-            raise ValueError(
-                f"A reward in braces must be JSON, got {given!r} ({error}). Example: {example}"
-            ) from error
+            rule = 'A reward in braces must be JSON such as {"length": {"target": 20}}'
+            raise ValueError(f"{rule}, got {given!r} ({error}).") from error
     if isinstance(spec, str):
         return spec.strip(), {}
     if not isinstance(spec, Mapping) or len(spec) != 1:

@@ -2,10 +2,14 @@
 
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lmrl.settings import Settings
-from lmrl.utils import check_at_least, option
+from lmrl.utils import check_at_least, check_in, option
+
+# Recipes that train a model and measure it.
+_SWEPT = ("reinforce_gen", "ppo_gen", "sft", "train_classifier", "train_reward_model")
 
 
 @dataclass
@@ -21,7 +25,9 @@ class SweepArguments(Settings):
         "Arguments to search, as JSON or as a YAML file; in the file of --config a mapping. For each name a list of "
         'choices, or a range {"low": 1e-5, "high": 1e-3}, with "log": true or "step": 2 if wanted.',
     )
-    objective: str = option("reward", "Held-out score: a name in after.json, or `reward`, the weighted rewards.")
+    objective: str = option(
+        "reward", "Held-out score of the trained model: a name in its scores, or `reward`, the weighted rewards."
+    )
     direction: Literal["maximize", "minimize"] | None = option(None, "Direction of the search. Default: the score's.")
     max_kl: float | None = option(None, "Largest KL of the best trial, in nats per completion. Default: no bound.")
     trials: int = option(20, "Trials in the study, those of earlier calls of the same command included.")
@@ -33,6 +39,12 @@ class SweepArguments(Settings):
     overwrite: bool = option(False, "Remove the study in output_dir, and begin anew. Without it, it is continued.")
 
     def __post_init__(self) -> None:
+        if not self.recipe.endswith(".py"):
+            check_in(_SWEPT, recipe=self.recipe)
+        elif not Path(self.recipe).is_file():
+            raise ValueError(
+                f"`recipe` must be an existing script or one of {', '.join(_SWEPT)}, got {self.recipe!r}."
+            )
         check_at_least(1, trials=self.trials, workers=self.workers, startup_trials=self.startup_trials)
         check_at_least(0, seed=self.seed)
         if self.max_kl is not None and not self.max_kl > 0:

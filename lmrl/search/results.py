@@ -1,5 +1,6 @@
 """The results of a sweep: a table with the command of the best trial, and Optuna's plots."""
 
+import math
 import shlex
 import warnings
 
@@ -15,6 +16,8 @@ def summary(sweep: Sweep) -> str:
     table = table.sort_values(["state", "over", "value"], ascending=[True, True, sweep.direction == "minimize"])
     table.columns = [name.removeprefix("user_attrs_").removeprefix("params_") for name in table.columns]
     table = table.drop(columns="over").rename(columns={"number": "trial", "value": sweep.args.objective})
+    if "kl" in table and table["kl"].isna().all():  # of supervised training
+        table = table.drop(columns="kl")
     lines = [table.to_string(index=False, na_rep="", float_format="{:.4g}".format)]
     if table.loc[table["state"] == "COMPLETE", sweep.args.objective].nunique() >= 5:  # to separate the arguments
         importances = get_param_importances(sweep.study, evaluator=PedAnovaImportanceEvaluator())
@@ -28,7 +31,7 @@ def summary(sweep: Sweep) -> str:
 
 
 def plot(sweep: Sweep) -> None:
-    """Writes Optuna's slice plots of the objective and of the KL; trials over the bound on the KL are grey."""
+    """Writes Optuna's slice plots of the objective and of the KL, if any; trials over the bound on the KL are grey."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -36,6 +39,8 @@ def plot(sweep: Sweep) -> None:
     from optuna.visualization.matplotlib import plot_slice
 
     targets = {"objective": (sweep.args.objective, None), "kl": ("KL", lambda trial: trial.user_attrs["kl"])}
+    if all(math.isnan(trial.user_attrs.get("kl", math.nan)) for trial in sweep.finished()):
+        del targets["kl"]
     for name, (label, target) in targets.items():
         # Undoes the style that Optuna sets, and hides that the interface of its plots is not final.
         with pyplot.style.context("default"), warnings.catch_warnings(action="ignore"):

@@ -17,7 +17,7 @@ import numpy
 from filelock import FileLock
 
 from lmrl.evaluation.metrics import higher_is_better
-from lmrl.outputs import clear_study_folder
+from lmrl.outputs import SCORES_OF_TRAINED, clear_study_folder, matching
 
 from .arguments import SweepArguments
 from .process import failure_reason, read_rows, running
@@ -181,7 +181,8 @@ class Sweep:
         folder = self.folder_of(trial.number)
         folder.mkdir()
         self._train(trial, folder, stop)
-        content = json.loads((folder / "after.json").read_text(encoding="utf-8"))
+        written = matching(folder, SCORES_OF_TRAINED) or [folder / SCORES_OF_TRAINED[0]]
+        content = json.loads(written[0].read_text(encoding="utf-8"))
         scores = {name: score["value"] for name, score in content["scores"].items()}
         value = self._score(scores)
         if value is None:

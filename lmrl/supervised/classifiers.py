@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lmrl.utils import reason_of
+from lmrl.utils import loading_problem
 
 SCRATCH = "scratch"
 
@@ -73,7 +73,7 @@ def load_trainable_classifier(
             model_name_or_path, dtype=dtype, **_label_names(labels), **source, **kwargs
         )
     except Exception as error:  # a damaged folder may raise any exception
-        reason = reason_of(error)
+        reason = loading_problem(model_name_or_path, error)
         raise ValueError(
             f"`model_name_or_path` must be a hub id, a folder with a model and its tokenizer, or {SCRATCH!r}, got "
             f"{model_name_or_path!r}, from which no classifier could be loaded ({reason}). Check the name."

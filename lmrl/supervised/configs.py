@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from lmrl.arguments import OutputArguments
 from lmrl.distributed import on_main
 from lmrl.precision import BF16_PAYS, bf16_speedup
-from lmrl.utils import option
+from lmrl.utils import check_in, option
 
 
 @dataclass
@@ -40,6 +40,7 @@ class RecipeConfig(OutputArguments):
             self.gradient_checkpointing = False if on_cpu else base.gradient_checkpointing
         if self.bf16 is None:
             self.bf16 = _multiplies_bf16_faster(self) if on_cpu else base.bf16
+        check_in(("loss", "eval_loss"), metric_for_best_model=getattr(self, "metric_for_best_model", None))
         base.__post_init__()
 
 

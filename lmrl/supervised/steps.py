@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrl.data import demo_model_path
-from lmrl.models import context_length, fuse_activations
+from lmrl.models import check_lora_targets, context_length, fuse_activations
 from lmrl.rewards import RewardModel
 from lmrl.supervised.classifiers import load_trainable_classifier
 from lmrl.supervised.forward import add_supervised_forward
@@ -92,7 +92,11 @@ def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[Pre
     texts = [str(row[column]) for row in pairs for column in ("prompt", "chosen", "rejected")]
     source = {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
     name = str(model_args.model_name_or_path or demo_model_path())
-    return load_trainable_classifier(name, ["reward"], texts, **source, **model_args.loading(bf16=config.bf16))
+    loading = model_args.loading(bf16=config.bf16)
+    model, tokenizer = load_trainable_classifier(name, ["reward"], texts, **source, **loading)
+    if model_args.use_peft and not model_args.lora_target_parameters:
+        check_lora_targets(model, model_args.lora_target_modules)
+    return model, tokenizer
 
 
 def save_preferences(folder: str, pairs: Dataset) -> list[float]:

@@ -179,7 +179,7 @@ def test_the_smaller_limit_counts_for_both_sides(tmp_path: Path, tokenizer: PreT
 
 
 def test_a_completion_that_fills_the_context_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(ValueError, match=r"`max_completion_length` must leave at least 1 .* is 7 tokens too long"):
+    with pytest.raises(ValueError, match=r"Prompts must have room for at least 1 token, got -6\. Raise `max_length`"):
         load_splits(tokenizer, -6)
 
 

@@ -439,7 +439,10 @@ def failing(
             ["`reference_column` must name", "got 'reference'", "`references`?"],
         ),
         ({"--max_completion_length": "60"}, ["`max_prompt_length`", "got 4, and", "lower `max_completion_length`"]),
-        ({"--max_completion_length": "64"}, ["`max_completion_length`", "is 1 tokens too long. Lower it"]),
+        (
+            {"--max_completion_length": "64"},
+            ["`max_completion_length` must be below", "context of 64 tokens", "got 64"],
+        ),
         ({"--max_prompt_length": "5"}, ["got 5, and 1 of", "prompts are longer", "'drop', 'cut' or"]),
         ({"--eval_max_new_tokens": "99"}, ["64 positions, got 6 + 99 tokens", "or less"]),
         ({"--eval_rows": "7"}, ["`eval_rows` must be from 1 to 6", "got 7"]),
@@ -460,12 +463,19 @@ def failing(
             {"--model_name_or_path": "./no"},
             ["`model_name_or_path` must be a hub id or an existing folder, got './no'", "Check the name"],
         ),
-        ({"--lora_target_modules": "no", "--use_peft": "true"}, ["Target modules", "not found in the base model"]),
+        (
+            {"--lora_target_modules": "no", "--use_peft": "true"},
+            ["`lora_target_modules` must name layers of the model, got 'no'", "c_attn, c_fc, c_proj"],
+        ),
+        ({"--lora_target_modules": "*", "--use_peft": "true"}, ["or a regular expression, got '*' (nothing to rep"]),
+        ({"--rewards": "bleu,chrf"}, ["names with spaces between them, got 'bleu,chrf'"]),
+        ({"--prompt_template": "mr ->"}, ["`eval_rows` must be at least 7", "is repeated", "as 'mr ->'"]),
         (
             {"--eval_perplexity_model": "./no"},
             ["`eval_perplexity_model` must be a hub id or an existing folder, got './no'", "Check the name"],
         ),
-        ({"--resume_from_checkpoint": "./no"}, ["./no is not there", "no complete one before it"]),
+        ({"--resume_from_checkpoint": "./no"}, ["must name a checkpoint, got './no'", "start from the beginning"]),
+        ({"--resume_from_checkpoint": "true"}, ["must name a checkpoint, got true, but out has none"]),
     ],
 )
 def test_a_recipe_names_what_is_wrong(
