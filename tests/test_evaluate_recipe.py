@@ -78,10 +78,11 @@ def test_checkpoints_adapters_and_texts_are_compared_on_every_data_set(recipe, c
     texts = write_rows(tmp_path / "texts.jsonl", [{"id": n, "text": f"w{n}"} for n in (2, 1)])
     argv = ("--checkpoints", f"base={base}", adapter, merged, "--eval_output_dir", "out", *SHORT)
     status, out, err = recipe(
-        "evaluate_gen", *argv, "--datasets", rows_path, f"three={more}", "--eval_metrics", "chrf"
+        *("evaluate_gen", *argv, "--datasets", rows_path, f"three={more}", "--eval_metrics", "chrf"),
+        *("--win_rate", "chrf", "rougeL", '{"token_f1": {}}', "--compare_with", "lora"),
     )
     assert status == 0, err
-    assert out.count("lora - base [95% CI]") == 2
+    assert out.count("base - lora [95% CI]") == 2
     for folder, count in (("rows.jsonl", 2), ("three", 3)):
         of = {label: found(tmp_path / "out" / folder, label) for label in ("base", "lora", "merged")}
         assert [one["data"]["rows"] for one in of.values()] == [count] * 3
@@ -89,14 +90,22 @@ def test_checkpoints_adapters_and_texts_are_compared_on_every_data_set(recipe, c
         assert of["lora"]["completions"] == of["merged"]["completions"] != of["base"]["completions"]
         assert of["base"]["scores"]["kl"]["value"] == 0 < of["lora"]["scores"]["kl"]["value"]
         assert (tmp_path / "out" / folder / "report.html").is_file()
+        assert "Win rate" not in of["lora"]["tables"]
+        names = [(line["over"], line["by"]) for line in of["merged"]["numbers"]["Win rate"]]
+        assert names == [("lora", "reward/chrf"), ("lora", "rougeL"), ("lora", "reward/token_f1")]
+        assert {line["ties"] for line in of["merged"]["numbers"]["Win rate"]} == {count}  # the same model
         assert not (tmp_path / "out" / folder / "partial").exists()
 
     argv = ("--model_name_or_path", base, "--outputs", texts, "--dataset_name", rows_path, *SHORT)
-    status, out, err = recipe("evaluate_gen", *argv)
+    sampled = ("--eval_do_sample", "true", "--eval_num_samples", "3", "--win_rate", "token_f1")
+    status, out, err = recipe("evaluate_gen", *argv, *sampled, "--eval_mbr_metric", "token_f1")
     assert status == 0, err
     other = found(tmp_path / "runs" / "evaluation", "texts.jsonl")
     assert [completion["text"] for completion in other["completions"]] == ["w1", "w2"]
     assert other["scores"]["perplexity"]["value"] > 1 and "kl" not in other["scores"]
+    assert other["numbers"]["Win rate"][0]["over"] == Path(base).name and [*other["numbers"]] == ["Win rate"]
+    of_samples = found(tmp_path / "runs" / "evaluation", Path(base).name)["numbers"]["Best of k samples"]
+    assert [(line["by"], line["k"]) for line in of_samples] == [("reward/token_f1", k) for k in (1, 2, 3)]
 
 
 def test_a_checkpoint_with_other_tokens_has_no_kl(recipe, llama_path, rows_path, tmp_path):
@@ -175,6 +184,7 @@ def test_errors_are_raised_before_the_generation(recipe, llama_path, gpt2_path, 
     AutoModelForCausalLM.from_pretrained(gpt2_path).save_pretrained(bare)
     (tmp_path / "short.txt").write_text("a\n")
     (tmp_path / "torn.jsonl").write_text('{"text": "a"}\n{"text": "b')
+    two = ("--checkpoints", f"a={llama_path}", f"b={llama_path}")
     for argv, sentence in (
         (("--checkpoints", llama_path, bare), f"got '{bare}', from which no tokenizer could be loaded"),
         (
@@ -208,6 +218,17 @@ def test_errors_are_raised_before_the_generation(recipe, llama_path, gpt2_path, 
         (("--checkpoints", llama_path, "--compare_with", "b"), "`compare_with` must be one of"),
         (("--checkpoints", f"a={llama_path}", "--primary_metrics", "bleau"), "Did you mean `bleu`?"),
         (("--checkpoints", llama_path, "--eval_metrics", "chrf", "chrf"), "different names, got 'chrf' twice"),
+        (("--checkpoints", llama_path, "--win_rate", "bleu"), "`win_rate` must not be set without `checkpoints` or"),
+        ((*two, "--win_rate", "distinct1"), "must be of a score that each text has, got 'distinct1'"),
+        ((*two, "--win_rate", "length"), "must be of a score of which more or less is better, got 'length'"),
+        ((*two, "--win_rate", "reward/chrf"), "`win_rate` must be one of"),
+        ((*two, "--win_rate", "bleau"), "A reward must have a known name, got 'bleau'. Did you mean `bleu`?"),
+        ((*two, "--eval_tie_tolerance", "1"), "`eval_tie_tolerance` must be left out here, got 1.0"),
+        ((*two, "--eval_mbr_metric", "chrf"), "`eval_mbr_metric` must be left out here, got 'chrf'"),
+        (
+            (*two, "--eval_do_sample", "--eval_num_samples", "2", "--eval_mbr_metric", '{"length": {"target": 3}}'),
+            "`eval_mbr_metric` must compare a completion with references",
+        ),
     ):
         status, out, err = recipe("evaluate_gen", "--dataset_name", rows_path, *SHORT, *argv)
         assert (status, out) == (2, ""), (argv, out)

@@ -208,18 +208,25 @@ def test_a_recipe_trains_a_given_model(
 def test_a_model_of_sft_is_trained_on_and_both_are_compared(recipe: Recipe, footpaths: Path, tmp_path: Path) -> None:
     warm, tuned, adapter = tmp_path / "warm", tmp_path / "tuned", tmp_path / "adapter"
     short = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--disable_tqdm", "true")
+    short += ("--eval_metrics", "rouge1", "--win_rate", "rouge1", "bleu", '{"token_f1": {}}')
     status, out, err = recipe("sft", *rows_of(footpaths), *short, "--eval_subset", "4", "--output_dir", warm)
     assert status == 0, err
     assert "6 rows, the first 4 before and after training\n" in out
     assert f"Report: {warm}/report.html\n" in out and out.endswith(f"The model is in {warm}\n")
-    assert "supervised fine-tuning (SFT)" in (warm / "README.md").read_text()
+    card = (warm / "README.md").read_text()
+    assert "supervised fine-tuning (SFT)" in card and "### Win rate" in card and "Win rate: after" in out
+    found = [line["by"] for line in read_json(warm / "after.json").numbers["Win rate"]]
+    assert found == ["reward/rouge1", "bleu", "reward/token_f1"] and "| reward/token_f1 | before | 4 |" in card
     before, after = (read_json(warm / f"{name}.json").scores for name in ("before", "after"))
     assert before["reference_perplexity"].value != after["reference_perplexity"].value > 1
     assert len(before["reference_perplexity"].row_scores) == len(before["bleu"].row_scores) == 4
     check_saved(warm)
 
     trained = ("--model_name_or_path", warm, *rows_of(footpaths), *SHORT)
-    assert recipe("reinforce_gen", *trained, "--output_dir", tuned)[0] == 0
+    by_reward = ("--win_rate", "reward/bleu", "--eval_tie_tolerance", "1")
+    assert recipe("reinforce_gen", *trained, *by_reward, "--output_dir", tuned)[0] == 0
+    (line,) = read_json(tuned / "after.json").numbers["Win rate"]
+    assert (line["ties"], line["tolerance"]) == (4, 1.0)
     check_saved(tuned)
     assert recipe("reinforce_gen", *trained, "--use_peft", "true", "--output_dir", adapter)[0] == 0
 
