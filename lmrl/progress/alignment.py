@@ -26,8 +26,11 @@ class _Columns:
         for reference, width in zip(references, self.widths, strict=True):
             self.lowest |= (1 << first) & ((1 << first + len(reference)) - 1)
             self.all |= (1 << first + width - 1) - (1 << first)
-            for place, unit in enumerate(reference, start=first):
-                self._matches[unit] = self._matches.get(unit, 0) | 1 << place
+            matches: dict[str, int] = {}
+            for place, unit in enumerate(reference):
+                matches[unit] = matches.get(unit, 0) | 1 << place
+            for unit, places in matches.items():
+                self._matches[unit] = self._matches.get(unit, 0) | places << first
             first += width
 
     def lcs_step(self, state: State, unit: str) -> State:
@@ -50,11 +53,11 @@ class _Columns:
         grows, falls = state
         equal = self._matches.get(unit, 0)
         diagonal = ((((equal & grows) + grows) ^ grows) | equal | falls) & self.all
-        right_grows = falls | (self.all & ~(diagonal | grows))
+        right_grows = falls | self.all ^ (diagonal | grows)  # `^` is "and not" here, at half the time
         right_falls = diagonal & grows
         right_grows = (right_grows << 1 | self.lowest) & self.all
         right_falls = right_falls << 1 & self.all
-        return right_falls | (self.all & ~(diagonal | right_grows)), right_grows & diagonal
+        return right_falls | self.all ^ (diagonal | right_grows), right_grows & diagonal
 
     def ones(self, numbers: Sequence[int]) -> Integers:
         """Returns how many bits of each reference are set in each number, `(numbers, references)`."""
@@ -63,7 +66,7 @@ class _Columns:
         bits = np.unpackbits(packed.reshape(-1, size), axis=1, bitorder="little")
         firsts = [0, *itertools.accumulate(self.widths[:-1])]
         # The bits above those of the last reference are not set.
-        return np.add.reduceat(bits.astype(np.int32), firsts, axis=1)
+        return np.add.reduceat(bits, firsts, axis=1, dtype=np.int32)
 
 
 def _states(text: UnitsSoFar, state: State, step: Callable[[State, str], State]) -> list[State]:
@@ -115,8 +118,8 @@ def distances_so_far(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[
 
     def _count(columns: _Columns, text: UnitsSoFar) -> Integers:
         states = _states(text, (columns.all, 0), columns.edit_step)
-        grown = columns.ones([grows for grows, _ in states]) - columns.ones([falls for _, falls in states])
-        distances: Integers = np.array(text.lengths())[:, None] + grown
+        ones = columns.ones([*(grows for grows, _ in states), *(falls for _, falls in states)])
+        distances: Integers = np.array(text.lengths())[:, None] + ones[: len(states)] - ones[len(states) :]
         return distances
 
     return _by_row(texts, references, _count)

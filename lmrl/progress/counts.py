@@ -52,8 +52,8 @@ def count_shared(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequ
         places = np.concatenate([np.arange(tokens[row], tokens[row + 1]) for row in rows])
         for n, codes in enumerate(flat.codes()):
             matches, most = flat.count(codes, n)
-            shared[places, n] = matches[:, :width]
-            together[places, n] = matches[:, width]
+            shared[places, n] = matches[:width].T
+            together[places, n] = matches[width]
             allowed[places, n] = most
     return Counts(shared, together, allowed)
 
@@ -109,6 +109,7 @@ class _Flat:
                 groups.append(group)
                 for place, reference in enumerate(of_row):
                     self._add(reference, group, place, self._end)
+        self._first_text = self._end  # where those of texts begin
         group_of_text = [self._groups[id(of_row)] for of_row in references]
         for row, text in enumerate(texts):
             starts.append(self._end)
@@ -166,31 +167,36 @@ class _Flat:
 
     def codes(self) -> Integers:
         """Returns for each length and place the number of the n-gram that begins there."""
-        self._bits = 62 - len(self._groups).bit_length()
+        self._place_bits = self._end.bit_length()
+        self._bits = 62 - len(self._groups).bit_length() - self._place_bits
         return ngram_codes(self._segments, self._order, self._bits)
 
     def count(self, codes: Integers, before: int) -> tuple[Integers, Integers]:
         """
-        Returns for each token the n-grams of its text so far that are in each reference, and at last in any, and how
-        many there are in all references together, for n-grams of `before + 1` units.
+        Returns for each of N tokens the n-grams of its text so far that are in each of R references, and at last in
+        any, (R + 1, N), and how many there are in all references together, (N,), for n-grams of `before + 1` units.
         """
-        # 1. The n-grams that end at each place, numbered; and how often each reference has them.
+        # 1. The n-grams that end at each place, the same ones of a group side by side, in the order of time and so of
+        # the texts; and how often each reference has them.
         ends = np.flatnonzero(self._before >= before)
-        keys, grams = np.unique(self._group[ends] << self._bits | codes[ends - before], return_inverse=True)
+        keys = (self._group[ends] << self._bits | codes[ends - before]) << self._place_bits | ends
+        keys.sort()
+        ends = keys & (1 << self._place_bits) - 1
+        keys >>= self._place_bits
+        new = np.diff(keys, prepend=-1) != 0
+        grams = np.cumsum(new) - 1
+        groups = keys[new] >> self._bits
         rows = self._row[ends]
         is_reference = rows < self._width
-        cells = grams[is_reference] * self._width + rows[is_reference]
-        allowed = np.bincount(cells, minlength=len(keys) * self._width).reshape(-1, self._width)
-        allowed = np.column_stack([allowed, allowed.max(axis=1, initial=0)])
-        totals = np.bincount(keys >> self._bits, weights=allowed[:, -1], minlength=len(self._groups))
+        cells = rows[is_reference] * len(groups) + grams[is_reference]
+        allowed = np.bincount(cells, minlength=self._width * len(groups)).reshape(self._width, -1)
+        allowed = np.vstack([allowed, allowed.max(axis=0, initial=0)])
+        totals = np.bincount(groups, weights=allowed[-1], minlength=len(self._groups))
 
-        # 2. Which occurrence it is in its text so far, from 0 on: those of an n-gram and a text side by side, in the
-        # order of time.
-        known = ~is_reference & (allowed[grams, -1] > 0)
+        # 2. Which occurrence it is in its text so far, from 0 on.
+        known = ~is_reference & (allowed[-1, grams] > 0)
         ends, grams = ends[known], grams[known]
         runs = grams * self._rows + rows[known] - self._width
-        order = runs.argsort(kind="stable")
-        runs, ends, grams = runs[order], ends[order], grams[order]
         branches = self._branch[ends]
         is_trunk = branches == 0
         new = np.diff(runs, prepend=-1) != 0
@@ -200,12 +206,20 @@ class _Flat:
         new |= np.diff(branches, prepend=-1) != 0
         occurrence += np.where(is_trunk, 0, places - _at_last(places, new))  # those of its own branch
 
-        # 3. It is shared where the reference has as many.
-        found = np.zeros((2, self._end + 1, self._width + 1), np.int32)  # in complete texts, and in branches
-        found[np.where(is_trunk, 0, 1), ends + 1] = occurrence[:, None] < allowed[grams]
-        of_texts, of_branches = found.cumsum(axis=1, dtype=np.int32)
-        matches = of_texts[self._ends] - of_texts[self._starts] + of_branches[self._ends] - of_branches[self._bases]
+        # 3. It is shared where the reference has as many: in complete texts, and in branches.
+        is_shared = occurrence < allowed[:, grams]
+        matches = self._count_between(ends[is_trunk], is_shared[:, is_trunk], self._starts)
+        if self._branches:
+            matches += self._count_between(ends[~is_trunk], is_shared[:, ~is_trunk], self._bases)
         return matches, totals[self._group_of_token]
+
+    def _count_between(self, ends: Integers, is_shared: Integers, starts: Integers) -> Integers:
+        """Returns for each token how many n-grams that end from a start on to its end are shared, of those given."""
+        shared = np.zeros((self._width + 1, self._end - self._first_text + 1), np.int32)
+        shared[:, ends - self._first_text + 1] = is_shared
+        shared.cumsum(axis=1, out=shared)
+        counts: Integers = shared[:, self._ends - self._first_text] - shared[:, starts - self._first_text]
+        return counts
 
 
 def _at_last(values: Integers, new: Integers) -> Integers:

@@ -46,14 +46,15 @@ class Overlap:
         references: Sequence[tuple[str, ...]],
         units: Callable[[str], Sequence[str]],
         order: int = ORDER,
-        so_far: Callable[[Prefixes], UnitsSoFar] | None = None,
+        so_far: Callable[[Prefixes, Callable[[str], Sequence[str]]], UnitsSoFar] = units_so_far,
     ) -> "Overlap":
         """
         Returns the overlap in `units` of a text; `so_far` returns those of a text so far, by default those of its
         words one after the other.
         """
         split = {of_row: [units(text) for text in of_row] for of_row in references}
-        texts = [units_so_far(each, units) if so_far is None else so_far(each) for each in prefixes]
+        units = functools.cache(units)  # of words, which come again in most texts
+        texts = [so_far(each, units) for each in prefixes]
         return cls(prefixes, texts, references, [split[of_row] for of_row in references], order)
 
     @functools.cached_property

@@ -107,14 +107,16 @@ class ChrF(SummedReward[list[list[Symbols]]]):
         if self.word_order:
             words = Overlap.of_units(overlap.prefixes, overlap.references, self._progress_words, self.word_order)
             of_kinds.append((words, self.word_order))
-        statistics = []
-        for of_kind, order in of_kinds:
-            references = (of_kind.reference_lengths[:, None] - np.arange(order)[:, None]).clip(min=0)
-            completions = np.where(references > 0, of_kind.totals[:, :order, None], 0)
-            statistics.append(np.stack([completions, references, of_kind.counts.shared[:, :order]], axis=-1))
         # (N, references, orders, numbers)
-        counted = np.concatenate(statistics, axis=1).swapaxes(1, 2)
-        return overlap.best(chrf_score(counted.reshape(*counted.shape[:2], -1).astype(np.float64), self.beta))
+        statistics = np.zeros((*overlap.reference_lengths.shape, self.char_order + self.word_order, 3))
+        first = 0
+        for of_kind, order in of_kinds:
+            of_orders = statistics[:, :, first : first + order]
+            of_orders[..., 1] = (of_kind.reference_lengths[..., None] - np.arange(order)).clip(min=0)
+            of_orders[..., 0] = np.where(of_orders[..., 1] > 0, of_kind.totals[:, None, :order], 0)
+            of_orders[..., 2] = of_kind.counts.shared[:, :order].swapaxes(1, 2)
+            first += order
+        return overlap.best(chrf_score(statistics.reshape(*statistics.shape[:2], -1), self.beta))
 
     def prepare(self, references: tuple[str, ...]) -> list[list[Symbols]]:
         """Returns the characters of each reference of a row, and the words."""

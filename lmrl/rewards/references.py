@@ -2,7 +2,7 @@
 
 import functools
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -79,9 +79,9 @@ class ReferenceReward(Reward, Generic[Prepared]):
         overlap = Overlap.of_units(prefixes, references, self.progress_units, self.progress_order, self.so_far)
         return overlap.progress(None if self.potential is None else self.as_if_ended(overlap))
 
-    def so_far(self, prefixes: Prefixes) -> UnitsSoFar:
-        """Returns the units of a text so far that its `progress` counts."""
-        return units_so_far(prefixes, self.progress_units)
+    def so_far(self, prefixes: Prefixes, units: Callable[[str], Sequence[str]]) -> UnitsSoFar:
+        """Returns the units of a text so far that its `progress` counts, `units` being its `progress_units`."""
+        return units_so_far(prefixes, units)
 
     def as_if_ended(self, overlap: Overlap) -> Array:
         """Returns the reward of each text so far, (N,), for a reward that has a `potential`."""

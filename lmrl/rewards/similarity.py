@@ -138,9 +138,9 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
     potential = 0
     progress_units = units
 
-    def so_far(self, prefixes: Prefixes) -> UnitsSoFar:
+    def so_far(self, prefixes: Prefixes, units: Callable[[str], Sequence[str]]) -> UnitsSoFar:
         """Returns the characters or the words of a text so far."""
-        return characters_so_far(prefixes) if self.unit == "characters" else super().so_far(prefixes)
+        return characters_so_far(prefixes) if self.unit == "characters" else super().so_far(prefixes, units)
 
     def as_if_ended(self, overlap: Overlap) -> Array:
         """Returns the similarity of each text so far, (N,)."""
