@@ -137,7 +137,7 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 26_460,
+    "lmrl": 26_470,
     "lmrl/rewards": 4_620,
     "lmrl/search": 520,
     "lmrl/trainers": 2_900,

@@ -109,13 +109,11 @@ class ChrF(SummedReward[list[list[Symbols]]]):
             of_kinds.append((words, self.word_order))
         # (N, references, orders, numbers)
         statistics = np.zeros((*overlap.reference_lengths.shape, self.char_order + self.word_order, 3))
-        first = 0
-        for of_kind, order in of_kinds:
-            of_orders = statistics[:, :, first : first + order]
+        of_each = np.split(statistics, [self.char_order], axis=2)  # of words none but in chrF++
+        for (of_kind, order), of_orders in zip(of_kinds, of_each, strict=False):
             of_orders[..., 1] = (of_kind.reference_lengths[..., None] - np.arange(order)).clip(min=0)
             of_orders[..., 0] = np.where(of_orders[..., 1] > 0, of_kind.totals[:, None, :order], 0)
             of_orders[..., 2] = of_kind.counts.shared[:, :order].swapaxes(1, 2)
-            first += order
         return overlap.best(chrf_score(statistics.reshape(*statistics.shape[:2], -1), self.beta))
 
     def prepare(self, references: tuple[str, ...]) -> list[list[Symbols]]:
