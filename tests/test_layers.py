@@ -122,7 +122,7 @@ LAYERS = {
 # Lines of a room's Python files, docstrings included, and of the library.
 BUDGETS = {
     "lmrl": 15_500,
-    "lmrl/checks": 500,
+    "lmrl/checks": 600,
     "lmrl/comparison": 600,
     "lmrl/core": 800,
     "lmrl/critics": 700,

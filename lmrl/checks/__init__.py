@@ -4,6 +4,7 @@ They take tensors, models and limits, and never see a trainer.
 """
 
 from .finite import DivergenceError, FiniteChecks
+from .kl_stop import KLStop
 from .rewards import (
     AsyncCheckedReward,
     CheckedReward,
@@ -22,6 +23,7 @@ __all__ = [
     "CheckedReward",
     "DivergenceError",
     "FiniteChecks",
+    "KLStop",
     "RewardError",
     "check_columns",
     "check_first_rollout",

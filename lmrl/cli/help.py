@@ -75,6 +75,7 @@ _ADVANCED = (
     "rollouts_to_save",
     "scale_rewards",
     "scoring_pass",
+    "target_kl",
     "vllm_importance_sampling_correction",
     "vllm_importance_sampling_mode",
     "vllm_importance_sampling_clip_max",

@@ -212,6 +212,12 @@ def check_training(optimizer: Any, scheduler: Any, policy: nn.Module, experts_lo
     )
 
 
+def offer_base_model(policy: Any, reward_funcs: Sequence[Any]) -> None:
+    """Offers the base of a policy with adapters to rewards that read with the same one."""
+    if is_peft_model(policy):
+        models.offer_base_model(models.base_of(policy), [reward.reward_func for reward in reward_funcs])
+
+
 def check_callbacks(callbacks: Sequence[Any], policy: nn.Module) -> None:
     """Checks that each callback can take the policy as it is; else a `ValueError`."""
     averages = any(isinstance(callback, BEMACallback) for callback in callbacks)

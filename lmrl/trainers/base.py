@@ -6,8 +6,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import is_peft_model
-from datasets import IterableDataset
 from torch import Tensor, nn, optim
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
@@ -112,10 +110,11 @@ class PolicyGradientTrainer(RLOOTrainer):
             self.add_callback(self.reference.sync_callback(self.model))
         if self.use_vllm:
             engines.send_policy_to_vllm(self.vllm_generation, self.sampled.record)
-        if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            models.offer_base_model(self._base_model, [reward.reward_func for reward in self.reward_funcs])
-        experts_loss = self.router_aux_loss_coef if self.aux_loss_enabled else 0.0
-        arguments.check_training(*optimizers, self.model, experts_loss)
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            arguments.offer_base_model(self.model, self.reward_funcs)
+        arguments.check_training(*optimizers, self.model, self.aux_loss_enabled and self.router_aux_loss_coef)
+        self.kl_stop = checks.KLStop(self.args, self.accelerator, self.meter)
+        self.add_callback(self.kl_stop)
         self.add_callback(LogFile(self.meter.newest["train"]))
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TrainingProgress)
@@ -147,12 +146,10 @@ class PolicyGradientTrainer(RLOOTrainer):
     def run_state_dict(self) -> dict[str, Any]:
         """Returns the state that checkpoints have beside Trainer's, as JSON can hold it. A subclass adds its own."""
         return {
-            "step": self._step,
+            **run_state.progress(self._step, self._tr_loss, self._globalstep_last_logged, self.state, self.args),
+            **self.kl_stop.state_dict(),
             "rewards": checks.reward_states(self.reward_funcs),
             "metrics": self.meter.state_dict(),
-            "loss": float(self._tr_loss),
-            "last_logged": self._globalstep_last_logged,
-            "stream": run_state.place_in_stream(self.state, self.args.gradient_accumulation_steps),
             **({} if self.args.kl_target is None else {"beta": self.beta}),  # a fixed one may be changed on resuming
         }
 
@@ -161,6 +158,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._step = state["step"]
         checks.load_reward_states(self.reward_funcs, state["rewards"])
         self.meter.load_state_dict(state["metrics"])
+        self.kl_stop.load_state_dict(state)
         if self.args.kl_target is not None:
             self.beta = state.get("beta", self.beta)
 
@@ -253,6 +251,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         if self.serves_one_update:
             # 3. and 5. By the very pass that is trained on.
             rollout = self._with_credit(rollout.with_policy_pass(scored))
+        self.kl_stop.watch(scored.log_probs, rollout, self._step)
         entropy = self.meter.log_mean("entropy", scored.entropy, rollout.completion_mask)
         self._finite.check_forward("the entropy", entropy, self.state.global_step)
         return self.loss(scored, rollout)
@@ -263,6 +262,9 @@ class PolicyGradientTrainer(RLOOTrainer):
             self._tr_loss += self._resumed_state["loss"]
             self._globalstep_last_logged = self._resumed_state["last_logged"]
             self._resumed_state = None
+        if (left_out := self.kl_stop.skipped(self._step)) is not None:
+            self._step += 1
+            return left_out
         with self.meter.clock("update"):
             return super().training_step(*args, **kwargs)
 
@@ -369,8 +371,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         place: tuple[int, int] = super()._init_training_state(max_steps, steps, epochs, *args)
         if self.state.global_step >= max_steps:  # resumed at its end: Trainer would train one more step
             return epochs, 0
-        is_stream = isinstance(self.train_dataset, IterableDataset) and not self.args.ignore_data_skip
-        return (self._resumed_state or {}).get("stream", place) if is_stream else place
+        return run_state.resumed_place(self._resumed_state, self.train_dataset, self.args, place)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         self._train_sampler = super()._get_train_sampler(dataset)

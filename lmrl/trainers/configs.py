@@ -76,6 +76,11 @@ class PolicyGradientConfig(RLOOConfig, Settings):
     )
     kl_horizon: float = option(10_000.0, "Completions in which beta would adapt in full.")
     max_kl: float | None = option(None, "Stop above this KL per completion, in nats.")
+    target_kl: float | None = option(
+        None,
+        "KL per token that the updates of a rollout may go from it, in nats. Those after 1.5 times that are left out, "
+        "as in Stable-Baselines3.",
+    )
     resume_from_checkpoint: str | None = option(
         None,
         "Checkpoint to go on from. Its folder; `true` for the newest complete one in output_dir; `latest` for the "
@@ -222,7 +227,17 @@ class PolicyGradientConfig(RLOOConfig, Settings):
             )
 
     def _check_kl(self) -> None:
-        check_above(0, kl_target=self.kl_target, max_kl=self.max_kl)
+        check_above(0, kl_target=self.kl_target, max_kl=self.max_kl, target_kl=self.target_kl)
+        serves_one = self.num_iterations == 1 and self.steps_per_generation == self.gradient_accumulation_steps
+        refuse(
+            {
+                f"`target_kl` must be None where a rollout serves one update, got {self.target_kl}. The policy is "
+                "still the one that sampled: raise `num_iterations`; `kl_target` and `max_kl` are about the KL to the "
+                "reference.": self.target_kl is not None and serves_one,
+                f"`target_kl` must be None with fp16, got {self.target_kl}. Its scaler needs the gradients that are "
+                "left out: take bf16.": self.target_kl is not None and self.fp16,
+            }
+        )
         for name in ("sync_ref_model", "reference_model_name_or_path", "kl_target", "max_kl"):
             value = getattr(self, name)
             if value and self.beta == 0:

@@ -56,6 +56,7 @@ def test_two_processes_equal_one(algorithm: str, kind: str, gpt2_path: str, tmp_
     by_token = algorithm == "reinforce" and kind == "lora"
     if by_token:
         assert 0 < one["logs"][0]["dropped_groups"] < 1
+        assert one["logs"][1]["updates_left_out"] == 1
     rollouts = read_rollouts(f"{tmp_path / 'one'}.run")
     assert len(rollouts) == (8 if algorithm == "ppo" or by_token else 16)
     for row, other in zip(rollouts, read_rollouts(f"{tmp_path / 'two'}.run"), strict=True):

@@ -35,7 +35,7 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
     iterations = 2 if algorithm == "ppo" else 1
     if algorithm == "reinforce" and kind == "lora":
         extra |= {"loss_level": "token", "baseline": "group_mean", "scale_rewards": "group", "drop_equal_groups": True}
-        extra["equal_groups_tolerance"] = 0.2
+        extra |= {"equal_groups_tolerance": 0.2, "target_kl": 1e-6}
         iterations = 2
     if algorithm == "ppo":
         kinds = {"critic_adapter": "adapter", "least_squares": "least_squares"}

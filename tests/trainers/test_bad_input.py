@@ -267,6 +267,12 @@ BOTH = [
         {"num_generations_eval": 3, "eval_strategy": "steps", "eval_steps": 1},
         ["`num_generations_eval` must divide the 8 completions", "got 3", "the batch size per device"],
     ),
+    ({"target_kl": 0.1, "num_iterations": 1}, ["`target_kl` must be None where a rollout serves one update, got 0.1"]),
+    ({"target_kl": 0.0, "num_iterations": 2}, ["`target_kl` must be above 0, got 0.0"]),
+    (
+        {"target_kl": 0.1, "num_iterations": 2, "fp16": True, "use_cpu": False},
+        ["`target_kl` must be None with fp16, got 0.1"],
+    ),
     ({"generation_batch_size": 12}, ["`generation_batch_size` must be a multiple of 8, got 12", "on 1 processes"]),
     (
         {"generation_batch_size": 8, "steps_per_generation": 1},

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
+from datasets import IterableDataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerState
@@ -104,10 +105,24 @@ def _compare_arguments(checkpoint: str, saved: dict[str, Any], args: RLOOConfig,
         )
 
 
-def place_in_stream(state: TrainerState, accumulation: int) -> tuple[int, int]:
-    """Returns the passes over a stream, and the batches since. Trainer takes each pass to be as long as the run."""
-    batches = state.max_steps * accumulation
-    return divmod(round((state.epoch or 0) * batches), batches)
+def progress(
+    batch: int, loss: Tensor, last_logged: int, state: TrainerState, args: RLOOConfig
+) -> dict[str, int | float | tuple[int, int]]:
+    """
+    Returns how far a run is: batches, the loss since the step that was logged last, and of a stream the passes over
+    it, and the batches since. Trainer takes each pass to be as long as the run.
+    """
+    batches = state.max_steps * args.gradient_accumulation_steps
+    stream = divmod(round((state.epoch or 0) * batches), batches)
+    return {"step": batch, "loss": float(loss), "last_logged": last_logged, "stream": stream}
+
+
+def resumed_place(
+    state: dict[str, Any] | None, dataset: Any, args: RLOOConfig, place: tuple[int, int]
+) -> tuple[int, int]:
+    """Returns the epoch and the batch in it to go on from: the place that Trainer has found, but for a stream."""
+    is_stream = isinstance(dataset, IterableDataset) and not args.ignore_data_skip
+    return (state or {}).get("stream", place) if is_stream else place
 
 
 def load_rollout(
