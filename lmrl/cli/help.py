@@ -70,6 +70,7 @@ _ADVANCED = (
     "critic_warmup_steps",
     "drop_equal_groups",
     "equal_groups_tolerance",
+    "kl_estimator",
     "loss_level",
     "loss_type",
     "rollouts_to_save",

@@ -125,6 +125,35 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
     return (slice(start, start + rows) for start in range(0, max(len(hidden), 1), rows))
 
 
+@torch.no_grad()
+def all_log_probs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform, base: Tensor | None = None
+) -> Tensor:
+    """
+    Returns the log-probabilities of all tokens, (N, V) in float32, after each hidden state, (N, D); or, with those of
+    another model as `base`, (N, V), KL(base || this) after each, (N,), a chunk of its own logits in memory at a time.
+    """
+    hidden, weight, bias = _in_autocast(hidden, weight, bias)
+    found = []
+    with torch.autocast(hidden.device.type, enabled=False):
+        for rows in _chunks(hidden, weight):
+            log_probs = transform.apply(linear(hidden[rows].to(weight.dtype), weight, bias)).log_softmax(-1)
+            if base is not None:  # this model may have rows past the tokens of the other
+                differences = base[rows] - log_probs[:, : base.shape[1]]
+                log_probs = torch.linalg.vecdot(base[rows].exp(), differences)
+            found.append(log_probs)
+    return torch.cat(found)
+
+
+def _in_autocast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns what a projection reads in the precision of autocast, where that is on."""
+    device = hidden.device.type
+    if not torch.is_autocast_enabled(device):
+        return hidden, weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
 def token_log_probs(
     hidden: Tensor,
     weight: Tensor,
@@ -157,11 +186,6 @@ def token_log_probs(
         `tuple` of `torch.Tensor` of shape `(N,)`: log-probabilities (<= 0) and entropies (>= 0), float32; with
         `with_top1` also booleans.
     """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        hidden = hidden.to(dtype)
-        weight = weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    with torch.autocast(device, enabled=False):
+    hidden, weight, bias = _in_autocast(hidden, weight, bias)
+    with torch.autocast(hidden.device.type, enabled=False):
         return _TokenLogProbs.apply(hidden.to(weight.dtype), weight, bias, targets, transform, with_top1)

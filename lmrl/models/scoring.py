@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 from .adapters import backbone_of
-from .log_probs import LogitTransform, token_log_probs
+from .log_probs import LogitTransform, all_log_probs, token_log_probs
 from .shared_prompts import StatesBefore, share_prompts
 
 
@@ -29,9 +29,15 @@ class ScoredCompletions(FusedCausalLMOutput):
         state_values (`torch.Tensor` of shape `(B, T)`, *optional*):
             Value of the state before each token, with `with_values=True`. (Not `values`: an output is a mapping, and
             DDP calls its `values()`.)
+        all_log_probs (`torch.Tensor` of shape `(N, V)`, *optional*):
+            Log-probabilities of all tokens at the N positions where the mask is 1, with `with_all=True`.
+        kl (`torch.Tensor` of shape `(B, T)`, *optional*):
+            KL in nats, over the vocabulary, of another model's `all_log_probs` (`kl_from`) to this one's.
     """
 
     state_values: Any = None
+    all_log_probs: Any = None
+    kl: Any = None
 
 
 def add_scoring_forward(model: PreTrainedModel, temperature: float = 1.0) -> None:
@@ -81,10 +87,13 @@ def _add_scoring_head(head: nn.Module) -> None:
         targets: Tensor | None = None,
         transform: LogitTransform | None = None,
         with_top1: bool = False,
+        kl_from: Tensor | None = None,
     ) -> Any:
-        """Scores the targets if they are given, else returns logits."""
-        if targets is None or transform is None:
+        """Scores the targets if they are given, or all tokens with a transform alone, else returns logits."""
+        if transform is None:
             return inner(hidden)
+        if targets is None:
+            return all_log_probs(hidden, self.weight, getattr(self, "bias", None), transform, kl_from)
         return token_log_probs(hidden, self.weight, getattr(self, "bias", None), targets, transform, with_top1)
 
     head.forward = types.MethodType(forward, head)
@@ -97,6 +106,8 @@ def _score(
     input_ids: Tensor,
     attention_mask: Tensor,
     with_values: bool = False,
+    with_all: bool = False,
+    kl_from: Tensor | None = None,
     **others: Any,
 ) -> ScoredCompletions:
     # PEFT passes all arguments of the model's own forward, as None where they were not given.
@@ -106,7 +117,9 @@ def _score(
     states = read(backbone_of(model))
     mask = attention_mask[:, -completion_length:].bool()
     targets = input_ids[:, -completion_length:][mask]
-    log_probs, entropies = model.get_output_embeddings()(states, targets=targets, transform=transform)
+    head = model.get_output_embeddings()
+    log_probs, entropies = head(states, targets=targets, transform=transform)
+    kl = None if kl_from is None else head(states, transform=transform, kl_from=kl_from)
     values = None
     if with_values:
         values = model.critic(states, lambda backbone: read(backbone or backbone_of(model)))
@@ -114,6 +127,8 @@ def _score(
         log_probs=scatter_to_padded(log_probs, mask),
         entropy=scatter_to_padded(entropies, mask),
         state_values=None if values is None else scatter_to_padded(values, mask),
+        all_log_probs=head(states, transform=transform) if with_all else None,
+        kl=None if kl is None else scatter_to_padded(kl, mask),
     )
 
 

@@ -69,6 +69,11 @@ class PolicyGradientConfig(RLOOConfig, Settings):
     missing_eos_penalty: float | None = option(
         None, "Penalty of a completion that does not end. Subtracted where max_completion_length cut it."
     )
+    kl_estimator: Literal["k1", "exact"] = option(
+        "k1",
+        "KL of a token. k1: the log-ratio of the token that was drawn. exact: the KL over the vocabulary of what "
+        "follows it, which has less noise and costs a pass of the policy.",
+    )
     kl_target: float | None = option(
         None,
         "KL per completion to steer to, in nats. The coefficient then adapts, starting from beta (Ziegler et al., "
@@ -228,6 +233,9 @@ class PolicyGradientConfig(RLOOConfig, Settings):
 
     def _check_kl(self) -> None:
         check_above(0, kl_target=self.kl_target, max_kl=self.max_kl, target_kl=self.target_kl)
+        check_in(("k1", "exact"), kl_estimator=self.kl_estimator)
+        if self.beta == 0:
+            check_unread(self, ["kl_estimator"], "beta above 0")
         serves_one = self.num_iterations == 1 and self.steps_per_generation == self.gradient_accumulation_steps
         refuse(
             {

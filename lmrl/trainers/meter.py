@@ -164,7 +164,7 @@ class Meter:
         if rollout.ref_log_probs is None:
             return 0.0
         mask = rollout.completion_mask
-        kl = core.k1(rollout.old_log_probs, rollout.ref_log_probs)
+        kl = core.k1(rollout.old_log_probs, rollout.ref_log_probs) if rollout.exact_kl is None else rollout.exact_kl
         self.newest[self.mode]["kl"] = self.accelerator.gather(core.masked_sum(kl, mask, dim=1)).tolist()
         count, total, _ = self.moments(kl, mask).unbind()
         per_sequence = (total / (len(mask) * self.accelerator.num_processes)).item()

@@ -124,6 +124,8 @@ class PPOTrainer(PolicyGradientTrainer):
             values = self._fitted_values(self.fitted, rollout, to_come, totals)
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
+        # The exact KL of a state is no consequence of the token drawn in it: to the token goes what it has caused.
+        advantages = advantages + penalty - self.reference.own_penalty(rollout, self.beta)
 
         self.meter.log_moments("returns", returns, mask)
         # Of what came, and not of the returns with lam below 1, which are made of the values themselves.

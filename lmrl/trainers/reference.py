@@ -90,7 +90,16 @@ class Reference:
             yield policy
 
     def penalty(self, rollout: Rollout, beta: float) -> Tensor:
-        """Returns `beta * k1` of each token, (B, T), and zeros where there is no reference."""
+        """
+        Returns the KL penalty at each token, (B, T), and zeros where there is no reference: `beta * k1`, or `beta`
+        times the exact KL over the vocabulary, which is a fact of the state before the token, whatever the token.
+        """
+        if rollout.exact_kl is None:
+            return self.own_penalty(rollout, beta)
+        return beta * rollout.exact_kl
+
+    def own_penalty(self, rollout: Rollout, beta: float) -> Tensor:
+        """Returns the part of the penalty that a token itself has caused, `beta * k1`, (B, T), by any estimator."""
         if rollout.ref_log_probs is None:
             return torch.zeros_like(rollout.old_log_probs)
         return beta * core.k1(rollout.old_log_probs, rollout.ref_log_probs)
@@ -138,7 +147,7 @@ class Scorer:
         self.accelerator = accelerator
         self.args = args
 
-    def forward(self, model: Any, rollout: Rollout, with_values: bool = False) -> ScoredCompletions:
+    def forward(self, model: Any, rollout: Rollout, with_values: bool = False, **options: Any) -> ScoredCompletions:
         """Returns log-probabilities and entropies, (B, T), and with `with_values` the values of the critic."""
         with self.accelerator.autocast():
             scored: ScoredCompletions = model(
@@ -146,6 +155,7 @@ class Scorer:
                 attention_mask=rollout.attention_mask,
                 completion_length=rollout.completion_ids.shape[1],
                 with_values=with_values,
+                **options,
             )
         return scored
 
@@ -168,10 +178,21 @@ class Scorer:
         with disable_gradient_checkpointing(policy, args.gradient_checkpointing_kwargs):
             if with_policy and rollout.old_log_probs is None:  # else they came with the tokens
                 scored = scored.with_policy_pass(_run(policy, has_critic))
-            if args.beta != 0:
+            if args.beta != 0 and args.kl_estimator == "exact":
+                pairs = [self._exact_kl(batch, policy, reference) for batch in rollout.split(batch_size)]
+                ref_log_probs, kl = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+                scored = replace(scored, ref_log_probs=ref_log_probs, exact_kl=kl)
+            elif args.beta != 0:
                 with reference.running(policy) as model:
                     scored = replace(scored, ref_log_probs=_run(model).log_probs)
         return scored
+
+    def _exact_kl(self, batch: Rollout, policy: Any, reference: Reference) -> tuple[Tensor, Tensor]:
+        """Returns the log-probabilities under the reference, and the KL over the vocabulary to it, (B, T) each."""
+        every = self.forward(policy, batch, with_all=True).all_log_probs  # of one batch at a time: it is large
+        with reference.running(policy) as model:
+            scored = self.forward(model, batch, kl_from=every)
+        return scored.log_probs, scored.kl
 
 
 class ReferenceSync(SyncRefModelCallback):

@@ -65,8 +65,9 @@ class ReinforceTrainer(PolicyGradientTrainer):
         scale = local_rows(self._scale(rewards))
         weights = self._weights(rollout)
         if self.args.loss_level == "token":
-            # No token can change the penalty of the tokens before it, which is given back.
-            advantages = advantages.unsqueeze(1) + penalty.cumsum(dim=1) - penalty
+            # No token can change the penalty before it, which is given back, and of its own only what it has caused.
+            own = self.reference.own_penalty(rollout, self.beta)
+            advantages = advantages.unsqueeze(1) + penalty.cumsum(dim=1) - own
             scale = scale.unsqueeze(1)
             weights = weights.unsqueeze(1) * mask
         advantages = advantages / scale

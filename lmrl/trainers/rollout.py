@@ -59,6 +59,9 @@ class Rollout:
             Values of the critic at that time, of the state before each token. There if the trainer has a critic.
         ref_log_probs (`torch.Tensor` of shape `(B, T)`, *optional*):
             Log-probabilities under the reference. There if `beta` is above 0.
+        exact_kl (`torch.Tensor` of shape `(B, T)`, *optional*):
+            KL over the vocabulary of the policy that sampled to the reference, in nats, in the state before each
+            token. There with `kl_estimator="exact"`.
         greedy_rewards (`torch.Tensor` of shape `(B,)`, *optional*):
             Rewards of the greedy completions of the same prompts. There with `baseline="greedy"`.
         position (`torch.Tensor` of shape `(B,)`, *optional*):
@@ -80,6 +83,7 @@ class Rollout:
     sampling_log_probs: Any = None
     old_values: Any = None
     ref_log_probs: Any = None
+    exact_kl: Any = None
     greedy_rewards: Any = None
     position: Any = None
     advantages: Any = None

@@ -104,8 +104,9 @@ def test_greedy_completions_are_greedy_and_sampled_ones_are_not(gpt2_path: str, 
         ("reinforce", {"baseline": "critic"}),
         ("reinforce", {"baseline": "none", "loss_level": "token", "loss_type": "grpo"}),
         ("reinforce", {"baseline": "moving_average", "loss_level": "token", "loss_type": "dr_grpo"}),
+        ("reinforce", {"baseline": "none", "loss_level": "token", "kl_estimator": "exact"}),
         ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "shared", "vf_coef": 0.0}),
-        ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "least_squares"}),
+        ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "least_squares", "kl_estimator": "exact"}),
     ],
 )
 def test_the_expected_gradient_of_the_trainer_is_the_exact_one(
@@ -163,7 +164,10 @@ def _gradients_of_all_pairs(
     with torch.no_grad():
         old = trainer.scorer.forward(trainer.model, rollout, trainer.has_critic)
         reference = trainer.scorer.forward(trainer.ref_model, rollout)
-    rollout = replace(rollout.with_policy_pass(old), ref_log_probs=reference.log_probs)
+    rollout = trainer.scorer.score(rollout.with_policy_pass(old), trainer.model, trainer.reference, True, False)
+    assert torch.allclose(rollout.ref_log_probs, reference.log_probs, atol=1e-6)
+    if rollout.exact_kl is not None:
+        _check_exact_kl(trainer, rollout)
     trainer._metrics["train"]["kl"].append(0.0)
     if getattr(trainer, "fitted", None) is not None:  # values that another rollout was fitted to
         trainer.credit(replace(rollout, rewards=rewards.flip(0) + 2))
@@ -180,10 +184,25 @@ def _gradients_of_all_pairs(
     trainer.model.zero_grad()
     loss_of(trainer, replace(rollout, advantages=rollout.advantages * weight.view(shape))).backward()
     # PPO averages over tokens, two to a completion, and so may REINFORCE, or over a constant number.
-    scale = {"grpo": 2.0, "dr_grpo": 8.0}[trainer.args.loss_type] if of_tokens else 1.0
+    scale = {"dapo": 2.0, "grpo": 2.0, "dr_grpo": 8.0}[trainer.args.loss_type] if of_tokens else 1.0
     scale = 2.0 if trainer.name == "PPO" else scale
     estimated = -trainer.model.transformer.h[0].mlp.c_fc.weight.grad.clone() * scale
     trainer.model.zero_grad()
     new = trainer.scorer.forward(trainer.model, rollout).log_probs.sum(1)
     (new.exp() * (rewards - 0.3 * (new - reference.log_probs.sum(1)))).sum().backward()
     return estimated, trainer.model.transformer.h[0].mlp.c_fc.weight.grad.clone()
+
+
+@torch.no_grad()
+def _check_exact_kl(trainer: Any, rollout: Rollout) -> None:
+    """The KL is that of the complete distributions; its sum over a completion has the mean of k1, and less spread."""
+    ids = rollout.input_ids[::64]
+    logits = [model(input_ids=ids).logits[:, 2:4].log_softmax(-1) for model in (trainer.model, trainer.ref_model)]
+    expected = (logits[0].exp() * (logits[0] - logits[1])).sum(-1)
+    assert torch.allclose(rollout.exact_kl[::64], expected, atol=1e-5)
+    probs = rollout.old_log_probs.sum(1).exp()
+    k1 = (rollout.old_log_probs - rollout.ref_log_probs).sum(1)
+    exact = rollout.exact_kl.sum(1)
+    mean = (probs * k1).sum()
+    assert (probs * exact).sum().item() == pytest.approx(mean.item(), rel=1e-3)
+    assert (probs * (exact - mean) ** 2).sum() < 0.5 * (probs * (k1 - mean) ** 2).sum()

@@ -268,6 +268,8 @@ BOTH = [
         ["`num_generations_eval` must divide the 8 completions", "got 3", "the batch size per device"],
     ),
     ({"target_kl": 0.1, "num_iterations": 1}, ["`target_kl` must be None where a rollout serves one update, got 0.1"]),
+    ({"kl_estimator": "k2"}, ["`kl_estimator` must be one of k1, exact, got 'k2'"]),
+    ({"kl_estimator": "exact", "beta": 0.0}, ["`kl_estimator` must not be set without `beta above 0`, got 'exact'"]),
     ({"target_kl": 0.0, "num_iterations": 2}, ["`target_kl` must be above 0, got 0.0"]),
     (
         {"target_kl": 0.1, "num_iterations": 2, "fp16": True, "use_cpu": False},
@@ -294,6 +296,7 @@ REINFORCE = [
         {"baseline": "group_mean", "num_generations": 1},
         ["`num_generations` must be at least 2 with baseline='group_mean', got 1."],
     ),
+    ({"kl_estimator": "exact"}, ["`kl_estimator` must be 'k1' with loss_level='sequence', got 'exact'."]),
     ({"loss_level": "word"}, ["`loss_level` must be one of sequence, token, got 'word'"]),
     ({"loss_level": "token", "loss_type": "bnpo"}, ["`loss_type` must be one of dapo, grpo, dr_grpo, got 'bnpo'"]),
     ({"loss_type": "grpo"}, ["`loss_type` must not be set without `loss_level='token'`, got 'grpo'"]),
