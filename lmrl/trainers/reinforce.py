@@ -60,26 +60,26 @@ class ReinforceTrainer(PolicyGradientTrainer):
         """Returns advantages, (B,), or of tokens, (B, T)."""
         mask = rollout.completion_mask
         penalty = self.reference.penalty(rollout, self.beta)
-        rewards = self.accelerator.gather(rollout.rewards - core.masked_sum(penalty, mask, dim=1))
-        advantages = local_rows(rewards - self._baseline(rewards, rollout))
-        scale = local_rows(self._scale(rewards))
+        charge = core.masked_sum(penalty, mask, dim=1)
+        if self.args.scale_rewards == "none":
+            rewards = self.accelerator.gather(rollout.rewards - charge)
+            advantages = local_rows(rewards - self._baseline(rewards, rollout))
+        else:  # the penalty is not scaled: among equal rewards it would be by next to nothing
+            rewards = self.accelerator.gather(rollout.rewards)
+            advantages = local_rows((rewards - self._baseline(rewards, rollout)) / self._scale(rewards)) - charge
         weights = self._weights(rollout)
         if self.args.loss_level == "token":
             # No token can change the penalty before it, which is given back, and of its own only what it has caused.
             own = self.reference.own_penalty(rollout, self.beta)
             advantages = advantages.unsqueeze(1) + penalty.cumsum(dim=1) - own
-            scale = scale.unsqueeze(1)
             weights = weights.unsqueeze(1) * mask
-        advantages = advantages / scale
         if self.args.normalize_advantages:
             counts = (weights > 0) & ~advantages.isnan()
             advantages = core.standardize(advantages, self.meter.moments(advantages, counts))
         return Credit(advantages=advantages * weights)
 
     def _scale(self, rewards: Tensor) -> Tensor:
-        """Returns the standard deviation of the rewards of each completion's group, (N,), or of all; 1 by default."""
-        if self.args.scale_rewards == "none":
-            return torch.ones_like(rewards)
+        """Returns the standard deviation of the rewards of each completion's group, (N,), or of all of them."""
         by_group = self.args.scale_rewards == "group"
         return core.group_std(rewards, self.completions_per_prompt if by_group else len(rewards))
 

@@ -190,3 +190,13 @@ def test_equal_groups_are_left_out_to_a_tolerance_and_by_the_reward_before_its_p
     assert torch.allclose(found[1e-6][[0, 2]], plain[[0, 2]] * 9 / 6)
     assert torch.allclose(found[0.9][2], plain[2] * 9 / 3) and found[0.9][:2].abs().max() == 0
     assert found[2.0].abs().max() == 0
+
+
+def test_the_penalty_is_not_scaled_by_the_rewards_of_a_group(gpt2_path: str, tmp_path: Path) -> None:
+    options = {"baseline": "group_mean", "scale_rewards": "group", "loss_level": "token", "beta": BETA}
+    trainer = make_trainer(
+        "reinforce", gpt2_path, tmp_path, num_generations=3, per_device_train_batch_size=9, **options
+    )
+    advantages = trainer.credit(rollout_of(BETA)).advantages
+    expected = [grpo_advantage(i) - BETA * k1(i, t) for i, t in TOKENS]
+    assert [advantages[i, t].item() for i, t in TOKENS] == pytest.approx(expected, rel=1e-4, abs=1e-4)
