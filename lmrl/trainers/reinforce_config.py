@@ -100,8 +100,8 @@ class ReinforceConfig(PolicyGradientConfig):
                 "`drop_equal_groups` must be False with num_generations=1, got True. A single completion has none to "
                 "differ from: raise it.": is_alone and self.drop_equal_groups,
                 "`kl_estimator` must be 'k1' with loss_level='sequence', got 'exact'. The KL of a state is the same "
-                "whatever token follows, and the advantage of a completion could not be told which tokens have caused "
-                "it: set loss_level='token'.": self.kl_estimator == "exact" and self.loss_level == "sequence",
+                "whatever token follows, and one advantage for a completion cannot part it by the tokens that have "
+                "caused it: set loss_level='token'.": self.kl_estimator == "exact" and self.loss_level == "sequence",
                 f"`scale_rewards` must be 'none' with normalize_advantages=True, got {self.scale_rewards!r}. Each "
                 "divides the advantages by a standard deviation: choose one.": scales and self.normalize_advantages,
                 "`baseline` must not be 'greedy' with use_vllm=True, got 'greedy'. Use "
