@@ -1,6 +1,6 @@
 """Seconds, memory and positions of a rollout with its update on uneven lengths: plain torch, lmrl, TRL's RLOO.
 
-    python benchmarks/rollout.py                                  # four workloads, 40 minutes
+    python benchmarks/rollout.py                                  # five workloads, 50 minutes
     python benchmarks/rollout.py --against HEAD~20 --json cost.json
     python benchmarks/rollout.py --workloads e2e --picture cost.svg
     python benchmarks/rollout.py --small --repeats 1              # two minutes, to see that it runs
@@ -49,6 +49,7 @@ WORKLOADS = {
     "gpt2": Workload("E2E-like, GPT-2 small", **SMALL, prompts=32, group=4, **LENGTHS),
     "long": Workload("Long prompts, GPT-2 small", **SMALL, prompts=4, group=8, **LONG),
     "lora": Workload("LoRA in bf16", **LLAMA, prompts=16, group=4, **LENGTHS, lora=True, precision="bf16"),
+    "full-bf16": Workload("The full model in bf16", **LLAMA, prompts=16, group=4, **LENGTHS, precision="bf16"),
 }
 LEGEND = """\
 seconds: median of a step. /floor, /TRL, /before: median over the rounds of the ratio within a round.

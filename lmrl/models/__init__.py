@@ -9,6 +9,7 @@ from .adapters import (
     tied_targets,
     upcast_adapters_to_fp32,
 )
+from .fused_lora import fuse_adapters
 from .loading import (
     context_length,
     copy_backbone,
@@ -42,6 +43,7 @@ __all__ = [
     "disable_dropout",
     "draw",
     "fuse_activations",
+    "fuse_adapters",
     "load_backbone",
     "load_backbone_and_head",
     "load_model",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from peft import PromptLearningConfig
@@ -21,6 +22,8 @@ from lmrl.saving import check_writable
 from lmrl.utils import refuse, shorten
 
 from .configs import PolicyGradientConfig
+
+logger = get_logger(__name__)
 
 # Values of `init_lora_weights` that leave the weights of the base as they are.
 INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
@@ -98,6 +101,10 @@ class Given:
         if own_args.disable_dropout:
             models.disable_dropout(model)
         models.fuse_activations(model)
+        if not is_deepspeed_zero3_enabled():
+            models.fuse_adapters(model)
+        elif is_peft_model(model):
+            logger.warning("Adapters run beside their layers: ZeRO-3 gathers the weights of each layer by itself.")
 
     def _check(self) -> None:
         args = self.args
