@@ -50,6 +50,7 @@ LAYERS = {
     "lmrl/progress": Layer(("lmrl.progress",), ()),
     "lmrl/precision.py": Layer((), ("torch",)),
     "lmrl/drawn.py": Layer((), ("torch",)),
+    "lmrl/fused_lora.py": Layer((), ("peft", "torch", "transformers")),
     "lmrl/packing.py": Layer((), ("torch",)),
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")
@@ -71,7 +72,7 @@ LAYERS = {
     "lmrl/trainers": Layer(
         (
             *("lmrl.trainers", "lmrl.checks", "lmrl.core", "lmrl.critics", "lmrl.models", "lmrl.distributed"),
-            *("lmrl.checkpoints", "lmrl.drawn", "lmrl.log_file", "lmrl.saving", "lmrl.sigterm"),
+            *("lmrl.checkpoints", "lmrl.drawn", "lmrl.fused_lora", "lmrl.log_file", "lmrl.saving", "lmrl.sigterm"),
         ),
         TRAINER_LIBRARIES,
     ),
@@ -137,7 +138,7 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 26_470,
+    "lmrl": 26_620,
     "lmrl/rewards": 4_620,
     "lmrl/search": 520,
     "lmrl/trainers": 2_900,

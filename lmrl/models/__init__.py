@@ -9,7 +9,6 @@ from .adapters import (
     tied_targets,
     upcast_adapters_to_fp32,
 )
-from .fused_lora import fuse_adapters
 from .loading import (
     context_length,
     copy_backbone,
@@ -43,7 +42,6 @@ __all__ = [
     "disable_dropout",
     "draw",
     "fuse_activations",
-    "fuse_adapters",
     "load_backbone",
     "load_backbone_and_head",
     "load_model",

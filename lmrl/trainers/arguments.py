@@ -18,6 +18,7 @@ from trl import BEMACallback
 
 from lmrl import models
 from lmrl.checks import check_columns, checked_rewards
+from lmrl.fused_lora import fuse_adapters
 from lmrl.saving import check_writable
 from lmrl.utils import refuse, shorten
 
@@ -102,7 +103,7 @@ class Given:
             models.disable_dropout(model)
         models.fuse_activations(model)
         if not is_deepspeed_zero3_enabled():
-            models.fuse_adapters(model)
+            fuse_adapters(model)
         elif is_peft_model(model):
             logger.warning("Adapters run beside their layers: ZeRO-3 gathers the weights of each layer by itself.")
 

@@ -97,7 +97,7 @@ def fuse_adapters(model: nn.Module) -> None:
     lies. In float32 outputs and gradients are those of PEFT to rounding, and in 16 bits no further from the exact
     ones. No weight is changed or copied, so what is saved and merged is what it would be.
 
-    PEFT's own forward runs wherever more is asked for: DoRA and other variants, several active adapters, dropout, an
+    PEFT's own forward runs wherever more is needed: DoRA and other variants, several active adapters, dropout, an
     adapter with a bias, a layer that is trained too, quantised, sharded or wrapped, and adapters that are merged or
     turned off. And it decodes, without autocast and gradient: for few rows it is as fast.
     """

@@ -14,7 +14,8 @@ from tiny import tiny_gpt2, tiny_llama
 from torch import Tensor, nn
 from training import loss_of, make_trainer, one_rollout
 
-from lmrl.models import disable_dropout, fuse_adapters, load_model
+from lmrl.fused_lora import fuse_adapters
+from lmrl.models import disable_dropout, load_model
 
 IDS = torch.tensor([[6, 7, 8, 9, 10], [11, 12, 13, 14, 15]])
 ALL: dict[str, Any] = {"target_modules": "all-linear"}
