@@ -92,7 +92,7 @@ def fuse_adapters(model: nn.Module) -> None:
     """
     Has LoRA on the linear layers of a model computed by one function for a layer and its adapter, in passes.
 
-    PEFT runs the two layers of an adapter beside theirs, casts the inputs to the adapter's float32, from where
+    PEFT runs the two layers of an adapter beside another, casts the inputs to the adapter's float32, from where
     autocast casts them back, and reads and writes the output four times. Here the adapter is added where the output
     lies. In float32 outputs and gradients are those of PEFT to rounding, and in 16 bits no further from the exact
     ones. No weight is changed or copied, so what is saved and merged is what it would be.
