@@ -138,6 +138,14 @@ def test_a_run_that_has_not_ended_names_its_newest_checkpoint(
             "`dtype` must be one of auto, bfloat16, float16, float32, got 'bfloat'. Did you mean `bfloat16`?",
         ),
         (["generate"], "`lmrl generate` must have a run, got none. Name its folder."),
+        (
+            ["generate", "run", "--prompts", "no.txt"],
+            "`prompts` must be a file that can be read, got 'no.txt': No such file or directory.",
+        ),
+        (
+            ["generate", "run", "a", "--temperature", "0"],
+            "`temperature` must be above 0, got 0.0. The most likely token: --greedy.",
+        ),
         (["generate", "run", "a", "--gredy"], "Unknown argument `--gredy`. Did you mean `--greedy`?"),
         (["generate", "run", "a", "--max_new_tokens", "x"], "`max_new_tokens` must be an integer, got 'x'."),
         (["generate", "run", "a", "--max_new_tokens", "0"], "`max_new_tokens` must be at least 1, got 0."),
@@ -145,7 +153,6 @@ def test_a_run_that_has_not_ended_names_its_newest_checkpoint(
             ["generate", "run", "a", "--greedy", "--temperature", "1"],
             "`greedy` must not be set with `temperature` or `seed`, got both. Leave out either.",
         ),
-        (["generate", "run", "--prompts", "none.txt"], "[Errno 2] No such file or directory: 'none.txt'"),
         (
             ["generate", "run", "a", "--prompt_template", "{x} {y}"],
             "A prompt must be a JSON object with x, y, the columns of the template '{x} {y}', got 'a'. Without the "

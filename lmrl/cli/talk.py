@@ -2,6 +2,7 @@
 The commands that use a trained model: merge, generate, chat. Torch is imported once their flags are read.
 """
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -135,12 +136,17 @@ def _lines(path: str) -> Iterator[str]:
     """Yields the lines of a file, or of the standard input, that are not blank."""
     if path == "-" and sys.stdin.isatty():
         return
-    source = sys.stdin if path == "-" else open(path, encoding="utf-8")  # noqa: SIM115
+    try:
+        source = sys.stdin if path == "-" else open(path, encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise ValueError(f"`prompts` must be a file that can be read, got {path!r}: {error.strerror}.") from error
     with source:
         yield from (line.rstrip("\n") for line in source if line.strip())
 
 
 def _load(path: str, values: Namespace) -> "tuple[TerminalModel, PromptSettings]":
+    if values.temperature is not None and not values.temperature > 0:
+        raise ValueError(f"`temperature` must be above 0, got {values.temperature}. The most likely token: --greedy.")
     from transformers import set_seed
 
     from lmrl.experiment.terminal import PromptSettings, TerminalModel
@@ -199,6 +205,7 @@ def _merge(source: str, target: Path, dtype: str) -> None:
     from lmrl.utils import known_as
 
     quieten_libraries()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where it is installed, warns that it takes the CPU
     with known_as("model"):
         if Path(source, "adapter_config.json").is_file():
             write_merged(source, target, dtype=dtype)
