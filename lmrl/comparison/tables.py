@@ -62,7 +62,7 @@ def with_win_rates(
     for label in dict.fromkeys(second for _, second, _ in found):
         own = [(first, each) for (first, second, _), each in found.items() if second == label]
         several = any(len(made[one].completions) > len(made[one].row_ids) for one in made)
-        lines = [["by", "over", "prompts", "wins", "losses", "ties", "win rate [95% CI]", "p (Holm)"]]
+        lines = [["by", "over", "win rate [95% CI]", "p (Holm)", "wins", "losses", "ties", "prompts"]]
         lines += [_win_line(first, each) for first, each in own]
         notes = [_win_note(several, len(found), tolerance), *_ties_notes(made, label, own)]
         numbers = [{"over": first, **finite(asdict(each)), "tolerance": tolerance} for first, each in own]
@@ -148,9 +148,9 @@ def _with_table(
 
 
 def _win_line(over: str, found: WinRate) -> list[str]:
-    counts = [str(count) for count in (found.prompts, found.wins, found.losses, found.ties)]
+    counts = [str(count) for count in (found.wins, found.losses, found.ties, found.prompts)]
     rate = _text(found.rate) + ("*" if found.significant else "")
-    return [found.by, over, *counts, rate, p_value(found.p_corrected)]
+    return [found.by, over, rate, p_value(found.p_corrected), *counts]
 
 
 def _win_note(several: bool, tests: int, tolerance: float) -> str:

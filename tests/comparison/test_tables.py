@@ -39,8 +39,8 @@ def test_each_system_is_compared_with_the_first_and_all_pvalues_are_corrected_to
     assert (middle["over"], middle["wins"], middle["losses"], middle["ties"]) == ("low", 4, 0, 8)
     assert [middle["p_value"], high["p_value"]] == p_values
     assert [middle["p_corrected"], high["p_corrected"]] == corrected == [0.125, 2 * 2 / 2**12]
-    assert win_lines(made["high"]) == [["reward/r", "low", "12", "12", "0", "0", "1.00 [1.00, 1.00]*", "<0.001"]]
-    assert win_lines(made["middle"])[0][-2:] == ["0.6667 [0.5417, 0.7917]", "0.125"]
+    assert win_lines(made["high"]) == [["reward/r", "low", "1.00 [1.00, 1.00]*", "<0.001", "12", "0", "0", "12"]]
+    assert win_lines(made["middle"])[0][2:4] == ["0.6667 [0.5417, 0.7917]", "0.125"]
 
 
 def test_with_all_pairs_each_is_compared_with_those_before_it() -> None:
@@ -53,7 +53,7 @@ def test_with_all_pairs_each_is_compared_with_those_before_it() -> None:
 
 def test_equal_systems_and_a_constant_score_have_no_star_and_a_note() -> None:
     made = with_win_rates({"a": MIDDLE, "b": MIDDLE}, NAMES)
-    assert win_lines(made["b"]) == [["reward/r", "a", "12", "0", "0", "12", "0.5000 [0.5000, 0.5000]", "1.000"]]
+    assert win_lines(made["b"]) == [["reward/r", "a", "0.5000 [0.5000, 0.5000]", "1.000", "0", "0", "12", "12"]]
     assert made["b"].tables["Win rate"][-1] == ["All ties: reward/r is equal for b and a on every prompt."]
     made = with_win_rates({"a": LOW, "b": LOW}, NAMES)
     note = "All ties: reward/r gave every text the same value, so it separates nothing."
@@ -124,7 +124,7 @@ def test_json_page_card_and_terminal_have_the_tables(tmp_path: Path, capsys: pyt
         start="a",
         weights="b",
     )
-    assert r"| reward/r | before | 12 | 12 | 0 | 0 | 0.6250 \[0.6250, 0.6250\]\* | \<0.001 |" in card
+    assert r"| reward/r | before | 0.6250 \[0.6250, 0.6250\]\* | \<0.001 | 12 | 0 | 0 | 12 |" in card
     assert "Of each prompt the share of the pairs of samples" in card
 
 
