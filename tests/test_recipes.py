@@ -216,7 +216,7 @@ def test_a_model_of_sft_is_trained_on_and_both_are_compared(recipe: Recipe, foot
     card = (warm / "README.md").read_text()
     assert "supervised fine-tuning (SFT)" in card and "### Win rate" in card and "Win rate: after" in out
     found = [line["by"] for line in read_json(warm / "after.json").numbers["Win rate"]]
-    assert found == ["reward/rouge1", "bleu", "reward/token_f1"] and "| reward/token_f1 | before |" in card
+    assert found == ["reward/rouge1", "bleu", "reward/token_f1"] and r"| reward/token\_f1 | before |" in card
     before, after = (read_json(warm / f"{name}.json").scores for name in ("before", "after"))
     assert before["reference_perplexity"].value != after["reference_perplexity"].value > 1
     assert len(before["reference_perplexity"].row_scores) == len(before["bleu"].row_scores) == 4
