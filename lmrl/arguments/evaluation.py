@@ -75,7 +75,7 @@ class ScoringArguments(Settings):
     eval_num_completions_to_print: int = option(5, "Completions printed at the end.")
     win_rate: list[RewardSpec] | None = option(
         None,
-        "Scores that win rates over the first checkpoint are by. Rewards by name or as JSON, as for `rewards`, and "
+        "Scores by which wins over the first checkpoint are counted. Rewards by name or as JSON, as for `rewards`, and "
         "metrics; those that are measured anyway cost nothing. For example bleu reward_model.",
     )
     eval_tie_tolerance: float = option(0.0, "Largest difference of two scores that is a tie, with win_rate.")
