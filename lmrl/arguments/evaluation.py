@@ -75,8 +75,8 @@ class ScoringArguments(Settings):
     eval_num_completions_to_print: int = option(5, "Completions printed at the end.")
     win_rate: list[RewardSpec] | None = option(
         None,
-        "Scores by which wins over the first checkpoint are counted. Rewards by name or as JSON, as for `rewards`, and "
-        "metrics; those that are measured anyway cost nothing. For example bleu reward_model.",
+        "Scores by which wins over the first checkpoint are counted. Rewards by name or as JSON, as for `rewards`, "
+        "and metrics; those that are measured anyway cost nothing. For example bleu reward_model.",
     )
     eval_tie_tolerance: float = option(0.0, "Largest difference of two scores that is a tie, with win_rate.")
     eval_output_dir: str | None = option(None, "Folder of the scores and the report. Default: output_dir.")
