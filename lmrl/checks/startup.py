@@ -117,7 +117,13 @@ def check_first_rollout(rollout: Any, model: Any, scorer: Any, eos_token_ids: li
     scored = rewards[~rewards.isnan()]
     if len(scored) == 0:
         raise ValueError("No reward applied to any completion of the first rollout: every one returned None.")
-    if len(rewards) > 1 and scored.max() == scored.min():
+    are_equal = len(rewards) > 1 and scored.max() == scored.min()
+    if are_equal and _distils(args):
+        logger.warning(
+            f"All {len(scored)} completions of the first rollout got the reward {scored[0].item():g}: what is learned "
+            "comes from the KL to the reference alone."
+        )
+    elif are_equal:
         raise ValueError(
             f"All {len(scored)} completions of the first rollout got the reward {scored[0].item():g}, so there is "
             "nothing to learn. Look at the completions (`log_completions`), take a reward that differs between them, "
@@ -151,6 +157,12 @@ def check_first_rollout(rollout: Any, model: Any, scorer: Any, eos_token_ids: li
     if rows.ref_log_probs is not None and args.reference_model_name_or_path is None and _starts_at_reference(policy):
         remedy = "so the KL does not start at 0. Load both from the same weights, in the same precision."
         _check_same(in_evaluation, rows.ref_log_probs, mask, tolerances, "differs from its reference", remedy)
+
+
+def _distils(args: Any) -> bool:
+    """Returns whether the KL to a named reference teaches token by token, in each prompt, whatever its rewards."""
+    has_teacher = args.reference_model_name_or_path is not None
+    return has_teacher and args.kl_scope == "token" and not getattr(args, "drop_equal_groups", False)
 
 
 def _starts_at_reference(model: Any) -> bool:

@@ -71,6 +71,7 @@ _ADVANCED = (
     "drop_equal_groups",
     "equal_groups_tolerance",
     "kl_estimator",
+    "kl_scope",
     "loss_level",
     "loss_type",
     "rollouts_to_save",

@@ -86,6 +86,11 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         "KL per token that the updates of a rollout may go from it, in nats. Those after 1.5 times that are left out, "
         "as in Stable-Baselines3.",
     )
+    kl_scope: Literal["completion", "token"] = option(
+        "completion",
+        "Tokens that the KL penalty of a token counts for. completion: it and all before it, as a part of the reward. "
+        "token: it alone, as in on-policy distillation from a teacher.",
+    )
     resume_from_checkpoint: str | None = option(
         None,
         "Checkpoint to go on from. Its folder; `true` for the newest complete one in output_dir; `latest` for the "
@@ -234,11 +239,15 @@ class PolicyGradientConfig(RLOOConfig, Settings):
     def _check_kl(self) -> None:
         check_above(0, kl_target=self.kl_target, max_kl=self.max_kl, target_kl=self.target_kl)
         check_in(("k1", "exact"), kl_estimator=self.kl_estimator)
+        check_in(("completion", "token"), kl_scope=self.kl_scope)
         if self.beta == 0:
-            check_unread(self, ["kl_estimator"], "beta above 0")
+            check_unread(self, ["kl_estimator", "kl_scope"], "beta above 0")
         serves_one = self.num_iterations == 1 and self.steps_per_generation == self.gradient_accumulation_steps
         refuse(
             {
+                "`kl_estimator` must be 'k1' with kl_scope='token', got 'exact'. The exact KL of a state is the same "
+                "whatever token is drawn there, and teaches that token nothing: leave one of them "
+                "out.": self.kl_estimator == "exact" and self.kl_scope == "token",
                 f"`target_kl` must be None where a rollout serves one update, got {self.target_kl}. The policy is "
                 "still the one that sampled: raise `num_iterations`; `kl_target` and `max_kl` are about the KL to the "
                 "reference.": self.target_kl is not None and serves_one,

@@ -115,7 +115,7 @@ class PPOTrainer(PolicyGradientTrainer):
     def credit(self, rollout: Rollout) -> Credit:
         """Returns advantages and returns, (B, T)."""
         mask = rollout.completion_mask
-        penalty = self.reference.penalty(rollout, self.beta)
+        penalty, own_penalty = self.reference.penalties(rollout, self.beta)
         totals = self.accelerator.gather(rollout.rewards - core.masked_sum(penalty, mask, dim=1))
         token_rewards = self._token_rewards(rollout) - penalty
         to_come = core.discounted_returns(token_rewards, mask, self.args.gamma)
@@ -125,7 +125,7 @@ class PPOTrainer(PolicyGradientTrainer):
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
         # The exact KL of a state is no consequence of the token drawn in it: to the token goes what it has caused.
-        advantages = advantages + penalty - self.reference.own_penalty(rollout, self.beta)
+        advantages = advantages + penalty - own_penalty
 
         self.meter.log_moments("returns", returns, mask)
         # Of what came, and not of the returns with lam below 1, which are made of the values themselves.

@@ -104,6 +104,16 @@ class Reference:
             return torch.zeros_like(rollout.old_log_probs)
         return beta * core.k1(rollout.old_log_probs, rollout.ref_log_probs)
 
+    def penalties(self, rollout: Rollout, beta: float) -> tuple[Tensor, Tensor]:
+        """
+        Returns the penalty at each token that counts for all tokens before it, (B, T), as a part of the reward: 0 with
+        `kl_scope="token"`; and the one that counts for the token itself, by either scope.
+        """
+        own_penalty = self.own_penalty(rollout, beta)
+        if self.args.kl_scope == "token":
+            return torch.zeros_like(own_penalty), own_penalty
+        return self.penalty(rollout, beta), own_penalty
+
     def next_coefficient(self, beta: float, kl: float) -> float:
         """Returns the coefficient of the next rollout: that of this one, adapted to `kl_target` if there is one."""
         if self.args.kl_target is None:

@@ -25,7 +25,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
     """
     REINFORCE on complete completions: the advantage is the reward, less the KL penalty, less a baseline.
 
-        A_i = r_i - beta * sum_t k1_it - b_i
+        A_i = r_i - beta * sum_t k1_it - b_i    or, with `kl_scope="token"`,    A_it = r_i - b_i - beta * k1_it
 
     where the baseline is one of [`lmrl.core.BASELINES`], the value of the prompt by a fitted critic, or a function
     (`args.baseline`, see [`ReinforceConfig`]). All but `greedy` are taken of the reward less its KL penalty. Where a
@@ -59,7 +59,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
     def credit(self, rollout: Rollout) -> Credit:
         """Returns advantages, (B,), or of tokens, (B, T)."""
         mask = rollout.completion_mask
-        penalty = self.reference.penalty(rollout, self.beta)
+        penalty, own_penalty = self.reference.penalties(rollout, self.beta)
         charge = core.masked_sum(penalty, mask, dim=1)
         if self.args.scale_rewards == "none":
             rewards = self.accelerator.gather(rollout.rewards - charge)
@@ -70,8 +70,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
         weights = self._weights(rollout)
         if self.args.loss_level == "token":
             # No token can change the penalty before it, which is given back, and of its own only what it has caused.
-            own = self.reference.own_penalty(rollout, self.beta)
-            advantages = advantages.unsqueeze(1) + penalty.cumsum(dim=1) - own
+            advantages = advantages.unsqueeze(1) + penalty.cumsum(dim=1) - own_penalty
             weights = weights.unsqueeze(1) * mask
         if self.args.normalize_advantages:
             counts = (weights > 0) & ~advantages.isnan()

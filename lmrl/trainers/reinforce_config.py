@@ -104,6 +104,9 @@ class ReinforceConfig(PolicyGradientConfig):
                 "caused it: set loss_level='token'.": self.kl_estimator == "exact" and self.loss_level == "sequence",
                 f"`scale_rewards` must be 'none' with normalize_advantages=True, got {self.scale_rewards!r}. Each "
                 "divides the advantages by a standard deviation: choose one.": scales and self.normalize_advantages,
+                "`kl_scope` must be 'completion' with loss_level='sequence', got 'token'. All tokens of a completion "
+                "have one advantage there: set loss_level='token'.": self.kl_scope == "token"
+                and self.loss_level != "token",
                 "`baseline` must not be 'greedy' with use_vllm=True, got 'greedy'. Use "
                 "baseline='leave_one_out'.": self.baseline == "greedy" and self.use_vllm,
                 "`vllm_importance_sampling_mode` must be 'sequence_truncate' or 'sequence_mask' with loss_level="

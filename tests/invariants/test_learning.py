@@ -105,8 +105,10 @@ def test_greedy_completions_are_greedy_and_sampled_ones_are_not(gpt2_path: str, 
         ("reinforce", {"baseline": "none", "loss_level": "token", "loss_type": "grpo"}),
         ("reinforce", {"baseline": "moving_average", "loss_level": "token", "loss_type": "dr_grpo"}),
         ("reinforce", {"baseline": "none", "loss_level": "token", "kl_estimator": "exact"}),
+        ("reinforce", {"baseline": "none", "loss_level": "token", "kl_scope": "token"}),
         ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "shared", "vf_coef": 0.0}),
         ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "least_squares", "kl_estimator": "exact"}),
+        ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "least_squares", "kl_scope": "token"}),
     ],
 )
 def test_the_expected_gradient_of_the_trainer_is_the_exact_one(
@@ -145,7 +147,8 @@ def _gradients_of_all_pairs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Returns the gradient of the loss over every completion of two tokens, weighted by its probability under the policy
-    or under another sampler, and that of E[r - beta KL].
+    or under another sampler, and that of E[r - beta KL], the texts before a token held fixed in its KL if that is the
+    scope of the penalty.
     """
     with torch.no_grad():  # a policy that is not its reference any more
         shift = 0.05 * torch.randn_like(trainer.model.transformer.wte.weight)
@@ -188,8 +191,13 @@ def _gradients_of_all_pairs(
     scale = 2.0 if trainer.name == "PPO" else scale
     estimated = -trainer.model.transformer.h[0].mlp.c_fc.weight.grad.clone() * scale
     trainer.model.zero_grad()
-    new = trainer.scorer.forward(trainer.model, rollout).log_probs.sum(1)
-    (new.exp() * (rewards - 0.3 * (new - reference.log_probs.sum(1)))).sum().backward()
+    new = trainer.scorer.forward(trainer.model, rollout).log_probs
+    text = new.sum(1)
+    if trainer.args.kl_scope == "token":  # where a token comes from, and what may follow, has no gradient
+        divergence = (new.exp() * new.flip(1).exp().detach() * (new - reference.log_probs)).sum()
+        ((text.exp() * rewards).sum() - 0.3 * divergence).backward()
+    else:
+        (text.exp() * (rewards - 0.3 * (text - reference.log_probs.sum(1)))).sum().backward()
     return estimated, trainer.model.transformer.h[0].mlp.c_fc.weight.grad.clone()
 
 

@@ -252,6 +252,15 @@ BOTH = [
     ({"beta": -0.1}, ["`beta` must be at least 0, got -0.1"]),
     ({"beta": 0.0, "kl_target": 2.0}, ["`kl_target` must be None with beta=0, got 2.0", "no reference is run"]),
     ({"beta": 0.0, "max_kl": 2.0}, ["`max_kl` must be None with beta=0, got 2.0", "no reference is run"]),
+    (
+        {"beta": 0.1, "kl_scope": "token", "kl_estimator": "exact"},
+        ["`kl_estimator` must be 'k1' with kl_scope='token', got 'exact'. The exact KL of a state is the same"],
+    ),
+    ({"kl_scope": "text"}, ["`kl_scope` must be one of completion, token, got 'text'"]),
+    (
+        {"beta": 0.0, "kl_scope": "token"},
+        ["`kl_scope` must not be set without `beta above 0`, got 'token': it would not be read"],
+    ),
     ({"beta": 0.1, "kl_target": -2.0}, ["`kl_target` must be above 0, got -2.0"]),
     ({"beta": 0.1, "kl_target": 2.0, "kl_horizon": 1.0}, ["`kl_horizon` must be above 1.6, got 1.0"]),
     ({"kl_horizon": 50.0}, ["`kl_horizon` must not be set without `kl_target`, got 50.0: it would not be read"]),
@@ -297,6 +306,7 @@ REINFORCE = [
         ["`num_generations` must be at least 2 with baseline='group_mean', got 1."],
     ),
     ({"kl_estimator": "exact"}, ["`kl_estimator` must be 'k1' with loss_level='sequence', got 'exact'."]),
+    ({"kl_scope": "token"}, ["`kl_scope` must be 'completion' with loss_level='sequence', got 'token'. All tokens"]),
     ({"loss_level": "word"}, ["`loss_level` must be one of sequence, token, got 'word'"]),
     ({"loss_level": "token", "loss_type": "bnpo"}, ["`loss_type` must be one of dapo, grpo, dr_grpo, got 'bnpo'"]),
     ({"loss_type": "grpo"}, ["`loss_type` must not be set without `loss_level='token'`, got 'grpo'"]),

@@ -1,5 +1,6 @@
 """The reference that a user names: the model of a first training, or a teacher of another shape."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,17 +103,35 @@ def exact_kl(policy: torch.nn.Module, teacher: torch.nn.Module) -> float:
     return total / len(PROMPTS)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def nothing(completions: list[str], **_: Any) -> list[float]:
+    """Returns the same reward for all."""
+    return [0.0] * len(completions)
+
+
+BY_TOKEN: dict[str, dict[str, Any]] = {
+    "reinforce": {"kl_scope": "token", "loss_level": "token"},
+    "ppo": {"kl_scope": "token"},
+}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("reinforce", {"startup_checks": False}),
+        ("ppo", {"startup_checks": False}),
+        ("reinforce", BY_TOKEN["reinforce"]),
+        ("ppo", BY_TOKEN["ppo"]),
+    ],
+)
 def test_a_teacher_of_another_architecture_is_distilled_where_the_reward_is_constant(
-    algorithm: str, gpt2_path: str, tmp_path: Path
+    algorithm: str, options: dict[str, Any], gpt2_path: str, tmp_path: Path
 ) -> None:
     teacher_path = tiny_llama(tmp_path / "teacher", hidden_size=48, num_hidden_layers=3)
     trainer = make_trainer(
         algorithm,
         gpt2_path,
         tmp_path / "student",
-        reward=lambda completions, **_: [0.0] * len(completions),
-        startup_checks=False,
+        reward=nothing,
         reference_model_name_or_path=teacher_path,
         beta=1.0,
         max_completion_length=2,
@@ -120,12 +139,55 @@ def test_a_teacher_of_another_architecture_is_distilled_where_the_reward_is_cons
         num_generations=8,
         learning_rate=3e-3,
         max_steps=80,
+        **options,
     )
     teacher = AutoModelForCausalLM.from_pretrained(teacher_path).eval()
     before = exact_kl(trainer.model.eval(), teacher)
     trainer.train()
     after = exact_kl(trainer.model.eval(), teacher)
     assert after < before / 2
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [("reinforce", {}), ("reinforce", {"scale_rewards": "group"}), ("ppo", {"normalize_advantages": False})],
+)
+def test_by_the_kl_alone_the_advantage_of_a_token_is_its_own_kl_and_critics_learn_the_reward(
+    algorithm: str, options: dict[str, Any], gpt2_path: str, llama_path: str, tmp_path: Path
+) -> None:
+    options = {"num_iterations": 2, "beta": 0.5, "reference_model_name_or_path": llama_path, **options}
+    trainer = make_trainer(algorithm, gpt2_path, tmp_path, reward=nothing, **BY_TOKEN[algorithm], **options)
+    rollout = one_rollout(trainer)
+    mask = rollout.completion_mask
+    expected = -0.5 * (rollout.old_log_probs - rollout.ref_log_probs) * mask
+    assert torch.allclose(rollout.advantages, expected, atol=1e-6)
+    assert rollout.returns is None or not rollout.returns.any()
+
+    rollout.completion_mask[0, 2:] = 0
+    padding = rollout.completion_mask == 0
+    assert padding.any() and (rollout.advantages[0, 2:] != 0).any()
+    names = ("old_log_probs", "ref_log_probs")
+    poison = {name: getattr(rollout, name).masked_fill(padding, float("nan")) for name in names}
+    if algorithm == "ppo":  # the states that the fitted critic reads, where the credit has put its values
+        poison["old_values"] = torch.zeros(*mask.shape, trainer.model.config.n_embd)
+    again = trainer._with_credit(replace(rollout, **poison)).advantages
+    assert torch.allclose(again, expected * rollout.completion_mask, atol=1e-6)
+
+
+def test_equal_rewards_pass_where_the_kl_to_a_teacher_teaches_each_token(
+    gpt2_path: str, llama_path: str, tmp_path: Path
+) -> None:
+    def roll(**options: Any) -> Rollout:
+        return one_rollout(make_trainer("reinforce", gpt2_path, tmp_path, reward=nothing, **options))
+
+    roll(reference_model_name_or_path=llama_path, **BY_TOKEN["reinforce"])
+    for options in (
+        {"reference_model_name_or_path": llama_path},
+        BY_TOKEN["reinforce"],
+        {"reference_model_name_or_path": llama_path, "drop_equal_groups": True, **BY_TOKEN["reinforce"]},
+    ):
+        with pytest.raises(ValueError, match=r"All 8 completions of the first rollout got the reward 0, so there is"):
+            roll(**options)
 
 
 def test_a_teacher_may_have_more_rows_than_its_tokenizer_has_words(gpt2_path: str, tmp_path: Path) -> None:
