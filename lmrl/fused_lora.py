@@ -126,7 +126,7 @@ def _forward(layer: Any, inputs: Tensor, *args: Any, **options: Any) -> Any:
         return own()
     with torch.autocast(device, enabled=False):
         states = layer._cast(inputs, dtype)
-        return _WithLowRank.apply(inputs, states, weight, base.bias, down, up, layer.scaling[name])  # type: ignore
+        return _WithLowRank.apply(inputs, states, weight, base.bias, down, up, layer.scaling[name])
 
 
 def _plain_adapter(layer: Any) -> str | None:

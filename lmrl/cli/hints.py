@@ -52,9 +52,9 @@ def remedy_for(text: str, known: Iterable[str], of_other_recipes: str = "") -> s
 
 def yaml_problem(error: Exception, text: str) -> str:
     """Returns where a YAML text is malformed, how, and what is most often the reason: a tab, or braces in a text."""
-    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    if mark is None:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return f"is not valid YAML: {error}"
+    mark = error.problem_mark
     line = [*text.splitlines(), ""][min(mark.line, text.count("\n"))].strip()
     remedy = ""
     if "'\\t'" in str(error):
