@@ -32,7 +32,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my_recipe.py").write_text(source)
     (folder / "configs").mkdir()
     demo = (ROOT / "recipes/configs/demo_ppo.yaml").read_text(encoding="utf-8")
-    (folder / "configs/demo_ppo.yaml").write_text(demo.replace("lam: 1.0\n", ""))  # which is PPO's
+    (folder / "configs/demo_ppo.yaml").write_text(demo.replace("lam: 0.98\n", ""))  # which is PPO's
     return folder / "my_recipe.py"
 
 
