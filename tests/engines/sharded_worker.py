@@ -181,13 +181,14 @@ def check_fitted(path: str) -> None:
     mask = MASK[:, -4:]
     totals = torch.tensor([1.0, -2.0, 0.5, 3.0])
     returns = totals.unsqueeze(1) + torch.arange(4.0)
-    used = (0.9, 1, Accelerator(cpu=True), AutoTokenizer.from_pretrained(path))
+    embeddings = unsharded_model.get_input_embeddings().weight
+    used = (0.9, 1, Accelerator(cpu=True), AutoTokenizer.from_pretrained(path), embeddings)
     critic = LeastSquaresCritic(*used)
     alone = LeastSquaresCritic(*used)
     alone._accelerator = SimpleNamespace(reduce=lambda moments, reduction: moments, process_index=0)
     for _ in range(2):  # a first rollout, by its parts, and one that is valued by the sums of the first
-        rows = (states, states[..., :0], totals, returns[local], mask[local], 1)
-        all_rows = (expected, expected[..., :0], totals, returns, mask, 1)
+        rows = (states, COMPLETIONS[local], states[..., :0], totals, returns[local], mask[local], 1)
+        all_rows = (expected, COMPLETIONS, expected[..., :0], totals, returns, mask, 1)
         values, features = critic.value_rollout(*rows)
         values_alone, features_alone = alone.value_rollout(*all_rows)
         torch.testing.assert_close(values, values_alone[local], atol=1e-4, rtol=1e-4)
