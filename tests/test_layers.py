@@ -138,7 +138,7 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 26_870,
+    "lmrl": 26_890,
     "lmrl/rewards": 4_620,
     "lmrl/search": 520,
     "lmrl/trainers": 2_900,

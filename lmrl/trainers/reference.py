@@ -93,7 +93,14 @@ class Reference:
         """
         Returns the KL penalty at each token, (B, T), and zeros where there is no reference: `beta * k1`, or `beta`
         times the exact KL over the vocabulary, which is a fact of the state before the token, whatever the token.
+
+        A `ValueError` with `kl_scope="token"`, whose penalty is no part of a reward: see [`~Reference.penalties`].
         """
+        if self.args.kl_scope == "token":
+            raise ValueError(
+                "`kl_scope` must be 'completion' with this trainer, got 'token'. Its credit has one penalty for a "
+                "token and those before it: have it read `reference.penalties`."
+            )
         if rollout.exact_kl is None:
             return self.own_penalty(rollout, beta)
         return beta * rollout.exact_kl

@@ -159,7 +159,7 @@ def test_rewards_of_equal_names_or_of_too_few_values_raise(model, tokenizer):
 
     with pytest.raises(ValueError, match="`reward_funcs` must have different names, got 'short' twice"):
         evaluate(model, tokenizer, ROWS, reward_funcs=[short, short])
-    with pytest.raises(ValueError, match=r"'short' must return .* got a list of 1 for a batch of 3"):
+    with pytest.raises(ValueError, match=r"'short' must return .* got \[0.0\] for a batch of 3"):
         evaluate(model, tokenizer, ROWS, reward_funcs=[short])
 
 

@@ -159,3 +159,9 @@ def test_a_configuration_with_a_function_is_copied_pickled_and_written_as_json(t
     assert pickle.loads(pickle.dumps(config)).baseline == "local"  # no other process could find it
     public = ReinforceConfig(str(tmp_path), baseline=core.batch_mean, use_cpu=True)
     assert pickle.loads(pickle.dumps(public)).baseline is core.batch_mean
+
+
+def test_a_trainer_with_one_penalty_refuses_that_of_tokens_alone(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = custom(gpt2_path, tmp_path, kl_scope="token")
+    with pytest.raises(ValueError, match="`kl_scope` must be 'completion' with this trainer, got 'token'"):
+        trainer.train()
