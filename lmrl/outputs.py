@@ -149,7 +149,7 @@ def _check_checkpoint(request: str | None, folder: str | Path, checkpoints: Sequ
         )
     if request in (None, "true", "latest") or Path(str(request), "trainer_state.json").is_file():
         return
-    inside = matching(str(request), CHECKPOINTS) or checkpoints
+    inside = [path for path in matching(str(request), CHECKPOINTS) or checkpoints if path != Path(str(request))]
     raise ValueError(
         f"`resume_from_checkpoint` must name a checkpoint, got {request!r} without trainer_state.json. "
         + (f"Did you mean `{inside[-1]}`?" if inside else "Leave it out to start from the beginning.")

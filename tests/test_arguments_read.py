@@ -16,6 +16,7 @@ import pytest
 from test_unread_arguments import load, offered
 from tiny import tiny_tokenizer
 
+import lmrl
 from lmrl.arguments import DataArguments, LabelArguments, PreferenceArguments
 from lmrl.arguments.data import EvalRowArguments
 from lmrl.cli.unread import check_places
@@ -23,6 +24,7 @@ from lmrl.data import load_labelled, load_pairs, load_splits
 from lmrl.settings import COMMAND_LINE
 from lmrl.supervised import RecipeConfig
 
+LMRL = Path(lmrl.__file__).parent
 ROWS = [
     {"prompt": f"w{a} w{b}", "references": [f"w{b} w{a}"], "text": f"w{a} w{b}", "label": "ab"[a % 2]}
     | {
@@ -73,6 +75,8 @@ REFUSED_BY_GROUPS = {
     "bnb_4bit_quant_storage": "uint8",
     "kl_horizon": 5.0,
     "baseline_decay": 0.5,
+    "equal_groups_tolerance": 0.5,
+    "loss_type": "grpo",
     "critic_forgetting": 0.5,
     "critic_learning_rate": 0.5,
     "critic_warmup_steps": 5,
@@ -96,7 +100,7 @@ def is_read(frame: Any) -> bool:
     """Returns whether the code of a frame reads a field to use it, as the constructors of libraries do too."""
     code = frame.f_code
     path = Path(code.co_filename)
-    own = "lmrl" in path.parts
+    own = LMRL in path.parents
     of_all = code.co_name.startswith("<") and path.name in ("training_args.py", "arguments.py", "inspection.py")
     is_check = of_all or code.co_name.startswith(NO_READS) or "__repr__" in code.co_name
     return not is_check and not (own and code.co_name == "__post_init__")

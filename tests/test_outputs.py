@@ -111,8 +111,8 @@ def test_what_a_run_goes_on_from_is_read_in_one_way(given: str | bool | None, re
     [
         (("checkpoint-2/a", "model.safetensors"), "latest", True),
         (("checkpoint-2/a", "model.safetensors"), "true", True),
-        (("checkpoint-2/a", "model.safetensors"), "{}/checkpoint-2", True),
-        (("checkpoint-2/a", "model.safetensors"), "{}-other/checkpoint-2", False),
+        (("checkpoint-2/trainer_state.json", "model.safetensors"), "{}/checkpoint-2", True),
+        (("checkpoint-2/trainer_state.json", "model.safetensors"), "{}-other/checkpoint-2", False),
         (("log.jsonl",), "latest", True),  # killed before the first checkpoint
         (("log.jsonl", "model.safetensors"), "latest", False),  # finished without any
         (("log.jsonl",), "false", False),
@@ -122,12 +122,19 @@ def test_a_run_that_goes_on_finds_its_results(
     names: tuple[str, ...], resume: str, passes: bool, tmp_path: Path
 ) -> None:
     write(tmp_path, *names)
+    write(Path(f"{tmp_path}-other"), "checkpoint-2/trainer_state.json")
     if passes:
         clear_run_folder(tmp_path, False, resume.format(tmp_path), {})
     else:
         with pytest.raises(ValueError, match="--overwrite replaces them"):
             clear_run_folder(tmp_path, False, resume.format(tmp_path), {})
     assert left(tmp_path) == sorted(names)
+
+
+def test_a_damaged_checkpoint_is_not_named_as_its_own_remedy(tmp_path: Path) -> None:
+    write(tmp_path, "checkpoint-2/a", "checkpoint-1/trainer_state.json")
+    with pytest.raises(ValueError, match=rf"without trainer_state.json. Did you mean `{tmp_path}/checkpoint-1`\?"):
+        clear_run_folder(tmp_path, False, f"{tmp_path}/checkpoint-2", {})
 
 
 @pytest.mark.parametrize("resume", [None, "false", "no"])

@@ -119,7 +119,7 @@ def test_a_component_that_loses_rows_is_named():
     def short(completions, **columns):
         return [1.0]
 
-    with pytest.raises(ValueError, match=r"'short' must return .* got a list of 1 for a batch of 2"):
+    with pytest.raises(ValueError, match=r"'short' must return .* got \[1.0\] for a batch of 2"):
         Weighted({short: 1.0})(completions=["a", "b"])
 
 

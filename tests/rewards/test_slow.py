@@ -356,5 +356,5 @@ def test_a_reward_that_loses_rows_is_named():
     def short(completions, **columns):
         return [1.0]
 
-    with pytest.raises(ValueError, match=r"'short' must return .* got a list of 1 for a batch of 2"):
+    with pytest.raises(ValueError, match=r"'short' must return .* got \[1.0\] for a batch of 2"):
         Cached(short)(completions=["a", "b"])

@@ -212,7 +212,7 @@ def test_what_the_correction_cannot_be_is_refused(tmp_path: Path) -> None:
     own["vllm_importance_sampling_correction"] = True
     for wrong, message in {
         "none": "`vllm_importance_sampling_mode` must be one of token_truncate, token_mask, sequence_truncate",
-        "token_mask": "`vllm_importance_sampling_mode` must be 'sequence_truncate' or 'sequence_mask' in REINFORCE",
+        "token_mask": "must be 'sequence_truncate' or 'sequence_mask' with loss_level='sequence', got 'token_mask'",
     }.items():
         with pytest.raises(ValueError, match=message):
             ReinforceConfig(**own, vllm_importance_sampling_mode=wrong)
