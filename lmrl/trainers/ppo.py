@@ -125,7 +125,7 @@ class PPOTrainer(PolicyGradientTrainer):
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
         # The exact KL of a state is no consequence of the token drawn in it: to the token goes what it has caused.
-        advantages = advantages + penalty - own_penalty
+        advantages = advantages + (penalty - own_penalty)
 
         self.meter.log_moments("returns", returns, mask)
         # Of what came, and not of the returns with lam below 1, which are made of the values themselves.
