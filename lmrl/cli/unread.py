@@ -28,9 +28,25 @@ class _Rule(NamedTuple):
     remedy: str
 
 
-def _follows(strategy: Any, kind: str) -> bool:
-    """Returns whether a strategy, of which a configuration makes an enumeration, is of this kind."""
-    return getattr(strategy, "value", strategy) == kind
+def _unread(names: tuple[str, ...], remedy: str, *recipe_has: str) -> _Rule:
+    """Returns the rule of arguments that nothing reads in any recipe, or in one that has a certain argument."""
+    return _Rule(names, recipe_has, lambda *_: False, remedy)
+
+
+def _beside(names: tuple[str, ...], *others: str) -> _Rule:
+    """Returns the rule of arguments that are read where one of some others is set, of which a user has the first."""
+    return _Rule(names, others, lambda *values: any(values), f"It is read with `{others[0]}` alone.")
+
+
+def _with_value(names: tuple[str, ...], other: str, *values: str) -> _Rule:
+    """Returns the rule of arguments that are read where another one has one of some values."""
+    remedy = f"It is read with --{other} {' or '.join(values)} alone."
+    return _Rule(names, (other,), lambda value: _text(value) in values, remedy)
+
+
+def _text(choice: Any) -> Any:
+    """Returns a choice, of which a configuration makes an enumeration, as it is written."""
+    return getattr(choice, "value", choice)
 
 
 def _has_tracker(report_to: Any, *wanted: str) -> bool:
@@ -45,18 +61,24 @@ _OF_GENERAL_EVALUATION = (
     *("eval_use_gather_object", "eval_accumulation_steps", "label_names", "include_num_input_tokens_seen"),
     *("dataloader_drop_last", "log_multimodal"),
 )
+_OF_REWARD_MODELS = (
+    *("average_tokens_across_devices", "eval_do_concat_batches", "include_for_metrics", "eval_accumulation_steps"),
+)
+_IN_PROCESS = (
+    *("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size", "vllm_enable_sleep*"),
+)
+_CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
 _BY_OPTIMIZER = ("galore", "apollo", "lomo")
 
 _RULES = (
-    _Rule(_SCRIPTS, (), lambda: False, "Only example scripts of transformers read it. Leave it out."),
-    _Rule(("prediction_loss_only",), (), lambda: False, "The evaluation decides it. Leave it out."),
+    _unread(_SCRIPTS, "Only example scripts of transformers read it. Leave it out."),
+    _unread(("prediction_loss_only",), "The evaluation decides it. Leave it out."),
     # What a policy is trained on is sampled, and its evaluation is lmrl's own: docs/trainers.md gives each reason.
-    _Rule(_OF_GENERAL_EVALUATION, ("num_generations",), lambda _: False, "Training by rewards has no use for it."),
-    _Rule(
-        ("average_tokens_across_devices", "eval_do_concat_batches", "include_for_metrics", "eval_accumulation_steps"),
-        ("center_rewards_coefficient",),
-        lambda _: False,
+    _unread(_OF_GENERAL_EVALUATION, "Training by rewards has no use for it.", "num_generations"),
+    _unread(
+        _OF_REWARD_MODELS,
         "The training of a reward model has no use for it. Leave it out.",
+        "center_rewards_coefficient",
     ),
     _Rule(
         ("vllm_server_*", "vllm_group_port"),
@@ -65,19 +87,26 @@ _RULES = (
         "It is read with `use_vllm` and vllm_mode=server alone.",
     ),
     _Rule(
-        ("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size", "vllm_enable_sleep*"),
+        _IN_PROCESS,
         ("use_vllm", "vllm_mode"),
         lambda use, mode: use and mode == "colocate",
         "It is read with `use_vllm` and vllm_mode=colocate alone.",
     ),
-    _Rule(("vllm_*",), ("use_vllm",), bool, "It is read with `use_vllm` alone."),
-    _Rule(
-        ("transformers_continuous_batching_config",),
-        ("use_transformers_continuous_batching",),
-        bool,
-        "It is read with `use_transformers_continuous_batching` alone.",
-    ),
-    _Rule(("hub_*",), ("push_to_hub",), bool, "It is read with `push_to_hub` alone."),
+    _beside(("vllm_*",), "use_vllm"),
+    _beside(("transformers_continuous_batching_config",), "use_transformers_continuous_batching"),
+    _beside(("hub_*",), "push_to_hub"),
+    _beside(("ignore_data_skip", "restore_callback_states_from_checkpoint"), "resume_from_checkpoint"),
+    _beside(tuple(f"{name}_kwargs" for name in _CHECKPOINTING), *_CHECKPOINTING),
+    _beside(("greater_is_better",), "metric_for_best_model", "load_best_model_at_end"),
+    _beside(("eval_tie_tolerance",), "win_rate"),
+    _beside(("liger_kernel_config",), "use_liger_kernel"),
+    _beside(("packing_strategy",), "packing", "padding_free"),
+    _with_value(("eval_steps",), "eval_strategy", "steps"),
+    _with_value(("eval_delay", "eval_on_start"), "eval_strategy", "steps", "epoch"),
+    _with_value(("save_steps",), "save_strategy", "steps"),
+    _with_value(("save_total_limit", "save_only_model"), "save_strategy", "steps", "epoch", "best"),
+    _with_value(("logging_steps",), "logging_strategy", "steps"),
+    _with_value(("length_column_name",), "train_sampling_strategy", "group_by_length"),
     _Rule(
         ("run_name", "project"),
         ("report_to",),
@@ -97,89 +126,27 @@ _RULES = (
         "`max_steps` sets the length of the training: leave either out, or set --max_steps -1.",
     ),
     _Rule(
-        ("eval_steps",),
-        ("eval_strategy",),
-        lambda strategy: _follows(strategy, "steps"),
-        "It is read with --eval_strategy steps alone.",
-    ),
-    _Rule(
-        ("eval_delay", "eval_on_start"),
-        ("eval_strategy",),
-        lambda strategy: not _follows(strategy, "no"),
-        "It is read with --eval_strategy steps or epoch alone.",
-    ),
-    _Rule(
-        ("save_steps",),
-        ("save_strategy",),
-        lambda strategy: _follows(strategy, "steps"),
-        "It is read with --save_strategy steps alone.",
-    ),
-    _Rule(
-        ("save_total_limit", "save_only_model"),
-        ("save_strategy",),
-        lambda strategy: not _follows(strategy, "no"),
-        "It is read with --save_strategy steps, epoch or best alone.",
-    ),
-    _Rule(
-        ("logging_steps",),
-        ("logging_strategy",),
-        lambda strategy: _follows(strategy, "steps"),
-        "It is read with --logging_strategy steps alone.",
-    ),
-    _Rule(
         ("metric_for_best_model",),
         ("eval_strategy", "save_strategy", "load_best_model_at_end"),
-        lambda strategy, save, best: best or _follows(save, "best") or not _follows(strategy, "no"),
+        lambda strategy, save, best: best or _text(save) == "best" or _text(strategy) != "no",
         "It is read with --eval_strategy steps and --load_best_model_at_end alone.",
     ),
-    _Rule(
-        ("greater_is_better",),
-        ("metric_for_best_model", "load_best_model_at_end"),
-        lambda metric, best: metric is not None or best,
-        "It is read with `metric_for_best_model` alone.",
-    ),
-    _Rule(
-        ("ignore_data_skip", "restore_callback_states_from_checkpoint"),
-        ("resume_from_checkpoint",),
-        bool,
-        "It is read with `resume_from_checkpoint` alone.",
-    ),
-    _Rule(
-        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
-        ("gradient_checkpointing", "activation_checkpointing"),
-        lambda *switches: any(switches),
-        "It is read with `gradient_checkpointing` alone.",
-    ),
-    _Rule(("eval_tie_tolerance",), ("win_rate",), bool, "It is read with `win_rate` alone."),
     _Rule(
         ("eval_mbr_metric", "eval_pass_threshold"),
         ("eval_num_samples",),
         lambda samples: samples > 1,
         "It is read with `eval_num_samples` above 1 alone.",
     ),
-    _Rule(("liger_kernel_config",), ("use_liger_kernel",), bool, "It is read with `use_liger_kernel` alone."),
-    _Rule(
-        ("length_column_name",),
-        ("train_sampling_strategy",),
-        lambda strategy: strategy == "group_by_length",
-        "It is read with --train_sampling_strategy group_by_length alone.",
-    ),
     _Rule(
         ("optim_target_modules",),
         ("optim",),
-        lambda optim: any(name in str(getattr(optim, "value", optim)) for name in _BY_OPTIMIZER),
+        lambda optim: any(name in str(_text(optim)) for name in _BY_OPTIMIZER),
         "It is read by the optimizers GaLore and APOLLO alone.",
-    ),
-    _Rule(
-        ("packing_strategy",),
-        ("packing", "padding_free"),
-        lambda *switches: any(switches),
-        "It is read with `packing` alone.",
     ),
     _Rule(
         ("warmup_steps", "warmup_ratio"),
         ("lr_scheduler_type",),
-        lambda kind: not _follows(kind, "constant"),
+        lambda kind: _text(kind) != "constant",
         "It is read with --lr_scheduler_type linear, cosine or constant_with_warmup alone.",
     ),
 )
