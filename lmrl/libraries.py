@@ -5,9 +5,14 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+# Of texts, a union with another type is a text too: `"Dataset | None"`.
 Array: TypeAlias = "np.typing.NDArray[np.float64]"
 Integers: TypeAlias = "np.typing.NDArray[Any]"
 Tensor: TypeAlias = "torch.Tensor"
+Dataset: TypeAlias = "datasets.Dataset"
+GenerationConfig: TypeAlias = "transformers.GenerationConfig"
+PreTrainedModel: TypeAlias = "transformers.PreTrainedModel"
+PreTrainedTokenizerBase: TypeAlias = "transformers.PreTrainedTokenizerBase"
 
 
 class _Library:
@@ -25,18 +30,22 @@ class _Library:
 
 
 if TYPE_CHECKING:
+    import datasets as datasets
     import numpy
     import numpy.typing
     import torch as torch
+    import transformers as transformers
 
     np = numpy
 else:
+    datasets = _Library("datasets")
     np = _Library("numpy")
     torch = _Library("torch")
+    transformers = _Library("transformers")
 
 evaluate: Any = _Library("evaluate")
 nltk: Any = _Library("nltk")
+optuna: Any = _Library("optuna")
 peft: Any = _Library("peft")
 rapidfuzz: Any = _Library("rapidfuzz")
 sacrebleu: Any = _Library("sacrebleu")
-transformers: Any = _Library("transformers")

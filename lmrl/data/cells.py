@@ -2,17 +2,15 @@
 
 import string
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lmrl.libraries import Dataset
 from lmrl.utils import did_you_mean, shorten
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 Prompt = str | list[dict[str, Any]]
 
 
-def fill_template(template: str, rows: "Dataset") -> list[str]:
+def fill_template(template: str, rows: Dataset) -> list[str]:
     """
     Returns the template filled in with each row; a list of texts is joined by `; `, or by what follows a colon:
     `{concepts:, }` is a list joined by a comma and a space.

@@ -1,14 +1,12 @@
 """Labelled texts for a classifier."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lmrl.data.cells import check_column, place_of
 from lmrl.data.splits import hold_out, read_train_and_test
+from lmrl.libraries import Dataset, datasets
 from lmrl.utils import shorten
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 def load_labelled(
@@ -25,7 +23,7 @@ def load_labelled(
     max_train_rows: int | None = None,
     eval_rows: int | None = None,
     eval_split_seed: int | None = None,
-) -> "tuple[Dataset, Dataset, list[str]]":
+) -> tuple[Dataset, Dataset, list[str]]:
     """
     Returns the texts to train on, the held-out texts, and the names of the labels.
 
@@ -70,7 +68,7 @@ def load_labelled(
     return rows, held_out, names
 
 
-def _labels(rows: "Dataset", column: str) -> list[str]:
+def _labels(rows: Dataset, column: str) -> list[str]:
     """Returns the labels of the rows, in order."""
     if names := getattr(rows.features[column], "names", None):
         return list(names)
@@ -78,9 +76,7 @@ def _labels(rows: "Dataset", column: str) -> list[str]:
     return sorted(values, key=int) if all(value.isdecimal() for value in values) else sorted(values)
 
 
-def _labelled(rows: "Dataset", text_column: str, label_column: str, labels: list[str]) -> "Dataset":
-    from datasets import Dataset
-
+def _labelled(rows: Dataset, text_column: str, label_column: str, labels: list[str]) -> Dataset:
     named = getattr(rows.features[label_column], "names", None)
     index = {label: number for number, label in enumerate(labels)}
     made: dict[str, list[Any]] = {"text": [], "label": []}
@@ -93,4 +89,4 @@ def _labelled(rows: "Dataset", text_column: str, label_column: str, labels: list
             )
         made["text"].append(text)
         made["label"].append(index[label])
-    return Dataset.from_dict(made)
+    return datasets.Dataset.from_dict(made)

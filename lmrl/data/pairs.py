@@ -3,14 +3,12 @@
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lmrl.data.cells import check_column, make_completion, place_of
 from lmrl.data.prompts import make_prompts, with_columns
 from lmrl.data.splits import hold_out, read_train_and_test
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from lmrl.libraries import Dataset, datasets
 
 
 class _Graded(NamedTuple):
@@ -35,7 +33,7 @@ def load_pairs(
     max_train_rows: int | None = None,
     eval_rows: int | None = None,
     eval_split_seed: int | None = None,
-) -> "tuple[Dataset, Dataset]":
+) -> tuple[Dataset, Dataset]:
     """
     Returns the pairs to train on and held-out pairs, with the columns "prompt", "chosen" and "rejected".
 
@@ -77,12 +75,12 @@ def load_pairs(
 
 
 def pairs_of_graded(
-    rows: "Dataset",
+    rows: Dataset,
     text_column: str,
     grade_columns: Sequence[str],
     min_grade_difference: float = 0.0,
     completion_prefix: str = " ",
-) -> "Dataset":
+) -> Dataset:
     """
     Returns a pair for each two texts of the same prompt with different grades.
 
@@ -104,8 +102,6 @@ def pairs_of_graded(
     Raises:
         ValueError: If a column is missing, a cell has no text or number, or the rows make no pair.
     """
-    from datasets import Dataset
-
     for column in (text_column, *grade_columns):
         check_column(column, rows.column_names, "text_column` or `grade_columns")
     groups: defaultdict[str, list[_Graded]] = defaultdict(list)
@@ -125,7 +121,7 @@ def pairs_of_graded(
             f"`min_grade_difference` must leave at least one pair, got {min_grade_difference}, with which {len(rows)} "
             f"graded texts of {len(groups)} prompts make no pair. Lower it, or check that prompts repeat."
         )
-    return Dataset.from_list(pairs)
+    return datasets.Dataset.from_list(pairs)
 
 
 def _grade(row: dict[str, Any], text_column: str, grade_columns: Sequence[str], number: int) -> float:
@@ -139,7 +135,7 @@ def _grade(row: dict[str, Any], text_column: str, grade_columns: Sequence[str], 
     return grade
 
 
-def _with_prompt(rows: "Dataset", template: str | None, column: str) -> "Dataset":
+def _with_prompt(rows: Dataset, template: str | None, column: str) -> Dataset:
     """Returns the rows with a "prompt" column of texts or chats."""
     implicit = "prompt" not in rows.column_names and "chosen" in rows.column_names
     if implicit and template is None and column == "prompt":
@@ -149,7 +145,7 @@ def _with_prompt(rows: "Dataset", template: str | None, column: str) -> "Dataset
     return with_columns(rows, {"prompt": make_prompts(rows, template, column)})
 
 
-def _checked_pairs(rows: "Dataset") -> "Dataset":
+def _checked_pairs(rows: Dataset) -> Dataset:
     if not {"chosen", "rejected"} <= set(rows.column_names):
         raise ValueError(
             f"Pairs must have the columns 'prompt', 'chosen' and 'rejected', got {rows.column_names}. Rename columns, "

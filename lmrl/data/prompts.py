@@ -4,7 +4,7 @@ import logging
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lmrl.data.cells import (
     Prompt,
@@ -17,11 +17,8 @@ from lmrl.data.cells import (
     place_of,
 )
 from lmrl.data.sources import read_split
+from lmrl.libraries import Dataset, PreTrainedTokenizerBase, datasets
 from lmrl.utils import RESERVED_COLUMNS, check_at_least, check_in, tokenize_prompt
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +35,7 @@ def load_prompts(
     chat: bool = False,
     system_prompt: str | None = None,
     max_rows: int | None = None,
-) -> "Dataset":
+) -> Dataset:
     """
     Returns the rows of a split with a "prompt" column, "references" where the data has them, and every other column,
     except those that TRL would take for something else (`completions`, `image` ...), with a warning.
@@ -95,12 +92,12 @@ def load_prompts(
 
 
 def fit_prompts(
-    dataset: "Dataset",
-    tokenizer: "PreTrainedTokenizerBase",
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
     max_prompt_length: int,
     long_prompts: Literal["error", "drop", "cut", "cut_end"] = "error",
     chat_template_kwargs: dict[str, Any] | None = None,
-) -> "Dataset":
+) -> Dataset:
     """
     Returns the rows, none with a prompt of more than `max_prompt_length` tokens.
 
@@ -152,7 +149,7 @@ def fit_prompts(
     return with_columns(dataset, {"prompt": prompts, **uncut}).select_columns([*dataset.column_names, *uncut])
 
 
-def to_supervised(dataset: "Dataset", completion_prefix: str = " ") -> "Dataset":
+def to_supervised(dataset: Dataset, completion_prefix: str = " ") -> Dataset:
     """
     Returns one row with a "prompt" and a "completion" per reference, for `trl.SFTTrainer`.
 
@@ -169,8 +166,6 @@ def to_supervised(dataset: "Dataset", completion_prefix: str = " ") -> "Dataset"
     Raises:
         ValueError: If there is no "references" column.
     """
-    from datasets import Dataset
-
     if "references" not in dataset.column_names:
         raise ValueError(
             "Rows for supervised fine-tuning must have a column 'references', one completion each, got "
@@ -181,20 +176,18 @@ def to_supervised(dataset: "Dataset", completion_prefix: str = " ") -> "Dataset"
         ends_in_space = isinstance(prompt, str) and prompt[-1:].isspace()
         prefix = "" if ends_in_space else completion_prefix
         rows += [{"prompt": prompt, "completion": make_completion(prompt, text, prefix)} for text in references]
-    return Dataset.from_list(rows)
+    return datasets.Dataset.from_list(rows)
 
 
-def with_columns(rows: "Dataset", made: dict[str, list[Any]]) -> "Dataset":
+def with_columns(rows: Dataset, made: dict[str, list[Any]]) -> Dataset:
     """Returns the rows with new columns in front, in place of columns of the same names."""
-    from datasets import Dataset, concatenate_datasets
-
     others = [name for name in rows.column_names if name not in made]
-    front = Dataset.from_dict(made)
-    return concatenate_datasets([front, rows.select_columns(others)], axis=1) if others else front
+    front = datasets.Dataset.from_dict(made)
+    return datasets.concatenate_datasets([front, rows.select_columns(others)], axis=1) if others else front
 
 
 def make_prompts(
-    rows: "Dataset", template: str | None, column: str, chat: bool = False, system_prompt: str | None = None
+    rows: Dataset, template: str | None, column: str, chat: bool = False, system_prompt: str | None = None
 ) -> list[Prompt]:
     """Returns the validated prompt of every row; the arguments are those of [`load_prompts`]."""
     if template is None:
@@ -205,7 +198,7 @@ def make_prompts(
     return [make_prompt(prompt, number, chat, system_prompt) for number, prompt in enumerate(raw)]
 
 
-def _cut(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", limit: int, number: int, how: str) -> str:
+def _cut(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, limit: int, number: int, how: str) -> str:
     """Returns the longest end, or the longest beginning of whole words, that has at most `limit` tokens."""
     if not isinstance(prompt, str):
         raise ValueError(f"`long_prompts` must be 'drop' for chats, got {how!r} and a chat in {place_of(number)}.")

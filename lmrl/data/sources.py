@@ -8,13 +8,11 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from lmrl.data.demo import demo_rows
+from lmrl.libraries import Dataset, datasets
 from lmrl.utils import parse_json, shorten
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 SPLIT_OF_PREFIX = {"train": "train", "dev": "validation", "val": "validation", "test": "test"}
@@ -27,7 +25,7 @@ Row = dict[str, Any]
 T = TypeVar("T")
 
 
-def read_split(name: str, config: str | None, split: str, column_names: Sequence[str] | None = None) -> "Dataset":
+def read_split(name: str, config: str | None, split: str, column_names: Sequence[str] | None = None) -> Dataset:
     """
     Returns the rows of one split of a file, a folder, a hub dataset or the demo; there may be none.
 
@@ -49,15 +47,11 @@ def read_split(name: str, config: str | None, split: str, column_names: Sequence
     if path is None:
         _check_no_column_names(name, column_names)
     if path is None and name != DEMO:
-        from datasets import load_dataset
-
-        return _from_hub(name, load_dataset, config, split=split)
+        return _from_hub(name, datasets.load_dataset, config, split=split)
     if config is not None:
         raise ValueError(f"`dataset_config` must not be set for {name!r}, got {config!r}. Leave it out.")
     if path is None:
-        from datasets import Dataset
-
-        return Dataset.from_list(demo_rows(split))
+        return datasets.Dataset.from_list(demo_rows(split))
     if any((path / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
         _check_no_column_names(name, column_names)
         return _read_saved(path, split)
@@ -79,9 +73,7 @@ def splits_of(name: str, config: str | None) -> set[str]:
         return {"train", "test"}
     path = _local_path(name)
     if path is None:
-        from datasets import get_dataset_split_names
-
-        return set(_from_hub(name, get_dataset_split_names, config))
+        return set(_from_hub(name, datasets.get_dataset_split_names, config))
     if (path / "dataset_dict.json").is_file():
         return set(json.loads((path / "dataset_dict.json").read_text())["splits"])
     return set(_files_by_split(path)) or {"train"} if path.is_dir() else {"train"}
@@ -113,22 +105,18 @@ def _not_found(name: str, hub: str = "") -> FileNotFoundError:
     )
 
 
-def _read_saved(path: Path, split: str) -> "Dataset":
+def _read_saved(path: Path, split: str) -> Dataset:
     """Returns a split of a folder written by `save_to_disk`, of a `Dataset` or of a `DatasetDict`."""
-    from datasets import Dataset, load_from_disk
-
-    saved = load_from_disk(str(path))
-    if isinstance(saved, Dataset):
+    saved = datasets.load_from_disk(str(path))
+    if isinstance(saved, datasets.Dataset):
         # A dataset saved from a hub dataset keeps the name of its split.
         _stored_name(split, {"train", str(saved.split or "train")}, path)
         return saved
     return saved[_stored_name(split, set(saved), path)]
 
 
-def _read_files(path: Path, split: str, column_names: Sequence[str] | None) -> "Dataset":
+def _read_files(path: Path, split: str, column_names: Sequence[str] | None) -> Dataset:
     """Returns the rows of a file, or of the files of a folder that are one split, in the order of their names."""
-    from datasets import concatenate_datasets
-
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"The suffix of a file must be one of {list(SUFFIXES)}, got {path.suffix!r} of {str(path)!r}. Convert the "
@@ -143,7 +131,7 @@ def _read_files(path: Path, split: str, column_names: Sequence[str] | None) -> "
         )
     wanted = _stored_name(split, set(files), path)
     parts = [_to_dataset(_read_rows(file, column_names), file) for file in files[wanted]]
-    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+    return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
 
 def _files_by_split(path: Path) -> dict[str, list[Path]]:
@@ -194,13 +182,12 @@ def _read_rows(path: Path, column_names: Sequence[str] | None) -> "list[Row] | D
     return list(rows.values())
 
 
-def _read_parquet(path: Path) -> "Dataset":
+def _read_parquet(path: Path) -> Dataset:
     """Returns a Parquet file as a dataset, in memory, without a copy in a cache folder."""
     import pyarrow.parquet  # type: ignore[import-untyped]
-    from datasets import Dataset
 
     try:
-        return Dataset(pyarrow.parquet.read_table(path))
+        return datasets.Dataset(pyarrow.parquet.read_table(path))
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{str(path)!r} must be a Parquet file, got {error}. Write it again.") from error
 
@@ -260,10 +247,9 @@ def _parsed(text: str, path: str, line: int) -> Any:
         raise ValueError(f"{path!r}, line {line}: lists or objects are nested too deeply. Flatten them.") from error
 
 
-def _to_dataset(rows: "list[Row] | Dataset", path: Path) -> "Dataset":
+def _to_dataset(rows: "list[Row] | Dataset", path: Path) -> Dataset:
     """Returns the rows as a dataset with the union of their columns; a column that a row lacks is null there."""
     import pyarrow
-    from datasets import Dataset
 
     if not isinstance(rows, list):
         return rows
@@ -271,7 +257,7 @@ def _to_dataset(rows: "list[Row] | Dataset", path: Path) -> "Dataset":
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
     try:
-        return Dataset.from_dict(columns)
+        return datasets.Dataset.from_dict(columns)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
         raise ValueError(f"{str(path)!r}{_mixed_types(columns)} Write them as text.") from error
     except (OverflowError, UnicodeError, pyarrow.ArrowException) as error:  # 10**40, half of a surrogate pair

@@ -5,17 +5,14 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lmrl.data.prompts import fit_prompts, load_prompts
 from lmrl.data.sources import SPLIT_OF_PREFIX, read_split, splits_of
+from lmrl.libraries import Dataset, PreTrainedTokenizerBase
 from lmrl.utils import check_at_least, did_you_mean, shorten
 
 SPLIT_SEED = 42  # where `eval_split_seed` is left out
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
 
 def load_held_out(
@@ -25,7 +22,7 @@ def load_held_out(
     eval_dataset_name: str | None = None,
     eval_rows: int | None = None,
     **columns: Any,
-) -> "Dataset":
+) -> Dataset:
     """
     Returns the rows that a checkpoint is scored on: a split of `eval_dataset_name`, or else of the dataset.
 
@@ -49,7 +46,7 @@ def load_held_out(
 
 
 def load_splits(
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     chat_template_kwargs: dict[str, Any] | None = None,
     *,
@@ -63,7 +60,7 @@ def load_splits(
     max_prompt_length: int | None = None,
     long_prompts: Literal["error", "drop", "cut", "cut_end"] = "error",
     **columns: Any,
-) -> "tuple[Dataset, Dataset]":
+) -> tuple[Dataset, Dataset]:
     """
     Returns the rows to train on and the held-out rows, none with a prompt that is too long.
 
@@ -164,8 +161,8 @@ def held_out_split(name: str, config: str | None, wanted: str | None) -> str | N
 
 
 def split_held_out(
-    dataset: "Dataset", eval_rows: int | None, seed: int, column: str = "prompt"
-) -> "tuple[Dataset, Dataset]":
+    dataset: Dataset, eval_rows: int | None, seed: int, column: str = "prompt"
+) -> tuple[Dataset, Dataset]:
     """
     Returns training rows and held-out rows, for data without a held-out split.
 
@@ -210,13 +207,13 @@ def split_held_out(
 
 
 def hold_out(
-    train: "Dataset",
+    train: Dataset,
     test: "Dataset | None",
     max_train_rows: int | None,
     eval_rows: int | None,
     seed: int | None,
     column: str = "prompt",
-) -> "tuple[Dataset, Dataset]":
+) -> tuple[Dataset, Dataset]:
     """Returns the first training rows and the first held-out rows, which are split off where `test` is `None`."""
     check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
     if test is not None and seed is not None:
