@@ -4,13 +4,13 @@ import math
 import shlex
 import warnings
 
+from lmrl.libraries import optuna
+
 from .study import OVER_MAX_KL, Sweep
 
 
 def summary(sweep: Sweep) -> str:
     """Returns a table of the trials, the best first, the importance of each argument, and the best trial's command."""
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-
     table = sweep.study.trials_dataframe(("number", "value", "user_attrs", "params", "state"))
     table["over"] = table["user_attrs_reason"] == OVER_MAX_KL
     table = table.sort_values(["state", "over", "value"], ascending=[True, True, sweep.direction == "minimize"])
@@ -20,7 +20,8 @@ def summary(sweep: Sweep) -> str:
         table = table.drop(columns="kl")
     lines = [table.to_string(index=False, na_rep="", float_format="{:.4g}".format)]
     if table.loc[table["state"] == "COMPLETE", sweep.args.objective].nunique() >= 5:  # to separate the arguments
-        importances = get_param_importances(sweep.study, evaluator=PedAnovaImportanceEvaluator())
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        importances = optuna.importance.get_param_importances(sweep.study, evaluator=evaluator)
         lines.append("Importance: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items()))
     best = sweep.best()
     if best is None:
@@ -36,7 +37,6 @@ def plot(sweep: Sweep) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from optuna.visualization.matplotlib import plot_slice
 
     targets = {"objective": (sweep.args.objective, None), "kl": ("KL", lambda trial: trial.user_attrs["kl"])}
     if all(math.isnan(trial.user_attrs.get("kl", math.nan)) for trial in sweep.finished()):
@@ -44,7 +44,7 @@ def plot(sweep: Sweep) -> None:
     for name, (label, target) in targets.items():
         # Undoes the style that Optuna sets, and hides that the interface of its plots is not final.
         with pyplot.style.context("default"), warnings.catch_warnings(action="ignore"):
-            plot_slice(sweep.study, target=target, target_name=label)
+            optuna.visualization.matplotlib.plot_slice(sweep.study, target=target, target_name=label)
             pyplot.gcf().autofmt_xdate(which="both")  # of a short logarithmic axis the labels would overlap
             pyplot.savefig(sweep.folder_of(f"{name}.svg"), bbox_inches="tight")
             pyplot.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.cli import read_yaml
+from lmrl.libraries import optuna
 from lmrl.utils import did_you_mean, parse_json, shorten
 
 _RANGE_KEYS = ("low", "high", "log", "step")
@@ -65,19 +66,15 @@ def _read(text: str) -> Any:
 
 
 def _choices(values: Any) -> Any:
-    from optuna.distributions import CategoricalDistribution
-
     if not isinstance(values, list) or None in values or [] in values:
         raise ValueError("A command line cannot express such choices.")
     choices = [json.dumps(value) if isinstance(value, list | dict) else value for value in values]
     if len(set(choices)) < len(choices):
         raise ValueError("The choices are not distinct.")
-    return CategoricalDistribution(choices)
+    return optuna.distributions.CategoricalDistribution(choices)
 
 
 def _range(values: Mapping[str, Any], type_name: str | None) -> Any:
-    from optuna.distributions import FloatDistribution, IntDistribution
-
     for key in values.keys() - _RANGE_KEYS:
         raise ValueError(f"A range has no {key!r}.{did_you_mean(str(key), _RANGE_KEYS)}")
     log = values.get("log", False)
@@ -87,12 +84,13 @@ def _range(values: Mapping[str, Any], type_name: str | None) -> Any:
     types = {type(values[key]).__name__ for key in numbers}
     if type_name is not None:
         types = set(re.findall(r"\b(?:int|float)\b", type_name))
+    kind = optuna.distributions.FloatDistribution
     if types == {"int"}:
         if not all(number.is_integer() for number in numbers.values()):
             raise ValueError("The argument is an integer.")
-        distribution: Any = IntDistribution(**{key: int(number) for key, number in numbers.items()}, log=log)
-    else:
-        distribution = FloatDistribution(**numbers, log=log)
+        kind = optuna.distributions.IntDistribution
+        numbers = {key: int(number) for key, number in numbers.items()}
+    distribution = kind(**numbers, log=log)
     if not types or distribution.single() or not math.isfinite(distribution.high - distribution.low):
         raise ValueError("The argument is not a number, or low is not below high by a step.")
     return distribution

@@ -17,6 +17,7 @@ import numpy
 from filelock import FileLock
 
 from lmrl.evaluation.metrics import higher_is_better
+from lmrl.libraries import optuna
 from lmrl.outputs import SCORES_OF_TRAINED, clear_study_folder, matching
 
 from .arguments import SweepArguments
@@ -56,9 +57,6 @@ class Sweep:
     @cached_property
     def study(self) -> Any:
         """The study (`optuna.Study`) in the sweep's folder, which is created if it does not exist."""
-        import optuna
-        from optuna.storages.journal import JournalFileBackend
-
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         journal = self.folder_of("study.journal")
         journal.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +67,7 @@ class Sweep:
                 os.truncate(journal, content.rfind(b"\n") + 1)
         return optuna.create_study(
             study_name="sweep",
-            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock)),
+            storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal), lock)),
             direction=self.direction,
             load_if_exists=True,
         )
@@ -146,8 +144,6 @@ class Sweep:
 
     def _objective(self, trial: Any, stop: Event, errors: list[Exception]) -> float:
         """Returns the objective of a trial, for Optuna's loop."""
-        import optuna
-
         # 1. The seed depends on the number of the trial: a sweep that continues draws what it would have drawn.
         seed = int(numpy.random.SeedSequence([self.args.seed, trial.number]).generate_state(1)[0])
         with _SAMPLING:
@@ -194,8 +190,6 @@ class Sweep:
 
     def _train(self, trial: Any, folder: Path, stop: Event) -> None:
         """Runs the recipe, and reports the objective at each evaluation during training to Optuna."""
-        import optuna
-
         position = 0
         step = 0
         with running([sys.executable, *self.command_of(trial)], folder / "run.log") as process:
@@ -217,8 +211,6 @@ class Sweep:
 
     def _is_worse(self, trial: Any) -> bool:
         """Returns whether a trial is worse than the median of the feasible ones: others have too much KL."""
-        import optuna
-
         feasible = optuna.create_study(direction=self.direction)
         for other in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             if all(value <= 0 for value in other.constraints.values()):
