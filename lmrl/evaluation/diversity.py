@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lmrl import rewards
+from lmrl.libraries import sacrebleu
 from lmrl.rewards.bleu import MAX_ORDER, corpus_bleu
 from lmrl.rewards.grams import SacrebleuTokens, ngrams, occurrences
 
@@ -52,8 +53,6 @@ def _self_bleu(name: str, corpus: Corpus) -> Score:
     500 drawn at random if there are more. NaN for a single text. The score has no statistics: what a row has depends
     on the others, so that rows cannot be resampled.
     """
-    import sacrebleu
-
     groups: dict[int, list[str]] = {}
     for row, text in zip(corpus.rows, corpus.texts, strict=True):
         groups.setdefault(row, []).append(text)

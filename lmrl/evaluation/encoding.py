@@ -1,18 +1,16 @@
 """Prompts as token ids, encoded as in training."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+from lmrl.libraries import PreTrainedModel, PreTrainedTokenizerBase
 from lmrl.utils import tokenize_prompt
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Prompt: TypeAlias = str | list[dict[str, Any]]
 
 
 def encode_prompts(
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
@@ -39,7 +37,7 @@ def encode_prompts(
     return encoded
 
 
-def check_context(model: "PreTrainedModel", row: int, prompt_length: int, new_tokens: int) -> None:
+def check_context(model: PreTrainedModel, row: int, prompt_length: int, new_tokens: int) -> None:
     """Raises `ValueError` if a prompt and `new_tokens` more do not fit into the model's positions, if limited."""
     from lmrl.models import context_length
 

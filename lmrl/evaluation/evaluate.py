@@ -5,28 +5,25 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from lmrl.distributed import on_main
+from lmrl.libraries import Dataset, PreTrainedModel, PreTrainedTokenizerBase
 from lmrl.rewards import call_reward, reward_name
 from lmrl.utils import REWARD_ARGUMENTS, failure_of
 
 from .generation import Completion, Decoding, end_token_ids, generate_completions
 from .likelihood import divergence, perplexity
 from .metrics import metric_names, score_completions
-from .rows import Row, checked_rows, row_ids
+from .rows import Row, Rows, checked_rows, row_ids
 from .scores import Corpus, Score, mean_score, per_prompt
 from .store import CompletionStore
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Name of the weighted total of several rewards.
 TOTAL_REWARD = "reward"
 
 Reward: TypeAlias = Callable[..., list[float | None]]
-ModelAndTokenizer: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
+ModelAndTokenizer: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 @dataclass(frozen=True)
@@ -67,15 +64,15 @@ class Evaluation:
 
 
 def evaluate_model(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    rows: "Dataset | Sequence[Row]",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Rows,
     decoding: Decoding,
     *,
     reward_funcs: Sequence[Reward] = (),
     reward_weights: Mapping[str, float] | None = None,
     metrics: Sequence[str] | None = None,
-    perplexity_model: "ModelAndTokenizer | None" = None,
+    perplexity_model: ModelAndTokenizer | None = None,
     reference_model: "PreTrainedModel | None" = None,
     store: CompletionStore | None = None,
     progress: bool = True,
@@ -150,12 +147,12 @@ def evaluate_model(
 
 def measure_completions(
     completions: Sequence[Completion],
-    rows: "Dataset | Sequence[Row]",
+    rows: Rows,
     *,
     reward_funcs: Sequence[Reward] = (),
     reward_weights: Mapping[str, float] | None = None,
     metrics: Sequence[str] | None = None,
-    perplexity_model: "ModelAndTokenizer | None" = None,
+    perplexity_model: ModelAndTokenizer | None = None,
     length_unit: str = "tokens|eos:included",
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Evaluation:
@@ -206,7 +203,7 @@ def measure_completions(
 
 
 def score_names(
-    rows: "Dataset",
+    rows: Dataset,
     reward_funcs: Sequence[Reward],
     reward_weights: Mapping[str, float] | None,
     metrics: Sequence[str] | None = None,

@@ -2,17 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lmrl.libraries import Dataset, PreTrainedModel, PreTrainedTokenizerBase, torch
 from lmrl.utils import check_at_least
 
 from .evaluate import Evaluation, ModelAndTokenizer, Reward, evaluate_model, measure_completions, score_names
 from .generation import Decoding
-
-if TYPE_CHECKING:
-    import torch
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -20,7 +16,7 @@ class FrozenModels:
     """The models that an evaluation compares the policy with, as [`evaluate_model`] takes them."""
 
     reference_model: "PreTrainedModel | None" = None
-    perplexity_model: "ModelAndTokenizer | None" = None
+    perplexity_model: ModelAndTokenizer | None = None
 
 
 @dataclass(frozen=True)
@@ -49,8 +45,8 @@ class Evaluator:
         `ValueError`: if `subset_size` is less than 1, a metric is unknown, or rewards have the same name.
     """
 
-    tokenizer: "PreTrainedTokenizerBase"
-    rows: "Dataset"
+    tokenizer: PreTrainedTokenizerBase
+    rows: Dataset
     decoding: Decoding
     _: KW_ONLY
     reward_funcs: Sequence[Reward] = ()
@@ -69,17 +65,17 @@ class Evaluator:
         return score_names(self.rows, **self._measures)
 
     @property
-    def subset(self) -> "Dataset":
+    def subset(self) -> Dataset:
         """The rows that are evaluated during training."""
         size = len(self.rows) if self.subset_size is None else min(self.subset_size, len(self.rows))
         return self.rows.select(range(size))
 
-    def __call__(self, policy: "PreTrainedModel") -> Evaluation:
+    def __call__(self, policy: PreTrainedModel) -> Evaluation:
         """Returns the evaluation of a policy on all rows, with the scores that need the frozen models."""
         frozen = FrozenModels() if self.load_frozen_models is None else self.load_frozen_models(policy.device)
         return self._evaluate(policy, self.rows, frozen)
 
-    def scores(self, policy: "PreTrainedModel") -> dict[str, float]:
+    def scores(self, policy: PreTrainedModel) -> dict[str, float]:
         """Returns the scores of a policy on the subset, without frozen models; trainers log them as `eval_*`."""
         return self._evaluate(policy, self.subset, FrozenModels()).values
 
@@ -95,7 +91,7 @@ class Evaluator:
     def _measures(self) -> dict[str, Any]:
         return {"reward_funcs": self.reward_funcs, "reward_weights": self.reward_weights, "metrics": self.metrics}
 
-    def _evaluate(self, policy: "PreTrainedModel", rows: "Dataset", frozen: FrozenModels) -> Evaluation:
+    def _evaluate(self, policy: PreTrainedModel, rows: Dataset, frozen: FrozenModels) -> Evaluation:
         return evaluate_model(
             policy,
             self.tokenizer,

@@ -5,16 +5,14 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lmrl.distributed import gather, on_main, rank_and_world_size
+from lmrl.libraries import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, torch, transformers
 from lmrl.utils import check_at_least, check_token_ids, replaced
 
 from .encoding import Prompt, check_context, encode_prompts
 from .store import CompletionStore, Lines, store_key
-
-if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,8 @@ class Completion:
 
 
 def generate_completions(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     decoding: Decoding,
     *,
@@ -131,7 +129,6 @@ def generate_completions(
     Raises:
         `ValueError`: if the longest prompt and `max_new_tokens` do not fit into the model's positions.
     """
-    import torch
     from tqdm.auto import tqdm
 
     prompt_ids = encode_prompts(tokenizer, prompts, decoding.chat_template_kwargs)
@@ -170,10 +167,8 @@ def generate_completions(
 
 
 @contextmanager
-def eval_mode(model: "PreTrainedModel") -> Iterator[None]:
+def eval_mode(model: PreTrainedModel) -> Iterator[None]:
     """Puts the model in evaluation mode without gradients, and restores the mode of each of its modules."""
-    import torch
-
     # Not `torch.inference_mode`: a tensor that the model caches in it could not be used for training afterwards.
     modes = [(module, module.training) for module in model.modules()]
     model.train(False)
@@ -186,7 +181,7 @@ def eval_mode(model: "PreTrainedModel") -> Iterator[None]:
 
 
 @contextmanager
-def generation_config_replaced(model: "PreTrainedModel", config: "GenerationConfig") -> Iterator[None]:
+def generation_config_replaced(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Replaces the saved generation config, from which `generate` takes every field that `config` leaves open."""
     get_base_model: Any = getattr(model, "get_base_model", None)  # of a PEFT model
     base = model if get_base_model is None else get_base_model()
@@ -197,7 +192,7 @@ def generation_config_replaced(model: "PreTrainedModel", config: "GenerationConf
         yield
 
 
-def end_token_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """
     Returns the tokens that end a completion, sorted: those of the model's generation config and the tokenizer's.
 
@@ -209,18 +204,15 @@ def end_token_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
 
 
 def generation_config(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", decoding: Decoding
-) -> "GenerationConfig":
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding
+) -> GenerationConfig:
     """Returns the options of `generate` for a decoding, with the end tokens of the model and of its tokenizer."""
-    from transformers import GenerationConfig
-
     eos_ids = end_token_ids(model, tokenizer)
     # Any id serves as padding: nothing is ever found by comparing with it.
     vocabulary = model.config.get_text_config().vocab_size
     pad = next(id for id in [tokenizer.pad_token_id, *eos_ids, 0] if id is not None and id < vocabulary)
     sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.do_sample else {}
-    make_config: Any = GenerationConfig
-    config: GenerationConfig = make_config(
+    return transformers.GenerationConfig(
         eos_token_id=eos_ids or None,
         pad_token_id=pad,
         max_new_tokens=decoding.max_new_tokens,
@@ -229,18 +221,15 @@ def generation_config(
         num_return_sequences=decoding.num_samples,
         **sampling,
     )
-    return config
 
 
 def _generate_batch(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompt_ids: dict[int, list[int]],
-    config: "GenerationConfig",
+    config: GenerationConfig,
 ) -> Lines:
     """Returns the completions of prompts, given by their rows."""
-    import torch
-
     from lmrl.models import draw
 
     width = max(len(ids) for ids in prompt_ids.values())

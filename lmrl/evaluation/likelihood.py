@@ -3,17 +3,14 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from lmrl.distributed import gather_or_fail, rank_and_world_size
+from lmrl.libraries import PreTrainedModel, PreTrainedTokenizerBase, Tensor, torch
 
 from .encoding import Prompt, encode_prompts
 from .generation import Completion, eval_mode
 from .scores import Score, mean_score, pooled_score
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TokenPair: TypeAlias = tuple[list[int], list[int]]  # token ids of a prompt and of its completion
 
@@ -27,8 +24,8 @@ MAX_LOGITS_BYTES = 2**30
 
 
 def perplexity(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     completions: Sequence[Completion],
     *,
@@ -59,13 +56,11 @@ def perplexity(
     Raises:
         `ValueError`: if there are no completions.
     """
-    import torch
-
     if not completions:
         raise ValueError("`completions` must have at least 1 row, got 0.")
     pairs = _token_pairs(model, tokenizer, prompts, completions, chat_template_kwargs)
 
-    def _log_prob(logits: list["Tensor"], targets: "Tensor") -> list[float]:
+    def _log_prob(logits: list[Tensor], targets: Tensor) -> list[float]:
         return [float(logits[0].log_softmax(-1).gather(-1, targets[:, None]).double().sum())]
 
     sums = torch.tensor(_measured(_log_prob, [model], pairs, batch_size), dtype=torch.float64)[:, 0]
@@ -73,7 +68,7 @@ def perplexity(
     return pooled_perplexity("perplexity", f"model:{_name(model)}", -sums, counts)
 
 
-def pooled_perplexity(name: str, model: str, negative_log_probs: "Tensor", tokens: "Tensor") -> Score:
+def pooled_perplexity(name: str, model: str, negative_log_probs: Tensor, tokens: Tensor) -> Score:
     """Returns the score of completions with these sums of `-log p` (B,) over these numbers of tokens (B,)."""
     row_scores = (negative_log_probs / tokens).exp().tolist()  # 0 / 0 is NaN
     statistics = [[float(nats), float(count)] for nats, count in zip(negative_log_probs, tokens, strict=True)]
@@ -82,9 +77,9 @@ def pooled_perplexity(name: str, model: str, negative_log_probs: "Tensor", token
 
 
 def divergence(
-    model: "PreTrainedModel",
-    reference: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     completions: Sequence[Completion],
     *,
@@ -110,8 +105,6 @@ def divergence(
     Raises:
         `ValueError`: if the two models have different numbers of tokens.
     """
-    import torch
-
     tokens, reference_tokens = (each.config.get_text_config().vocab_size for each in (model, reference))
     if tokens != reference_tokens:
         raise ValueError(
@@ -120,7 +113,7 @@ def divergence(
         )
     pairs = _token_pairs(model, tokenizer, prompts, completions, chat_template_kwargs)
 
-    def _kl_and_log_prob(logits: list["Tensor"], targets: "Tensor") -> list[float]:
+    def _kl_and_log_prob(logits: list[Tensor], targets: Tensor) -> list[float]:
         log_probs = logits[0].log_softmax(-1)
         ref_log_probs = logits[1].log_softmax(-1).to(log_probs.device)
         kl = (log_probs.exp() * (log_probs - ref_log_probs)).double().sum()
@@ -138,11 +131,11 @@ def divergence(
     return {"kl": kl, "own_perplexity": own_perplexity}
 
 
-def _name(model: "PreTrainedModel") -> str:
+def _name(model: PreTrainedModel) -> str:
     return getattr(model.config, "name_or_path", "") or type(model).__name__
 
 
-def _tokenized(tokenizer: "PreTrainedTokenizerBase", completion: Completion) -> list[int]:
+def _tokenized(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> list[int]:
     """Returns the generated tokens if they are tokens of this tokenizer, else those of the text."""
     generated = completion.token_ids or []
     text = tokenizer.decode(generated[:-1] if completion.finished else generated, skip_special_tokens=True)
@@ -154,8 +147,8 @@ def _tokenized(tokenizer: "PreTrainedTokenizerBase", completion: Completion) -> 
 
 
 def _token_pairs(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     completions: Sequence[Completion],
     chat_template_kwargs: Mapping[str, Any] | None,
@@ -184,8 +177,8 @@ def _token_pairs(
 
 
 def _measured(
-    measure: "Callable[[list[Tensor], Tensor], list[float]]",
-    models: "Sequence[PreTrainedModel]",
+    measure: Callable[[list[Tensor], Tensor], list[float]],
+    models: Sequence[PreTrainedModel],
     pairs: list[TokenPair],
     batch_size: int,
 ) -> list[list[float]]:
@@ -213,7 +206,7 @@ def _measured(
     return [measured[row] for row in range(len(pairs))]
 
 
-def _batches(models: "Sequence[PreTrainedModel]", pairs: list[TokenPair], batch_size: int) -> list[list[int]]:
+def _batches(models: Sequence[PreTrainedModel], pairs: list[TokenPair], batch_size: int) -> list[list[int]]:
     """Returns the indices of pairs in batches of at most `batch_size`, and of a limited size of their logits."""
     # Prompts of like length together: a batch computes logits from the end of its shortest prompt on.
     order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]), -len(pairs[i][1])))
@@ -236,10 +229,8 @@ def _kept_positions(pairs: list[TokenPair], rows: list[int]) -> int:
 
 
 def _batch_logits(
-    models: "Sequence[PreTrainedModel]", pairs: list[TokenPair], rows: list[int]
-) -> "Iterator[tuple[int, list[Tensor], Tensor]]":
-    import torch
-
+    models: Sequence[PreTrainedModel], pairs: list[TokenPair], rows: list[int]
+) -> Iterator[tuple[int, list[Tensor], Tensor]]:
     # Padding on the right: a causal model sees none of it and counts positions from the first token by itself.
     batch = [pairs[row] for row in rows]
     width = max(len(prompt) + len(ids) for prompt, ids in batch)

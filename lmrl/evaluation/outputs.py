@@ -4,15 +4,13 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lmrl.libraries import PreTrainedTokenizerBase
 from lmrl.utils import parse_json, shorten
 
 from .generation import Completion
 from .rows import Row
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 TEXT_KEYS = ("completion", "output", "text", "prediction")
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lmrl import rewards
+from lmrl.libraries import sacrebleu
 from lmrl.rewards.bleu import corpus_bleu
 
 from .scores import Corpus, Score, mean_score, pooled_score
@@ -15,8 +16,6 @@ from .statistics import POOLINGS
 
 def _sacrebleu(name: str, corpus: Corpus) -> Score:
     """Returns a metric of sacrebleu: its reward gives the statistics, and its metric class the signature."""
-    import sacrebleu
-
     parts: dict[str, tuple[str, Any, Any]] = {
         "bleu": ("bleu", rewards.BLEU(), sacrebleu.BLEU()),
         "bleu_e2e": ("bleu", rewards.BLEU(lowercase=True), sacrebleu.BLEU(lowercase=True)),

@@ -4,15 +4,15 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+from lmrl.libraries import Dataset
 
 Row: TypeAlias = Mapping[str, Any]
+Rows: TypeAlias = "Dataset | Sequence[Row]"
 
 
-def checked_rows(rows: "Dataset | Sequence[Row]") -> list[Row]:
+def checked_rows(rows: Rows) -> list[Row]:
     """
     Returns rows as a list, after checking that they have `"prompt"` and, all or none of them, `"references"`.
 

@@ -5,10 +5,9 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from lmrl.libraries import PreTrainedModel, torch
 
 Lines = list[dict[str, Any]]
 
@@ -60,10 +59,8 @@ class CompletionStore:
             self.folder.rmdir()
 
 
-def store_key(model: "PreTrainedModel", prompt_ids: list[list[int]], settings: Mapping[str, Any]) -> str:
+def store_key(model: PreTrainedModel, prompt_ids: list[list[int]], settings: Mapping[str, Any]) -> str:
     """Returns 12 hexadecimal digits that change with any weight of the model, any prompt and any setting."""
-    import torch
-
     digest = hashlib.sha256(json.dumps([prompt_ids, dict(settings)], sort_keys=True).encode())
     for name, weights in model.state_dict().items():
         digest.update(f"{name}{tuple(weights.shape)}{weights.dtype}".encode())

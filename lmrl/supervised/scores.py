@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from lmrl.evaluation import Interval, bootstrap_interval
 from lmrl.evaluation.scores import pooled_score
 from lmrl.evaluation.statistics import Array
 from lmrl.rewards import completion_text
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 def clustered_interval(
@@ -64,7 +62,7 @@ def expected_calibration_error(bins: Sequence[Mapping[str, Any]]) -> float:
 
 
 def evaluate_preferences(
-    reward: Callable[..., list[float | None]], pairs: "Dataset | Sequence[Mapping[str, Any]]"
+    reward: Callable[..., list[float | None]], pairs: Dataset | Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """
     Returns how well a reward separates the chosen from the rejected completion of held-out pairs, ready for JSON.
