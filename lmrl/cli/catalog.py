@@ -31,15 +31,10 @@ _LIBRARIES = ("transformers", "trl")
 
 def saved_help(recipe: Path, argv: Sequence[str]) -> str | None:
     """
-    Returns the help of a recipe if it is requested and what is saved of the recipe applies, else `None`.
-
-    Args:
-        recipe (`Path`):
-            The recipe's file.
-        argv (list of `str`):
-            Its arguments; those behind `--` are another recipe's.
+    Returns the help of a recipe, a file, if its arguments request it and what is saved of the recipe applies, else
+    `None`.
     """
-    own = list(argv[: argv.index("--")] if "--" in argv else argv)
+    own = list(argv[: argv.index("--")] if "--" in argv else argv)  # those behind are another recipe's
     scope = wants_help(own)
     if scope is None or not recipe.is_file():
         return None
@@ -72,15 +67,8 @@ def catalog_entry(
     arguments: Iterable[Argument], dataclass_types: Iterable[type], demo: tuple[Path, Mapping[str, Any]] | None
 ) -> str:
     """
-    Returns what is saved of a recipe, as JSON.
-
-    Args:
-        arguments (list of [`Argument`]):
-            The recipe's arguments.
-        dataclass_types (`type`):
-            The classes that they are fields of.
-        demo (`Path` and `dict`, *optional*):
-            The recipe's YAML file of its demo, and what it has.
+    Returns what is saved of a recipe, as JSON: its arguments, the files of the classes that they are fields of, and
+    the YAML file of its demo with what it has.
     """
     modules = {base.__module__ for kind in dataclass_types for base in kind.__mro__}
     files = [Path(str(sys.modules[name].__file__)) for name in modules if name.split(".")[0] == "lmrl"]
@@ -95,13 +83,7 @@ def catalog_entry(
 
 
 def build(recipes: Iterable[Path]) -> str:
-    """
-    Returns the text of the catalog of recipes, which are run as far as they parse their arguments.
-
-    Args:
-        recipes (list of `Path`):
-            Files of recipes.
-    """
+    """Returns the text of the catalog of recipes, files that are run as far as they parse their arguments."""
     rows: dict[tuple[str, ...], int] = {}
     entries = {}
     for recipe in sorted(recipes):

@@ -17,11 +17,8 @@ PARSED: dict[str, Any] = {}
 
 def interruption_message(arguments: Mapping[str, Any]) -> str:
     """
-    Returns what is lost by the interruption of a recipe, and the command that goes on.
-
-    Args:
-        arguments (`dict`):
-            The recipe's arguments by name; none if it was interrupted before they were read.
+    Returns what is lost by the interruption of a recipe, and the command that goes on, from its arguments by name, of
+    which there are none if it was interrupted before they were read.
     """
     if "resume_from_checkpoint" not in arguments:
         further = " The same command goes on with what is not done yet:" if arguments else ""

@@ -48,15 +48,7 @@ def show(facts: Mapping[str, str], notes: Sequence[str] = ()) -> None:
 
 
 def run_facts(trainer: Any, train_rows: Dataset, eval_rows: Dataset, given: Mapping[str, Any]) -> dict[str, str]:
-    """
-    Returns the lines of the banner of a run, by their names.
-
-    Args:
-        trainer, train_rows, eval_rows:
-            As for [`print_banner`].
-        given (`dict`):
-            Arguments of the recipe by name.
-    """
+    """Returns the lines of the banner of a run, by name; `given` has the arguments of the recipe by name."""
     facts = {"model": _model(trainer, given), "device": _device(trainer)}
     if hasattr(trainer, "reference"):
         facts |= {"reference": _reference(trainer), "critic": _critic(trainer), "rewards": _rewards(trainer)}
@@ -80,18 +72,9 @@ def print_evaluation_banner(
     dtype: str,
 ) -> None:
     """
-    Prints what an evaluation is about to do. Only the main process should call it.
-
-    Args:
-        checkpoints (`dict` of `str`), outputs (`dict` of `str`):
-            Checkpoints and files of texts, by label.
-        rows (`datasets.Dataset`), folder (`Path`):
-            Held-out rows, and where results go.
-        tokenizer, decoding ([`~lmrl.evaluation.Decoding`]), metrics (list of `str`):
-            Tokenizer of the first checkpoint, if there is one; how completions are generated; metrics besides the
-            usual ones.
-        device (`torch.device`), dtype (`str`):
-            Where models are, and the precision of their weights.
+    Prints what an evaluation of checkpoints and of files of texts, by label, is about to do. Only the main process
+    should call it. The tokenizer is that of the first checkpoint, if there is one; the metrics are those besides the
+    usual ones; results go into the folder.
     """
     sampling = f"{decoding.num_samples} sampled at temperature {decoding.temperature:g}"
     beams = "greedy" if decoding.num_beams == 1 else f"{decoding.num_beams} beams"
@@ -322,7 +305,11 @@ def rendered_prompt(tokenizer: Any, prompt: Any, chat_template_kwargs: Mapping[s
 
 def visible(text: str) -> str:
     """Returns a text in one line, with its line breaks as `\\n`, shortened in the middle."""
-    return _middle_shortened(text.replace("\n", "\\n").replace("\t", "\\t"), _TEXT)
+    text = text.replace("\n", "\\n").replace("\t", "\\t")
+    if len(text) <= _TEXT:
+        return text
+    kept = _TEXT - len(" ... ")
+    return f"{text[: kept - kept // 2]} ... {text[len(text) - kept // 2 :]}"
 
 
 def _output(args: Any) -> str:
@@ -336,11 +323,3 @@ def _output(args: Any) -> str:
     }[strategy]
     trackers = f"; logged to {', '.join(args.report_to)}" if args.report_to else ""
     return f"{args.output_dir}; {saved}{trackers}"
-
-
-def _middle_shortened(text: str, limit: int) -> str:
-    """Returns a text of at most `limit` characters, with an ellipsis in place of its middle."""
-    if len(text) <= limit:
-        return text
-    kept = limit - len(" ... ")
-    return f"{text[: kept - kept // 2]} ... {text[len(text) - kept // 2 :]}"

@@ -81,15 +81,8 @@ def weights_by_name(reward_funcs: Sequence[Any], weights: Sequence[float] | None
 
 def weights_of_recipe(values: Mapping[str, Any], args: Any, searched: Collection[str]) -> list[float] | None:
     """
-    Returns the weights of the rewards of a recipe whose arguments are searched; `None` for one without rewards.
-
-    Args:
-        values (`dict`):
-            The recipe's arguments; empty for a script of which none is known.
-        args ([`~lmrl.search.SweepArguments`]):
-            What is searched for.
-        searched (collection of `str`):
-            Names of the arguments that are searched.
+    Returns the weights of the rewards of a recipe, from its arguments, of which some are searched by a sweep with its
+    `args`; `None` for one without rewards, or a script of which no argument is known.
 
     Raises:
         ValueError: If the recipe does not measure the objective, or no KL where that is bounded.

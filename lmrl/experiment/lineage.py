@@ -38,15 +38,7 @@ class Lineage:
 
 
 def lineage_of(folder: str | Path, config: Mapping[str, Any]) -> Lineage:
-    """
-    Returns what a trained model was made from.
-
-    Args:
-        folder (`str` or `Path`):
-            Folder with the trained model, or its adapter.
-        config (`dict`):
-            All settings of the run.
-    """
+    """Returns what the trained model in a folder, or its adapter, was made from; `config` has the run's settings."""
     start = config.get("model_name_or_path")
     adapter = adapter_config(str(folder))
     start_adapter = adapter_config(str(start)) if start else None

@@ -23,13 +23,8 @@ def run_notes(trainer: Any, train_rows: Dataset) -> list[str]:
 
 def precision_note(device: str, bf16: bool, dtype: str, speedup: float | None = None) -> str:
     """
-    Returns a sentence if a CPU would be faster in bfloat16, else an empty text.
-
-    Args:
-        device (`str`), bf16 (`bool`), dtype (`str`):
-            Type of the device, whether products are in bfloat16 already, and the precision of the weights.
-        speedup (`float`, *optional*):
-            How many times as fast it multiplies in bfloat16; measured by default, in some milliseconds.
+    Returns a sentence if a CPU, on which products are not in bfloat16 already, would be faster so, else an empty text;
+    `speedup`, how many times as fast, is measured by default, in some milliseconds.
     """
     if device != "cpu" or bf16 or dtype != "float32":
         return ""

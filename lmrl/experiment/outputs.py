@@ -102,13 +102,7 @@ def _clear_scores(folder: Path, labels: Iterable[str], overwrite: bool) -> None:
 
 
 def check_trackers(report_to: Iterable[str]) -> None:
-    """
-    Raises an error for a tracker that transformers does not know, or whose library is not installed.
-
-    Args:
-        report_to (list of `str`):
-            Names of trackers, as `transformers.TrainingArguments` has them.
-    """
+    """Raises an error for the first tracker that transformers does not know, or whose library is not installed."""
     for tracker in report_to:
         check_in(INTEGRATION_TO_CALLBACK, report_to=tracker)
         try:

@@ -154,13 +154,10 @@ def copy_record(source: str | Path, target: str | Path) -> None:
 
 def trained_rows(models: Iterable[str]) -> dict[str, list[str]]:
     """
-    Returns the keys of the rows that models were trained on, by the run that had them; empty where nothing is known.
+    Returns the keys of the rows that models, folders or hub ids, were trained on, by the run that had them; empty
+    where nothing is known.
 
     The rows of the models that training started from count too, and those of the base of an adapter.
-
-    Args:
-        models (iterable of `str`):
-            Folders or hub ids.
     """
     found: dict[str, list[str]] = {}
     for model in models:
@@ -182,13 +179,8 @@ def adapter_config(model: str) -> dict[str, Any] | None:
 
 def find_trained(rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> dict[str, list[int]]:
     """
-    Returns the indices of the rows with a prompt that was trained on, by the run that did; only of runs with some.
-
-    Args:
-        rows (`datasets.Dataset`):
-            Evaluated rows.
-        trained_on (`dict` of lists of `str`):
-            Keys by run, of [`trained_rows`].
+    Returns the indices of the rows with a prompt that was trained on, by the run that did, of [`trained_rows`]; only
+    of runs with some.
     """
     prompts = [_prompt_part(key) for key in row_keys(rows)]
     found = {}

@@ -123,11 +123,7 @@ class TerminalModel:
 
     def complete(self, prompt: Prompt) -> str:
         """
-        Prints the completion of a prompt, as it is generated, and returns it.
-
-        Args:
-            prompt (`str` or list of `dict`):
-                Text, or chat messages.
+        Prints the completion of a prompt, a text or chat messages, as it is generated, and returns it.
 
         Raises:
             ValueError: If the prompt fills the model's context, or is a chat and there is no chat template.
