@@ -180,17 +180,24 @@ def split_held_out(
             Column whose equal values stay together.
 
     Raises:
-        ValueError: If `eval_rows` leaves nothing on one of the sides.
+        ValueError: If all rows have the same prompt, or `eval_rows` leaves nothing on one of the sides.
     """
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for number, prompt in enumerate(dataset[column]):
+        groups[json.dumps(prompt, sort_keys=True)].append(number)
+    if len(groups) < 2:
+        first = shorten(next(iter(dataset[column]), None))
+        raise ValueError(
+            f"Data without a held-out split must have at least 2 different {column}s, got {len(groups)} in "
+            f"{len(dataset)} rows, {first}: rows with the same {column} stay together. Correct the rows, or name "
+            "held-out ones with `eval_dataset_name`."
+        )
     if eval_rows is None:
         eval_rows = min(100, len(dataset) // 2)
     if not 1 <= eval_rows < len(dataset):
         raise ValueError(
             f"`eval_rows` must be from 1 to {len(dataset) - 1}, as there are {len(dataset)} rows, got {eval_rows}."
         )
-    groups: defaultdict[str, list[int]] = defaultdict(list)
-    for number, prompt in enumerate(dataset[column]):
-        groups[json.dumps(prompt, sort_keys=True)].append(number)
     shuffled = list(groups.values())
     random.Random(seed).shuffle(shuffled)
     held_out: set[int] = set()

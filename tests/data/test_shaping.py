@@ -52,6 +52,13 @@ def test_a_split_smaller_than_every_group_is_refused():
         split_held_out(texts("a", "a", "b", "b"), 1, seed=0)
 
 
+@pytest.mark.parametrize(("rows", "eval_rows"), [(["a"], None), (["a"], 1), (["a", "a", "a"], 2)])
+def test_rows_of_a_single_prompt_are_refused_without_a_number_that_would_help(rows, eval_rows):
+    found = rf"at least 2 different prompts, got 1 in {len(rows)} rows, 'a': .* with `eval_dataset_name`\."
+    with pytest.raises(ValueError, match=found):
+        split_held_out(texts(*rows), eval_rows, seed=0)
+
+
 def test_prompts_that_fit_are_returned_as_they_are(tokenizer):
     data = texts("a", "a b")
     assert fit_prompts(data, tokenizer, 8) is data

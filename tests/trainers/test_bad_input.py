@@ -488,7 +488,7 @@ def failing(
         ),
         ({"--lora_target_modules": "*", "--use_peft": "true"}, ["or a regular expression, got '*' (nothing to rep"]),
         ({"--rewards": "bleu,chrf"}, ["names with spaces between them, got 'bleu,chrf'"]),
-        ({"--prompt_template": "mr ->"}, ["`eval_rows` must be at least 7", "is repeated", "as 'mr ->'"]),
+        ({"--prompt_template": "mr ->"}, ["at least 2 different prompts, got 1 in 7 rows, 'mr ->'"]),
         (
             {"--eval_perplexity_model": "./no"},
             ["`eval_perplexity_model` must be a hub id or an existing folder, got './no'", "Check the name"],
