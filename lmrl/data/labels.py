@@ -82,7 +82,7 @@ def _labelled(rows: Dataset, text_column: str, label_column: str, labels: list[s
     made: dict[str, list[Any]] = {"text": [], "label": []}
     for number, (text, value) in enumerate(zip(rows[text_column], rows[label_column], strict=True)):
         label = named[value] if named and isinstance(value, int) and 0 <= value < len(named) else str(value)
-        if not isinstance(text, str) or label not in index:
+        if not isinstance(text, str) or value is None or label not in index:
             raise ValueError(
                 f"A row must have a text and one of the labels of the training rows, {labels}, got the text "
                 f"{shorten(text)} and the label {value!r} in {place_of(number)}. Correct or drop it."

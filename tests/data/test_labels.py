@@ -69,6 +69,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, test: str, options: dict, 
         load_labelled(str(tmp_path), **options)
 
 
+def test_a_missing_label_is_not_the_label_none(tmp_path: Path) -> None:
+    rows = '{"text": "a", "label": "None"}\n{"text": "b", "label": "1"}\n{"text": "c", "label": null}\n'
+    with pytest.raises(ValueError, match=r"got the text 'c' and the label None in row 2"):
+        load_labelled(write(tmp_path / "rows.jsonl", rows))
+
+
 def test_one_label_is_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least two labels"):
         load_labelled(write(tmp_path / "one.csv", "text,label\na,0\nb,0\n"))
