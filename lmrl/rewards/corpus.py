@@ -32,8 +32,8 @@ def _read_file(path: Path, column: str) -> list[Any]:
     path = path.expanduser()
     if path.suffix not in (".json", ".jsonl") or not path.is_file():
         raise ValueError(f"`corpus` must be a .json or .jsonl file, or a list of lists of strings, got {path}.")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         # Not splitlines: a string may hold a line separator of Unicode.
         rows = parse_json(text) if path.suffix == ".json" else [parse_json(row) for row in text.split("\n") if row]
     except ValueError as error:

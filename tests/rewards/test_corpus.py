@@ -137,10 +137,11 @@ def test_case_counts_only_where_set(reward):
     [
         ("train.jsonl", "\n".join(json.dumps({"id": 0, "refs": row}) for row in CORPUS) + "\n"),
         ("train.json", json.dumps([{"refs": row} for row in CORPUS])),
+        ("marked.json", "\ufeff" + json.dumps([{"refs": row} for row in CORPUS])),
     ],
 )
 def test_a_corpus_comes_as_a_file_or_as_lists(reward, tmp_path, name, text):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     config = {reward.__name__: {"corpus": str(tmp_path / name), "corpus_column": "refs"}}
     from_file = make_reward(config)
     assert from_file.signature == reward.signature
@@ -189,6 +190,12 @@ def test_a_wrong_corpus_file_is_refused(reward, tmp_path, text, message):
     (tmp_path / "train.jsonl").write_text(text)
     with pytest.raises(ValueError, match=message):
         type(reward)(tmp_path / "train.jsonl")
+
+
+def test_a_corpus_in_another_encoding_is_refused_by_its_name(reward, tmp_path):
+    (tmp_path / "train.json").write_bytes('[{"references": "Wörter"}]'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"`corpus` must be JSON, got .*train\.json \('utf-8' codec"):
+        type(reward)(tmp_path / "train.json")
 
 
 def test_a_corpus_too_small_to_weigh_by_is_refused():
