@@ -67,7 +67,7 @@ def test_merge_writes_a_plain_model_and_generate_completes_in_the_terms_of_the_r
         assert command("generate", model, "b", "--greedy")[:2] == (0, expected[0])
     status, out, err = command("generate", "--greedy", run, "b", '{"name": "d"}')
     assert (status, out, err) == (0, "".join(expected), "> a b c\n> a d c\n")
-    (tmp_path / "prompts.txt").write_text("b\n\nd\n")
+    (tmp_path / "prompts.txt").write_text("\ufeffb\n\nd\n", encoding="utf-8")  # as some editors mark UTF-8
     assert command("generate", run, "--prompts", "prompts.txt", "--greedy")[1] == "".join(expected)
     monkeypatch.setattr("sys.stdin", io.StringIO("b\nd\n"))
     assert command("generate", run, "--greedy")[1] == "".join(expected)
@@ -143,6 +143,11 @@ def test_a_run_that_has_not_ended_names_its_newest_checkpoint(
             "`prompts` must be a file that can be read, got 'no.txt': No such file or directory.",
         ),
         (
+            ["generate", "run", "--prompts", "latin.txt"],
+            "`prompts` must be a file that can be read, got 'latin.txt': 'utf-8' codec can't decode byte 0xf6 in "
+            "position 1: invalid start byte.",
+        ),
+        (
             ["generate", "run", "a", "--temperature", "0"],
             "`temperature` must be above 0, got 0.0. The most likely token: --greedy.",
         ),
@@ -166,6 +171,7 @@ def test_a_wrong_call_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(llama_path, tmp_path / "run")
+    (tmp_path / "latin.txt").write_bytes("Wörter".encode("latin-1"))
     assert command(*argv) == (2, "", f"error: {message}\n")
 
 

@@ -5,7 +5,7 @@ The commands that use a trained model: merge, generate, chat. Torch is imported 
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ def generate(words: Sequence[str]) -> None:
     path, *prompts = values.words
     if prompts and values.prompts is not None:
         raise ValueError("`prompts` must not be given with prompts in the command, got both. Leave out either.")
-    texts = prompts or list(_lines(values.prompts or "-"))
+    texts = prompts or _lines(values.prompts or "-")
     if not texts:
         raise ValueError("`lmrl generate` must have a prompt, got none. Write it behind the run, or give --prompts.")
     run(lambda: _generate(path, texts, values))
@@ -132,16 +132,16 @@ def _wants_help(words: Sequence[str], text: str) -> bool:
     return wants_help
 
 
-def _lines(path: str) -> Iterator[str]:
-    """Yields the lines of a file, or of the standard input, that are not blank."""
+def _lines(path: str) -> list[str]:
+    """Returns the lines of a file, or of the standard input, that are not blank."""
     if path == "-" and sys.stdin.isatty():
-        return
+        return []
     try:
-        source = sys.stdin if path == "-" else open(path, encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise ValueError(f"`prompts` must be a file that can be read, got {path!r}: {error.strerror}.") from error
-    with source:
-        yield from (line.rstrip("\n") for line in source if line.strip())
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", error)
+        raise ValueError(f"`prompts` must be a file that can be read, got {path!r}: {reason}.") from error
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def _load(path: str, values: Namespace) -> "tuple[TerminalModel, PromptSettings]":
