@@ -178,7 +178,10 @@ class Format(TextReward):
         except re.error as error:
             raise ValueError(f"`pattern` must be a regular expression, got {self.pattern!r} ({error}).") from error
         ends = "kept" if self.mode == "search" else "stripped"
-        super().__init__(self.name, signature=f"format|mode:{self.mode}|ends:{ends}|pattern:{self._compiled!r}")
+        # Python's own text of a pattern ends after 200 characters.
+        shown = repr(self._compiled).removeprefix(f"re.compile({self.pattern!r:.200}")
+        pattern = f"re.compile({self.pattern!r}{shown}"
+        super().__init__(self.name, signature=f"format|mode:{self.mode}|ends:{ends}|pattern:{pattern}")
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns 1 or 0 for each text."""

@@ -187,6 +187,11 @@ REWARDS = [
     (DistinctN(2), (0.0, 1.0), "distinct_n|n:2|split:whitespace"),
     (Format("a|b", dotall=True), (0.0, 1.0), "format|mode:full|ends:stripped|pattern:re.compile('a|b', re.DOTALL)"),
     (
+        Format("a|" * 150 + "b", ignore_case=True),
+        (0.0, 1.0),
+        f"format|mode:full|ends:stripped|pattern:re.compile('{'a|' * 150}b', re.IGNORECASE)",
+    ),
+    (
         Keywords(["a"], ["b"], "c"),
         (0.0, 1.0),
         "keywords|required:['a']|forbidden:['b']|column:c|whole:yes|case:lc",
