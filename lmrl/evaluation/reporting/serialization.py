@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.rollouts import finite
+from lmrl.utils import shorten
 from lmrl.version import package_versions
 
 from ..evaluate import Evaluation
@@ -50,13 +51,25 @@ def write_json(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Evaluation:
-    """Returns the evaluation that [`write_json`] wrote, to compare it with another checkpoint; `None` becomes NaN."""
-    data = json.loads(Path(path).read_text(encoding="utf-8"))
-    scores = {}
-    for name, score in data["scores"].items():
-        by_row = {key: score.get(key) and known(score[key]) for key in ("row_scores", "sample_scores")}
-        scores[name] = Score(**{**score, "value": known(score["value"]), **by_row})
-    completions = [Completion(**completion) for completion in data["completions"]]
+    """
+    Returns the evaluation that [`write_json`] wrote, to compare it with another checkpoint; `None` becomes NaN.
+
+    Raises:
+        `ValueError`: if the file has none.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        data = json.loads(text)
+        scores = {}
+        for name, score in data["scores"].items():
+            by_row = {key: score.get(key) and known(score[key]) for key in ("row_scores", "sample_scores")}
+            scores[name] = Score(**{**score, "value": known(score["value"]), **by_row})
+        completions = [Completion(**completion) for completion in data["completions"]]
+        decoding = data["decoding"]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{str(path)!r} must have an evaluation that lmrl wrote, got {shorten(text)}. Evaluate it again."
+        ) from error
     optional: dict[str, Any] = {"row_ids": [], "trained_on": None, "tables": {}, "numbers": {}}  # of old files
     others = {name: data.get(name, default) for name, default in optional.items()}
-    return Evaluation(completions, scores, data["decoding"], **others)
+    return Evaluation(completions, scores, decoding, **others)

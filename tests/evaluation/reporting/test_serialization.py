@@ -3,6 +3,8 @@
 import json
 import math
 
+import pytest
+
 from lmrl.evaluation import Completion, Evaluation, Score, read_json, to_json, write_json
 
 
@@ -31,3 +33,14 @@ def test_numbers_that_json_lacks_are_null(tmp_path):
     write_json(tmp_path / "x.json", evaluation)
     score = read_json(tmp_path / "x.json").scores["r"]
     assert math.isnan(score.value) and math.isnan(score.row_scores[0]) and score.row_scores[2] == 0.0
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"scores": {', "[]", "{}", '{"scores": {"bleu": {"value": 1.0}}, "completions": []}']
+)
+def test_a_file_without_an_evaluation_is_named(tmp_path, text):
+    (tmp_path / "after.json").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"after\.json' must have an evaluation that lmrl wrote, got .* Evaluate it again"
+    ):
+        read_json(tmp_path / "after.json")
