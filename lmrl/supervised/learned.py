@@ -13,7 +13,7 @@ from lmrl.evaluation.reporting.wording import with_interval
 from lmrl.evaluation.rows import row_ids
 from lmrl.evaluation.scores import mean_score, pooled_score
 from lmrl.rewards import completion_text
-from lmrl.supervised.scores import clustered_interval
+from lmrl.supervised.scores import clustered_interval, decided_right
 
 Array = NDArray[np.float64]
 
@@ -111,9 +111,9 @@ def evaluate_pairs(margins: Sequence[float], pairs: Dataset) -> tuple[Dataset, d
     scores = [
         _pair_accuracy(by_reward, groups),
         _clustered(_log_loss(1 / (1 + np.exp(-by_reward))), groups),
-        _calibration_error(confidence, _correct(by_reward), lowest=0.5, groups=groups),
+        _calibration_error(confidence, decided_right(by_reward), lowest=0.5, groups=groups),
     ]
-    table = _calibration_table(confidence, _correct(by_reward), 0.5, groups)
+    table = _calibration_table(confidence, decided_right(by_reward), 0.5, groups)
     preferred = [pair[int(margin < 0)] for pair, margin in zip(texts, by_reward, strict=True)]
     labelled = [f"{text.strip()} (by {abs(margin):.2f})" for text, margin in zip(preferred, by_reward, strict=True)]
     rule = [pair[int(margin < 0)].strip() for pair, margin in zip(texts, by_length, strict=True)]
@@ -129,14 +129,9 @@ def _evaluation(texts: list[str], scores: list[Score], ids: list[str], tables: d
     return Evaluation(completions, {score.name: score for score in scores}, {}, ids, tables=tables)
 
 
-def _correct(margins: Array) -> Array:
-    """Returns 1 for a positive margin, 0 for a negative one and 1/2 for 0."""
-    return (np.sign(margins) + 1) / 2
-
-
 def _pair_accuracy(margins: Array, groups: Sequence[Hashable]) -> Score:
     signature = "share of the pairs whose chosen completion has the larger reward|ties:1/2|interval:over prompts"
-    return _clustered(mean_score("accuracy", signature, _correct(margins).tolist(), True), groups)
+    return _clustered(mean_score("accuracy", signature, decided_right(margins).tolist(), True), groups)
 
 
 def _log_loss(of_truth: Array) -> Score:

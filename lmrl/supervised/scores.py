@@ -35,13 +35,18 @@ def clustered_interval(
     return bootstrap_interval(pooled_score("", "", "mean", statistics, None, None), samples=samples, seed=seed)
 
 
+def decided_right(margins: Array) -> Array:
+    """Returns 1 for each pair with a positive margin, 0 for a negative one and 1/2 for 0."""
+    return (np.sign(margins) + 1) / 2
+
+
 def calibration_bins(margins: Array, bins: int = 10) -> list[dict[str, Any]]:
     """
     Returns the mean `confidence`, the `accuracy` and the `count` of the pairs in `bins` bins of equal width of the
     confidence `sigmoid(|margin|)` in [0.5, 1], without the empty ones.
     """
     confidence = 1 / (1 + np.exp(-np.abs(margins)))
-    correct = _correct(margins)
+    correct = decided_right(margins)
     member = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
     inside = [member == number for number in range(bins) if (member == number).any()]
     return [
@@ -98,11 +103,11 @@ def evaluate_preferences(
         raise ValueError(f"`margins` must be at least 1 and finite, got {margins[:5].tolist()}.")
     prompt_keys = [repr(prompt) for prompt in prompts]
     bins = calibration_bins(margins)
-    longer = float(_correct(np.subtract(lengths["chosen"], lengths["rejected"])).mean())
+    longer = float(decided_right(np.subtract(lengths["chosen"], lengths["rejected"])).mean())
     return {
         "pairs": len(margins),
         "prompts": len(set(prompt_keys)),
-        "accuracy": clustered_interval(_correct(margins).tolist(), prompt_keys).to_json(),
+        "accuracy": clustered_interval(decided_right(margins).tolist(), prompt_keys).to_json(),
         "expected_calibration_error": expected_calibration_error(bins),
         "longer_is_chosen": longer,
         "shorter_is_chosen": 1 - longer,
@@ -149,8 +154,3 @@ def interval_as_text(interval: dict[str, float | None]) -> str:
     if interval["low"] is None or interval["high"] is None:
         return f"{interval['value']:.4f} [no interval]"
     return f"{interval['value']:.4f} [{interval['low']:.4f}, {interval['high']:.4f}]"
-
-
-def _correct(margins: Array) -> Array:
-    """Returns 1 for a positive margin, 0 for a negative one and 1/2 for 0."""
-    return (np.sign(margins) + 1) / 2
