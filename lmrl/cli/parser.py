@@ -86,7 +86,8 @@ def parse(
     argv = [text for text in argv if text != PRINT_ARGUMENTS]
     parser = _Parser(dataclass_types, allow_abbrev=False, add_help=False)
     parser.add_argument("--config", metavar="FILE")
-    hints = {name: hint for kind in dataclass_types for name, hint in _field_types(kind).items()}
+    types = {name: hint for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
+    hints = {field.name: types[field.name] for kind in dataclass_types for field in fields(kind) if field.init}
     renamed = _old_names(dataclass_types)
     argv = _rename_flags(argv, renamed)
     given, unknown = parser.parse_known_args(argv)
@@ -135,12 +136,6 @@ def _print_arguments(dataclass_types: Sequence[type], argv: Sequence[str], demo:
         named = None if example is None else (example[0].name, example[1])
         sys.stdout.write(write_help(arguments, Path(sys.argv[0]).name, wants_help(argv) == "all", named))
     sys.exit(0)
-
-
-def _field_types(kind: type) -> dict[str, Any]:
-    """Returns the type of each field of a dataclass that is an argument, by name."""
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind) if field.init}
 
 
 def _old_names(dataclass_types: Iterable[type]) -> dict[str, str]:
