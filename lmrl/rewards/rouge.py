@@ -122,6 +122,8 @@ class Rouge(ReferenceReward[list[Units]]):
         check_in(("best", "mean"), aggregate=self.aggregate)
         self.name = self.name or self.rouge_type
         super().__post_init__()
+        kind = self.rouge_type.removeprefix("rouge")
+        self._order = int(kind) if kind.isdigit() else 1  # words of an n-gram
         if self.use_stemmer:
             stemmer_of("porter")  # a missing nltk is an error here, not in the first training step
         if self.use_stemmer and self.tokenize is not None:
@@ -159,8 +161,7 @@ class Rouge(ReferenceReward[list[Units]]):
         tokens = self._words(text)
         if self.rouge_type == "rougeL":
             return len(tokens), tokens
-        order = int(self.rouge_type[5:])
-        grams = occurrences(tokens if order == 1 else ngrams(tokens, order))
+        grams = occurrences(tokens if self._order == 1 else ngrams(tokens, self._order))
         return len(grams), grams
 
     potential = 0
@@ -168,7 +169,7 @@ class Rouge(ReferenceReward[list[Units]]):
     @property
     def progress_order(self) -> int:  # type: ignore[override]
         """Length of the longest n-grams that its `progress` counts."""
-        return max(4, int(self.rouge_type[5:])) if self.rouge_type[5:].isdigit() else 4
+        return max(4, self._order)
 
     def progress_units(self, text: str) -> Sequence[str]:
         """Returns the words that its `progress` counts."""
@@ -177,13 +178,11 @@ class Rouge(ReferenceReward[list[Units]]):
     def as_if_ended(self, overlap: Overlap) -> Array:
         """Returns the ROUGE of each text so far, (N,); that of ROUGE-Lsum takes it for a single line."""
         if self.rouge_type.startswith("rougeL"):
-            order = 1
             hits = lcs_so_far(overlap.texts, overlap.units)
         else:
-            order = int(self.rouge_type[5:])
-            hits = overlap.counts.shared[:, order - 1]
-        totals = (overlap.reference_lengths - order + 1).clip(min=0)
-        scores = 2 * hits / (overlap.totals[:, order - 1, None] + totals).clip(min=1)
+            hits = overlap.counts.shared[:, self._order - 1]
+        totals = (overlap.reference_lengths - self._order + 1).clip(min=0)
+        scores = 2 * hits / (overlap.totals[:, self._order - 1, None] + totals).clip(min=1)
         return overlap.best(scores) if self.aggregate == "best" else overlap.mean(scores)
 
     def score(self, completion: str, prepared: list[Units]) -> float:
