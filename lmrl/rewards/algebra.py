@@ -187,10 +187,8 @@ class Combined(Reward):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the states of the components that have one, by name."""
-        states: dict[str, Any] = {
-            reward_name(reward): getattr(reward, "state_dict", dict)() for reward in self.components
-        }
-        return {name: state for name, state in states.items() if state}
+        states: list[Any] = [getattr(reward, "state_dict", dict)() for reward in self.components]
+        return {name: state for name, state in zip(self.names, states, strict=True) if state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the result of [`state_dict`]."""
