@@ -15,10 +15,8 @@ _PUNCTUATION = set(string.punctuation)
 
 def chrf_score(sums: Array, beta: int = 2) -> Array:
     """
-    Returns the chrF, in [0, 1]: `(1 + beta^2) P R / (beta^2 P + R)`, 0 where nothing matches.
-
-    P and R are the means of precision and recall over the orders of which both texts have n-grams. The statistics,
-    `(..., 3 * orders)`, and `beta` are those of [`ChrF`].
+    Returns the chrF, in [0, 1], 0 where nothing matches, as [`ChrF`] explains, of its statistics, `(..., 3 * orders)`,
+    and its `beta`.
     """
     of_completion = sums[..., 0::3]
     of_reference = sums[..., 1::3]

@@ -131,9 +131,8 @@ def nist_score(sums: Array) -> Array:
     """
     Returns the NIST, at least 0: that of a completion from its statistics, that of a corpus from their sum over rows.
 
-    `exp(beta * log(min(1, c / r))^2) * sum over n = 1..5 of info_n / total_n`, as [`NIST`] explains, of its
-    statistics, `(..., 11)`: `info_1 ... info_5, total_1 ... total_5, r`; c is `total_1`. An order without n-grams adds
-    0.
+    As [`NIST`] explains, of its statistics, `(..., 11)`: `info_1 ... info_5, total_1 ... total_5, r`; c is `total_1`.
+    An order without n-grams adds 0.
     """
     information, totals, reference = np.split(sums, [NIST_ORDER, 2 * NIST_ORDER], axis=-1)
     brevity = np.minimum(divide(totals[..., 0], reference[..., 0], 0), 1)
