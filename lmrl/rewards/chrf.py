@@ -76,24 +76,19 @@ class ChrF(SummedReward[list[list[Symbols]]]):
                 f"{self.char_order} and {self.word_order}. chrF has 6 and 0, chrF++ has 6 and 2."
             )
         super().__post_init__()
+        self.progress_order = max(4, self.char_order)
         signature = self.sacrebleu_metric(sacrebleu.CHRF).get_signature().format()
         self._signature = f"chrF{self.beta}{'+' * self.word_order}|{signature}"
 
     def units(self, text: str) -> list[Symbols]:
         """Returns the characters and the words of a text, what of it counts."""
-        text = text.lower() if self.lowercase else text
-        symbols: list[Symbols] = ["".join(text.split())] if self.char_order else []
-        return [*symbols, _words(text)] if self.word_order else symbols
+        symbols: list[Symbols] = [self.progress_units(text)] if self.char_order else []
+        return [*symbols, self._progress_words(text)] if self.word_order else symbols
 
     potential = 0
 
-    @property
-    def progress_order(self) -> int:  # type: ignore[override]
-        """Length of the longest n-grams of characters that its `progress` counts."""
-        return max(self.char_order, 4)
-
-    def progress_units(self, text: str) -> Sequence[str]:
-        """Returns the characters that its `progress` counts."""
+    def progress_units(self, text: str) -> str:
+        """Returns the characters of a text but for white space, which its `progress` counts."""
         return "".join((text.lower() if self.lowercase else text).split())
 
     def _progress_words(self, text: str) -> list[str]:

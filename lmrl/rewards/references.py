@@ -4,7 +4,7 @@ import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from lmrl.libraries import Array, np
 from lmrl.progress import Overlap, Prefixes, Progress, UnitsSoFar, units_so_far
@@ -37,7 +37,7 @@ class ReferenceReward(Reward, Generic[Prepared]):
         ValueError: When called, for a row without references.
     """
 
-    progress_order: ClassVar[int] = 4  # length of the longest n-grams that `progress` counts
+    progress_order = 4  # length of the longest n-grams that `progress` counts
 
     name: str
     column: str = "references"

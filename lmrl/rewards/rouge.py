@@ -124,6 +124,7 @@ class Rouge(ReferenceReward[list[Units]]):
         super().__post_init__()
         kind = self.rouge_type.removeprefix("rouge")
         self._order = int(kind) if kind.isdigit() else 1  # words of an n-gram
+        self.progress_order = max(4, self._order)
         if self.use_stemmer:
             stemmer_of("porter")  # a missing nltk is an error here, not in the first training step
         if self.use_stemmer and self.tokenize is not None:
@@ -165,11 +166,6 @@ class Rouge(ReferenceReward[list[Units]]):
         return len(grams), grams
 
     potential = 0
-
-    @property
-    def progress_order(self) -> int:  # type: ignore[override]
-        """Length of the longest n-grams that its `progress` counts."""
-        return max(4, self._order)
 
     def progress_units(self, text: str) -> Sequence[str]:
         """Returns the words that its `progress` counts."""
