@@ -53,20 +53,15 @@ class PromptSettings:
 
         An empty text is no template, or no system message.
         """
-        settings = cls()
+        found: dict[str, Any] = {}
         if find_run(path) is not None:
             groups = read_run(path).settings
             training = groups.get("training", {})
             found = {"max_new_tokens": training.get("max_completion_length"), **groups.get("data", {}), **training}
-            known = {name: found[name] for name in cls.__dataclass_fields__ if found.get(name) is not None}
-            settings = replace(settings, **known)
-            settings = replace(settings, chat=settings.chat or settings.system_prompt is not None)
-        settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
-        return replace(
-            settings,
-            prompt_template=settings.prompt_template or None,
-            system_prompt=settings.system_prompt or None,
-        )
+            found["chat"] = found.get("chat") or found.get("system_prompt") is not None
+        found |= {name: value for name, value in given.items() if value is not None}
+        found |= {name: found.get(name) or None for name in ("prompt_template", "system_prompt")}
+        return cls(**{name: found[name] for name in cls.__dataclass_fields__ if found.get(name) is not None})
 
     def make_prompt(self, text: str) -> Prompt:
         """
