@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -15,7 +15,7 @@ from lmrl.version import package_versions
 from ..comparison import Compared
 from ..evaluate import Evaluation
 from ..roles import compare_evaluations, is_quality, is_reward, is_rewarded, metrics_of, split_by_role
-from ..rows import Row, data_signature
+from ..rows import Rows, data_signature
 from ..scores import Score
 from .curves import Log, curve
 from .findings import find_warnings
@@ -23,16 +23,13 @@ from .markdown import code
 from .templating import render
 from .wording import setting_text
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def write_card(
     output_dir: str | os.PathLike[str],
     evaluations: Mapping[str, Evaluation],
-    rows: "Dataset | Sequence[Row]",
+    rows: Rows,
     *,
     algorithm: str,
     citation: str | None,

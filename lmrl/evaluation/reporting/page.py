@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..comparison import Compared, Difference, Pairs
 from ..evaluate import TOTAL_REWARD, Evaluation
@@ -20,7 +20,7 @@ from ..roles import (
     metrics_of,
     split_by_role,
 )
-from ..rows import Row, data_signature
+from ..rows import Rows, data_signature
 from ..scores import Score
 from .axes import colors_of
 from .curves import POINTS, Log
@@ -29,9 +29,6 @@ from .findings import find_warnings
 from .samples import collect_rollouts, collect_samples
 from .templating import TEMPLATES, render
 from .wording import setting_text
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 # In place of checkpoints, where there are only logs.
 NO_EVALUATION = Evaluation([], {}, {})
@@ -43,7 +40,7 @@ _HEADLINES = ("bleu", "rougeL", "chrf", "meteor")
 def write_page(
     path: str | os.PathLike[str],
     evaluations: Mapping[str, Evaluation],
-    rows: "Dataset | Sequence[Row]",
+    rows: Rows,
     *,
     logs: Mapping[str, Log] | None = None,
     config: Mapping[str, Any] | None = None,

@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lmrl.rollouts import read_log, read_rollouts
 
@@ -12,7 +12,7 @@ from ..comparison import Compared, compare_pairs
 from ..evaluate import Evaluation
 from ..matching import matched
 from ..roles import measured_rewards, primary_metrics
-from ..rows import Row
+from ..rows import Rows
 from .curves import Log
 from .findings import find_warnings
 from .page import write_page
@@ -20,16 +20,13 @@ from .serialization import write_json
 from .tables import pairs_table, samples_table, scores_table, show
 from .wording import setting_text
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 # Beside the page: what it shows that is in no other file of the run.
 FACTS_FILE = "report.json"
 
 
 def report(
     evaluations: Mapping[str, Evaluation],
-    rows: "Dataset | Sequence[Row]",
+    rows: Rows,
     folder: str | Path,
     samples: int = 5,
     *,
@@ -120,9 +117,7 @@ def report(
     return compared
 
 
-def _write_facts(
-    folder: Path, evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", facts: Mapping[str, Any]
-) -> None:
+def _write_facts(folder: Path, evaluations: Mapping[str, Evaluation], rows: Rows, facts: Mapping[str, Any]) -> None:
     """Writes `report.json`: the labels of the evaluations, prompts and references, and settings, without tokens."""
     config = {
         name: "hidden" if isinstance(value, str) and name.endswith("_token") else value

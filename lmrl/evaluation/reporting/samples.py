@@ -3,18 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lmrl.rewards import completion_text
 
 from ..evaluate import Evaluation
 from ..roles import is_reward, is_rewarded
-from ..rows import Row
+from ..rows import Rows
 from .worddiff import Piece, word_diff
 from .wording import prompt_text
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 class RewardChange(NamedTuple):
@@ -26,7 +23,7 @@ class RewardChange(NamedTuple):
 
 
 def collect_samples(
-    evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", rewarded: Sequence[str], most: int
+    evaluations: Mapping[str, Evaluation], rows: Rows, rewarded: Sequence[str], most: int
 ) -> dict[str, Any]:
     """
     Returns the variables of the page's section of samples; the first three arguments are those of [`report`].

@@ -3,17 +3,16 @@
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ..comparison import SIGNIFICANCE_LEVEL, Columns, Compared, Difference, Pairs, compare_all
 from ..evaluate import Evaluation
 from ..roles import is_reward, split_by_role
-from ..rows import Row
+from ..rows import Rows
 from .wording import difference_text, number, p_value, prompt_text, score_text
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from rich.table import Table
 
 # All control characters but tab and line feed: the escape sequences in a text would act on the terminal.
@@ -93,7 +92,7 @@ def _caption(found: Iterable[Mapping[str, Difference]], has_exploratory: bool) -
     return f"{star}; exploratory metrics are not tested" if has_exploratory else star
 
 
-def samples_table(evaluations: Mapping[str, Evaluation], rows: "Dataset | Sequence[Row]", n: int = 5) -> "Table":
+def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5) -> "Table":
     """
     Returns a table (`rich.table.Table`) of the first `n` prompts, each with a reference, its first completion in each
     evaluation, and the rewards. Evaluations and rows are those of [`report`].
