@@ -54,7 +54,9 @@ def trainer_of(
     options |= {"lr_scheduler_type": "linear", "weight_decay": 0.1, **overrides}
     options["per_device_train_batch_size"] //= processes
     if lora:
-        options["peft_config"] = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
+        options["peft_config"] = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+        # A reference that follows: the adapter's copy `ref`, a parameter of the policy.
+        options |= {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.25}
     rewards = [Weighted({Normalized(share_of_letters): 1.0, Length(4): 0.5}, name="sum"), share_of_a]
     rows = Dataset.from_list([{"prompt": prompt} for prompt in [*PROMPTS, "y z", "z y x", "a a", "b b c"]])
     return make_trainer(algorithm, model, folder, **{"reward": rewards, "train_dataset": rows, **options})

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 from tiny import WORDS, tiny_gpt2, tiny_llama, tiny_tokenizer
 from training import ALGORITHMS, PROMPTS, make_trainer, one_rollout
 from transformers import AutoModelForCausalLM
@@ -39,6 +41,16 @@ def kl_of(rollout: Rollout, policy: torch.nn.Module, reference: torch.nn.Module)
         completion = rollout.completion_ids[row][rollout.completion_mask[row].bool()]
         ratios.append(log_probability(policy, prompt, completion) - log_probability(reference, prompt, completion))
     return sum(ratios) / len(ratios)
+
+
+def merged(trainer: Any, start: str, adapter: str) -> torch.nn.Module:
+    """Returns the plain model that a GPT-2 is with an adapter."""
+    plain = AutoModelForCausalLM.from_pretrained(start).eval()
+    for name, layer in trainer.model.get_base_model().named_modules():
+        if isinstance(layer, LoraLayer):
+            added = layer.lora_B[adapter].weight @ layer.lora_A[adapter].weight * layer.scaling[adapter]
+            plain.get_submodule(name).weight.data += added.T
+    return plain
 
 
 def logged_kl(trainer: Any) -> float:
@@ -250,10 +262,10 @@ def test_a_reference_follows_a_policy_with_a_critic(gpt2_path: str, tmp_path: Pa
     assert not torch.equal(trainer.ref_model.transformer.wte.weight, start)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_reference_of_an_adapter_follows_it(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
-    lora = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
-    options = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.25, "num_iterations": 2}
+@pytest.mark.parametrize(("algorithm", "alpha"), [("reinforce", 0.25), ("ppo", 1.0)])
+def test_the_reference_of_an_adapter_follows_it(algorithm: str, alpha: float, gpt2_path: str, tmp_path: Path) -> None:
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    options = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": alpha, "num_iterations": 2}
     trainer = make_trainer(
         algorithm, gpt2_path, tmp_path, peft_config=lora, max_steps=1, learning_rate=1e-2, **options
     )
@@ -262,9 +274,21 @@ def test_the_reference_of_an_adapter_follows_it(algorithm: str, gpt2_path: str, 
     one_rollout(trainer)
     assert logged_kl(trainer) == pytest.approx(0, abs=1e-6)
     trainer.train()
-    # It began as the adapter, whose B is 0 before training, and a quarter of the adapter was mixed in.
-    mixed = {"A": 0.75 * start + 0.25 * layer.lora_A["default"].weight, "B": 0.25 * layer.lora_B["default"].weight}
-    assert torch.allclose(layer.lora_A["ref"].weight, mixed["A"], atol=1e-7)
-    assert torch.allclose(layer.lora_B["ref"].weight, mixed["B"], atol=1e-7)
-    assert layer.lora_B["ref"].weight.abs().max() > 1e-4
+    # It began as the adapter, whose B is 0 before training, and a share of the adapter was mixed in.
+    new = (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+    mixed = (layer.lora_A["ref"].weight, layer.lora_B["ref"].weight)
+    assert torch.allclose(mixed[0], (1 - alpha) * start + alpha * new[0], atol=1e-7)
+    assert torch.allclose(mixed[1], alpha * new[1], atol=1e-7)
+    assert mixed[1].abs().max() > 1e-4
+    # What is added to the weights is no mixture of what was: that would be `alpha * new[1] @ new[0]`, as B was 0.
+    added = alpha * new[1] @ new[0] - alpha * (1 - alpha) * new[1] @ (new[0] - start)
+    assert torch.allclose(mixed[1] @ mixed[0], added, atol=1e-7)
     assert not any(".ref." in name for name, weight in trainer.model.named_parameters() if weight.requires_grad)
+    rollout = one_rollout(trainer)
+    expected = kl_of(rollout, merged(trainer, gpt2_path, "default"), merged(trainer, gpt2_path, "ref"))
+    assert logged_kl(trainer) == pytest.approx(expected, abs=1e-5)
+    trainer.save_model()
+    assert not (tmp_path / "ref").exists()
+    assert not any("ref" in name.split(".") for name in load_file(tmp_path / "adapter_model.safetensors"))
+    is_policy = all(torch.equal(one, other) for one, other in zip(mixed, new, strict=True))  # to the bit
+    assert (is_policy, abs(expected) > 1e-4) == ((True, False) if alpha == 1 else (False, True))
