@@ -1,5 +1,6 @@
 """Trainable sequence classifiers: a pretrained model with a new head, or a small encoder from scratch."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import (
 from lmrl.utils import loading_problem
 
 SCRATCH = "scratch"
+HEADS = ("score", "classifier")  # that PEFT trains and saves with an adapter of a classifier
 
 
 def load_trainable_classifier(
@@ -27,6 +29,7 @@ def load_trainable_classifier(
     dtype: str | torch.dtype = "float32",
     revision: str = "main",
     trust_remote_code: bool = False,
+    with_adapter: bool = False,
     **kwargs: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
@@ -46,11 +49,14 @@ def load_trainable_classifier(
             Precision of the weights.
         revision (`str`, *optional*, defaults to `"main"`), trust_remote_code (`bool`, *optional*):
             Which files of the hub are loaded, and whether their code may be run.
+        with_adapter (`bool`, *optional*, defaults to `False`):
+            Whether it is to be trained with LoRA, of which the adapter and the head are saved, and no other weights.
         **kwargs:
             Passed on to the model's `from_pretrained`, such as `attn_implementation`.
 
     Raises:
-        ValueError: If there is no such model, it is an adapter, or its tokenizer has neither a pad token nor an EOS.
+        ValueError: If there is no such model, it is an adapter, its tokenizer has neither a pad token nor an EOS, or
+            it has new weights that would not be saved with an adapter.
     """
     if model_name_or_path == SCRATCH:
         if kwargs.get("quantization_config") is not None:
@@ -58,6 +64,7 @@ def load_trainable_classifier(
                 f"`quantization_config` must not be set with {SCRATCH!r}, as all weights of such a model are trained. "
                 "Leave it out."
             )
+        _check_saved(SCRATCH, with_adapter, ["all layers"])
         return small_encoder(texts, labels)
     if (Path(model_name_or_path) / "adapter_config.json").is_file():
         raise ValueError(
@@ -66,11 +73,11 @@ def load_trainable_classifier(
         )
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     if (quantization := kwargs.get("quantization_config")) is not None:
-        quantization.llm_int8_skip_modules = ["score", "classifier"]  # all weights of the new head are trained
+        quantization.llm_int8_skip_modules = list(HEADS)  # all weights of the new head are trained
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, padding_side="right", **source)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            model_name_or_path, dtype=dtype, **_label_names(labels), **source, **kwargs
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            model_name_or_path, dtype=dtype, output_loading_info=True, **_label_names(labels), **source, **kwargs
         )
     except Exception as error:  # a damaged folder may raise any exception
         reason = loading_problem(model_name_or_path, error)
@@ -78,6 +85,7 @@ def load_trainable_classifier(
             f"`model_name_or_path` must be a hub id, a folder with a model and its tokenizer, or {SCRATCH!r}, got "
             f"{model_name_or_path!r}, from which no classifier could be loaded ({reason}). Check the name."
         ) from error
+    _check_saved(model_name_or_path, with_adapter, found["missing_keys"])
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise ValueError(
@@ -85,6 +93,16 @@ def load_trainable_classifier(
         )
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def _check_saved(name: str, with_adapter: bool, new: Iterable[str]) -> None:
+    """Raises an error for new weights of a model, by name, that would be lost beside an adapter."""
+    lost = {re.sub(r"\.(weight|bias)$", "", weight) for weight in new if weight.split(".")[0] not in HEADS}
+    if with_adapter and lost:
+        raise ValueError(
+            f"`use_peft` must be false for {name!r}, got true. Its weights of {', '.join(sorted(lost))} are new, and "
+            "no adapter saves them: leave it out, and all weights are trained."
+        )
 
 
 def small_encoder(

@@ -93,7 +93,9 @@ def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[Pre
     source = {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
     name = str(model_args.model_name_or_path or demo_model_path())
     loading = model_args.loading(bf16=config.bf16)
-    model, tokenizer = load_trainable_classifier(name, ["reward"], texts, **source, **loading)
+    model, tokenizer = load_trainable_classifier(
+        name, ["reward"], texts, with_adapter=model_args.use_peft, **source, **loading
+    )
     if model_args.use_peft and not model_args.lora_target_parameters:
         check_lora_targets(model, model_args.lora_target_modules)
     return model, tokenizer
