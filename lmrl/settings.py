@@ -14,6 +14,10 @@ LOWER_IS_BETTER = (
     *("kl", "kl_per_sequence", "completions/clipped_ratio", "loss"),
 )
 
+# Peak learning rate of LoRA over that of all weights, at any rank, where alpha is divided by the rank: "LoRA Without
+# Regret" (Schulman and Thinking Machines Lab, 2025, https://doi.org/10.64434/tml.20250929).
+LORA_RATE_RATIO = 10
+
 _GIVEN: ContextVar[Mapping[str, str] | None] = ContextVar("given", default=None)
 
 
@@ -64,6 +68,36 @@ def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str
         value = getattr(arguments, name)
         if is_given(arguments, name) and value is not None and value is not False:
             raise ValueError(f"`{name}` must not be set {relation} `{other}`, got {value!r}: it would not be read.")
+
+
+def lora_learning_rate(config: Any, full: float) -> float:
+    """
+    Returns the default learning rate of LoRA.
+
+    Args:
+        config (`transformers.TrainingArguments`):
+            Configuration of the trainer.
+        full (`float`):
+            The default for all weights.
+
+    Raises:
+        ValueError: If an optimizer or a schedule of DeepSpeed's configuration has that one already.
+    """
+    engine = getattr(config, "hf_deepspeed_config", None)
+    for name in ("optimizer.params.lr", "scheduler.params.warmup_max_lr"):
+        if engine is not None and engine.get_value(name) == full:
+            raise ValueError(
+                f"`learning_rate` must be given for LoRA where DeepSpeed's configuration has {name}, got none. Its "
+                f"default for LoRA is {full * LORA_RATE_RATIO:g}, and DeepSpeed has that for all weights, {full:g}."
+            )
+    return full * LORA_RATE_RATIO
+
+
+def follow_lora(config: Any) -> None:
+    """Sets the default learning rate of LoRA in a configuration that was parsed, unless a user gave one."""
+    given = getattr(config, "given", None)
+    if given is not None and "learning_rate" not in given and config.learning_rate is not None:
+        config.learning_rate = lora_learning_rate(config, config.learning_rate)
 
 
 def known_direction(metric: str | None, greater_is_better: bool | None) -> bool | None:

@@ -18,7 +18,7 @@ Recipe = Callable[..., tuple[int, str, str]]
 
 SHORT = (
     *("--max_steps", "2", "--per_device_train_batch_size", "8", "--report_to", "none", "--disable_tqdm", "true"),
-    *("--learning_rate", "1e-2", "--use_peft", "true", "--lora_r", "4", "--lora_target_modules", "all-linear"),
+    *("--learning_rate", "1e-2", "--use_peft", "true", "--lora_r", "4"),
 )
 RL = (*("--gradient_accumulation_steps", "1", "--max_completion_length", "8", "--eval_rows", "4"),)
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11, 12]])
@@ -40,7 +40,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 def without_peft(argv: tuple[Any, ...]) -> tuple[Any, ...]:
     """Returns arguments without those of LoRA."""
     start = argv.index("--use_peft")
-    return (*argv[:start], *argv[start + 6 :])
+    return (*argv[:start], *argv[start + 4 :])
 
 
 def first_log(folder: Path) -> dict[str, float]:
@@ -199,5 +199,5 @@ def test_settings_of_lora_are_those_of_the_adapter_or_those_of_a_new_one(llama_p
         )
         assert given.peft_config() is None
     new = ModelArguments(model_name_or_path=llama_path, use_peft=True, lora_alpha=8).peft_config()
-    assert (new.r, new.lora_alpha, new.lora_dropout, new.target_modules) == (16, 8, 0.0, None)
+    assert (new.r, new.lora_alpha, new.lora_dropout, new.target_modules) == (16, 8, 0.0, "all-linear")
     assert ModelArguments(model_name_or_path=llama_path).peft_config() is None

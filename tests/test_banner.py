@@ -48,7 +48,9 @@ def test_the_lines_of_a_run_with_an_adapter(llama_path: str, tmp_path: Path) -> 
     batches = {"per_device_train_batch_size": 2, "steps_per_generation": 4, "num_generations": 4, "kl_target": 3.0}
     trainer = make_trainer("reinforce", llama_path, tmp_path, **{**RUN, "max_steps": -1}, **options, **batches)
     lines = lines_of(trainer, tmp_path)
-    assert lines["model"] == "tiny (LlamaForCausalLM): 23.2k parameters, 512 trained (2.2 %) (LoRA of rank 4)"
+    assert (
+        lines["model"] == "tiny (LlamaForCausalLM): 23.2k parameters, 512 trained (2.2 %) (LoRA of rank 4 on q_proj)"
+    )
     assert lines["reference"] == "the policy with its adapter off; KL penalty beta 0.05, adapted to a KL of 3 nats"
     assert lines["critic"] == "none; the baseline is leave_one_out"
     assert lines["each step"] == "2 of a rollout of 8 = 2 prompts x 4 completions, trained on in 4 steps"

@@ -8,7 +8,7 @@ import pytest
 from lmrl.experiment.lineage import lineage_of
 
 ADAPTER = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": ["v_proj", "q_proj"], "use_dora": False}
-LORA = "`r=8`, `lora_alpha=16`, `target_modules=q_proj,v_proj`"
+LORA = "`r=8`, `lora_alpha=16`, `target_modules=q_proj, v_proj`"
 GPT2 = "[openai/gpt2](https://huggingface.co/openai/gpt2)"
 
 
@@ -46,6 +46,8 @@ def test_all_weights_of_a_model_of_the_hub_of_a_run_and_of_the_demo():
 def test_an_adapter_names_its_base_and_its_settings():
     weights = f"LoRA on {GPT2}, whose own weights were not trained: {LORA}, `dtype=float32`"
     assert facts("on_hub", "openai/gpt2", use_peft=True) == (GPT2, weights, "openai/gpt2", True)
+    _, weights, *_ = facts("on_hub", "openai/gpt2", use_peft=True, lora_target_modules="all-linear")
+    assert weights.endswith("`lora_alpha=16`, `target_modules=all-linear`, `dtype=float32`")
     bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": False}
     _, weights, *_ = facts("on_hub", "openai/gpt2", use_peft=True, **bits)
     assert weights.startswith(f"LoRA on {GPT2} in 4 bits (`bnb_4bit_quant_type=nf4`), whose own weights")

@@ -12,7 +12,7 @@ from lmrl.settings import Settings, check_unread, is_given
 from lmrl.utils import check_at_least, option
 
 # Settings of a new adapter, where none are given.
-_NEW_ADAPTER = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
+_NEW_ADAPTER = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_target_modules": "all-linear"}
 
 # Settings of an adapter, and their names in its adapter_config.json.
 _ADAPTER_SETTINGS = {
@@ -50,6 +50,11 @@ class ModelArguments(Settings, ModelConfig):
     _argument_group_name = "Model"
 
     model_name_or_path: str | None = option(None, "Model to start from: folder or hub id. Default: lmrl's demo model.")
+    use_peft: bool = option(
+        False,
+        "Train LoRA, by default at ten times the rate. In place of all weights, on all linear layers, at ten times "
+        "the default learning_rate of all weights, unless others are given.",
+    )
     lora_r: int | None = option(None, "Rank of the LoRA layers. Default: 16, or that of the adapter it starts from.")
     lora_alpha: int | None = option(
         None, "Scale of the LoRA layers, over their rank. Default: 32, or that of the adapter it starts from."
@@ -58,6 +63,11 @@ class ModelArguments(Settings, ModelConfig):
         None,
         "Dropout of the LoRA layers. Default: 0, or that of the adapter it starts from. Above 0, the policy that is "
         "trained differs from the policy that sampled the completions.",
+    )
+    lora_target_modules: list[str] | None = option(
+        None,
+        "Layers with LoRA; by default all linear ones. Names, one regular expression, or all-linear, which leaves out "
+        "the embeddings and the LM head. An adapter that is trained further keeps its own.",
     )
     lora_task_type: str = field(default="CAUSAL_LM", init=False)  # of the recipe, not of the user
     merge: bool = option(

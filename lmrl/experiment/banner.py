@@ -10,7 +10,9 @@ from datasets import Dataset
 
 from lmrl.critics import get_critic
 from lmrl.experiment.notes import run_notes, weights_dtype
+from lmrl.experiment.policies import layers_text, layers_without_adapter
 from lmrl.models import base_of
+from lmrl.settings import LORA_RATE_RATIO
 from lmrl.utils import aligned_lines, tokenize_prompt
 
 _TEXT = 160  # characters of a prompt or a reference that are shown
@@ -107,9 +109,12 @@ def _adapter(model: Any) -> str:
     config = getattr(model, "active_peft_config", None)
     if config is None:
         return ""
-    rank = getattr(config, "r", None)
-    kind = str(getattr(config.peft_type, "value", config.peft_type)).replace("LORA", "LoRA")
-    return f" ({kind} of rank {rank})" if rank else f" ({kind})"
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind != "LORA":
+        return f" ({kind})"
+    layers = layers_text(config.target_modules) if layers_without_adapter(model) else "all linear layers"
+    parts = [layers, *(config.target_parameters or ())]
+    return f" (LoRA of rank {config.r} on {', '.join(part for part in parts if part)})"
 
 
 def count_weights(model: Any) -> tuple[int, int]:
@@ -238,7 +243,16 @@ def _training(trainer: Any) -> str:
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     resumed = f"; goes on from a checkpoint ({args.resume_from_checkpoint})" if args.resume_from_checkpoint else ""
     named = f"{steps:,} step{'s'[: steps != 1]}"
-    return f"{named}, {seen:,.0f} {unit}{passes}; learning rate {args.learning_rate:g}, {schedule}{resumed}"
+    return f"{named}, {seen:,.0f} {unit}{passes}; learning rate {_rate(trainer)}, {schedule}{resumed}"
+
+
+def _rate(trainer: Any) -> str:
+    """Returns the learning rate, of LoRA beside the default for all weights."""
+    args = trainer.args
+    full = getattr(args, "full_learning_rate", type(args).__dataclass_fields__["learning_rate"].default)
+    is_raised = hasattr(trainer.model, "peft_config") and args.learning_rate == LORA_RATE_RATIO * full
+    note = f" ({LORA_RATE_RATIO} times the default for all weights)" if is_raised else ""
+    return f"{args.learning_rate:g}{note}"
 
 
 def _pace(trainer: Any, rows: int | None) -> tuple[float, int | None]:

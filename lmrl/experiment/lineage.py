@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.evaluation.reporting.card import hub_id, local_name, options_text
+from lmrl.experiment.policies import layers_text
 from lmrl.experiment.runs import adapter_config, find_run, read_run
 
 _PRECISION = ("dtype", "bf16", "fp16")
-_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_dora", "use_rslora")
+_OF_ADAPTER = (
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "modules_to_save"),
+    *("use_dora", "use_rslora"),
+)
 _OF_4_BITS = ("bnb_4bit_quant_type", "use_bnb_nested_quant")
 _SCRATCH = "scratch"  # the name of a new model in `train_classifier.py` and `train_reward_model.py`
 _MAX_RUNS = 20  # a chain of more is a circle of folders
@@ -66,8 +70,9 @@ def _named(model: object) -> str:
 def _adapter_text(adapter: Mapping[str, Any], config: Mapping[str, Any], continued: str | None) -> str:
     """Returns which adapter was trained, and on what."""
     facts = {name: value for name, value in adapter.items() if value not in (0, 0.0, [])}
-    if isinstance(facts.get("target_modules"), list):
-        facts["target_modules"] = ",".join(sorted(facts["target_modules"]))
+    has_all = config.get("lora_target_modules") == "all-linear"
+    if "target_modules" in facts:
+        facts["target_modules"] = "all-linear" if has_all else layers_text(facts["target_modules"])
     base = _named(adapter.get("base_model_name_or_path"))
     first = f", continued from the adapter {continued}" if continued else ""
     bits = f" in 4 bits ({options_text(config, *_OF_4_BITS)})" if config.get("load_in_4bit") else ""

@@ -1,6 +1,8 @@
 """The policy and its rows, from the arguments of a recipe."""
 
 import logging
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrl import models
 from lmrl.data import demo_model_path, load_splits
-from lmrl.models import check_lora_targets, context_length
+from lmrl.models import check_lora_targets, context_length, linear_layers
+from lmrl.settings import follow_lora
 from lmrl.utils import known_as
 
 logger = logging.getLogger(__name__)
@@ -38,16 +41,19 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
     _list_tied_weights(model)
     if model_args.lora_target_modules == "all-linear" and hasattr(model, "peft_config"):
         _check_all_linear(model)
-    if model_args.use_peft and not hasattr(model, "peft_config") and not model_args.lora_target_parameters:
-        check_lora_targets(model, model_args.lora_target_modules)
+    if model_args.use_peft and not hasattr(model, "peft_config"):
+        check_lora_targets(model, model_args.lora_target_modules, model_args.lora_target_parameters)
+    if model_args.use_peft or hasattr(model, "peft_config"):
+        follow_lora(config)
     if not model_args.use_peft:  # which trains other weights, in float32
-        _warn_if_weights_are_too_coarse(model, config.learning_rate)
+        rate = config.full_learning_rate if config.learning_rate is None else config.learning_rate
+        _warn_if_weights_are_too_coarse(model, rate)
     return model, tokenizer
 
 
 def _check_all_linear(model: PreTrainedModel) -> None:
     """Raises an error for an adapter, which is trained further, that leaves out linear layers."""
-    if left_out := _linear_layers_without_adapter(model):
+    if left_out := layers_without_adapter(model):
         raise ValueError(
             "`lora_target_modules` must be those of the adapter that is trained further, got all-linear, and "
             f"{left_out[0]} and {len(left_out) - 1} others have none. Leave it out."
@@ -119,12 +125,16 @@ def model_source(model_args: Any, config: Any) -> dict[str, Any]:
     return {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
 
 
-def _linear_layers_without_adapter(model: PreTrainedModel) -> list[str]:
-    """Returns the names of a model's linear layers, but for its LM head, that have no LoRA layer around them."""
+def layers_without_adapter(model: PreTrainedModel) -> list[str]:
+    """Returns the names of [`linear_layers`] that have no LoRA layer around them, a critic's left out."""
     from peft.tuners.lora import LoraLayer
-    from transformers.pytorch_utils import Conv1D
 
     adapted = {id(part) for layer in model.modules() if isinstance(layer, LoraLayer) for part in layer.modules()}
-    adapted.add(id(model.get_output_embeddings()))
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)]
-    return [name for name, layer in layers if id(layer) not in adapted]
+    names = [name for name, layer in linear_layers(model).items() if id(layer) not in adapted]
+    return [name for name in names if "critic" not in name.split(".")]
+
+
+def layers_text(targets: str | Iterable[str] | None) -> str:
+    """Returns `target_modules` of an adapter as a text, a layer of all blocks once, as `h.*.attn.c_attn`."""
+    names = [targets] if isinstance(targets, str) else targets or ()
+    return ", ".join(sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names}))

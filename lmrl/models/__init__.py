@@ -6,6 +6,7 @@ from .adapters import (
     backbone_of,
     base_of,
     check_lora_targets,
+    linear_layers,
     tied_targets,
     upcast_adapters_to_fp32,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "disable_dropout",
     "draw",
     "fuse_activations",
+    "linear_layers",
     "load_backbone",
     "load_backbone_and_head",
     "load_model",

@@ -4,7 +4,7 @@ import copy
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -176,31 +176,57 @@ def _added(layer: nn.Module, addition: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def check_lora_targets(model: PreTrainedModel, targets: str | list[str] | None) -> None:
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns a model's linear layers by name, but for its LM head and for layers that an adapter trains in full."""
+    from peft.utils.other import AuxiliaryTrainingWrapper
+    from transformers.pytorch_utils import Conv1D
+
+    wrapped = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+    left_out = {id(part) for module in wrapped for part in module.modules()}
+    left_out.add(id(model.get_output_embeddings()))
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+    return {name: layer for name, layer in layers.items() if id(layer) not in left_out}
+
+
+def expert_parameters(model: nn.Module) -> list[str]:
+    """Returns the ends of the names of weights that are matrices of several experts, and no layers."""
+    names = [
+        f"{name.rpartition('.')[2]}.{weight_name}"
+        for name, module in model.named_modules()
+        for weight_name, weight in module.named_parameters(recurse=False)
+        if weight.dim() == 3 and min(weight.shape) > 1 and not isinstance(module, nn.Conv1d)
+    ]
+    return sorted(set(names))
+
+
+def check_lora_targets(
+    model: PreTrainedModel, targets: str | list[str], parameters: Iterable[str] | None = None
+) -> None:
     """
     Raises an error for layers of a new adapter that a model does not have; PEFT passes over one name of several.
 
     Args:
         model (`transformers.PreTrainedModel`):
             The model.
-        targets (`str` or list of `str`, *optional*):
-            `lora_target_modules`: names, a pattern of complete names, `all-linear`, or the usual ones of the model.
+        targets (`str` or list of `str`):
+            `lora_target_modules`: names, a pattern of complete names, or `all-linear`.
+        parameters (list of `str`, *optional*):
+            `lora_target_parameters`: weights that are no layers.
 
     Raises:
-        ValueError: With the names of the model's linear layers.
+        ValueError: With the names of the model's linear layers, or of experts that `all-linear` would leave out.
     """
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
-    from transformers.pytorch_utils import Conv1D
-
     head = model.get_output_embeddings()
     layers = {name: layer for name, layer in model.named_modules() if layer is not head}
-    linear = sorted({n.rpartition(".")[2] for n, layer in layers.items() if isinstance(layer, nn.Linear | Conv1D)})
+    linear = sorted({name.rpartition(".")[2] for name in linear_layers(model)})
     remedy = f"Its linear layers are {', '.join(linear)}; all-linear takes all of them."
     if not linear:
         remedy = "It has no linear layers: leave out `use_peft`, and train all of its weights."
-    kind = model.config.model_type
-    if targets is None and kind not in USUAL:
-        raise ValueError(f"`lora_target_modules` must be given for a model of type {kind!r}, got none. {remedy}")
+    if targets == "all-linear" and not parameters and (experts := expert_parameters(model)):
+        raise ValueError(
+            "`lora_target_parameters` must name the experts, which are no linear layers, where all of these get LoRA, "
+            f"got none. Give {' '.join(experts)}, or name the layers in `lora_target_modules`: {', '.join(linear)}."
+        )
     if targets == "all-linear":
         targets = [] if linear else [targets]
     if isinstance(targets, str):
@@ -210,6 +236,6 @@ def check_lora_targets(model: PreTrainedModel, targets: str | list[str] | None) 
             raise ValueError(
                 f"`lora_target_modules` must be names or a regular expression, got {targets!r} ({error}). {remedy}"
             ) from error
-    for target in targets or ():
+    for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
             raise ValueError(f"`lora_target_modules` must name layers of the model, got {target!r}. {remedy}")

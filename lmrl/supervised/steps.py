@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lmrl.data import demo_model_path
 from lmrl.models import check_lora_targets, context_length, fuse_activations
 from lmrl.rewards import RewardModel
+from lmrl.settings import follow_lora
 from lmrl.supervised.classifiers import load_trainable_classifier
 from lmrl.supervised.forward import add_supervised_forward
 from lmrl.supervised.scores import classification_scores, evaluate_preferences, interval_as_text
@@ -96,8 +97,9 @@ def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[Pre
     model, tokenizer = load_trainable_classifier(
         name, ["reward"], texts, with_adapter=model_args.use_peft, **source, **loading
     )
-    if model_args.use_peft and not model_args.lora_target_parameters:
-        check_lora_targets(model, model_args.lora_target_modules)
+    if model_args.use_peft:
+        check_lora_targets(model, model_args.lora_target_modules, model_args.lora_target_parameters)
+        follow_lora(config)
     return model, tokenizer
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset
-from peft import PromptLearningConfig
+from peft import LoraConfig, PromptLearningConfig
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -73,6 +73,7 @@ class Given:
     def for_trl(self) -> tuple[Any, ...]:
         """Returns the first arguments of TRL's trainer, with a configuration that trainers may write to."""
         own_args = copy.deepcopy(self.args)
+        own_args.choose_learning_rates(isinstance(models.adapter_config(self.model, self.peft_config), LoraConfig))
         vars(own_args).update(HIDDEN_FROM_TRL)
         return self.model, self.reward_funcs, own_args, self.train_dataset, self.eval_dataset, self.processing_class
 

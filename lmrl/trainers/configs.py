@@ -3,7 +3,7 @@
 import copy
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from accelerate.utils import get_int_from_env
@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
 from lmrl import core
-from lmrl.settings import Settings, check_unread, known_direction
+from lmrl.settings import Settings, check_unread, known_direction, lora_learning_rate
 from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option, refuse
 
 _DISTRIBUTION = (
@@ -48,7 +48,11 @@ class PolicyGradientConfig(RLOOConfig, Settings):
     too; `beta` is the coefficient of the KL penalty, subtracted from the reward.
     """
 
-    learning_rate: float = option(1e-5, "Peak learning rate of the policy. For AdamW.")
+    full_learning_rate: ClassVar[float] = 1e-5  # the default for all weights
+
+    learning_rate: float | None = option(
+        None, "Peak learning rate (1e-5, with LoRA 1e-4). Of the policy, for AdamW; those are the defaults."
+    )
     gradient_checkpointing: bool = option(
         False, "Recompute activations in the backward pass. Less memory, about a fifth slower."
     )
@@ -131,14 +135,24 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         self._choose_by_device()
         self.given_greater_is_better = self.greater_is_better  # transformers fills it in by the metric's name
         self.greater_is_better = known_direction(self.metric_for_best_model, self.greater_is_better)
+        given_rate = self.learning_rate
+        # DeepSpeed's configuration takes over what is here.
+        self.learning_rate = self.full_learning_rate if given_rate is None else given_rate
         try:
             super().__post_init__()
         except ValueError as error:  # the last of RLOO's checks, which its leave-one-out needs and others do not
             if self.num_generations != 1 or "at least 2 generations" not in str(error):
                 raise
+        self.learning_rate = given_rate
         self._check_sampling_and_rewards()
         self._check_kl()
         self._check_schedule()
+
+    def choose_learning_rates(self, has_lora: bool) -> None:
+        """Sets the learning rate if it is None, in the copy of a trainer, which knows whether it trains LoRA."""
+        if self.learning_rate is None:
+            full = self.full_learning_rate
+            self.learning_rate = lora_learning_rate(self, full) if has_lora else full
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns a copy that a trainer may write to, as TRL and Trainer do to their configurations."""
@@ -309,7 +323,9 @@ class PPOConfig(PolicyGradientConfig):
         "one, a model with the policy's vocabulary, of a reward model with its head, by default the policy itself.",
     )
     critic_learning_rate: float | None = option(
-        None, "Learning rate of the critic. By default 2e-3 for a shared one, learning_rate else."
+        None,
+        "Learning rate of the critic. By default 2e-3 for a shared one, learning_rate else, of a separate one its "
+        "default for all weights.",
     )
     critic_warmup_steps: int = option(
         0, "Optimizer steps at the beginning in which the critic alone learns. Of a critic that is trained."
@@ -368,5 +384,11 @@ class PPOConfig(PolicyGradientConfig):
             check_unread(self, trained, "critic='least_squares'", "with")
             return
         check_unread(self, ["critic_forgetting"], "critic='least_squares'")
-        if self.critic_learning_rate is None:
-            self.critic_learning_rate = 2e-3 if self.critic == "shared" else self.learning_rate
+
+    def choose_learning_rates(self, has_lora: bool) -> None:
+        """Sets that of a critic that is trained, too; of a separate one all weights are, also with LoRA."""
+        full = self.full_learning_rate if self.learning_rate is None else self.learning_rate
+        super().choose_learning_rates(has_lora)
+        if self.critic_learning_rate is None and self.critic != "least_squares":
+            rates = {"shared": 2e-3, "adapter": self.learning_rate, "separate": full}
+            self.critic_learning_rate = rates[self.critic]
