@@ -140,7 +140,6 @@ BUDGETS = {
 BUDGETS_TODAY = {
     "lmrl": 26_890,
     "lmrl/rewards": 4_620,
-    "lmrl/search": 520,
     "lmrl/trainers": 2_900,
 }
 FILE_LINES_TODAY: dict[str, int] = {}

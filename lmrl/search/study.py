@@ -16,17 +16,16 @@ from typing import Any
 import numpy
 from filelock import FileLock
 
+from lmrl.cli.process import failure_reason, looks, outcome_line, read_rows, running
 from lmrl.evaluation.metrics import higher_is_better
 from lmrl.libraries import optuna
 from lmrl.outputs import SCORES_OF_TRAINED, clear_study_folder, matching
 
 from .arguments import SweepArguments
-from .process import failure_reason, read_rows, running
 from .space import as_argv
 
 OVER_MAX_KL = "over max_kl"
 _INTERRUPTED = "interrupted"
-_POLL_SECONDS = 0.2
 _SAMPLING = Lock()  # a study has one sampler: one trial at a time draws from it
 
 
@@ -193,19 +192,17 @@ class Sweep:
         position = 0
         step = 0
         with running([sys.executable, *self.command_of(trial)], folder / "run.log") as process:
-            is_done = False
-            while not is_done:
-                is_done = process.poll() is not None
+            for has_ended in looks(process, stop):
                 rows, position = read_rows(folder / "log.jsonl", position)
                 for row in rows:
                     value = self._score(row, "eval_")
                     if value is not None and math.isfinite(value) and row["step"]:  # 0 is before training
                         step = int(row["step"])
                         trial.report(value, step)
-                if rows and not is_done and self.args.prune and self._is_worse(trial):
+                if rows and not has_ended and self.args.prune and self._is_worse(trial):
                     raise optuna.TrialPruned(f"worse than others at step {step}")
-                if stop.wait(0 if is_done else _POLL_SECONDS):
-                    raise TrialFailed(_INTERRUPTED)
+        if stop.is_set():
+            raise TrialFailed(_INTERRUPTED)
         if process.returncode:
             raise TrialFailed(failure_reason(folder / "run.log", process.returncode))
 
@@ -230,9 +227,9 @@ class Sweep:
     def _after_trial(self, study: Any, trial: Any) -> None:
         """Prints the values and the outcome of a trial, and ends Optuna's loop where no other trial is to begin."""
         reason = trial.user_attrs["reason"]
-        score = "" if trial.value is None else f", {self.args.objective} {trial.value:.6g}"
-        result = f"{trial.state.name.lower()}{score}{reason and f', {reason}'}"
-        print(f"trial {trial.number} {trial.params}: {result}", file=sys.stderr)
+        scores = {} if trial.value is None else {self.args.objective: trial.value}
+        run = f"trial {trial.number} {trial.params}"
+        print(outcome_line(run, trial.state.name.lower(), scores, reason), file=sys.stderr)
         if reason == _INTERRUPTED or len(self.finished()) >= self.args.trials:
             study.stop()
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from lmrl.cli.process import failure_reason
 from lmrl.search import Sweep, SweepArguments, plot, read_space, summary
-from lmrl.search.process import failure_reason
 
 RECIPE = Path(__file__).with_name("recipe.py")
 ROOT = RECIPE.parents[2]
@@ -309,7 +309,7 @@ def test_several_processes_share_a_study_and_repeat_nothing(tmp_path: Path) -> N
 
 
 def test_a_row_of_the_log_is_read_once_it_is_complete(tmp_path: Path) -> None:
-    from lmrl.search.process import read_rows
+    from lmrl.cli.process import read_rows
 
     path = tmp_path / "log.jsonl"
     assert read_rows(path, 0) == ([], 0)

@@ -1,22 +1,24 @@
-"""The process of a trial and what it writes: its log and the reason of a failure."""
+"""The process of a recipe that another program runs, and what it writes: its log and the reason of a failure."""
 
 import json
 import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-# The shell reads a pipe that closes when the sweep dies, and then kills the process group of the trial.
+# The shell reads a pipe that closes when the program dies, and then kills the process group of the recipe.
 _GUARD = 'read line || kill -s KILL -- "-$1"'
+_POLL_SECONDS = 0.2
 
 
 @contextmanager
 def running(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Yields the process of a command that writes into a file; it ends with the block, or when the sweep is killed."""
+    """Yields the process of a command that writes into a file; it ends with the block, or when this program dies."""
     with log.open("wb") as stream:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
@@ -33,6 +35,16 @@ def running(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[byt
         process.wait()
         if guard is not None:
             guard.communicate(b"done\n")
+
+
+def looks(process: "subprocess.Popen[bytes]", stop: Event) -> Iterator[bool]:
+    """Yields whether a process has ended, five times a second until it has; nothing more once `stop` is set."""
+    has_ended = False
+    while not has_ended and not stop.is_set():
+        has_ended = process.poll() is not None
+        yield has_ended
+        if not has_ended:
+            stop.wait(_POLL_SECONDS)
 
 
 def read_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
@@ -52,3 +64,9 @@ def failure_reason(log: Path, status: int) -> str:
     # A progress bar leaves the line open, and ends in a bracket.
     errors = [found[1] for line in lines if (found := re.search(r"(?:^|\])error: (.*)", line))]
     return errors[-1] if errors else ": ".join([f"exit status {status}", *lines[-1:]])
+
+
+def outcome_line(run: str, outcome: str, scores: Mapping[str, float], reason: str = "") -> str:
+    """Returns the line about a run that has ended: `trial 3: complete, bleu 82.1`."""
+    parts = [outcome, *(f"{name} {value:.6g}" for name, value in scores.items()), reason]
+    return f"{run}: {', '.join(filter(None, parts))}"
