@@ -16,7 +16,7 @@ _PLACES = ("eval_output_dir", "hub_model_id", "logging_dir", "output_dir", "run_
 
 
 @dataclass(frozen=True)
-class _Run:
+class RunFolder:
     """What the folder of a run has: its log, its evaluations by their labels, and the facts of its page."""
 
     folder: Path
@@ -44,7 +44,7 @@ def report_runs(folders: Sequence[str | Path], path: str | Path | None = None) -
     Raises:
         `ValueError`: if a folder has no log of a run, or is given twice.
     """
-    runs = {str(folder): _read_run(Path(folder)) for folder in folders}
+    runs = {str(folder): read_run_folder(Path(folder)) for folder in folders}
     if len(runs) < len(folders) or not runs:
         raise ValueError(f"`folders` must be different folders of runs, got {' '.join(map(str, folders))}.")
     names = [run.folder.resolve().name for run in runs.values()]
@@ -71,7 +71,7 @@ def report_runs(folders: Sequence[str | Path], path: str | Path | None = None) -
     return path
 
 
-def _write_overlay(path: Path, runs: Mapping[str, _Run]) -> None:
+def _write_overlay(path: Path, runs: Mapping[str, RunFolder]) -> None:
     finals = {label: next(reversed(run.evaluations.values())) for label, run in runs.items() if run.evaluations}
     compared: dict[str, Any] | None = None
     try:
@@ -91,11 +91,11 @@ def _write_overlay(path: Path, runs: Mapping[str, _Run]) -> None:
         title=" and ".join(runs),
         compared=compared,
         rollouts={label: read_rollouts(run.folder) for label, run in runs.items()},
-        differing=_differing({label: run.config for label, run in runs.items()}),
+        differing=differing_settings({label: run.config for label, run in runs.items()}),
     )
 
 
-def _differing(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def differing_settings(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Returns the settings that are not the same in all runs, by name and run."""
     names = dict.fromkeys(name for config in configs.values() for name in config if name not in _PLACES)
     known = [config for config in configs.values() if config]
@@ -107,23 +107,24 @@ def _differing(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     return differing
 
 
-def _read_run(folder: Path) -> _Run:
+def read_run_folder(folder: Path) -> RunFolder:
+    """Returns what the folder of a run has; raises a `ValueError` if it has no log."""
     log = read_log(folder)
     if not log:
         why = "which has neither log.jsonl nor trainer_state.json" if folder.is_dir() else "which is no folder"
         raise ValueError(
             f"`lmrl report` must have folders of runs, got {str(folder)!r}, {why}. Name the output_dir of a run."
         )
-    groups = _read(folder / "run.json")
+    groups = read_object(folder / "run.json")
     settings = {name: value for part in groups.values() if isinstance(part, dict) for name, value in part.items()}
     scores = Path(settings.get("eval_output_dir") or folder)
-    facts = _read(scores / FACTS_FILE)
+    facts = read_object(scores / FACTS_FILE)
     files = {label: scores / f"{label}.json" for label in facts.get("labels", ("before", "after"))}
     evaluations = {label: read_json(file) for label, file in files.items() if file.is_file()}
-    return _Run(folder, log, evaluations, facts.get("config") or settings, facts)
+    return RunFolder(folder, log, evaluations, facts.get("config") or settings, facts)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Returns a JSON object of a run, an empty one if there is no such file."""
     if not path.is_file():
         return {}

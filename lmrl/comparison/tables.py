@@ -116,14 +116,15 @@ def with_samples(
 def printed_tables(evaluations: Mapping[str, Evaluation]) -> list["Table"]:
     """Returns the tables that [`with_win_rates`] and [`with_samples`] made, for the terminal."""
     return [
-        _printed(f"{heading}: {label}", evaluation.tables[heading], grouped=heading == BEST_OF)
+        printed_table(f"{heading}: {label}", evaluation.tables[heading], grouped=heading == BEST_OF)
         for heading in (WIN_RATE, BEST_OF)
         for label, evaluation in evaluations.items()
         if heading in evaluation.numbers
     ]
 
 
-def _printed(title: str, lines: Sequence[Sequence[str]], grouped: bool) -> "Table":
+def printed_table(title: str, lines: Sequence[Sequence[str]], grouped: bool = False) -> "Table":
+    """Returns a table of an evaluation for the terminal; with `grouped` a line where its first column changes."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby, pairwise
 from typing import Any
 
+import numpy as np
+
 from .axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axis_of, colors_of, draw, nice_ticks
 from .curves import smoothed
 from .wording import number, with_interval
@@ -27,16 +29,20 @@ def lines(
     x_label: str = "step",
     y_label: str = "",
     smooth: bool = False,
+    thin: Mapping[str, Sequence[Sequence[Point]]] | None = None,
 ) -> str:
     """
     Returns a line chart of points by name, from left to right; a line breaks at values that are not finite.
 
     A line of few points has dots, too; one of more has, if it is to be smooth, its moving average, and is drawn faint.
-    An empty list takes a colour, so that a run has the same one in all charts.
+    An empty list takes a colour, so that a run has the same one in all charts. Behind a line stand the thin ones of
+    its name, such as the runs of which it is the mean.
     """
     colors = colors_of(series)
-    x = axis_of((x for points in series.values() for x, _ in points), *_ACROSS, margin=0.02)
-    y = axis_of((y for points in series.values() for _, y in points), *_UP)
+    thin = thin or {}
+    drawn_points = list(chain(*series.values(), *chain(*thin.values())))
+    x = axis_of((x for x, _ in drawn_points), *_ACROSS, margin=0.02)
+    y = axis_of((y for _, y in drawn_points), *_UP)
     dots = [
         {"x": x(a), "y": y(b), "radius": 2.4, "color": colors[name]}
         for name, points in series.items()
@@ -54,7 +60,7 @@ def lines(
         lines=[
             {"color": colors[name], "path": _path(drawn, x, y), "kind": kind}
             for name, points in series.items()
-            for kind, drawn in _kinds(points, smooth)
+            for kind, drawn in [*(("thin", run) for run in thin.get(name, ())), *_kinds(points, smooth)]
         ],
         dots=dots,
         strips=_step_strips(series, x, y, x_label),
@@ -145,8 +151,7 @@ def histogram(values: Mapping[str, Sequence[float]], *, title: str, x_label: str
     Values that are not finite are left out. A dashed line marks each mean.
     """
     colors = colors_of(values)
-    finite = {name: [value for value in sample if math.isfinite(value)] for name, sample in values.items()}
-    samples = {name: sample for name, sample in finite.items() if sample}
+    samples = {name: finite for name, sample in values.items() if (finite := list(filter(math.isfinite, sample)))}
     means = {name: math.fsum(sample) / len(sample) for name, sample in samples.items()}
     edges = _edges(list(chain.from_iterable(samples.values())), bins)
     shares = {name: _shares(sample, edges) for name, sample in samples.items()}
@@ -263,11 +268,9 @@ def _edges(values: Sequence[float], bins: int) -> list[float]:
 
 
 def _shares(values: Sequence[float], edges: Sequence[float]) -> list[float]:
-    counts = [0] * (len(edges) - 1)
-    for value in values:
-        place = math.floor((value - edges[0]) / (edges[1] - edges[0]) + 1e-9)
-        counts[min(place, len(counts) - 1)] += 1
-    return [count / len(values) for count in counts]
+    places = np.floor((np.asarray(values) - edges[0]) / (edges[1] - edges[0]) + 1e-9).astype(int)
+    counts = np.bincount(np.minimum(places, len(edges) - 2), minlength=len(edges) - 1)
+    return [float(count) / len(values) for count in counts]
 
 
 def _steps(shares: Sequence[float], edges: Sequence[float], x: Axis, y: Axis) -> str:

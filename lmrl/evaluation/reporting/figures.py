@@ -52,10 +52,8 @@ def histograms(evaluations: Mapping[str, Evaluation]) -> list[str]:
     names = metrics_of(evaluations)
     charts = []
     for name in [*filter(is_reward, names), *({"length"} & {*names})]:
-        samples: dict[str, list[float]] = {}
-        for label, evaluation in evaluations.items():
-            score = evaluation.scores.get(name)
-            samples[label] = (score.row_scores if score else None) or []
+        found = {label: evaluation.scores.get(name) for label, evaluation in evaluations.items()}
+        samples = {label: (score.row_scores if score else None) or [] for label, score in found.items()}
         if any(samples.values()):
             unit = "tokens" if name == "length" else name
             charts.append(histogram(samples, title=f"{name[0].upper()}{name[1:]} of a prompt", x_label=unit))
@@ -110,7 +108,6 @@ def frontier_charts(
 def _reward_against_kl(log: Log) -> list[tuple[float, float]]:
     """Returns pairs of KL and reward for the steps that logged both, thinned like a curve."""
     rewards = dict(curve(log, "reward"))
-    kls = {step: kl for step, kl in curve(log, "kl_per_sequence") if step in rewards}
-    thinned_kls = thinned(list(kls.items()))
-    thinned_rewards = thinned([(step, rewards[step]) for step in kls])
-    return [(kl, reward) for (_, kl), (_, reward) in zip(thinned_kls, thinned_rewards, strict=True)]
+    kls = [(step, kl) for step, kl in curve(log, "kl_per_sequence") if step in rewards]
+    pairs = zip(thinned(kls), thinned([(step, rewards[step]) for step, _ in kls]), strict=True)
+    return [(kl, reward) for (_, kl), (_, reward) in pairs]

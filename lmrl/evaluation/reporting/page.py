@@ -52,6 +52,7 @@ def write_page(
     rollouts: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Mapping[str, Any]]] = (),
     differing: Mapping[str, Mapping[str, Any]] | None = None,
     pairs: Pairs | None = None,
+    curves: Sequence[str] | None = None,
 ) -> None:
     """
     Writes evaluations and logs as one HTML file: warnings, scores, charts, samples side by side, rollouts, settings.
@@ -77,8 +78,8 @@ def write_page(
             Result of [`compare_pairs`] for a table of all pairs of checkpoints.
         rollouts (list of `dict`, or `dict` of such lists, *optional*):
             Lines of the `rollouts.jsonl` of a run ([`~lmrl.rollouts.read_rollouts`]), or of several by their labels.
-        differing (`dict` of `dict`, *optional*):
-            Settings that differ between runs, by name and by the label of the run.
+        differing (`dict` of `dict`, *optional*), curves (list of `str`, *optional*):
+            Settings that differ between runs, by name and label; charts of the training, in place of those of logs.
 
     Raises:
         `ValueError`: if there is neither a checkpoint nor a log, or two checkpoints were evaluated on different rows.
@@ -122,6 +123,7 @@ def write_page(
         "is_rewarded": is_rewarded,
         "settings": _settings(evaluations, config or {}, is_comparable),
         **_charts(evaluations, compared, logs, rewarded),
+        **({} if curves is None else {"training_charts": list(curves)}),
         "differing": _texts(differing or {}),
         **collect_samples(checked, rows, rewarded, max_samples),
         **collect_rollouts(rollouts if isinstance(rollouts, Mapping) else {"": rollouts}, 3 * max_samples),

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lmrl.rollouts import finite
+from lmrl.rollouts import finite, replace_file
 from lmrl.utils import shorten
 from lmrl.version import package_versions
 
@@ -43,11 +43,9 @@ def write_json(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
     Writes an evaluation as given by [`to_json`], atomically: a reader never finds an incomplete file. Its folder is
     created if needed.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    part.replace(path)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False)
+    replace_file(Path(path), text.encode())
 
 
 def read_json(path: str | os.PathLike[str]) -> Evaluation:
