@@ -5,9 +5,10 @@ The command `lmrl`: lists, copies and runs the recipes that come with lmrl, and 
     lmrl copy ppo_gen .                        a recipe and its configurations, to change
     lmrl run ppo_gen --config demo_ppo         a recipe, by `accelerate launch`
     lmrl run --num_processes 2 ppo_gen ...     flags of `accelerate launch` stand before the recipe's name
+    lmrl run ppo_gen --seeds 0 1 2 ...         a run for each seed, and their means; --parallel 2: two at a time
     lmrl run ppo_gen --help                    the recipe's arguments
     lmrl report runs/a                         the page of a run anew, also while it trains
-    lmrl report runs/a runs/b -o both.html     a page with several runs overlaid
+    lmrl report runs/a runs/b -o both.html     a page with several runs overlaid; of folders of seeds, a test
     lmrl merge runs/rl runs/plain              a run's adapter in its base: a model that plain transformers loads
     lmrl generate runs/rl "A prompt"           completions, printed while they are generated
     lmrl chat runs/rl                          a chat in the terminal
@@ -112,10 +113,24 @@ def _run(words: list[str]) -> NoReturn:
     if (text := saved_help(Path(recipe), rest)) is not None:  # which the recipe prints too, but not its launcher
         sys.stdout.write(text)
         sys.exit(0)
+    if any(word.partition("=")[0] in ("--seeds", "--parallel") for word in rest):
+        os.environ[COMMAND_VARIABLE] = shlex.join(["lmrl", "run", *words])
+        sys.exit(_run_seeds(words[:position], recipe, rest))
     # Without --quiet a recipe's error is followed by the traceback of the launcher.
     flags = ["--quiet", *flags, *_launch_defaults(flags)]
     os.environ[COMMAND_VARIABLE] = shlex.join(["lmrl", "run", *words])
     sys.exit(_launch([*flags, recipe, *rest]))
+
+
+def _run_seeds(flags: list[str], recipe: str, words: list[str]) -> int:
+    """Runs a recipe with several seeds, and returns the exit status."""
+    from accelerate.commands.launch import launch_command_parser
+
+    from lmrl.seeds import run_seeds, split_flags
+
+    seeds, parallel, rest = split_flags(words)
+    _check_flags([*flags, recipe], launch_command_parser()._option_string_actions)
+    return run_seeds(flags, [recipe, *rest], seeds, parallel)
 
 
 def _launch(words: list[str]) -> int:
@@ -160,8 +175,10 @@ def _report(words: list[str]) -> None:
         got = unknown or " ".join(words) or "none"
         raise ValueError(f"`lmrl report` must have folders of runs, and maybe -o with a file, got {got}.")
     from lmrl.cli.report import report_runs  # takes half a second
+    from lmrl.seeds import is_seed_folder, report_seeds
 
-    print(report_runs(folders, files[0][0] if files else None))
+    write = report_seeds if any(map(is_seed_folder, folders)) else report_runs
+    print(write(folders, files[0][0] if files else None))
 
 
 def _is_recipe(word: str) -> bool:

@@ -13,7 +13,7 @@ WEIGHTS = (
 )
 CHECKPOINTS = ("checkpoint-*",)
 SCORES = (
-    *("before.json", "after.json", "scores.json", "report.html", "report.json"),
+    *("before.json", "after.json", "scores.json", "report.html", "report.json", "seeds.json"),
     *("majority.json", "classifier.json", "length.json", "reward_model.json"),
 )
 SCORES_OF_TRAINED = ("after.json", "classifier.json", "reward_model.json")
@@ -30,6 +30,7 @@ RUN_FILES = (
     *(*RESULTS, *_OF_A_MODEL, *(f"merged/{name}" for name in (*WEIGHTS, *_OF_A_MODEL)), "critic/critic.safetensors"),
     *("completions/completions_*.parquet", "run.json", "rows.json.gz", "*.json.part", "*.jsonl.part", "_unfinished"),
 )
+SEEDS = ("seed-*",)
 STUDY = ("study.journal",)
 TRIALS = ("trial-*",)
 STUDY_FILES = (*STUDY, *TRIALS, "study.journal.lock", "objective.svg", "kl.svg")
@@ -44,7 +45,7 @@ def matching(folder: str | Path, patterns: Sequence[str]) -> list[Path]:
 def _is_other(path: Path) -> bool:
     """Returns whether a name only looks like one of a run's: of a copy, of an empty file, of another's README."""
     kind, dash, number = path.name.partition("-")
-    if dash and kind in ("checkpoint", "trial"):
+    if dash and kind in ("checkpoint", "seed", "trial"):
         return not number.isdigit()
     if path.name == "README.md":
         text = path.read_text(encoding="utf-8", errors="replace")

@@ -25,6 +25,7 @@ from training import make_trainer
 from lmrl.cli import parse, talk
 from lmrl.evaluation import metrics
 from lmrl.rewards import make_rewards
+from lmrl.seeds import split_flags
 from lmrl.trainers import PolicyGradientConfig, PPOConfig, ReinforceConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,7 +105,7 @@ def script_of(words: list[str]) -> list[str]:
             launched = torchrun_parser().parse_args(rest)
             return [launched.training_script, *launched.training_script_args]
         case ["lmrl", "run", *rest]:
-            return [f"recipes/{rest[0]}.py", *rest[1:]]
+            return [f"recipes/{rest[0]}.py", *(split_flags(rest[1:])[2] if "--seeds" in rest else rest[1:])]
         case ["python", *rest]:
             return rest
     return words

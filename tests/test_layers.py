@@ -88,6 +88,11 @@ LAYERS = {
     "lmrl/search": Layer(
         ("lmrl.search", "lmrl.evaluation", "lmrl.cli", "lmrl.outputs"), None, ("torch", "transformers", "trl")
     ),
+    "lmrl/seeds": Layer(
+        ("lmrl.seeds", "lmrl.cli", "lmrl.comparison", "lmrl.evaluation", "lmrl.outputs", "lmrl.rollouts"),
+        ("numpy",),
+        ("torch", "transformers", "trl"),
+    ),
     "lmrl/experiment": Layer(
         (
             *("lmrl.experiment", "lmrl.critics", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"),
@@ -113,7 +118,7 @@ LAYERS = {
         ),
         ("transformers", "trl", "yaml"),
     ),
-    "lmrl/__main__.py": Layer(("lmrl.__version__", "lmrl.cli"), ("accelerate", "torch")),
+    "lmrl/__main__.py": Layer(("lmrl.__version__", "lmrl.cli", "lmrl.seeds"), ("accelerate", "torch")),
     "lmrl/__init__.py": Layer(("lmrl.trainers", "lmrl.version"), ()),
     "recipes": Layer((*TOP, *TOP_NAMES, *SUPERVISED), None),
     "recipes/ppo_gen.py": Layer((*TOP, *TOP_NAMES), ("transformers", "trl")),
@@ -134,6 +139,7 @@ BUDGETS = {
     "lmrl/models": 1_600,
     "lmrl/rewards": 4_400,
     "lmrl/search": 500,
+    "lmrl/seeds": 900,
     "lmrl/trainers": 2_700,
 }
 # What main does not meet yet.

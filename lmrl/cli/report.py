@@ -44,12 +44,7 @@ def report_runs(folders: Sequence[str | Path], path: str | Path | None = None) -
     Raises:
         `ValueError`: if a folder has no log of a run, or is given twice.
     """
-    runs = {str(folder): read_run_folder(Path(folder)) for folder in folders}
-    if len(runs) < len(folders) or not runs:
-        raise ValueError(f"`folders` must be different folders of runs, got {' '.join(map(str, folders))}.")
-    names = [run.folder.resolve().name for run in runs.values()]
-    labels = names if len({*names}) == len(names) else list(runs)
-    named = dict(zip(labels, runs.values(), strict=True))
+    named = {label: read_run_folder(Path(folder)) for label, folder in labelled_folders(folders).items()}
     if len(named) > 1:
         path = Path(path or "runs.html")
         _write_overlay(path, named)
@@ -69,6 +64,15 @@ def report_runs(folders: Sequence[str | Path], path: str | Path | None = None) -
         rollouts=read_rollouts(run.folder),
     )
     return path
+
+
+def labelled_folders(folders: Sequence[str | Path]) -> dict[str, str | Path]:
+    """Returns folders by name, or by path where names are equal; raises a `ValueError` if one is there twice."""
+    paths = {str(folder): folder for folder in folders}
+    if len(paths) < len(folders) or not paths:
+        raise ValueError(f"`folders` must be different folders of runs, got {' '.join(map(str, folders))}.")
+    names = [Path(folder).resolve().name for folder in folders]
+    return dict(zip(names if len({*names}) == len(names) else paths, folders, strict=True))
 
 
 def _write_overlay(path: Path, runs: Mapping[str, RunFolder]) -> None:

@@ -106,7 +106,7 @@ def bootstrap_interval(
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must be in (0, 1), got {confidence}. Write 0.95 for 95%.")
     score = score if isinstance(score, Score) else mean_score("", "", score, None)
-    kept = _applies(score)
+    kept = applicable_rows(score)
     if score.pooling is None or kept.sum() < 2:
         return Interval(score.value)
     rows = np.asarray(score.statistics, dtype=np.float64)[kept]
@@ -241,7 +241,7 @@ def _p_value(sizes: Array, effect: float) -> float:
     return math.nan if math.isnan(effect) else (extreme + 1) / (len(sizes) + 1)
 
 
-def _applies(score: Score) -> NDArray[np.bool_]:
+def applicable_rows(score: Score) -> NDArray[np.bool_]:
     """Returns which rows have a score; where none has one of its own, all count."""
     rows = [0.0] * len(score.statistics or []) if score.row_scores is None else score.row_scores
     return ~np.isnan(np.asarray(rows, dtype=np.float64))
@@ -254,7 +254,7 @@ def _paired_statistics(before: Score, after: Score) -> tuple[str, Array, Array]:
             f"`before` and `after` must be scores of one metric, got {before.name!r} pooled by {before.pooling!r} and "
             f"{after.name!r} by {after.pooling!r}. Evaluate both checkpoints with the same metric."
         )
-    applies = [_applies(before), _applies(after)]
+    applies = [applicable_rows(before), applicable_rows(after)]
     if len(applies[0]) != len(applies[1]):
         raise ValueError(
             f"`before` and `after` must have the same rows, got {len(applies[0])} and {len(applies[1])} of "

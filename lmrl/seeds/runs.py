@@ -1,0 +1,258 @@
+"""Runs of a recipe with several seeds, one after the other or side by side, each in a folder of its own."""
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from lmrl.cli import recipe_arguments
+from lmrl.cli.flags import FlagParser
+from lmrl.cli.interruption import interruption_message
+from lmrl.cli.process import failure_reason, looks, outcome_line, running
+from lmrl.cli.report import read_object
+from lmrl.outputs import CHECKPOINTS, LOGS, RESULTS, SCORES, WEIGHTS, clear_run_folder, matching, refuse_results
+from lmrl.rollouts import replace_file
+from lmrl.utils import aligned_lines, check_at_least
+
+from .folders import SUMMARY_FILE, is_finished, read_seeds, run_folder
+from .report import report_seeds, write_summary
+
+# Arguments that each run sets for itself, and those that seeds of one configuration may differ in.
+_OWN = ("logging_dir", "output_dir", "overwrite", "resume_from_checkpoint", "run_name", "seed")
+# Arguments that all runs would write to, and what to do instead.
+_SHARED = {
+    "eval_output_dir": "The scores of each seed stand in its own folder.",
+    "push_to_hub": "All seeds would be uploaded: upload the one that you keep.",
+    "resume_from_checkpoint": "A seed that was interrupted goes on from its own newest checkpoint.",
+}
+_LAUNCHER = (sys.executable, "-m", "lmrl", "run")
+_SHOWN_LINES = 10
+_MAX_SEED = 2**32 - 1
+
+
+def split_flags(words: Sequence[str]) -> tuple[list[int], int, list[str]]:
+    """
+    Returns the seeds of `lmrl run --seeds`, how many of them run at a time, and the recipe's own words.
+
+    Raises:
+        ValueError: If a value is not allowed, or `--seed` or `--parallel` stands where it cannot.
+    """
+    parser = FlagParser()
+    parser.add_argument("--seeds", type=int, nargs="+", action="append")
+    parser.add_argument("--parallel", type=int, default=1)
+    values, rest = parser.parse_known_args(list(words))
+    if values.seeds is None:
+        raise ValueError(f"`parallel` must be given with `seeds`, got {values.parallel} alone. Add --seeds 0 1 2.")
+    seeds = [seed for part in values.seeds for seed in part]
+    if len(values.seeds) > 1 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"`seeds` must be given once and differ, got {' '.join(map(str, seeds))}. Leave one out.")
+    if any(word.partition("=")[0] == "--seed" for word in rest):
+        raise ValueError("`seed` must be left out where `seeds` are given, got both. Add it to `seeds`.")
+    check_at_least(0, seeds=min(seeds))
+    check_at_least(1, parallel=values.parallel)
+    if max(seeds) > _MAX_SEED:
+        raise ValueError(f"`seeds` must be at most {_MAX_SEED}, got {max(seeds)}.")
+    return seeds, values.parallel, rest
+
+
+def run_seeds(
+    flags: Sequence[str],
+    command: Sequence[str],
+    seeds: Sequence[int],
+    parallel: int = 1,
+    launcher: Sequence[str] = _LAUNCHER,
+) -> int:
+    """
+    Runs a recipe once for each seed, each in `seed-<seed>` inside of its `output_dir`, and writes a summary.
+
+    A seed that has scores is not run again; one that was interrupted goes on from its newest checkpoint, or begins
+    anew without one. If one fails, the others run.
+
+    Args:
+        flags (list of `str`):
+            Those of `accelerate launch`.
+        command (list of `str`):
+            The recipe's file and its arguments.
+        seeds (list of `int`), parallel (`int`, *optional*, defaults to 1):
+            The seeds, and how many of them run at a time.
+        launcher (list of `str`, *optional*, defaults to `python -m lmrl run`):
+            The words before all these.
+
+    Returns:
+        `int`: exit status: 0, that of a seed that failed, or 130 after Ctrl-C.
+
+    Raises:
+        ValueError: If the recipe does not accept its arguments, or runs of several seeds cannot share one of them.
+    """
+    try:
+        _check_streams(flags, seeds)
+        runs = _prepared([*launcher, *flags], command, seeds)
+        facts = {"recipe": Path(command[0]).stem, "seeds": f"{', '.join(map(str, seeds))}; {parallel} at a time"}
+        facts["output"] = f"{runs.folder}; a seed that runs writes seed-*/run.log"
+        print(aligned_lines(facts), file=sys.stderr)
+        statuses = runs.run(parallel)
+    except KeyboardInterrupt:
+        print(interruption_message({"seeds": seeds}), file=sys.stderr)
+        return 130
+    failed = {seed: status for seed, status in statuses.items() if status}
+    if len(failed) < len(statuses):
+        found = read_seeds(runs.folder, seeds)
+        summary = write_summary(found)
+        page = report_seeds([runs.folder])
+        print(f"Scores over seeds: {summary}\nReport: {page}")
+    for seed, status in failed.items():
+        log = run_folder(runs.folder, seed) / "run.log"
+        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        print(f"Seed {seed} failed with exit status {status}. {log} ends:", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in lines[-_SHOWN_LINES:]), file=sys.stderr)
+    return next((status if status > 0 else 1 for status in failed.values()), 0)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """
+    The runs of a recipe with several seeds.
+
+    Args:
+        launcher, command, seeds:
+            As for [`run_seeds`], the launcher with its flags.
+        folder (`Path`):
+            The folder around those of the seeds.
+        can_resume (`bool`):
+            Whether the recipe is one of lmrl, which goes on from a checkpoint.
+    """
+
+    launcher: Sequence[str]
+    command: Sequence[str]
+    seeds: Sequence[int]
+    folder: Path
+    can_resume: bool
+
+    def run(self, parallel: int) -> dict[int, int]:
+        """Runs the seeds that have no scores, and returns the exit status of each; Ctrl-C ends all."""
+        stop = Event()
+        # The runs have threads of their own: Ctrl-C is raised in the main one, which then stops them.
+        with ThreadPoolExecutor(parallel) as pool:
+            futures = {seed: pool.submit(self._run_seed, seed, parallel > 1, stop) for seed in self.seeds}
+            try:
+                return {seed: future.result() for seed, future in futures.items()}
+            finally:
+                stop.set()
+
+    def _run_seed(self, seed: int, is_beside_others: bool, stop: Event) -> int:
+        """Runs a seed unless it has scores, prints how it ended, and returns its exit status."""
+        folder = run_folder(self.folder, seed)
+        if is_finished(folder):
+            print(outcome_line(f"seed {seed}", "complete before", self._headline(seed)), file=sys.stderr)
+            return 0
+        if stop.is_set():
+            return 1
+        folder.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        # Runs of several processes that begin at once would take the same port.
+        port = ["--main_process_port", str(_free_port())] if is_beside_others else []
+        words = [*self.launcher, *port, *self.command, "--seed", str(seed)]
+        words += ["--output_dir", str(folder), *(self._going_on(folder) if self.can_resume else [])]
+        with running(words, folder / "run.log") as process:
+            for _ in looks(process, stop):
+                pass
+        if stop.is_set():
+            return 1
+        status = process.returncode or (0 if is_finished(folder) else 1)
+        outcome = "failed" if status else "complete"
+        scores = {} if status else self._headline(seed)
+        reason = failure_reason(folder / "run.log", status) if status else f"{time.monotonic() - start:.0f} s"
+        print(outcome_line(f"seed {seed}", outcome, scores, reason), file=sys.stderr)
+        return status
+
+    def _going_on(self, folder: Path) -> list[str]:
+        """Returns the words by which the recipe goes on with what is in the folder of a run without scores."""
+        if matching(folder, (*WEIGHTS, *SCORES)) and not matching(folder, CHECKPOINTS):  # trained, and not evaluated
+            return ["--resume_from_checkpoint", "false", "--overwrite"]
+        return ["--resume_from_checkpoint", "latest"] if matching(folder, (*CHECKPOINTS, *LOGS)) else []
+
+    def _headline(self, seed: int) -> dict[str, float]:
+        """Returns up to two scores of a run, primary ones first."""
+        try:
+            found = read_seeds(self.folder, [seed])
+        except ValueError:  # of a script of the user's: the others are not to end for it
+            return {}
+        return {name: found.values(name)["after"][0] for name in list(found.metrics)[:2]}
+
+
+def _prepared(launcher: Sequence[str], command: Sequence[str], seeds: Sequence[int]) -> _Runs:
+    """Returns the runs of a recipe once its arguments and the folder are checked, and the settings are written."""
+    arguments = recipe_arguments(command)
+    if arguments is None:  # a script that lmrl does not know
+        values: dict[str, Any] = {"output_dir": _value_of("--output_dir", command), "command": " ".join(command[1:])}
+        if values["output_dir"] is None:
+            raise ValueError("`output_dir` must be given on the command line of a script of yours, got none.")
+    else:
+        values = {name: argument["value"] for name, argument in arguments.items()}
+        if "resume_from_checkpoint" not in values:
+            raise ValueError(f"`seeds` must be given to a recipe that trains, got {Path(command[0]).stem}.")
+    for name, remedy in _SHARED.items():
+        if values.get(name) not in (None, False, "latest"):
+            raise ValueError(f"`{name}` must be left out where `seeds` are given, got {values[name]!r}. {remedy}")
+    folder = Path(values["output_dir"])
+    of_one_run = [path for path in matching(folder, RESULTS) if path.name != SUMMARY_FILE]
+    refuse_results("output_dir", folder, of_one_run, "They are those of a single run: remove them.")
+    if values.get("overwrite"):
+        reads = {name: value for name, value in values.items() if name not in _OWN}
+        for seed in seeds:
+            clear_run_folder(run_folder(folder, seed), True, values["resume_from_checkpoint"], reads)
+    _write_settings(folder, Path(command[0]).stem, values, seeds)
+    return _Runs(launcher, command, seeds, folder, arguments is not None)
+
+
+def _write_settings(folder: Path, recipe: str, values: Mapping[str, Any], seeds: Sequence[int]) -> None:
+    """Writes `seeds.json` with the settings; raises an error where seeds in the folder were run with others."""
+    settings = {name: value for name, value in values.items() if name not in _OWN}
+    now = {"recipe": recipe, **settings}
+    known = read_object(folder / SUMMARY_FILE)
+    if known and any(matching(run_folder(folder, seed), RESULTS) for seed in seeds):
+        before = {"recipe": known.get("recipe"), **known.get("settings", {})}
+        for name in now:
+            if before.get(name) != now[name]:
+                raise ValueError(
+                    f"`{name}` must be that of the seeds in {str(folder)!r}, {before.get(name)!r}, got {now[name]!r}. "
+                    f"Use another output_dir, or {'--overwrite' if 'overwrite' in values else 'remove them'}."
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"recipe": recipe, "seeds": list(seeds), "settings": settings}
+    replace_file(folder / SUMMARY_FILE, json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+
+def _check_streams(flags: Sequence[str], seeds: Sequence[int]) -> None:
+    """Raises an error for seeds of which one process of a run would draw what a process of another run draws."""
+    count = _value_of("--num_processes", flags) or "1"
+    processes = int(count) if count.isdigit() else 1
+    ordered = sorted(seeds)
+    for low, high in pairwise(ordered):
+        if high - low < processes:
+            apart = " ".join(str(processes * place) for place in range(len(seeds)))
+            raise ValueError(
+                f"`seeds` must be at least {processes} apart with {processes} processes, got {low} and {high}: "
+                f"process r draws with seed + r. Take {apart}."
+            )
+
+
+def _value_of(flag: str, words: Sequence[str]) -> str | None:
+    """Returns the value of a flag among words, `None` without it."""
+    parser = FlagParser()
+    parser.add_argument(flag, dest="value")
+    value: str | None = parser.parse_known_args(list(words))[0].value
+    return value
+
+
+def _free_port() -> int:
+    with socket.socket() as connection:
+        connection.bind(("", 0))
+        return int(connection.getsockname()[1])
