@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from lmrl.arguments import ClassifierArguments, LabelArguments, ModelArguments, PreferenceArguments
 from lmrl.cli import parse
@@ -63,7 +64,20 @@ def test_a_classifier_from_scratch_learns_and_is_a_reward(recipe, tmp_path):
     assert reward.max_length == 128
 
 
-@pytest.mark.parametrize("model", ["scratch", "llama_path"])
+@pytest.fixture
+def bert_path(tmp_path: Path) -> str:
+    """Returns the folder of a tiny random BERT, whose tokenizer has no EOS."""
+    signs = [*"abcdefghijklmnopqrstuvwxyz", *"-;>"]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *(f"##{digit}" for digit in "0123456789")]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer(vocab=str(tmp_path / "vocab.txt"), model_max_length=64).save_pretrained(tmp_path / "bert")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    return str(tmp_path / "bert")
+
+
+@pytest.mark.parametrize("model", ["scratch", "llama_path", "bert_path"])
 def test_a_reward_model_learns_from_grades_and_is_a_reward(model, request, recipe, tmp_path):
     rows = [
         {"record": [f"w{n}", "a"], "text": f"w{n} {word}", "clear": grade, "true": grade}

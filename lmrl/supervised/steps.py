@@ -97,6 +97,8 @@ def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[Pre
     model, tokenizer = load_trainable_classifier(
         name, ["reward"], texts, with_adapter=model_args.use_peft, **source, **loading
     )
+    if tokenizer.eos_token is None:  # an encoder's, such as BERT's: its texts end in a separator
+        tokenizer.eos_token = tokenizer.sep_token
     if model_args.use_peft:
         check_lora_targets(model, model_args.lora_target_modules, model_args.lora_target_parameters)
         follow_lora(config)
