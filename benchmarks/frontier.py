@@ -4,7 +4,8 @@
     python benchmarks/frontier.py --recipe ppo_gen --betas 0.02 0.2 --out runs/frontier -- --max_steps 20
 
 Arguments behind `--` are the recipe's. `<out>/frontier.svg` shows the metric against the KL. The control trains on a
-reward that is 0 for every text: a score that moves there is not moved by the reward.
+reward that is 0 for every text: a score that moves there is not moved by the reward. A run whose scores are in its
+folder is not made again: with `--only` runs can be made side by side, and a last call without it shows them together.
 """
 
 import argparse
@@ -29,11 +30,19 @@ def main() -> None:
     runs = {f"beta {beta:g}": ["--beta", str(beta)] for beta in args.betas}
     constant = ["--rewards", f"{control}:constant", "--reward_weights", "1", "--startup_checks", "no"]
     runs["constant reward"] = ["--beta", str(min(args.betas)), *constant]
+    if args.only not in (None, *runs):
+        sys.exit(f"error: --only must be one of {list(runs)}, got {args.only!r}.")
+    folders = {label: args.out / label.replace(" ", "_") for label in runs}
+    for label in [args.only] if args.only else runs:
+        if (folders[label] / "after.json").is_file():
+            print(f"{label}: taken from {folders[label]}", file=sys.stderr, flush=True)
+        else:
+            print(f"{label}: training", file=sys.stderr, flush=True)
+            _train(args, [*runs[label], "--output_dir", str(folders[label])], folders[label])
+    if args.only:
+        return
     evaluations: dict[str, Evaluation] = {}
-    for number, (label, settings) in enumerate(runs.items(), start=1):
-        print(f"{number}/{len(runs)}: {label}", file=sys.stderr, flush=True)
-        folder = args.out / label.replace(" ", "_")
-        _train(args, [*settings, "--output_dir", str(folder)], folder)
+    for label, folder in folders.items():
         evaluations.setdefault("start", read_json(folder / "before.json"))
         evaluations[label] = read_json(folder / "after.json")
     shared = set.intersection(*(set(evaluation.scores) for evaluation in evaluations.values()))
@@ -78,6 +87,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--metric", help="score on the picture's vertical axis; default: the first of --eval_metrics, or else of all"
     )
+    parser.add_argument("--only", metavar="LABEL", help='make this run alone, for example "beta 0.1"')
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
     parser.add_argument("rest", nargs="*", help="after `--`: arguments of the recipe")
     return parser.parse_args()
