@@ -66,7 +66,7 @@ def test_copy_writes_a_recipe_with_its_configurations_and_overwrites_nothing(com
     status, out, _ = command("copy", "ppo_gen", tmp_path / "new")
     names = [
         "ppo_gen.py",
-        *(f"configs/{name}.yaml" for name in ("demo_ppo", "demo_sft_to_ppo", "e2e_ppo", "imdb_ppo")),
+        *(f"configs/{name}.yaml" for name in ("demo_ppo", "demo_sft_to_ppo", "e2e_ppo", "e2e_smollm2", "imdb_ppo")),
     ]
     assert (status, out.splitlines()) == (0, [str(tmp_path / "new" / name) for name in names])
     for name in names:

@@ -21,7 +21,10 @@ RECIPES = {
     "train_classifier": (ClassifierArguments, LabelArguments),
     "train_reward_model": (ModelArguments, PreferenceArguments),
 }
-CONFIGS = {"sst2_classifier": "train_classifier", "webnlg_reward_model": "train_reward_model"}
+CONFIGS = {
+    **dict.fromkeys(("sst2_classifier", "sst2_minilm"), "train_classifier"),
+    **dict.fromkeys(("webnlg_reward_model", "webnlg_minilm"), "train_reward_model"),
+}
 SHORT = ("--max_steps", "40", "--per_device_train_batch_size", "16", "--learning_rate", "3e-3", "--report_to", "none")
 CPU = ("--save_strategy", "no", "--disable_tqdm", "true")
 

@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 import warnings
@@ -48,8 +50,11 @@ from lmrl.trainers import PPOConfig, ReinforceConfig
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ("sft", "reinforce_gen", "ppo_gen", "evaluate_gen")
 LEARNED_RECIPES = ("train_classifier", "train_reward_model")  # these have test_learned_recipes.py
-LEARNED_CONFIGS = ("sst2_classifier", "webnlg_reward_model")
-CONFIGS = ("demo_ppo", "demo_reinforce", "e2e_ppo", "e2e_reinforce", "gpt2_lora", "imdb_ppo", "tinystories_sentiment")
+LEARNED_CONFIGS = ("sst2_classifier", "sst2_minilm", "webnlg_minilm", "webnlg_reward_model")
+CONFIGS = (
+    *("chat_smollm2", "demo_ppo", "demo_reinforce", "e2e_ppo", "e2e_reinforce", "e2e_smollm2", "gpt2_lora"),
+    *("imdb_ppo", "sentiment_smollm2", "tinystories_sentiment"),
+)
 
 SHORT = (
     *("--max_steps", "2", "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"),
@@ -139,26 +144,66 @@ def rows_of(footpaths: Path) -> tuple[str, ...]:
     )
 
 
+def chat_model(folder: Path) -> str:
+    """Returns the folder of the demo model with a chat template of words that it knows."""
+    model = shutil.copytree(ROOT / "lmrl" / "data" / "demo", folder / "chat_model")
+    (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}->")
+    return str(model)
+
+
+def chat_rows(folder: Path) -> str:
+    """Returns the folder of a few of the rows that the script makes; no word is on both sides."""
+    rows_of = runpy.run_path(str(ROOT / "scripts" / "make_chat_rows.py"))["rows_of"]
+    rows = {split: rows_of(split, count) for split, count in (("train", 400), ("test", 100))}
+    words = {split: {word for row in rows[split] for word in row["words"]} for split in rows}
+    assert not words["train"] & words["test"]
+    assert len({tuple(sorted(row["words"])) for row in rows["train"]}) == 400
+    assert rows_of("train", 400) == rows["train"]
+    (folder / "chat_rows").mkdir()
+    for split, found in rows.items():
+        text = "".join(json.dumps(row) + "\n" for row in found[:16])
+        (folder / "chat_rows" / f"{split}.jsonl").write_text(text)
+    return str(folder / "chat_rows")
+
+
+def labelled_rows(folder: Path) -> str:
+    """Returns the folder of a few labelled sentences without a header."""
+    (folder / "labelled").mkdir()
+    for split in ("train", "dev", "test"):
+        rows = "".join(f"{split} path {number} climbs in the autumn\t{number % 2}\n" for number in range(8))
+        (folder / "labelled" / f"{split}.tsv").write_text(rows)
+    return str(folder / "labelled")
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_trains_two_steps(
     name: str, recipe: Recipe, footpaths: Path, classifier_path: str, gpt2_path: str, tmp_path: Path
 ) -> None:
     demo = str(ROOT / "lmrl" / "data" / "demo")
     classifier = {"model": classifier_path, "label": "POSITIVE", "output": "log_odds", "use_prompt": True}
+    other = json.dumps({"classifier": {"model": classifier_path, "label": 0, "name": "other"}})
     offline = {
+        "chat_smollm2": (  # the demo model obeys no such instruction
+            *("--model_name_or_path", chat_model(tmp_path), "--dataset_name", chat_rows(tmp_path)),
+            *("--startup_checks", "false"),
+        ),
         "demo_ppo": (),
         "demo_reinforce": (),
         "e2e_ppo": ("--model_name_or_path", demo, *rows_of(footpaths)),
         "e2e_reinforce": ("--model_name_or_path", demo, *rows_of(footpaths)),
+        "e2e_smollm2": ("--model_name_or_path", demo, *rows_of(footpaths)),
         "gpt2_lora": ("--model_name_or_path", demo, *rows_of(footpaths)),
         "imdb_ppo": (
             *("--model_name_or_path", demo, "--dataset_name", str(footpaths)),
             *("--rewards", json.dumps({"classifier": classifier})),
         ),
+        "sentiment_smollm2": (
+            *("--model_name_or_path", demo, "--dataset_name", labelled_rows(tmp_path)),
+            *("--rewards", json.dumps({"classifier": classifier}), "--eval_metrics", other),
+        ),
         "tinystories_sentiment": (
             *("--model_name_or_path", demo, "--dataset_name", str(footpaths)),
-            *("--rewards", json.dumps({"classifier": classifier})),
-            *("--eval_metrics", json.dumps({"classifier": {"model": classifier_path, "label": 0, "name": "other"}})),
+            *("--rewards", json.dumps({"classifier": classifier}), "--eval_metrics", other),
         ),
     }[name]
     trainer = "ppo_gen" if "ppo" in name else "reinforce_gen"
@@ -168,7 +213,7 @@ def test_every_configuration_trains_two_steps(
     assert status == 0, err
     check_printed(out, folder)
     assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == 2
-    if name == "gpt2_lora":
+    if name.endswith(("lora", "smollm2")):
         assert (folder / "adapter_model.safetensors").is_file()
     else:
         check_saved(folder)
@@ -431,7 +476,7 @@ def test_a_configuration_has_few_keys_and_a_header(name: str) -> None:
     header = [line for line in text.splitlines() if line.startswith("#")]
     assert text.startswith("# ") and any(line.startswith("# Tested on: ") for line in header)
     command = next(line for line in header if line.startswith("#   accelerate launch recipes/"))
-    assert ("ppo_gen.py" if "ppo" in name else "reinforce_gen.py") in command
+    assert ("ppo_gen.py" if "ppo" in name else "sft.py" if "e2e_smollm2" in name else "reinforce_gen.py") in command
 
 
 def test_the_command_line_of_the_documentation_works(tmp_path: Path) -> None:
