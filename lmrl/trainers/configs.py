@@ -76,7 +76,7 @@ class PolicyGradientConfig(RLOOConfig, Settings):
     kl_estimator: Literal["k1", "exact"] = option(
         "k1",
         "KL of a token. k1: the log-ratio of the token that was drawn. exact: the KL over the vocabulary of what "
-        "follows it, which has less noise and costs a pass of the policy.",
+        "follows it, which has less noise and costs a pass of the policy. With kl_scope=token the baseline of k1.",
     )
     kl_target: float | None = option(
         None,
@@ -259,9 +259,6 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         serves_one = self.num_iterations == 1 and self.steps_per_generation == self.gradient_accumulation_steps
         refuse(
             {
-                "`kl_estimator` must be 'k1' with kl_scope='token', got 'exact'. The exact KL of a state is the same "
-                "whatever token is drawn there, and teaches that token nothing: leave one of them "
-                "out.": self.kl_estimator == "exact" and self.kl_scope == "token",
                 f"`target_kl` must be None where a rollout serves one update, got {self.target_kl}. The policy is "
                 "still the one that sampled: raise `num_iterations`; `kl_target` and `max_kl` are about the KL to the "
                 "reference.": self.target_kl is not None and serves_one,

@@ -114,11 +114,13 @@ class Reference:
     def penalties(self, rollout: Rollout, beta: float) -> tuple[Tensor, Tensor]:
         """
         Returns the penalty at each token that counts for all tokens before it, (B, T), as a part of the reward: 0 with
-        `kl_scope="token"`; and the one that counts for the token itself, by either scope.
+        `kl_scope="token"`; and the one that counts for the token itself, by either scope. With `kl_scope="token"` and
+        the exact KL that is `beta * (k1 - KL)`: k1 above its mean in this state, which changes no expected gradient.
         """
         own_penalty = self.own_penalty(rollout, beta)
         if self.args.kl_scope == "token":
-            return torch.zeros_like(own_penalty), own_penalty
+            in_mean = 0.0 if rollout.exact_kl is None else beta * rollout.exact_kl
+            return torch.zeros_like(own_penalty), own_penalty - in_mean
         return self.penalty(rollout, beta), own_penalty
 
     def next_coefficient(self, beta: float, kl: float) -> float:

@@ -106,9 +106,11 @@ def test_greedy_completions_are_greedy_and_sampled_ones_are_not(gpt2_path: str, 
         ("reinforce", {"baseline": "moving_average", "loss_level": "token", "loss_type": "dr_grpo"}),
         ("reinforce", {"baseline": "none", "loss_level": "token", "kl_estimator": "exact"}),
         ("reinforce", {"baseline": "none", "loss_level": "token", "kl_scope": "token"}),
+        ("reinforce", {"baseline": "none", "loss_level": "token", "kl_scope": "token", "kl_estimator": "exact"}),
         ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "shared", "vf_coef": 0.0}),
         ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "least_squares", "kl_estimator": "exact"}),
         ("ppo", {"normalize_advantages": False, "lam": 1.0, "critic": "least_squares", "kl_scope": "token"}),
+        ("ppo", {"normalize_advantages": False, "lam": 1.0, "kl_scope": "token", "kl_estimator": "exact"}),
     ],
 )
 def test_the_expected_gradient_of_the_trainer_is_the_exact_one(
@@ -214,3 +216,8 @@ def _check_exact_kl(trainer: Any, rollout: Rollout) -> None:
     mean = (probs * k1).sum()
     assert (probs * exact).sum().item() == pytest.approx(mean.item(), rel=1e-3)
     assert (probs * (exact - mean) ** 2).sum() < 0.5 * (probs * (k1 - mean) ** 2).sum()
+    if trainer.args.kl_scope == "token":  # k1 and what it has above its mean differ by nothing that it goes with
+        k1 = rollout.old_log_probs - rollout.ref_log_probs
+        squares = [(probs.unsqueeze(1) * of_tokens**2).sum().item() for of_tokens in (k1, rollout.exact_kl)]
+        least = (probs.unsqueeze(1) * (k1 - rollout.exact_kl) ** 2).sum().item()
+        assert least == pytest.approx(squares[0] - squares[1], rel=1e-2)

@@ -252,10 +252,6 @@ BOTH = [
     ({"beta": -0.1}, ["`beta` must be at least 0, got -0.1"]),
     ({"beta": 0.0, "kl_target": 2.0}, ["`kl_target` must be None with beta=0, got 2.0", "no reference is run"]),
     ({"beta": 0.0, "max_kl": 2.0}, ["`max_kl` must be None with beta=0, got 2.0", "no reference is run"]),
-    (
-        {"beta": 0.1, "kl_scope": "token", "kl_estimator": "exact"},
-        ["`kl_estimator` must be 'k1' with kl_scope='token', got 'exact'. The exact KL of a state is the same"],
-    ),
     ({"kl_scope": "text"}, ["`kl_scope` must be one of completion, token, got 'text'"]),
     (
         {"beta": 0.0, "kl_scope": "token"},

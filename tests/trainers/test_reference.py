@@ -162,7 +162,13 @@ def test_a_teacher_of_another_architecture_is_distilled_where_the_reward_is_cons
 
 @pytest.mark.parametrize(
     ("algorithm", "options"),
-    [("reinforce", {}), ("reinforce", {"scale_rewards": "group"}), ("ppo", {"normalize_advantages": False})],
+    [
+        ("reinforce", {}),
+        ("reinforce", {"scale_rewards": "group"}),
+        ("reinforce", {"kl_estimator": "exact"}),
+        ("ppo", {"normalize_advantages": False}),
+        ("ppo", {"normalize_advantages": False, "kl_estimator": "exact"}),
+    ],
 )
 def test_by_the_kl_alone_the_advantage_of_a_token_is_its_own_kl_and_critics_learn_the_reward(
     algorithm: str, options: dict[str, Any], gpt2_path: str, llama_path: str, tmp_path: Path
@@ -171,14 +177,15 @@ def test_by_the_kl_alone_the_advantage_of_a_token_is_its_own_kl_and_critics_lear
     trainer = make_trainer(algorithm, gpt2_path, tmp_path, reward=nothing, **BY_TOKEN[algorithm], **options)
     rollout = one_rollout(trainer)
     mask = rollout.completion_mask
-    expected = -0.5 * (rollout.old_log_probs - rollout.ref_log_probs) * mask
+    in_mean = rollout.exact_kl if "kl_estimator" in options else 0.0  # over the tokens that may be drawn in the state
+    expected = -0.5 * (rollout.old_log_probs - rollout.ref_log_probs - in_mean) * mask
     assert torch.allclose(rollout.advantages, expected, atol=1e-6)
     assert rollout.returns is None or not rollout.returns.any()
 
     rollout.completion_mask[0, 2:] = 0
     padding = rollout.completion_mask == 0
     assert padding.any() and (rollout.advantages[0, 2:] != 0).any()
-    names = ("old_log_probs", "ref_log_probs")
+    names = ("old_log_probs", "ref_log_probs", *(["exact_kl"] if "kl_estimator" in options else []))
     poison = {name: getattr(rollout, name).masked_fill(padding, float("nan")) for name in names}
     if algorithm == "ppo":  # the states that the fitted critic reads, where the credit has put its values
         poison["old_values"] = torch.zeros(*mask.shape, trainer.model.config.n_embd)
