@@ -13,6 +13,7 @@ from .rewards import (
     load_reward_states,
     raise_on_all_ranks,
     reward_states,
+    unlearned,
     unlearned_on_failure,
 )
 from .startup import CHECKED_ROWS, check_columns, check_first_rollout, check_rows
@@ -32,5 +33,6 @@ __all__ = [
     "load_reward_states",
     "raise_on_all_ranks",
     "reward_states",
+    "unlearned",
     "unlearned_on_failure",
 ]

@@ -153,11 +153,34 @@ def load_reward_states(rewards: Sequence[CheckedReward], states: dict[str, dict[
 
 
 @contextmanager
+def unlearned(rewards: Sequence[CheckedReward]) -> Iterator[None]:
+    """Puts the states of rewards back: what they score within is not trained on."""
+    put_back = _states_to_put_back(rewards)
+    try:
+        yield
+    finally:
+        put_back()
+
+
+@contextmanager
 def unlearned_on_failure(rewards: Sequence[CheckedReward]) -> Iterator[None]:
     """Puts the states of rewards back if one fails within: the run that goes on from here calls them once more."""
-    states = reward_states(rewards)
+    put_back = _states_to_put_back(rewards)
     try:
         yield
     except RewardError:
-        load_reward_states(rewards, states)
+        put_back()
         raise
+
+
+def _states_to_put_back(rewards: Sequence[CheckedReward]) -> Callable[[], None]:
+    """Returns a function that gives rewards the states that they have now, an empty one too."""
+    stateful: list[Any] = [one.reward_func for one in rewards if hasattr(one.reward_func, "state_dict")]
+    states = [reward_func.state_dict() for reward_func in stateful]
+
+    def put_back() -> None:
+        """Loads them."""
+        for reward_func, state in zip(stateful, states, strict=True):
+            reward_func.load_state_dict(state)
+
+    return put_back

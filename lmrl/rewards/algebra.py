@@ -197,8 +197,8 @@ class Combined(Reward):
             raise ValueError(
                 f"The state of {self.__name__!r} must be of its components {self.names}, got {sorted(unknown)}."
             )
-        for name, of_component in state.items():
-            components[name].load_state_dict(of_component)
+        for name, component in components.items():  # those without one had none that was worth keeping
+            getattr(component, "load_state_dict", dict)(state.get(name, {}))
 
 
 class Weighted(Combined):

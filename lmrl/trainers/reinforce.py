@@ -1,7 +1,9 @@
 """REINFORCE with a choice of baselines."""
 
 import copy
+from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrl import core
-from lmrl.checks import load_reward_states, reward_states
+from lmrl.checks import unlearned
 from lmrl.critics import LeastSquaresCritic, make_critic
 from lmrl.distributed import local_rows
 from lmrl.models import ScoredCompletions
@@ -167,26 +169,32 @@ class ReinforceTrainer(PolicyGradientTrainer):
         """Returns the rewards of the greedy completions, (B,), if they are the baseline; keeps what a critic reads."""
         if self.fitted is not None:
             self.fitted.keep_columns(inputs, prompts)
-        if self.args.baseline != "greedy":
-            return {}
-        states = reward_states(self.reward_funcs)
-        rewards = self._score_greedily(inputs, prompts)
-        load_reward_states(self.reward_funcs, states)  # running statistics are of what the policy samples
-        return {"greedy_rewards": rewards}
+        return {"greedy_rewards": self._score_greedily(inputs)} if self.args.baseline == "greedy" else {}
 
-    def _score_greedily(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> Tensor:
+    def _score_greedily(self, rows: list[dict[str, Any]]) -> Tensor:
         """Decodes once per prompt where the completions of a prompt are all on this process, else once per row."""
         group = self.completions_per_prompt
-        step = group if len(prompts) % group == 0 else 1
-        inputs = inputs[::step]
-        prompts = prompts[::step]
+        step = group if len(rows) % group == 0 else 1
+        rows = rows[::step]
         greedy = copy.deepcopy(self.generation_config)
         greedy.update(do_sample=False, temperature=None, top_p=None, top_k=None, min_p=None)
         with replaced(self, "generation_config", greedy):
-            ids = self._generate_single_turn(self._tokenize_prompts(prompts)[0], None, {})
-        completions: list[Any] = self.processing_class.batch_decode(ids, skip_special_tokens=True)
-        if not isinstance(prompts[0], str):
-            completions = [[{"role": "assistant", "content": text}] for text in completions]
+            ids = self._generate_single_turn(self._tokenize_prompts([row["prompt"] for row in rows])[0], None, {})
+        return self._score_aside(rows, self._decode(ids, rows), ids).repeat_interleave(step)
+
+    def _decode(self, ids: list[list[int]], rows: list[dict[str, Any]]) -> list[Any]:
+        """Returns completions as TRL has them: messages where prompts are conversations."""
+        texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+        if isinstance(rows[0]["prompt"], str):
+            return list(texts)
+        return [[{"role": "assistant", "content": text}] for text in texts]
+
+    def _score_aside(self, rows: list[dict[str, Any]], completions: list[Any], ids: list[list[int]]) -> Tensor:
+        """Returns rewards, (B,), and leaves states and logs of the rewards as they were: of what is trained on."""
         has_ended = torch.tensor([row[-1] in self.eos_token_ids for row in ids], device=self.accelerator.device)
-        rewards = self.total_rewards(self.call_rewards(inputs, prompts, completions, ids), has_ended)
-        return rewards.repeat_interleave(step)
+        with ExitStack() as put_back:
+            put_back.enter_context(unlearned(self.reward_funcs))
+            for name in ("_pending_extra_logs", "_pending_metrics"):
+                put_back.enter_context(replaced(self, name, defaultdict(list)))
+            per_func = self.call_rewards(rows, [row["prompt"] for row in rows], completions, ids)
+        return self.total_rewards(per_func, has_ended)
