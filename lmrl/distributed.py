@@ -128,6 +128,17 @@ def local_rows(gathered: Any) -> Any:
     return gathered.chunk(world_size)[rank]
 
 
+def even_rows(chosen: Any) -> list[int]:
+    """
+    Returns the rows of this rank, in their order, that are chosen in a mask of the rows of all, (N,), and others of it
+    to make as many as the rank with most has: what all ranks do together they do with equally many rows.
+    """
+    own = local_rows(chosen).int()
+    most = chosen.view(-1, len(own)).sum(dim=1).max()
+    rows: list[int] = own.argsort(descending=True, stable=True)[:most].sort().values.tolist()
+    return rows
+
+
 @contextmanager
 def unsharded(model: Any, reshard_after_forward: bool) -> Iterator[None]:
     """

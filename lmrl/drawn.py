@@ -65,9 +65,7 @@ class Drawn:
     def set_lists(self, log_probs: Sequence[Sequence[float | None]]) -> None:
         """Takes the log-probabilities of an engine, one list per completion; None, for NaN, is one that it lacks."""
         values = [[float("nan") if value is None else value for value in row] for row in log_probs]
-        padded = pad_sequence([torch.tensor(row, dtype=torch.float32) for row in values], batch_first=True)
-        self._log_probs = list(padded.unbind(dim=1))
-        self._states = []
+        self.put(pad_sequence([torch.tensor(row, dtype=torch.float32) for row in values], batch_first=True), None)
 
     def take(self, width: int) -> tuple[Tensor | None, Tensor | None]:
         """
@@ -85,6 +83,11 @@ class Drawn:
             states = None if states is None else pad(states, (0, 0, 0, missing))
         return log_probs, states
 
+    def put(self, log_probs: Tensor | None, states: Tensor | None) -> None:
+        """Puts back what [`~Drawn.take`] gave."""
+        self._log_probs = [] if log_probs is None else list(log_probs.unbind(dim=1))
+        self._states = [] if states is None else list(states.unbind(dim=1))
+
 
 @contextmanager
 def recording(record: Drawn | None, model: Any, of_row: Tensor) -> Iterator[None]:
@@ -99,6 +102,35 @@ def recording(record: Drawn | None, model: Any, of_row: Tensor) -> Iterator[None
     finally:
         if hook is not None:
             hook.remove()
+
+
+@contextmanager
+def replacing_rows(record: Drawn | None, rows: list[int], are_kept: list[bool], width: int) -> Iterator[None]:
+    """
+    Has a record hold the batch that it has now, but for rows that are drawn anew within the context.
+
+    Args:
+        record ([`Drawn`], *optional*):
+            Without one there is nothing to hold.
+        rows (`list[int]`):
+            Places, in the batch, of the rows that are drawn.
+        are_kept (`list[bool]`):
+            Whether each of them takes the place of the one before.
+        width (`int`):
+            Number of tokens that a completion may have.
+    """
+    if record is None:
+        yield
+        return
+    earlier = record.take(width)
+    yield
+    drawn = [number for number, is_kept in enumerate(are_kept) if is_kept]
+    places = torch.tensor([rows[number] for number in drawn], dtype=torch.long)
+    merged = [
+        None if before is None or after is None else before.index_copy(0, places.to(before.device), after[drawn])
+        for before, after in zip(earlier, record.take(width), strict=True)
+    ]
+    record.put(*merged)
 
 
 @contextmanager

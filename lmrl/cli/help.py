@@ -74,6 +74,7 @@ _ADVANCED = (
     "kl_scope",
     "loss_level",
     "loss_type",
+    "resample_equal_groups",
     "rollouts_to_save",
     "scale_rewards",
     "scoring_pass",

@@ -9,6 +9,7 @@ from .learned import (
     get_critic,
     load_critic,
     make_critic,
+    reload_critic,
     save_critic,
     set_critic_learning_rate,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "get_critic",
     "load_critic",
     "make_critic",
+    "reload_critic",
     "save_critic",
     "set_critic_learning_rate",
     "train_on_states",

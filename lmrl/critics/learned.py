@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator, DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -246,6 +247,16 @@ def load_critic(critic: Critic, folder: str | Path) -> None:
             "policy with a new critic, pass the folder as `model_name_or_path`."
         )
     _load_weights(critic, weights, str(path))
+
+
+def reload_critic(model: nn.Module, folder: str, accelerator: Accelerator) -> None:
+    """
+    Loads the critic of a model, if it has one, that lies beside a checkpoint. Not under DeepSpeed or FSDP, whose
+    checkpoints have the complete module with it: what they have loaded is shards.
+    """
+    critic = getattr(base_of(model), "critic", None)
+    if critic is not None and accelerator.distributed_type not in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        load_critic(critic, folder)
 
 
 def _read_critic(path: Path) -> dict[str, Tensor] | None:

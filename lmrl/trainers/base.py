@@ -90,7 +90,6 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._finite = checks.FiniteChecks(self.args)
         self._writer = writer.CheckpointWriter(self.args.should_save, self.args.save_total_limit)
         self._resumed_state: dict[str, Any] | None = None
-        self._train_sampler: Any = None
         engines.keep_outputs_in_fp32(self.accelerator)
         with self.gathered_policy() as policy:
             reference = make_frozen_model(policy, given.frozen_copy, self._tokenizer, self.args)
@@ -143,6 +142,10 @@ class PolicyGradientTrainer(RLOOTrainer):
         """Returns further rewards of a rollout's rows, (B,) each, which become fields or `extra` of the rollout."""
         return {}
 
+    def choose_completions(self, rows: list[dict[str, Any]], prompt_ids: Any, ids: Any, texts: Any) -> Any:
+        """Returns ids of prompts, and ids and texts of the completions to train on, of those sampled for the rows."""
+        return prompt_ids, ids, texts
+
     def run_state_dict(self) -> dict[str, Any]:
         """Returns the state that checkpoints have beside Trainer's, as JSON can hold it. A subclass adds its own."""
         return {
@@ -182,7 +185,8 @@ class PolicyGradientTrainer(RLOOTrainer):
     # -- the walk of a batch -----------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        # 1. and 2. TRL samples and calls the rewards, by way of the next three methods.
+        # 1. and 2. TRL samples and calls the rewards, by way of the next four methods.
+        self._rows = inputs
         sampled = super()._generate_and_score_completions(inputs)
         has_ended = core.ended(sampled["completion_ids"], sampled["completion_mask"], self.eos_token_ids)
         rewards = self.total_rewards(self._rewards_per_func, has_ended)
@@ -201,6 +205,9 @@ class PolicyGradientTrainer(RLOOTrainer):
         if is_first and self.args.startup_checks:
             checks.check_first_rollout(rollout, self.model, self.scorer, self.eos_token_ids, self.args)
         return rollout.to_dict()
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        return self.choose_completions(self._rows, *super()._generate(prompts))
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, *args: Any) -> list[list[int]]:
         self._check_prompts("this rollout", prompt_ids, images=images)
@@ -380,10 +387,8 @@ class PolicyGradientTrainer(RLOOTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str) -> None:
         """Called whatever the engine, when a run is resumed."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        # TRL's sampler shuffles anew in each epoch, from one seed: it would begin with the first order.
-        for _ in range(int(self.state.epoch or 0)):
-            next(iter(self._train_sampler or ()), None)
-        self._load_critic(checkpoint)
+        run_state.pass_epochs(getattr(self, "_train_sampler", None), self.state)
+        critics.reload_critic(self._base_model, checkpoint, self.accelerator)
         if self._resumed_state is not None:
             self.load_run_state_dict(self._resumed_state)
             self._buffered_inputs = run_state.load_rollout(checkpoint, self._resumed_state, self._logs, self.args)
@@ -392,9 +397,4 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        self._load_critic(str(self.state.best_model_checkpoint))
-
-    def _load_critic(self, folder: str) -> None:
-        # A checkpoint of DeepSpeed or FSDP has the complete module, with the critic: what they have loaded is shards.
-        if self.has_critic and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            critics.load_critic(critics.get_critic(self._base_model), folder)
+        critics.reload_critic(self._base_model, str(self.state.best_model_checkpoint), self.accelerator)

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from lmrl import core
 from lmrl.checks import unlearned
 from lmrl.critics import LeastSquaresCritic, make_critic
-from lmrl.distributed import local_rows
+from lmrl.distributed import even_rows, local_rows
+from lmrl.drawn import replacing_rows
 from lmrl.models import ScoredCompletions
 from lmrl.utils import replaced
 
@@ -93,11 +94,15 @@ class ReinforceTrainer(PolicyGradientTrainer):
             return torch.ones_like(rollout.rewards)
         lengths = rollout.completion_mask.sum(dim=1)
         rewards, lengths = self.accelerator.gather(torch.stack([rollout.rewards, lengths], dim=1)).unbind(dim=1)
-        equal = core.equal_groups(rewards, self.completions_per_prompt, self.args.equal_groups_tolerance)
+        equal = self._equal_groups(rewards)
         self.meter.log("dropped_groups", equal.float().mean())
         by_tokens = self.args.loss_level == "token" and self.args.loss_type == "dapo"
         sizes = lengths if by_tokens else torch.ones_like(rewards)
         return local_rows(~equal * (sizes.sum() / sizes[~equal].sum().clamp(min=1)))
+
+    def _equal_groups(self, rewards: Tensor) -> Tensor:
+        """Returns which completions of all processes, (N,), are of a prompt whose completions got the same reward."""
+        return core.equal_groups(rewards, self.completions_per_prompt, self.args.equal_groups_tolerance)
 
     def _baseline(self, rewards: Tensor, rollout: Rollout) -> Tensor:
         """Returns the baseline of the completions of all processes, (N,)."""
@@ -163,7 +168,38 @@ class ReinforceTrainer(PolicyGradientTrainer):
         if "reward_average" in state:
             self._average = torch.tensor(state["reward_average"], device=self.accelerator.device)
 
-    # -- the self-critical baseline ----------------------------------------------------------------------------------
+    # -- completions beside those that are trained on: sampled anew, or decoded greedily ----------------------------
+
+    def choose_completions(self, rows: list[dict[str, Any]], prompt_ids: Any, ids: Any, texts: Any) -> Any:
+        """Samples prompts anew, with `resample_equal_groups`, while their completions get the same reward."""
+        if not (self.args.resample_equal_groups and self.model.training):
+            return prompt_ids, ids, texts
+        ids = list(ids)
+        texts = list(texts)
+        rewards = self._score_aside(rows, texts, ids)
+        for attempts in range(self.args.resample_equal_groups + 1):
+            gathered = self.accelerator.gather(rewards)
+            equal = self._equal_groups(gathered)
+            if attempts == 0:
+                self.meter.log("resampling/reward", gathered.nanmean())
+                self.meter.log("resampling/equal_groups", equal.float().mean())
+            if attempts == self.args.resample_equal_groups or not equal.any():
+                break
+            # vLLM samples complete groups of all processes at once: there it is every prompt.
+            places = list(range(len(rows))) if self.use_vllm else even_rows(equal)
+            own = local_rows(equal).tolist()
+            are_equal = [own[place] for place in places]
+            with replacing_rows(self.sampled.record, places, are_equal, self.args.max_completion_length):
+                new_ids = self._generate_single_turn([prompt_ids[place] for place in places], None, {})
+            new_texts = self._decode(new_ids, rows)
+            new_rewards = self._score_aside([rows[place] for place in places], new_texts, new_ids)
+            for drawn, place in enumerate(places):
+                if are_equal[drawn]:
+                    ids[place] = new_ids[drawn]
+                    texts[place] = new_texts[drawn]
+                    rewards[place] = new_rewards[drawn]
+        self.meter.log("resampling/attempts", attempts)
+        return prompt_ids, ids, texts
 
     def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
         """Returns the rewards of the greedy completions, (B,), if they are the baseline; keeps what a critic reads."""

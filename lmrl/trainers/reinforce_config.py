@@ -65,6 +65,11 @@ class ReinforceConfig(PolicyGradientConfig):
     equal_groups_tolerance: float = option(
         1e-6, "How far rewards of a prompt may differ and count as the same. Read with drop_equal_groups."
     )
+    resample_equal_groups: int = option(
+        0,
+        "Times to sample such prompts anew before they are left out. Read with drop_equal_groups, for a baseline that "
+        "is of the prompt's own completions.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,8 +77,9 @@ class ReinforceConfig(PolicyGradientConfig):
         check_in(core.LOSS_TYPES, loss_type=self.loss_type)
         check_in(SCALES, scale_rewards=self.scale_rewards)
         check_at_least(0, equal_groups_tolerance=self.equal_groups_tolerance)
+        check_at_least(0, resample_equal_groups=self.resample_equal_groups)
         if not self.drop_equal_groups:
-            check_unread(self, ["equal_groups_tolerance"], "drop_equal_groups")
+            check_unread(self, ["equal_groups_tolerance", "resample_equal_groups"], "drop_equal_groups")
         if self.loss_level != "token":
             check_unread(self, ["loss_type"], "loss_level='token'")
         if not callable(self.baseline):
@@ -84,6 +90,8 @@ class ReinforceConfig(PolicyGradientConfig):
             check_unread(self, ["critic_forgetting"], "baseline='critic'")
         forgetting = self.critic_forgetting
         is_alone = self.num_generations == 1
+        resamples = self.resample_equal_groups
+        of_group = ("leave_one_out", "group_mean")
         scales = self.scale_rewards != "none"
         of_tokens = not self.vllm_importance_sampling_mode.startswith("sequence")
         refuse(
@@ -99,6 +107,9 @@ class ReinforceConfig(PolicyGradientConfig):
                 "deviation: raise it, or take scale_rewards='batch'.": is_alone and self.scale_rewards == "group",
                 "`drop_equal_groups` must be False with num_generations=1, got True. A single completion has none to "
                 "differ from: raise it.": is_alone and self.drop_equal_groups,
+                f"`resample_equal_groups` must be 0 with baseline={self.baseline!r}, got {resamples}. Equal rewards "
+                "may be above or below that baseline and teach: take baseline='leave_one_out' or "
+                "'group_mean'.": resamples and not (callable(self.baseline) or self.baseline in of_group),
                 "`kl_estimator` must be 'k1' with loss_level='sequence', got 'exact'. The KL of a state is the same "
                 "whatever token follows, and one advantage for a completion cannot part it by the tokens that have "
                 "caused it: set loss_level='token'.": self.kl_estimator == "exact" and self.loss_level == "sequence",

@@ -55,7 +55,8 @@ def test_two_processes_equal_one(algorithm: str, kind: str, gpt2_path: str, tmp_
             assert float(other[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-5), name
     by_token = algorithm == "reinforce" and kind == "lora"
     if by_token:
-        assert 0 < one["logs"][0]["dropped_groups"] < 1
+        shares = [one["logs"][0][name] for name in ("resampling/equal_groups", "dropped_groups")]
+        assert shares == [0.75, 0.5]  # two of the first process, one of the second; of each one stays
         assert one["logs"][1]["updates_left_out"] == 1
     rollouts = read_rollouts(f"{tmp_path / 'one'}.run")
     assert len(rollouts) == (8 if algorithm == "ppo" or by_token else 16)

@@ -24,6 +24,26 @@ class Gradients(TrainerCallback):
         self.seen.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
 
+def script_draws(trainer: Any) -> None:
+    """Has a trainer sample the given completions; what it samples anew goes by the prompt, whatever the process."""
+    rank = trainer.accelerator.process_index
+    is_anew: list[bool] = []
+
+    def draw(prompts: list[list[int]], *_: Any) -> list[list[int]]:
+        if not is_anew:
+            return COMPLETIONS[rank * len(prompts) : (rank + 1) * len(prompts)]
+        return [COMPLETIONS[(ids[0] + 3 * prompts[:row].count(ids)) % 8] for row, ids in enumerate(prompts)]
+
+    def choose(*args: Any) -> Any:
+        is_anew.append(True)
+        sampled = type(trainer).choose_completions(trainer, *args)
+        is_anew.clear()
+        return sampled
+
+    trainer._generate_single_turn = draw
+    trainer.choose_completions = choose
+
+
 def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> None:
     """Train one rollout of eight completions, two epochs of it for PPO."""
     gradients = Gradients()
@@ -35,7 +55,7 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
     iterations = 2 if algorithm == "ppo" else 1
     if algorithm == "reinforce" and kind == "lora":
         extra |= {"loss_level": "token", "baseline": "group_mean", "scale_rewards": "group", "drop_equal_groups": True}
-        extra |= {"equal_groups_tolerance": 0.2, "target_kl": 1e-6}
+        extra |= {"equal_groups_tolerance": 0.5, "resample_equal_groups": 1, "target_kl": 1e-6}
         iterations = 2
     if algorithm == "ppo":
         kinds = {"critic_adapter": "adapter", "least_squares": "least_squares"}
@@ -54,8 +74,7 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
         shuffle_dataset=False,
         **extra,
     )
-    rank = trainer.accelerator.process_index
-    trainer._generate_single_turn = lambda ids, *_: COMPLETIONS[rank * len(ids) : (rank + 1) * len(ids)]
+    script_draws(trainer)
     advantages = []
     credit = trainer.credit
     trainer.credit = lambda rollout: advantages.append(credit(rollout)) or advantages[-1]
@@ -64,7 +83,7 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
     if local.dim() == 2:  # each process pads to its own longest completion
         local = torch.nn.functional.pad(local, (0, 8 - local.shape[1]))
     gathered = trainer.accelerator.gather(local)
-    if rank == 0:
+    if trainer.accelerator.is_main_process:
         logs = [
             {name: value for name, value in log.items() if "time" not in name and "second" not in name}
             for log in trainer.state.log_history[:2]

@@ -324,6 +324,15 @@ REINFORCE = [
         {"drop_equal_groups": True, "num_generations": 1, "baseline": "none"},
         ["`drop_equal_groups` must be False with num_generations=1, got True."],
     ),
+    ({"resample_equal_groups": 2}, ["`resample_equal_groups` must not be set without `drop_equal_groups`, got 2"]),
+    (
+        {"drop_equal_groups": True, "resample_equal_groups": -1},
+        ["`resample_equal_groups` must be at least 0, got -1"],
+    ),
+    (
+        {"drop_equal_groups": True, "resample_equal_groups": 2, "baseline": "batch_mean"},
+        ["`resample_equal_groups` must be 0 with baseline='batch_mean', got 2. Equal rewards may be above"],
+    ),
     ({"baseline_decay": 0.5}, ["`baseline_decay` must not be set without `baseline='moving_average'`, got 0.5"]),
 ]
 PPO = [

@@ -26,12 +26,23 @@ def straight_and_resumed(
     ]
 
 
+RESAMPLED = {
+    "baseline": "leave_one_out",
+    "drop_equal_groups": True,
+    "equal_groups_tolerance": 0.6,
+    "resample_equal_groups": 2,
+}
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
 def test_two_steps_a_kill_and_the_rest_are_the_straight_run(
     algorithm: str, lora: bool, processes: int, gpt2_path: str, tmp_path: Path
 ) -> None:
-    for straight, resumed in straight_and_resumed(algorithm, lora, processes, gpt2_path, tmp_path):
+    resamples = algorithm == "reinforce" and lora
+    options = RESAMPLED if resamples else {}
+    for straight, resumed in straight_and_resumed(algorithm, lora, processes, gpt2_path, tmp_path, **options):
         assert differences(straight, resumed) == []
         assert straight["counts"][0] == (4 if algorithm == "reinforce" else 6)
+        assert not resamples or any(row["resampling/attempts"] > 0 for row in straight["log"][2:4])  # once resumed

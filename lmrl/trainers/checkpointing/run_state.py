@@ -125,6 +125,12 @@ def resumed_place(
     return (state or {}).get("stream", place) if is_stream else place
 
 
+def pass_epochs(sampler: Any, state: TrainerState) -> None:
+    """Has a sampler pass the epochs that are done: TRL's shuffles anew in each, and would begin with the first."""
+    for _ in range(int(state.epoch or 0)):
+        next(iter(sampler or ()), None)
+
+
 def load_rollout(
     checkpoint: str, state: dict[str, Any], logs: Any, args: RLOOConfig
 ) -> list[dict[str, Tensor]] | None:
