@@ -52,8 +52,8 @@ RECIPES = ("sft", "reinforce_gen", "ppo_gen", "evaluate_gen")
 LEARNED_RECIPES = ("train_classifier", "train_reward_model")  # these have test_learned_recipes.py
 LEARNED_CONFIGS = ("sst2_classifier", "sst2_minilm", "webnlg_minilm", "webnlg_reward_model")
 CONFIGS = (
-    *("chat_smollm2", "demo_ppo", "demo_reinforce", "e2e_ppo", "e2e_reinforce", "e2e_smollm2", "gpt2_lora"),
-    *("imdb_ppo", "sentiment_smollm2", "tinystories_sentiment"),
+    *("chat_smollm2", "demo_ppo", "demo_reinforce", "e2e_distill", "e2e_ppo", "e2e_reinforce", "e2e_smollm2"),
+    *("gpt2_lora", "imdb_ppo", "sentiment_smollm2", "tinystories_sentiment"),
 )
 
 SHORT = (
@@ -189,6 +189,10 @@ def test_every_configuration_trains_two_steps(
         ),
         "demo_ppo": (),
         "demo_reinforce": (),
+        "e2e_distill": (
+            *("--model_name_or_path", demo, "--reference_model_name_or_path", demo),
+            *rows_of(footpaths),
+        ),
         "e2e_ppo": ("--model_name_or_path", demo, *rows_of(footpaths)),
         "e2e_reinforce": ("--model_name_or_path", demo, *rows_of(footpaths)),
         "e2e_smollm2": ("--model_name_or_path", demo, *rows_of(footpaths)),
