@@ -73,6 +73,7 @@ LAYERS = {
         (
             *("lmrl.trainers", "lmrl.checks", "lmrl.core", "lmrl.critics", "lmrl.models", "lmrl.distributed"),
             *("lmrl.checkpoints", "lmrl.drawn", "lmrl.fused_lora", "lmrl.log_file", "lmrl.saving", "lmrl.sigterm"),
+            "lmrl.precision",
         ),
         TRAINER_LIBRARIES,
     ),

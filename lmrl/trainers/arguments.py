@@ -19,6 +19,7 @@ from trl import BEMACallback
 from lmrl import models
 from lmrl.checks import check_columns, checked_rewards
 from lmrl.fused_lora import fuse_adapters
+from lmrl.precision import avoid_cudnn_attention
 from lmrl.saving import check_writable
 from lmrl.utils import refuse, shorten
 
@@ -102,6 +103,7 @@ class Given:
             model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=trained)
         if own_args.disable_dropout:
             models.disable_dropout(model)
+        avoid_cudnn_attention()
         models.fuse_activations(model)
         if not is_deepspeed_zero3_enabled():
             fuse_adapters(model)

@@ -55,3 +55,9 @@ def test_a_precision_of_the_launcher_is_not_overruled(monkeypatch: pytest.Monkey
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     config = OfTRL(str(tmp_path), report_to=[])
     assert (config.bf16, config.mixed_precision) == (False, "bf16")
+
+
+def test_the_attention_that_has_gradients_of_nan_is_turned_off(tmp_path: Path) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    OfTransformers(str(tmp_path))
+    assert torch.backends.cuda.cudnn_sdp_enabled() is False

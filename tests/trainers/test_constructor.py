@@ -337,3 +337,9 @@ def test_images_are_refused_where_completions_would_be_scored_without_them(llama
         trainer._generate_single_turn([[5]], [["image"]], {})
     with pytest.raises(ValueError, match="`train_dataset` must not have a column 'images'"):
         make_trainer("ppo", llama_path, tmp_path, train_dataset=Dataset.from_list([{"prompt": "a", "images": []}] * 8))
+
+
+def test_a_trainer_turns_off_the_attention_that_has_gradients_of_nan(llama_path: str, tmp_path: Path) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    make_trainer("reinforce", llama_path, tmp_path)
+    assert torch.backends.cuda.cudnn_sdp_enabled() is False
