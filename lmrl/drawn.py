@@ -170,4 +170,6 @@ def recording_vllm(record: Drawn, generation: Any) -> None:
 
 
 def _in_batch(values: Tensor, rows: Tensor, batch: int) -> Tensor:
+    if len(rows) == batch:
+        return values.clone()  # which a graph overwrites
     return values.new_zeros((batch, *values.shape[1:])).index_copy(0, rows, values)

@@ -49,6 +49,8 @@ LAYERS = {
     "lmrl/distributed.py": Layer((), ("torch",)),
     "lmrl/progress": Layer(("lmrl.progress",), ()),
     "lmrl/precision.py": Layer((), ("torch",)),
+    "lmrl/steps.py": Layer((), ("torch",)),
+    "lmrl/captured.py": Layer(("lmrl.steps",), ("peft", "torch", "transformers")),
     "lmrl/drawn.py": Layer((), ("torch",)),
     "lmrl/fused_lora.py": Layer((), ("peft", "torch", "transformers")),
     "lmrl/packing.py": Layer((), ("torch",)),
@@ -57,7 +59,8 @@ LAYERS = {
     ),
     "lmrl/data": Layer(("lmrl.data",), None),
     "lmrl/models": Layer(
-        ("lmrl.models", "lmrl.drawn", "lmrl.packing"), ("peft", "safetensors", "torch", "transformers", "trl")
+        ("lmrl.models", "lmrl.captured", "lmrl.drawn", "lmrl.packing", "lmrl.steps"),
+        ("peft", "safetensors", "torch", "transformers", "trl"),
     ),
     "lmrl/critics": Layer(
         ("lmrl.critics", "lmrl.core", "lmrl.distributed", "lmrl.models"),

@@ -79,6 +79,7 @@ _ADVANCED = (
     "scale_rewards",
     "scoring_pass",
     "target_kl",
+    "use_cuda_graphs",
     "vllm_importance_sampling_correction",
     "vllm_importance_sampling_mode",
     "vllm_importance_sampling_clip_max",

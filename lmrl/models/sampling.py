@@ -19,7 +19,9 @@ from transformers.generation.logits_process import (
 )
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
+from lmrl.captured import CapturedSteps
 from lmrl.drawn import Drawn, recording
+from lmrl.steps import ROW_ARGUMENTS, GrowingStep, of_rows
 from lmrl.utils import replaced
 
 
@@ -41,6 +43,7 @@ class DecodingWeights:
     def __init__(self, mixed_precision: str) -> None:
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
         self._copies: dict[nn.Parameter, nn.Parameter] = {}
+        self.graphs = CapturedSteps()  # which read the copies, and so stay good for the next rollout
 
     @contextmanager
     def replacing(self, model: PreTrainedModel) -> Iterator[None]:
@@ -100,8 +103,6 @@ def neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
         yield
 
 
-# What `generate` passes along with a value for each row, and rows that have left no longer need.
-_ROW_ARGUMENTS = ("attention_mask", "position_ids", "token_type_ids")
 # What reads each row by itself; others, such as a penalty of repetition, may hold the rows of the batch.
 _ROW_PROCESSORS = (
     *(InfNanRemoveLogitsProcessor, MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper),
@@ -111,9 +112,11 @@ _SHARE_ENDED = 0.125  # of the rows that are left: so many leave at once, as it 
 
 
 @contextmanager
-def sampling_together(model: PreTrainedModel, record: Drawn | None = None) -> Iterator[None]:
+def sampling_together(
+    model: PreTrainedModel, record: Drawn | None = None, graphs: CapturedSteps | None = None
+) -> Iterator[None]:
     """Has `generate` of a model decode by [`draw`], for the time of the context."""
-    decode = functools.partial(draw, record=record)
+    decode = functools.partial(draw, record=record, graphs=graphs)
     with replaced(model, "generate", functools.partial(model.generate, custom_generate=decode)):
         yield
 
@@ -125,11 +128,13 @@ def draw(
     stopping_criteria: Any,
     generation_config: GenerationConfig,
     record: Drawn | None = None,
+    graphs: CapturedSteps | None = None,
     **others: Any,
 ) -> Any:
     """
     Returns sequences as `generate` does, by its decoding loop for `custom_generate=draw`: each distinct prompt is
     computed once, and rows that have ended leave the batch, unless a processor of logits may depend on the batch.
+    Where a GPU can decode by a CUDA graph, rows stay; `graphs` keeps it for the next batch.
 
     `generate` prepares everything else, its processors of logits and criteria of stopping. Tokens are drawn as
     `torch.multinomial` draws them, with the random numbers of the complete batch, so that they are those of `generate`
@@ -140,7 +145,7 @@ def draw(
     cache: Any = others.get("past_key_values")
     is_own = others.get("synced_gpus") or others.get("streamer") is not None or not _is_plain(cache)
     has_more = generation_config.return_dict_in_generate or model.config.is_encoder_decoder
-    if is_own or has_more or tensors.keys() - {*_ROW_ARGUMENTS} or any(value.ndim != 2 for value in tensors.values()):
+    if is_own or has_more or tensors.keys() - {*ROW_ARGUMENTS} or any(value.ndim != 2 for value in tensors.values()):
         rest = {"synced_gpus": False, **others}
         return model._sample(input_ids, logits_processor, stopping_criteria, generation_config, **rest)
 
@@ -151,18 +156,16 @@ def draw(
     arguments = {name: value for name, value in others.items() if name not in ("synced_gpus", "streamer")}
     record = record if generation_config.do_sample else None
     with model._optimize_model_for_decode(), recording(record, model, of_row):
-        outputs = model._prefill(input_ids[first], generation_config, _selected(arguments, first))
+        outputs = model._prefill(input_ids[first], generation_config, of_rows(arguments, first))
         logits = outputs.logits[:, -1][of_row]
         cache.batch_select_indices(of_row)
+        step: Any = GrowingStep(model, outputs, arguments)
         ids = input_ids
         is_left = torch.ones_like(rows, dtype=torch.bool)
-        filler = generation_config.pad_token_id
-        if filler is None:  # `generate` fills with EOS then; reading it, a GPU is waited for
-            padding = generation_config._pad_token_tensor
-            filler = 0 if padding is None else int(padding)
-        drawn = []
+        filler = _filler(generation_config)
+        drawn: list[Tensor] = []
         while True:
-            arguments = model._update_model_kwargs_for_generation(outputs, arguments)
+            step.ends.before()
             scores = logits_processor(ids, logits.to(copy=True, dtype=torch.float32))
             if generation_config.do_sample:
                 # As in `torch.multinomial`: the numbers of a row do not depend on which others are left.
@@ -176,19 +179,29 @@ def draw(
             tokens = torch.where(is_left, tokens, filler)
             ids = torch.cat([ids, tokens[:, None]], dim=1)
             is_left &= ~stopping_criteria(ids, None)
-            drawn.append(tokens.new_full((batch,), filler).index_copy(0, rows, tokens))
-            count = int(is_left.sum())
+            is_whole = len(rows) == batch
+            drawn.append(tokens if is_whole else tokens.new_full((batch,), filler).index_copy(0, rows, tokens))
+            count = step.ends.count(is_left)
             if count == 0:
-                return torch.cat([input_ids, torch.stack(drawn, dim=1)], dim=1)
-            if may_leave and count <= (1 - _SHARE_ENDED) * len(rows):
+                return torch.cat([input_ids, torch.stack(drawn[: step.ends.width], dim=1)], dim=1)
+            if len(drawn) == 1:  # the next is the first to be computed with keys and values
+                on_states = record.keep if record is not None and record.with_states else None
+                store = CapturedSteps() if graphs is None else graphs
+                step = store.begin(step, ids, generation_config.max_length, on_states) or step
+            if may_leave and step.rows_leave and count <= (1 - _SHARE_ENDED) * len(rows):
                 kept = is_left.int().argsort(descending=True, stable=True)[:count]  # which a GPU need not wait for
                 rows, ids, is_left = (value[kept] for value in (rows, ids, is_left))
-                arguments = _selected(arguments, kept)
-                cache.batch_select_indices(kept)
-            outputs = model(
-                **model.prepare_inputs_for_generation(ids, next_sequence_length=1, **arguments), return_dict=True
-            )
-            logits = outputs.logits[:, -1]
+                step.keep(kept)
+            logits = step(ids)
+
+
+def _filler(generation_config: GenerationConfig) -> int:
+    """Returns the token that follows the end of a row."""
+    filler: int | None = generation_config.pad_token_id
+    if filler is None:  # `generate` fills with EOS then; reading it, a GPU is waited for
+        padding: Tensor | None = generation_config._pad_token_tensor
+        filler = 0 if padding is None else int(padding)
+    return filler
 
 
 def _is_plain(cache: Any) -> bool:
@@ -204,8 +217,3 @@ def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
     indices = torch.arange(len(rows), device=rows.device)
     first = torch.full_like(indices, len(rows)).scatter_reduce(0, of_row, indices, "amin")
     return first[: len(distinct)], of_row
-
-
-def _selected(arguments: dict[str, Any], rows: Tensor) -> dict[str, Any]:
-    selected = {name: value[rows] for name, value in arguments.items() if name in _ROW_ARGUMENTS and value is not None}
-    return {**arguments, **selected}

@@ -104,6 +104,7 @@ class Given:
         if own_args.disable_dropout:
             models.disable_dropout(model)
         avoid_cudnn_attention()
+        models.base_of(model).use_cuda_graphs = own_args.use_cuda_graphs
         models.fuse_activations(model)
         if not is_deepspeed_zero3_enabled():
             fuse_adapters(model)

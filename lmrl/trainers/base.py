@@ -170,7 +170,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         Returns a context that gives the policy complete on every process, whatever the engine, to evaluate it: outside
         of it weights may be shards. All processes must enter and leave it together.
         """
-        return engines.gathered_policy(self.model_wrapped, self.accelerator, self.args)
+        return engines.gathered_policy(self.model_wrapped, self.accelerator, self.args, self._decoding)
 
     @property
     def serves_one_update(self) -> bool:

@@ -103,6 +103,9 @@ class PolicyGradientConfig(RLOOConfig, Settings):
     scoring_pass: Literal["auto", "shared", "plain"] = option(
         "auto", "Pass over completions. shared computes what several begin with once, auto does on a CPU, plain never."
     )
+    use_cuda_graphs: bool = option(
+        True, "Decode by CUDA graphs where that is possible. Each token is then launched as a whole."
+    )
     vllm_importance_sampling_correction: bool | None = option(
         None,
         "Weigh by the ratio of the policy to the one that sampled. By default where vLLM or continuous batching does.",

@@ -22,13 +22,17 @@ from lmrl.models import DecodingWeights, neutral_generation_config, sampling_tog
 
 
 @contextmanager
-def gathered_policy(model_wrapped: Any, accelerator: Accelerator, args: Any) -> Iterator[PreTrainedModel]:
+def gathered_policy(
+    model_wrapped: Any, accelerator: Accelerator, args: Any, weights: DecodingWeights | None = None
+) -> Iterator[PreTrainedModel]:
     """
     Yields the policy out of its engine, with all its weights on every process and on the device that trains, as for
     [`~PolicyGradientTrainer.gathered_policy`]. A model that is loaded within is complete too. What is done to the
-    weights in it is lost where they are shards.
+    weights in it is lost where they are shards. The graphs of `weights` give back their memory.
     """
     with ExitStack() as stack:
+        if weights is not None:
+            weights.graphs.clear()
         if DistributedBackend(accelerator).is_zero3:  # models are loaded as if it were not there
             config = deepspeed._hf_deepspeed_config_weak_ref
             stack.callback(setattr, deepspeed, "_hf_deepspeed_config_weak_ref", config)
@@ -78,7 +82,9 @@ def decoding_policy(
         elif not backend.is_zero3 and not is_spread:
             stack.enter_context(weights.replacing(policy))
         stack.enter_context(neutral_generation_config(policy))
-        stack.enter_context(sampling_together(policy, record))
+        if weights is not None:
+            stack.callback(weights.graphs.trim)
+        stack.enter_context(sampling_together(policy, record, weights and weights.graphs))
         stack.enter_context(recording_batches(record, policy))
         # Continuous batching in TRL 1.16 casts the weights for good, and leaves the policy in training mode.
         stack.callback(vars(args).update, bf16=args.bf16, fp16=args.fp16)

@@ -7,6 +7,7 @@ runs the cases of some groups in one process, and writes to RESULTS, as JSON, th
 """
 
 import json
+import logging
 import runpy
 import sys
 import time
@@ -27,12 +28,16 @@ if "--pretend" in sys.argv:
 
 from datasets import Dataset
 from gpu.models import FOLDER, GPT2, LLAMA, adapted, bert, classifier, lora, scorer
+from peft import get_peft_model
 from tiny import tiny_tokenizer
 from training import PROMPTS, make_trainer
+from transformers import GenerationConfig
 
 from lmrl import ReinforceTrainer, rewards
+from lmrl.captured import CapturedSteps
+from lmrl.drawn import Drawn
 from lmrl.evaluation import CompletionStore, Decoding, Evaluation, evaluate_model
-from lmrl.models import load_model, write_merged
+from lmrl.models import load_model, sampling_together, write_merged
 from lmrl.trainers import Credit, Rollout
 
 GPU = torch.device("cuda", 0)
@@ -94,8 +99,12 @@ TRAINING: dict[str, dict[str, Any]] = {
     "ppo with another reference": {"reference_model_name_or_path": GPT2},
     "ppo with a reference that follows": {"sync_ref_model": True, "ref_model_sync_steps": 1},
     "ppo with every option of the loss": {**LARGE_MOVES, "missing_eos_penalty": 1.0, "entropy_coef": 0.01},
-    # One completion ends, with the reward 0, which a fitted critic has no other to value by.
-    "ppo without cut completions": {"mask_truncated_completions": True, "critic": "shared"},
+    # Few completions end, and a fitted critic has few others to value them by.
+    "ppo without cut completions": {
+        "mask_truncated_completions": True,
+        "critic": "shared",
+        "max_completion_length": 40,
+    },
     "ppo with a static cache": {"cache_implementation": "static"},
     "ppo with a device map": {"model": lambda: load_model(LLAMA, device_map="cuda")},
     **{
@@ -332,6 +341,138 @@ def waits_of_rewards() -> None:
         assert waits[8] == waits[16] <= 5, waits
 
 
+# -- CUDA graphs and kernels, on a real GPU --------------------------------------------------------------------------
+
+
+def sample(model: Any, graphs: CapturedSteps | None = None, new: int = 40) -> tuple[torch.Tensor, ...]:
+    """Returns sampled ids of 8 rows, their log-probabilities and states, and the random numbers after them."""
+    ids = torch.randint(3, 64, (4, 9), generator=torch.Generator().manual_seed(1)).repeat_interleave(2, dim=0).to(GPU)
+    mask = torch.ones_like(ids)
+    mask[:2, :3] = 0
+    config = GenerationConfig(max_new_tokens=new, do_sample=True, top_k=0, eos_token_id=[1, 7], pad_token_id=0)
+    record = Drawn(with_states=True)
+    torch.manual_seed(5)
+    with torch.no_grad(), sampling_together(model, record, graphs):
+        found = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    width = found.shape[1] - 9
+    ends = torch.isin(found[:, 9:], torch.tensor([1, 7], device=GPU)).int()
+    kept = ends.cumsum(1) - ends == 0
+    log_probs, states = record.take(width)
+    return found, log_probs * kept, states * kept[:, :, None], torch.rand(4, device=GPU)
+
+
+def without_graphs(model: Any, new: int = 40) -> tuple[torch.Tensor, ...]:
+    """Returns what the plain loop samples."""
+    model.use_cuda_graphs = False
+    found = sample(model, new=new)
+    model.use_cuda_graphs = True
+    return found
+
+
+def graph_is_used_again(model: Any, lora_layers: bool = False) -> None:
+    """A graph draws as the plain loop, also with other weights in the same memory; other memory has another graph."""
+    model = load_model(model, device=GPU, dtype="float32").eval()
+    if lora_layers:
+        model = get_peft_model(model, lora(init_lora_weights=False)).get_base_model()
+    graphs = CapturedSteps()
+    for _ in range(2):
+        for found, expected in zip(sample(model, graphs), without_graphs(model), strict=True):
+            assert torch.allclose(found, expected, atol=1e-4), (found, expected)
+        assert len(graphs) == 1
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(0.9)
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.clone())
+    assert torch.equal(sample(model, graphs)[0], without_graphs(model)[0])
+    assert len(graphs) == 2
+    graphs.clear()
+
+
+def graph_in_bfloat16() -> None:
+    """Log-probabilities and states are those of the plain loop, to rounding, where tokens are."""
+    model = load_model(LLAMA, device=GPU, dtype="bfloat16").eval()
+    graphs = CapturedSteps()
+    found = sample(model, graphs, new=2)
+    expected = without_graphs(model, new=2)
+    assert len(graphs) == 1
+    same = (found[0] == expected[0]).all(dim=1)
+    assert same.sum() >= 6
+    assert (found[1] - expected[1])[same].abs().max() < 0.1
+    assert (found[2] - expected[2])[same].abs().max() < 0.1
+
+
+def refused(change: Callable[[Any], Any], reason: str) -> None:
+    """Where a forward cannot be captured, the plain loop goes on as if nothing had been tried."""
+    model = load_model(LLAMA, device=GPU, dtype="float32").eval()
+    change(model)
+    expected = without_graphs(model)
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logging.getLogger("lmrl.captured").addHandler(handler)
+    found = sample(model, CapturedSteps())
+    logging.getLogger("lmrl.captured").removeHandler(handler)
+    assert len(lines) == 1 and reason in lines[0], lines
+    assert model.use_cuda_graphs is False
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+CAPTURING = torch.cuda.is_current_stream_capturing
+
+
+def wait(model: Any) -> None:
+    """Has a forward read a number from the GPU."""
+    model.lm_head.register_forward_pre_hook(lambda _, inputs: (inputs[0] * float(inputs[0].isfinite().all()),))
+
+
+def wait_unseen(model: Any) -> None:
+    """Has a forward wait in a way that only the capture notices."""
+    model.lm_head.register_forward_pre_hook(lambda *_: torch.cuda.synchronize() if CAPTURING() else None)
+
+
+def differ(model: Any) -> None:
+    """Has a forward differ from call to call, but for the first tokens."""
+    calls: list[int] = []
+    model.lm_head.register_forward_pre_hook(
+        lambda _, inputs: (inputs[0] * (1 if not CAPTURING() else 1 + len(calls)), calls.append(1))[:1]
+    )
+    calls.append(1)
+
+
+def trains_alike() -> None:
+    """In float32 a run with graphs has the weights and logs of one without."""
+    logs = []
+    weights = []
+    for use in (True, False):
+        options = {"bf16": False, "max_steps": 3, "num_iterations": 1, "max_completion_length": 24}
+        trainer = trainer_of(folder=f"graphs{use}", use_cuda_graphs=use, **options)
+        trainer.train()
+        assert bool(len(trainer._decoding.graphs)) is use
+        logs.append([log["reward"] for log in trainer.state.log_history if "reward" in log])
+        weights.append([weight.detach().clone() for weight in trainer.model.parameters()])
+        with trainer.gathered_policy():
+            assert len(trainer._decoding.graphs) == 0
+    assert logs[0] == logs[1]
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*weights, strict=True))
+
+
+def gradients_of_padding() -> None:
+    """Over 64 positions, with padding on the left, gradients in bfloat16 are finite, and near those in float32."""
+    make_trainer("reinforce", LLAMA, FOLDER / "padding", use_cpu=False)
+    model = load_model(LLAMA, device=GPU)
+    ids = torch.randint(3, 64, (8, 64), generator=torch.Generator().manual_seed(1)).to(GPU)
+    mask = (torch.arange(64, device=GPU) >= torch.arange(8, device=GPU)[:, None]).long()
+    gradients = []
+    for enabled in (True, False):
+        model.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
+            logits = model(input_ids=ids, attention_mask=mask).logits
+        torch.nn.functional.cross_entropy(logits[:, 20:-1].flatten(0, 1).float(), ids[:, 21:].flatten()).backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() < 0.05 * gradients[1].norm()  # not of NaN
+
+
 GROUPS: dict[str, dict[str, Callable[[], None]]] = {
     "training": {name: partial(train, **options) for name, options in TRAINING.items()},
     "rewards": {name: partial(train, **options) for name, options in REWARDS.items()},
@@ -361,6 +502,18 @@ GROUPS: dict[str, dict[str, Callable[[], None]]] = {
         "of rewards": waits_of_rewards,
     },
     "planted": {"errors": planted_errors},
+    "attention": {"gradients of padding": gradients_of_padding},
+    "graphs": {
+        "of GPT-2": partial(graph_is_used_again, GPT2),
+        "of Llama": partial(graph_is_used_again, LLAMA),
+        "with LoRA": partial(graph_is_used_again, LLAMA, lora_layers=True),
+        "in bfloat16": graph_in_bfloat16,
+        "that would wait": partial(refused, wait, "synchroniz"),
+        "that waits when captured": partial(refused, wait_unseen, "captur"),
+        "that would draw": partial(refused, lambda model: model.train(), "its forward draws random numbers"),
+        "that differs": partial(refused, differ, "its logits differ by"),
+        "in training": trains_alike,
+    },
 }
 
 
@@ -371,12 +524,13 @@ def main(results: str, *groups: str) -> None:
         for name, case in GROUPS[group].items():
             torch.manual_seed(0)
             begun = time.perf_counter()
+            error = None
             try:
                 case()
-                errors[f"{group}: {name}"] = None
             except Exception:
-                errors[f"{group}: {name}"] = traceback.format_exc()
-            print(f"{group}: {name}, {time.perf_counter() - begun:.1f} s", flush=True)
+                error = traceback.format_exc()
+            errors[f"{group}: {name}"] = error
+            print(f"{group}: {name}, {time.perf_counter() - begun:.1f} s {error or ''}", flush=True)
     Path(results).write_text(json.dumps(errors), encoding="utf-8")
 
 

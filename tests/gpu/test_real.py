@@ -9,6 +9,8 @@ from launching import ANY_PORT
 
 pytestmark = pytest.mark.gpu
 
+GROUPS = ("planted counts", "training", "rewards", "evaluation recipes", "resuming", "attention graphs")
+
 
 @pytest.fixture(scope="module")
 def gpus() -> int:
@@ -20,7 +22,9 @@ def gpus() -> int:
 
 
 @pytest.mark.usefixtures("gpus")
-@pytest.mark.parametrize("groups", ["planted counts", "training", "rewards", "evaluation recipes", "resuming"])
+@pytest.mark.parametrize(
+    "groups", ["planted counts", "training", "rewards", "evaluation recipes", "resuming", "graphs"]
+)
 def test_nothing_is_on_the_wrong_device(groups: str, tmp_path: Path) -> None:
     check_cases(groups, tmp_path, **REAL)
 

@@ -343,3 +343,10 @@ def test_a_trainer_turns_off_the_attention_that_has_gradients_of_nan(llama_path:
     torch.backends.cuda.enable_cudnn_sdp(True)
     make_trainer("reinforce", llama_path, tmp_path)
     assert torch.backends.cuda.cudnn_sdp_enabled() is False
+
+
+@pytest.mark.parametrize("use", [True, False])
+def test_graphs_are_turned_off_for_the_policy_wherever_it_decodes(use: bool, llama_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer("reinforce", llama_path, tmp_path, use_cuda_graphs=use)
+    with trainer.gathered_policy() as policy:
+        assert policy.use_cuda_graphs is use
