@@ -105,7 +105,7 @@ def recording(record: Drawn | None, model: Any, of_row: Tensor) -> Iterator[None
 
 
 @contextmanager
-def replacing_rows(record: Drawn | None, rows: list[int], are_kept: list[bool], width: int) -> Iterator[None]:
+def replacing_rows(record: Drawn | None, rows: list[int], is_replaced: list[bool], width: int) -> Iterator[None]:
     """
     Has a record hold the batch that it has now, but for rows that are drawn anew within the context.
 
@@ -114,8 +114,8 @@ def replacing_rows(record: Drawn | None, rows: list[int], are_kept: list[bool], 
             Without one there is nothing to hold.
         rows (`list[int]`):
             Places, in the batch, of the rows that are drawn.
-        are_kept (`list[bool]`):
-            Whether each of them takes the place of the one before.
+        is_replaced (`list[bool]`):
+            Of each row of the batch, whether it is replaced by the one that is drawn for it.
         width (`int`):
             Number of tokens that a completion may have.
     """
@@ -124,7 +124,7 @@ def replacing_rows(record: Drawn | None, rows: list[int], are_kept: list[bool], 
         return
     earlier = record.take(width)
     yield
-    drawn = [number for number, is_kept in enumerate(are_kept) if is_kept]
+    drawn = [number for number, row in enumerate(rows) if is_replaced[row]]
     places = torch.tensor([rows[number] for number in drawn], dtype=torch.long)
     merged = [
         None if before is None or after is None else before.index_copy(0, places.to(before.device), after[drawn])

@@ -175,31 +175,26 @@ class ReinforceTrainer(PolicyGradientTrainer):
         if not (self.args.resample_equal_groups and self.model.training):
             return prompt_ids, ids, texts
         ids = list(ids)
-        texts = list(texts)
-        rewards = self._score_aside(rows, texts, ids)
+        rewards = self._score_aside(rows, ids)
         for attempts in range(self.args.resample_equal_groups + 1):
-            gathered = self.accelerator.gather(rewards)
-            equal = self._equal_groups(gathered)
+            equal = self._equal_groups(self.accelerator.gather(rewards))
             if attempts == 0:
-                self.meter.log("resampling/reward", gathered.nanmean())
+                self.meter.log_mean("resampling/reward", rewards, ~rewards.isnan())
                 self.meter.log("resampling/equal_groups", equal.float().mean())
             if attempts == self.args.resample_equal_groups or not equal.any():
                 break
             # vLLM samples complete groups of all processes at once: there it is every prompt.
             places = list(range(len(rows))) if self.use_vllm else even_rows(equal)
             own = local_rows(equal).tolist()
-            are_equal = [own[place] for place in places]
-            with replacing_rows(self.sampled.record, places, are_equal, self.args.max_completion_length):
+            with replacing_rows(self.sampled.record, places, own, self.args.max_completion_length):
                 new_ids = self._generate_single_turn([prompt_ids[place] for place in places], None, {})
-            new_texts = self._decode(new_ids, rows)
-            new_rewards = self._score_aside([rows[place] for place in places], new_texts, new_ids)
+            new_rewards = self._score_aside([rows[place] for place in places], new_ids)
             for drawn, place in enumerate(places):
-                if are_equal[drawn]:
+                if own[place]:
                     ids[place] = new_ids[drawn]
-                    texts[place] = new_texts[drawn]
                     rewards[place] = new_rewards[drawn]
         self.meter.log("resampling/attempts", attempts)
-        return prompt_ids, ids, texts
+        return prompt_ids, ids, self._decode(rows, ids)
 
     def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
         """Returns the rewards of the greedy completions, (B,), if they are the baseline; keeps what a critic reads."""
@@ -216,21 +211,21 @@ class ReinforceTrainer(PolicyGradientTrainer):
         greedy.update(do_sample=False, temperature=None, top_p=None, top_k=None, min_p=None)
         with replaced(self, "generation_config", greedy):
             ids = self._generate_single_turn(self._tokenize_prompts([row["prompt"] for row in rows])[0], None, {})
-        return self._score_aside(rows, self._decode(ids, rows), ids).repeat_interleave(step)
+        return self._score_aside(rows, ids).repeat_interleave(step)
 
-    def _decode(self, ids: list[list[int]], rows: list[dict[str, Any]]) -> list[Any]:
+    def _decode(self, rows: list[dict[str, Any]], ids: list[list[int]]) -> list[Any]:
         """Returns completions as TRL has them: messages where prompts are conversations."""
         texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
         if isinstance(rows[0]["prompt"], str):
             return list(texts)
         return [[{"role": "assistant", "content": text}] for text in texts]
 
-    def _score_aside(self, rows: list[dict[str, Any]], completions: list[Any], ids: list[list[int]]) -> Tensor:
+    def _score_aside(self, rows: list[dict[str, Any]], ids: list[list[int]]) -> Tensor:
         """Returns rewards, (B,), and leaves states and logs of the rewards as they were: of what is trained on."""
         has_ended = torch.tensor([row[-1] in self.eos_token_ids for row in ids], device=self.accelerator.device)
         with ExitStack() as put_back:
             put_back.enter_context(unlearned(self.reward_funcs))
             for name in ("_pending_extra_logs", "_pending_metrics"):
                 put_back.enter_context(replaced(self, name, defaultdict(list)))
-            per_func = self.call_rewards(rows, [row["prompt"] for row in rows], completions, ids)
+            per_func = self.call_rewards(rows, [row["prompt"] for row in rows], self._decode(rows, ids), ids)
         return self.total_rewards(per_func, has_ended)
