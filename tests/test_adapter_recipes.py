@@ -56,7 +56,11 @@ def test_a_run_from_an_adapter_trains_it_further_and_its_kl_is_to_the_adapter_an
     sft, out = tmp_path / "sft", tmp_path / "out"
     own = {"ppo_gen": ("--critic", "adapter", "--num_iterations", "1"), "reinforce_gen": ()}[trainer]
     supervised = (*SHORT, "--model_name_or_path", llama_path, *rows, "--max_steps", "6", "--output_dir", sft)
-    assert recipe("sft", *supervised)[0] == 0
+    status, first, _ = recipe("sft", *supervised)
+    assert status == 0
+    assert "(LoRA of rank 4 on all linear layers)" in " ".join(first.split())
+    assert "`target_modules=all-linear`" in (sft / "README.md").read_text()
+    assert "all-linear" in (sft / "report.html").read_text()
     base = AutoModelForCausalLM.from_pretrained(llama_path)
     assert not torch.allclose(logits(AutoPeftModelForCausalLM.from_pretrained(sft)), logits(base), atol=0.1)
 
@@ -66,6 +70,7 @@ def test_a_run_from_an_adapter_trains_it_further_and_its_kl_is_to_the_adapter_an
     status, printed, err = recipe(trainer, *tuned, *saving)
     assert status == 0, err
     assert f"The merged model is in {out}/merged\n" in printed
+    assert "(LoRA of rank 4 on all linear layers)" in " ".join(printed.split())
     assert first_log(out)["kl_per_sequence"] == pytest.approx(0, abs=1e-5)
     scores = {name: json.loads((out / f"{name}.json").read_text())["scores"] for name in ("before", "after")}
     assert scores["before"]["kl"]["value"] == pytest.approx(0, abs=1e-4)

@@ -176,7 +176,7 @@ def _added(layer: nn.Module, addition: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Returns a model's linear layers by name, but for its LM head and for layers that an adapter trains in full."""
     from peft.utils.other import AuxiliaryTrainingWrapper
     from transformers.pytorch_utils import Conv1D
