@@ -174,14 +174,11 @@ def comparison_lines(
     """Returns the table of configurations compared with the first: a metric and a configuration a line, and notes."""
     baseline = next(iter(configurations))
     counts = {label: len(found.runs) for label, found in configurations.items()}
-    table = [
-        ["metric", f"{baseline}: mean, sd", "other", "mean, sd", "difference [95% CI]", "p (Holm)", "Welch (Holm)"]
-    ]
-    left_out = dict.fromkeys(name for found in configurations.values() for name in found.metrics)
-    for name in list(left_out):
+    table = [["metric", baseline, "other", "its score", "difference [95% CI]", "p (Holm)", "Welch (Holm)"]]
+    names = dict.fromkeys(name for found in configurations.values() for name in found.metrics)
+    for name in names:
         for label, found in compared.items():
             if name in found:
-                left_out.pop(name, None)
                 one = found[name]
                 star = "*" if one.significant else ""
                 tested = [p_value(one.p_corrected) + star, p_value(one.welch_corrected)]
@@ -190,13 +187,15 @@ def comparison_lines(
                 ]
                 table.append([name, spreads[0], label, spreads[1], with_interval(*one.interval), *tested])
     tests = sum(not math.isnan(one.p_corrected) for found in compared.values() for one in found.values())
+    seeds = ", ".join(f"{label} {count}" for label, count in counts.items())
     notes = [
-        f"Seeds: {', '.join(f'{label} {count}' for label, count in counts.items())}. Interval and p are over seeds "
-        f"and rows together; Welch's p is of the seeds, for these rows alone. Both are corrected for {tests} "
+        f"Mean and standard deviation over the seeds ({seeds}). Interval and p are over seeds and rows together; "
+        f"Welch's p is of the seeds, for these rows alone. Both are corrected for {tests} "
         f"comparison{'s' if tests != 1 else ''} (Holm); p with a star is below 0.05. Metrics without are exploratory."
     ]
     if min(counts.values()) < MIN_SEEDS:
         notes.append(_NO_CLAIM)
+    left_out = [name for name in names if any(name not in found for found in compared.values())]
     if left_out:
         notes.append(f"Not compared, as not all have it, or computed in another way: {', '.join(left_out)}.")
     return [*table, *([note] for note in notes)]

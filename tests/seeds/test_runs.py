@@ -239,14 +239,14 @@ def test_configurations_are_compared_over_seeds_and_rows(command: Command) -> No
     line = next(line for line in out.splitlines() if line.startswith("  reward/bleu"))
     # 1.05 [0.83, 1.27] is scipy's ttest_ind([1.0, 1.1, 1.2], [2.0, 2.1, 2.2, 2.3], equal_var=False): rows add nothing.
     assert " ".join(line.split()) == "reward/bleu 1.12, 0.1000 high 2.17, 0.1291 +1.05 [+0.83, +1.27] <0.001* <0.001"
-    assert "Seeds: low 3, high 4." in out and out.endswith("both.html\n")
+    assert "over the seeds (low 3, high 4)." in out and out.endswith("both.html\n")
     page = Path("both.html").read_text()
     assert "low: from 3.00 to 7.00. high: from 4.50 to 8.50" in page
     assert '<th scope="row">gain' not in page  # the recipe writes no run.json
     run_into("few", seeds=(0, 1))
     out = command("report", "low", "few")[1]
     assert "No claim over seeds is possible with fewer than 3 of each configuration: run more." in out
-    assert "*" not in out.split("Seeds:")[0]
+    assert "*" not in out.split("Mean and")[0]
 
 
 def test_what_cannot_be_compared_is_an_error_in_one_line(command: Command) -> None:
