@@ -8,24 +8,12 @@ from lmrl.settings import COMMAND_LINE, FILE
 
 
 class _Rule(NamedTuple):
-    """
-    Arguments that are read under a condition.
+    """Arguments that are read under a condition."""
 
-    Args:
-        names (tuple of `str`):
-            Their names; `*` stands for any end.
-        deciding (tuple of `str`):
-            Arguments that the condition reads. The rule applies to recipes that have all of them.
-        is_read (`Callable`):
-            Whether they are read, from the values of those arguments.
-        remedy (`str`):
-            When they are read, and what to do.
-    """
-
-    names: tuple[str, ...]
-    deciding: tuple[str, ...]
-    is_read: Callable[..., Any]
-    remedy: str
+    names: tuple[str, ...]  # `*` stands for any end
+    deciding: tuple[str, ...]  # what the condition reads; the rule applies to recipes that have all of these
+    is_read: Callable[..., Any]  # of the values of those
+    remedy: str  # when they are read, and what to do
 
 
 def _unread(names: tuple[str, ...], remedy: str, *recipe_has: str) -> _Rule:

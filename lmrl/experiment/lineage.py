@@ -21,24 +21,12 @@ _MAX_RUNS = 20  # a chain of more is a circle of folders
 
 @dataclass(frozen=True)
 class Lineage:
-    """
-    What a trained model was made from.
+    """What a trained model was made from."""
 
-    Args:
-        start (`str`):
-            Markdown about the model that training started from.
-        weights (`str`):
-            Markdown about the weights that were trained: all, or an adapter with its settings and its base.
-        base_model (`str`, *optional*):
-            Model of the Hub at the beginning.
-        is_adapter (`bool`, *optional*, defaults to `False`):
-            Whether the folder has an adapter in place of a model.
-    """
-
-    start: str
-    weights: str
-    base_model: str | None = None
-    is_adapter: bool = False
+    start: str  # Markdown about the model that training started from
+    weights: str  # Markdown about what was trained: all weights, or an adapter with its settings and its base
+    base_model: str | None = None  # of the Hub, at the beginning
+    is_adapter: bool = False  # whether the folder has one in place of a model
 
 
 def lineage_of(folder: str | Path, config: Mapping[str, Any]) -> Lineage:

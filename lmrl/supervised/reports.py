@@ -16,26 +16,12 @@ from lmrl.supervised.steps import save_accuracy, save_preferences
 
 @dataclass(frozen=True)
 class _Product:
-    """
-    What a recipe trains, as its model card describes it.
-
-    Args:
-        algorithm (`str`):
-            Name of the training.
-        template (`str`):
-            Template of the model card.
-        task_type (`str`):
-            Task of the model, in the words of the Hub.
-        tags (tuple of `str`):
-            Further tags of the card.
-        reported_settings (tuple of `str`):
-            Settings of the training worth reporting.
-    """
+    """What a recipe trains, as its model card describes it."""
 
     algorithm: str
-    template: str
-    task_type: str
-    tags: tuple[str, ...]
+    template: str  # of the card
+    task_type: str  # in the words of the Hub
+    tags: tuple[str, ...]  # further ones of the card
     reported_settings: tuple[str, ...] = ("num_train_epochs", "max_length", "per_device_train_batch_size")
 
 
