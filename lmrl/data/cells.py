@@ -132,11 +132,7 @@ def make_prompt(prompt: Any, number: int, chat: bool, system_prompt: str | None)
 
 def make_references(value: Any, number: int, column: str) -> list[str]:
     """
-    Returns the references of one row as a list of at least one text.
-
-    Args:
-        value (`Any`), number (`int`), column (`str`):
-            The cell, and the index of its row and the name of its column for messages.
+    Returns the references in a cell as a list of at least one text; errors name its row, by number, and its column.
 
     Raises:
         ValueError: If the cell is not text or a list of texts, or is empty, or one of its texts is.

@@ -26,15 +26,8 @@ _CRITICS = {
 
 def print_banner(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_groups: Any) -> None:
     """
-    Prints what a run is about to do. Only the main process should call it.
-
-    Args:
-        trainer (`transformers.Trainer`):
-            Trainer of the run, before training.
-        train_rows, eval_rows (`datasets.Dataset`):
-            Rows to train on and held-out rows, as they were loaded.
-        *argument_groups:
-            Arguments of the recipe, the model's among them.
+    Prints what a run is about to do, from its trainer before training, the rows to train on and the held-out ones as
+    they were loaded, and the arguments of its recipe. Only the main process should call it.
     """
     given: dict[str, Any] = {}
     for group in argument_groups:

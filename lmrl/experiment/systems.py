@@ -178,11 +178,8 @@ class SystemEvaluator:
 
     def fit(self, rows: Dataset, data_args: Any) -> Dataset:
         """
-        Returns the rows, none with a prompt longer than `max_prompt_length` or than the first checkpoint allows.
-
-        Args:
-            rows (`datasets.Dataset`), data_args ([`~lmrl.arguments.HeldOutArguments`]):
-                Held-out rows, and what happens to longer prompts.
+        Returns held-out rows, none with a prompt longer than `max_prompt_length` or than the first checkpoint allows;
+        `data_args` ([`~lmrl.arguments.HeldOutArguments`]) have what happens to longer ones.
         """
         model = self.frozen.reference_model
         if model is None:
