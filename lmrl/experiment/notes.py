@@ -1,6 +1,5 @@
 """What is likely wrong with a run, found before it begins."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from datasets import Dataset
@@ -59,7 +58,8 @@ def _turn_note(trainer: Any, rows: Dataset) -> str:
 def _length_note(trainer: Any, rows: Dataset) -> str:
     """Returns a sentence if most references are longer than completions may be."""
     limit = trainer.args.max_completion_length
-    texts = [text for text in _references(rows) if text]
+    first = rows.select(range(min(len(rows), _CHECKED_ROWS))) if hasattr(rows, "select") else ()
+    texts = [str(text) for row in first for text in (row.get("references") or [])[:1] if text]
     tokens = trainer.processing_class(text=texts)["input_ids"] if texts else []
     longer = sum(len(ids) >= limit for ids in tokens)
     if 2 * longer <= len(tokens):
@@ -68,11 +68,6 @@ def _length_note(trainer: Any, rows: Dataset) -> str:
         f"{longer} of the first {len(tokens)} references have {limit} tokens or more, and completions at most "
         f"{limit}: raise --max_completion_length."
     )
-
-
-def _references(rows: Dataset) -> Iterable[str]:
-    for row in rows.select(range(min(len(rows), _CHECKED_ROWS))) if hasattr(rows, "select") else ():
-        yield str((row.get("references") or [""])[0])
 
 
 def weights_dtype(model: Any) -> str:
