@@ -138,7 +138,9 @@ def _error_message(error: Exception) -> str | None:
             f"A library got an option that it does not take ({text}). Check the arguments that are JSON objects, "
             "which are passed on as they are; LMRL_DEBUG=1 shows where."
         )
-    if not isinstance(error, (ValueError, OSError, ImportError)) and not _is_missing_library(error, text):
+    # For a tracker that is not installed transformers 5.23 raises a RuntimeError.
+    is_missing = isinstance(error, RuntimeError) and "to be installed" in text
+    if not isinstance(error, (ValueError, OSError, ImportError)) and not is_missing:
         return None
     return text or f"{type(error).__name__} without a message. LMRL_DEBUG=1 shows where."
 
@@ -156,11 +158,6 @@ def _is_wrong_option(error: Exception) -> bool:
     caller = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     installed = not {"site-packages", "dist-packages"}.isdisjoint(caller.parts)
     return installed and not caller.is_relative_to(Path(__file__).parents[1])
-
-
-def _is_missing_library(error: Exception, text: str) -> bool:
-    """Returns whether a tracker is not installed, which transformers 5.23 raises as a RuntimeError."""
-    return isinstance(error, RuntimeError) and "to be installed" in text
 
 
 def _print_error(message: str) -> None:

@@ -96,8 +96,8 @@ def parse(
     on_line = _names_in(argv, parser)
     file = given.config if given.config is not None or on_line & {"model_name_or_path", "dataset_name"} else demo
     in_file = {} if file is None else _read_config(str(file), parser, hints, renamed)
-    if given.config is None:
-        _forget_weights_of_others(in_file, on_line)
+    if given.config is None and "rewards" in on_line:  # the demo's weights, which nobody wrote, are of other rewards
+        in_file.pop("reward_weights", None)
     parser.set_defaults_with_config(**in_file)
     places = dict.fromkeys(in_file, FILE) | dict.fromkeys(on_line, COMMAND_LINE)
     values = vars(parser.parse_known_args(argv)[0])
@@ -171,12 +171,6 @@ def _refuse_unknown(unknown: Sequence[str], known: Iterable[str], dataclass_type
     for text in sorted(unknown, key=lambda text: not text.startswith("-"))[:1]:
         of_others = "".join(getattr(kind, "_remedy_for_others", "") for kind in dataclass_types)
         raise ValueError(f"Unknown argument `{text}`.{remedy_for(text, known, of_others)}")
-
-
-def _forget_weights_of_others(of_demo: dict[str, Any], on_line: set[str]) -> None:
-    """Removes the weights of the demo's rewards where a user, who has not written them, gives other rewards."""
-    if "rewards" in on_line:
-        of_demo.pop("reward_weights", None)
 
 
 def _check_value(name: str, value: Any, hint: Any) -> None:

@@ -132,17 +132,8 @@ def save_accuracy(
     folder: str, predictions: Sequence[int], labels: Sequence[int], train_labels: Sequence[int], names: Sequence[str]
 ) -> None:
     """
-    Prints the held-out scores of a classifier, and writes them as `scores.json` into its folder.
-
-    Args:
-        folder (`str`):
-            Folder of the classifier.
-        predictions (list of `int`), labels (list of `int`):
-            Predicted and true labels of the held-out rows.
-        train_labels (list of `int`):
-            Labels of the training rows; their most frequent one is the baseline.
-        names (list of `str`):
-            Names of the labels.
+    Prints the held-out scores of a classifier, and writes them as `scores.json` into its folder; the baseline is the
+    most frequent label of the training rows.
     """
     frequent = Counter(train_labels).most_common(1)[0][0]
     scores = classification_scores(predictions, list(labels), frequent)
