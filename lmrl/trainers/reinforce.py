@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from lmrl import core
 from lmrl.checks import unlearned
-from lmrl.critics import LeastSquaresCritic, make_critic
+from lmrl.critics import LeastSquaresCritic, RewardProgress, check_potentials, make_critic
 from lmrl.distributed import even_rows, local_rows
 from lmrl.drawn import replacing_rows
 from lmrl.models import ScoredCompletions
@@ -35,6 +36,12 @@ class ReinforceTrainer(PolicyGradientTrainer):
     rollout serves several updates, the ratio of completions is clipped as RLOO does, or that of tokens
     (`args.loss_level`), as GRPO and its successors do: docs/choosing.md has their settings.
 
+    With `args.shaping` a token has what is still to come, less a baseline of just that at its place:
+
+        R_it = r_i - (Phi_it - Phi_i0) - beta * sum_{s >= t} k1_is        A_it = R_it - b_it
+
+    where Phi is the reward as if the text ended before the token: one more baseline, which the token cannot change.
+
     Args:
         model, reward_funcs, args, train_dataset, **kwargs:
             As for [`PolicyGradientTrainer`], with [`ReinforceConfig`].
@@ -44,41 +51,81 @@ class ReinforceTrainer(PolicyGradientTrainer):
     paper: Mapping[str, str] = {"title": "Back to Basics: Revisiting REINFORCE-Style Optimization", "id": "2402.14740"}
     citation = Path(__file__).with_suffix(".bib").read_text(encoding="utf-8").strip()
     config_class = ReinforceConfig
-    reported_settings = ("baseline", "loss_level", "scale_rewards", *PolicyGradientTrainer.reported_settings)
+    reported_settings = (
+        "baseline",
+        "loss_level",
+        "shaping",
+        "scale_rewards",
+        *PolicyGradientTrainer.reported_settings,
+    )
 
-    _average: Tensor | None = None  # of the rewards of the rollouts before, for the moving average
+    _average: Tensor | None = None  # (L,), of the rewards of the rollouts before, or of those to come at each place
 
     fitted: LeastSquaresCritic | None = None  # for the baseline `critic`
 
     def create_critic(self, policy: PreTrainedModel) -> nn.Module | None:
         """Returns a critic that is fitted, if its values are the baseline."""
+        self._reader = RewardProgress(self.accelerator, self._tokenizer)
+        if self.args.shaping is not None:
+            check_potentials(self._plain_rewards)
         if self.args.baseline != "critic":
             return None
         self.fitted = LeastSquaresCritic(
             self.args.critic_forgetting, self.num_generations, self.accelerator, self._tokenizer
         )
+        self._reader = self.fitted.reader
         return make_critic(policy, "least_squares")
+
+    @property
+    def _plain_rewards(self) -> list[Any]:
+        return [reward.reward_func for reward in self.reward_funcs]
 
     def credit(self, rollout: Rollout) -> Credit:
         """Returns advantages, (B,), or of tokens, (B, T)."""
         mask = rollout.completion_mask
         penalty, own_penalty = self.reference.penalties(rollout, self.beta)
-        charge = core.masked_sum(penalty, mask, dim=1)
+        total = core.masked_sum(penalty, mask, dim=1).unsqueeze(1)
+        remaining = total - penalty.cumsum(dim=1) + penalty  # from each token on
+        charge = total if self.args.shaping is None else remaining
+        rewards = self._rewards_to_come(rollout.rewards, rollout.completion_ids, mask)
         if self.args.scale_rewards == "none":
-            rewards = self.accelerator.gather(rollout.rewards - charge)
-            advantages = local_rows(rewards - self._baseline(rewards, rollout))
+            rewards = rewards - charge
+            advantages = rewards - self._baseline(rewards, rollout)
         else:  # the penalty is not scaled: among equal rewards it would be by next to nothing
-            rewards = self.accelerator.gather(rollout.rewards)
-            advantages = local_rows((rewards - self._baseline(rewards, rollout)) / self._scale(rewards)) - charge
-        weights = self._weights(rollout)
+            scale = local_rows(self._scale(self.accelerator.gather(rollout.rewards))).unsqueeze(1)
+            advantages = (rewards - self._baseline(rewards, rollout)) / scale - charge
+        weights = self._weights(rollout).unsqueeze(1)
         if self.args.loss_level == "token":
             # No token can change the penalty before it, which is given back, and of its own only what it has caused.
-            advantages = advantages.unsqueeze(1) + penalty.cumsum(dim=1) - own_penalty
-            weights = weights.unsqueeze(1) * mask
+            advantages = advantages + charge - remaining + penalty - own_penalty
+            weights = weights * mask
         if self.args.normalize_advantages:
             counts = (weights > 0) & ~advantages.isnan()
             advantages = core.standardize(advantages, self.meter.moments(advantages, counts))
-        return Credit(advantages=advantages * weights)
+        advantages = advantages * weights
+        return Credit(advantages=advantages if self.args.loss_level == "token" else advantages.squeeze(1))
+
+    def _rewards_to_come(self, rewards: Tensor, completion_ids: Tensor, mask: Tensor) -> Tensor:
+        """
+        Returns the rewards of completions, (B, 1), or with `shaping` what is to come of them from each token on,
+        (B, T): the sum of its dense rewards, which is the reward less the potential before it.
+        """
+        rewards = rewards.unsqueeze(1)
+        if self.args.shaping is None:
+            return rewards
+        weighing = (self.reward_weights, self.args.reward_clip_range)
+        with self.meter.clock("reward"):
+            potentials = self._reader.potentials(self._plain_rewards, completion_ids, mask, *weighing)
+        return rewards - (potentials - potentials[:, :1])
+
+    def _to_longest(self, rewards: Tensor, mask: Tensor) -> Tensor:
+        """
+        Returns rewards of completions as they are, (B, 1), and those to come at each place of the longest that there
+        may be, (B, L), for baselines over several: after its end a completion has that of its last token.
+        """
+        length = 1 if self.args.shaping is None else self.args.max_completion_length
+        last = core.last_index(mask).clamp(min=0).unsqueeze(1)
+        return rewards.gather(1, torch.arange(length, device=mask.device).minimum(last))
 
     def _scale(self, rewards: Tensor) -> Tensor:
         """Returns the standard deviation of the rewards of each completion's group, (N,), or of all of them."""
@@ -105,36 +152,52 @@ class ReinforceTrainer(PolicyGradientTrainer):
         return core.equal_groups(rewards, self.completions_per_prompt, self.args.equal_groups_tolerance)
 
     def _baseline(self, rewards: Tensor, rollout: Rollout) -> Tensor:
-        """Returns the baseline of the completions of all processes, (N,)."""
+        """Returns the baseline of rewards, both (B, 1), or of those to come, both (B, T): each place has its own."""
         if self.fitted is not None:
             return self._fitted_values(self.fitted, rewards, rollout)
-        if callable(self.args.baseline):
-            return self.args.baseline(rewards, self.completions_per_prompt)
-        greedy_rewards = rollout.greedy_rewards
-        baseline = core.BASELINES[self.args.baseline](
-            rewards,
-            num_generations=self.completions_per_prompt,
-            average=self._average,
-            greedy_rewards=None if greedy_rewards is None else self.accelerator.gather(greedy_rewards),
-        )
+        places = self.accelerator.gather(self._to_longest(rewards, rollout.completion_mask)).T
+        greedy: Any = [None] * len(places)
+        averages: Any = [None] * len(places)
+        if rollout.greedy_rewards is not None:
+            greedy = self.accelerator.gather(rollout.greedy_rewards).view(-1, len(places)).T
+        if self._average is not None:  # of a run that goes on with other arguments there may be more or fewer
+            known = torch.arange(len(places), device=places.device).clamp(max=len(self._average) - 1)
+            averages = self._average[known]
+        found = [self._baseline_of(*of_place) for of_place in zip(places, averages, greedy, strict=True)]
         if self.args.baseline == "moving_average" and self.model.training:
-            self._average = core.update_average(self._average, rewards, self.args.baseline_decay)
-        return baseline
+            pairs = zip(averages, places, strict=True)
+            self._average = torch.stack([core.update_average(*pair, self.args.baseline_decay) for pair in pairs])
+        return local_rows(torch.stack(found, dim=1))[:, : rewards.shape[1]]
 
-    def _fitted_values(self, fitted: LeastSquaresCritic, rewards: Tensor, rollout: Rollout) -> Tensor:
-        """Returns the values of the prompts, (N,), by a regression which then learns this rollout, too."""
-        mask = rollout.completion_mask[:, :1]  # the state before the first token knows nothing of the completion
-        with self.meter.clock("reward"):
-            functions = [reward.reward_func for reward in self.reward_funcs]
-            progress = fitted.progress(functions, rollout.completion_ids[:, :1], mask)
-        returns = local_rows(rewards).unsqueeze(1)
+    def _baseline_of(self, rewards: Tensor, average: Tensor | None, greedy_rewards: Tensor | None) -> Tensor:
+        """Returns the baseline of the completions of all processes, (N,)."""
         group = self.completions_per_prompt
-        before = (rollout.old_values[:, :1], rollout.completion_ids[:, :1])
-        values, features = fitted.value_rollout(*before, progress, rewards, returns, mask, group)
+        if callable(self.args.baseline):
+            return self.args.baseline(rewards, group)
+        others = {"average": average, "greedy_rewards": greedy_rewards}
+        return core.BASELINES[self.args.baseline](rewards, num_generations=group, **others)
+
+    def _fitted_values(self, fitted: LeastSquaresCritic, returns: Tensor, rollout: Rollout) -> Tensor:
+        """
+        Returns the values of prompts, (B, 1), or with `shaping` of the states before tokens, (B, T), by a regression
+        which then learns this rollout, too.
+        """
+        states = rollout.old_values
+        completion_ids = rollout.completion_ids
+        mask = rollout.completion_mask
+        if self.args.shaping is None:  # the state before the first token knows nothing of the completion
+            states = states[:, :1]
+            completion_ids = completion_ids[:, :1]
+            mask = mask[:, :1]
+        with self.meter.clock("reward"):
+            progress = fitted.progress(self._plain_rewards, completion_ids, mask)
+        group = self.completions_per_prompt
+        totals = self.accelerator.gather(returns[:, 0])
+        values, features = fitted.value_rollout(states, completion_ids, progress, totals, returns, mask, group)
         if self.model.training:
             fitted.update(features, returns, mask)
-        self.meter.log_explained(values, returns, mask, rewards, group)
-        return self.accelerator.gather(values.squeeze(1))
+        self.meter.log_explained(values, returns, mask, totals, group)
+        return values
 
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
         """Returns the loss, averaged over completions, or over tokens in the way of `loss_type`."""
@@ -158,7 +221,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
         state = super().run_state_dict()
         if self.fitted is not None:
             return {**state, "critic": self.fitted.state_dict()}
-        return state if self._average is None else {**state, "reward_average": self._average.item()}
+        return state if self._average is None else {**state, "reward_average": self._average.tolist()}
 
     def load_run_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what [`~ReinforceTrainer.run_state_dict`] returned."""
@@ -166,7 +229,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
         if self.fitted is not None:
             self.fitted.load_state_dict(state.get("critic"))
         if "reward_average" in state:
-            self._average = torch.tensor(state["reward_average"], device=self.accelerator.device)
+            self._average = torch.tensor(state["reward_average"], device=self.accelerator.device).view(-1)
 
     # -- completions beside those that are trained on: sampled anew, or decoded greedily ----------------------------
 
@@ -197,10 +260,13 @@ class ReinforceTrainer(PolicyGradientTrainer):
         return prompt_ids, ids, self._decode(rows, ids)
 
     def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
-        """Returns the rewards of the greedy completions, (B,), if they are the baseline; keeps what a critic reads."""
-        if self.fitted is not None:
-            self.fitted.keep_columns(inputs, prompts)
-        return {"greedy_rewards": self._score_greedily(inputs)} if self.args.baseline == "greedy" else {}
+        """
+        Returns the rewards of the greedy completions, (B, 1), or those to come at each of their places, (B, L), if
+        they are the baseline; keeps what a critic and dense rewards read.
+        """
+        found = {"greedy_rewards": self._score_greedily(inputs)} if self.args.baseline == "greedy" else {}
+        self._reader.keep_columns(inputs, prompts)
+        return found
 
     def _score_greedily(self, rows: list[dict[str, Any]]) -> Tensor:
         """Decodes once per prompt where the completions of a prompt are all on this process, else once per row."""
@@ -211,7 +277,12 @@ class ReinforceTrainer(PolicyGradientTrainer):
         greedy.update(do_sample=False, temperature=None, top_p=None, top_k=None, min_p=None)
         with replaced(self, "generation_config", greedy):
             ids = self._generate_single_turn(self._tokenize_prompts([row["prompt"] for row in rows])[0], None, {})
-        return self._score_aside(rows, ids).repeat_interleave(step)
+        rewards = self._score_aside(rows, ids)
+        self._reader.keep_columns(rows, [row["prompt"] for row in rows])
+        tokens = [torch.tensor(row, device=self.accelerator.device) for row in ids]
+        mask = pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True)
+        rewards = self._to_longest(self._rewards_to_come(rewards, pad_sequence(tokens, batch_first=True), mask), mask)
+        return rewards.repeat_interleave(step, dim=0)
 
     def _decode(self, rows: list[dict[str, Any]], ids: list[list[int]]) -> list[Any]:
         """Returns completions as TRL has them: messages where prompts are conversations."""

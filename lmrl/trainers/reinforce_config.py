@@ -27,7 +27,7 @@ class ReinforceConfig(PolicyGradientConfig):
 
     `baseline` is a name, or in Python a function `baseline(rewards, num_generations)` of the rewards of a rollout of
     all processes, `(N,)`, less their KL penalty, the completions of a prompt side by side, NaN where no reward
-    applied. It returns what to subtract, `(N,)`.
+    applied. It returns what to subtract, `(N,)`. With `shaping` it is called for what is to come at each place.
     """
 
     num_generations: int | None = option(
@@ -52,6 +52,11 @@ class ReinforceConfig(PolicyGradientConfig):
         "Average of the losses of tokens. dapo: over all tokens of the rollout. grpo: over the tokens of each "
         "completion, then over completions. dr_grpo: their sum by max_completion_length. Read with loss_level=token.",
     )
+    shaping: Literal["progress"] | None = option(
+        None,
+        "Rewards of tokens. progress: what each adds to the reward as if the text ended there, so that the advantage "
+        "of a token is of what is still to come. Needs loss_level=token.",
+    )
     scale_rewards: Literal["none", "group", "batch"] = option(
         "none",
         "What advantages are divided by. group: the standard deviation of the rewards of the prompt's completions, as "
@@ -75,6 +80,7 @@ class ReinforceConfig(PolicyGradientConfig):
         super().__post_init__()
         check_in(("sequence", "token"), loss_level=self.loss_level)
         check_in(core.LOSS_TYPES, loss_type=self.loss_type)
+        check_in(("progress",), shaping=self.shaping)
         check_in(SCALES, scale_rewards=self.scale_rewards)
         check_at_least(0, equal_groups_tolerance=self.equal_groups_tolerance)
         check_at_least(0, resample_equal_groups=self.resample_equal_groups)
@@ -113,6 +119,9 @@ class ReinforceConfig(PolicyGradientConfig):
                 "`kl_estimator` must be 'k1' with loss_level='sequence', got 'exact'. The KL of a state is the same "
                 "whatever token follows, and one advantage for a completion cannot part it by the tokens that have "
                 "caused it: set loss_level='token'.": self.kl_estimator == "exact" and self.loss_level == "sequence",
+                f"`shaping` must be None with loss_level='sequence', got {self.shaping!r}. One advantage for a "
+                "completion has the sum of its dense rewards alone, which is its reward: set "
+                "loss_level='token'.": self.shaping is not None and self.loss_level == "sequence",
                 f"`scale_rewards` must be 'none' with normalize_advantages=True, got {self.scale_rewards!r}. Each "
                 "divides the advantages by a standard deviation: choose one.": scales and self.normalize_advantages,
                 "`kl_scope` must be 'completion' with loss_level='sequence', got 'token'. All tokens of a completion "

@@ -62,8 +62,9 @@ class Rollout:
         exact_kl (`torch.Tensor` of shape `(B, T)`, *optional*):
             KL over the vocabulary of the policy that sampled to the reference, in nats, in the state before each
             token. There with `kl_estimator="exact"`.
-        greedy_rewards (`torch.Tensor` of shape `(B,)`, *optional*):
-            Rewards of the greedy completions of the same prompts. There with `baseline="greedy"`.
+        greedy_rewards (`torch.Tensor` of shape `(B, 1)` or `(B, L)`, *optional*):
+            Rewards of the greedy completions of the same prompts, or what is to come of them at each place of the
+            longest completion that there may be. There with `baseline="greedy"`.
         position (`torch.Tensor` of shape `(B,)`, *optional*):
             Place of each row in the order of generation.
         advantages, returns (`torch.Tensor`, *optional*):

@@ -49,8 +49,11 @@ def test_dense_rewards_of_a_rollout_sum_up_to_its_rewards(critic: str, gpt2_path
     assert "value/explained_variance" in trainer.state.log_history[0]
 
 
-def test_shaping_of_another_kind_is_refused(gpt2_path: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("algorithm", "extra"), [("ppo", {}), ("reinforce", {"loss_level": "token"})])
+def test_shaping_of_another_kind_is_refused(
+    algorithm: str, extra: dict[str, str], gpt2_path: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match="`shaping` must be"):
-        make_trainer("ppo", gpt2_path, tmp_path, shaping="dense")
+        make_trainer(algorithm, gpt2_path, tmp_path, shaping="dense", **extra)
     with pytest.raises(ValueError, match="`shaping` must be None with a reward that has no potential"):
-        make_trainer("ppo", gpt2_path, tmp_path, shaping="progress")
+        make_trainer(algorithm, gpt2_path, tmp_path, shaping="progress", **extra)

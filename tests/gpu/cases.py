@@ -111,6 +111,16 @@ TRAINING: dict[str, dict[str, Any]] = {
         f"reinforce, baseline {baseline}": {"algorithm": "reinforce", "baseline": baseline}
         for baseline in ("none", "batch_mean", "leave_one_out", "moving_average", "greedy")
     },
+    **{
+        f"reinforce, dense rewards, baseline {baseline}": {
+            "algorithm": "reinforce",
+            "baseline": baseline,
+            "loss_level": "token",
+            "shaping": "progress",
+            "reward": lambda: rewards.Length(4),
+        }
+        for baseline in ("moving_average", "greedy", "critic")
+    },
     "reinforce of several updates": {"algorithm": "reinforce", **MINIBATCHES, "num_iterations": 2, "max_steps": 4},
     "reinforce, normalized and clipped": {
         "algorithm": "reinforce",

@@ -303,6 +303,10 @@ REINFORCE = [
     ),
     ({"kl_estimator": "exact"}, ["`kl_estimator` must be 'k1' with loss_level='sequence', got 'exact'."]),
     ({"kl_scope": "token"}, ["`kl_scope` must be 'completion' with loss_level='sequence', got 'token'. All tokens"]),
+    (
+        {"shaping": "progress"},
+        ["`shaping` must be None with loss_level='sequence', got 'progress'.", "set loss_level='token'."],
+    ),
     ({"loss_level": "word"}, ["`loss_level` must be one of sequence, token, got 'word'"]),
     ({"loss_level": "token", "loss_type": "bnpo"}, ["`loss_type` must be one of dapo, grpo, dr_grpo, got 'bnpo'"]),
     ({"loss_type": "grpo"}, ["`loss_type` must not be set without `loss_level='token'`, got 'grpo'"]),

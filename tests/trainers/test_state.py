@@ -17,6 +17,10 @@ from lmrl.trainers import PolicyGradientTrainer
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "reinforce": ("reinforce", {"baseline": "moving_average"}),
     "reinforce, greedy": ("reinforce", {"baseline": "greedy"}),
+    "reinforce, dense rewards": (
+        "reinforce",
+        {"baseline": "moving_average", "loss_level": "token", "shaping": "progress", "reward": Length(4)},
+    ),
     "ppo": ("ppo", {"kl_target": 0.5, "kl_horizon": 20.0}),
 }
 SPENT = ("runtime", "second", "time", "train_loss", "total_flos")  # of the clock, or of this call of train alone
@@ -47,11 +51,12 @@ def saved(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "lmrl_state.json").read_text())
 
 
-def test_with_greedy_baselines_too_two_steps_and_two_after_resuming_are_four(gpt2_path: str, tmp_path: Path) -> None:
-    straight = run("reinforce, greedy", gpt2_path, tmp_path)
+@pytest.mark.parametrize("name", ["reinforce, greedy", "reinforce, dense rewards"])
+def test_two_steps_and_two_after_resuming_are_four(name: str, gpt2_path: str, tmp_path: Path) -> None:
+    straight = run(name, gpt2_path, tmp_path)
     straight.train()
     torch.manual_seed(1)
-    resumed = run("reinforce, greedy", gpt2_path, tmp_path)
+    resumed = run(name, gpt2_path, tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     weights = dict(resumed.model.named_parameters())
     for parameter_name, parameter in straight.model.named_parameters():
