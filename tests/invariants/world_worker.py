@@ -8,6 +8,7 @@ from training import make_trainer
 from transformers import TrainerCallback
 
 from lmrl.cli import run
+from lmrl.rewards import Length
 
 COMPLETIONS = [[10, 11, 1], [12, 13, 14, 1], [15, 1], [16] * 8, [17, 18, 1], [19, 1], [1], [20, 21, 22, 23, 1]]
 
@@ -55,13 +56,18 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
     iterations = 2 if algorithm == "ppo" else 1
     if algorithm == "reinforce" and kind == "lora":
         extra |= {"loss_level": "token", "baseline": "group_mean", "scale_rewards": "group", "drop_equal_groups": True}
-        extra |= {"equal_groups_tolerance": 0.5, "resample_equal_groups": 1, "target_kl": 1e-6}
+        extra |= {"equal_groups_tolerance": 0.2, "resample_equal_groups": 1, "target_kl": 1e-6}
+        extra |= {"kl_estimator": "exact", "shaping": "progress", "reward": Length(8)}
         iterations = 2
     if algorithm == "ppo":
         kinds = {"critic_adapter": "adapter", "least_squares": "least_squares"}
         extra["critic"] = kinds.get(kind, "shared")
-        if kind == "lora":
-            extra |= {"critic_extra_epochs": 2, "critic_learning_rate": 1e-4}
+        own = {
+            "lora": {"critic_extra_epochs": 2, "critic_learning_rate": 1e-4},
+            "critic_adapter": {"kl_scope": "token", "target_kl": 1e-6},
+            "least_squares": {"kl_estimator": "exact"},
+        }
+        extra |= own.get(kind, {})
     trainer = make_trainer(
         algorithm,
         model,
