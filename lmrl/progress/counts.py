@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lmrl.libraries import Integers, np
 
-from .ngrams import ngram_codes
+from .ngrams import numbered
 from .units import UnitsSoFar
 
-_MOST_UNITS = 2**14  # counted at a time: more take memory and save no time
+ORDER = 4  # of the longest n-grams among the numbers
+_MOST_UNITS = 2**13  # counted at a time: more take memory and save no time
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Counts:
         together (`numpy.ndarray` of shape `(N, order)`):
             Those that are in any of them, each at most as often as in the reference that has it most often.
         allowed (`numpy.ndarray` of shape `(N, order)`):
-            The most that `together` can become.
+            The most that `together` can become; beyond n-grams of `ORDER` units, of those of which there are any.
     """
 
     shared: Integers
@@ -44,18 +46,20 @@ def count_shared(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequ
     """
     tokens = np.cumsum([0] + [len(text.places) for text in texts])
     width = max(map(len, references), default=1)
-    shared = np.zeros((tokens[-1], order, width), np.int32)
-    together = np.zeros((tokens[-1], order), np.int32)
-    allowed = np.zeros((tokens[-1], order), np.int32)
+    shared = np.zeros((order, width, tokens[-1]), np.int32)
+    together = np.zeros((order, tokens[-1]), np.int32)
+    allowed = np.zeros((order, tokens[-1]), np.int32)
     for rows in _parts(texts, references):
         flat = _Flat([texts[row] for row in rows], [references[row] for row in rows], width, order)
-        places = np.concatenate([np.arange(tokens[row], tokens[row + 1]) for row in rows])
-        for n, codes in enumerate(flat.codes()):
-            matches, most = flat.count(codes, n)
-            shared[places, n] = matches[:width].T
-            together[places, n] = matches[width]
-            allowed[places, n] = most
-    return Counts(shared, together, allowed)
+        places: Any = slice(tokens[rows[0]], tokens[rows[-1] + 1])
+        if rows != [*range(rows[0], rows[-1] + 1)]:
+            places = np.concatenate([np.arange(tokens[row], tokens[row + 1]) for row in rows])
+        for n in range(order):
+            matches, most = flat.count(n)
+            shared[n][:, places] = matches[:width]
+            together[n, places] = matches[width]
+            allowed[n, places] = most
+    return Counts(shared.transpose(2, 0, 1), together.T, allowed.T)
 
 
 def _parts(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequence[str]]]) -> Iterator[list[int]]:
@@ -97,6 +101,7 @@ class _Flat:
         self._labels: list[tuple[int, ...]] = []  # of each segment: group, row, branch, beginning, whether it counts
         self._end = 0
         self._branches = 0
+        self._known: dict[int, set[str]] = {}  # units of the references of groups
         self._groups: dict[int, int] = {}
         self._rows = len(texts)
         starts: list[int] = []  # of the text of each token
@@ -113,7 +118,7 @@ class _Flat:
         group_of_text = [self._groups[id(of_row)] for of_row in references]
         for row, text in enumerate(texts):
             starts.append(self._end)
-            of_tokens = self._add_text(text, group_of_text[row], width + row)
+            of_tokens = self._add_text(text, group_of_text[row], width + row, references[row])
             bases += [base for base, _ in of_tokens]
             ends += [end for _, end in of_tokens]
         tokens = [len(text.places) for text in texts]
@@ -124,8 +129,15 @@ class _Flat:
         labels = np.array(self._labels, np.int64).reshape(-1, 5)
         lengths = [len(segment) for segment in self._segments]
         self._group, self._row, self._branch, beginning, counts = np.repeat(labels, lengths, axis=0).T
-        before = np.arange(self._end) - beginning  # units of the same text before this one
-        self._before = np.where(counts, before, -1)
+        self._counts = counts.astype(bool)
+        self._before = np.arange(self._end) - beginning  # units of the same text before this one
+        units = numbered(self._segments)
+        # Numbers of two bytes are sorted in a time that grows with how many there are, and no more.
+        self._small = np.uint16 if self._end < 2**16 else np.int64
+        self._units = units.astype(self._small)
+        self._by_unit = self._units.argsort(kind="stable")
+        self._prefixes = self._group.astype(self._small)  # of each place the number of the n-gram before its unit
+        self._candidates = np.ones(self._end, bool)  # places where n-grams end that may match, and all of references
 
     def _add(
         self, units: Sequence[str], group: int, row: int, beginning: int, branch: int = 0, counts: int = 1
@@ -134,20 +146,23 @@ class _Flat:
         self._labels.append((group, row, branch, beginning, counts))
         self._end += len(units)
 
-    def _add_text(self, text: UnitsSoFar, group: int, row: int) -> list[tuple[int, int]]:
+    def _add_text(
+        self, text: UnitsSoFar, group: int, row: int, references: Sequence[Sequence[str]]
+    ) -> list[tuple[int, int]]:
         """Returns for each token where the units of its branch begin, and where those of its text so far end."""
         start = self._end
-        if not text.endings:
+        endings = self._shared_endings(text, group, references)
+        if not endings:
             self._add(text.units, group, row, start)
             return [(start + place, start + place) for place in text.places]
         after = [start]  # where so many units of the complete text end
         branches = {}
         beginning = start
         on_trunk = True
-        for token, place in [*((token, text.places[token]) for token in text.endings), (-1, len(text.units))]:
+        for token, place in [*((token, text.places[token]) for token in endings), (-1, len(text.units))]:
             position = len(after) - 1
             for is_branch in (False, True):
-                units = text.endings.get(token, ()) if is_branch else text.units[position:place]
+                units = endings.get(token, ()) if is_branch else text.units[position:place]
                 if not units:
                     continue
                 if not on_trunk:
@@ -165,61 +180,94 @@ class _Flat:
         at_places = [(after[place], after[place]) for place in text.places]
         return [branches.get(token, at_place) for token, at_place in enumerate(at_places)]
 
-    def codes(self) -> Integers:
-        """Returns for each length and place the number of the n-gram that begins there."""
-        self._place_bits = self._end.bit_length()
-        self._bits = 62 - len(self._groups).bit_length() - self._place_bits
-        return ngram_codes(self._segments, self._order, self._bits)
+    def _shared_endings(
+        self, text: UnitsSoFar, group: int, references: Sequence[Sequence[str]]
+    ) -> dict[int, Sequence[str]]:
+        """Returns the endings that references have a unit of: of most words that go on they have none."""
+        if not text.endings:
+            return {}
+        if group not in self._known:
+            self._known[group] = set().union(*references)
+        known = self._known[group]
+        return {token: units for token, units in text.endings.items() if not known.isdisjoint(units)}
 
-    def count(self, codes: Integers, before: int) -> tuple[Integers, Integers]:
+    def count(self, before: int) -> tuple[Integers, Integers]:
         """
         Returns for each of N tokens the n-grams of its text so far that are in each of R references, and at last in
-        any, (R + 1, N), and how many there are in all references together, (N,), for n-grams of `before + 1` units.
+        any, (R + 1, N), and how many there are in all references together, (N,), for n-grams of `before + 1` units,
+        after those of `before` units. Of more than `ORDER` units only those that match are among the last.
         """
         # 1. The n-grams that end at each place, the same ones of a group side by side, in the order of time and so of
         # the texts; and how often each reference has them.
-        ends = np.flatnonzero(self._before >= before)
-        keys = (self._group[ends] << self._bits | codes[ends - before]) << self._place_bits | ends
-        keys.sort()
-        ends = keys & (1 << self._place_bits) - 1
-        keys >>= self._place_bits
-        new = np.diff(keys, prepend=-1) != 0
+        ends = self._by_unit[self._candidates[self._by_unit]]
+        prefixes = self._prefixes[ends]
+        order = prefixes.argsort(kind="stable")
+        ends = ends[order]
+        new = _changes(prefixes[order]) | _changes(self._units[ends])
         grams = np.cumsum(new) - 1
-        groups = keys[new] >> self._bits
+        groups = self._group[ends[new]]
+        all_ends = ends
+        all_grams = grams
+        counted = self._counts[ends]
+        ends = ends[counted]
+        grams = grams[counted]
         rows = self._row[ends]
-        is_reference = rows < self._width
+        is_reference = ends < self._first_text
         cells = rows[is_reference] * len(groups) + grams[is_reference]
         allowed = np.bincount(cells, minlength=self._width * len(groups)).reshape(self._width, -1)
         allowed = np.vstack([allowed, allowed.max(axis=0, initial=0)])
         totals = np.bincount(groups, weights=allowed[-1], minlength=len(self._groups))
 
         # 2. Which occurrence it is in its text so far, from 0 on.
+        in_texts = np.bincount(grams[~is_reference], minlength=len(groups)) > 0
+        self._go_on(all_ends, all_grams, (allowed[-1] > 0) & in_texts, before + 1)
         known = ~is_reference & (allowed[-1, grams] > 0)
-        ends, grams = ends[known], grams[known]
+        ends = ends[known]
+        grams = grams[known]
         runs = grams * self._rows + rows[known] - self._width
         branches = self._branch[ends]
         is_trunk = branches == 0
-        new = np.diff(runs, prepend=-1) != 0
+        new = _changes(runs)
         earlier = np.cumsum(is_trunk) - is_trunk
         occurrence = earlier - _at_last(earlier, new)
         places = np.arange(len(runs))
-        new |= np.diff(branches, prepend=-1) != 0
+        new |= _changes(branches)
         occurrence += np.where(is_trunk, 0, places - _at_last(places, new))  # those of its own branch
 
         # 3. It is shared where the reference has as many: in complete texts, and in branches.
-        is_shared = occurrence < allowed[:, grams]
+        is_shared = occurrence < allowed.take(grams, axis=1)  # which is faster than to index
+        if not self._branches:
+            return self._count_between(ends, is_shared, self._starts), totals[self._group_of_token]
         matches = self._count_between(ends[is_trunk], is_shared[:, is_trunk], self._starts)
-        if self._branches:
-            matches += self._count_between(ends[~is_trunk], is_shared[:, ~is_trunk], self._bases)
+        matches += self._count_between(ends[~is_trunk], is_shared[:, ~is_trunk], self._bases)
         return matches, totals[self._group_of_token]
+
+    def _go_on(self, ends: Integers, grams: Integers, is_shared: Integers, before: int) -> None:
+        """Keeps what the next longer n-grams are made of: of those of texts, parts that are shared."""
+        may_match = np.zeros(self._end, bool)
+        may_match[ends] = is_shared[grams]
+        self._candidates = self._before >= before
+        of_references = self._candidates[: self._first_text].copy()
+        self._candidates[1:] &= may_match[1:] & may_match[:-1]
+        if before < ORDER:  # all of those of references are counted
+            self._candidates[: self._first_text] = of_references
+        self._prefixes[ends[ends + 1 < self._end] + 1] = grams[ends + 1 < self._end]
 
     def _count_between(self, ends: Integers, is_shared: Integers, starts: Integers) -> Integers:
         """Returns for each token how many n-grams that end from a start on to its end are shared, of those given."""
         shared = np.zeros((self._width + 1, self._end - self._first_text + 1), np.int32)
         shared[:, ends - self._first_text + 1] = is_shared
         shared.cumsum(axis=1, out=shared)
-        counts: Integers = shared[:, self._ends - self._first_text] - shared[:, starts - self._first_text]
+        counts: Integers = shared.take(self._ends - self._first_text, axis=1)
+        counts -= shared.take(starts - self._first_text, axis=1)
         return counts
+
+
+def _changes(values: Integers) -> Integers:
+    """Returns for each place whether its value is another one than that before it; the first one is."""
+    changes = np.ones(len(values), bool)
+    changes[1:] = values[1:] != values[:-1]
+    return changes
 
 
 def _at_last(values: Integers, new: Integers) -> Integers:

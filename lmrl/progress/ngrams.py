@@ -12,6 +12,12 @@ Symbols: TypeAlias = Sequence[str]
 _MOST_SYMBOLS = 2**13  # counted at a time: more take memory and save no time
 
 
+def numbered(texts: Sequence[Sequence[str]]) -> Integers:
+    """Returns for each unit of the joined texts a number that stands for it, from 0 on."""
+    numbers = {symbol: number for number, symbol in enumerate(dict.fromkeys(chain.from_iterable(texts)))}
+    return np.fromiter(map(numbers.__getitem__, chain.from_iterable(texts)), np.int64)
+
+
 def ngram_codes(texts: Sequence[Sequence[str]], order: int, most_bits: int) -> Integers:
     """
     Returns for each length up to `order` and place an integer that stands for the n-gram that begins there in the
@@ -20,11 +26,10 @@ def ngram_codes(texts: Sequence[Sequence[str]], order: int, most_bits: int) -> I
     Its digits are the numbers of the units. Where these take more than `most_bits`, the shorter n-grams are numbered
     anew first: there are no more of them than places.
     """
-    numbers = {symbol: number for number, symbol in enumerate(dict.fromkeys(chain.from_iterable(texts)))}
-    symbols = np.fromiter(map(numbers.__getitem__, chain.from_iterable(texts)), np.int64)
+    symbols = numbered(texts)
     codes = np.zeros((order, len(symbols)), np.int64)
     codes[0] = symbols
-    bits = len(numbers).bit_length()
+    bits = (int(symbols.max(initial=0)) + 1).bit_length()
     taken = bits
     for n in range(1, order):
         shorter = codes[n - 1]

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from lmrl.libraries import Array, Integers, np
 
-from .counts import Counts, count_shared
+from .counts import ORDER, Counts, count_shared
 from .prefixes import Prefixes, Progress, common_beginning, per_completion
 from .units import UnitsSoFar, units_so_far
 
-ORDER = 4  # of the longest n-grams among the numbers
 LEAST_PRECISION = 0.05  # of the n-grams of an order, in a logarithm: none may match
 LEAST_BREVITY = -3.0  # logarithm of the brevity penalty: of no unit it is minus infinity
 
@@ -88,7 +87,8 @@ class Overlap:
         table = np.full((len(values), max(map(len, values), default=1)), missing, np.int64)
         for row, of_row in enumerate(values):
             table[row, : len(of_row)] = of_row
-        return np.repeat(table, [len(prefixes) for prefixes in self.prefixes], axis=0)
+        # Tokens side by side in memory: what is done to all of them is then fast.
+        return np.repeat(table.T, [len(prefixes) for prefixes in self.prefixes], axis=1).T
 
     def best(self, scores: Array) -> Array:
         """Returns the largest score over the references of a row, (N,), of scores (N, R)."""

@@ -1,12 +1,16 @@
 """Texts so far: where in a completion each of its tokens begins."""
 
+import functools
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 # For each completion, for each of its tokens, the numbers before that token.
 Progress: TypeAlias = list[list[list[float]]]
+
+_WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,24 @@ class Prefixes:
 
     text: str
     ends: Sequence[int]
+
+    @functools.cached_property
+    def words(self) -> list[str]:
+        """Words of the text, which white space separates."""
+        return _WORD.findall(self.text)
+
+    @functools.cached_property
+    def complete(self) -> list[tuple[int, str]]:
+        """For each token how many words of the text so far white space follows, and what there is of the next one."""
+        spans = [match.span() for match in _WORD.finditer(self.text)]
+        spans.append((len(self.text), len(self.text)))
+        found = []
+        word = 0
+        for end in self.ends:
+            while spans[word][1] < end:
+                word += 1
+            found.append((word, self.text[spans[word][0] : end]))
+        return found
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -1,6 +1,7 @@
 """The units of a text so far: words, tokens or characters, of which the last word may still go on."""
 
 import bisect
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,10 @@ class UnitsSoFar:
 
     def lengths(self) -> list[int]:
         """Returns for each token the number of units of the text so far."""
-        return [place + len(self.endings.get(token, ())) for token, place in enumerate(self.places)]
+        lengths = list(self.places)
+        for token, ending in self.endings.items():
+            lengths[token] += len(ending)
+        return lengths
 
 
 def units_so_far(prefixes: Prefixes, units: Callable[[str], Sequence[str]]) -> UnitsSoFar:
@@ -40,29 +44,20 @@ def units_so_far(prefixes: Prefixes, units: Callable[[str], Sequence[str]]) -> U
 
     Words are what white space separates. Each is read once, and once more for every token inside it.
     """
-    text = prefixes.text
-    words = [match.span() for match in _WORD.finditer(text)]
-    of_words = [units(text[start:end]) for start, end in words]
-    of_text: list[str] = []
-    firsts = []  # place of the first unit of each word
-    for of_word in of_words:
-        firsts.append(len(of_text))
-        of_text.extend(of_word)
+    of_words = [units(word) for word in prefixes.words]
+    firsts = [0, *itertools.accumulate(map(len, of_words))]  # place of the first unit of each word
     places = []
     endings = {}
-    word = 0
-    for token, end in enumerate(prefixes.ends):
-        while word < len(words) and words[word][1] < end:  # white space follows it: it is complete
-            word += 1
-        place = firsts[word] if word < len(words) else len(of_text)
-        if word < len(words) and words[word][0] < end:
-            begun = units(text[words[word][0] : end])
+    for token, (word, begun_word) in enumerate(prefixes.complete):
+        place = firsts[word]
+        if begun_word:
+            begun = units(begun_word)
             if of_words[word][: len(begun)] == begun:
                 place += len(begun)
             else:
                 endings[token] = begun
         places.append(place)
-    return UnitsSoFar(of_text, places, endings)
+    return UnitsSoFar([*itertools.chain.from_iterable(of_words)], places, endings)
 
 
 def characters_so_far(prefixes: Prefixes) -> UnitsSoFar:

@@ -3,7 +3,7 @@
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from lmrl.libraries import Array, np, sacrebleu
 from lmrl.progress import Overlap, Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
@@ -18,15 +18,18 @@ def chrf_score(sums: Array, beta: int = 2) -> Array:
     Returns the chrF, in [0, 1], 0 where nothing matches, as [`ChrF`] explains, of its statistics, `(..., 3 * orders)`,
     and its `beta`.
     """
-    of_completion = sums[..., 0::3]
-    of_reference = sums[..., 1::3]
-    matches = sums[..., 2::3]
-    counted = (of_completion > 0) & (of_reference > 0)
-    orders = counted.sum(axis=-1)
-    precision = divide(np.where(counted, divide(matches, of_completion, 0), 0).sum(axis=-1), orders, 0)
-    recall = divide(np.where(counted, divide(matches, of_reference, 0), 0).sum(axis=-1), orders, 0)
+    of_orders = sums.reshape(*sums.shape[:-1], -1, 3)
+    return _score(np.moveaxis(of_orders, (-2, -1), (0, 1)), beta)
+
+
+def _score(of_orders: Any, beta: int) -> Array:
+    """Returns the chrF given, for each order, the n-grams of the completion, of the reference, and in both."""
+    # Where a text has none, none match.
+    precision = sum(matches / of_completion.clip(min=1) for of_completion, _, matches in of_orders)
+    recall = sum(matches / of_reference.clip(min=1) for _, of_reference, matches in of_orders)
+    orders = sum((of_completion > 0) & (of_reference > 0) for of_completion, of_reference, _ in of_orders)
     factor = beta**2
-    return divide((1 + factor) * precision * recall, factor * precision + recall, 0)
+    return divide((1 + factor) * precision * recall, (factor * precision + recall) * orders, 0)
 
 
 def _words(text: str) -> list[str]:
@@ -100,14 +103,12 @@ class ChrF(SummedReward[list[list[Symbols]]]):
         if self.word_order:
             words = Overlap.of_units(overlap.prefixes, overlap.references, self._progress_words, self.word_order)
             of_kinds.append((words, self.word_order))
-        # (N, references, orders, numbers)
-        statistics = np.zeros((*overlap.reference_lengths.shape, self.char_order + self.word_order, 3))
-        of_each = np.split(statistics, [self.char_order], axis=2)  # of words none but in chrF++
-        for (of_kind, order), of_orders in zip(of_kinds, of_each, strict=False):
-            of_orders[..., 1] = (of_kind.reference_lengths[..., None] - np.arange(order)).clip(min=0)
-            of_orders[..., 0] = np.where(of_orders[..., 1] > 0, of_kind.totals[:, None, :order], 0)
-            of_orders[..., 2] = of_kind.counts.shared[:, :order].swapaxes(1, 2)
-        return overlap.best(chrf_score(statistics.reshape(*statistics.shape[:2], -1), self.beta))
+        of_orders = [
+            (of_kind.totals[:, n : n + 1], (of_kind.reference_lengths - n).clip(min=0), of_kind.counts.shared[:, n])
+            for of_kind, order in of_kinds
+            for n in range(order)
+        ]
+        return overlap.best(_score(of_orders, self.beta))
 
     def prepare(self, references: tuple[str, ...]) -> list[list[Symbols]]:
         """Returns the characters of each reference of a row, and the words."""
@@ -130,7 +131,7 @@ class ChrF(SummedReward[list[list[Symbols]]]):
             )
         # (completions, references, numbers)
         statistics = np.concatenate(counts, axis=2).reshape(len(texts), -1, 3 * (self.char_order + self.word_order))
-        best = chrf_score(statistics.astype(np.float64), self.beta).argmax(axis=1)
+        best = chrf_score(statistics, self.beta).argmax(axis=1)
         return cast(list[list[int]], statistics[np.arange(len(texts)), best].tolist())
 
     def from_statistics(self, sums: Array) -> Array:
