@@ -62,7 +62,7 @@ class RewardProgress:
     def _of_each(
         self, reward_funcs: RewardFuncs, completion_ids: Tensor, mask: Tensor
     ) -> tuple[list[Prefixes], list[Progress]]:
-        if self._read is None or self._read[0] is not completion_ids:
+        if self._read is None or not self._read[0].is_set_to(completion_ids):
             pairs = zip(completion_ids.cpu(), mask.bool().cpu(), strict=True)  # off the device at once
             rows = [ids[kept].tolist() for ids, kept in pairs]
             prefixes = self._find_prefixes(rows)

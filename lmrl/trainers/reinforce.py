@@ -92,7 +92,9 @@ class ReinforceTrainer(PolicyGradientTrainer):
             rewards = rewards - charge
             advantages = rewards - self._baseline(rewards, rollout)
         else:  # the penalty is not scaled: among equal rewards it would be by next to nothing
-            scale = local_rows(self._scale(self.accelerator.gather(rollout.rewards))).unsqueeze(1)
+            every = self.accelerator.gather(rollout.rewards)
+            group = self.completions_per_prompt if self.args.scale_rewards == "group" else len(every)
+            scale = local_rows(core.group_std(every, group)).unsqueeze(1)
             advantages = (rewards - self._baseline(rewards, rollout)) / scale - charge
         weights = self._weights(rollout).unsqueeze(1)
         if self.args.loss_level == "token":
@@ -126,11 +128,6 @@ class ReinforceTrainer(PolicyGradientTrainer):
         length = 1 if self.args.shaping is None else self.args.max_completion_length
         last = core.last_index(mask).clamp(min=0).unsqueeze(1)
         return rewards.gather(1, torch.arange(length, device=mask.device).minimum(last))
-
-    def _scale(self, rewards: Tensor) -> Tensor:
-        """Returns the standard deviation of the rewards of each completion's group, (N,), or of all of them."""
-        by_group = self.args.scale_rewards == "group"
-        return core.group_std(rewards, self.completions_per_prompt if by_group else len(rewards))
 
     def _weights(self, rollout: Rollout) -> Tensor:
         """
@@ -174,21 +171,18 @@ class ReinforceTrainer(PolicyGradientTrainer):
         group = self.completions_per_prompt
         if callable(self.args.baseline):
             return self.args.baseline(rewards, group)
-        others = {"average": average, "greedy_rewards": greedy_rewards}
-        return core.BASELINES[self.args.baseline](rewards, num_generations=group, **others)
+        known = {"num_generations": group, "average": average, "greedy_rewards": greedy_rewards}
+        return core.BASELINES[self.args.baseline](rewards, **known)
 
     def _fitted_values(self, fitted: LeastSquaresCritic, returns: Tensor, rollout: Rollout) -> Tensor:
         """
         Returns the values of prompts, (B, 1), or with `shaping` of the states before tokens, (B, T), by a regression
         which then learns this rollout, too.
         """
-        states = rollout.old_values
-        completion_ids = rollout.completion_ids
-        mask = rollout.completion_mask
-        if self.args.shaping is None:  # the state before the first token knows nothing of the completion
-            states = states[:, :1]
-            completion_ids = completion_ids[:, :1]
-            mask = mask[:, :1]
+        # The state before the first token knows nothing of the completion.
+        kept = slice(1 if self.args.shaping is None else None)
+        tensors = (rollout.old_values, rollout.completion_ids, rollout.completion_mask)
+        states, completion_ids, mask = (tensor[:, kept] for tensor in tensors)
         with self.meter.clock("reward"):
             progress = fitted.progress(self._plain_rewards, completion_ids, mask)
         group = self.completions_per_prompt
