@@ -50,8 +50,7 @@ def main() -> None:
     start_run(trainer, train_rows, eval_rows, model_args, label_args)
     trainer.train(find_checkpoint(config.resume_from_checkpoint, config.output_dir))
     trainer.save_model()
-    logits = trainer.predict(eval_set).predictions
-    save_classifier(trainer, logits, train_rows, eval_rows, names, model_args, label_args)
+    save_classifier(trainer, eval_set, train_rows, eval_rows, names, model_args, label_args)
 
 
 if __name__ == "__main__":

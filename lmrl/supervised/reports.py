@@ -12,6 +12,7 @@ from lmrl.evaluation.roles import primary_metrics
 from lmrl.experiment.reports import settings_of, with_rows_of_run, write_report
 from lmrl.supervised.learned import evaluate_labels, evaluate_pairs
 from lmrl.supervised.steps import save_accuracy, save_preferences
+from lmrl.utils import replaced
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,17 @@ def save_warm_start(trainer: Any, evaluations: Mapping[str, Evaluation], rows: D
 
 
 def save_classifier(
-    trainer: Any, logits: Any, train_rows: Dataset, rows: Dataset, names: Sequence[str], *argument_groups: Any
+    trainer: Any, encoded: Dataset, train_rows: Dataset, rows: Dataset, names: Sequence[str], *argument_groups: Any
 ) -> None:
     """
-    Prints the held-out scores of a classifier, and writes `scores.json`, the evaluations, the report and the model
+    Measures and prints the held-out scores of a classifier, and writes `scores.json`, the evaluations, the report and the model
     card; uploads them with `push_to_hub`. All processes must call it.
 
     Args:
         trainer (`transformers.Trainer`):
             Trainer after the training, with its model saved.
-        logits (array of shape `(rows, labels)`):
-            Its outputs for the held-out rows.
+        encoded (`datasets.Dataset`):
+            The held-out rows as the model reads them.
         train_rows, rows (`datasets.Dataset`):
             Training rows and held-out rows, with `text` and `label`.
         names (list of `str`):
@@ -56,6 +57,8 @@ def save_classifier(
         *argument_groups:
             Arguments of the recipe, which the report shows.
     """
+    with replaced(trainer.args, "train_sampling_strategy", "sequential"):  # or `predict` may order them by length
+        logits = trainer.predict(encoded).predictions
     if trainer.is_world_process_zero():
         save_accuracy(trainer.args.output_dir, logits.argmax(-1).tolist(), rows["label"], train_rows["label"], names)
     shown, evaluations = evaluate_labels(logits, rows, train_rows["label"], names)
