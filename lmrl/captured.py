@@ -1,4 +1,4 @@
-"""Decoding by a CUDA graph: the forward of one more token of each row, launched as a whole."""
+"""Decoding by a CUDA graph: the forward of one more token of each row, launched at once."""
 
 import contextlib
 import warnings
@@ -149,16 +149,16 @@ class CapturedStep:
         for static, layer in zip(self._layers, cache.layers, strict=True):
             width = layer.keys.shape[2]
             static.cumulative_length.fill_(width)
-            for mine, its in ((static.keys, layer.keys), (static.values, layer.values)):
-                mine[:, :, :width] = its
-                mine[:, :, width:] = 0.0  # a NaN of another batch would be one here too, masked or not
-        for name, mine in self._inputs.items():
+            for buffer, found in ((static.keys, layer.keys), (static.values, layer.values)):
+                buffer[:, :, :width] = found
+                buffer[:, :, width:] = 0.0  # a NaN of another batch would be one here too, masked or not
+        for name, buffer in self._inputs.items():
             if name == "attention_mask":
                 width = arguments[name].shape[1]
-                mine[:, :width] = arguments[name]
-                mine[:, width:] = 1  # what is to come is masked by its position
+                buffer[:, :width] = arguments[name]
+                buffer[:, width:] = 1  # what is to come is masked by its position
             else:
-                mine.copy_(arguments[name][:, -1:])
+                buffer.copy_(arguments[name][:, -1:])
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Returns the logits of the token after `ids`, of shape (B, S), whose last one is new."""

@@ -119,6 +119,8 @@ def sampling_together(
     decode = functools.partial(draw, record=record, graphs=graphs)
     with replaced(model, "generate", functools.partial(model.generate, custom_generate=decode)):
         yield
+    if graphs is not None:
+        graphs.trim()
 
 
 def draw(
@@ -179,8 +181,8 @@ def draw(
             tokens = torch.where(is_left, tokens, filler)
             ids = torch.cat([ids, tokens[:, None]], dim=1)
             is_left &= ~stopping_criteria(ids, None)
-            is_whole = len(rows) == batch
-            drawn.append(tokens if is_whole else tokens.new_full((batch,), filler).index_copy(0, rows, tokens))
+            is_complete = len(rows) == batch
+            drawn.append(tokens if is_complete else tokens.new_full((batch,), filler).index_copy(0, rows, tokens))
             count = step.ends.count(is_left)
             if count == 0:
                 return torch.cat([input_ids, torch.stack(drawn[: step.ends.width], dim=1)], dim=1)

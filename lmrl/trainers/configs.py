@@ -104,7 +104,7 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         "auto", "Pass over completions. shared computes what several begin with once, auto does on a CPU, plain never."
     )
     use_cuda_graphs: bool = option(
-        True, "Decode by CUDA graphs where that is possible. Each token is then launched as a whole."
+        True, "Decode by CUDA graphs where that is possible. Each token is then one launch."
     )
     vllm_importance_sampling_correction: bool | None = option(
         None,

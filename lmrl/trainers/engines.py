@@ -82,9 +82,7 @@ def decoding_policy(
         elif not backend.is_zero3 and not is_spread:
             stack.enter_context(weights.replacing(policy))
         stack.enter_context(neutral_generation_config(policy))
-        if weights is not None:
-            stack.callback(weights.graphs.trim)
-        stack.enter_context(sampling_together(policy, record, weights and weights.graphs))
+        stack.enter_context(sampling_together(policy, record, weights.graphs if weights else None))
         stack.enter_context(recording_batches(record, policy))
         # Continuous batching in TRL 1.16 casts the weights for good, and leaves the policy in training mode.
         stack.callback(vars(args).update, bf16=args.bf16, fp16=args.fp16)
