@@ -374,8 +374,8 @@ class PPOConfig(PolicyGradientConfig):
             }
         )
         if self.critic == "least_squares":
-            trained = ("critic_learning_rate", "vf_coef", "cliprange_value", "critic_warmup_steps", "critic_extra_epochs")
-            check_unread(self, trained, "critic='least_squares'", "with")
+            keys = ("critic_learning_rate", "vf_coef", "cliprange_value", "critic_warmup_steps", "critic_extra_epochs")
+            check_unread(self, keys, "critic='least_squares'", "with")
             return
         check_unread(self, ["critic_forgetting"], "critic='least_squares'")
 
