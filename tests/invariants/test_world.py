@@ -56,7 +56,7 @@ def test_two_processes_equal_one(algorithm: str, kind: str, gpt2_path: str, tmp_
     by_token = algorithm == "reinforce" and kind == "lora"
     if by_token:
         shares = [one["logs"][0][name] for name in ("resampling/equal_groups", "dropped_groups")]
-        assert shares == [0.75, 0.5]  # two of the first process, one of the second; of each one stays
+        assert shares == [0.75, 0.25]  # one of the first process, two of the second, of which one stays
         assert one["logs"][1]["updates_left_out"] == 1
     rollouts = read_rollouts(f"{tmp_path / 'one'}.run")
     assert len(rollouts) == (8 if algorithm == "ppo" or by_token else 16)

@@ -56,7 +56,7 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
     iterations = 2 if algorithm == "ppo" else 1
     if algorithm == "reinforce" and kind == "lora":
         extra |= {"loss_level": "token", "baseline": "group_mean", "scale_rewards": "group", "drop_equal_groups": True}
-        extra |= {"equal_groups_tolerance": 0.2, "resample_equal_groups": 1, "target_kl": 1e-6}
+        extra |= {"equal_groups_tolerance": 0.6, "resample_equal_groups": 1, "target_kl": 1e-6}
         extra |= {"kl_estimator": "exact", "shaping": "progress", "reward": Length(8)}
         iterations = 2
     if algorithm == "ppo":
