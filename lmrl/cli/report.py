@@ -68,11 +68,11 @@ def report_runs(folders: Sequence[str | Path], path: str | Path | None = None) -
 
 def labelled_folders(folders: Sequence[str | Path]) -> dict[str, str | Path]:
     """Returns folders by name, or by path where names are equal; raises a `ValueError` if one is there twice."""
-    paths = {str(folder): folder for folder in folders}
-    if len(paths) < len(folders) or not paths:
+    places = [Path(folder).resolve() for folder in folders]
+    if len({*places}) < len(places) or not places:
         raise ValueError(f"`folders` must be different folders of runs, got {' '.join(map(str, folders))}.")
-    names = [Path(folder).resolve().name for folder in folders]
-    return dict(zip(names if len({*names}) == len(names) else paths, folders, strict=True))
+    names = [place.name for place in places]
+    return dict(zip(names if len({*names}) == len(names) else map(str, folders), folders, strict=True))
 
 
 def _write_overlay(path: Path, runs: Mapping[str, RunFolder]) -> None:

@@ -259,6 +259,7 @@ def test_what_cannot_be_compared_is_an_error_in_one_line(command: Command) -> No
             "`evaluations` must be of the same rows, got 4 rows of 'rows/seed-0', of which 4 are among the 5",
         ),
         (("a", "a"), "`folders` must be different folders of runs, got a a."),
+        (("a", "a/"), "`folders` must be different folders of runs, got a a/."),
         (
             ("a", "a/seed-0"),
             "`lmrl report` must have folders of seeds alone or of single runs alone, got 'a/seed-0', ",
