@@ -136,9 +136,9 @@ BUDGETS = {
     "lmrl/comparison": 600,
     "lmrl/core": 800,
     "lmrl/critics": 700,
-    "lmrl/data": 1_400,
+    "lmrl/data": 1_350,
     "lmrl/envs": 250,
-    "lmrl/evaluation": 4_200,
+    "lmrl/evaluation": 4_170,
     "lmrl/evaluation/reporting": 2_000,
     "lmrl/models": 1_600,
     "lmrl/rewards": 4_400,
@@ -149,7 +149,7 @@ BUDGETS = {
 # What main does not meet yet.
 BUDGETS_TODAY = {
     "lmrl": 26_890,
-    "lmrl/rewards": 4_620,
+    "lmrl/rewards": 4_610,
     "lmrl/trainers": 2_900,
 }
 FILE_LINES_TODAY: dict[str, int] = {}
