@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 
 PERSONS = """
-teacher doctor farmer sailor baker pilot nurse lawyer painter singer dancer writer soldier tailor judge mayor
+teacher doctor farmer sailor baker pilot nurse lawyer painter singer dancer writer soldier tailor barber mayor
 butcher carpenter fisherman gardener hunter king queen priest scientist student uncle grandmother cousin
 neighbour
 """

@@ -1,6 +1,6 @@
 """How often length, BLEU, chrF and reward models prefer the text that people graded better, on the same pairs.
 
-    python benchmarks/judges.py --config recipes/configs/webnlg_minilm.yaml --reward_models runs/webnlg_minilm
+    python benchmarks/pair_accuracy.py --config recipes/configs/webnlg_minilm.yaml --reward_models runs/webnlg_minilm
 
 The pairs are those that `recipes/train_reward_model.py` holds out with this file. The data have no references: BLEU
 and chrF compare a text with what all other systems wrote about the same record, without the two texts of the pair.
@@ -26,7 +26,7 @@ Pairs = Sequence[Mapping[str, Any]]
 
 
 def main() -> None:
-    """Prints one line for each judge."""
+    """Prints one line for each of them."""
     args = _arguments()
     settings = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     settings |= {"dataset_name": args.dataset_name or settings["dataset_name"]}
