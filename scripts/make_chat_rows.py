@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Writes the rows of recipes/configs/chat_smollm2.yaml: `python scripts/make_chat_rows.py data/chat` (a second).
 
 Each row asks a chat model for one sentence with three words: a person, a deed and a thing. No word of a held-out row

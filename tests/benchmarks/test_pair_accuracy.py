@@ -16,7 +16,9 @@ def test_a_pair_is_scored_with_the_texts_of_the_other_systems(tmp_path: Path) ->
         'dataset_name: missing.jsonl\nprompt_template: "{record} ->"\ntext_column: text\ngrade_columns: [grade]\n'
         "eval_rows: 6\nlearning_rate: 1.0e-4\n"
     )
-    lines = run_benchmark("pair_accuracy.py", "--config", config, "--dataset_name", tmp_path / "graded.jsonl").splitlines()
+    lines = run_benchmark(
+        "pair_accuracy.py", "--config", config, "--dataset_name", tmp_path / "graded.jsonl"
+    ).splitlines()
     assert lines[0] == "6 pairs of 2 records"
     # Where "trees" alone is the reference, BLEU is 0 for both texts, and chrF prefers the shorter one, wrongly.
     assert [line.split()[:2] for line in lines[2:]] == [["longer", "1.000"], ["bleu", "0.833"], ["chrf", "0.667"]]
