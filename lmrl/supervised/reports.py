@@ -42,8 +42,8 @@ def save_classifier(
     trainer: Any, encoded: Dataset, train_rows: Dataset, rows: Dataset, names: Sequence[str], *argument_groups: Any
 ) -> None:
     """
-    Measures and prints the held-out scores of a classifier, and writes `scores.json`, the evaluations, the report and the model
-    card; uploads them with `push_to_hub`. All processes must call it.
+    Measures and prints the held-out scores of a classifier, and writes `scores.json`, the evaluations, the report and
+    the model card; uploads them with `push_to_hub`. All processes must call it.
 
     Args:
         trainer (`transformers.Trainer`):
