@@ -14,6 +14,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import notebooks
 import pytest
 import yaml
 from accelerate.commands.launch import launch_command_parser
@@ -30,7 +31,9 @@ from lmrl.trainers import PolicyGradientConfig, PPOConfig, ReinforceConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 FOUND = sorted(
-    path.relative_to(ROOT).as_posix() for place in ("docs/*.md", "examples/*/*.md") for path in ROOT.glob(place)
+    path.relative_to(ROOT).as_posix()
+    for place in ("docs/*.md", "docs/*.ipynb", "examples/*/*.md")
+    for path in ROOT.glob(place)
 )
 PAGES = ["README.md", "CONTRIBUTING.md", *FOUND]
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("examples/*/run.sh"))
@@ -42,7 +45,10 @@ METRICS = {name: when for name, when in LINE.findall(TRAINERS.split("## Logged m
 
 
 def text_of(page: str) -> str:
-    """Returns the text of a page."""
+    """Returns the text of a page; of a notebook its Markdown, as its code has a test of its own."""
+    if page.endswith(".ipynb"):
+        cells = notebooks.read(ROOT / page)["cells"]
+        return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     return (ROOT / page).read_text(encoding="utf-8")
 
 
@@ -285,7 +291,7 @@ def test_pages_use_the_words_of_the_field(page: str) -> None:
 def test_the_table_of_imports_is_the_one_that_test_layers_holds() -> None:
     rows = re.findall(r"^\| `(lmrl/[\w./]+)` \| (.*?) ?\| .+ \|$", text_of("docs/architecture.md"), flags=re.MULTILINE)
     shown = {room: {f"lmrl.{name}" for name in re.findall(r"`([\w.]+)`", names)} for room, names in rows}
-    assert len(shown) == 14
+    assert len(shown) == 15
     for room, names in shown.items():
         assert names == set(LAYERS[room].lmrl) - {room.replace("/", ".")}, room
 

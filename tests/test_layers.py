@@ -66,7 +66,10 @@ LAYERS = {
         ("lmrl.critics", "lmrl.core", "lmrl.distributed", "lmrl.models"),
         ("accelerate", "safetensors", "torch", "transformers"),
     ),
-    "lmrl/rewards": Layer(("lmrl.rewards", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")),
+    "lmrl/display": Layer(("lmrl.display",), ("jinja2",)),
+    "lmrl/rewards": Layer(
+        ("lmrl.rewards", "lmrl.display", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")
+    ),
     "lmrl/envs": Layer(("lmrl.envs", "lmrl.rewards"), ("gymnasium", "numpy")),
     "lmrl/checks": Layer(
         ("lmrl.checks", "lmrl.checkpoints", "lmrl.core", "lmrl.distributed", "lmrl.models"),
@@ -76,19 +79,21 @@ LAYERS = {
         (
             *("lmrl.trainers", "lmrl.checks", "lmrl.core", "lmrl.critics", "lmrl.models", "lmrl.distributed"),
             *("lmrl.checkpoints", "lmrl.drawn", "lmrl.fused_lora", "lmrl.log_file", "lmrl.saving", "lmrl.sigterm"),
-            "lmrl.precision",
+            *("lmrl.precision", "lmrl.display"),
         ),
         TRAINER_LIBRARIES,
     ),
     "lmrl/evaluation": Layer(
         (
             *("lmrl.evaluation", "lmrl.rewards", "lmrl.models", "lmrl.distributed", "lmrl.rollouts"),
-            "lmrl.version",
+            *("lmrl.display", "lmrl.version"),
         ),
         None,
         ("trl",),
     ),
-    "lmrl/comparison": Layer(("lmrl.comparison", "lmrl.evaluation", "lmrl.rewards", "lmrl.rollouts"), None, ("trl",)),
+    "lmrl/comparison": Layer(
+        ("lmrl.comparison", "lmrl.display", "lmrl.evaluation", "lmrl.rewards", "lmrl.rollouts"), None, ("trl",)
+    ),
     "lmrl/search": Layer(
         ("lmrl.search", "lmrl.evaluation", "lmrl.cli", "lmrl.outputs"), None, ("torch", "transformers", "trl")
     ),
@@ -101,7 +106,7 @@ LAYERS = {
         (
             *("lmrl.experiment", "lmrl.critics", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"),
             *("lmrl.distributed", "lmrl.precision", "lmrl.outputs", "lmrl.rollouts", "lmrl.version", "lmrl.log_file"),
-            "lmrl.comparison",
+            *("lmrl.comparison", "lmrl.display"),
         ),
         None,
         ("trl",),
@@ -110,6 +115,7 @@ LAYERS = {
         (
             *("lmrl.supervised", "lmrl.experiment", "lmrl.data", "lmrl.models", "lmrl.rewards", "lmrl.evaluation"),
             *("lmrl.precision", "lmrl.arguments", "lmrl.distributed", "lmrl.trainers", "lmrl.comparison"),
+            "lmrl.display",
         ),
         None,
         ("trl",),
@@ -138,8 +144,9 @@ BUDGETS = {
     "lmrl/critics": 700,
     "lmrl/data": 1_350,
     "lmrl/envs": 250,
-    "lmrl/evaluation": 4_170,
-    "lmrl/evaluation/reporting": 2_000,
+    "lmrl/display": 900,
+    "lmrl/evaluation": 3_900,
+    "lmrl/evaluation/reporting": 1_500,
     "lmrl/models": 1_600,
     "lmrl/rewards": 4_400,
     "lmrl/search": 500,
@@ -330,7 +337,7 @@ def test_models_take_one_class_of_trl() -> None:
 
 def test_rewards_load_a_library_only_where_it_is_used() -> None:
     """What runs on `import lmrl.rewards` is the standard library."""
-    layer = Layer(("lmrl.rewards", "lmrl.distributed"), ())
+    layer = Layer(("lmrl.rewards", "lmrl.display", "lmrl.distributed"), ())
     refuse(
         [
             f"{name}:{line} imports {module} on import: put it into the class that needs it"
@@ -480,7 +487,7 @@ def test_the_tree_names_no_machine_and_no_package_host() -> None:
     """It is installed with pip's ordinary configuration, anywhere."""
     machine = re.compile(r"/(?:work|farm|root|opt/w|home|Users)/")
     host = re.compile(r"py[p]i\.org|python[h]osted|wh[l]/cpu|--(?:extra-)?index-url|--find-link[s]")
-    texts = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ".cff", ""}
+    texts = {".py", ".md", ".ipynb", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ".cff", ""}
     names = ("lmrl", "recipes", "scripts", "benchmarks", "tests", ".ci", ".github", "docs")
     paths = [path for name in names for path in (ROOT / name).rglob("*")]
     paths += [path for path in ROOT.iterdir() if path.name != ".git"]  # a file in a worktree

@@ -1,11 +1,21 @@
 """Comparison of systems text by text: win rates, and what several samples of a prompt are worth."""
 
-from .samples import BestOf, best_of, best_of_samples, most_typical, pass_at, reference_column, similarities
+from .samples import (
+    BestOf,
+    BestOfSamples,
+    best_of,
+    best_of_samples,
+    most_typical,
+    pass_at,
+    reference_column,
+    similarities,
+)
 from .tables import printed_table, printed_tables, with_samples, with_win_rates
 from .winrates import WinRate, sign_test, win_rate
 
 __all__ = [
     "BestOf",
+    "BestOfSamples",
     "WinRate",
     "best_of",
     "best_of_samples",

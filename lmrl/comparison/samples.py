@@ -8,6 +8,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lmrl.display.cards import card
+from lmrl.display.wording import with_interval
 from lmrl.evaluation import Interval, Score, bootstrap_interval
 from lmrl.rewards import call_reward, reward_name
 from lmrl.utils import check_at_least, columns_of
@@ -41,6 +43,20 @@ class BestOf:
     worst: Interval
     typical: Interval | None = None
     passed: Interval | None = None
+
+
+class BestOfSamples(list[BestOf]):
+    """What k samples of a prompt are worth, for each k; a notebook shows it as a table."""
+
+    def _repr_html_(self) -> str:
+        lines = [["by", "k", "best of k [95 % CI]", "worst of k", "most typical of k", "pass@k"]]
+        for each in self:
+            intervals = [interval_text(found) for found in (each.best, each.worst, each.typical, each.passed)]
+            lines.append([each.by, str(each.k), *intervals])
+        shown = [place for place in range(len(lines[0])) if any(line[place] for line in lines[1:])]
+        prompts = f"{self[0].prompts} prompts" if self else "no prompt has several samples"
+        table = [[line[place] for place in shown] for line in lines]
+        return card("Best of k samples", lead=prompts, tables={"": table})
 
 
 def best_of(values: ArrayLike, k: int) -> Array:
@@ -161,7 +177,7 @@ def sizes(n: int) -> list[int]:
 
 def best_of_samples(
     score: Score, *, similar: Sequence[Array] | None = None, threshold: float | None = None
-) -> list[BestOf]:
+) -> BestOfSamples:
     """
     Returns what k samples of a prompt are worth by a score, for k = 1, 2, 4, ..., n; none if no prompt has several.
 
@@ -181,11 +197,11 @@ def best_of_samples(
     known = [not row.any() for row in np.isnan(values)]
     values = values[known]
     if score.sample_scores is None or not len(values):
-        return []
+        return BestOfSamples()
     if threshold is None and np.isin(values, (0.0, 1.0)).all() and sign > 0:
         threshold = 1.0
     kept = None if similar is None else [matrix for matrix, has in zip(similar, known, strict=True) if has]
-    rows = []
+    rows = BestOfSamples()
     for k in sizes(values.shape[1]):
         typical = None
         if kept is not None:
@@ -196,6 +212,11 @@ def best_of_samples(
         optional = [None if means is None else _interval(means) for means in (typical, passed)]
         rows.append(BestOf(score.name, k, len(values), best, worst, *optional))
     return rows
+
+
+def interval_text(found: Interval | None) -> str:
+    """Returns a value with its interval as text, an empty string for `None`."""
+    return "" if found is None else with_interval(found.value, found.low, found.high, sign="")
 
 
 def _interval(means: ArrayLike) -> Interval:

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from lmrl.evaluation import Evaluation, Interval, holm
+from lmrl.display.wording import number, p_value
+from lmrl.evaluation import Evaluation, holm
 from lmrl.evaluation.matching import matched
-from lmrl.evaluation.reporting.wording import number, p_value, with_interval
 from lmrl.evaluation.roles import is_reward
 from lmrl.rewards import reward_name
 from lmrl.rollouts import finite
 
-from .samples import BestOf, Similarity, best_of_samples, similarities
+from .samples import BestOf, Similarity, best_of_samples, interval_text, similarities
 from .winrates import WinRate, values_by_prompt, win_rate
 
 if TYPE_CHECKING:
@@ -100,13 +100,13 @@ def with_samples(
         for completion in evaluation.completions:
             texts.setdefault(completion.row, []).append(completion.text)
         similar = similarities(list(texts.values()), similarity)
-        rows = []
+        rows: list[BestOf] = []
         for score in sampled:  # a metric has another scale than the rewards
             passes_from = threshold if is_reward(score.name) else None
             rows += best_of_samples(score, similar=similar, threshold=passes_from)
         lines = [["by", "k", "best of k", "worst of k", f"MBR of k ({choice})"], *map(_sample_line, rows)]
         if any(each.passed for each in rows):
-            for line, passed in zip(lines, ["pass@k", *(_text(each.passed) for each in rows)], strict=True):
+            for line, passed in zip(lines, ["pass@k", *(interval_text(each.passed) for each in rows)], strict=True):
                 line.append(passed)
         note = _sample_note(rows, choice, threshold)
         made[label] = _with_table(evaluation, BEST_OF, [*lines, [note]], [finite(asdict(each)) for each in rows])
@@ -150,7 +150,7 @@ def _with_table(
 
 def _win_line(over: str, found: WinRate) -> list[str]:
     counts = [str(count) for count in (found.wins, found.losses, found.ties, found.prompts)]
-    rate = _text(found.rate) + ("*" if found.significant else "")
+    rate = interval_text(found.rate) + ("*" if found.significant else "")
     return [found.by, over, rate, p_value(found.p_corrected), *counts]
 
 
@@ -177,7 +177,7 @@ def _ties_notes(evaluations: Mapping[str, Evaluation], label: str, own: Sequence
 
 
 def _sample_line(found: BestOf) -> list[str]:
-    return [found.by, str(found.k), _text(found.best), number(found.worst.value), _text(found.typical)]
+    return [found.by, str(found.k), interval_text(found.best), number(found.worst.value), interval_text(found.typical)]
 
 
 def _sample_note(rows: Sequence[BestOf], choice: str, threshold: float | None) -> str:
@@ -194,7 +194,3 @@ def _sample_note(rows: Sequence[BestOf], choice: str, threshold: float | None) -
         "mean of all samples. The best is chosen by the score itself, with the references where it reads them. "
         f"MBR: the sample that is most similar to the others of the k by {choice}, without references.{passes}"
     )
-
-
-def _text(interval: Interval | None) -> str:
-    return "" if interval is None else with_interval(interval.value, interval.low, interval.high, sign="")

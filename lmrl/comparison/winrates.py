@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lmrl.display.cards import better, card
+from lmrl.display.wording import p_value, with_interval
 from lmrl.evaluation import Interval, Score, bootstrap_interval
 from lmrl.evaluation.comparison import SIGNIFICANCE_LEVEL
 
@@ -46,6 +48,14 @@ class WinRate:
     def significant(self) -> bool:
         """Whether the corrected p-value is below 0.05, as for differences of scores."""
         return self.p_corrected < SIGNIFICANCE_LEVEL
+
+    def _repr_html_(self) -> str:
+        rate = with_interval(self.rate.value, self.rate.low, self.rate.high, sign="")
+        rate = better(f"{rate}*", self.rate.value > 0.5) if self.significant else rate
+        counts = [str(count) for count in (self.wins, self.losses, self.ties, self.prompts)]
+        heads = ["by", "win rate [95 % CI]", "p", "wins", "losses", "ties", "prompts"]
+        lines = [heads, [self.by, rate, p_value(self.p_corrected), *counts]]
+        return card("Win rate", tables={"": [*lines, ["▲ and ▼ mark p below 0.05 of the exact sign test."]]})
 
 
 def win_rate(before: Score, after: Score, *, tolerance: float = 0.0) -> WinRate:

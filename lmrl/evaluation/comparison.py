@@ -8,6 +8,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from lmrl.display.cards import better, card
+from lmrl.display.wording import direction, p_value, with_interval
 from lmrl.utils import check_at_least
 
 from .scores import Score, mean_score
@@ -72,10 +74,63 @@ class Difference:
         """The effect and the ends of its interval."""
         return self.effect, self.low, self.high
 
+    def _repr_html_(self) -> str:
+        p = f", p {p_value(self.p_corrected)}" if self.primary and not math.isnan(self.p_corrected) else ""
+        return card("Difference", lead=f"{difference_text(self)}{p}, {self.rows} rows")
+
 
 Columns: TypeAlias = Mapping[str, Mapping[str, Score]]
 Compared: TypeAlias = Mapping[str, Mapping[str, Difference]]
 Pairs: TypeAlias = Mapping[tuple[str, str], Mapping[str, Difference]]
+
+
+class Comparisons(dict[str, dict[str, Difference]]):
+    """
+    The differences from a baseline by metric, by the label of each other checkpoint; a notebook shows them as a table.
+
+    Args:
+        found (`dict` of `dict` of [`Difference`]):
+            The differences.
+        columns (`dict` of `dict` of [`Score`]):
+            The scores that were compared, the baseline's first.
+    """
+
+    def __init__(self, found: Compared, columns: Columns) -> None:
+        super().__init__({label: dict(differences) for label, differences in found.items()})
+        self.columns = columns
+
+    def __repr__(self) -> str:
+        tested = [
+            f"{label}: {name} {difference_text(each)}"
+            for label, found in self.items()
+            for name, each in found.items()
+            if each.primary
+        ]
+        return f"{type(self).__name__}({', '.join(tested)})"
+
+    def _repr_html_(self) -> str:
+        baseline, *others = self.columns
+        heads = [part for label in others for part in (label, f"{label} − {baseline}", "p (Holm)")]
+        lines = [["metric", baseline, *heads]]
+        tested = [name for found in self.values() for name, each in found.items() if each.primary]
+        for name in dict.fromkeys([*tested, *(name for scores in self.columns.values() for name in scores)]):
+            lines.append(self._line(name, is_tested=name in tested))
+        has_exploratory = any(not each.primary for found in self.values() for each in found.values())
+        note = star_note(self.values(), has_exploratory)
+        note = f"95 % bootstrap intervals. ▲ better, ▼ worse: {note.removeprefix('* ')}."
+        return card(f"{' and '.join(others)} compared with {baseline}", tables={"": [*lines, [note]]})
+
+    def _line(self, name: str, is_tested: bool) -> list[str]:
+        """Returns the cells of a metric."""
+        scores = [columns.get(name) for columns in self.columns.values()]
+        higher = next(score.higher_is_better for score in scores if score is not None)
+        cells = [score_text(scores[0])]
+        for label, score in zip(list(self.columns)[1:], scores[1:], strict=True):
+            difference = self[label].get(name)
+            is_better = None if higher is None or difference is None else (difference.effect > 0) == higher
+            p = p_value(difference.p_corrected) if difference else ""
+            cells += [score_text(score), better(difference_text(difference), is_better), p]
+        return [f"{name} {direction(higher)}{'' if is_tested else ' (exploratory)'}", *cells]
 
 
 def bootstrap_interval(
@@ -157,7 +212,7 @@ def compare(before: Score, after: Score, *, samples: int = 1000, trials: int = 1
     return Difference(effect, low, high, p, p, rows=len(old))
 
 
-def compare_all(columns: Columns, primary: Collection[str] | None = None) -> dict[str, dict[str, Difference]]:
+def compare_all(columns: Columns, primary: Collection[str] | None = None) -> Comparisons:
     """
     Returns the differences from the first checkpoint, by metric, by the label of each other checkpoint.
 
@@ -177,7 +232,7 @@ def compare_all(columns: Columns, primary: Collection[str] | None = None) -> dic
         raise ValueError("`columns` must have at least 1 checkpoint, got 0.")
     baseline, *others = columns
     found = compare_pairs(columns, [(baseline, label) for label in others], primary)
-    return {label: differences for (_, label), differences in found.items()}
+    return Comparisons({label: differences for (_, label), differences in found.items()}, columns)
 
 
 def compare_pairs(
@@ -227,6 +282,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - place) * p_values[index]))
         corrected[index] = largest
     return corrected
+
+
+def score_text(score: Score | None) -> str:
+    """Returns a score with its 95 % bootstrap interval as text, an empty string for `None`."""
+    if score is None:
+        return ""
+    interval = bootstrap_interval(score)
+    return with_interval(score.value, interval.low, interval.high, sign="")
+
+
+def difference_text(difference: Difference | None) -> str:
+    """Returns a difference with its interval and, if it is significant, `*`; an empty string for `None`."""
+    if difference is None:
+        return ""
+    return with_interval(*difference.interval) + ("*" if difference.significant else "")
+
+
+def star_note(found: Iterable[Mapping[str, Difference]], has_exploratory: bool) -> str:
+    """Returns what a star means, and which metrics have none."""
+    comparisons = sum(not math.isnan(each.p_corrected) for differences in found for each in differences.values())
+    star = f"* p < {SIGNIFICANCE_LEVEL:g} by approximate randomization, corrected for {comparisons} comparison"
+    star += "s (Holm)" if comparisons != 1 else " (Holm)"
+    return f"{star}; exploratory metrics are not tested" if has_exploratory else star
 
 
 def _percentiles(values: Array, confidence: float = 0.95) -> tuple[float, float]:

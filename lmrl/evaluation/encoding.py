@@ -1,4 +1,4 @@
-"""Prompts as token ids, encoded as in training."""
+"""Prompts as token ids, encoded as in training, and as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -51,3 +51,10 @@ def check_context(model: PreTrainedModel, row: int, prompt_length: int, new_toke
             f"`prompt` of row {row} and its completion must fit into the model's {limit} positions, got "
             f"{prompt_length} + {new_tokens} tokens. {remedy}"
         )
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """Returns a prompt as text, each message of a conversation after its role."""
+    if isinstance(prompt, str):
+        return prompt.strip()
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
+from lmrl.display.cards import card, rates_marked, values_text
+from lmrl.display.wording import direction, number
 from lmrl.distributed import on_main
 from lmrl.libraries import Dataset, PreTrainedModel, PreTrainedTokenizerBase
 from lmrl.rewards import call_reward, reward_name
 from lmrl.utils import REWARD_ARGUMENTS, failure_of
 
-from .generation import Completion, Decoding, end_token_ids, generate_completions
+from .comparison import score_text
+from .generation import Completion, Decoding, decoding_text, end_token_ids, generate_completions
 from .likelihood import divergence, perplexity
 from .metrics import metric_names, score_completions
 from .rows import Row, Rows, checked_rows, row_ids
@@ -61,6 +64,33 @@ class Evaluation:
     def values(self) -> dict[str, float]:
         """The value of each score."""
         return {name: score.value for name, score in self.scores.items()}
+
+    def __repr__(self) -> str:
+        return f"Evaluation({len(self.completions)} completions: {values_text(self.values)})"
+
+    def _repr_html_(self) -> str:
+        lines = [["metric", "value [95 % CI]"]]
+        for name, score in self.scores.items():
+            lines.append([f"{name} {direction(score.higher_is_better)}", score_text(score)])
+        shown = [one for one in self.completions if one.sample == 0][:3]
+        texts = [(f"row {one.row + 1}", [(one.text.strip(), False)], self._row_text(one)) for one in shown]
+        prompts = len({completion.row for completion in self.completions})
+        return card(
+            "Evaluation",
+            lead=" · ".join([f"{prompts:,} rows", *filter(None, [decoding_text(self.decoding)])]),
+            tables={"": lines, **{heading: rates_marked(found) for heading, found in self.tables.items()}},
+            samples=[{"prompt": "", "texts": texts}] if texts else [],
+        )
+
+    def _row_text(self, completion: Completion) -> str:
+        """Returns the rewards of a completion's row and its length."""
+        rewards = {name: score.row_scores for name, score in self.scores.items() if name.startswith("reward/")}
+        texts = [
+            f"{name.removeprefix('reward/')} {number(scores[completion.row])}"
+            for name, scores in rewards.items()
+            if scores and completion.row < len(scores)
+        ]
+        return " · ".join([*texts, f"{completion.length} tokens", *["unfinished"] * (not completion.finished)])
 
 
 def evaluate_model(

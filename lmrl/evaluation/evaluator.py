@@ -1,7 +1,7 @@
 """The held-out evaluation of a run, applied to the policy before, during and after training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from lmrl.libraries import Dataset, PreTrainedModel, PreTrainedTokenizerBase, torch
@@ -45,8 +45,8 @@ class Evaluator:
         `ValueError`: if `subset_size` is less than 1, a metric is unknown, or rewards have the same name.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    rows: Dataset
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    rows: Dataset = field(repr=False)
     decoding: Decoding
     _: KW_ONLY
     reward_funcs: Sequence[Reward] = ()

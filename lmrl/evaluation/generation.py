@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -67,6 +67,18 @@ class Decoding:
             raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}. 1 keeps all tokens.")
         if self.num_samples > 1 and not self.do_sample:
             raise ValueError(f"`num_samples` must be 1 without sampling, got {self.num_samples}. Set `do_sample`.")
+
+
+def decoding_text(decoding: Mapping[str, Any]) -> str:
+    """Returns the fields of a [`Decoding`] as text, an empty string where they are not known."""
+    if not decoding:
+        return ""
+    how = "greedy decoding"
+    if decoding.get("do_sample"):
+        how = f"{decoding.get('num_samples', 1)} sampled at temperature {decoding.get('temperature', 1):g}"
+    elif decoding.get("num_beams", 1) > 1:
+        how = f"beam search with {decoding['num_beams']} beams"
+    return f"{how}, at most {decoding.get('max_new_tokens')} tokens"
 
 
 @dataclass(frozen=True)

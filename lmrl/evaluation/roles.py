@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from .comparison import Compared, compare_all
+from .comparison import Compared, Comparisons, compare_all
 from .evaluate import TOTAL_REWARD, Evaluation
 from .scores import Score
 
@@ -77,9 +77,23 @@ def primary_metrics(evaluations: Mapping[str, Evaluation], rewarded: Sequence[st
 
 
 def compare_evaluations(
-    evaluations: Mapping[str, Evaluation], rewarded: Sequence[str], primary: Sequence[str] | None = None
-) -> Compared:
-    """Returns the differences from the first evaluation; by default [`primary_metrics`] are tested."""
+    evaluations: Mapping[str, Evaluation],
+    rewarded: Sequence[str] | None = None,
+    primary: Sequence[str] | None = None,
+) -> Comparisons:
+    """
+    Returns the differences from the first evaluation, which a notebook shows as a table.
+
+    Args:
+        evaluations (`dict` of [`Evaluation`]):
+            Evaluations of the same rows by label; the first is the baseline.
+        rewarded, primary (lists of `str`, *optional*):
+            As for [`report`].
+
+    Raises:
+        `ValueError`: if there is no evaluation, or they are of different rows.
+    """
+    rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
     tested = primary_metrics(evaluations, rewarded) if primary is None else primary
     return compare_all({label: evaluation.scores for label, evaluation in evaluations.items()}, tested)
 

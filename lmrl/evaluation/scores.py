@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from .statistics import pool
@@ -91,11 +91,11 @@ class Score:
     name: str
     value: float
     signature: str
-    row_scores: list[float] | None
+    row_scores: list[float] | None = field(repr=False)
     higher_is_better: bool | None
     pooling: str | None = None
-    statistics: list[list[float]] | None = None
-    sample_scores: list[list[float]] | None = None
+    statistics: list[list[float]] | None = field(default=None, repr=False)
+    sample_scores: list[list[float]] | None = field(default=None, repr=False)
 
 
 def mean_score(name: str, signature: str, values: Sequence[float | None], higher_is_better: bool | None) -> Score:

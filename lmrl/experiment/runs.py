@@ -14,8 +14,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from lmrl.display.wording import setting_text
 from lmrl.evaluation import Evaluation
-from lmrl.evaluation.reporting.wording import setting_text
 from lmrl.experiment.banner import print_banner
 from lmrl.log_file import LogFile
 from lmrl.outputs import resume_request

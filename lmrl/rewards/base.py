@@ -6,6 +6,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
+from lmrl.display import reward_card
 from lmrl.progress import Prefixes, Progress, join_progress
 from lmrl.utils import shorten
 
@@ -18,15 +19,14 @@ UNBOUNDED: Range = (-math.inf, math.inf)
 
 
 class BaseReward:
-    """
-    A reward without operators: name, columns, range, signature, and the call by keyword. See [`Reward`].
-    """
+    """A reward without operators: name, columns, range, signature, and the call by keyword. See [`Reward`]."""
 
     __name__: str
     columns: tuple[str, ...]
     range: Range
     potential: int | None = None  # which number of its `progress` is its reward as if the text ended here
     _parts: tuple[Callable[..., Any], ...] = ()  # rewards that it calls in this process
+    _repr_html_ = reward_card
 
     def __init__(
         self, name: str, columns: Sequence[str] = (), range: Range = (0.0, 1.0), signature: str | None = None

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from lmrl.cli.report import differing_settings, labelled_folders, read_object
 from lmrl.comparison import printed_table
+from lmrl.display.charts import lines
+from lmrl.display.curves import panels
+from lmrl.display.wording import number, p_value, with_interval
 from lmrl.evaluation import Evaluation, Score, holm, show, write_page
 from lmrl.evaluation.matching import matched
-from lmrl.evaluation.reporting.charts import lines
-from lmrl.evaluation.reporting.curves import panels
-from lmrl.evaluation.reporting.wording import number, p_value, with_interval
 from lmrl.rollouts import finite, replace_file
 
 from .folders import PAGE_FILE, SUMMARY_FILE, SeedFolder, is_seed_folder, read_seeds

@@ -8,8 +8,8 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import ArrayLike, NDArray
 
+from lmrl.display.wording import with_interval
 from lmrl.evaluation import Completion, Evaluation, Score
-from lmrl.evaluation.reporting.wording import with_interval
 from lmrl.evaluation.rows import row_ids
 from lmrl.evaluation.scores import mean_score, pooled_score
 from lmrl.rewards import completion_text

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn, optim
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 from trl import RLOOTrainer
 
@@ -16,8 +16,7 @@ from lmrl.checkpoints import checkpoint_folder
 from lmrl.distributed import local_rows
 from lmrl.log_file import LogFile
 
-from . import arguments, engines, meter, sampling
-from .callbacks import TrainingProgress
+from . import arguments, engines, meter, sampling, shown
 from .checkpointing import run_state, writer
 from .configs import PolicyGradientConfig
 from .reference import Reference, Scorer, make_frozen_model
@@ -54,6 +53,8 @@ class PolicyGradientTrainer(RLOOTrainer):
     reported_settings: tuple[str, ...] = ("num_iterations", "epsilon", "normalize_advantages")
     config_class: type[PolicyGradientConfig] = PolicyGradientConfig
     model_card: str | None = None  # to save in place of TRL's draft
+    __repr__ = shown.trainer_text
+    _repr_html_ = shown.trainer_html
 
     # The same facts under TRL's names.
     _name = property(lambda self: self.name)
@@ -115,8 +116,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         self.kl_stop = checks.KLStop(self.args, self.accelerator, self.meter)
         self.add_callback(self.kl_stop)
         self.add_callback(LogFile(self.meter.newest["train"]))
-        if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(TrainingProgress)
+        shown.show_training_progress(self.callback_handler)
 
     # -- for subclasses: `credit` and `loss`, which they implement; hooks; what is given to them --------------------
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from lmrl.display.curves import Log, curve
+from lmrl.display.wording import setting_text
 from lmrl.version import package_versions
 
 from ..comparison import Compared
@@ -17,11 +19,9 @@ from ..evaluate import Evaluation
 from ..roles import compare_evaluations, is_quality, is_reward, is_rewarded, metrics_of, split_by_role
 from ..rows import Rows, data_signature
 from ..scores import Score
-from .curves import Log, curve
 from .findings import find_warnings
 from .markdown import code
 from .templating import render
-from .wording import setting_text
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

@@ -4,13 +4,22 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from lmrl.display.charts import histogram, lines, scatter, stacked, whiskers
+from lmrl.display.curves import (
+    OPTIMIZER_PANELS,
+    Log,
+    curve,
+    curves_of,
+    explained_variance,
+    thinned,
+    time_shares,
+)
+from lmrl.display.wording import direction, listed
+
 from ..comparison import Compared, bootstrap_interval
 from ..evaluate import Evaluation
 from ..roles import is_reward, is_rewarded, metrics_of
 from ..scores import Score
-from .charts import histogram, lines, scatter, stacked, whiskers
-from .curves import OPTIMIZER_PANELS, Log, curve, curves_of, explained_variance, panels, thinned, time_shares
-from .wording import direction, listed
 
 
 def change_chart(evaluations: Mapping[str, Evaluation], compared: Compared) -> list[str]:
@@ -58,11 +67,6 @@ def histograms(evaluations: Mapping[str, Evaluation]) -> list[str]:
             unit = "tokens" if name == "length" else name
             charts.append(histogram(samples, title=f"{name[0].upper()}{name[1:]} of a prompt", x_label=unit))
     return charts
-
-
-def training_charts(logs: Mapping[str, Log]) -> list[str]:
-    """Returns the training curves, all runs in one chart for each logged value."""
-    return [lines(series, title=title, smooth=True) for title, series in panels(logs).items()]
 
 
 def optimizer_charts(logs: Mapping[str, Log]) -> list[str]:

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lmrl.display.curves import EXPLAINED, Log, curve
+from lmrl.display.wording import listed, number, with_interval
+
 from ..comparison import SIGNIFICANCE_LEVEL, Compared, Difference
 from ..evaluate import Evaluation
 from ..roles import compare_evaluations, is_quality, is_reward, is_rewarded, measured_rewards
 from ..scores import Score
-from .curves import EXPLAINED, Log, curve
-from .wording import listed, number, with_interval
 
 # Entropy and diversity have collapsed below these shares of their initial values.
 _MIN_ENTROPY_SHARE, _MIN_DIVERSITY_SHARE = 0.25, 0.7

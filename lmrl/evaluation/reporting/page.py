@@ -8,8 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmrl.display.axes import colors_of
+from lmrl.display.charts import training_charts
+from lmrl.display.curves import POINTS, Log
+from lmrl.display.wording import setting_text
+
 from ..comparison import Compared, Difference, Pairs
 from ..evaluate import TOTAL_REWARD, Evaluation
+from ..generation import decoding_text
 from ..matching import matched
 from ..roles import (
     compare_evaluations,
@@ -22,13 +28,10 @@ from ..roles import (
 )
 from ..rows import Rows, data_signature
 from ..scores import Score
-from .axes import colors_of
-from .curves import POINTS, Log
-from .figures import change_chart, frontier_charts, histograms, optimizer_charts, training_charts
+from .figures import change_chart, frontier_charts, histograms, optimizer_charts
 from .findings import find_warnings
 from .samples import collect_rollouts, collect_samples
 from .templating import TEMPLATES, render
-from .wording import setting_text
 
 # In place of checkpoints, where there are only logs.
 NO_EVALUATION = Evaluation([], {}, {})
@@ -110,7 +113,7 @@ def write_page(
         "baseline": baseline,
         "others": others,
         "prompts": len({completion.row for completion in evaluations[baseline].completions}),
-        "decoding": evaluations[baseline].decoding,
+        "decoding": decoding_text(evaluations[baseline].decoding),
         "findings": find_warnings(checked, logs=logs, rewarded=rewarded, compared=compared),
         "tiles": _tiles(evaluations, compared, rewarded),
         "evaluations": evaluations,

@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmrl.display.curves import Log
+from lmrl.display.wording import setting_text
 from lmrl.rollouts import read_log, read_rollouts
 
-from ..comparison import Compared, compare_pairs
+from ..comparison import Comparisons, compare_pairs
 from ..evaluate import Evaluation
 from ..matching import matched
 from ..roles import measured_rewards, primary_metrics
 from ..rows import Rows
-from .curves import Log
 from .findings import find_warnings
 from .page import write_page
 from .serialization import write_json
 from .tables import pairs_table, samples_table, scores_table, show
-from .wording import setting_text
 
 # Beside the page: what it shows that is in no other file of the run.
 FACTS_FILE = "report.json"
@@ -38,7 +38,7 @@ def report(
     title: str = "Evaluation",
     rollouts: Sequence[Mapping[str, Any]] | None = None,
     below: Sequence[Any] = (),
-) -> Compared:
+) -> Comparisons:
     """
     Prints scores, some completions and warnings for each checkpoint, and writes them to a folder; returns the
     differences from the baseline, as [`compare_all`] does.
@@ -81,7 +81,8 @@ def report(
     tested = primary_metrics(evaluations, rewarded) if primary is None else list(primary)
     wanted = [pair for pair in itertools.combinations(columns, 2) if all_pairs or pair[0] == next(iter(columns))]
     pairs = compare_pairs(columns, wanted, tested)  # one correction for all that is shown
-    compared = {second: found for (first, second), found in pairs.items() if first == next(iter(columns))}
+    from_baseline = {second: found for (first, second), found in pairs.items() if first == next(iter(columns))}
+    compared = Comparisons(from_baseline, columns)
     files = {label: folder / f"{label}.json" for label in evaluations}
     for label, evaluation in evaluations.items():
         write_json(files[label], evaluation)

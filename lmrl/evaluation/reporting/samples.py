@@ -5,13 +5,60 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from lmrl.display.cards import card
+from lmrl.display.wording import number
 from lmrl.rewards import completion_text
 
+from ..encoding import prompt_text
 from ..evaluate import Evaluation
-from ..roles import is_reward, is_rewarded
+from ..roles import is_reward, is_rewarded, measured_rewards
 from ..rows import Rows
 from .worddiff import Piece, word_diff
-from .wording import prompt_text
+
+
+class SideBySide:
+    """
+    Completions of the same prompts by several checkpoints, which a notebook shows side by side.
+
+    Words that the first one lacks at this place are marked; of two checkpoints, those that the second lacks, too.
+
+    Args:
+        evaluations (`dict` of [`Evaluation`]):
+            Evaluations of the same rows by label; the first is the baseline.
+        rows (`datasets.Dataset` or list of `dict`):
+            The evaluated rows.
+        n (`int`, *optional*, defaults to `4`):
+            Number of rows: half of them the first ones, the others those whose reward rose and fell most.
+        rewarded (list of `str`, *optional*):
+            As for [`report`].
+    """
+
+    def __init__(
+        self,
+        evaluations: Mapping[str, Evaluation],
+        rows: Rows,
+        n: int = 4,
+        rewarded: Sequence[str] | None = None,
+    ) -> None:
+        rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
+        self.labels = list(evaluations)
+        self.found = collect_samples(evaluations, rows, rewarded, n)
+
+    def __repr__(self) -> str:
+        return f"{' and '.join(self.labels)}: {len(self.found['samples'])} of {self.found['samples_total']} rows"
+
+    def _repr_html_(self) -> str:
+        samples = []
+        for sample in self.found["samples"]:
+            texts = [
+                (label, pieces, " · ".join(_reward_text(*each) for each in rewards))
+                for _, label, pieces, rewards in sample["texts"]
+            ]
+            samples.append({"prompt": sample["prompt"], "texts": texts})
+        lead = f"{len(samples)} of {self.found['samples_total']} rows"
+        if self.found["reward_changes"] and len(samples) < self.found["samples_total"]:
+            lead += ": the first, and those whose reward rose and fell most"
+        return card(" and ".join(self.labels), lead=lead, samples=samples)
 
 
 class RewardChange(NamedTuple):
@@ -111,10 +158,11 @@ def _selected(indices: list[int], changes: Sequence[RewardChange], most: int) ->
     if len(indices) <= most or not changes:
         return indices[:most]
     by_row = changes[0].by_row
-    selected = set(indices[: most // 2])
+    extremes = most // 4
+    selected = set(indices[: most - 2 * extremes])
     rest = [index for index in indices if index not in selected and math.isfinite(by_row[index])]
     rest.sort(key=lambda index: by_row[index])
-    selected.update(rest[: most // 4], rest[max(0, len(rest) - most // 4) :])
+    selected.update(rest[:extremes], rest[max(0, len(rest) - extremes) :])
     return sorted(selected)
 
 
@@ -141,3 +189,7 @@ def _row_rewards(
             change = by_reward.get(reward, 0.0)
             rewards.append((reward, score.row_scores[row], change if math.isfinite(change) else 0.0))
     return rewards
+
+
+def _reward_text(name: str, value: float, change: float) -> str:
+    return f"{name} {number(value)}" + (f" ({number(change, '+')})" if change else "")

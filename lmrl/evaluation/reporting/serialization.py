@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lmrl.display.wording import known
 from lmrl.rollouts import finite, replace_file
 from lmrl.utils import shorten
 from lmrl.version import package_versions
@@ -14,7 +15,6 @@ from ..evaluate import Evaluation
 from ..generation import Completion
 from ..rows import data_signature
 from ..scores import Score
-from .wording import known
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -1,16 +1,25 @@
 """Tables of scores and of completions for the terminal."""
 
-import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..comparison import SIGNIFICANCE_LEVEL, Columns, Compared, Difference, Pairs, compare_all
+from lmrl.display.wording import number, p_value
+
+from ..comparison import (
+    Columns,
+    Compared,
+    Pairs,
+    compare_all,
+    difference_text,
+    score_text,
+    star_note,
+)
+from ..encoding import prompt_text
 from ..evaluate import Evaluation
 from ..roles import is_reward, split_by_role
 from ..rows import Rows
-from .wording import difference_text, number, p_value, prompt_text, score_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,7 +60,7 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
         table.add_column("p (Holm)", justify="right")
     primary, exploratory = split_by_role(dict.fromkeys(n for scores in columns.values() for n in scores), compared)
     if compared:
-        table.caption = _caption(compared.values(), bool(exploratory))
+        table.caption = star_note(compared.values(), bool(exploratory))
     for name in [*primary, *exploratory]:
         if exploratory and name == exploratory[0]:
             table.add_section()
@@ -80,16 +89,8 @@ def pairs_table(pairs: Pairs) -> "Table":
                 cells = (name, f"{second} - {first}", _aligned(difference_text(found[name])))
                 table.add_row(*map(Text, cells), p_value(found[name].p_corrected))
         table.add_section()
-    table.caption = _caption(pairs.values(), False)
+    table.caption = star_note(pairs.values(), False)
     return table
-
-
-def _caption(found: Iterable[Mapping[str, Difference]], has_exploratory: bool) -> str:
-    """Returns what a star means, and which metrics have none."""
-    comparisons = sum(not math.isnan(each.p_corrected) for differences in found for each in differences.values())
-    star = f"* p < {SIGNIFICANCE_LEVEL:g} by approximate randomization, corrected for {comparisons} comparison"
-    star += "s (Holm)" if comparisons != 1 else " (Holm)"
-    return f"{star}; exploratory metrics are not tested" if has_exploratory else star
 
 
 def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5) -> "Table":

@@ -5,10 +5,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment
 
+from lmrl.display.templating import environment
+from lmrl.display.wording import direction, known, listed, number, p_value
+
+from ..comparison import difference_text, score_text
 from .markdown import code, fenced, plain
-from .wording import difference_text, direction, known, listed, number, p_value, score_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS: tuple[Callable[..., object], ...] = (
@@ -19,7 +22,7 @@ _FILTERS: tuple[Callable[..., object], ...] = (
 
 def render(template: str, **variables: Any) -> str:
     """
-    Returns a template of this package filled with the variables; what is put into `.html` and `.svg` is escaped.
+    Returns a template of this package filled with the variables; what is put into `.html` is escaped.
 
     Raises:
         `jinja2.UndefinedError`: if the template uses a variable that is not given.
@@ -29,13 +32,4 @@ def render(template: str, **variables: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(["html", "svg"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update({function.__name__: function for function in _FILTERS})
-    return environment
+    return environment((TEMPLATES,), _FILTERS)

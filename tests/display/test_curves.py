@@ -5,8 +5,8 @@ import math
 
 import pytest
 
+from lmrl.display.curves import OPTIMIZER_PANELS, curve, curves_of, panels, smoothed, thinned, time_shares
 from lmrl.evaluation import read_log
-from lmrl.evaluation.reporting.curves import OPTIMIZER_PANELS, curve, curves_of, panels, smoothed, thinned, time_shares
 from lmrl.evaluation.reporting.figures import frontier_charts
 
 

@@ -10,6 +10,15 @@ Curve: TypeAlias = list[tuple[float, float]]
 # Charts are about 450 pixels wide: more points than these cannot be seen.
 POINTS = 240
 
+# Figures behind the progress bar, by their names there.
+PROGRESS = {
+    "reward": "reward",
+    "kl": "kl_per_sequence",
+    "entropy": "entropy",
+    "length": "completions/mean_length",
+    "explained": "value/explained_variance",
+}
+
 STAGES = ("generation", "scoring", "reward", "update")  # of a step, whose seconds are logged as time/<stage>
 
 # What the critic explains of the variance of returns: over all tokens, and over each quarter of the texts.

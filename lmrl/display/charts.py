@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axis_of, colors_of, draw, nice_ticks
-from .curves import smoothed
+from .curves import Log, panels, smoothed
 from .wording import number, with_interval
 
 Point = tuple[float, float]
@@ -65,6 +65,11 @@ def lines(
         dots=dots,
         strips=_step_strips(series, x, y, x_label),
     )
+
+
+def training_charts(logs: Mapping[str, Log]) -> list[str]:
+    """Returns the training curves, all runs in one chart for each logged value."""
+    return [lines(series, title=title, smooth=True) for title, series in panels(logs).items()]
 
 
 def stacked(series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "step") -> str:

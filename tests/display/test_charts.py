@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from lmrl.evaluation.reporting.axes import Axis, axis_of, nice_ticks, tick_labels
-from lmrl.evaluation.reporting.charts import histogram, lines, scatter, stacked, whiskers
+from lmrl.display.axes import Axis, axis_of, nice_ticks, tick_labels
+from lmrl.display.charts import histogram, lines, scatter, stacked, whiskers
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -1,12 +1,8 @@
-"""Numbers, scores, differences and prompts as text."""
+"""Numbers, names and settings as text."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
-
-from ..comparison import Difference, bootstrap_interval
-from ..encoding import Prompt
-from ..scores import Score
 
 
 def number(value: float, sign: str = "") -> str:
@@ -44,21 +40,6 @@ def with_interval(value: float, low: float, high: float, sign: str = "+") -> str
     return "{} [{}, {}]".format(*texts)
 
 
-def score_text(score: Score | None) -> str:
-    """Returns a score with its 95 % bootstrap interval as text, an empty string for `None`."""
-    if score is None:
-        return ""
-    interval = bootstrap_interval(score)
-    return with_interval(score.value, interval.low, interval.high, sign="")
-
-
-def difference_text(difference: Difference | None) -> str:
-    """Returns a difference with its interval and, if it is significant, `*`; an empty string for `None`."""
-    if difference is None:
-        return ""
-    return with_interval(*difference.interval) + ("*" if difference.significant else "")
-
-
 def p_value(p: float) -> str:
     """Returns a p-value as text: `0.031`, `<0.001`, an empty string for NaN."""
     if math.isnan(p):
@@ -81,10 +62,3 @@ def direction(higher_is_better: bool | None) -> str:
 def setting_text(value: object) -> str:
     """Returns a setting as text, a function or a class by its name."""
     return str(getattr(value, "__name__", value))
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """Returns a prompt as text, each message of a conversation after its role."""
-    if isinstance(prompt, str):
-        return prompt.strip()
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

@@ -1,16 +1,24 @@
-"""What a person sees while training runs."""
+"""What a person sees of a trainer: its progress bar, and the card that a notebook shows."""
 
 from typing import Any
 
 from transformers import ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import CallbackHandler
 
-SHOWN = {
-    "reward": "reward",
-    "kl": "kl_per_sequence",
-    "entropy": "entropy",
-    "length": "completions/mean_length",
-    "explained": "value/explained_variance",
-}
+from lmrl.display.curves import PROGRESS
+from lmrl.display.trainers import trainer_html, trainer_text
+
+__all__ = ["TrainingProgress", "show_training_progress", "trainer_html", "trainer_text"]
+
+
+def show_training_progress(handler: CallbackHandler) -> None:
+    """Puts [`TrainingProgress`] in the place of the bar of transformers, or of its table of losses in a notebook."""
+    bars = [one for one in handler.callbacks if isinstance(one, (ProgressCallback, DEFAULT_PROGRESS_CALLBACK))]
+    for bar in bars:
+        handler.remove_callback(bar)
+    if bars:
+        handler.add_callback(TrainingProgress)
 
 
 class TrainingProgress(ProgressCallback):
@@ -27,6 +35,6 @@ class TrainingProgress(ProgressCallback):
         if any(name.startswith("eval_") for name in logs):
             super().on_log(args, state, control, logs=logs, **kwargs)
             return
-        values = {shown: logs.get(name) for shown, name in SHOWN.items()}
+        values = {shown: logs.get(name) for shown, name in PROGRESS.items()}
         self.newest |= {shown: f"{float(value):.3g}" for shown, value in values.items() if value is not None}
         self.training_bar.set_postfix(self.newest)

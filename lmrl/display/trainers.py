@@ -1,0 +1,74 @@
+"""What a trainer shows in a notebook, and as a line of text."""
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+from .cards import card, reward_lines, values_text
+from .curves import PROGRESS
+
+# Places, and what a configuration fills in by itself.
+LEFT_OUT = {
+    *("output_dir", "logging_dir", "run_name", "disable_tqdm", "report_to", "use_cpu"),
+    *("accelerator_config", "dataloader_pin_memory", "generation_batch_size", "pad_to_multiple_of"),
+}
+
+
+def trainer_text(trainer: Any) -> str:
+    """Returns a trainer on one line: its class, its policy, how far it has come and its newest figures."""
+    return f"{type(trainer).__name__}({_policy(trainer)}, {_progress(trainer.state)})"
+
+
+def trainer_html(trainer: Any) -> str:
+    """Returns a trainer as a card: policy, rewards, settings that are not the defaults, progress and curves."""
+    from .charts import training_charts
+
+    functions = [getattr(reward, "reward_func", reward) for reward in trainer.reward_funcs]
+    settings = ", ".join(f"{name} {value}" for name, value in changed_settings(trainer.args).items())
+    facts = {
+        "policy": _policy(trainer),
+        "data": f"{_rows(trainer.train_dataset)}{trainer.args.num_generations} completions of each prompt",
+        "settings": settings or "the defaults",
+        "progress": _progress(trainer.state),
+    }
+    return card(
+        type(trainer).__name__,
+        lead=trainer.name,
+        facts=facts,
+        tables={"": reward_lines(functions, trainer.reward_weights.tolist())},
+        charts=training_charts({"training": trainer.state.log_history}),
+    )
+
+
+def changed_settings(args: Any) -> dict[str, str]:
+    """Returns the fields of a configuration that differ from its defaults, as text, without access tokens."""
+    changed = {}
+    for field in fields(args):
+        value = getattr(args, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        is_left_out = field.name in LEFT_OUT or field.name.endswith("_token")
+        if not is_left_out and value != default and (value or default):  # None may become False or empty
+            changed[field.name] = str(getattr(value, "value", getattr(value, "__name__", value)))
+    if args.steps_per_generation == args.gradient_accumulation_steps:  # which it is by default
+        changed.pop("steps_per_generation", None)
+    return changed
+
+
+def _rows(dataset: Any) -> str:
+    return f"{len(dataset):,} rows, " if hasattr(dataset, "__len__") else ""
+
+
+def _policy(trainer: Any) -> str:
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    total = sum(weight.numel() for weight in policy.parameters())
+    trained = sum(weight.numel() for weight in policy.parameters() if weight.requires_grad)
+    share = "" if trained == total else f", {trained:,} of them trained"
+    return f"{type(policy).__name__} of {total:,} parameters{share}"
+
+
+def _progress(state: Any) -> str:
+    """Returns the step that a run is at, of how many, and the newest figures of the progress bar."""
+    if not state.global_step:
+        return "not trained yet"
+    logged = {name: value for entry in state.log_history for name, value in entry.items()}
+    newest = {shown: float(logged[name]) for shown, name in PROGRESS.items() if name in logged}
+    return f"step {state.global_step:,} of {state.max_steps:,}: {values_text(newest, most=len(PROGRESS))}"
