@@ -29,7 +29,8 @@ def test_the_sections_of_the_readme_are_in_their_order() -> None:
 
 
 def test_every_page_of_the_docs_is_linked_from_the_readme() -> None:
-    pages = {f"docs/{path.name}" for path in (Path(__file__).resolve().parents[1] / "docs").glob("*.md")}
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    pages = {f"docs/{path.name}" for kind in ("*.md", "*.ipynb") for path in docs.glob(kind)}
     assert pages - {"docs/index.md"} <= set(re.findall(r"\]\(([^)#]+)\)", README))
 
 
