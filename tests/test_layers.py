@@ -66,7 +66,7 @@ LAYERS = {
         ("lmrl.critics", "lmrl.core", "lmrl.distributed", "lmrl.models"),
         ("accelerate", "safetensors", "torch", "transformers"),
     ),
-    "lmrl/display": Layer(("lmrl.display",), ("jinja2",)),
+    "lmrl/display": Layer(("lmrl.display",), ("jinja2", "numpy")),
     "lmrl/rewards": Layer(
         ("lmrl.rewards", "lmrl.display", "lmrl.distributed"), None, ("trl", "accelerate", "datasets")
     ),
@@ -98,7 +98,10 @@ LAYERS = {
         ("lmrl.search", "lmrl.evaluation", "lmrl.cli", "lmrl.outputs"), None, ("torch", "transformers", "trl")
     ),
     "lmrl/seeds": Layer(
-        ("lmrl.seeds", "lmrl.cli", "lmrl.comparison", "lmrl.evaluation", "lmrl.outputs", "lmrl.rollouts"),
+        (
+            *("lmrl.seeds", "lmrl.cli", "lmrl.comparison", "lmrl.display", "lmrl.evaluation", "lmrl.outputs"),
+            "lmrl.rollouts",
+        ),
         ("numpy",),
         ("torch", "transformers", "trl"),
     ),
@@ -155,9 +158,9 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 26_890,
+    "lmrl": 28_950,
     "lmrl/rewards": 4_610,
-    "lmrl/trainers": 2_900,
+    "lmrl/trainers": 2_990,
 }
 FILE_LINES_TODAY: dict[str, int] = {}
 
