@@ -126,7 +126,8 @@ def test_ctrl_c_ends_all_seeds_and_the_same_command_goes_on(tmp_path: Path) -> N
     hang.touch()
     arguments = [*COMMAND, "--hang", str(hang)]
     code = (
-        f"import sys; from lmrl.seeds import run_seeds; "
+        "import signal, sys; from lmrl.seeds import run_seeds; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell has it ignored in the background
         f"sys.exit(run_seeds([], {arguments!r}, [0, 1, 2], 3, {LAUNCHER!r}))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LMRL_COMMAND": "lmrl run recipe.py --seeds 0 1 2"}
