@@ -44,6 +44,8 @@ LAYERS = {
     "lmrl/outputs.py": Layer((), ()),
     "lmrl/rollouts.py": Layer((), ()),
     "lmrl/log_file.py": Layer(("lmrl.rollouts",), ("transformers",)),
+    "lmrl/progress_bar.py": Layer(("lmrl.display",), ("transformers",)),
+    "lmrl/frozen.py": Layer(("lmrl.models",), ("accelerate", "transformers")),
     "lmrl/checkpoints.py": Layer(("lmrl.outputs", "lmrl.saving"), ("accelerate", "safetensors", "transformers")),
     "lmrl/sigterm.py": Layer(("lmrl.checkpoints",), ("accelerate", "torch", "transformers")),
     "lmrl/distributed.py": Layer((), ("torch",)),
@@ -79,7 +81,7 @@ LAYERS = {
         (
             *("lmrl.trainers", "lmrl.checks", "lmrl.core", "lmrl.critics", "lmrl.models", "lmrl.distributed"),
             *("lmrl.checkpoints", "lmrl.drawn", "lmrl.fused_lora", "lmrl.log_file", "lmrl.saving", "lmrl.sigterm"),
-            *("lmrl.precision", "lmrl.display"),
+            *("lmrl.precision", "lmrl.display", "lmrl.frozen", "lmrl.progress_bar"),
         ),
         TRAINER_LIBRARIES,
     ),
@@ -160,7 +162,7 @@ BUDGETS = {
 BUDGETS_TODAY = {
     "lmrl": 28_950,
     "lmrl/rewards": 4_610,
-    "lmrl/trainers": 2_990,
+    "lmrl/trainers": 2_900,
 }
 FILE_LINES_TODAY: dict[str, int] = {}
 

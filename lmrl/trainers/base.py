@@ -11,15 +11,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import EvalLoopOutput
 from trl import RLOOTrainer
 
-from lmrl import checks, core, critics, models, sigterm
+from lmrl import checks, core, critics, frozen, log_file, models, progress_bar, sigterm
 from lmrl.checkpoints import checkpoint_folder
+from lmrl.display.trainers import trainer_html, trainer_text
 from lmrl.distributed import local_rows
-from lmrl.log_file import LogFile
 
-from . import arguments, engines, meter, sampling, shown
+from . import arguments, engines, meter, sampling
 from .checkpointing import run_state, writer
 from .configs import PolicyGradientConfig
-from .reference import Reference, Scorer, make_frozen_model
+from .reference import Reference, Scorer
 from .rollout import Credit, Rollout
 
 
@@ -53,8 +53,8 @@ class PolicyGradientTrainer(RLOOTrainer):
     reported_settings: tuple[str, ...] = ("num_iterations", "epsilon", "normalize_advantages")
     config_class: type[PolicyGradientConfig] = PolicyGradientConfig
     model_card: str | None = None  # to save in place of TRL's draft
-    __repr__ = shown.trainer_text
-    _repr_html_ = shown.trainer_html
+    __repr__ = trainer_text
+    _repr_html_ = trainer_html
 
     # The same facts under TRL's names.
     _name = property(lambda self: self.name)
@@ -93,7 +93,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         self._resumed_state: dict[str, Any] | None = None
         engines.keep_outputs_in_fp32(self.accelerator)
         with self.gathered_policy() as policy:
-            reference = make_frozen_model(policy, given.frozen_copy, self._tokenizer, self.args)
+            reference = frozen.make_frozen_model(policy, given.frozen_copy, self._tokenizer, self.args)
             models.add_scoring_forward(self._base_model, self.temperature)
             models.check_scoring_forward(self._base_model, self.temperature, self.args.scoring_pass)
             if self.args.startup_checks:
@@ -115,8 +115,8 @@ class PolicyGradientTrainer(RLOOTrainer):
         arguments.check_training(*optimizers, self.model, self.aux_loss_enabled and self.router_aux_loss_coef)
         self.kl_stop = checks.KLStop(self.args, self.accelerator, self.meter)
         self.add_callback(self.kl_stop)
-        self.add_callback(LogFile(self.meter.newest["train"]))
-        shown.show_training_progress(self.callback_handler)
+        self.add_callback(log_file.LogFile(self.meter.newest["train"]))
+        progress_bar.show_training_progress(self.callback_handler)
 
     # -- for subclasses: `credit` and `loss`, which they implement; hooks; what is given to them --------------------
 

@@ -8,9 +8,10 @@ from training import make_trainer
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
+from lmrl import progress_bar
 from lmrl.display.trainers import changed_settings
-from lmrl.trainers import PPOConfig, shown
-from lmrl.trainers.shown import TrainingProgress
+from lmrl.progress_bar import TrainingProgress
+from lmrl.trainers import PPOConfig
 
 
 def test_a_trainer_shows_policy_rewards_settings_and_how_far_it_has_come(gpt2_path: str, tmp_path: Path) -> None:
@@ -51,12 +52,12 @@ def test_the_progress_bar_takes_the_place_of_that_of_a_terminal_and_of_a_noteboo
     class TableOfLosses(TrainerCallback):
         """What transformers sets where it runs in a notebook."""
 
-    monkeypatch.setattr(shown, "DEFAULT_PROGRESS_CALLBACK", TableOfLosses)
+    monkeypatch.setattr(progress_bar, "DEFAULT_PROGRESS_CALLBACK", TableOfLosses)
     for bars, expected in (
         ([ProgressCallback], [TrainingProgress]),
         ([TableOfLosses], [TrainingProgress]),
         ([], []),
     ):
         handler = CallbackHandler([DefaultFlowCallback, *bars], None, None, None, None)
-        shown.show_training_progress(handler)
+        progress_bar.show_training_progress(handler)
         assert [type(one) for one in handler.callbacks] == [DefaultFlowCallback, *expected]

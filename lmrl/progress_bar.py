@@ -1,4 +1,4 @@
-"""What a person sees of a trainer: its progress bar, and the card that a notebook shows."""
+"""The progress bar of a training, as lmrl shows it."""
 
 from typing import Any
 
@@ -7,9 +7,6 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import CallbackHandler
 
 from lmrl.display.curves import PROGRESS
-from lmrl.display.trainers import trainer_html, trainer_text
-
-__all__ = ["TrainingProgress", "show_training_progress", "trainer_html", "trainer_text"]
 
 
 def show_training_progress(handler: CallbackHandler) -> None:
