@@ -1,8 +1,6 @@
 """The critic that is fitted in closed form, anew for every rollout, on the rollouts before it."""
 
 import base64
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,8 +9,6 @@ from torch import Tensor
 
 from lmrl import core
 from lmrl.distributed import local_rows
-
-from .progress import RewardFuncs, RewardProgress
 
 # Candidates for the shrinkage; the one that has predicted rollouts best before they were fitted is taken.
 SHRINKAGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -35,20 +31,15 @@ class LeastSquaresCritic:
             Factor, in (0, 1], on the sums of earlier rollouts with each new one.
         num_generations (`int`):
             Completions per prompt in training. From 2 on, what the others of a prompt got is a feature.
-        accelerator (`accelerate.Accelerator`), tokenizer (`transformers.PreTrainedTokenizerBase`):
-            Sums over all processes; the texts of completions.
+        accelerator (`accelerate.Accelerator`):
+            Sums over all processes.
         embeddings (`torch.Tensor` of shape `(V, D)`, *optional*):
             Embeddings of the policy's tokens. Where no reward has progress, the sum of those so far is a feature: what
             has been written, where a state is mostly of what comes next. They stay as they are now.
     """
 
     def __init__(
-        self,
-        forgetting: float,
-        num_generations: int,
-        accelerator: Accelerator,
-        tokenizer: Any,
-        embeddings: Tensor | None = None,
+        self, forgetting: float, num_generations: int, accelerator: Accelerator, embeddings: Tensor | None = None
     ) -> None:
         self.forgetting = forgetting
         self._embeddings: Tensor | None = None
@@ -57,7 +48,6 @@ class LeastSquaresCritic:
             self._embeddings = torch.cat([core.narrow(part, WORDS_WIDTH) for part in parts])
         self.num_generations = num_generations
         self._accelerator = accelerator
-        self.reader = RewardProgress(accelerator, tokenizer)
         self._numbers = 0  # how many features are no states: the last ones
         self._moments: Tensor | None = None
         self._errors = torch.zeros(len(SHRINKAGES), dtype=torch.float64)
@@ -73,14 +63,6 @@ class LeastSquaresCritic:
         count = float(moments[0, 0]) if tokens is None else tokens
         wanted = PER_FEATURE * (len(moments) - 2) / max(count, 1.0)
         return min(sum(shrinkage < wanted for shrinkage in SHRINKAGES), len(SHRINKAGES) - 1)
-
-    def keep_columns(self, inputs: Sequence[Mapping[str, Any]], prompts: list[Any]) -> None:
-        """Keeps the columns of a rollout's rows, which the progress of rewards reads."""
-        self.reader.keep_columns(inputs, prompts)
-
-    def progress(self, reward_funcs: RewardFuncs, completion_ids: Tensor, mask: Tensor) -> Tensor:
-        """Returns what rewards know of the texts so far, (B, T, K): see [`RewardProgress.numbers`]."""
-        return self.reader.numbers(reward_funcs, completion_ids, mask)
 
     def value_rollout(
         self,
@@ -100,7 +82,7 @@ class LeastSquaresCritic:
             states (`torch.Tensor` of shape `(B, T, D)`), completion_ids (`torch.Tensor` of shape `(B, T)`):
                 The policy's states, of which wide ones are projected, and the tokens.
             progress (`torch.Tensor` of shape `(B, T, K)`):
-                What rewards know of the text so far.
+                What rewards know of the text so far: see [`RewardProgress.numbers`].
             totals (`torch.Tensor` of shape `(N,)`):
                 What the completions of all processes got; NaN where no reward applied.
             returns (`torch.Tensor` of shape `(B, T)`):

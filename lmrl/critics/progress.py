@@ -18,11 +18,23 @@ class RewardProgress:
     Reads the `progress` of rewards: see [`~lmrl.progress.progress_of_each`]. A rollout is read once.
 
     Args:
+        reward_funcs (`list[Callable]`), weights (`torch.Tensor` of shape `(F,)`), clip_range (`tuple`, *optional*):
+            The rewards, and how they are summed up: see [`~lmrl.core.weighted_rewards`].
         accelerator (`accelerate.Accelerator`), tokenizer (`transformers.PreTrainedTokenizerBase`):
             The processes, which all get as many numbers; the texts of completions.
     """
 
-    def __init__(self, accelerator: Accelerator, tokenizer: Any) -> None:
+    def __init__(
+        self,
+        reward_funcs: RewardFuncs,
+        weights: Tensor,
+        clip_range: tuple[float, float] | None,
+        accelerator: Accelerator,
+        tokenizer: Any,
+    ) -> None:
+        self._reward_funcs = reward_funcs
+        self._weights = weights.cpu()
+        self._clip_range = clip_range
         self._accelerator = accelerator
         self._find_prefixes = PrefixFinder(tokenizer)
         self._columns: dict[str, list[Any]] = {}  # of the newest rollout
@@ -34,39 +46,32 @@ class RewardProgress:
         self._columns["prompts"] = prompts
         self._read = None
 
-    def numbers(self, reward_funcs: RewardFuncs, completion_ids: Tensor, mask: Tensor) -> Tensor:
+    def numbers(self, completion_ids: Tensor, mask: Tensor) -> Tensor:
         """Returns the numbers of all rewards before each token, (B, T, K); K is 0 if no reward has `progress`."""
-        prefixes, found = self._of_each(reward_funcs, completion_ids, mask)
+        prefixes, found = self._of_each(completion_ids, mask)
         numbers = side_by_side(found, prefixes)
         width = max((len(of_token) for of_row in numbers for of_token in of_row), default=0)
         widths = self._accelerator.gather(torch.tensor([width], device=mask.device))  # 0 where no token counts
         return _padded(numbers, mask, int(widths.max()))
 
-    def potentials(
-        self,
-        reward_funcs: RewardFuncs,
-        completion_ids: Tensor,
-        mask: Tensor,
-        weights: Tensor,
-        clip_range: tuple[float, float] | None = None,
-    ) -> Tensor:
+    def potentials(self, completion_ids: Tensor, mask: Tensor) -> Tensor:
         """
         Returns what the total reward would be if the text ended before each token, (B, T), of rewards that all have a
-        potential. `weights` and `clip_range` are those of [`~lmrl.core.weighted_rewards`].
+        potential.
         """
-        prefixes, found = self._of_each(reward_funcs, completion_ids, mask)
-        of_tokens = torch.tensor(potentials(reward_funcs, found, prefixes)).reshape(-1, len(reward_funcs))
-        totals = iter(core.weighted_rewards(of_tokens, weights.cpu(), clip_range).tolist() if len(of_tokens) else ())
+        prefixes, found = self._of_each(completion_ids, mask)
+        of_each = potentials(self._reward_funcs, found, prefixes)
+        of_tokens = torch.tensor(of_each).reshape(-1, len(self._reward_funcs))
+        weighing = (self._weights, self._clip_range)
+        totals = iter(core.weighted_rewards(of_tokens, *weighing).tolist() if len(of_tokens) else ())
         return _padded([[[next(totals)] for _ in each.ends] for each in prefixes], mask, 1).squeeze(-1)
 
-    def _of_each(
-        self, reward_funcs: RewardFuncs, completion_ids: Tensor, mask: Tensor
-    ) -> tuple[list[Prefixes], list[Progress]]:
+    def _of_each(self, completion_ids: Tensor, mask: Tensor) -> tuple[list[Prefixes], list[Progress]]:
         if self._read is None or not self._read[0].is_set_to(completion_ids):
             pairs = zip(completion_ids.cpu(), mask.bool().cpu(), strict=True)  # off the device at once
             rows = [ids[kept].tolist() for ids, kept in pairs]
             prefixes = self._find_prefixes(rows)
-            found = progress_of_each(reward_funcs, prefixes, **self._columns)
+            found = progress_of_each(self._reward_funcs, prefixes, **self._columns)
             self._read = (completion_ids, prefixes, found)
         return self._read[1:]
 

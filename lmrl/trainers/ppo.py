@@ -9,23 +9,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrl import core
-from lmrl.critics import (
-    LeastSquaresCritic,
-    RewardProgress,
-    check_potentials,
-    get_critic,
-    make_critic,
-    train_on_states,
-)
+from lmrl.critics import LeastSquaresCritic, get_critic, make_critic, train_on_states
 from lmrl.models import ScoredCompletions
 from lmrl.utils import refuse
 
 from .base import PolicyGradientTrainer
 from .configs import PPOConfig
+from .dense_rewards import DenseRewardTrainer
 from .rollout import Credit, Rollout
 
 
-class PPOTrainer(PolicyGradientTrainer):
+class PPOTrainer(DenseRewardTrainer):
     """
     PPO on tokens: the KL penalty at every token, the reward at the last one, advantages by GAE from a critic.
 
@@ -74,13 +68,11 @@ class PPOTrainer(PolicyGradientTrainer):
                 "'least_squares'.": args.critic_extra_epochs and is_sharded,
             }
         )
-        self.fitted: LeastSquaresCritic | None = None
+        super().create_critic(policy)
         if args.critic == "least_squares":
-            used = (self.num_generations, self.accelerator, self._tokenizer, policy.get_input_embeddings().weight)
-            self.fitted = LeastSquaresCritic(args.critic_forgetting, *used)
-        self._reader = self.fitted.reader if self.fitted else RewardProgress(self.accelerator, self._tokenizer)
-        if args.shaping is not None:
-            check_potentials(self._plain_rewards)
+            embeddings = policy.get_input_embeddings().weight
+            used = (args.critic_forgetting, self.num_generations, self.accelerator, embeddings)
+            self.fitted = LeastSquaresCritic(*used)
         critic: Any = make_critic(policy, args.critic, args.critic_model_name_or_path, args.disable_dropout)
         if args.critic_extra_epochs:
             critic.gives_states = True
@@ -92,26 +84,6 @@ class PPOTrainer(PolicyGradientTrainer):
             mean = torch.nanmean(self.accelerator.gather(rewards)).item()
             get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
 
-    def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
-        """Keeps the columns of the rows, which a fitted critic and dense rewards read again."""
-        self._reader.keep_columns(inputs, prompts)
-        return {}
-
-    @property
-    def _plain_rewards(self) -> list[Any]:
-        return [reward.reward_func for reward in self.reward_funcs]
-
-    def run_state_dict(self) -> dict[str, Any]:
-        """Adds a fitted critic."""
-        state = super().run_state_dict()
-        return state if self.fitted is None else state | {"critic": self.fitted.state_dict()}
-
-    def load_run_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a fitted critic, too."""
-        super().load_run_state_dict(state)
-        if self.fitted is not None:
-            self.fitted.load_state_dict(state.get("critic"))
-
     def credit(self, rollout: Rollout) -> Credit:
         """Returns advantages and returns, (B, T)."""
         mask = rollout.completion_mask
@@ -121,7 +93,7 @@ class PPOTrainer(PolicyGradientTrainer):
         to_come = core.discounted_returns(token_rewards, mask, self.args.gamma)
         values, states = self._values_and_states(rollout.old_values)
         if self.fitted is not None:
-            values = self._fitted_values(self.fitted, rollout, to_come, totals)
+            values = self.fitted_values(self.fitted, values, rollout.completion_ids, totals, to_come, mask)
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
         # The exact KL of a state is no consequence of the token drawn in it: to the token goes what it has caused.
@@ -149,21 +121,8 @@ class PPOTrainer(PolicyGradientTrainer):
         mask = rollout.completion_mask
         if self.args.shaping is None:
             return core.place_at_end(rollout.rewards, mask)
-        weighing = (self.reward_weights, self.args.reward_clip_range)
-        with self.meter.clock("reward"):
-            potentials = self._reader.potentials(self._plain_rewards, rollout.completion_ids, mask, *weighing)
+        potentials = self.potentials(rollout.completion_ids, mask)
         return core.shaped_rewards(rollout.rewards, potentials, mask, self.args.gamma)
-
-    def _fitted_values(self, fitted: LeastSquaresCritic, rollout: Rollout, returns: Tensor, totals: Tensor) -> Tensor:
-        """Returns the values of a regression, (B, T), which then learns this rollout, too."""
-        mask = rollout.completion_mask
-        with self.meter.clock("reward"):
-            progress = fitted.progress(self._plain_rewards, rollout.completion_ids, mask)
-        used = (rollout.old_values, rollout.completion_ids, progress, totals, returns, mask)
-        values, features = fitted.value_rollout(*used, self.completions_per_prompt)
-        if self.model.training:
-            fitted.update(features, returns, mask)
-        return values
 
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
         """Returns the loss, averaged over the tokens of the rollout: each token weighs the same in any batch."""

@@ -14,18 +14,19 @@ from transformers import PreTrainedModel
 
 from lmrl import core
 from lmrl.checks import unlearned
-from lmrl.critics import LeastSquaresCritic, RewardProgress, check_potentials, make_critic
+from lmrl.critics import LeastSquaresCritic, make_critic
 from lmrl.distributed import even_rows, local_rows
 from lmrl.drawn import replacing_rows
 from lmrl.models import ScoredCompletions
 from lmrl.utils import replaced
 
 from .base import PolicyGradientTrainer
+from .dense_rewards import DenseRewardTrainer
 from .reinforce_config import ReinforceConfig
 from .rollout import Credit, Rollout
 
 
-class ReinforceTrainer(PolicyGradientTrainer):
+class ReinforceTrainer(DenseRewardTrainer):
     """
     REINFORCE on complete completions: the advantage is the reward, less the KL penalty, less a baseline.
 
@@ -61,24 +62,13 @@ class ReinforceTrainer(PolicyGradientTrainer):
 
     _average: Tensor | None = None  # (L,), of the rewards of the rollouts before, or of those to come at each place
 
-    fitted: LeastSquaresCritic | None = None  # for the baseline `critic`
-
     def create_critic(self, policy: PreTrainedModel) -> nn.Module | None:
         """Returns a critic that is fitted, if its values are the baseline."""
-        self._reader = RewardProgress(self.accelerator, self._tokenizer)
-        if self.args.shaping is not None:
-            check_potentials(self._plain_rewards)
+        super().create_critic(policy)
         if self.args.baseline != "critic":
             return None
-        self.fitted = LeastSquaresCritic(
-            self.args.critic_forgetting, self.num_generations, self.accelerator, self._tokenizer
-        )
-        self._reader = self.fitted.reader
+        self.fitted = LeastSquaresCritic(self.args.critic_forgetting, self.num_generations, self.accelerator)
         return make_critic(policy, "least_squares")
-
-    @property
-    def _plain_rewards(self) -> list[Any]:
-        return [reward.reward_func for reward in self.reward_funcs]
 
     def credit(self, rollout: Rollout) -> Credit:
         """Returns advantages, (B,), or of tokens, (B, T)."""
@@ -115,9 +105,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
         rewards = rewards.unsqueeze(1)
         if self.args.shaping is None:
             return rewards
-        weighing = (self.reward_weights, self.args.reward_clip_range)
-        with self.meter.clock("reward"):
-            potentials = self._reader.potentials(self._plain_rewards, completion_ids, mask, *weighing)
+        potentials = self.potentials(completion_ids, mask)
         return rewards - (potentials - potentials[:, :1])
 
     def _to_longest(self, rewards: Tensor, mask: Tensor) -> Tensor:
@@ -151,7 +139,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
     def _baseline(self, rewards: Tensor, rollout: Rollout) -> Tensor:
         """Returns the baseline of rewards, both (B, 1), or of those to come, both (B, T): each place has its own."""
         if self.fitted is not None:
-            return self._fitted_values(self.fitted, rewards, rollout)
+            return self._values(self.fitted, rewards, rollout)
         places = self.accelerator.gather(self._to_longest(rewards, rollout.completion_mask)).T
         greedy: Any = [None] * len(places)
         averages: Any = [None] * len(places)
@@ -174,23 +162,15 @@ class ReinforceTrainer(PolicyGradientTrainer):
         known = {"num_generations": group, "average": average, "greedy_rewards": greedy_rewards}
         return core.BASELINES[self.args.baseline](rewards, **known)
 
-    def _fitted_values(self, fitted: LeastSquaresCritic, returns: Tensor, rollout: Rollout) -> Tensor:
-        """
-        Returns the values of prompts, (B, 1), or with `shaping` of the states before tokens, (B, T), by a regression
-        which then learns this rollout, too.
-        """
+    def _values(self, fitted: LeastSquaresCritic, returns: Tensor, rollout: Rollout) -> Tensor:
+        """Returns the fitted values of prompts, (B, 1), or with `shaping` of the states before tokens, (B, T)."""
         # The state before the first token knows nothing of the completion.
         kept = slice(1 if self.args.shaping is None else None)
         tensors = (rollout.old_values, rollout.completion_ids, rollout.completion_mask)
         states, completion_ids, mask = (tensor[:, kept] for tensor in tensors)
-        with self.meter.clock("reward"):
-            progress = fitted.progress(self._plain_rewards, completion_ids, mask)
-        group = self.completions_per_prompt
         totals = self.accelerator.gather(returns[:, 0])
-        values, features = fitted.value_rollout(states, completion_ids, progress, totals, returns, mask, group)
-        if self.model.training:
-            fitted.update(features, returns, mask)
-        self.meter.log_explained(values, returns, mask, totals, group)
+        values = self.fitted_values(fitted, states, completion_ids, totals, returns, mask)
+        self.meter.log_explained(values, returns, mask, totals, self.completions_per_prompt)
         return values
 
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
@@ -211,17 +191,13 @@ class ReinforceTrainer(PolicyGradientTrainer):
         return core.clipped_policy_loss(log_probs, *clip).mean()
 
     def run_state_dict(self) -> dict[str, Any]:
-        """Returns the state of [`PolicyGradientTrainer`], and the moving average or the fitted critic."""
+        """Adds the moving average of the rewards."""
         state = super().run_state_dict()
-        if self.fitted is not None:
-            return {**state, "critic": self.fitted.state_dict()}
         return state if self._average is None else {**state, "reward_average": self._average.tolist()}
 
     def load_run_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what [`~ReinforceTrainer.run_state_dict`] returned."""
+        """Restores it, too."""
         super().load_run_state_dict(state)
-        if self.fitted is not None:
-            self.fitted.load_state_dict(state.get("critic"))
         if "reward_average" in state:
             self._average = torch.tensor(state["reward_average"], device=self.accelerator.device).view(-1)
 
@@ -256,11 +232,10 @@ class ReinforceTrainer(PolicyGradientTrainer):
     def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
         """
         Returns the rewards of the greedy completions, (B, 1), or those to come at each of their places, (B, L), if
-        they are the baseline; keeps what a critic and dense rewards read.
+        they are the baseline.
         """
         found = {"greedy_rewards": self._score_greedily(inputs)} if self.args.baseline == "greedy" else {}
-        self._reader.keep_columns(inputs, prompts)
-        return found
+        return found | super().extra_rewards(inputs, prompts)
 
     def _score_greedily(self, rows: list[dict[str, Any]]) -> Tensor:
         """Decodes once per prompt where the completions of a prompt are all on this process, else once per row."""
@@ -272,7 +247,7 @@ class ReinforceTrainer(PolicyGradientTrainer):
         with replaced(self, "generation_config", greedy):
             ids = self._generate_single_turn(self._tokenize_prompts([row["prompt"] for row in rows])[0], None, {})
         rewards = self._score_aside(rows, ids)
-        self._reader.keep_columns(rows, [row["prompt"] for row in rows])
+        self.reward_progress.keep_columns(rows, [row["prompt"] for row in rows])
         tokens = [torch.tensor(row, device=self.accelerator.device) for row in ids]
         mask = pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True)
         rewards = self._to_longest(self._rewards_to_come(rewards, pad_sequence(tokens, batch_first=True), mask), mask)

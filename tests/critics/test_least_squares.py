@@ -11,8 +11,6 @@ from torch import Tensor
 
 from lmrl import core
 from lmrl.critics.least_squares import SHRINKAGES, LeastSquaresCritic
-from lmrl.rewards import BLEU, Length
-from tests.tiny import tiny_tokenizer
 from tests.training import make_trainer
 
 BATCH, TOKENS, FEATURES = 16, 6, 4
@@ -31,7 +29,7 @@ def rollout(seed: int, noise: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
 
 def make_critic(forgetting: float = 0.95) -> LeastSquaresCritic:
     """Returns a critic of a single process."""
-    return LeastSquaresCritic(forgetting, 1, Accelerator(cpu=True), tiny_tokenizer())
+    return LeastSquaresCritic(forgetting, 1, Accelerator(cpu=True))
 
 
 def test_values_of_a_second_rollout_are_those_of_the_regression_on_the_first() -> None:
@@ -103,28 +101,9 @@ def test_a_restored_critic_goes_on_bit_for_bit() -> None:
     assert torch.equal(critic.values(*rollout(4), HALF), restored.values(*rollout(4), HALF))
 
 
-def test_progress_is_padded_with_zeros_where_no_token_counts() -> None:
-    """Of the text so far, which is empty before the first token."""
-    critic = make_critic()
-    tokenizer = tiny_tokenizer()
-    rows = [tokenizer(text).input_ids for text in ("a b c", "b")]
-    ids = torch.tensor([row + [0] * (len(rows[0]) - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (len(rows[0]) - len(row)) for row in rows])
-    columns = [{"prompt": "p", "references": ["a b"]}, {"prompt": "p", "references": ["b"]}]
-    critic.keep_columns(columns, ["p", "p"])
-    numbers = critic.progress([BLEU(), Length(2), len], ids, mask)
-    assert numbers.shape == (*mask.shape, 20)
-    assert numbers[..., 1].tolist() == [[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]
-    assert numbers[..., 19].tolist() == [[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]
-
-
-def test_without_any_progress_there_are_no_numbers() -> None:
-    assert make_critic().progress([len], torch.ones(2, 3).long(), torch.ones(2, 3)).shape == (2, 3, 0)
-
-
 def test_the_words_so_far_are_features_where_rewards_know_nothing_of_the_text() -> None:
     embeddings = torch.tensor([[100.0, 100.0], [1.0, 10.0], [2.0, 20.0]])
-    critic = LeastSquaresCritic(0.95, 1, Accelerator(cpu=True), tiny_tokenizer(), embeddings)
+    critic = LeastSquaresCritic(0.95, 1, Accelerator(cpu=True), embeddings)
     mask = torch.tensor([[1, 1, 1, 0]])
     ids = torch.tensor([[2, 1, 2, 9]])  # what stands in the padding is not read
     states = torch.arange(4.0).view(1, 4, 1)
@@ -138,7 +117,7 @@ def test_the_words_so_far_are_features_where_rewards_know_nothing_of_the_text() 
 def test_embeddings_are_those_of_the_start_and_wide_ones_are_projected() -> None:
     embeddings = torch.randn(9_000, 200)
     kept = embeddings.clone()
-    critic = LeastSquaresCritic(0.95, 1, Accelerator(cpu=True), tiny_tokenizer(), embeddings)
+    critic = LeastSquaresCritic(0.95, 1, Accelerator(cpu=True), embeddings)
     embeddings.zero_()
     ids = torch.tensor([[8_999, 0]])
     rest = (torch.zeros(1), torch.zeros(1, 2), torch.ones(1, 2).long(), 1)

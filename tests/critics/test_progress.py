@@ -9,20 +9,45 @@ from accelerate import Accelerator
 
 from lmrl import core
 from lmrl.critics import RewardProgress, check_potentials
-from lmrl.rewards import REWARDS, TER, DistinctN, Length, Reward
+from lmrl.rewards import BLEU, REWARDS, TER, DistinctN, Length, Reward
 from tests.tiny import tiny_tokenizer
 from tests.training import make_trainer, one_rollout
 
 
-def test_potentials_are_the_total_rewards_of_the_texts_so_far() -> None:
-    """Weighted and clipped as rewards are; 0 where no token counts."""
+def tokens_of(*texts: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the ids of texts, of which the first is the longest, padded on the right, and their mask."""
     tokenizer = tiny_tokenizer()
-    rows = [tokenizer(text).input_ids for text in ("a b b", "b")]
+    rows = [tokenizer(text).input_ids for text in texts]
     ids = torch.tensor([row + [0] * (len(rows[0]) - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (len(rows[0]) - len(row)) for row in rows])
-    reader = RewardProgress(Accelerator(cpu=True), tokenizer)
+    return ids, mask
+
+
+def test_numbers_are_padded_with_zeros_where_no_token_counts() -> None:
+    """Of the text so far, which is empty before the first token."""
+    ids, mask = tokens_of("a b c", "b")
+    rewards = [BLEU(), Length(2), len]
+    reader = RewardProgress(rewards, torch.ones(3), None, Accelerator(cpu=True), tiny_tokenizer())
+    columns = [{"prompt": "p", "references": ["a b"]}, {"prompt": "p", "references": ["b"]}]
+    reader.keep_columns(columns, ["p", "p"])
+    numbers = reader.numbers(ids, mask)
+    assert numbers.shape == (*mask.shape, 20)
+    assert numbers[..., 1].tolist() == [[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]
+    assert numbers[..., 19].tolist() == [[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]
+
+
+def test_without_any_progress_there_are_no_numbers() -> None:
+    reader = RewardProgress([len], torch.ones(1), None, Accelerator(cpu=True), tiny_tokenizer())
+    assert reader.numbers(torch.ones(2, 3).long(), torch.ones(2, 3)).shape == (2, 3, 0)
+
+
+def test_potentials_are_the_total_rewards_of_the_texts_so_far() -> None:
+    """Weighted and clipped as rewards are; 0 where no token counts."""
+    ids, mask = tokens_of("a b b", "b")
+    weighing = (torch.tensor([1.0, 2.0]), (0.0, 2.5))
+    reader = RewardProgress([Length(2), DistinctN(1)], *weighing, Accelerator(cpu=True), tiny_tokenizer())
     reader.keep_columns([{"prompt": "p"}, {"prompt": "p"}], ["p", "p"])
-    found = reader.potentials([Length(2), DistinctN(1)], ids, mask, torch.tensor([1.0, 2.0]), (0.0, 2.5))
+    found = reader.potentials(ids, mask)
     assert found.tolist() == [[2.0, 2.5, 2.5], [2.0, 0.0, 0.0]]
 
 

@@ -13,7 +13,6 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
-from transformers import AutoTokenizer
 from trl.trainer.utils import use_adapter
 
 from lmrl.critics import LeastSquaresCritic, attach_critic, make_critic
@@ -182,7 +181,7 @@ def check_fitted(path: str) -> None:
     totals = torch.tensor([1.0, -2.0, 0.5, 3.0])
     returns = totals.unsqueeze(1) + torch.arange(4.0)
     embeddings = unsharded_model.get_input_embeddings().weight
-    used = (0.9, 1, Accelerator(cpu=True), AutoTokenizer.from_pretrained(path), embeddings)
+    used = (0.9, 1, Accelerator(cpu=True), embeddings)
     critic = LeastSquaresCritic(*used)
     alone = LeastSquaresCritic(*used)
     alone._accelerator = SimpleNamespace(reduce=lambda moments, reduction: moments, process_index=0)
