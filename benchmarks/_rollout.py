@@ -39,6 +39,7 @@ class Workload:
     longest: int
     lora: bool = False
     precision: str = "fp32"
+    trl_batch: int = 0  # rows of TRL's pass with gradient, whose gradients it sums up, where all at once are too many
     folder: str = ""
     threads: int = 1
     steps: int = 1
@@ -277,12 +278,14 @@ def run_trainer(name: str, load: Workload, channel: Channel) -> None:
 
     trainer_class, config_class = trainer_classes(name)
     channel.mark_imports()
+    completions = load.prompts * load.group
+    batch = load.trl_batch or completions if name == "trl" else completions
     options = {"reinforce": {"baseline": "leave_one_out"}, "ppo": {"critic": "shared"}}.get(name, {})
     args = config_class(
         output_dir=f"{load.folder}/{name}",
         max_steps=load.steps + 1,  # before the last it waits to be ended
-        per_device_train_batch_size=load.prompts * load.group,
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=completions // batch,
         max_completion_length=load.longest,
         num_generations=load.group,
         num_iterations=1,
