@@ -9,8 +9,8 @@ Each contender lives in a process of its own and makes one step at a time in tur
 medians of the ratios within a round. The model has random weights and ends its completions after a number of tokens
 that has the distribution of the workload. `floor` is plain torch that computes the useful positions only: each
 distinct prompt once, a row leaves when it ends, and passes over rows without padding. `--against` adds lmrl at
-another commit. lmrl cuts its passes itself; with GPT-2 small TRL's 128 completions are given in four batches, since
-one needs more than 20 GiB.
+another commit. lmrl cuts its passes itself; with GPT-2 small TRL's completions are given in several batches, since
+one of all needs more than 14 GiB.
 """
 
 import argparse
@@ -48,7 +48,7 @@ LLAMA: dict[str, Any] = {"architecture": "llama", "layers": 30, "width": 576, "h
 WORKLOADS = {
     "e2e": Workload("E2E-like, GPT-2 of 4 layers of 256", "gpt2", 4, 256, 4, 2048, 32, 4, **LENGTHS),
     "gpt2": Workload("E2E-like, GPT-2 small", **SMALL, prompts=32, group=4, **LENGTHS, trl_batch=32),
-    "long": Workload("Long prompts, GPT-2 small", **SMALL, prompts=4, group=8, **LONG),
+    "long": Workload("Long prompts, GPT-2 small", **SMALL, prompts=4, group=8, **LONG, trl_batch=16),
     "lora": Workload("LoRA in bf16", **LLAMA, prompts=16, group=4, **LENGTHS, lora=True, precision="bf16"),
     "full-bf16": Workload("The full model in bf16", **LLAMA, prompts=16, group=4, **LENGTHS, precision="bf16"),
 }
