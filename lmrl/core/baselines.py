@@ -78,10 +78,10 @@ def moving_average(rewards: Tensor, average: Tensor | None) -> Tensor:
     """
     Returns the average over the rollouts *before* this one, for every completion.
 
-    The very first rollout has no past and uses its own mean, as [`batch_mean`] does: its `average`, a scalar from
-    [`update_average`], is `None`.
+    The first rollout with a reward has no past and uses its own mean, as [`batch_mean`] does: its `average`, a scalar
+    from [`update_average`], is `None`, or NaN.
     """
-    if average is None:
+    if average is None or average.isnan().all():
         return batch_mean(rewards)
     check_shapes(1, rewards=rewards)
     check_shapes(0, average=average)
@@ -96,7 +96,7 @@ def update_average(average: Tensor | None, rewards: Tensor, decay: float) -> Ten
 
     Args:
         average (`torch.Tensor`, *optional*):
-            Scalar average so far; `None` before the first rollout, whose mean it becomes.
+            Scalar average so far; `None`, or NaN, before the first rollout with a reward, whose mean it becomes.
         rewards (`torch.Tensor` of shape `(B,)`):
             Of this rollout; one without any reward changes nothing.
         decay (`float`):
@@ -104,7 +104,7 @@ def update_average(average: Tensor | None, rewards: Tensor, decay: float) -> Ten
     """
     check_shapes(1, rewards=rewards)
     mean = torch.nanmean(rewards)
-    if average is None:
+    if average is None or average.isnan().all():
         average = mean
     check_shapes(0, average=average)
     return decay * average + (1 - decay) * mean.nan_to_num(average.item())

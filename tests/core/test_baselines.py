@@ -54,6 +54,13 @@ def test_moving_average_uses_the_past_only() -> None:
     assert core.update_average(average, second, 0.9).item() == pytest.approx(3.0)
 
 
+def test_rollouts_without_any_reward_are_no_past() -> None:
+    unknown = core.update_average(None, torch.tensor([NAN, NAN]), 0.9)
+    rewards = torch.tensor([1.0, 3.0])
+    assert core.moving_average(rewards, unknown).tolist() == [2.0, 2.0]
+    assert core.update_average(unknown, rewards, 0.9).item() == 2.0
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
