@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -152,7 +153,8 @@ class ReinforceTrainer(DenseRewardTrainer):
         if self.args.baseline == "moving_average" and self.model.training:
             pairs = zip(averages, places, strict=True)
             self._average = torch.stack([core.update_average(*pair, self.args.baseline_decay) for pair in pairs])
-        return local_rows(torch.stack(found, dim=1))[:, : rewards.shape[1]]
+        baseline = local_rows(torch.stack(found, dim=1))
+        return pad(baseline, (0, rewards.shape[1] - baseline.shape[1]))  # to the padding of the rollout, or cut to it
 
     def _baseline_of(self, rewards: Tensor, average: Tensor | None, greedy_rewards: Tensor | None) -> Tensor:
         """Returns the baseline of the completions of all processes, (N,)."""

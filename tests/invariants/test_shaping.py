@@ -1,12 +1,14 @@
 """SHAPING: dense rewards of REINFORCE, by hand, and their expected gradient, over all texts of a tiny vocabulary."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from training import make_trainer
 
 from lmrl import core
@@ -69,6 +71,20 @@ def test_dense_rewards_of_reinforce(options: dict[str, Any], expected: Any, gpt2
     trainer = _make(tmp_path, gpt2_path, beta=0.0, **options)
     rollout = _rollout([(A, B, A), (A, EOS)], torch.tensor([6.0, 1.0]))
     torch.testing.assert_close(trainer.credit(rollout).advantages, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("baseline", ["none", "moving_average", "leave_one_out"])
+def test_padding_beyond_the_longest_completion_has_no_advantage(
+    baseline: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    trainer = _make(tmp_path, gpt2_path, beta=0.0, baseline=baseline, max_completion_length=3)
+    rollout = _rollout([(A, B, A), (A, EOS)], torch.tensor([6.0, 1.0]))
+    of_tokens = ("completion_ids", "completion_mask", "old_log_probs")
+    padded = {name: pad(getattr(rollout, name), (0, 5)) for name in of_tokens}
+    expected = pad(trainer.credit(rollout).advantages, (0, 5))
+    trainer._average = None
+    advantages = trainer.credit(replace(rollout, **padded)).advantages
+    torch.testing.assert_close(advantages, expected, atol=1e-6, rtol=0)
 
 
 def test_the_moving_average_of_what_is_to_come_has_a_number_for_each_place(gpt2_path: str, tmp_path: Path) -> None:
