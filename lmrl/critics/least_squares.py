@@ -97,6 +97,10 @@ class LeastSquaresCritic:
             numbers = torch.cat([progress, of_tokens], dim=-1)
         features = core.join_features(self._with_words(core.narrow(states), completion_ids, progress, mask), numbers)
         known = features.shape[-1] if self._moments is None else len(self._moments) - 2
+        if features.shape[-1] != known and not self._sum(
+            mask.sum()
+        ):  # rewards have no progress where there is no text
+            return torch.zeros_like(returns), features.new_zeros(*mask.shape, known)
         if features.shape[-1] != known:
             raise ValueError(
                 f"`resume_from_checkpoint` must be of a run whose critic had {features.shape[-1]} features, got one "
@@ -144,6 +148,8 @@ class LeastSquaresCritic:
     def update(self, features: Tensor, returns: Tensor, mask: Tensor) -> None:
         """Fits the rollout too, for those after it. All processes must call it."""
         new = self._sum(core.regression_moments(features, returns, mask))
+        if not new[0, 0]:  # no token counts, as where no reward applied
+            return
         if self._moments is None or self._weights is None:
             self._moments = new
         else:

@@ -10,7 +10,10 @@ from peft import LoraConfig
 from torch import Tensor
 
 from lmrl import core
+from lmrl.critics import RewardProgress
 from lmrl.critics.least_squares import SHRINKAGES, LeastSquaresCritic
+from lmrl.rewards import BLEU
+from tests.tiny import tiny_tokenizer
 from tests.training import make_trainer
 
 BATCH, TOKENS, FEATURES = 16, 6, 4
@@ -99,6 +102,23 @@ def test_a_restored_critic_goes_on_bit_for_bit() -> None:
     critic.update(*rollout(3))
     restored.update(*rollout(3))
     assert torch.equal(critic.values(*rollout(4), HALF), restored.values(*rollout(4), HALF))
+
+
+def test_a_rollout_in_which_no_token_counts_leaves_the_critic_as_it_is() -> None:
+    """As where no reward applied: rewards know nothing there, and have no progress."""
+    critic = make_critic()
+    reader = RewardProgress([BLEU()], torch.ones(1), None, Accelerator(cpu=True), tiny_tokenizer())
+    reader.keep_columns([{"prompt": "p", "references": ["a b"]}] * 2, ["p", "p"])
+    states, returns = torch.randn(2, 3, 5), torch.randn(2, 3)
+    for counts in (0, 1, 0, 1):
+        ids = torch.tensor([tiny_tokenizer()("a b c").input_ids] * 2)
+        mask = torch.full_like(ids, counts)
+        before = critic.state_dict()
+        rest = (reader.numbers(ids, mask), returns[:, 0], returns, mask, 1)
+        values, features = critic.value_rollout(states, ids, *rest)
+        critic.update(features, returns, mask)
+        assert (critic.state_dict() == before) is (counts == 0)
+        assert counts or not values.any()
 
 
 def test_the_words_so_far_are_features_where_rewards_know_nothing_of_the_text() -> None:

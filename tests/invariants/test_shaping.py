@@ -74,9 +74,7 @@ def test_dense_rewards_of_reinforce(options: dict[str, Any], expected: Any, gpt2
 
 
 @pytest.mark.parametrize("baseline", ["none", "moving_average", "leave_one_out"])
-def test_padding_beyond_the_longest_completion_has_no_advantage(
-    baseline: str, gpt2_path: str, tmp_path: Path
-) -> None:
+def test_padding_beyond_the_longest_completion_has_no_advantage(baseline: str, gpt2_path: str, tmp_path: Path) -> None:
     trainer = _make(tmp_path, gpt2_path, beta=0.0, baseline=baseline, max_completion_length=3)
     rollout = _rollout([(A, B, A), (A, EOS)], torch.tensor([6.0, 1.0]))
     of_tokens = ("completion_ids", "completion_mask", "old_log_probs")
