@@ -17,7 +17,7 @@ from lmrl.cli.flags import FlagParser
 from lmrl.cli.interruption import interruption_message
 from lmrl.cli.process import failure_reason, looks, outcome_line, running
 from lmrl.cli.report import read_object
-from lmrl.outputs import CHECKPOINTS, LOGS, RESULTS, SCORES, WEIGHTS, clear_run_folder, matching, refuse_results
+from lmrl.outputs import CHECKPOINTS, RESULTS, SCORES, SEEDS, WEIGHTS, clear_run_folder, matching, refuse_results
 from lmrl.rollouts import replace_file
 from lmrl.utils import aligned_lines, check_at_least
 
@@ -176,7 +176,7 @@ class _Runs:
         """Returns the words by which the recipe goes on with what is in the folder of a run without scores."""
         if matching(folder, (*WEIGHTS, *SCORES)) and not matching(folder, CHECKPOINTS):  # trained, and not evaluated
             return ["--resume_from_checkpoint", "false", "--overwrite"]
-        return ["--resume_from_checkpoint", "latest"] if matching(folder, (*CHECKPOINTS, *LOGS)) else []
+        return ["--resume_from_checkpoint", "latest"] if matching(folder, RESULTS) else []
 
     def _headline(self, seed: int) -> dict[str, float]:
         """Returns up to two scores of a run, primary ones first."""
@@ -216,15 +216,16 @@ def _write_settings(folder: Path, recipe: str, values: Mapping[str, Any], seeds:
     """Writes `seeds.json` with the settings; raises an error where seeds in the folder were run with others."""
     settings = {name: value for name, value in values.items() if name not in _OWN}
     now = {"recipe": recipe, **settings}
-    known = read_object(folder / SUMMARY_FILE)
-    if known and any(matching(run_folder(folder, seed), RESULTS) for seed in seeds):
-        before = {"recipe": known.get("recipe"), **known.get("settings", {})}
-        for name in now:
-            if before.get(name) != now[name]:
-                raise ValueError(
-                    f"`{name}` must be that of the seeds in {str(folder)!r}, {before.get(name)!r}, got {now[name]!r}. "
-                    f"Use another output_dir, or {'--overwrite' if 'overwrite' in values else 'remove them'}."
-                )
+    left = [path.name for path in matching(folder, SEEDS) if matching(path, RESULTS)]
+    known = read_object(folder / SUMMARY_FILE) if left else {}
+    can_overwrite = "overwrite" in values and {*left} <= {run_folder(folder, seed).name for seed in seeds}
+    before = {"recipe": known.get("recipe"), **known.get("settings", {})}
+    for name in now if known else ():
+        if before.get(name) != now[name]:
+            raise ValueError(
+                f"`{name}` must be that of the seeds in {str(folder)!r}, {before.get(name)!r}, got {now[name]!r}. "
+                f"Use another output_dir, or {'--overwrite' if can_overwrite else 'remove ' + ', '.join(left)}."
+            )
     folder.mkdir(parents=True, exist_ok=True)
     content = {"recipe": recipe, "seeds": list(seeds), "settings": settings}
     replace_file(folder / SUMMARY_FILE, json.dumps(content, indent=1, ensure_ascii=False).encode())

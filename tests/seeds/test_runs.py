@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -93,6 +94,17 @@ def test_seeds_of_other_settings_are_refused_and_overwritten_if_requested() -> N
     assert run("--gain", "3", "--overwrite") == 0
     assert [len(calls(seed)) for seed in (0, 1, 2)] == [2, 2, 2]
     assert json.loads(Path("out/seeds.json").read_text())["metrics"]["length"]["after"]["mean"] == pytest.approx(3.12)
+
+
+def test_seeds_beside_those_of_other_settings_are_refused_until_these_are_removed() -> None:
+    run(seeds=(0, 1))
+    for more in ((), ("--overwrite",)):  # which would begin the given seeds anew alone
+        with pytest.raises(ValueError) as error:
+            run("--gain", "3", *more, seeds=(1, 2))
+        assert str(error.value).startswith("`gain` must be that of the seeds in 'out', 1.0, got 3.0.")
+        assert str(error.value).endswith(f"or remove seed-0{', seed-1' if not more else ''}.")
+    shutil.rmtree("out/seed-0")
+    assert run("--gain", "3", seeds=(2, 3)) == 0
 
 
 def test_a_seed_that_fails_leaves_the_others_and_its_last_lines_are_printed(
