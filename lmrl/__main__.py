@@ -115,7 +115,7 @@ def _run(words: list[str]) -> NoReturn:
         sys.exit(0)
     if any(word.partition("=")[0] in ("--seeds", "--parallel") for word in rest):
         os.environ[COMMAND_VARIABLE] = shlex.join(["lmrl", "run", *words])
-        sys.exit(_run_seeds(words[:position], recipe, rest))
+        sys.exit(_run_seeds(flags, recipe, rest))
     # Without --quiet a recipe's error is followed by the traceback of the launcher.
     flags = ["--quiet", *flags, *_launch_defaults(flags)]
     os.environ[COMMAND_VARIABLE] = shlex.join(["lmrl", "run", *words])
@@ -124,13 +124,16 @@ def _run(words: list[str]) -> NoReturn:
 
 def _run_seeds(flags: list[str], recipe: str, words: list[str]) -> int:
     """Runs a recipe with several seeds, and returns the exit status."""
-    from accelerate.commands.launch import launch_command_parser
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     from lmrl.seeds import run_seeds, split_flags
 
     seeds, parallel, rest = split_flags(words)
-    _check_flags([*flags, recipe], launch_command_parser()._option_string_actions)
-    return run_seeds(flags, [recipe, *rest], seeds, parallel)
+    parser = launch_command_parser()
+    _check_flags([*flags, recipe], parser._option_string_actions)
+    # The number of processes, by which seeds must be apart, may be in a file, or that of the GPUs.
+    launched = _validate_launch_command(parser.parse_args([*flags, *_launch_defaults(flags), recipe]))[0]
+    return run_seeds([*flags, "--num_processes", str(launched.num_processes)], [recipe, *rest], seeds, parallel)
 
 
 def _launch(words: list[str]) -> int:

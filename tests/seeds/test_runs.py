@@ -237,6 +237,11 @@ def test_processes_of_two_runs_have_streams_of_their_own() -> None:
         run_seeds(["--num_processes=4"], COMMAND, (9, 3, 1), 1, LAUNCHER)
 
 
+def test_the_processes_of_a_file_of_accelerate_count_too(command: Command) -> None:
+    status, _, err = command("run", "--config_file", "ddp", RECIPE, "--seeds", "0", "1", "--output_dir", "out")
+    assert status == 2 and "must be at least 2 apart with 2 processes, got 0 and 1" in err, err
+
+
 # -- comparison -------------------------------------------------------------------------------------------------------
 
 
