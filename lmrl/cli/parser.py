@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import sys
 from argparse import Namespace
@@ -185,7 +186,7 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
             raise ValueError(f"`{name}` must be a finite number, got {number}.")
         if isinstance(number, int) and abs(number) >= 2**63:
             raise ValueError(f"`{name}` must be a number of at most 64 bits, got {number}.")
-    if dict in kinds and isinstance(value, str) and not Path(value).is_file():
+    if dict in kinds and isinstance(value, str) and not os.path.isfile(value):  # Path's raises where it is long
         try:
             parse_json(value).keys()
         except (ValueError, AttributeError) as error:
