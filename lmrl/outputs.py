@@ -1,5 +1,6 @@
 """The files that a run leaves in its folder, and what a second run into that folder may do to them."""
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,20 +38,22 @@ STUDY_FILES = (*STUDY, *TRIALS, "study.journal.lock", "objective.svg", "kl.svg")
 
 
 def matching(folder: str | Path, patterns: Sequence[str]) -> list[Path]:
-    """Returns the files and folders inside of a folder that match a pattern, in the order of the patterns."""
-    found = [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
-    return [path for path in dict.fromkeys(found) if not _is_other(path)]
+    """Returns the files and folders inside of a folder that match a pattern, by the patterns and by their numbers."""
+    found: list[Path] = []
+    for pattern in patterns:
+        places = [path for path in Path(folder).glob(pattern) if _is_of_run(path, pattern)]
+        found += sorted(places, key=lambda path: (len(path.name), path))  # 9 before 10
+    return list(dict.fromkeys(found))
 
 
-def _is_other(path: Path) -> bool:
-    """Returns whether a name only looks like one of a run's: of a copy, of an empty file, of another's README."""
-    kind, dash, number = path.name.partition("-")
-    if dash and kind in ("checkpoint", "seed", "trial"):
-        return not number.isdigit()
+def _is_of_run(path: Path, pattern: str) -> bool:
+    """Returns whether what a pattern matches is a run's: no copy, no empty file, no README that is no model card."""
+    if pattern in (*CHECKPOINTS, *SEEDS, *TRIALS):
+        return path.name.partition("-")[2].isdigit()
     if path.name == "README.md":
         text = path.read_text(encoding="utf-8", errors="replace")
-        return not (text.startswith("---") and "\n- trl\n" in text)  # the head of a model card
-    return path.is_file() and path.stat().st_size == 0
+        return text.startswith("---") and "\n- trl\n" in text  # the head of a model card
+    return not path.is_file() or path.stat().st_size > 0
 
 
 def remove(folder: str | Path, patterns: Sequence[str]) -> None:
@@ -66,20 +69,8 @@ def remove(folder: str | Path, patterns: Sequence[str]) -> None:
 
 def refuse_results(name: str, folder: str | Path, found: Sequence[Path], remedy: str) -> None:
     """
-    Raises an error for results in a folder.
-
-    Args:
-        name (`str`):
-            Argument that names the folder.
-        folder (`str` or `Path`):
-            The folder.
-        found (list of `Path`):
-            Results in it.
-        remedy (`str`):
-            What can be done besides naming another folder.
-
-    Raises:
-        ValueError: If there are any.
+    Raises a `ValueError` for results that were found in a folder, the value of the argument `name`; the remedy is what
+    can be done besides naming another folder.
     """
     if found:
         shown = ", ".join(path.name for path in found[:3])
@@ -107,10 +98,8 @@ def clear_run_folder(folder: str | Path, overwrite: bool, resume: str | None, re
     them, unless the run goes on from a checkpoint in that folder.
 
     Args:
-        folder (`str` or `Path`):
-            `output_dir` of the run.
-        overwrite (`bool`), resume (`str`, *optional*):
-            The arguments `overwrite` and `resume_from_checkpoint`.
+        folder (`str` or `Path`), overwrite (`bool`), resume (`str`, *optional*):
+            The arguments `output_dir`, `overwrite` and `resume_from_checkpoint`.
         reads (`dict`):
             Arguments by name. A model or a file among them that would be removed is an error.
 
@@ -151,9 +140,9 @@ def _check_checkpoint(request: str | None, folder: str | Path, checkpoints: Sequ
     if request in (None, "true", "latest") or Path(str(request), "trainer_state.json").is_file():
         return
     inside = [path for path in matching(str(request), CHECKPOINTS) or checkpoints if path != Path(str(request))]
+    remedy = f"Did you mean `{inside[-1]}`?" if inside else "Leave it out to start from the beginning."
     raise ValueError(
-        f"`resume_from_checkpoint` must name a checkpoint, got {request!r} without trainer_state.json. "
-        + (f"Did you mean `{inside[-1]}`?" if inside else "Leave it out to start from the beginning.")
+        f"`resume_from_checkpoint` must name a checkpoint, got {request!r} without trainer_state.json. {remedy}"
     )
 
 
@@ -174,7 +163,7 @@ def _check_not_read(folder: str | Path, reads: Mapping[str, Any]) -> None:
     """Raises an error for an argument that names what would be removed, or the folder around it."""
     removed = matching(folder, RUN_FILES)
     for name, text in _texts(reads):
-        if not text or not Path(text).exists():
+        if not os.path.exists(text):  # which a text too long for a name does not either; Path's raises
             continue
         place = Path(text).resolve()
         if any(path.parent.resolve() == place or _is_within(text, path) for path in removed):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lmrl.experiment import prepare_run
+from lmrl.experiment import prepare_evaluation, prepare_run
 from lmrl.outputs import (
     RUN_FILES,
     STUDY_FILES,
@@ -137,6 +137,12 @@ def test_a_damaged_checkpoint_is_not_named_as_its_own_remedy(tmp_path: Path) -> 
         clear_run_folder(tmp_path, False, f"{tmp_path}/checkpoint-2", {})
 
 
+def test_of_several_checkpoints_the_one_with_the_largest_number_is_offered(tmp_path: Path) -> None:
+    write(tmp_path, "checkpoint-10/trainer_state.json", "checkpoint-9/trainer_state.json")
+    with pytest.raises(ValueError, match=rf"Did you mean `{tmp_path}/checkpoint-10`\?"):
+        clear_run_folder(tmp_path, False, str(tmp_path), {})
+
+
 @pytest.mark.parametrize("resume", [None, "false", "no"])
 def test_a_run_from_the_beginning_leaves_the_scores_of_another(resume: str | None, tmp_path: Path) -> None:
     write(tmp_path, "scores/after.json")
@@ -145,6 +151,16 @@ def test_a_run_from_the_beginning_leaves_the_scores_of_another(resume: str | Non
     with pytest.raises(ValueError, match=r"`eval_output_dir` must be .* with after\.json"):
         prepare_run(config, Namespace(eval_output_dir=str(tmp_path / "scores")))
     assert left(tmp_path) == ["scores/after.json"]
+
+
+def test_the_scores_of_a_checkpoint_by_the_name_of_its_folder_are_refused_or_replaced(tmp_path: Path) -> None:
+    write(tmp_path, "checkpoint-2.json", "checkpoint-3.json", "[a].json", "a.json")
+    eval_args = Namespace(eval_output_dir=str(tmp_path))
+    names = (["x"], ["checkpoint-2", "[a]"])
+    with pytest.raises(ValueError, match=r"with checkpoint-2\.json, \[a\]\.json\. --overwrite replaces them"):
+        prepare_evaluation(eval_args, Namespace(datasets=None, overwrite=False), *names)
+    assert prepare_evaluation(eval_args, Namespace(datasets=None, overwrite=True), *names) == {"x": tmp_path}
+    assert left(tmp_path) == ["a.json", "checkpoint-3.json"]
 
 
 @pytest.mark.parametrize("resume", ["latest", "true", "{}/checkpoint-2"])
@@ -165,7 +181,8 @@ def test_what_a_run_reads_is_not_removed_by_it(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"`{name}` must not be in the folder that `overwrite` clears"):
             clear_run_folder(tmp_path, True, None, {name: value})
     assert len(left(tmp_path)) == 4
-    clear_run_folder(tmp_path, True, None, {"dataset_name": f"{tmp_path}/train.jsonl", "model_name_or_path": "gpt2"})
+    others = {"dataset_name": f"{tmp_path}/train.jsonl", "model_name_or_path": "gpt2", "system_prompt": "Be. " * 100}
+    clear_run_folder(tmp_path, True, None, others)  # a text may be too long for the name of a file
     assert left(tmp_path) == ["train.jsonl"]
 
 

@@ -1,5 +1,6 @@
 """What is checked before anything slow: the folder of a run or of an evaluation, and the trackers."""
 
+import glob
 import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -10,7 +11,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from lmrl.distributed import on_main
 from lmrl.evaluation import CompletionStore
-from lmrl.outputs import clear_run_folder, matching, refuse_results, resume_request
+from lmrl.outputs import clear_run_folder, matching, refuse_results, remove, resume_request
 from lmrl.utils import check_in
 
 # Trackers with an extra of lmrl.
@@ -93,12 +94,11 @@ def _clear_evaluation(folders: Sequence[Path], labels: Sequence[str], overwrite:
 
 
 def _clear_scores(folder: Path, labels: Iterable[str], overwrite: bool) -> None:
-    names = {*(f"{label}.json" for label in labels), "report.html"}
-    found = [path for path in matching(folder, ("*.json", "report.html")) if path.name in names]
-    if not overwrite:
-        refuse_results("eval_output_dir", folder, found, "--overwrite replaces them.")
-    for path in found:
-        path.unlink()
+    patterns = [*(f"{glob.escape(label)}.json" for label in labels), "report.html"]
+    if overwrite:
+        remove(folder, patterns)
+    else:
+        refuse_results("eval_output_dir", folder, matching(folder, patterns), "--overwrite replaces them.")
 
 
 def check_trackers(report_to: Iterable[str]) -> None:
