@@ -1,7 +1,6 @@
 """The checkpoints in the folder of a run: finding the one to go on from, which must be complete; tidying up."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from accelerate.logging import get_logger
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from lmrl.outputs import resume_request
+from lmrl.outputs import CHECKPOINTS, matching, resume_request
 from lmrl.saving import MANIFEST, find_damage, flush_to_disk
 
 logger = get_logger(__name__)
@@ -63,7 +62,8 @@ def _suggest_fallback(damaged: Path) -> str:
     complete = newest_complete(older)
     if complete is None:
         return "There is no complete one before it."
-    return f"The one before it is complete: --resume_from_checkpoint {complete}"
+    which = "The one before it" if damaged in siblings and complete == older[0] else "Another one"
+    return f"{which} is complete: --resume_from_checkpoint {complete}"
 
 
 def checkpoint_folder(run_dir: str | Path, step: int) -> Path:
@@ -78,8 +78,7 @@ def newest_complete(checkpoints: list[Path]) -> Path | None:
 
 def newest_first(output_dir: str | Path) -> list[Path]:
     """Returns the checkpoints of a run by the time they were saved at, those of other tools last, by their steps."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted((path for path in found if path.is_dir()), key=_age, reverse=True)
+    return sorted((path for path in matching(output_dir, CHECKPOINTS) if path.is_dir()), key=_age, reverse=True)
 
 
 def _age(checkpoint: Path) -> tuple[float, int]:

@@ -81,6 +81,13 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_offered(d
     assert str(refused.value).endswith(offered)
 
 
+def test_a_checkpoint_that_is_not_the_one_before_is_not_offered_as_such(copied: Path) -> None:
+    shutil.rmtree(copied / "checkpoint-1")
+    offered = rf"checkpoint-1 is not there\. Another one is complete: --resume_from_checkpoint {copied}/checkpoint-3$"
+    with pytest.raises(ValueError, match=offered):
+        find_checkpoint(str(copied / "checkpoint-1"), copied)
+
+
 def test_a_start_beside_the_checkpoints_of_an_earlier_run_is_warned_of(
     copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
