@@ -72,16 +72,8 @@ def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str
 
 def lora_learning_rate(config: Any, full: float) -> float:
     """
-    Returns the default learning rate of LoRA.
-
-    Args:
-        config (`transformers.TrainingArguments`):
-            Configuration of the trainer.
-        full (`float`):
-            The default for all weights.
-
-    Raises:
-        ValueError: If an optimizer or a schedule of DeepSpeed's configuration has that one already.
+    Returns the default learning rate of LoRA, of the `full` one for all weights. A `ValueError` if an optimizer or a
+    schedule of DeepSpeed's configuration has that one already.
     """
     engine = getattr(config, "hf_deepspeed_config", None)
     for name in ("optimizer.params.lr", "scheduler.params.warmup_max_lr"):
@@ -104,12 +96,14 @@ def known_direction(metric: str | None, greater_is_better: bool | None) -> bool 
     """
     Returns whether more of a metric is better: False for one of which less is, else what is given.
 
-    A reward that is made of such a metric, `reward/ter`, is to rise.
+    A reward is to rise, also `reward/ter`, and `reward/own_loss`, which transformers takes for a loss.
 
     Raises:
         ValueError: If `greater_is_better` is True for a metric of which less is better.
     """
     name = (metric or "").removeprefix("eval_")
+    if "reward/" in name:
+        return True if greater_is_better is None else greater_is_better
     if not any(name == lower or name.endswith(f"_{lower}") for lower in LOWER_IS_BETTER):
         return greater_is_better
     if greater_is_better:

@@ -136,6 +136,6 @@ def test_a_configuration_alone_knows_the_metrics_of_which_less_is_better(tmp_pat
         assert direction(metric) is direction(metric, False) is False
         with pytest.raises(ValueError, match=r"`greater_is_better` must be False for '.*', got True\."):
             direction(metric, True)
-    for metric in ("bleu", "reward/ter", "eval_reward", "own_reward"):
+    for metric in ("bleu", "reward/ter", "eval_reward", "own_reward", "reward/own_loss", "eval_dev_reward/own_kl"):
         assert direction(metric) is True
     assert direction("own_cost", False) is False

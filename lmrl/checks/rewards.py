@@ -128,7 +128,7 @@ def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
                 "`lmrl.rewards.RewardModel(model)`, or `lmrl.rewards.Classifier(model, label=...)` for a classifier."
             )
         name = get_callable_name(reward_func)
-        if name in [other.__name__ for other in checked]:
+        while name in [other.__name__ for other in checked]:
             name = f"{name}_{len(checked) + 1}"
         kind = AsyncCheckedReward if is_async_callable(reward_func) else CheckedReward
         checked.append(kind(reward_func, name))

@@ -83,6 +83,8 @@ def check_rows(
                 f"prompts ({args.generation_batch_size} completions, {args.num_generations} of each prompt), and "
                 "nothing would be trained: give more rows, or lower `per_device_train_batch_size`."
             )
+        if not len(dataset):
+            raise ValueError(f"`{name}` must have at least 1 row, got 0. Leave it out, or give some.")
         prompts = list(dataset[: min(len(dataset), MAX_CHECKED_PROMPTS)]["prompt"])
         if None in prompts:
             raise ValueError(f"Row {prompts.index(None)} of {name} has no prompt. Fill it in, or drop the row.")

@@ -107,6 +107,10 @@ def test_every_callable_has_a_name_and_no_two_the_same() -> None:
         *("share_of_a", "share_of_a_2", "Scorer", "named", "bound"),
         *("<lambda>", "share_of_a_7", "length", "length_9"),
     ]
+    own = Scorer()
+    own.__name__ = "share_of_a_3"
+    names = [reward.__name__ for reward in checked_rewards([share_of_a, own, share_of_a])]
+    assert names == ["share_of_a", "share_of_a_3", "share_of_a_3_3"]
 
 
 def test_one_reward_needs_no_list() -> None:

@@ -248,6 +248,12 @@ def test_a_dataset_may_make_its_prompts_when_they_are_read(llama_path: str, tmp_
         make_trainer("ppo", llama_path, tmp_path, train_dataset=plain, reward=reward, remove_unused_columns=True)
 
 
+def test_held_out_rows_that_are_none_are_refused(gpt2_path: str, tmp_path: Path) -> None:
+    for rows, name in (([], "eval_dataset"), ({"own": Dataset.from_dict({"prompt": []})}, "own")):
+        with pytest.raises(ValueError, match=f"`{name}` must have at least 1 row, got 0"):
+            make_trainer("ppo", gpt2_path, tmp_path, eval_dataset=rows)
+
+
 def test_a_prompt_over_the_context_is_named_wherever_it_comes_from(gpt2_path: str, tmp_path: Path) -> None:
     long = [{"prompt": "a " * 60}] * 8
     part = re.escape("The prompt of row 0 of eval_dataset has 60 tokens, which makes 68")
