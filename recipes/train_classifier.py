@@ -24,7 +24,7 @@ class ClassifierConfig(RecipeConfig, TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_defaults(self, "prediction_loss_only", "eval_do_concat_batches", "label_names")
+        check_defaults(self, "prediction_loss_only", "eval_do_concat_batches", "label_names", "fp16_full_eval")
 
 
 def main() -> None:

@@ -37,7 +37,8 @@ def test_a_classifier_from_scratch_learns_and_is_a_reward(recipe, tmp_path):
     (tmp_path / "data" / "train.tsv").write_text("".join(rows))
     (tmp_path / "data" / "dev.tsv").write_text("good w3\t1\nw4 w1 w2 bad\t0\nw9 w1 good\t1\n")
     options = (
-        *("--train_sampling_strategy", "group_by_length"),  # the scores are of the rows in their order all the same
+        # The scores are of all rows in their order all the same.
+        *("--train_sampling_strategy", "group_by_length", "--dataloader_drop_last", "true"),
         "--dataset_name",
         "data/train.tsv",
         "--eval_dataset_name",

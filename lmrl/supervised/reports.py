@@ -57,7 +57,11 @@ def save_classifier(
         *argument_groups:
             Arguments of the recipe, which the report shows.
     """
-    with replaced(trainer.args, "train_sampling_strategy", "sequential"):  # or `predict` may order them by length
+    # Else `predict` may order the rows by length, or leave out the last ones.
+    with (
+        replaced(trainer.args, "train_sampling_strategy", "sequential"),
+        replaced(trainer.args, "dataloader_drop_last", False),
+    ):
         logits = trainer.predict(encoded).predictions
     if trainer.is_world_process_zero():
         save_accuracy(trainer.args.output_dir, logits.argmax(-1).tolist(), rows["label"], train_rows["label"], names)
