@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import inspect
 import json
 import linecache
@@ -388,13 +389,12 @@ def line_of(error: BaseException) -> str:
 
 
 def name_of(function: Any) -> str:
-    """Returns the name of a function, or how it is shown if it has none."""
-    return str(getattr(function, "__name__", repr(function)))
+    """Returns the name of a function, of `functools.partial` that of the function within, else that of a class."""
+    function = function.func if isinstance(function, functools.partial) else function
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def is_picklable(value: Any) -> bool:
     """Returns whether a value is no function, or one that another process finds by its name: not a lambda."""
-    if not callable(value):
-        return True
     module = sys.modules.get(getattr(value, "__module__", ""))
-    return getattr(module, getattr(value, "__qualname__", ""), None) is value
+    return not callable(value) or getattr(module, getattr(value, "__qualname__", ""), None) is value

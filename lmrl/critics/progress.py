@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lmrl import core
 from lmrl.progress import Prefixes, PrefixFinder, Progress, potential_of, potentials, progress_of_each, side_by_side
+from lmrl.utils import name_of
 
 RewardFuncs = Sequence[Callable[..., Any]]
 
@@ -87,7 +88,7 @@ def _padded(numbers: Progress, mask: Tensor, width: int) -> Tensor:
 
 def check_potentials(reward_funcs: RewardFuncs) -> None:
     """Raises a `ValueError` if a reward has no potential, so that `shaping` cannot be dense."""
-    names = {str(getattr(reward, "__name__", type(reward).__name__)): potential_of(reward) for reward in reward_funcs}
+    names = {name_of(reward): potential_of(reward) for reward in reward_funcs}
     if without := [name for name, place in names.items() if place is None]:
         raise ValueError(
             f"`shaping` must be None with a reward that has no potential, got 'progress' with {without}. BLEU, GLEU, "

@@ -1,9 +1,12 @@
 """Cards that objects show in a notebook in place of a line of text, and pictures of the log of a run."""
 
+import functools
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from lmrl.utils import check_at_least, name_of
 
 from .wording import number
 
@@ -87,7 +90,7 @@ def training_curves(log: "Log | Mapping[str, Log]", *, columns: int = 2) -> Pict
             Number of charts side by side.
 
     Raises:
-        ValueError: If nothing was logged that is drawn.
+        ValueError: If nothing was logged that is drawn, or `columns` is less than 1.
 
     Example:
 
@@ -99,6 +102,7 @@ def training_curves(log: "Log | Mapping[str, Log]", *, columns: int = 2) -> Pict
     from .charts import training_charts
     from .templating import render
 
+    check_at_least(1, columns=columns)
     logs = log if isinstance(log, Mapping) else {"training": log}
     charts = training_charts(logs)
     if not charts:
@@ -118,10 +122,11 @@ def reward_lines(rewards: Sequence[Any], weights: Sequence[float] | None = None)
     """Returns a table of reward functions of any kind: name, weight, range, and what each wants, by its docstring."""
     lines = [["reward", "weight", "range", "what it wants"]]
     for place, reward in enumerate(rewards):
-        name = str(getattr(reward, "__name__", type(reward).__name__))
-        low, high = getattr(reward, "range", ("", ""))
+        inner = getattr(reward, "reward_func", reward)  # of a trainer's, which has the name that is logged
+        low, high = getattr(inner, "range", ("", ""))
         bounds = f"{low:g} to {high:g}" if isinstance(low, float | int) else "any"
-        lines.append([name, "1" if weights is None else f"{weights[place]:g}", bounds, purpose(reward)])
+        weight = "1" if weights is None else f"{weights[place]:g}"
+        lines.append([name_of(reward), weight, bounds, purpose(inner)])
     if weights is None:
         return [[name, *rest] for name, _, *rest in lines]
     return lines
@@ -129,6 +134,7 @@ def reward_lines(rewards: Sequence[Any], weights: Sequence[float] | None = None)
 
 def purpose(reward: Any) -> str:
     """Returns the first sentence of the docstring of a function, or of the class of an object; empty without one."""
+    reward = reward.func if isinstance(reward, functools.partial) else reward
     described = reward if inspect.isroutine(reward) else type(reward)
     paragraph = " ".join(inspect.cleandoc(described.__doc__ or "").split("\n\n")[0].split())
     sentence = re.match(r".*?[.:](?= |$)", paragraph)

@@ -22,7 +22,6 @@ def trainer_html(trainer: Any) -> str:
     """Returns a trainer as a card: policy, rewards, settings that are not the defaults, progress and curves."""
     from .charts import training_charts
 
-    functions = [getattr(reward, "reward_func", reward) for reward in trainer.reward_funcs]
     settings = ", ".join(f"{name} {value}" for name, value in changed_settings(trainer.args).items())
     facts = {
         "policy": _policy(trainer),
@@ -34,18 +33,23 @@ def trainer_html(trainer: Any) -> str:
         type(trainer).__name__,
         lead=trainer.name,
         facts=facts,
-        tables={"": reward_lines(functions, trainer.reward_weights.tolist())},
+        tables={"": reward_lines(trainer.reward_funcs, trainer.reward_weights.tolist())},
         charts=training_charts({"training": trainer.state.log_history}),
     )
 
 
 def changed_settings(args: Any) -> dict[str, str]:
-    """Returns the fields of a configuration that differ from its defaults, as text, without access tokens."""
+    """
+    Returns the fields of a configuration that differ from its defaults, as text, without access tokens, also of its
+    `model_init_kwargs`.
+    """
     changed = {}
     for field in fields(args):
         value = getattr(args, field.name)
         default = field.default if field.default_factory is MISSING else field.default_factory()
         is_left_out = field.name in LEFT_OUT or field.name.endswith("_token")
+        if isinstance(value, dict):
+            value = {name: "hidden" if str(name).endswith("token") else part for name, part in value.items()}
         if not is_left_out and value != default and (value or default):  # None may become False or empty
             changed[field.name] = str(getattr(value, "value", getattr(value, "__name__", value)))
     if args.steps_per_generation == args.gradient_accumulation_steps:  # which it is by default

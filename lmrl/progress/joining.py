@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lmrl.utils import name_of
+
 from .prefixes import Prefixes, Progress, per_completion
 
 RewardFunc = Callable[..., Any]
@@ -31,13 +33,9 @@ def progress_of_each(
         numbers: Progress = [[[] for _ in each.ends] for each in prefixes]
         if hasattr(reward_func, "progress"):
             numbers = reward_func.progress(prefixes=prefixes, **columns)
-            _check(_name_of(reward_func), numbers, prefixes)
+            _check(name_of(reward_func), numbers, prefixes)
         found.append(numbers)
     return found
-
-
-def _name_of(reward_func: RewardFunc) -> str:
-    return str(getattr(reward_func, "__name__", type(reward_func).__name__))
 
 
 def _check(name: str, found: Progress, prefixes: Sequence[Prefixes]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 
 from lmrl.display import reward_card
 from lmrl.progress import Prefixes, Progress, join_progress
-from lmrl.utils import shorten
+from lmrl.utils import name_of, shorten
 
 Prompts: TypeAlias = Sequence[Any] | None
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
@@ -188,7 +188,7 @@ def on_text(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def reward_name(reward: Callable[..., Any]) -> str:
     """Returns the name under which a reward of any kind is logged."""
-    return str(getattr(reward, "__name__", type(reward).__name__))
+    return name_of(reward)
 
 
 def call_reward(reward: Callable[..., Any], **inputs: Any) -> Scores:

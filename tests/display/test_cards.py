@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ET
+from functools import partial
 from html.parser import HTMLParser
 from typing import Any
 
@@ -21,7 +22,7 @@ from lmrl.evaluation import (
     score_completions,
 )
 from lmrl.evaluation.scores import mean_score, per_prompt
-from lmrl.rewards import BLEU, Length
+from lmrl.rewards import BLEU, Length, reward_name
 
 EVIL = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 VOID = ("img", "br", "meta")
@@ -156,6 +157,9 @@ def test_rewards_of_all_kinds_show_name_weight_range_and_what_they_want() -> Non
     assert lines[1] == ["polite", "1", "any", "1 where a text has the word please"]
     assert lines[2][:3] == ["length", "0.25", "0 to 1"] and lines[2][3]
     assert lines[3] == ["<lambda>", "1", "any", ""]
+    wishes = partial(polite, extra=1)
+    assert reward_lines([wishes]) == [["reward", "range", "what it wants"], ["polite", *lines[1][2:]]]
+    assert reward_name(wishes) == "polite"  # as in the log of a trainer
     mixed = 0.7 * BLEU() + polite
     assert [line[0] for line in table(mixed._repr_html_())] == ["reward", mixed.__name__, "bleu", "polite"]
     assert mixed.signature in parsed(mixed._repr_html_()).text
@@ -202,3 +206,5 @@ def test_curves_are_one_drawing_of_a_chart_for_each_logged_value() -> None:
     assert ET.fromstring(training_curves(logs, columns=1).svg).get("height") == "520"
     with pytest.raises(ValueError, match=r"^`log` must have numbers of a step, got 0 lines\. Train first\.$"):
         training_curves([])
+    with pytest.raises(ValueError, match=r"^`columns` must be at least 1, got 0\.$"):
+        training_curves(logs, columns=0)

@@ -38,11 +38,13 @@ def test_settings_that_differ_from_the_defaults_are_those_that_were_given(tmp_pa
     filled = set(changed_settings(PPOConfig(str(tmp_path))))
     assert filled <= {"learning_rate"}  # which may follow from other fields
     given = {"steps_per_generation": 2, "lr_scheduler_type": "cosine", "beta": 0.1, "hub_token": "secret"}
+    given["model_init_kwargs"] = {"dtype": "float32", "token": "secret"}
     changed = changed_settings(PPOConfig(str(tmp_path), **given))
     assert {name: text for name, text in changed.items() if name not in filled} == {
         "lr_scheduler_type": "cosine",
         "beta": "0.1",
         "steps_per_generation": "2",
+        "model_init_kwargs": "{'dtype': 'float32', 'token': 'hidden'}",
     }
 
 
