@@ -25,7 +25,7 @@ Stemmer: TypeAlias = str | Callable[[str], str] | None
 
 class PhraseReward(TextReward):
     """
-    Base of the rewards that look for words and phrases.
+    Base of the rewards that look for words and phrases: the share of those wanted, and 0 with a forbidden one.
 
     Args:
         stemmer (`str` or `Callable`, *optional*):
@@ -35,12 +35,51 @@ class PhraseReward(TextReward):
     """
 
     stemmer: Stemmer
+    forbidden: Sequence[str] = ()
+    whole_words: bool = True
+    ignore_case: bool = True
 
     def __init__(self, name: str, columns: Sequence[str], signature: str):
         if self.stemmer is not None:
             _ = self._stem  # an unknown language is an error here, not in the first training step
             signature += f"|stem:{getattr(self.stemmer, '__name__', self.stemmer)}"
         super().__init__(name, columns, signature=signature)
+
+    def wanted(self, columns: Columns, rows: int) -> list[list[Sequence[str]]]:
+        """Returns what each row wants, each as the phrases of which one has to occur."""
+        raise NotImplementedError(f"{type(self).__name__} must define `wanted`.")
+
+    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
+        """Returns the share of what is wanted that occurs in each text, 0 with a forbidden phrase."""
+        wanted = self.wanted(columns, len(completions))
+        return [self._score(text, of_row) for text, of_row in zip(completions, wanted, strict=True)]
+
+    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
+        """Returns the share in each text so far, 0 with a forbidden phrase, which may still become another word."""
+        if self.stemmer is not None:
+            return super().progress(prefixes=prefixes, **columns)
+        wanted = self.wanted(self._checked(columns, len(prefixes)), len(prefixes))
+        options = (self.whole_words, self.ignore_case)
+        numbers = []
+        for each, of_row in zip(prefixes, wanted, strict=True):
+            is_forbidden = found_so_far(each, self.forbidden, *options)
+            found = [found_so_far(each, any_of, *options) for any_of in of_row]
+            shares = [sum(of_token) / len(of_token) for of_token in zip(*found, strict=True)]
+            shares = shares or [float(bool(self.forbidden))] * len(each)
+            numbers.append([[0.0 if bad else share] for bad, share in zip(is_forbidden, shares, strict=True)])
+        return numbers
+
+    def _score(self, text: str, wanted: list[Sequence[str]]) -> float | None:
+        if not wanted and not self.forbidden:
+            return None
+        text = self._stemmed(text)
+        if self._occurs(self.forbidden, text):
+            return 0.0
+        return sum(self._occurs(any_of, text) for any_of in wanted) / len(wanted) if wanted else 1.0
+
+    def _occurs(self, any_of: Sequence[str], text: str) -> bool:
+        options = (self.whole_words, self.ignore_case)
+        return any(phrase_pattern(self._stemmed(phrase), *options).search(text) for phrase in any_of)
 
     @functools.cached_property
     def _stem(self) -> Callable[[str], str]:
@@ -94,41 +133,11 @@ class Keywords(PhraseReward):
         )
         super().__init__(self.name, (self.column,) if self.column else (), signature)
 
-    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
-        """Returns the share of the required phrases in each text, 0 with a forbidden one."""
-        required = self._required(columns, len(completions))
-        return [self._score(text, of_row) for text, of_row in zip(completions, required, strict=True)]
-
-    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
-        """Returns the share in each text so far, 0 with a forbidden phrase, which may still become another word."""
-        if self.stemmer is not None:
-            return super().progress(prefixes=prefixes, **columns)
-        required = self._required(self._checked(columns, len(prefixes)), len(prefixes))
-        options = (self.whole_words, self.ignore_case)
-        numbers = []
-        for each, of_row in zip(prefixes, required, strict=True):
-            is_forbidden = found_so_far(each, self.forbidden, *options)
-            found = [found_so_far(each, [phrase], *options) for phrase in of_row]
-            shares = [sum(of_token) / len(of_token) for of_token in zip(*found, strict=True)]
-            shares = shares or [float(bool(self.forbidden))] * len(each)
-            numbers.append([[0.0 if bad else share] for bad, share in zip(is_forbidden, shares, strict=True)])
-        return numbers
-
-    def _required(self, columns: Columns, rows: int) -> list[tuple[str, ...]]:
-        of_rows = columns[self.column] if self.column else [()] * rows
-        name = f"of {self.column!r}"
-        return [(*self.required, *_phrases(f"Row {row} {name}", given)) for row, given in enumerate(of_rows)]
-
-    def _score(self, text: str, required: tuple[str, ...]) -> float | None:
-        if not required and not self.forbidden:
-            return None
-        text = self._stemmed(text)
-        if any(self._occurs(phrase, text) for phrase in self.forbidden):
-            return 0.0
-        return sum(self._occurs(phrase, text) for phrase in required) / len(required) if required else 1.0
-
-    def _occurs(self, phrase: str, text: str) -> bool:
-        return phrase_pattern(self._stemmed(phrase), self.whole_words, self.ignore_case).search(text) is not None
+    def wanted(self, columns: Columns, rows: int) -> list[list[Sequence[str]]]:
+        """Returns the required phrases of each row."""
+        given = columns[self.column] if self.column else [()] * rows
+        of_rows = [_phrases(f"Row {row} of {self.column!r}", phrases) for row, phrases in enumerate(given)]
+        return [[(phrase,) for phrase in (*self.required, *phrases)] for phrases in of_rows]
 
 
 _SLOT = re.compile(r"([^,()\[\]]+)\[([^\]]*)\]")
@@ -178,32 +187,10 @@ class SlotCoverage(PhraseReward):
         signature = f"slot_coverage|column:{self.column}|ignore:{sorted(self.ignore)}|aliases:{aliases}"
         super().__init__(self.name, (self.column,), signature)
 
-    def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
-        """Returns the share of the values of each row that its text covers."""
-        return [
-            self._score(text, self._values(row, given))
-            for row, (text, given) in enumerate(zip(completions, columns[self.column], strict=True))
-        ]
-
-    def _score(self, text: str, values: list[tuple[str, str]]) -> float | None:
-        text = self._stemmed(text)
-        alternatives = [self._aliases.get(slot_value, slot_value[1:]) for slot_value in values]
-        covered = [
-            any(phrase_pattern(self._stemmed(phrase)).search(text) for phrase in phrases) for phrases in alternatives
-        ]
-        return sum(covered) / len(covered) if covered else None
-
-    def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
-        """Returns the share of the values that each text so far covers."""
-        if self.stemmer is not None:
-            return super().progress(prefixes=prefixes, **columns)
-        numbers = []
-        for row, given in enumerate(self._checked(columns, len(prefixes))[self.column]):
-            phrases = [self._aliases.get(value, value[1:]) for value in self._values(row, given)]
-            found = [found_so_far(prefixes[row], any_of) for any_of in phrases]
-            shares = [[sum(of_token) / len(of_token)] for of_token in zip(*found, strict=True)]
-            numbers.append(shares or [[0.0] for _ in prefixes[row].ends])
-        return numbers
+    def wanted(self, columns: Columns, rows: int) -> list[list[Sequence[str]]]:
+        """Returns the values of each row, or their aliases."""
+        of_rows = [self._values(row, given) for row, given in enumerate(columns[self.column])]
+        return [[self._aliases.get(value, value[1:]) for value in values] for values in of_rows]
 
     def _values(self, row: int, given: Any) -> list[tuple[str, str]]:
         slots: Iterable[tuple[str, Any]] = ()
