@@ -41,8 +41,8 @@ def load_held_out(
     _check_names(columns)
     check_at_least(1, eval_rows=eval_rows)
     source = eval_dataset_name or dataset_name
-    split = _split_to_evaluate(source, columns.get("dataset_config"), dataset_test_split)
-    return load_prompts(source, split=split, max_rows=eval_rows, **columns)
+    _, split = _held_out_from(source, columns.get("dataset_config"), dataset_test_split, eval_name=source)
+    return load_prompts(source, split=split or "test", max_rows=eval_rows, **columns)
 
 
 def load_splits(
@@ -85,23 +85,16 @@ def load_splits(
         ValueError: If rows cannot be read, or prompts are too long and `long_prompts` is `"error"`.
     """
     _check_names(columns)
-    _check_test_split(eval_dataset_name or dataset_name, columns.get("dataset_config"), dataset_test_split)
+    check_at_least(1, eval_rows=eval_rows)
+    config = columns.get("dataset_config")
+    source, split = _held_out_from(dataset_name, config, dataset_test_split, eval_dataset_name)
     if max_length is not None and max_length < 1:
         raise ValueError(
             f"Prompts must have room for at least 1 token, got {max_length}. Raise `max_length`, or lower "
             "`max_completion_length`."
         )
     train = load_prompts(dataset_name, split=dataset_train_split, **columns)
-    split = held_out_split(dataset_name, columns.get("dataset_config"), dataset_test_split)
-    test = None
-    if eval_dataset_name is not None or split is not None:
-        test = load_held_out(
-            dataset_name=dataset_name,
-            dataset_test_split=dataset_test_split,
-            eval_dataset_name=eval_dataset_name,
-            eval_rows=eval_rows,
-            **columns,
-        )
+    test = None if split is None else load_prompts(source, split=split, max_rows=eval_rows, **columns)
     train, held_out = hold_out(train, test, max_train_rows, eval_rows, eval_split_seed)
     limits = [limit for limit in (max_length, max_prompt_length) if limit is not None]
     if limits:
@@ -125,27 +118,29 @@ def read_train_and_test(
     The second are those of `eval_name`, which is read as [`load_held_out`] reads it, or else of the test split; `None`
     where there is no such name and [`held_out_split`] is `None`.
     """
-    _check_test_split(eval_name or name, config, test_split)
+    source, split = _held_out_from(name, config, test_split, eval_name)
     train = read_split(name, config, train_split, column_names)
-    if eval_name is not None:
-        return train, read_split(eval_name, config, _split_to_evaluate(eval_name, config, test_split), column_names)
-    held_out = held_out_split(name, config, test_split)
-    return train, None if held_out is None else read_split(name, config, held_out, column_names)
+    return train, None if split is None else read_split(source, config, split, column_names)
 
 
-def _check_test_split(name: str, config: str | None, wanted: str | None) -> None:
-    """Raises an error for a test split that is named where the data has no splits: nothing would read it."""
-    if wanted not in (None, "train") and splits_of(name, config) == {"train"}:
+def _held_out_from(name: str, config: str | None, wanted: str | None, eval_name: str | None) -> tuple[str, str | None]:
+    """
+    Returns the data that are held out and their split: `None` where rows must be split off, never with `eval_name`.
+
+    Raises:
+        ValueError: For a split that is wanted of data without splits: nothing would read it.
+    """
+    source = eval_name or name
+    is_single = splits_of(source, config) == {"train"}
+    if is_single and wanted not in (None, "train"):
         raise ValueError(
-            f"`dataset_test_split` must be left out for data without a held-out split, got {wanted!r} with {name!r}. "
-            "Leave it out, or name data that has this split."
+            f"`dataset_test_split` must be left out for data without a held-out split, got {wanted!r} with {source!r}."
+            " Leave it out, or name data that has this split."
         )
-
-
-def _split_to_evaluate(name: str, config: str | None, wanted: str | None) -> str:
-    """Returns the split of a data set that is only evaluated: its held-out split, or all rows of a single file."""
-    _check_test_split(name, config, wanted)
-    return held_out_split(name, config, wanted) or ("train" if splits_of(name, config) == {"train"} else "test")
+    split = held_out_split(source, config, wanted)
+    if split is None and eval_name:
+        split = "train" if is_single else "test"  # all rows of a single file
+    return source, split
 
 
 def held_out_split(name: str, config: str | None, wanted: str | None) -> str | None:
