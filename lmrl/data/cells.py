@@ -147,8 +147,13 @@ def make_references(value: Any, number: int, column: str) -> list[str]:
 
 
 def make_completion(prompt: Prompt, text: str, prefix: str) -> Prompt:
-    """Returns a text as the completion of a prompt: after a prefix, or as the message of an assistant in a chat."""
-    return prefix + text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+    """
+    Returns a text as the completion of a prompt: as the message of an assistant in a chat, else after a prefix, unless
+    the prompt ends in white space.
+    """
+    if not isinstance(prompt, str):
+        return [{"role": "assistant", "content": text}]
+    return text if prompt[-1:].isspace() else prefix + text
 
 
 def _check_chat(messages: list[Any], number: int) -> None:

@@ -72,8 +72,11 @@ def _labels(rows: Dataset, column: str) -> list[str]:
     """Returns the labels of the rows, in order."""
     if names := getattr(rows.features[column], "names", None):
         return list(names)
-    values = {str(value) for value in rows[column] if value is not None}
-    return sorted(values, key=int) if all(value.isdecimal() for value in values) else sorted(values)
+    values = sorted({str(value) for value in rows[column] if value is not None})
+    try:
+        return sorted(values, key=float)
+    except ValueError:  # words
+        return values
 
 
 def _labelled(rows: Dataset, text_column: str, label_column: str, labels: list[str]) -> Dataset:

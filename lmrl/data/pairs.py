@@ -94,7 +94,8 @@ def pairs_of_graded(
         min_grade_difference (`float`, *optional*, defaults to `0.0`):
             Grades closer than this make no pair; equal ones never do.
         completion_prefix (`str`, *optional*, defaults to `" "`):
-            Put at the beginning of a completion of a text prompt. Not used for chats.
+            Put at the beginning of a completion of a text prompt, unless the prompt ends in white space. Not used for
+            chats.
 
     Returns:
         `datasets.Dataset` with "prompt", "chosen" and "rejected", in the order of the rows.

@@ -173,9 +173,8 @@ def to_supervised(dataset: Dataset, completion_prefix: str = " ") -> Dataset:
         )
     rows = []
     for prompt, references in zip(dataset["prompt"], dataset["references"], strict=True):
-        ends_in_space = isinstance(prompt, str) and prompt[-1:].isspace()
-        prefix = "" if ends_in_space else completion_prefix
-        rows += [{"prompt": prompt, "completion": make_completion(prompt, text, prefix)} for text in references]
+        completions = [make_completion(prompt, text, completion_prefix) for text in references]
+        rows += [{"prompt": prompt, "completion": completion} for completion in completions]
     return datasets.Dataset.from_list(rows)
 
 
@@ -213,7 +212,7 @@ def _cut(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, limit: int, number:
         kept = prompt[bisect_left(starts, True, key=lambda start: _length(prompt[start:]) <= limit) :]
     else:
         ends = [0, *(word.end() for word in re.finditer(r"\S+", prompt))]
-        kept = prompt[: ends[bisect_right(ends, limit, key=lambda end: _length(prompt[:end])) - 1]]
+        kept = prompt[: ends[bisect_right(ends, limit, lo=1, key=lambda end: _length(prompt[:end])) - 1]]
     if not kept.strip():
         raise ValueError(f"`max_prompt_length` must leave some text in {place_of(number)}, got {limit}. Raise it.")
     return kept

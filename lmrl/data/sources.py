@@ -202,7 +202,8 @@ def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequ
     try:
         names = list(column_names) if column_names is not None else next(reader, [])
         if len(set(names)) < len(names):
-            raise ValueError(f"{str(path)!r}, line 1: column names must differ, got {names}. Rename one.")
+            place = f"{str(path)!r}, line 1: column names" if column_names is None else "`column_names`"
+            raise ValueError(f"{place} must differ, got {names}. Rename one.")
         for cells in reader:
             if cells and len(cells) != len(names):
                 raise ValueError(

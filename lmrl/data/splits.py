@@ -201,8 +201,8 @@ def split_held_out(
             held_out.update(group)
     if not held_out:
         raise ValueError(
-            f"`eval_rows` must be at least {min(map(len, shuffled))}, got {eval_rows}: every prompt is repeated that "
-            f"often, as {shorten(json.loads(next(iter(groups))))}, and rows with the same prompt stay together."
+            f"`eval_rows` must be at least {min(map(len, shuffled))}, got {eval_rows}: every {column} is repeated "
+            f"that often, as {shorten(json.loads(next(iter(groups))))}, and rows with the same {column} stay together."
         )
     kept = [number for number in range(len(dataset)) if number not in held_out]
     return dataset.select(kept), dataset.select(sorted(held_out))

@@ -28,6 +28,8 @@ def test_a_row_that_has_other_columns_than_were_named_is_refused(tmp_path: Path)
     write(tmp_path / "train.tsv", "so good\t1\n")
     with pytest.raises(ValueError, match=r"line 1: a row must have 3 cells, for .*, got 2"):
         load_labelled(str(tmp_path), column_names=["id", "text", "label"])
+    with pytest.raises(ValueError, match=r"^`column_names` must differ, got \['text', 'text'\]\. Rename one"):
+        load_labelled(str(tmp_path), column_names=["text", "text"])
 
 
 def test_the_error_about_a_file_without_a_header_names_the_argument_that_names_columns(tmp_path):
@@ -39,6 +41,8 @@ def test_the_error_about_a_file_without_a_header_names_the_argument_that_names_c
 def test_numbers_are_ordered_as_numbers_and_words_as_words(tmp_path: Path) -> None:
     numbers = write(tmp_path / "numbers.csv", "text,label\na,10\nb,9\nc,10\nd,9\n")
     assert load_labelled(numbers, eval_rows=1)[2] == ["9", "10"]
+    below_zero = write(tmp_path / "below_zero.csv", "text,label\na,-10\nb,-9\nc,0.5\nd,-10\n")
+    assert load_labelled(below_zero, eval_rows=1)[2] == ["-10", "-9", "0.5"]
     words = write(tmp_path / "words.csv", "review,mood\na,sad\nb,glad\nc,sad\nd,glad\n")
     train, held_out, names = load_labelled(words, text_column="review", label_column="mood", eval_rows=2)
     assert names == ["glad", "sad"]
@@ -89,3 +93,9 @@ def test_held_out_texts_of_another_file_have_the_labels_of_the_training_rows(tmp
     strange = write(tmp_path / "strange.csv", "text,label\nc,fair\n")
     with pytest.raises(ValueError, match=r"one of the labels of the training rows, \['bad', 'good'\], .*'fair'"):
         load_labelled(train, eval_dataset_name=strange)
+
+
+def test_texts_that_are_all_repeated_are_named_as_texts(tmp_path: Path) -> None:
+    twice = write(tmp_path / "twice.csv", "text,label\na,0\na,0\nb,1\nb,1\n")
+    with pytest.raises(ValueError, match=r"every text is repeated that often, as 'a', and rows with the same text"):
+        load_labelled(twice, eval_rows=1)

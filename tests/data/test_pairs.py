@@ -44,6 +44,11 @@ def test_grades_too_close_and_equal_texts_make_no_pair() -> None:
     assert ("p", " c", " d") not in read(pairs_of_graded(graded, "text", ["x"]))
 
 
+def test_a_prompt_that_ends_in_white_space_is_followed_by_the_text_alone() -> None:
+    graded = Dataset.from_list([{"prompt": "p: ", "text": text, "x": x} for text, x in (("a", 1), ("b", 2))])
+    assert read(pairs_of_graded(graded, "text", ["x"])) == [("p: ", "b", "a")]
+
+
 def test_a_chat_gets_messages() -> None:
     chat = [{"role": "user", "content": "p"}]
     graded = Dataset.from_list([{"prompt": chat, "text": text, "x": x} for text, x in (("a", 1), ("b", 2))])

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from datasets import Dataset
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertTokenizer
 
 from lmrl.data import demo_model_path, fit_prompts, split_held_out, to_supervised
 
@@ -131,6 +131,14 @@ def test_long_prompts_may_keep_their_beginning_in_whole_words(tokenizer):
     assert all(len(tokenizer(prompt)["input_ids"]) <= 5 for prompt in cut["prompt"])
     with pytest.raises(ValueError, match=r"must leave some text in row 0 .*, got 3\. Raise it"):
         fit_prompts(texts("!!!!"), tokenizer, 3, "cut_end")
+
+
+@pytest.mark.parametrize("how", ["cut", "cut_end"])
+def test_a_limit_below_the_tokens_of_an_empty_text_is_refused(how, tmp_path):
+    """This tokenizer adds two tokens to every text, so that not even an empty one has a single token."""
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb")
+    with pytest.raises(ValueError, match=r"must leave some text in row 0 .*, got 1\. Raise it"):
+        fit_prompts(texts("a b"), BertTokenizer(vocab=str(tmp_path / "vocab.txt")), 1, how)
 
 
 def test_chats_are_counted_with_their_template_and_not_cut(tokenizer):
