@@ -3,12 +3,14 @@
     python benchmarks/pair_accuracy.py --config recipes/configs/webnlg_minilm.yaml --reward_models runs/webnlg_minilm
 
 The pairs are those that `recipes/train_reward_model.py` holds out with this file. The data have no references: BLEU
-and chrF compare a text with what all other systems wrote about the same record, without the two texts of the pair.
+and chrF compare a text with what all other systems wrote about the same record, without the two texts of the pair;
+pairs of a record that has no further text are left out.
 Intervals are over records.
 """
 
 import argparse
 import inspect
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,14 +34,19 @@ def main() -> None:
     settings |= {"dataset_name": args.dataset_name or settings["dataset_name"]}
     accepted = inspect.signature(load_pairs).parameters
     _, held_out = load_pairs(**{name: value for name, value in settings.items() if name in accepted})
-    pairs: Pairs = held_out.to_list()
+    every: Pairs = held_out.to_list()
+    known = [(pair, others) for pair, others in zip(every, _others(every), strict=True) if others]
+    if not known:
+        sys.exit("error: every record has two texts alone: none is left to compare them with.")
+    pairs: Pairs = [pair for pair, _ in known]
+    references = [others for _, others in known]
     records = [repr(pair["prompt"]) for pair in pairs]
     lengths = [len(pair["chosen"]) - len(pair["rejected"]) for pair in pairs]
     shorter_is_better = np.sign(lengths).sum() < 0
     margins: dict[str, Any] = {
         "shorter" if shorter_is_better else "longer": -np.array(lengths) if shorter_is_better else np.array(lengths),
-        "bleu": _against_others(BLEU(), pairs),
-        "chrf": _against_others(ChrF(), pairs),
+        "bleu": _margins(BLEU(), pairs, references),
+        "chrf": _margins(ChrF(), pairs, references),
     }
     errors = {}
     for path in args.reward_models:
@@ -52,20 +59,27 @@ def main() -> None:
         more = _with_interval(values - right["bleu"], records, "+")
         lines.append([name, _with_interval(values, records), more, errors.get(name, "")])
     print(f"{len(pairs)} pairs of {len(set(records))} records")
+    if len(pairs) < len(every):
+        print(f"left out: {len(every) - len(pairs)} pairs of records without a further text")
     print(aligned(lines))
 
 
-def _against_others(reward: Reward, pairs: Pairs) -> Any:
-    """Returns the margin of each pair: the reward of the chosen text minus that of the rejected one."""
+def _others(pairs: Pairs) -> list[list[str]]:
+    """Returns for each pair the further texts about its record; none of a record that has two texts alone."""
     texts: defaultdict[str, dict[str, None]] = defaultdict(dict)  # in the order of the rows
     for pair in pairs:
         texts[repr(pair["prompt"])] |= dict.fromkeys((pair["chosen"], pair["rejected"]))
-    others = [
+    return [
         [text for text in texts[repr(pair["prompt"])] if text not in (pair["chosen"], pair["rejected"])]
         for pair in pairs
     ]
+
+
+def _margins(reward: Reward, pairs: Pairs, references: Sequence[Sequence[str]]) -> Any:
+    """Returns the reward of the chosen text of each pair minus that of the rejected one."""
     values = {
-        kind: reward(completions=[pair[kind] for pair in pairs], references=others) for kind in ("chosen", "rejected")
+        kind: reward(completions=[pair[kind] for pair in pairs], references=references)
+        for kind in ("chosen", "rejected")
     }
     return np.subtract(values["chosen"], values["rejected"])
 
