@@ -486,7 +486,7 @@ def test_arguments_are_imported_without_torch() -> None:
             """`lr_scheduler_kwargs` must be a JSON object such as {"name": 1}, got 'epoch'.""",
         ),
         ("--generation_kwargs=[1]", """`generation_kwargs` must be a JSON object such as {"name": 1}, got '[1]'."""),
-        ("--generation_kwargs=[" + "1" * 300, """`generation_kwargs` must be a JSON object such as {"name": 1}, got"""),
+        ("--generation_kwargs=[" + "1" * 300, """`generation_kwargs` must be a JSON object such as {"name": 1}"""),
         ('--accelerator_config={"a": 1}', "These arguments cannot be used together (TypeError: "),
         ("--reward_clip_range=0", "`reward_clip_range` must be a list of numbers, got '0'. Put it into a YAML file."),
     ],
