@@ -96,13 +96,21 @@ def race(
             own = earlier if "@" in name else environment
             contenders.append(stack.enter_context(Contender(name, load, own, CHILD)))
             contenders[-1].receive()
-        for turn in range(steps):
-            for contender in contenders:
-                time.sleep(PAUSE)
-                reply = contender.step()
-                print(f"{load.title}, round {turn + 1}: {contender.name} {reply['seconds']:.2f} s", file=sys.stderr)
-                replies[contender.name].append(reply)
-    return {name: rows[arguments.warmup :] for name, rows in replies.items()}
+        complete = 0
+        try:
+            while complete < steps:
+                for contender in contenders:
+                    time.sleep(PAUSE)
+                    reply = contender.step()
+                    place = f"{load.title}, round {complete + 1}"
+                    print(f"{place}: {contender.name} {reply['seconds']:.2f} s", file=sys.stderr)
+                    replies[contender.name].append(reply)
+                complete += 1
+        except SystemExit as error:  # of a contender, as for want of memory: complete rounds count
+            if complete <= arguments.warmup:
+                raise
+            print(error, file=sys.stderr)
+    return {name: rows[arguments.warmup : complete] for name, rows in replies.items()}
 
 
 def summarise(replies: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
