@@ -26,11 +26,8 @@ class _Columns:
         for reference, width in zip(references, self.widths, strict=True):
             self.lowest |= (1 << first) & ((1 << first + len(reference)) - 1)
             self.all |= (1 << first + width - 1) - (1 << first)
-            matches: dict[str, int] = {}
-            for place, unit in enumerate(reference):
-                matches[unit] = matches.get(unit, 0) | 1 << place
-            for unit, places in matches.items():
-                self._matches[unit] = self._matches.get(unit, 0) | places << first
+            for place, unit in enumerate(reference, start=first):
+                self._matches[unit] = self._matches.get(unit, 0) | 1 << place
             first += width
 
     def lcs_step(self, state: State, unit: str) -> State:

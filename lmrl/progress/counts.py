@@ -105,26 +105,20 @@ class _Flat:
         self._groups: dict[int, int] = {}
         self._rows = len(texts)
         starts: list[int] = []  # of the text of each token
-        ends: list[int] = []  # of the text so far of each token
-        bases: list[int] = []  # where its branch begins, its end if it has none
-        groups: list[int] = []
+        of_tokens: list[tuple[int, int]] = []  # where the branch of a token begins, and where its text so far ends
         for of_row in references:
-            group = self._groups.setdefault(id(of_row), len(self._groups))
-            if group == len(groups):
-                groups.append(group)
+            if id(of_row) not in self._groups:
+                group = self._groups[id(of_row)] = len(self._groups)
                 for place, reference in enumerate(of_row):
                     self._add(reference, group, place, self._end)
         self._first_text = self._end  # where those of texts begin
         group_of_text = [self._groups[id(of_row)] for of_row in references]
         for row, text in enumerate(texts):
             starts.append(self._end)
-            of_tokens = self._add_text(text, group_of_text[row], width + row, references[row])
-            bases += [base for base, _ in of_tokens]
-            ends += [end for _, end in of_tokens]
+            of_tokens += self._add_text(text, group_of_text[row], width + row, references[row])
         tokens = [len(text.places) for text in texts]
         self._starts = np.repeat(np.array(starts, np.int64), tokens)
-        self._ends = np.array(ends, np.int64)
-        self._bases = np.array(bases, np.int64)
+        self._bases, self._ends = np.array(of_tokens, np.int64).reshape(-1, 2).T.copy()
         self._group_of_token = np.repeat(np.array(group_of_text, np.int64), tokens)
         labels = np.array(self._labels, np.int64).reshape(-1, 5)
         lengths = [len(segment) for segment in self._segments]
@@ -149,7 +143,10 @@ class _Flat:
     def _add_text(
         self, text: UnitsSoFar, group: int, row: int, references: Sequence[Sequence[str]]
     ) -> list[tuple[int, int]]:
-        """Returns for each token where the units of its branch begin, and where those of its text so far end."""
+        """
+        Returns for each token where the units of its branch begin, its end if it has none, and where those of its text
+        so far end.
+        """
         start = self._end
         endings = self._shared_endings(text, group, references)
         if not endings:

@@ -1,5 +1,6 @@
 """What a model's head gives for each token of a text, of the pass that a reward makes anyway."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,12 +26,9 @@ class HeadOutputs:
         """Returns the output of a model for a batch of tensors, and keeps those of its head, if it has one label."""
         outputs: list[Any] = []
         head = getattr(model, "score", None)  # of the models whose head reads every state
-        hook = head.register_forward_hook(lambda *call: outputs.append(call[2])) if head is not None else None
-        try:
+        hook = None if head is None else head.register_forward_hook(lambda *call: outputs.append(call[2]))
+        with hook or contextlib.nullcontext():
             result = model(**batch)
-        finally:
-            if hook is not None:
-                hook.remove()
         if outputs and outputs[0].dim() == 3:
             # Off the device once for a batch, not for each text.
             masks = batch["attention_mask"].bool().cpu()

@@ -5,10 +5,9 @@ import functools
 import re
 from collections.abc import Iterable
 
-from .prefixes import Prefixes
+from .prefixes import WORD, Prefixes
 from .units import units_so_far
 
-_WORD = re.compile(r"\S+")
 _WORD_CHARACTER = re.compile(r"\w")
 
 
@@ -16,7 +15,7 @@ def lengths_so_far(prefixes: Prefixes, unit: str) -> list[int]:
     """Returns the number of words (`unit="words"`) or characters of the text so far before each token."""
     if unit != "words":
         return list(prefixes.ends)
-    starts = [match.start() for match in _WORD.finditer(prefixes.text)]
+    starts = [match.start() for match in WORD.finditer(prefixes.text)]
     return [bisect.bisect_left(starts, end) for end in prefixes.ends]
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from lmrl.libraries import rapidfuzz
+
 # For each completion, for each of its tokens, the numbers before that token.
 Progress: TypeAlias = list[list[list[float]]]
 
-_WORD = re.compile(r"\S+")
+WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,12 @@ class Prefixes:
     @functools.cached_property
     def words(self) -> list[str]:
         """Words of the text, which white space separates."""
-        return _WORD.findall(self.text)
+        return self.text.split()
 
     @functools.cached_property
     def complete(self) -> list[tuple[int, str]]:
         """For each token how many words of the text so far white space follows, and what there is of the next one."""
-        spans = [match.span() for match in _WORD.finditer(self.text)]
+        spans = [match.span() for match in WORD.finditer(self.text)]
         spans.append((len(self.text), len(self.text)))
         found = []
         word = 0
@@ -105,12 +107,4 @@ class PrefixFinder:
 
 def common_beginning(text: str, other: str) -> int:
     """Returns the number of characters at their beginning that two texts share."""
-    shared = 0
-    unlike = min(len(text), len(other)) + 1
-    while unlike - shared > 1:  # halved: comparing is faster than a loop over characters
-        middle = (shared + unlike) // 2
-        if text[shared:middle] == other[shared:middle]:
-            shared = middle
-        else:
-            unlike = middle
-    return shared
+    return int(rapidfuzz.distance.Prefix.similarity(text, other))

@@ -2,13 +2,10 @@
 
 import bisect
 import itertools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .prefixes import Prefixes
-
-_WORD = re.compile(r"\S+")
+from .prefixes import WORD, Prefixes
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def at_words(
         offsets (`Sequence[tuple[int, int]]`), values (`Sequence[float]`):
             Of each token of the other tokenizer, its characters in both texts together, and its value.
     """
-    words = [match.end() for match in _WORD.finditer(before + prefixes.text)]
+    words = [match.end() for match in WORD.finditer(before + prefixes.text)]
     ends = [last for _, last in offsets]
     of_words = []
     value = 0.0
