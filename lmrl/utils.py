@@ -68,25 +68,17 @@ def refuse(rules: Mapping[str, object]) -> None:
             raise ValueError(sentence)
 
 
-def check_finite(**values: float) -> None:
+def check_finite(**values: float | None) -> None:
     """Raises a `ValueError` for the first value that is infinite or NaN; values as in [`check_at_least`]."""
     for name, value in values.items():
-        if not math.isfinite(value):
+        if value is not None and not math.isfinite(value):
             raise ValueError(f"`{name}` must be finite, got {value}.")
 
 
 def check_in(choices: Collection[str], **values: str | None) -> None:
     """
-    Raises an error for the first value that is not one of the choices; `None` is no value and passes.
-
-    Args:
-        choices (collection of `str`):
-            Allowed values.
-        **values (`str`, *optional*):
-            Values by the names under which users know them.
-
-    Raises:
-        ValueError: If a value is not one of the choices, with the closest choice if one is close.
+    Raises a `ValueError` for the first value that is not one of the choices, with the closest one if one is close;
+    values as in [`check_at_least`].
     """
     for name, value in values.items():
         if value is not None and value not in choices:

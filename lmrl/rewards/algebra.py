@@ -234,10 +234,8 @@ class Weighted(Combined):
         pairs = list(rewards.items() if isinstance(rewards, Mapping) else rewards)
         low = high = 0.0
         for reward, weight in pairs:
-            if not callable(reward) or not math.isfinite(weight):
-                raise ValueError(
-                    f"The rewards of `Weighted` must be callables with finite weights, got {reward!r}: {weight!r}."
-                )
+            if not math.isfinite(weight):
+                raise ValueError(f"The weights of `Weighted` must be finite, got {weight} for {reward_name(reward)!r}.")
             # 0 belongs to the range, as a component may be left out; 0 times infinity is no number.
             ends = [0.0, *(weight * end for end in range_of(reward) if weight != 0)]
             low += min(ends)

@@ -7,7 +7,7 @@ from typing import cast
 
 from lmrl.libraries import Array, np, sacrebleu
 from lmrl.progress import Overlap, ngram_totals, ngram_totals_of_references, shared_ngrams
-from lmrl.utils import check_in
+from lmrl.utils import check_at_least, check_in
 
 from .base import Columns, Prompts, Scores
 from .grams import SacrebleuTokens
@@ -74,7 +74,7 @@ class BLEU(SummedReward[list[Tokens]]):
             One of `"exp"`, `"floor"`, `"add-k"`, `"none"`, in sacrebleu's sense; compared in "A Systematic Comparison
             of Smoothing Techniques for Sentence-Level BLEU" (Chen and Cherry, 2014, https://aclanthology.org/W14-3346).
         smooth_value (`float`, *optional*):
-            Value of `"floor"` (defaults to 0.1) and of `"add-k"` (defaults to 1).
+            Value of `"floor"` (defaults to 0.1) and of `"add-k"` (defaults to 1), at least 0; not with the others.
         effective_order (`bool`, *optional*, defaults to `True`):
             Whether to average only over the orders of which the completion has n-grams.
         lowercase (`bool`, *optional*, defaults to `False`):
@@ -92,11 +92,18 @@ class BLEU(SummedReward[list[Tokens]]):
 
     def __post_init__(self) -> None:
         check_in(sacrebleu.BLEU.SMOOTH_DEFAULTS, smooth_method=self.smooth_method)
+        check_at_least(0, smooth_value=self.smooth_value)
+        default = sacrebleu.BLEU.SMOOTH_DEFAULTS[self.smooth_method]
+        if self.smooth_value is not None and default is None:
+            raise ValueError(
+                f"`smooth_value` must be None with smoothing by {self.smooth_method!r}, got {self.smooth_value}. Take "
+                "'floor' or 'add-k', or leave it out."
+            )
         super().__post_init__()
         self._tokens = SacrebleuTokens(self.tokenize, self.lowercase)
         self._signature = f"bleu|{self.sacrebleu_metric(sacrebleu.BLEU).get_signature().format()}"
         if self.smooth_value is None:
-            self.smooth_value = sacrebleu.BLEU.SMOOTH_DEFAULTS[self.smooth_method]
+            self.smooth_value = default
 
     def units(self, text: str) -> Tokens:
         """Returns the tokens of a text."""

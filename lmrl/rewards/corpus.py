@@ -35,7 +35,10 @@ def _read_file(path: Path, column: str) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         # Not splitlines: a string may hold a line separator of Unicode.
-        rows = parse_json(text) if path.suffix == ".json" else [parse_json(row) for row in text.split("\n") if row]
+        lines = filter(str.strip, text.split("\n"))
+        rows = parse_json(text) if path.suffix == ".json" else list(map(parse_json, lines))
+        if not isinstance(rows, list):
+            raise ValueError("no list of rows")
     except ValueError as error:
         raise ValueError(f"`corpus` must be {path.suffix[1:].upper()}, got {path} ({error}).") from error
     for row, values in enumerate(rows):

@@ -40,8 +40,8 @@ class FrozenModel(Reward):
         batch_size (`int`, *optional*, defaults to `32`):
             Texts in one forward pass, at least 1.
         max_length (`int`, *optional*):
-            Longest input in tokens. Defaults to the most that the tokenizer and the model allow. Longer ones are cut,
-            with a warning that has their number.
+            Longest input in tokens, at least 1. Defaults to the most that the tokenizer and the model allow. Longer
+            ones are cut, with a warning that has their number.
         device (`str`, *optional*):
             Device of the model. Defaults to the GPU current at the first call if there is one, else to the CPU.
         use_prompt (`bool`, *optional*, defaults to `False`):
@@ -67,7 +67,7 @@ class FrozenModel(Reward):
 
     def __post_init__(self) -> None:
         check_in(("right", "left"), truncation_side=self.truncation_side)
-        check_at_least(1, batch_size=self.batch_size)
+        check_at_least(1, batch_size=self.batch_size, max_length=self.max_length)
         super().__init__(self.name, range=UNBOUNDED)
         self._source = str(self.model) if isinstance(self.model, (str, Path)) else None
         self._tokenizer = self._saved_tokenizer() if self.tokenizer is None else self.tokenizer

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmrl.progress import Prefixes, Progress, join_progress, potential_of
-from lmrl.utils import check_at_least, check_finite, check_in, columns_of
+from lmrl.utils import check_above, check_at_least, check_finite, check_in, columns_of, reward_name
 
 from .algebra import Reward
-from .base import Prompts, Scores, call_reward, range_of, reward_name, signature_of
+from .base import Prompts, Scores, call_reward, range_of, signature_of
 from .workers import Failure, Pool
 
 _NO_LISTS = (str, bytes, Mapping)
@@ -224,8 +224,8 @@ class InWorkers(Wrapped):
         check_at_least(1, workers=self.workers, chunk_size=self.chunk_size)
         check_at_least(0, retries=self.retries)
         check_in(("raise", "none"), on_failure=self.on_failure)
-        if self.timeout is not None and not self.timeout > 0:
-            raise ValueError(f"`timeout` must be more than 0 seconds, got {self.timeout}.")
+        check_above(0, timeout=self.timeout)
+        check_finite(timeout=self.timeout)
         self.failed_rows = 0
         self._parts = ()  # workers have a memory of their own
         _ = self._pool  # a reward that cannot be pickled is an error here, not in the first training step

@@ -105,17 +105,6 @@ def _name_and_arguments(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, A
     return name, dict(arguments or {})
 
 
-def _own_reward(name: str, arguments: dict[str, Any]) -> Callable[..., Any]:
-    own = load_attribute(name)
-    if inspect.isclass(own):
-        own = _constructed(name, own, arguments)
-    elif arguments:
-        raise ValueError(f"`{name}` must be a class to have arguments, got {arguments}. Bind them in its module.")
-    if not callable(own):
-        raise ValueError(f"`{name}` must be callable, got a {type(own).__name__}. Name a function or a class.")
-    return cast(Callable[..., Any], own)
-
-
 def _constructed(name: str, constructor: Callable[..., Any], arguments: dict[str, Any]) -> Callable[..., Any]:
     parameters = inspect.signature(constructor).parameters.values()
     accepted = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -140,22 +129,27 @@ FILE_PREFIX = "rewards_of_"
 """First letters of the names in `sys.modules` of modules that are loaded from a file."""
 
 
-def load_attribute(name: str) -> Any:
-    """
-    Returns an attribute by its name, `"path/to/file.py:attribute"` or `"package.module:attribute"`.
-
-    Raises:
-        ValueError: If there is no such file, module or attribute, or if the file, which is run, fails.
-    """
+def _own_reward(name: str, arguments: dict[str, Any]) -> Callable[..., Any]:
+    """Returns the user's `"path/to/file.py:attribute"` or `"package.module:attribute"`; a class is constructed."""
     where, _, attribute = name.rpartition(":")
+    is_file = where.endswith(".py")
+    if not is_file and where[:1] in ("", "."):
+        raise ValueError(f"A reward must be of a file ending in .py or of a module such as a.b, got {where!r}.")
     try:
-        module = module_of_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        module = module_of_file(Path(where)) if is_file else importlib.import_module(where)
     except ModuleNotFoundError as error:
         raise ValueError(f"The module of a reward must be importable, got {where!r} ({error}). Install it.") from error
     if not hasattr(module, attribute):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"`{name}` must name an attribute of {where}, got {attribute!r}. Callables there: {public}.")
-    return getattr(module, attribute)
+    own = getattr(module, attribute)
+    if inspect.isclass(own):
+        own = _constructed(name, own, arguments)
+    elif arguments:
+        raise ValueError(f"`{name}` must be a class to have arguments, got {arguments}. Bind them in its module.")
+    if not callable(own):
+        raise ValueError(f"`{name}` must be callable, got a {type(own).__name__}. Name a function or a class.")
+    return cast(Callable[..., Any], own)
 
 
 def module_of_file(path: Path) -> ModuleType:

@@ -135,7 +135,7 @@ def test_case_counts_only_where_set(reward):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("train.jsonl", "\n".join(json.dumps({"id": 0, "refs": row}) for row in CORPUS) + "\n"),
+        ("train.jsonl", "\n \n".join(json.dumps({"id": 0, "refs": row}) for row in CORPUS) + "\n"),
         ("train.json", json.dumps([{"refs": row} for row in CORPUS])),
         ("marked.json", "\ufeff" + json.dumps([{"refs": row} for row in CORPUS])),
     ],
@@ -190,6 +190,12 @@ def test_a_wrong_corpus_file_is_refused(reward, tmp_path, text, message):
     (tmp_path / "train.jsonl").write_text(text)
     with pytest.raises(ValueError, match=message):
         type(reward)(tmp_path / "train.jsonl")
+
+
+def test_a_corpus_that_is_no_list_is_refused_by_its_name(reward, tmp_path):
+    (tmp_path / "train.json").write_text("3")
+    with pytest.raises(ValueError, match=r"`corpus` must be JSON, got .*train\.json \(no list of rows\)"):
+        type(reward)(tmp_path / "train.json")
 
 
 def test_a_corpus_in_another_encoding_is_refused_by_its_name(reward, tmp_path):

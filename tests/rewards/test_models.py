@@ -223,6 +223,7 @@ def test_a_decoder_is_read_at_its_last_token_whatever_the_padding(folder):
         ({"output": "prob"}, "output.*probability.*prob"),
         ({"truncation_side": "middle"}, "truncation_side"),
         ({"batch_size": 0}, "batch_size"),
+        ({"max_length": 0}, "`max_length` must be at least 1, got 0"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_loaded(options, message):

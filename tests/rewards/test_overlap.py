@@ -147,6 +147,8 @@ def test_exact_match_compares_after_normalisation(normalize, text, reference, sc
     ("make", "message"),
     [
         (lambda: BLEU(smooth_method="laplace"), "smooth_method.*add-k.*laplace"),
+        (lambda: BLEU(smooth_method="floor", smooth_value=-0.1), "`smooth_value` must be at least 0, got -0.1"),
+        (lambda: BLEU(smooth_value=0.1), "`smooth_value` must be None with smoothing by 'exp', got 0.1"),
         (lambda: BLEU(tokenize="13b"), "tokenize.*13a.*13b"),
         (lambda: BLEU(cache_size=0), "cache_size.*0"),
         (lambda: ChrF(char_order=0), "char_order.*chrF"),

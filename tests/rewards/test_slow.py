@@ -337,6 +337,7 @@ def test_a_program_leaves_no_worker_behind(sent, tmp_path):
         (lambda: InWorkers(BLEU(), workers=0), "`workers`"),
         (lambda: InWorkers(BLEU(), chunk_size=0), "`chunk_size`"),
         (lambda: InWorkers(BLEU(), timeout=0), "`timeout`.*got 0"),
+        (lambda: InWorkers(BLEU(), timeout=float("inf")), "`timeout` must be finite, got inf"),
         (lambda: InWorkers(BLEU(), retries=-1), "`retries`.*got -1"),
         (lambda: InWorkers(BLEU(), on_failure="ignore"), "`on_failure`.*got 'ignore'"),
     ],

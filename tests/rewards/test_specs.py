@@ -125,6 +125,8 @@ def test_an_attribute_of_a_module_is_a_reward():
         ('{"bleu": ', "must be JSON"),
         ("nowhere.py:reward", r"^The file of a reward must exist, got .*nowhere\.py\. Correct its path"),
         ("no_such_module:reward", "must be importable, got 'no_such_module'"),
+        ("./rewards:shout", r"must be of a file ending in \.py or of a module such as a\.b, got '\./rewards'"),
+        (":shout", r"must be of a file ending in \.py or of a module such as a\.b, got ''"),
         ("lmrl.rewards.text:Lenght", "got 'Lenght'. Callables there: .*Length"),
     ],
 )
