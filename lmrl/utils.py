@@ -38,16 +38,8 @@ def option(default: Any, description: str) -> Any:
 
 def check_at_least(minimum: float, **values: float | None) -> None:
     """
-    Raises an error for the first value below a minimum; `None` is no value and passes.
-
-    Args:
-        minimum (`float`):
-            Smallest allowed value.
-        **values (`float`, *optional*):
-            Values by the names under which users know them.
-
-    Raises:
-        ValueError: If a value is below the minimum or NaN.
+    Raises a `ValueError` for the first value below a minimum, or NaN; `None` is no value and passes. Values are passed
+    by the names under which users know them.
     """
     for name, value in values.items():
         if value is not None and not value >= minimum:
@@ -215,13 +207,8 @@ def tokenize_prompt(tokenizer: Any, prompt: Any, row: int, **chat_template_kwarg
 
 def check_token_ids(rows: Iterable[Sequence[int]], vocabulary: int) -> None:
     """
-    Raises a `ValueError` for the first row with a token that the model does not have.
-
-    Args:
-        rows (iterable of lists of `int`):
-            Token ids of prompts or texts, from row 0.
-        vocabulary (`int`):
-            Number of tokens of the model.
+    Raises a `ValueError` for the first row, from 0 on, with a token that the model does not have: one of `vocabulary`
+    tokens.
     """
     for row, ids in enumerate(rows):
         if ids and max(ids) >= vocabulary:
@@ -282,16 +269,7 @@ def labelled(option: str, values: Iterable[str], taken: Iterable[str] = ()) -> d
     """
     Returns paths by label, from `label=path`, or labelled by the last part of the path.
 
-    Args:
-        option (`str`):
-            Argument that has the values, for the message of an error.
-        values (iterable of `str`):
-            Paths, each with a label before an equals sign or without one.
-        taken (iterable of `str`, *optional*):
-            Labels that are in use.
-
-    Raises:
-        ValueError: If a label occurs twice or is in use.
+    Raises a `ValueError` that names the argument `option` if a label occurs twice or is among those taken.
     """
     paths: dict[str, str] = {}
     for value in values:

@@ -18,14 +18,7 @@ def fill_template(template: str, rows: Dataset) -> list[str]:
     Templates come from configuration files, so they can name complete columns only: `{mr}` is a field, while
     `{mr.__class__}`, `{mr[0]}`, `{mr!r}` and `{}` are refused. `{{` and `}}` are literal braces.
 
-    Args:
-        template (`str`):
-            The template.
-        rows (`datasets.Dataset`):
-            The rows, whose columns the template names.
-
-    Returns:
-        `list[str]`; a text is empty if every field of its row is blank, so that [`make_prompt`] refuses it.
+    A text is empty if every field of its row is blank, so that [`make_prompt`] refuses it.
 
     Raises:
         ValueError: If the template is malformed, a field is not the plain name of a column, a cell is null, an object
@@ -102,13 +95,8 @@ def place_of(number: int) -> str:
 
 def make_prompt(prompt: Any, number: int, chat: bool, system_prompt: str | None) -> Prompt:
     """
-    Returns one prompt: text, or a list of messages if `chat` is set or the cell is one already, which is checked.
-
-    Args:
-        prompt (`Any`), number (`int`):
-            The cell, or the template filled in, and the index of its row for messages.
-        chat (`bool`), system_prompt (`str` or `None`):
-            Whether text becomes a chat with one user message, and the first message of the chat (implies `chat`).
+    Returns one prompt, of a cell or of the template filled in: text, or a list of messages if `chat` is set or it is
+    one already, which is checked. Errors name its row, by number; the options are those of [`load_prompts`].
 
     Raises:
         ValueError: If the prompt is empty, no text or chat, or would have two system messages.

@@ -32,7 +32,7 @@ def load_labelled(
 
     Args:
         dataset_name (`str`), dataset_config (`str`, *optional*), column_names (`Sequence[str]`, *optional*):
-            As for [`~lmrl.data.sources.read_split`].
+            As for [`~lmrl.data.load_prompts`].
         dataset_train_split (`str`, *optional*, defaults to `"train"`), dataset_test_split (`str`, *optional*):
             The splits. Where there is no test split, `eval_rows` (100) training rows are held out.
         eval_dataset_name (`str`, *optional*):

@@ -76,7 +76,7 @@ def load_prompts(
     rows = read_split(dataset_name, dataset_config, split, column_names)
     if not len(rows):
         raise ValueError(f"A dataset must have at least 1 row, got 0 in split {split!r} of {dataset_name!r}.")
-    rows = rows.select(range(min(max_rows or len(rows), len(rows))))
+    rows = rows.select(range(len(rows))[:max_rows])
     made: dict[str, list[Any]] = {"prompt": make_prompts(rows, prompt_template, prompt_column, chat, system_prompt)}
     if reference_column is not None or "references" in rows.column_names:
         column = reference_column or "references"

@@ -29,15 +29,7 @@ def read_split(name: str, config: str | None, split: str, column_names: Sequence
     """
     Returns the rows of one split of a file, a folder, a hub dataset or the demo; there may be none.
 
-    Args:
-        name (`str`):
-            Path of a file or folder, the id of a dataset on the hub, or `"demo"`.
-        config (`str` or `None`):
-            Configuration of a hub dataset.
-        split (`str`):
-            Name of the split.
-        column_names (`Sequence[str]`, *optional*):
-            Columns of CSV and TSV files that have no header. Defaults to what their first line names.
+    The arguments are `dataset_name`, `dataset_config`, `split` and `column_names` of [`~lmrl.data.load_prompts`].
 
     Raises:
         FileNotFoundError: If there is nothing by that name.

@@ -165,8 +165,6 @@ def split_held_out(
     more.
 
     Args:
-        dataset (`datasets.Dataset`):
-            Rows.
         eval_rows (`int`, *optional*):
             Rows to hold out, at least 1. Defaults to 100, and at most half of the rows.
         seed (`int`):
@@ -225,8 +223,7 @@ def hold_out(
         )
     if test is None:
         train, test = split_held_out(train, eval_rows, SPLIT_SEED if seed is None else seed, column)
-    train_rows = range(min(max_train_rows or len(train), len(train)))
-    return train.select(train_rows), test.select(range(min(eval_rows or len(test), len(test))))
+    return train.select(range(len(train))[:max_train_rows]), test.select(range(len(test))[:eval_rows])
 
 
 def _check_names(columns: Iterable[str]) -> None:

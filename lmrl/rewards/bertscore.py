@@ -132,10 +132,7 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         references = self._prepare_rows(columns[self.column])
         texts = self._embed(completions)
         pairs = [(text, other) for text, of_row in zip(texts, references, strict=True) for other in of_row]
-        matches: list[float] = []
-        for start in range(0, len(pairs), self.batch_size):
-            matches += self._match(pairs[start : start + self.batch_size])
-        rest = iter(matches)
+        rest = iter(map_batches(self._match, pairs, lambda pair: 0, self.batch_size))
         return [max(islice(rest, len(of_row))) for of_row in references]
 
     def prepare(self, references: tuple[str, ...]) -> list[Embedded]:

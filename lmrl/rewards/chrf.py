@@ -79,7 +79,7 @@ class ChrF(SummedReward[list[list[Symbols]]]):
                 f"{self.char_order} and {self.word_order}. chrF has 6 and 0, chrF++ has 6 and 2."
             )
         super().__post_init__()
-        self.progress_order = max(4, self.char_order)
+        self.progress_order = max(self.progress_order, self.char_order)
         signature = self.sacrebleu_metric(sacrebleu.CHRF).get_signature().format()
         self._signature = f"chrF{self.beta}{'+' * self.word_order}|{signature}"
 

@@ -1,21 +1,15 @@
 """A text classifier as a reward."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lmrl.libraries import Tensor
 from lmrl.utils import check_in
 
-from .base import Columns, Prompts, Range, Scores, prompt_text
+from .base import UNBOUNDED, Columns, Prompts, Scores, prompt_text
 from .models import FrozenModel, load_classifier
 
-_OUTPUTS: dict[str, Range] = {
-    "probability": (0.0, 1.0),
-    "logit": (-math.inf, math.inf),
-    "log_odds": (-math.inf, math.inf),
-    "margin": (-math.inf, math.inf),
-}
+_OUTPUTS = ("probability", "logit", "log_odds", "margin")
 
 
 def _label_index(label: int | str, config: Any) -> int:
@@ -25,19 +19,6 @@ def _label_index(label: int | str, config: Any) -> int:
     if isinstance(label, int) and not isinstance(label, bool) and label in labels:
         return label
     raise ValueError(f"`label` must be the index or the name of one of the labels {labels}, got {label!r}.")
-
-
-def _read_logits(logits: Tensor, label: int, output: str, independent: bool) -> Tensor:
-    """Returns the reward (B,) named by `output`, from the logits (B, labels) in float32."""
-    chosen = logits[:, label]
-    if output == "logit":
-        return chosen
-    if independent:  # one sigmoid per label, whose log-odds are the logit itself
-        return chosen.sigmoid() if output == "probability" else chosen
-    if output == "probability":
-        return logits.softmax(dim=-1)[:, label]
-    others = logits[:, [index for index in range(logits.shape[1]) if index != label]]
-    return chosen - (others.logsumexp(dim=-1) if output == "log_odds" else others.amax(dim=-1))
 
 
 @dataclass(eq=False, repr=False)
@@ -84,7 +65,7 @@ class Classifier(FrozenModel):
     def __post_init__(self) -> None:
         check_in(_OUTPUTS, output=self.output)
         super().__post_init__()
-        self.range = _OUTPUTS[self.output]
+        self.range = (0.0, 1.0) if self.output == "probability" else UNBOUNDED
         config = self._model.config
         self.label = _label_index(self.label, config)
         self.label_name = str(config.id2label[self.label])
@@ -118,4 +99,13 @@ class Classifier(FrozenModel):
         return self._rewards(rows, cut=sum(bool(encoding.overflowing) for encoding in encoded.encodings or ()))
 
     def _read(self, batch: dict[str, Tensor]) -> Tensor:
-        return _read_logits(self._model(**batch).logits.float(), int(self.label), self.output, self._independent)
+        logits: Tensor = self._model(**batch).logits.float()  # (B, labels)
+        label = int(self.label)
+        if self.output == "logit":
+            return logits[:, label]
+        if self._independent:  # one sigmoid per label, whose log-odds are the logit itself
+            return logits[:, label].sigmoid() if self.output == "probability" else logits[:, label]
+        if self.output == "probability":
+            return logits.softmax(dim=-1)[:, label]
+        others = logits[:, [index for index in range(logits.shape[1]) if index != label]]
+        return logits[:, label] - (others.logsumexp(dim=-1) if self.output == "log_odds" else others.amax(dim=-1))

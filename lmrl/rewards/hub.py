@@ -111,9 +111,8 @@ class EvaluateMetric(Reward):
     def _references(self, columns: Columns) -> list[Any] | None:
         if self.column is None:
             return None
-        single = self._no_lists
         values = columns[self.column]
-        return [v[0] if single and isinstance(v, (list, tuple)) and len(v) == 1 else v for v in values]
+        return [v[0] if self._no_lists and isinstance(v, (list, tuple)) and len(v) == 1 else v for v in values]
 
     def _computed(self, texts: list[str], references: list[Any] | None, where: str, numbers: int) -> Scores:
         inputs = {"predictions": texts} | ({"references": references} if references else {})

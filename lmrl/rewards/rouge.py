@@ -124,7 +124,7 @@ class Rouge(ReferenceReward[list[Units]]):
         super().__post_init__()
         kind = self.rouge_type.removeprefix("rouge")
         self._order = int(kind) if kind.isdigit() else 1  # words of an n-gram
-        self.progress_order = max(4, self._order)
+        self.progress_order = max(self.progress_order, self._order)
         if self.use_stemmer:
             stemmer_of("porter")  # a missing nltk is an error here, not in the first training step
         if self.use_stemmer and self.tokenize is not None:

@@ -111,10 +111,8 @@ def edits(completion: Sequence[str], reference: Sequence[str], least: int, best:
     long as one saves any. The number is that of `sacrebleu.metrics.lib_ter.translation_edit_rate`.
 
     Args:
-        completion (`Sequence[str]`):
-            Words to edit.
-        reference (`Sequence[str]`):
-            Words to reach.
+        completion (`Sequence[str]`), reference (`Sequence[str]`):
+            Words to edit, and to reach.
         least (`int`):
             Edits that no move saves: how many words one text has more of than the other, the larger of both counts.
         best (`float`):

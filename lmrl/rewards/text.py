@@ -87,7 +87,7 @@ class LengthPenalty(LengthReward):
         slack (`int`):
             Further length over which the penalty grows to its full size, at least 1.
         unit (`str`, *optional*, defaults to `"words"`):
-            `"words"` (separated by white space) or `"characters"`.
+            That of [`Length`].
     """
 
     max_length: int

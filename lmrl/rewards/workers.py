@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import repeat
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -126,7 +127,7 @@ class Pool:
     def __init__(
         self, reward: Callable[..., Any], name: str, workers: int, timeout: float | None, retries: int
     ) -> None:
-        self.pickled = pickle.dumps(reward)
+        self._start = partial(_Worker, f"reward-{name}", pickle.dumps(reward))
         self.name = name
         self.size = workers
         self.timeout = timeout
@@ -162,9 +163,6 @@ class Pool:
             raise
         threads.shutdown()
         return [results[number] for number in range(len(chunks))]
-
-    def _start(self) -> _Worker:
-        return _Worker(f"reward-{self.name}", self.pickled)
 
     def _attempt(self, idle: SimpleQueue[int], chunk: Mapping[str, Any]) -> Result:
         """Has the next worker that is free score a chunk."""
