@@ -252,7 +252,15 @@ def test_texts_alone_take_no_option_of_a_model(recipe, rows_path, tmp_path):
         (("short.txt", "--eval_batch_size", "8"), f"`eval_batch_size` {unread} 8"),
         (("short.txt", "--eval_max_new_tokens", "8"), f"`eval_max_new_tokens` {unread} 8"),
         (("short.txt", "--long_prompts", "drop"), f"`long_prompts` {unread} 'drop'"),
+        (("short.txt", "--max_prompt_length", "9"), f"`max_prompt_length` {unread} 9"),
     ):
         status, out, err = recipe("evaluate_gen", "--dataset_name", rows_path, "--outputs", *argv)
         assert (status, out) == (2, ""), (argv, out)
         assert err.splitlines()[-1].startswith("error: ") and sentence in err.splitlines()[-1], err
+
+
+def test_the_lines_before_an_evaluation_of_texts_alone_name_no_completions(recipe, rows_path, tmp_path):
+    (tmp_path / "texts.txt").write_text("a\nb\n")
+    status, out, err = recipe("evaluate_gen", "--dataset_name", rows_path, "--outputs", "texts.txt")
+    assert status == 0, err
+    assert out.splitlines()[:2] == ["systems        texts.txt (texts.txt)", "metrics        the usual ones"]

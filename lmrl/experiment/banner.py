@@ -1,6 +1,7 @@
 """What is about to happen, printed before the first slow step of a run, in a dozen lines."""
 
 import math
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -9,6 +10,9 @@ import torch
 from datasets import Dataset
 
 from lmrl.critics import get_critic
+from lmrl.display.wording import setting_text
+from lmrl.evaluation.evaluate import rewards_by_name
+from lmrl.evaluation.generation import decoding_text
 from lmrl.experiment.notes import run_notes, weights_dtype
 from lmrl.experiment.policies import layers_text, layers_without_adapter
 from lmrl.models import base_of
@@ -29,9 +33,7 @@ def print_banner(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argumen
     Prints what a run is about to do, from its trainer before training, the rows to train on and the held-out ones as
     they were loaded, and the arguments of its recipe. Only the main process should call it.
     """
-    given: dict[str, Any] = {}
-    for group in argument_groups:
-        given |= vars(group)
+    given = ChainMap(*map(vars, argument_groups))
     show(run_facts(trainer, train_rows, eval_rows, given), run_notes(trainer, train_rows))
 
 
@@ -47,43 +49,30 @@ def run_facts(trainer: Any, train_rows: Dataset, eval_rows: Dataset, given: Mapp
     facts = {"model": _model(trainer, given), "device": _device(trainer)}
     if hasattr(trainer, "reference"):
         facts |= {"reference": _reference(trainer), "critic": _critic(trainer), "rewards": _rewards(trainer)}
-        facts |= {"each step": _rollout(trainer.args), "completions": _completions(trainer)}
+        facts |= {"each step": _rollout(trainer), "completions": _completions(trainer)}
     else:
-        facts["each step"] = f"{_step_rows(trainer.args)} rows"
+        facts["each step"] = f"{trainer.get_total_train_batch_size(trainer.args)} rows"
     facts |= {"training": _training(trainer), "held out": _held_out(trainer, eval_rows, given)}
     return facts | _first_row(trainer, train_rows) | {"output": _output(trainer.args)}
 
 
-def print_evaluation_banner(
-    checkpoints: Mapping[str, str],
-    outputs: Mapping[str, str],
-    rows: Dataset,
-    folder: Any,
-    *,
-    tokenizer: Any,
-    decoding: Any,
-    metrics: Sequence[str],
-    device: torch.device,
-    dtype: str,
-) -> None:
+def print_evaluation_banner(evaluator: Any, rows: Dataset, folder: Any) -> None:
     """
-    Prints what an evaluation of checkpoints and of files of texts, by label, is about to do. Only the main process
-    should call it. The tokenizer is that of the first checkpoint, if there is one; the metrics are those besides the
-    usual ones; results go into the folder.
+    Prints what a [`~lmrl.experiment.SystemEvaluator`] is about to do with rows, and the folder of its results. Only
+    the main process should call it.
     """
-    sampling = f"{decoding.num_samples} sampled at temperature {decoding.temperature:g}"
-    beams = "greedy" if decoding.num_beams == 1 else f"{decoding.num_beams} beams"
-    facts = {
-        "systems": ", ".join(f"{label} ({path})" for label, path in {**checkpoints, **outputs}.items()),
-        "device": f"{device.type}; weights in {dtype}",
-        "completions": f"at most {decoding.max_new_tokens} tokens, {sampling if decoding.do_sample else beams}",
-        "metrics": ", ".join(["the usual ones", *metrics]),
-        "held out": f"{len(rows):,} rows",
-    }
-    row = rows[0]
-    if tokenizer is not None:
-        facts["first prompt"] = rendered_prompt(tokenizer, row["prompt"], decoding.chat_template_kwargs)
-    show(facts | _reference_of(row) | {"output": str(folder)})
+    systems = {**evaluator.checkpoints, **evaluator.outputs}
+    decoding = evaluator.decoding
+    facts = {"systems": ", ".join(f"{label} ({path})" for label, path in systems.items())}
+    prompt = {}
+    if evaluator.tokenizers:  # else no completion is generated
+        facts["device"] = f"{evaluator.loading['device'].type}; weights in {evaluator.loading['dtype']}"
+        facts["completions"] = decoding_text(vars(decoding))
+        tokenizer = next(iter(evaluator.tokenizers.values()))
+        prompt["first prompt"] = rendered_prompt(tokenizer, rows[0]["prompt"], decoding.chat_template_kwargs)
+    facts["metrics"] = ", ".join(["the usual ones", *rewards_by_name(evaluator.reward_funcs)])
+    facts["held out"] = f"{len(rows):,} rows"
+    show(facts | prompt | _reference_of(rows[0]) | {"output": str(folder)})
 
 
 # -- the model -------------------------------------------------------------------------------------------------------
@@ -102,9 +91,8 @@ def _adapter(model: Any) -> str:
     config = getattr(model, "active_peft_config", None)
     if config is None:
         return ""
-    kind = str(getattr(config.peft_type, "value", config.peft_type))
-    if kind != "LORA":
-        return f" ({kind})"
+    if config.peft_type != "LORA":
+        return f" ({config.peft_type.value})"
     layers = layers_text(config.target_modules) if layers_without_adapter(model) else "all linear layers"
     parts = [layers, *(config.target_parameters or ())]
     return f" (LoRA of rank {config.r} on {', '.join(part for part in parts if part)})"
@@ -139,7 +127,7 @@ def _device(trainer: Any) -> str:
     device = args.device.type
     if device == "cuda":
         device = torch.cuda.get_device_name(args.device)
-    kind = str(getattr(trainer.accelerator, "distributed_type", "NO")).split(".")[-1]
+    kind = trainer.accelerator.distributed_type.value
     engine = {"NO": "", "MULTI_CPU": ", DDP", "MULTI_GPU": ", DDP"}.get(kind, f", {kind}")
     computed = "bfloat16" if args.bf16 else "float16" if args.fp16 else weights_dtype(trainer.model)
     weights = "4 bits" if getattr(trainer.model, "is_loaded_in_4bit", False) else weights_dtype(trainer.model)
@@ -169,8 +157,7 @@ def _critic(trainer: Any) -> str:
     """Returns the critic, or the baseline that takes its place."""
     if not trainer.has_critic:
         baseline = getattr(trainer.args, "baseline", None)
-        name = getattr(baseline, "__name__", baseline)
-        return "none" if name is None else f"none; the baseline is {name}"
+        return "none" if baseline is None else f"none; the baseline is {setting_text(baseline)}"
     kind = str(getattr(trainer.args, "critic", ""))
     critic = get_critic(trainer.model)
     trained = sum(weight.numel() for weight in critic.parameters() if weight.requires_grad)
@@ -195,23 +182,19 @@ def _steps(number: float) -> str:
     return "step" if number == 1 else f"{number:g} steps"
 
 
-def _step_rows(args: Any) -> int:
-    """Returns the rows of an optimizer step: over devices, processes and accumulation."""
-    return int(args.train_batch_size * args.world_size * args.gradient_accumulation_steps)
-
-
 def _steps_per_rollout(args: Any) -> float:
     return float(args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps)
 
 
-def _rollout(args: Any) -> str:
+def _rollout(trainer: Any) -> str:
     """Returns the completions of an optimizer step, and those of a rollout where that is another number."""
+    args = trainer.args
     in_rollout = args.generation_batch_size
     prompts = in_rollout // args.num_generations
     rollout = f"{in_rollout} = {prompts} prompts x {args.num_generations} completions"
     steps = _steps_per_rollout(args)
     served = f", trained on in {steps:g} steps" if steps > 1 else ""
-    in_step = _step_rows(args)
+    in_step = trainer.get_total_train_batch_size(args)
     return f"{rollout}{served}" if in_step == in_rollout else f"{in_step} of a rollout of {rollout}{served}"
 
 
@@ -233,10 +216,9 @@ def _training(trainer: Any) -> str:
     unit = "prompts" if hasattr(trainer, "reference") else "rows"
     seen = steps * per_step
     passes = f" = {seen / rows:.2g} epochs of {rows:,}" if rows else " of a stream"
-    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     resumed = f"; goes on from a checkpoint ({args.resume_from_checkpoint})" if args.resume_from_checkpoint else ""
     named = f"{steps:,} step{'s'[: steps != 1]}"
-    return f"{named}, {seen:,.0f} {unit}{passes}; learning rate {_rate(trainer)}, {schedule}{resumed}"
+    return f"{named}, {seen:,.0f} {unit}{passes}; learning rate {_rate(trainer)}, {args.lr_scheduler_type.value}{resumed}"
 
 
 def _rate(trainer: Any) -> str:
@@ -258,19 +240,18 @@ def _pace(trainer: Any, rows: int | None) -> tuple[float, int | None]:
         per_step = prompts / steps
     else:
         batches = None if rows is None else math.ceil(rows / (args.train_batch_size * args.world_size))
-        per_step = _step_rows(args)
+        per_step = trainer.get_total_train_batch_size(args)
     return per_step, None if batches is None else max(math.ceil(batches / args.gradient_accumulation_steps), 1)
 
 
 def _held_out(trainer: Any, eval_rows: Dataset, given: Mapping[str, Any]) -> str:
     """Returns how many rows are held out and when they are evaluated."""
     args = trainer.args
-    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
     subset = min(given.get("eval_subset") or len(eval_rows), len(eval_rows))
-    if strategy == "no":
-        during = ""
-    else:
-        during = f", {subset} of them every " + ("epoch" if strategy == "epoch" else _steps(args.eval_steps))
+    during = ""
+    if args.eval_strategy != "no":
+        every = "epoch" if args.eval_strategy == "epoch" else _steps(args.eval_steps)
+        during = f", {subset} of them every {every}"
     if hasattr(trainer, "reference"):
         when = "before and after training"
     elif "eval_subset" in given:  # a warm start, which evaluates these alone
@@ -321,12 +302,11 @@ def visible(text: str) -> str:
 
 def _output(args: Any) -> str:
     """Returns where results go, how often checkpoints are saved, and the trackers."""
-    strategy = getattr(args.save_strategy, "value", args.save_strategy)
     saved = {
         "no": "no checkpoints (--save_strategy steps --save_steps 10 keeps some)",
         "steps": f"a checkpoint every {_steps(args.save_steps)}",
         "epoch": "a checkpoint every epoch",
         "best": "a checkpoint at each best evaluation",
-    }[strategy]
+    }[args.save_strategy.value]
     trackers = f"; logged to {', '.join(args.report_to)}" if args.report_to else ""
     return f"{args.output_dir}; {saved}{trackers}"

@@ -19,7 +19,7 @@ from lmrl.evaluation import (
     read_outputs,
     report,
 )
-from lmrl.evaluation.evaluate import rewards_by_name, score_names
+from lmrl.evaluation.evaluate import score_names
 from lmrl.evaluation.roles import metrics_of
 from lmrl.experiment.banner import print_evaluation_banner
 from lmrl.experiment.evaluators import check_scores, load_frozen_models, weights_by_name
@@ -152,17 +152,7 @@ class SystemEvaluator:
         tokenizer = None if perplexity_model is None else perplexity_model[1]
         texts = {label: read_outputs(path, rows, tokenizer) for label, path in self.outputs.items()}
         if rank_and_world_size()[0] == 0:
-            print_evaluation_banner(
-                self.checkpoints,
-                self.outputs,
-                rows,
-                folder,
-                tokenizer=next(iter(self.tokenizers.values()), None),
-                decoding=self.decoding,
-                metrics=list(rewards_by_name(self.reward_funcs)),
-                device=self.loading["device"],
-                dtype=self.loading["dtype"],
-            )
+            print_evaluation_banner(self, rows, folder)
         evaluations = {label: self._evaluate(label, rows, folder) for label in self.checkpoints}
         for label, completions in texts.items():
             evaluations[label] = measure_completions(
@@ -183,11 +173,7 @@ class SystemEvaluator:
         """
         model = self.frozen.reference_model
         if model is None:
-            check_unread(data_args, ("long_prompts",), "checkpoints")
-            if data_args.max_prompt_length is not None:
-                raise ValueError(
-                    "`max_prompt_length` must be set with a checkpoint, whose tokens it counts, got none."
-                )
+            check_unread(data_args, ("long_prompts", "max_prompt_length"), "checkpoints")
             return rows
         room = (context_length(model) or NO_LIMIT) - self.decoding.max_new_tokens
         limit = min(room, data_args.max_prompt_length or room)
