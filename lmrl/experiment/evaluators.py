@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from lmrl.evaluation import Decoding, Evaluator, FrozenModels, higher_is_better
 from lmrl.evaluation.likelihood import MODEL_SCORES
 from lmrl.evaluation.metrics import METRICS
-from lmrl.experiment.named import further_rewards, names_of_scores
+from lmrl.experiment.named import names_of_scores, rewards_to_measure
 from lmrl.experiment.policies import model_name, model_source
 from lmrl.models import load_model, load_tokenizer
-from lmrl.rewards import make_rewards, reward_name
+from lmrl.rewards import reward_name
 from lmrl.utils import check_in, known_as
 
 
@@ -48,12 +48,11 @@ def make_evaluator(
             direction than `greater_is_better`.
     """
     loading = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
-    measured = [*reward_funcs, *make_rewards(eval_args.eval_metrics or [])]
     evaluator = Evaluator(
         tokenizer,
         rows,
         Decoding(**eval_args.decoding(config.max_completion_length), chat_template_kwargs=config.chat_template_kwargs),
-        reward_funcs=[*measured, *further_rewards(eval_args.win_rate, measured)],
+        reward_funcs=rewards_to_measure(reward_funcs, eval_args.eval_metrics, eval_args.win_rate),
         reward_weights=weights_by_name(reward_funcs, config.reward_weights),
         subset_size=eval_args.eval_subset,
         load_frozen_models=partial(
@@ -106,8 +105,7 @@ def _objectives(values: Mapping[str, Any], objective: str, searched: Collection[
     named = []
     if objective.startswith("reward/"):
         is_open = not {"rewards", "eval_metrics"}.isdisjoint(searched)
-        made = [] if is_open else make_rewards(rewards)
-        made += further_rewards(values.get("win_rate"), made)
+        made = rewards_to_measure([], [] if is_open else rewards, values.get("win_rate"))
         named = [objective] if is_open else [f"reward/{reward_name(each)}" for each in made]
     if "rewards" in values:
         return ["reward", *named, *METRICS, *MODEL_SCORES]

@@ -7,25 +7,28 @@ from lmrl.evaluation.evaluate import Reward
 from lmrl.evaluation.likelihood import MODEL_SCORES
 from lmrl.evaluation.metrics import METRICS, higher_is_better, score_of_two
 from lmrl.evaluation.roles import is_reward
-from lmrl.rewards import make_reward, reward_name
+from lmrl.rewards import make_reward, make_rewards, reward_name
 from lmrl.utils import check_in
 
 Spec: TypeAlias = str | Mapping[str, Any]
 
 
-def further_rewards(specs: Sequence[Spec] | None, measured: Sequence[Reward]) -> list[Reward]:
+def rewards_to_measure(
+    rewards: Sequence[Reward], metrics: Sequence[Spec] | None, win_rate: Sequence[Spec] | None
+) -> list[Reward]:
     """
-    Returns the rewards of win rates that are to be measured besides, after those that are measured anyway.
+    Returns the rewards of an evaluation: the given ones, those of metrics, and last those that win rates need besides.
 
     Args:
-        specs (list of `str` or `dict`, *optional*):
-            Scores by name, `bleu` or `reward/bleu`, and rewards as [`~lmrl.rewards.make_reward`] takes them. A name of
-            a reward that is measured is that reward, another one of a metric of the evaluation that metric.
-        measured (list of callables):
-            The rewards that are measured anyway.
+        rewards (list of callables), metrics (list of `str` or `dict`, *optional*):
+            Rewards, and further ones as [`~lmrl.rewards.make_reward`] takes them.
+        win_rate (list of `str` or `dict`, *optional*):
+            Scores by name, `bleu` or `reward/bleu`, and rewards like the metrics. A name of a reward that is measured
+            is that reward, another one of a metric of the evaluation that metric.
     """
+    measured = [*rewards, *make_rewards(metrics or [])]
     names = [reward_name(reward) for reward in measured]
-    return [make_reward(spec) for spec in specs or () if _score_name(spec, names) is None]
+    return [*measured, *(make_reward(spec) for spec in win_rate or () if _score_name(spec, names) is None)]
 
 
 def names_of_scores(specs: Sequence[Spec] | None, measured: Collection[str]) -> list[str]:
@@ -34,7 +37,7 @@ def names_of_scores(specs: Sequence[Spec] | None, measured: Collection[str]) -> 
 
     Args:
         specs (list of `str` or `dict`, *optional*):
-            As for [`further_rewards`], whose rewards are the last ones that are measured.
+            `win_rate` of [`rewards_to_measure`].
         measured (collection of `str`):
             Names of all scores.
 

@@ -23,7 +23,7 @@ from lmrl.evaluation.evaluate import score_names
 from lmrl.evaluation.roles import metrics_of
 from lmrl.experiment.banner import print_evaluation_banner
 from lmrl.experiment.evaluators import check_scores, load_frozen_models, weights_by_name
-from lmrl.experiment.named import further_rewards, names_of_scores
+from lmrl.experiment.named import names_of_scores, rewards_to_measure
 from lmrl.experiment.policies import NO_LIMIT
 from lmrl.experiment.reruns import load_run_rows
 from lmrl.experiment.runs import RunRecord, trained_rows, with_trained_rows
@@ -88,7 +88,7 @@ class SystemEvaluator:
         primary_metrics (list of `str`, *optional*):
             Metrics to test, which must be among those that are measured.
         win_rate (list of `str` or `dict`, *optional*):
-            Scores that win rates are by, as [`~lmrl.experiment.named.further_rewards`] takes them.
+            Scores that win rates are by, as [`~lmrl.experiment.named.rewards_to_measure`] takes them.
         mbr_metric (`str` or `dict`, *optional*, defaults to `"rougeL"`):
             Similarity of the minimum-Bayes-risk choice among several samples.
         perplexity_model (`str`, *optional*), device (`torch.device`), **loading:
@@ -117,8 +117,7 @@ class SystemEvaluator:
         self.decoding = decoding
         rewards = [] if run is None else make_rewards(run.settings.get("rewards", {}).get("rewards", []))
         training = {} if run is None else run.settings["training"]
-        measured = [*rewards, *make_rewards(metrics)]
-        self.reward_funcs = [*measured, *further_rewards(win_rate, measured)]
+        self.reward_funcs = rewards_to_measure(rewards, metrics, win_rate)
         self.primary_metrics = primary_metrics
         self.win_rate = win_rate
         self.similarity = make_reward(mbr_metric) if decoding.num_samples > 1 else None

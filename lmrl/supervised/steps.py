@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lmrl.data import demo_model_path
+from lmrl.experiment.policies import model_name, model_source
 from lmrl.models import check_lora_targets, context_length, fuse_activations
 from lmrl.rewards import RewardModel
 from lmrl.settings import follow_lora
@@ -91,12 +91,9 @@ def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[Pre
         ValueError: If there is no such model.
     """
     texts = [str(row[column]) for row in pairs for column in ("prompt", "chosen", "rejected")]
-    source = {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
-    name = str(model_args.model_name_or_path or demo_model_path())
-    loading = model_args.loading(bf16=config.bf16)
-    model, tokenizer = load_trainable_classifier(
-        name, ["reward"], texts, with_adapter=model_args.use_peft, **source, **loading
-    )
+    options = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
+    name = model_name(model_args)
+    model, tokenizer = load_trainable_classifier(name, ["reward"], texts, with_adapter=model_args.use_peft, **options)
     if tokenizer.eos_token is None:  # an encoder's, such as BERT's: its texts end in a separator
         tokenizer.eos_token = tokenizer.sep_token
     if model_args.use_peft:

@@ -12,10 +12,10 @@ from lmrl.evaluation import Completion, Decoding, Evaluation, Evaluator, perplex
 from lmrl.evaluation.encoding import encode_prompts
 from lmrl.experiment import load_frozen_models
 from lmrl.experiment.evaluators import check_scores
-from lmrl.experiment.named import further_rewards
+from lmrl.experiment.named import rewards_to_measure
 from lmrl.experiment.tracking import log_scores
 from lmrl.models import context_length
-from lmrl.rewards import completion_text, make_rewards
+from lmrl.rewards import completion_text
 from lmrl.trainers.engines import gathered_policy
 
 
@@ -40,12 +40,11 @@ def make_supervised_evaluator(
     if (limit := context_length(model)) is not None:
         longest = min(longest, limit - max(map(len, encode_prompts(tokenizer, rows["prompt"]))))
     frozen = partial(load_frozen_models, None, eval_args.eval_perplexity_model)
-    measured = make_rewards(eval_args.eval_metrics or [])
     evaluator = Evaluator(
         tokenizer,
         rows,
         Decoding(**eval_args.decoding(longest)),
-        reward_funcs=[*measured, *further_rewards(eval_args.win_rate, measured)],
+        reward_funcs=rewards_to_measure([], eval_args.eval_metrics, eval_args.win_rate),
         load_frozen_models=frozen if eval_args.eval_perplexity_model else None,
     )
     names = ["reference_perplexity", *evaluator.names_in_training]
