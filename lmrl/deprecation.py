@@ -7,18 +7,8 @@ from lmrl.version import __version__
 
 def warn_deprecated(old: str, new: str, removed_in: str) -> None:
     """
-    Warns that a name is deprecated; once the version of its removal is reached, raises instead.
-
-    Args:
-        old (`str`):
-            Deprecated name, as users write it.
-        new (`str`):
-            What to write instead.
-        removed_in (`str`):
-            Version of lmrl in which `old` is removed, for example `0.3.0`.
-
-    Raises:
-        RuntimeError: If this version of lmrl is `removed_in` or later: the code for `old` must be deleted.
+    Warns that a name, as users write it, is deprecated, and of what to write instead. From the version `removed_in`
+    on, such as `0.3.0`, it raises a `RuntimeError`: the code for the old name must be deleted.
     """
     if _as_numbers(__version__) >= _as_numbers(removed_in):
         raise RuntimeError(f"`{old}` was to be removed in lmrl {removed_in}, and this is {__version__}: delete it.")

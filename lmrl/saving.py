@@ -39,12 +39,7 @@ def _reason(error: Exception) -> str:
 
 
 def check_writable(output_dir: str | Path) -> None:
-    """
-    Makes the folder of a run.
-
-    Raises:
-        ValueError: If no file can be written there.
-    """
+    """Makes the folder of a run; raises a `ValueError` if no file can be written there."""
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
@@ -73,9 +68,10 @@ def write_manifest(folder: Path) -> None:
 def find_damage(folder: Path) -> str | None:
     """Returns how the files of a folder differ from its list, to be read after its name; None also without a list."""
     try:
-        listed = _read_manifest(folder)
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        listed = {name: (int(size), int(crc)) for name, (size, crc) in files.items()}
     except FileNotFoundError:
-        listed = {}
+        return None
     except (AttributeError, KeyError, OSError, TypeError, ValueError):
         return f"is damaged: {MANIFEST} cannot be read"
     for name, (size, crc) in listed.items():
@@ -87,12 +83,6 @@ def find_damage(folder: Path) -> str | None:
         if crc32(path) != crc:
             return f"is damaged: {name} is not what was saved (its CRC-32 differs)"
     return None
-
-
-def _read_manifest(folder: Path) -> dict[str, tuple[int, int]]:
-    """Returns size and CRC-32 of the listed files by their names."""
-    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    return {name: (int(size), int(crc)) for name, (size, crc) in files.items()}
 
 
 def crc32(path: Path) -> int:

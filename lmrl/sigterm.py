@@ -26,9 +26,8 @@ SIGNAL_DEBOUNCE_SECONDS = 3.0
 class Terminated(SystemExit):
     """A run ended by SIGTERM after it was saved: exit status 143, as of any process that the signal ends."""
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
-        self.checkpoint = checkpoint
 
 
 class _SigtermCallback(TrainerCallback):
@@ -60,12 +59,12 @@ class _SigtermCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ends the run once its checkpoint is complete."""
         if self._any_received():
-            checkpoint = str(checkpoint_folder(args.output_dir, state.global_step))
+            checkpoint = checkpoint_folder(args.output_dir, state.global_step)
             logger.warning(
                 f"Stopped by SIGTERM after step {state.global_step}, which is saved in {checkpoint}. Go on from there "
                 "with --resume_from_checkpoint latest"
             )
-            raise Terminated(checkpoint)
+            raise Terminated
 
 
 @contextmanager

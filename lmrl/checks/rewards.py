@@ -42,7 +42,6 @@ class CheckedReward:
             return self._failed(error, kwargs)
 
     def _failed(self, error: Exception, kwargs: dict[str, Any]) -> list[float | None]:
-        completions = kwargs["completions"]
         if isinstance(error, RewardError):
             self.failure = error
         else:
@@ -50,7 +49,7 @@ class CheckedReward:
             self.failure.__cause__ = error
         if not is_distributed():
             raise self.failure
-        return [None] * len(completions)
+        return [None] * len(kwargs["completions"])
 
     def _checked(self, rewards: Any, kwargs: dict[str, Any]) -> list[float | None]:
         completions = kwargs["completions"]
@@ -137,9 +136,12 @@ def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
 
 def reward_states(rewards: Sequence[CheckedReward]) -> dict[str, dict[str, Any]]:
     """Returns the states, by the names of the rewards, of those that have a `state_dict`, unless it is empty."""
+    return {name: state for name, state in _all_states(rewards).items() if state}
+
+
+def _all_states(rewards: Sequence[CheckedReward]) -> dict[str, dict[str, Any]]:
     stateful = {reward.__name__: reward.reward_func for reward in rewards if hasattr(reward.reward_func, "state_dict")}
-    states = {name: reward_func.state_dict() for name, reward_func in stateful.items()}
-    return {name: state for name, state in states.items() if state}
+    return {name: reward_func.state_dict() for name, reward_func in stateful.items()}
 
 
 def load_reward_states(rewards: Sequence[CheckedReward], states: dict[str, dict[str, Any]]) -> None:
@@ -155,32 +157,19 @@ def load_reward_states(rewards: Sequence[CheckedReward], states: dict[str, dict[
 @contextmanager
 def unlearned(rewards: Sequence[CheckedReward]) -> Iterator[None]:
     """Puts the states of rewards back: what they score within is not trained on."""
-    put_back = _states_to_put_back(rewards)
+    states = _all_states(rewards)
     try:
         yield
     finally:
-        put_back()
+        load_reward_states(rewards, states)
 
 
 @contextmanager
 def unlearned_on_failure(rewards: Sequence[CheckedReward]) -> Iterator[None]:
     """Puts the states of rewards back if one fails within: the run that goes on from here calls them once more."""
-    put_back = _states_to_put_back(rewards)
+    states = _all_states(rewards)
     try:
         yield
     except RewardError:
-        put_back()
+        load_reward_states(rewards, states)
         raise
-
-
-def _states_to_put_back(rewards: Sequence[CheckedReward]) -> Callable[[], None]:
-    """Returns a function that gives rewards the states that they have now, an empty one too."""
-    stateful: list[Any] = [one.reward_func for one in rewards if hasattr(one.reward_func, "state_dict")]
-    states = [reward_func.state_dict() for reward_func in stateful]
-
-    def put_back() -> None:
-        """Loads them."""
-        for reward_func, state in zip(stateful, states, strict=True):
-            reward_func.load_state_dict(state)
-
-    return put_back

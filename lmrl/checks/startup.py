@@ -102,17 +102,8 @@ def check_first_rollout(rollout: Any, model: Any, scorer: Any, eos_token_ids: li
     Checks the first rollout of this process, from the policy in its engine: rewards that differ, completions that end,
     a ratio of 1 and a KL of 0. Else training could learn nothing, or would not train the policy that is sampled.
 
-    Args:
-        rollout ([`~lmrl.trainers.Rollout`]):
-            The completions, with their rewards and the log-probabilities of the reference if there is one.
-        model (`torch.nn.Module`):
-            The policy in its engine.
-        scorer (`Any`):
-            Its `forward(model, rollout)` gives log-probabilities; it has the `accelerator`.
-        eos_token_ids (`list[int]`):
-            Ids that end a completion.
-        args ([`~lmrl.trainers.PolicyGradientConfig`]):
-            Configuration.
+    The [`~lmrl.trainers.Rollout`] has the rewards, and the log-probabilities of the reference if there is one. The
+    scorer's `forward(model, rollout)` gives those of the policy; it has the `accelerator`.
     """
     gather = scorer.accelerator.gather
     rewards = gather(rollout.rewards)

@@ -39,25 +39,20 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
         shown = getattr(config, "visible_tokens", None)  # which supervised training has not
         model, tokenizer = models.load_policy(model_name(model_args), None, shown, **options)
     _list_tied_weights(model)
-    if model_args.lora_target_modules == "all-linear" and hasattr(model, "peft_config"):
-        _check_all_linear(model)
-    if model_args.use_peft and not hasattr(model, "peft_config"):
+    has_adapter = hasattr(model, "peft_config")  # which is trained further
+    if has_adapter and model_args.lora_target_modules == "all-linear" and (left_out := layers_without_adapter(model)):
+        raise ValueError(
+            "`lora_target_modules` must be those of the adapter that is trained further, got all-linear, and "
+            f"{left_out[0]} and {len(left_out) - 1} others have none. Leave it out."
+        )
+    if model_args.use_peft and not has_adapter:
         check_lora_targets(model, model_args.lora_target_modules, model_args.lora_target_parameters)
-    if model_args.use_peft or hasattr(model, "peft_config"):
+    if model_args.use_peft or has_adapter:
         follow_lora(config)
     if not model_args.use_peft:  # which trains other weights, in float32
         rate = config.full_learning_rate if config.learning_rate is None else config.learning_rate
         _warn_if_weights_are_too_coarse(model, rate)
     return model, tokenizer
-
-
-def _check_all_linear(model: PreTrainedModel) -> None:
-    """Raises an error for an adapter, which is trained further, that leaves out linear layers."""
-    if left_out := layers_without_adapter(model):
-        raise ValueError(
-            "`lora_target_modules` must be those of the adapter that is trained further, got all-linear, and "
-            f"{left_out[0]} and {len(left_out) - 1} others have none. Leave it out."
-        )
 
 
 def _list_tied_weights(model: PreTrainedModel) -> None:
