@@ -59,6 +59,15 @@ def test_the_lines_of_a_run_with_an_adapter(llama_path: str, tmp_path: Path) -> 
     assert lines["training"].startswith(f"{trainer.state.max_steps} steps, 24 prompts = 3 epochs of 8; ")
 
 
+def test_only_a_run_that_goes_on_names_a_checkpoint(gpt2_path: str, tmp_path: Path) -> None:
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path, **RUN, save_strategy="steps", save_steps=6)
+    for request in (None, "no", "false", "latest"):
+        trainer.args.resume_from_checkpoint = request
+        assert "checkpoint" not in lines_of(trainer, tmp_path)["training"]
+    (tmp_path / "checkpoint-6").mkdir()
+    assert lines_of(trainer, tmp_path)["training"].endswith("constant; goes on from a checkpoint (latest)")
+
+
 def test_a_critic_that_is_trained_has_parameters_and_one_that_is_fitted_has_none(
     gpt2_path: str, tmp_path: Path
 ) -> None:

@@ -1,7 +1,6 @@
 """What is about to happen, printed before the first slow step of a run, in a dozen lines."""
 
 import math
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -13,9 +12,10 @@ from lmrl.critics import get_critic
 from lmrl.display.wording import setting_text
 from lmrl.evaluation.evaluate import rewards_by_name
 from lmrl.evaluation.generation import decoding_text
-from lmrl.experiment.notes import run_notes, weights_dtype
+from lmrl.experiment.notes import weights_dtype
 from lmrl.experiment.policies import layers_text, layers_without_adapter
 from lmrl.models import base_of
+from lmrl.outputs import CHECKPOINTS, matching, resume_request
 from lmrl.settings import LORA_RATE_RATIO
 from lmrl.utils import aligned_lines, tokenize_prompt
 
@@ -28,15 +28,6 @@ _CRITICS = {
 }
 
 
-def print_banner(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_groups: Any) -> None:
-    """
-    Prints what a run is about to do, from its trainer before training, the rows to train on and the held-out ones as
-    they were loaded, and the arguments of its recipe. Only the main process should call it.
-    """
-    given = ChainMap(*map(vars, argument_groups))
-    show(run_facts(trainer, train_rows, eval_rows, given), run_notes(trainer, train_rows))
-
-
 def show(facts: Mapping[str, str], notes: Sequence[str] = ()) -> None:
     """Prints lines by their names, and notes below them."""
     numbered = {"note" if len(notes) == 1 else f"note {place}": note for place, note in enumerate(notes, start=1)}
@@ -45,7 +36,7 @@ def show(facts: Mapping[str, str], notes: Sequence[str] = ()) -> None:
 
 
 def run_facts(trainer: Any, train_rows: Dataset, eval_rows: Dataset, given: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the lines of the banner of a run, by name; `given` has the arguments of the recipe by name."""
+    """Returns what a run is about to do, as lines by name; `given` has the arguments of the recipe by name."""
     facts = {"model": _model(trainer, given), "device": _device(trainer)}
     if hasattr(trainer, "reference"):
         facts |= {"reference": _reference(trainer), "critic": _critic(trainer), "rewards": _rewards(trainer)}
@@ -216,7 +207,9 @@ def _training(trainer: Any) -> str:
     unit = "prompts" if hasattr(trainer, "reference") else "rows"
     seen = steps * per_step
     passes = f" = {seen / rows:.2g} epochs of {rows:,}" if rows else " of a stream"
-    resumed = f"; goes on from a checkpoint ({args.resume_from_checkpoint})" if args.resume_from_checkpoint else ""
+    request = resume_request(args.resume_from_checkpoint)
+    goes_on = request is not None and (request != "latest" or bool(matching(args.output_dir, CHECKPOINTS)))
+    resumed = f"; goes on from a checkpoint ({request})" if goes_on else ""
     named = f"{steps:,} step{'s'[: steps != 1]}"
     return f"{named}, {seen:,.0f} {unit}{passes}; learning rate {_rate(trainer)}, {args.lr_scheduler_type.value}{resumed}"
 

@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 import sys
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from datasets import Dataset
 
 from lmrl.display.wording import setting_text
 from lmrl.evaluation import Evaluation
-from lmrl.experiment.banner import print_banner
+from lmrl.experiment.banner import run_facts, show
+from lmrl.experiment.notes import run_notes
 from lmrl.log_file import LogFile
 from lmrl.outputs import resume_request
 from lmrl.rollouts import replace_file
@@ -72,25 +74,19 @@ class RunRecord:
 
 def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_groups: Any) -> None:
     """
-    Prints what a run is about to do ([`print_banner`]), and writes its record into its folder, before it trains:
-    `run.json` with all settings and `rows.json.gz` with the rows, so that a killed run has them too. While it trains,
-    the log is in `log.jsonl`. All processes may call it; the main one writes.
+    Prints what the run of a trainer is about to do, with rows to train on and held-out rows as they were loaded and
+    the arguments of its recipe, and writes its record into its folder, before it trains: `run.json` with all settings
+    and `rows.json.gz` with the rows, so that a killed run has them too. While it trains, the log is in `log.jsonl`.
+    All processes may call it; the main one writes.
 
     It warns of held-out rows that are training rows, of this run or of one that made the model it starts from.
-
-    Args:
-        trainer (`transformers.Trainer`):
-            Trainer of the run, whose `args` have the output folder.
-        train_rows, eval_rows (`datasets.Dataset`):
-            Rows to train on and held-out rows, as they were loaded.
-        *argument_groups:
-            Arguments of the recipe.
     """
     if not trainer.is_world_process_zero():
         return
     if not any(isinstance(callback, LogFile) for callback in trainer.callback_handler.callbacks):
         trainer.add_callback(LogFile())
-    print_banner(trainer, train_rows, eval_rows, *argument_groups)
+    given = ChainMap(*map(vars, argument_groups))
+    show(run_facts(trainer, train_rows, eval_rows, given), run_notes(trainer, train_rows))
     groups = {str(group._argument_group_name).lower(): vars(group) for group in argument_groups}
     settings = {**groups, "training": trainer.args.to_dict()}
     folder = Path(trainer.args.output_dir)
