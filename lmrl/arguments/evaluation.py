@@ -82,17 +82,10 @@ class ScoringArguments(Settings):
     eval_output_dir: str | None = option(None, "Folder of the scores and the report. Default: output_dir.")
 
     def __post_init__(self) -> None:
-        check_at_least(
-            1,
-            eval_batch_size=self.eval_batch_size,
-            eval_max_new_tokens=self.eval_max_new_tokens,
-            eval_num_beams=self.eval_num_beams,
-        )
-        check_at_least(
-            0,
-            eval_num_completions_to_print=self.eval_num_completions_to_print,
-            eval_tie_tolerance=self.eval_tie_tolerance,
-        )
+        check_at_least(1, eval_batch_size=self.eval_batch_size, eval_max_new_tokens=self.eval_max_new_tokens)
+        check_at_least(1, eval_num_beams=self.eval_num_beams)
+        check_at_least(0, eval_num_completions_to_print=self.eval_num_completions_to_print)
+        check_at_least(0, eval_tie_tolerance=self.eval_tie_tolerance)
         check_specs("eval_metrics", self.eval_metrics or [])
         check_specs("win_rate", self.win_rate or [])
 

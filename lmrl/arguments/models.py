@@ -40,7 +40,7 @@ class CheckpointArguments(Settings):
 
     def loading(self) -> dict[str, Any]:
         """Returns the options of `from_pretrained` for the weights: precision, attention, quantization."""
-        return _loading(ModelConfig(**{name: getattr(self, name) for name in type(self).__dataclass_fields__}))
+        return _loading(ModelConfig(**vars(self)))
 
 
 @dataclass
@@ -120,7 +120,8 @@ class ModelArguments(Settings, ModelConfig):
             check_unread(self, [name for name in vars(self) if "lora" in name or name == "use_dora"], "use_peft")
         else:
             for name, default in _NEW_ADAPTER.items():
-                setattr(self, name, default if getattr(self, name) is None else getattr(self, name))
+                if getattr(self, name) is None:
+                    setattr(self, name, default)
 
     def _go_on_with(self, adapter: dict[str, Any]) -> None:
         """Takes the settings of an adapter that is trained further, and raises an error for one given otherwise."""

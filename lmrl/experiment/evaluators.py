@@ -30,10 +30,8 @@ def make_evaluator(
     Returns the held-out evaluation of a run: its rewards and metrics, and the divergence from where it started.
 
     Args:
-        tokenizer (`transformers.PreTrainedTokenizerBase`):
-            Tokenizer of the policy.
-        rows (`datasets.Dataset`):
-            Held-out rows.
+        tokenizer (`transformers.PreTrainedTokenizerBase`), rows (`datasets.Dataset`):
+            Tokenizer of the policy, and held-out rows.
         reward_funcs (list of callables):
             Reward functions that are trained on.
         model_args ([`~lmrl.arguments.ModelArguments`]):
@@ -48,6 +46,7 @@ def make_evaluator(
             direction than `greater_is_better`.
     """
     loading = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
+    frozen = partial(load_frozen_models, model_name(model_args), eval_args.eval_perplexity_model, **loading)
     evaluator = Evaluator(
         tokenizer,
         rows,
@@ -55,9 +54,7 @@ def make_evaluator(
         reward_funcs=rewards_to_measure(reward_funcs, eval_args.eval_metrics, eval_args.win_rate),
         reward_weights=weights_by_name(reward_funcs, config.reward_weights),
         subset_size=eval_args.eval_subset,
-        load_frozen_models=partial(
-            load_frozen_models, model_name(model_args), eval_args.eval_perplexity_model, **loading
-        ),
+        load_frozen_models=frozen,
     )
     check_scores(eval_args.primary_metrics, eval_args.win_rate, evaluator.names_in_training)
     if config.metric_for_best_model is not None:

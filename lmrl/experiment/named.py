@@ -33,13 +33,8 @@ def rewards_to_measure(
 
 def names_of_scores(specs: Sequence[Spec] | None, measured: Collection[str]) -> list[str]:
     """
-    Returns the names of the scores that specs ask for, of those that are measured, in their order.
-
-    Args:
-        specs (list of `str` or `dict`, *optional*):
-            `win_rate` of [`rewards_to_measure`].
-        measured (collection of `str`):
-            Names of all scores.
+    Returns the names of the scores that win rates are by, in the order of their specs. `measured` has the names of all
+    scores, of which the rewards that only these specs need come last ([`rewards_to_measure`]).
 
     Raises:
         ValueError: If one is not measured, has no value of each text, or neither more nor less of it is better.
@@ -51,7 +46,10 @@ def names_of_scores(specs: Sequence[Spec] | None, measured: Collection[str]) -> 
     names = [_score_name(spec, rewards) or f"reward/{next(further, spec)}" for spec in specs]
     for name in names:
         check_in(measured, win_rate=name)
-        _check_compares_texts(name)
+        if name in METRICS and score_of_two(name).row_scores is None:
+            raise ValueError(f"`win_rate` must be of a score that each text has, got {name!r}, which is of all texts.")
+        if higher_is_better(name) is None:
+            raise ValueError(f"`win_rate` must be of a score of which more or less is better, got {name!r}.")
     return list(dict.fromkeys(names))
 
 
@@ -63,9 +61,3 @@ def _score_name(spec: Spec, rewards: Collection[str]) -> str | None:
         return f"reward/{spec}"
     return spec if is_reward(spec) or spec in METRICS or spec in MODEL_SCORES else None
 
-
-def _check_compares_texts(name: str) -> None:
-    if name in METRICS and score_of_two(name).row_scores is None:
-        raise ValueError(f"`win_rate` must be of a score that each text has, got {name!r}, which is of all texts.")
-    if name != "reference_perplexity" and higher_is_better(name) is None:
-        raise ValueError(f"`win_rate` must be of a score of which more or less is better, got {name!r}.")

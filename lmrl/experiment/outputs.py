@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -50,9 +51,7 @@ def prepare_run(config: Any, *argument_groups: Any) -> None:
 
 
 def _clear(config: Any, argument_groups: Iterable[Any]) -> None:
-    given: dict[str, Any] = {}
-    for group in (config, *argument_groups):
-        given |= vars(group)
+    given = ChainMap(*map(vars, argument_groups), vars(config))
     reads = {name: value for name, value in given.items() if name not in _WRITTEN}
     resume = config.resume_from_checkpoint
     overwrite = bool(given["overwrite"])

@@ -72,12 +72,8 @@ def load_run_rows(run: RunRecord, data_args: Any) -> Dataset | None:
     """
     Returns the held-out rows of a run in their order, found by their content; `None` if other data was given.
 
-    Args:
-        run ([`RunRecord`]):
-            The run.
-        data_args ([`~lmrl.arguments.HeldOutArguments`]):
-            Data set, and how its rows become prompts, which may be other than in the run. With `eval_rows` the
-            first ones are taken.
+    The [`~lmrl.arguments.HeldOutArguments`] have the data set, and how its rows become prompts, which may be other
+    than in the run. With `eval_rows` the first ones are taken.
 
     Raises:
         ValueError: If the data set is the run's, and does not have all of its held-out rows any more.

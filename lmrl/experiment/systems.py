@@ -191,13 +191,9 @@ class SystemEvaluator:
         **about: Any,
     ) -> None:
         """
-        Prints and writes the report of evaluations.
-
-        Args:
-            evaluations, rows, folder, **about:
-                As for [`~lmrl.evaluation.report`].
-            eval_args ([`~lmrl.arguments.ScoringArguments`]), compare_args ([`~lmrl.arguments.ComparisonArguments`]):
-                The metrics to test, and what is compared with what.
+        Prints and writes the report of evaluations, with further arguments of [`~lmrl.evaluation.report`]. The metrics
+        to test are those of [`~lmrl.arguments.ScoringArguments`], and [`~lmrl.arguments.ComparisonArguments`] have
+        what is compared with what.
         """
         all_pairs = compare_args.compare_with == "all"
         compared = compare_args.baseline_first(evaluations)

@@ -3,6 +3,7 @@
 import json
 import string
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,27 +25,15 @@ DEFAULT_NEW_TOKENS = 128  # of a model without a run that names its own length
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """
-    How a text becomes a prompt, and how it is completed.
-
-    Args:
-        prompt_template (`str`, *optional*), prompt_column (`str`), chat (`bool`), system_prompt (`str`, *optional*):
-            As in [`~lmrl.arguments.DataArguments`].
-        max_new_tokens (`int`):
-            Maximum number of tokens of a completion.
-        temperature (`float`):
-            Divisor of the logits when sampling, above 0.
-        chat_template_kwargs (`dict`, *optional*):
-            Variables of the chat template.
-    """
+    """How a text becomes a prompt, as in [`~lmrl.arguments.DataArguments`], and how it is completed."""
 
     prompt_template: str | None = None
     prompt_column: str = "prompt"
     chat: bool = False
     system_prompt: str | None = None
     max_new_tokens: int = DEFAULT_NEW_TOKENS
-    temperature: float = 1.0
-    chat_template_kwargs: dict[str, Any] | None = None
+    temperature: float = 1.0  # divisor of the logits when sampling, above 0
+    chat_template_kwargs: dict[str, Any] | None = None  # variables of the chat template
 
     @classmethod
     def of_run(cls, path: str, **given: Any) -> "PromptSettings":
@@ -90,23 +79,13 @@ class PromptSettings:
 
 class TerminalModel:
     """
-    A model that prints its completions while it generates them.
+    A model that prints its completions while it generates them, sampled or, if it is greedy, of the likeliest tokens.
 
-    Args:
-        path (`str`):
-            Folder of a run, of a checkpoint or of a model, plain or an adapter; or a hub id.
-        settings ([`PromptSettings`]):
-            How texts become prompts, and how long completions may be.
-        greedy (`bool`, *optional*, defaults to `False`):
-            Whether to take the most likely token, instead of sampling.
-        dtype (`str`, *optional*, defaults to `"auto"`):
-            Precision of the weights; by default that of their files.
-
-    Raises:
-        ValueError: If there is no such model.
+    The path is the folder of a run, of a checkpoint or of a model, plain or an adapter; or a hub id. A `ValueError` if
+    there is no such model. Its precision is `dtype`, `"auto"` that of its files.
     """
 
-    def __init__(self, path: str, settings: PromptSettings, greedy: bool = False, dtype: str = "auto") -> None:
+    def __init__(self, path: str, settings: PromptSettings, greedy: bool, dtype: str) -> None:
         self.settings = settings
         self.decoding = Decoding(
             settings.max_new_tokens, do_sample=not greedy, temperature=1.0 if greedy else settings.temperature
@@ -144,13 +123,10 @@ class TerminalModel:
 
 def _as_row(text: str) -> dict[str, Any] | None:
     """Returns a text that is a JSON object as a row, and `None` for another text."""
-    if not text.lstrip().startswith("{"):
-        return None
-    try:
-        row = json.loads(text)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
+    if text.lstrip().startswith("{"):
+        with suppress(ValueError):
+            return dict(json.loads(text))
+    return None
 
 
 def _fields(template: str) -> Sequence[str]:

@@ -10,17 +10,12 @@ from lmrl.evaluation import Evaluation, Evaluator
 
 def evaluate(trainer: Any, evaluator: Evaluator) -> Evaluation:
     """
-    Returns the evaluation of a trainer's policy on all held-out rows, and logs its scores under the names that
-    evaluations during training have (`eval_bleu`): before training at step 0, after it at the last step.
+    Returns the evaluation of the policy of a [`~lmrl.trainers.PolicyGradientTrainer`] on all held-out rows, and logs
+    its scores under the names that evaluations during training have (`eval_bleu`): before training at step 0, after it
+    at the last step.
 
     Where rows are also evaluated during training, and fewer of them, the logged scores are of these rows, so that a
     curve is of the same rows at each step. All processes must call it.
-
-    Args:
-        trainer ([`~lmrl.trainers.PolicyGradientTrainer`]):
-            Trainer of the policy, before or after `train`.
-        evaluator ([`~lmrl.evaluation.Evaluator`]):
-            The held-out evaluation.
     """
     with trainer.gathered_policy() as policy:
         evaluation = evaluator(policy)
@@ -36,8 +31,11 @@ def log_scores(trainer: Any, scores: Mapping[str, float]) -> None:
     named = {f"eval_{name}": value for name, value in scores.items()}
     if trainer.state.global_step:
         _log(trainer, named)
-    else:
-        _insert_before_progress(trainer, _ScoresAtStart(trainer, named))
+        return
+    # Before the progress bar, which would print the scores, and after the callbacks that write the log.
+    callbacks = trainer.callback_handler.callbacks
+    bars = [place for place, each in enumerate(callbacks) if isinstance(each, ProgressCallback)]
+    callbacks.insert(bars[0] if bars else len(callbacks), _ScoresAtStart(trainer, named))
 
 
 class _ScoresAtStart(TrainerCallback):
@@ -55,10 +53,3 @@ class _ScoresAtStart(TrainerCallback):
 
 def _log(trainer: Any, scores: dict[str, float]) -> None:
     Trainer.log(trainer, dict(scores))  # not TRL's, which adds the averages of a rollout
-
-
-def _insert_before_progress(trainer: Any, callback: TrainerCallback) -> None:
-    """Adds a callback before the progress bar, which would print the scores, and after those that write the log."""
-    callbacks = trainer.callback_handler.callbacks
-    bars = [place for place, each in enumerate(callbacks) if isinstance(each, ProgressCallback)]
-    callbacks.insert(bars[0] if bars else len(callbacks), callback)
