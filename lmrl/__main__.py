@@ -23,14 +23,15 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lmrl import __version__
 from lmrl.cli import talk
 from lmrl.cli.blocks import owners_of
 from lmrl.cli.catalog import saved_help
+from lmrl.cli.flags import FlagParser
 from lmrl.utils import COMMAND_VARIABLE, did_you_mean
 
 # Values that `accelerate launch` takes by default, with a warning for each.
@@ -38,20 +39,14 @@ _LAUNCH_DEFAULTS = {"num_machines": "1", "mixed_precision": "no", "dynamo_backen
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Runs the command, and exits with status 2 and one line where its arguments are wrong.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            Defaults to the command line.
-    """
+    """Runs a command, by default that of the process; exits with status 2 and one line if its arguments are wrong."""
     words = list(sys.argv[1:] if argv is None else argv)
-    talking = {"merge": talk.merge, "generate": talk.generate, "chat": talk.chat}
-    commands = {"list": _list, "copy": _copy, "run": _run, "report": _report, **talking}
+    of_recipes = {"list": _list, "copy": _copy, "run": _run, "report": _report}
+    commands = {**of_recipes, "merge": talk.merge, "generate": talk.generate, "chat": talk.chat}
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
         return
-    if words[0] in ("list", "copy", "run", "report") and words[1:2] in (["-h"], ["--help"]):
+    if words[0] in of_recipes and words[1:2] in (["-h"], ["--help"]):
         print("\n".join(line for line in (__doc__ or "").splitlines() if f" lmrl {words[0]} " in line))
         return
     if words == ["--version"]:
@@ -74,24 +69,26 @@ def _list(words: list[str]) -> None:
     if words:
         raise ValueError(f"`lmrl list` must have no arguments, got {' '.join(words)}.")
     for name, path in _recipes().items():
-        print(_line(name, ast.get_docstring(ast.parse(_text(path))) or ""))
+        print(_line(name, ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""))
         for config in _configs_of(name):
             print(_line(f"    {config.stem}", _header(config)))
 
 
 def _copy(words: list[str]) -> None:
     """Copies a recipe with its configurations, or one configuration."""
-    force = "--force" in words
-    names = [word for word in words if word != "--force"]
-    if not 1 <= len(names) <= 2:
+    parser = FlagParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--force", action="store_true")
+    values = parser.read(words)
+    if not 1 <= len(values.names) <= 2:
         raise ValueError(f"`lmrl copy` must have a name and a folder, got {' '.join(words) or 'none'}.")
-    folder = Path(names[1] if len(names) == 2 else ".")
-    source = _find(names[0])
+    folder = Path(*values.names[1:])
+    source = _find(values.names[0])
     copies = {source: folder / source.name}
     if source.suffix == ".py":
         copies |= {config: folder / "configs" / config.name for config in _configs_of(source.stem)}
     existing = [str(copy) for copy in copies.values() if copy.exists()]
-    if existing and not force:
+    if existing and not values.force:
         raise ValueError(f"The copy would overwrite {', '.join(existing)}. Use another folder, or add --force.")
     for original, copy in copies.items():
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -113,13 +110,12 @@ def _run(words: list[str]) -> NoReturn:
     if (text := saved_help(Path(recipe), rest)) is not None:  # which the recipe prints too, but not its launcher
         sys.stdout.write(text)
         sys.exit(0)
+    _check_flags(flags)
+    os.environ[COMMAND_VARIABLE] = shlex.join(["lmrl", "run", *words])
     if any(word.partition("=")[0] in ("--seeds", "--parallel") for word in rest):
-        os.environ[COMMAND_VARIABLE] = shlex.join(["lmrl", "run", *words])
         sys.exit(_run_seeds(flags, recipe, rest))
     # Without --quiet a recipe's error is followed by the traceback of the launcher.
-    flags = ["--quiet", *flags, *_launch_defaults(flags)]
-    os.environ[COMMAND_VARIABLE] = shlex.join(["lmrl", "run", *words])
-    sys.exit(_launch([*flags, recipe, *rest]))
+    sys.exit(_launch(["--quiet", *flags, *_launch_defaults(flags), recipe, *rest]))
 
 
 def _run_seeds(flags: list[str], recipe: str, words: list[str]) -> int:
@@ -129,11 +125,10 @@ def _run_seeds(flags: list[str], recipe: str, words: list[str]) -> int:
     from lmrl.seeds import run_seeds, split_flags
 
     seeds, parallel, rest = split_flags(words)
-    parser = launch_command_parser()
-    _check_flags([*flags, recipe], parser._option_string_actions)
     # The number of processes, by which seeds must be apart, may be in a file, or that of the GPUs.
-    launched = _validate_launch_command(parser.parse_args([*flags, *_launch_defaults(flags), recipe]))[0]
-    return run_seeds([*flags, "--num_processes", str(launched.num_processes)], [recipe, *rest], seeds, parallel)
+    arguments = launch_command_parser().parse_args([*flags, *_launch_defaults(flags), recipe])
+    processes = str(_validate_launch_command(arguments)[0].num_processes)
+    return run_seeds([*flags, "--num_processes", processes], [recipe, *rest], seeds, parallel)
 
 
 def _launch(words: list[str]) -> int:
@@ -142,11 +137,9 @@ def _launch(words: list[str]) -> int:
 
     interrupts = []
     signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))  # the recipe ends, and is waited for
-    parser = launch_command_parser()
-    _check_flags(words, parser._option_string_actions)
     status = 0
     try:
-        launch_command(parser.parse_args(words))
+        launch_command(launch_command_parser().parse_args(words))
     except SystemExit as ended:
         status = int(ended.code or 0)
     except Exception as error:
@@ -156,10 +149,12 @@ def _launch(words: list[str]) -> int:
     return 130 if interrupts else status
 
 
-def _check_flags(words: Sequence[str], known: Mapping[str, Any]) -> None:
+def _check_flags(flags: list[str]) -> None:
     """Raises an error for a flag before the recipe that is none of `accelerate launch`, which prints three pages."""
-    position = next(place for place, word in enumerate(words) if word.endswith(".py"))
-    for word in words[:position]:
+    from accelerate.commands.launch import launch_command_parser
+
+    known = launch_command_parser()._option_string_actions
+    for word in flags:
         flag = "--" + word.lstrip("-").partition("=")[0].replace("-", "_")
         if not word.startswith("--") or any(name.replace("-", "_").startswith(flag[2:], 2) for name in known):
             continue
@@ -170,18 +165,18 @@ def _check_flags(words: Sequence[str], known: Mapping[str, Any]) -> None:
 
 def _report(words: list[str]) -> None:
     """Writes the page of one run, or of several."""
-    flags = [place for place, word in enumerate(words) if word in ("-o", "--output")]
-    folders = [word for place, word in enumerate(words) if place not in flags and place - 1 not in flags]
-    unknown = next((folder for folder in folders if folder.startswith("-")), None)
-    files = [words[place + 1 : place + 2] for place in flags]
-    if not folders or unknown or len(files) > 1 or [] in files:
-        got = unknown or " ".join(words) or "none"
+    parser = FlagParser()
+    parser.add_argument("folders", nargs="*")
+    parser.add_argument("-o", "--output", nargs="?", action="append", default=[])
+    values, unknown = parser.parse_known_intermixed_args(words)
+    if not values.folders or unknown or len(values.output) > 1 or None in values.output:
+        got = " ".join(unknown[:1] or words) or "none"
         raise ValueError(f"`lmrl report` must have folders of runs, and maybe -o with a file, got {got}.")
     from lmrl.cli.report import report_runs  # takes half a second
     from lmrl.seeds import is_seed_folder, report_seeds
 
-    write = report_seeds if any(map(is_seed_folder, folders)) else report_runs
-    print(write(folders, files[0][0] if files else None))
+    write = report_seeds if any(map(is_seed_folder, values.folders)) else report_runs
+    print(write(values.folders, *values.output))
 
 
 def _is_recipe(word: str) -> bool:
@@ -190,18 +185,14 @@ def _is_recipe(word: str) -> bool:
 
 def _launch_defaults(flags: list[str]) -> list[str]:
     """Returns the flags of `accelerate launch` that it warns of where they are missing and nothing configures them."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in flags}
-    if "config_file" in given or (home / "accelerate" / "default_config.yaml").is_file():
-        return []
-    defaults = _LAUNCH_DEFAULTS if _has_gpu() else _LAUNCH_DEFAULTS | {"num_processes": "1"}
-    return [word for name, value in defaults.items() if name not in given for word in (f"--{name}", value)]
-
-
-def _has_gpu() -> bool:
     import torch
+    from accelerate.commands.config.config_args import default_config_file
 
-    return torch.accelerator.is_available()
+    given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in flags}
+    if "config_file" in given or Path(default_config_file).is_file():
+        return []
+    defaults = _LAUNCH_DEFAULTS if torch.accelerator.is_available() else _LAUNCH_DEFAULTS | {"num_processes": "1"}
+    return [word for name, value in defaults.items() if name not in given for word in (f"--{name}", value)]
 
 
 def _resolve(words: list[str], flag: str, folder: str, is_lmrls: bool = True) -> list[str]:
@@ -209,48 +200,49 @@ def _resolve(words: list[str], flag: str, folder: str, is_lmrls: bool = True) ->
     Returns words in which the name of a shipped file after a flag is replaced by the file's path. Of a script that is
     not lmrl's, the flag may mean anything else.
     """
-    shipped = {path.stem: str(path) for path in (_folder() / folder).glob("*.yaml")}
-    resolved = list(words)
-    for place, word in enumerate(words):
-        if place and words[place - 1] == flag and not Path(word).exists():
-            name = word.removesuffix(".yaml")
-            if name not in shipped and is_lmrls:
-                hint = did_you_mean(name, shipped) or " `lmrl list` prints the configurations of the recipes."
-                raise ValueError(
-                    f"`{flag}` must be a file or the name of one that comes with lmrl, got {word!r}.{hint}"
-                )
-            resolved[place] = shipped.get(name, word)
+    shipped = _shipped(f"{folder}/*.yaml")
+    resolved = []
+    for before, word in zip(["", *words], words, strict=False):
+        head = f"{flag}=" if word.startswith(f"{flag}=") else ""
+        given = word.removeprefix(head)
+        name = given.removesuffix(".yaml")
+        is_name = (head or before == flag) and not Path(given).exists()
+        if is_name and is_lmrls and name not in shipped:
+            hint = did_you_mean(name, shipped) or " `lmrl list` prints the configurations of the recipes."
+            raise ValueError(f"`{flag}` must be a file or the name of one that comes with lmrl, got {given!r}.{hint}")
+        resolved.append(f"{head}{shipped.get(name, given)}" if is_name else word)
     return resolved
 
 
 def _find(name: str) -> Path:
     """Returns the file of a recipe or of a configuration."""
-    known = _recipes() | {path.stem: path for path in sorted((_folder() / "configs").glob("*.yaml"))}
+    known = _recipes() | _shipped("configs/*.yaml")
     if name not in known:
         raise ValueError(f"Unknown recipe `{name}`.{did_you_mean(name, known) or ' `lmrl list` prints all of them.'}")
     return known[name]
 
 
-def _folder() -> Path:
-    """Returns the folder of the recipes: inside an installed lmrl, beside the lmrl of a checkout."""
-    installed = Path(__file__).parent / "_recipes"
-    return installed if installed.is_dir() else Path(__file__).parents[1] / "recipes"
-
-
 def _recipes() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(_folder().glob("*.py"))}
+    return _shipped("*.py")
+
+
+def _shipped(pattern: str) -> dict[str, Path]:
+    """Returns files that come with lmrl by their names: inside an installed lmrl, beside the lmrl of a checkout."""
+    installed = Path(__file__).parent / "_recipes"
+    folder = installed if installed.is_dir() else Path(__file__).parents[1] / "recipes"
+    return {path.stem: path for path in sorted(folder.glob(pattern))}
 
 
 def _configs_of(recipe: str) -> list[Path]:
     """Returns the configurations that name a recipe in the command of their header, and those the recipe names."""
-    own = set(re.findall(r"([\w-]+)\.yaml", _text(_recipes()[recipe])))
-    configs = sorted((_folder() / "configs").glob("*.yaml"))
-    return [path for path in configs if path.stem in own or f"recipes/{recipe}.py" in _text(path)]
+    own = set(re.findall(r"([\w-]+)\.yaml", _recipes()[recipe].read_text("utf-8")))
+    configs = _shipped("configs/*.yaml")
+    return [path for name, path in configs.items() if name in own or f"recipes/{recipe}.py" in path.read_text("utf-8")]
 
 
 def _header(config: Path) -> str:
     """Returns the comment at the beginning of a configuration."""
-    lines = _text(config).splitlines()
+    lines = config.read_text("utf-8").splitlines()
     return "\n".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
 
 
@@ -258,10 +250,6 @@ def _line(head: str, text: str) -> str:
     """Returns a name with the first sentence of its description, in lines of at most 119 characters."""
     sentence = " ".join(text.split()).split(". ")[0].rstrip(".")
     return textwrap.fill(f"{head:<26}{sentence}", 119, subsequent_indent=" " * 26)
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

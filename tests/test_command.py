@@ -105,6 +105,7 @@ def test_copy_writes_a_configuration_alone(command: Command, tmp_path: Path, mon
         (["copy"], "`lmrl copy` must have a name and a folder, got none."),
         (["copy", "ppo_gn", "."], "Unknown recipe `ppo_gn`. Did you mean `ppo_gen`?"),
         (["copy", "zzz", "."], "Unknown recipe `zzz`. `lmrl list` prints all of them."),
+        (["copy", "ppo_gen", "--forse"], "Unknown argument `--forse`. Did you mean `--force`?"),
         (
             ["run", "ppo_gn"],
             "`lmrl run` must have a recipe's name or its .py file, got 'ppo_gn'. Did you mean `ppo_gen`?",
@@ -115,6 +116,11 @@ def test_copy_writes_a_configuration_alone(command: Command, tmp_path: Path, mon
         ),
         (
             ["run", "ppo_gen", "--config", "demo_pp"],
+            "`--config` must be a file or the name of one that comes with lmrl, got 'demo_pp'. Did you mean "
+            "`demo_ppo`?",
+        ),
+        (
+            ["run", "ppo_gen", "--config=demo_pp"],
             "`--config` must be a file or the name of one that comes with lmrl, got 'demo_pp'. Did you mean "
             "`demo_ppo`?",
         ),
@@ -164,6 +170,16 @@ def test_run_launches_a_copied_recipe_with_a_configuration_by_name(command: Comm
     failed = launched([*launch, "--zzz"], tmp_path, PYTHONPATH=str(ROOT))
     assert failed.returncode != 0 and failed.stderr.startswith("error: Unknown argument `--zzz`.")
     assert "Traceback" not in failed.stderr
+
+
+def test_the_configuration_of_accelerate_is_found_where_accelerate_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "cache" / "huggingface" / "accelerate").mkdir(parents=True)
+    (tmp_path / "cache" / "huggingface" / "accelerate" / "default_config.yaml").write_text("num_processes: 1\n")
+    code = "import lmrl.__main__ as command; print(command._launch_defaults([]))"
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HOME"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_a_wheel_in_an_environment_of_its_own_runs_the_demo_from_an_empty_folder(tmp_path: Path) -> None:
@@ -217,6 +233,8 @@ def test_report_writes_the_page_of_a_run_anew(command: Command, tmp_path: Path) 
     written = (folder / "report.html").read_bytes()
     (folder / "report.html").unlink()
     assert "s3cret" not in (folder / "report.json").read_text()
+    page = f"{tmp_path}/page.html"
+    assert command("report", f"--output={page}", folder)[:2] == (0, f"{page}\n")
     status, out, _ = command("report", folder)
     assert status == 0 and out == f"{folder}/report.html\n"
     assert (folder / "report.html").read_bytes() == written
