@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lmrl.cli.talk import chat_flags, generate_flags, merge_flags
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -179,3 +182,5 @@ def test_a_wrong_call_is_one_line(
 def test_each_command_has_its_help(name: str, command: Command) -> None:
     status, out, _ = command(name, "--help")
     assert (status, out.startswith(f"usage: lmrl {name} RUN")) == (0, True)
+    values = vars({"merge": merge_flags, "generate": generate_flags, "chat": chat_flags}[name]().read([]))
+    assert {*re.findall(r"^  --(\w+)", out, flags=re.MULTILINE)} == {*values} - {"folders", "words"}

@@ -19,10 +19,18 @@ _ARGPARSE_MESSAGES = (
 
 
 class FlagParser(argparse.ArgumentParser):
-    """A parser of flags and of the words before and between them, which raises errors instead of exiting."""
+    """
+    A parser of flags and of the words before and between them, which raises errors instead of exiting.
 
-    def __init__(self) -> None:
-        super().__init__(add_help=False, allow_abbrev=False)
+    Args:
+        usage (`str`, *optional*):
+            How the command is called. With it `--help` prints it, the description and the flags, and exits.
+        description (`str`, *optional*):
+            What the command does.
+    """
+
+    def __init__(self, usage: str | None = None, description: str | None = None) -> None:
+        super().__init__(usage=usage, description=description, add_help=usage is not None, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print before it exits."""

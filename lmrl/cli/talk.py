@@ -1,10 +1,8 @@
-"""
-The commands that use a trained model: merge, generate, chat. Torch is imported once their flags are read.
-"""
+"""The commands that use a trained model: merge, generate, chat. Torch is imported once their flags are read."""
 
 import os
 import sys
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,44 +15,9 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
-MERGE_HELP = """
-usage: lmrl merge RUN FOLDER [--dtype auto|bfloat16|float16|float32] [--overwrite]
-
-Writes the model of a run, an adapter merged into its base, and its tokenizer into a folder that plain transformers
-loads. `auto` is the precision of the base.
-"""
-
-GENERATE_HELP = """
-usage: lmrl generate RUN [PROMPT ...] [--prompts FILE] [flags]
-
-Prints completions while they are generated. RUN is the folder of a run, a checkpoint or a model, plain or an adapter,
-or a hub id. Prompts stand in the command, or are the lines of a file or of the standard input; each may be a row of
-data as a JSON object. The prompt template, the chat settings, the length and the temperature are those of the run.
-
-  --prompts FILE            prompts, one a line; - is the standard input
-  --max_new_tokens N        maximum number of tokens of a completion
-  --temperature X           temperature of sampling
-  --greedy                  the most likely token, instead of sampling
-  --seed N                  seed of the sampling
-  --prompt_template TEXT    in place of the run's; '' is none
-  --system_prompt TEXT      in place of the run's
-  --chat                    a prompt is a message of the user
-  --dtype NAME              auto (that of the files), bfloat16, float16 or float32
-"""
-
-CHAT_HELP = """
-usage: lmrl chat RUN [--max_new_tokens N] [--temperature X] [--greedy] [--seed N] [--prompt_template TEXT]
-                 [--system_prompt TEXT] [--dtype NAME]
-
-A chat with the model of a run, of a checkpoint or of a folder; flags as of `lmrl generate --help`. An empty line or
-Ctrl-D ends it, /new begins another.
-"""
-
 
 def merge(words: Sequence[str]) -> None:
     """Writes the model of a run and its tokenizer into a folder that plain transformers loads."""
-    if _wants_help(words, MERGE_HELP):
-        return
     values = merge_flags().read(words)
     if len(values.folders) != 2:
         raise ValueError(f"`lmrl merge` must have a run and a new folder, got {' '.join(values.folders) or 'none'}.")
@@ -68,8 +31,6 @@ def merge(words: Sequence[str]) -> None:
 
 def generate(words: Sequence[str]) -> None:
     """Prints the completions of prompts, as they are generated."""
-    if _wants_help(words, GENERATE_HELP):
-        return
     values = generate_flags().read(words)
     if not values.words:
         raise ValueError("`lmrl generate` must have a run, got none. Name its folder.")
@@ -84,8 +45,6 @@ def generate(words: Sequence[str]) -> None:
 
 def chat(words: Sequence[str]) -> None:
     """Completes each message that is typed, with all those before it."""
-    if _wants_help(words, CHAT_HELP):
-        return
     values = chat_flags().read(words)
     if len(values.words) != 1:
         raise ValueError(f"`lmrl chat` must have a run, got {' '.join(values.words) or 'none'}. Name its folder.")
@@ -95,41 +54,52 @@ def chat(words: Sequence[str]) -> None:
 
 def merge_flags() -> FlagParser:
     """Returns the parser of `lmrl merge`."""
-    parser = FlagParser()
-    parser.add_argument("folders", nargs="*")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto")
-    parser.add_argument("--overwrite", action="store_true")
-    return parser
-
-
-def chat_flags() -> FlagParser:
-    """Returns the parser of `lmrl chat`."""
-    parser = FlagParser()
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("--max_new_tokens", type=int)
-    parser.add_argument("--temperature", type=float)
-    parser.add_argument("--greedy", action="store_true")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--prompt_template")
-    parser.add_argument("--system_prompt")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto")
+    parser = FlagParser(
+        "lmrl merge RUN FOLDER [flags]",
+        "Writes the model of a run, an adapter merged into its base, and its tokenizer into a folder that plain "
+        "transformers loads.",
+    )
+    parser.add_argument("folders", nargs="*", help=SUPPRESS)
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision of the weights; auto: of the base")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty, too")
     return parser
 
 
 def generate_flags() -> FlagParser:
     """Returns the parser of `lmrl generate`."""
-    parser = chat_flags()
-    parser.add_argument("--prompts")
-    parser.add_argument("--chat", action="store_true", default=None)
+    parser = _completion_flags(
+        "lmrl generate RUN [PROMPT ...] [flags]",
+        "Prints completions while they are generated. RUN is the folder of a run, a checkpoint or a model, plain or "
+        "an adapter, or a hub id. Prompts stand in the command, or are the lines of a file or of the standard input; "
+        "each may be a row of data as a JSON object. The prompt template, the chat settings, the length and the "
+        "temperature are those of the run.",
+    )
+    parser.add_argument("--prompts", metavar="FILE", help="prompts, one a line; - is the standard input")
+    parser.add_argument("--chat", action="store_true", default=None, help="a prompt is a message of the user")
     return parser
 
 
-def _wants_help(words: Sequence[str], text: str) -> bool:
-    """Returns whether help is wanted, which is then printed."""
-    wants_help = "--help" in words or "-h" in words
-    if wants_help:
-        print(text.strip())
-    return wants_help
+def chat_flags() -> FlagParser:
+    """Returns the parser of `lmrl chat`."""
+    return _completion_flags(
+        "lmrl chat RUN [flags]",
+        "A chat with the model of a run, of a checkpoint or of a folder, with the settings of the run. An empty line "
+        "or Ctrl-D ends it, /new begins another.",
+    )
+
+
+def _completion_flags(usage: str, description: str) -> FlagParser:
+    """Returns a parser of what completions are generated with."""
+    parser = FlagParser(usage, description)
+    parser.add_argument("words", nargs="*", help=SUPPRESS)
+    parser.add_argument("--max_new_tokens", type=int, metavar="N", help="maximum number of tokens of a completion")
+    parser.add_argument("--temperature", type=float, metavar="X", help="temperature of sampling")
+    parser.add_argument("--greedy", action="store_true", help="the most likely token, instead of sampling")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the sampling")
+    parser.add_argument("--prompt_template", metavar="TEXT", help="in place of the run's; '' is none")
+    parser.add_argument("--system_prompt", metavar="TEXT", help="in place of the run's; '' is none")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision of the weights; auto: of the files")
+    return parser
 
 
 def _lines(path: str) -> list[str]:
@@ -179,16 +149,10 @@ def _chat(path: str, values: Namespace) -> None:
         if text == "/new":
             messages = []
             continue
-        prompt = settings.make_prompt(text)
+        prompt: Any = settings.make_prompt(text)
         # The system's message stands at the beginning only.
-        messages += [
-            message for message in prompt if isinstance(message, dict) and not (messages and _is_system(message))
-        ]
+        messages += [message for message in prompt if not messages or message["role"] != "system"]
         messages.append({"role": "assistant", "content": model.complete(messages)})
-
-
-def _is_system(message: dict[str, Any]) -> bool:
-    return bool(message["role"] == "system")
 
 
 def _next_message() -> str:
