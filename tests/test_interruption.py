@@ -53,6 +53,12 @@ def test_the_newest_checkpoint_is_named_with_the_steps_after_it(
     )
 
 
+def test_a_log_that_ends_within_a_letter_is_read(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (run_folder / "log.jsonl").open("ab") as stream:
+        stream.write("é".encode()[:1])
+    assert "and the 57 steps are lost" in message(monkeypatch, run_folder)
+
+
 def test_without_a_checkpoint_the_steps_are_lost(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert message(monkeypatch, run_folder) == (
         "interrupted. There is no checkpoint yet, and the 57 steps are lost (`--save_strategy steps --save_steps 10` "

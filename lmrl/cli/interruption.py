@@ -1,6 +1,5 @@
 """What a recipe prints when it is interrupted: what is lost, and the command that goes on."""
 
-import json
 import os
 import shlex
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.outputs import CHECKPOINTS, WEIGHTS, matching
+from lmrl.rollouts import LOG_NAME, read_lines
 from lmrl.utils import COMMAND_VARIABLE
 
 # The arguments that were parsed last, by name, for what is printed when a recipe is interrupted.
@@ -20,9 +20,10 @@ def interruption_message(arguments: Mapping[str, Any]) -> str:
     Returns what is lost by the interruption of a recipe, and the command that goes on, from its arguments by name, of
     which there are none if it was interrupted before they were read.
     """
+    if not arguments:
+        return "interrupted"
     if "resume_from_checkpoint" not in arguments:
-        further = " The same command goes on with what is not done yet:" if arguments else ""
-        return f"interrupted.{further}\n  {_command()}" if arguments else "interrupted"
+        return f"interrupted. The same command goes on with what is not done yet:\n  {_command()}"
     folder = Path(arguments["output_dir"])
     steps = _logged_steps(folder)
     checkpoint = _newest_checkpoint(folder)
@@ -41,15 +42,13 @@ def _lost(steps: int, after: str = "") -> str:
 
 
 def _logged_steps(folder: Path) -> int:
-    """Returns the last step in the log of a run, which may end in a line cut short; 0 without one."""
-    path = folder / "log.jsonl"
-    steps = [0]
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            steps.append(int(json.loads(line)["step"]))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return steps[-1]
+    """Returns the last step in the log of a run; 0 without one, or if it is damaged."""
+    path = folder / LOG_NAME
+    try:
+        rows = read_lines(path) if path.is_file() else []
+    except ValueError:
+        rows = []
+    return max((int(row["step"]) for row in rows if "step" in row), default=0)
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
