@@ -9,6 +9,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,14 @@ def test_each_argument_of_a_recipe_is_read_or_refused(
     offered_values = {key: field.default for key, field in fields.items()}
     accepted = [field for field in sorted(unread) if not refusal(field, kinds, offered_values)]
     assert accepted == [], "offered, neither read nor refused"
+
+
+@pytest.mark.parametrize("optimizer", ["adalomo", "apollo_adamw", "galore_adamw", "lomo"])
+def test_the_modules_to_optimize_are_read_by_two_optimizers_alone(optimizer: str) -> None:
+    values = {"optim": optimizer, "optim_target_modules": "all-linear"}
+    message = "" if "lomo" not in optimizer else "`optim_target_modules` must be left out here, got 'all-linear'"
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        check_places({"optim_target_modules": COMMAND_LINE}, values, dict.fromkeys(values))
 
 
 DATA = {"dataset_name": "rows.jsonl"}

@@ -56,7 +56,7 @@ _IN_PROCESS = (
     *("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size", "vllm_enable_sleep*"),
 )
 _CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
-_BY_OPTIMIZER = ("galore", "apollo", "lomo")
+_BY_OPTIMIZER = ("galore", "apollo")
 
 _RULES = (
     _unread(_SCRIPTS, "Only example scripts of transformers read it. Leave it out."),
