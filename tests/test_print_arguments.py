@@ -46,6 +46,9 @@ def test_a_recipe_prints_its_arguments_and_a_script_with_another_parser_is_not_r
     assert arguments["learning_rate"]["type"] == "float"
     (tmp_path / "script.py").write_text("from lmrl.cli import run\n\nraise SystemExit('it was run')\n")
     assert recipe_arguments([str(tmp_path / "script.py")]) is None
+    own = "import argparse\nfrom lmrl.cli import (\n    parse,\n)\nprint('{}')\n"
+    (tmp_path / "script.py").write_text(own)
+    assert recipe_arguments([str(tmp_path / "script.py")]) == {}
     with pytest.raises(ValueError, match="Unknown argument `--datset_name`"):
         recipe_arguments([str(ROOT / "recipes" / "sft.py"), "--datset_name", "rows.jsonl"])
 

@@ -37,7 +37,7 @@ def recipe_arguments(command: Sequence[str]) -> dict[str, dict[str, Any]] | None
         ValueError: If the recipe does not accept the arguments.
     """
     source = Path(command[0]).read_text(encoding="utf-8")
-    if not re.search(r"from lmrl\.cli import .*\bparse\b", source):
+    if not re.search(r"from lmrl\.cli import (?:.*|\([^)]*)\bparse\b", source):  # in one line or in several
         return None
     run = subprocess.run([sys.executable, *command, PRINT_ARGUMENTS], capture_output=True, text=True, check=False)
     if run.returncode:
