@@ -157,6 +157,8 @@ def test_rewards_are_names_or_one_key_mappings_wherever_they_are_written(tmp_pat
         ("max_steps: 3\nbf16: true\nmax_steps: 4", "`max_steps` must be given once, got it in lines 1 and 3."),
         ("model_init_kwargs:\n  a: 1\n  b: 2\n  a: 3", "`a` must be given once, got it in lines 2 and 4."),
         ("max_steps: null", "`max_steps` must be of type int, got None."),
+        ("warmup: [1]", "`warmup` must be of type float or null, got [1]."),
+        ("a/b: 1", "unknown name `a/b`. `--help all` prints all of them."),
         ("bf16: 3", "`bf16` must be yes or no, got '3'."),
         ("- a\n- b", "must have lines `name: value`, got ['a', 'b']."),
         ("", "must have lines `name: value`, got None."),
@@ -599,6 +601,11 @@ def test_a_file_has_blocks_that_all_recipes_read_and_one_for_each(
         ("ppo_gen: {baseline: greedy}", "`baseline` belongs to reinforce_gen. Put it into"),
         ("reinforce_gen: {basline: greedy}", "unknown name `basline` in `reinforce_gen`. Did you mean `baseline`?"),
         ("reinforce_gen: {critic: shared}", "unknown name `critic` in `reinforce_gen`. It belongs to ppo_gen."),
+        ("reinforce_gen: {1: 2}", "unknown name `1` in `reinforce_gen`. `reinforce_gen.py --help all` prints all."),
+        (
+            "eval_batch_size: 4\nbatch_size: 8",
+            "`eval_batch_size` must be given once, got it under its former name too. Leave out either.",
+        ),
     ],
 )
 def test_a_name_in_a_wrong_place_of_a_file_is_refused(

@@ -1,7 +1,7 @@
 """The blocks of a YAML file that several recipes read: `data:`, `model:`, and one by the name of each recipe."""
 
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,20 @@ def entries_of_recipe(config: Mapping[Any, Any], written: Mapping[Any, Any], own
     at_top: Entries = {}
     of_recipe: Entries = {}
     for name, value in config.items():
+        text = written.get(name, value)
         if name in own or not _is_block(name, recipe):
             _check_own(name, own)
-            _add(at_top, name, (value, written.get(name, value)))
+            _add(at_top, name, (value, text))
             continue
-        for inner, entry in _items(name, value, written):
+        if not isinstance(value, dict):
+            raise ValueError(f"`{name}` must be a block of lines `name: value`, got {shorten(value)}.")
+        for inner, given in value.items():
+            entry = (given, text.get(inner, given))
             if name == recipe:
                 _check_own(inner, own)
                 of_recipe[inner] = entry
             elif name not in SHARED:
-                _check_other(inner, name, own)
+                _check_other(inner, name)
             elif _is_shared(inner, name, own):
                 _add(at_top, inner, entry)
     return at_top | of_recipe
@@ -59,15 +63,7 @@ def owners_of(name: str) -> str:
 
 def _is_block(name: str, recipe: str) -> bool:
     """Returns whether a name is that of a shared block, of a recipe of lmrl, or of another script beside this one."""
-    return name in (*SHARED, recipe, *recipe_names()) or Path(sys.argv[0]).with_name(f"{name}.py").is_file()
-
-
-def _items(block: str, value: Any, written: Mapping[Any, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Yields the names in a block, each with its value and its text."""
-    if not isinstance(value, dict):
-        raise ValueError(f"`{block}` must be a block of lines `name: value`, got {shorten(value)}.")
-    texts = written[block]
-    yield from ((inner, (given, texts.get(inner, given))) for inner, given in value.items())
+    return name in (*SHARED, recipe, *recipe_names()) or (Path(sys.argv[0]).parent / f"{name}.py").is_file()
 
 
 def _add(entries: Entries, name: str, entry: tuple[Any, Any]) -> None:
@@ -87,13 +83,13 @@ def _check_own(name: Any, own: Collection[str]) -> None:
     raise ValueError(f"unknown name `{name}`.{hint}")
 
 
-def _check_other(name: str, recipe: str, own: Collection[str]) -> None:
+def _check_other(name: Any, recipe: str) -> None:
     """Raises an error for a name in the block of another recipe that is no argument of it."""
     names = recipe_names().get(recipe)
     if names is None or name in names:  # of a recipe that is not lmrl's nothing is known
         return
     owners = owners_of(name)
-    belongs = f" It belongs to {owners}." if owners else did_you_mean(name.replace("-", "_"), names)
+    belongs = f" It belongs to {owners}." if owners else did_you_mean(str(name).replace("-", "_"), names)
     raise ValueError(f"unknown name `{name}` in `{recipe}`.{belongs or f' `{recipe}.py --help all` prints all.'}")
 
 

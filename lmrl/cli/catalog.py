@@ -36,18 +36,19 @@ def saved_help(recipe: Path, argv: Sequence[str]) -> str | None:
     """
     own = list(argv[: argv.index("--")] if "--" in argv else argv)  # those behind are another recipe's
     scope = wants_help(own)
-    if scope is None or not recipe.is_file():
+    if scope is None:
         return None
     saved = _read()
-    entry = next((entry for entry in saved["recipes"].values() if entry["recipe"] == _digest(recipe)), None)
+    current = _digest(recipe)
+    entry = next((entry for entry in saved["recipes"].values() if entry["recipe"] == current), None)
     if entry is None or saved["libraries"] != _versions():
         return None
+    sources = {_LMRL / path: digest for path, digest in entry["sources"].items()}
     demo = None
     if entry["demo"] is not None:
-        path, values = entry["demo"]
-        demo = (Path(path).name, values)
-        entry = entry | {"sources": entry["sources"] | {str(recipe.resolve().parent / path): entry["demo_digest"]}}
-    if any(_digest(_LMRL / path) != digest for path, digest in entry["sources"].items()):
+        demo = (recipe.resolve().parent / entry["demo"][0], entry["demo"][1])
+        sources[demo[0]] = entry["demo_digest"]
+    if any(_digest(path) != digest for path, digest in sources.items()):
         return None
     arguments = [Argument(*saved["arguments"][number]) for number in entry["arguments"]]
     return write_help(arguments, recipe.name, scope == "all", demo)

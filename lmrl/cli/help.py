@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from enum import Enum
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -120,7 +121,7 @@ def describe(dataclass_types: Iterable[type]) -> list[Argument]:
 
 
 def write_help(
-    arguments: Sequence[Argument], program: str, everything: bool, demo: tuple[str, Mapping[str, Any]] | None = None
+    arguments: Sequence[Argument], program: str, everything: bool, demo: tuple[Path, Mapping[str, Any]] | None = None
 ) -> str:
     """
     Returns the help of a recipe.
@@ -133,7 +134,7 @@ def write_help(
         everything (`bool`):
             Whether to print all arguments with their complete descriptions, or lmrl's and the most used ones with the
             first sentence of each.
-        demo (`str` and `dict`, *optional*):
+        demo (`Path` and `dict`, *optional*):
             The file that applies where neither a file nor a model nor a dataset is given, and its values.
     """
     width = min(shutil.get_terminal_size((100, 24)).columns, 119)
@@ -146,10 +147,10 @@ def write_help(
     if not everything:
         lines.append("`--help all` prints all arguments, with their complete descriptions.")
     if demo is not None:
-        name, values = demo
+        path, values = demo
         flags = [(flag, value if isinstance(value, list) else [value]) for flag, value in values.items()]
         given = " ".join(f"--{flag} {' '.join(map(str, items))}" for flag, items in flags)
-        text = f"Without --config, --model_name_or_path and --dataset_name, {name} applies: {given}"
+        text = f"Without --config, --model_name_or_path and --dataset_name, {path.name} applies: {given}"
         lines += textwrap.wrap(text, width, break_on_hyphens=False)
     groups = _in_order({argument.group for argument in arguments})
     if not everything:
@@ -172,10 +173,8 @@ def _in_order(groups: set[str]) -> list[str]:
 
 def _sort(group: str, arguments: list[Argument]) -> list[Argument]:
     """Returns arguments in the order of the table, the others after them as they are declared."""
-    order = list(_COMMON.get(group, ()))
-    known = [argument for argument in arguments if argument.name in order]
-    known.sort(key=lambda argument: order.index(argument.name))
-    return [*known, *(argument for argument in arguments if argument.name not in order)]
+    places = {name: place for place, name in enumerate(_COMMON.get(group, ()))}
+    return sorted(arguments, key=lambda argument: places.get(argument.name, len(places)))
 
 
 def _describe(field: "Field[Any]", kind: type) -> Argument:
@@ -202,10 +201,14 @@ def _group(name: str, kind: type, owner: type, from_library: bool) -> str:
     return kind.__name__.removesuffix("Config") if owner is kind else "Training"
 
 
+def members_of(hint: Any) -> Sequence[Any]:
+    """Returns the types of a union, of another type that alone."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
 def _form(hint: Any) -> str:
     """Returns what to write as a value: a kind of value, or the choices; nothing for a switch."""
-    union = get_origin(hint) in (Union, UnionType)
-    members = [one for one in (get_args(hint) if union else (hint,)) if one is not NoneType]
+    members = [one for one in members_of(hint) if one is not NoneType]
     first = members[0]
     if get_origin(first) is Literal:
         return "{" + ",".join(map(str, get_args(first))) + "}"
@@ -243,5 +246,5 @@ def _format(argument: Argument, width: int, complete: bool) -> list[str]:
 
 def _first_sentence(text: str) -> str:
     """Returns a text up to its first full stop that ends a sentence."""
-    end = text.find(". ")
-    return text if end < 0 else text[: end + 1]
+    sentence, stop, _ = text.partition(". ")
+    return sentence + stop.rstrip()

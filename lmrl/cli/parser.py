@@ -9,8 +9,8 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, NoReturn, get_origin, get_type_hints
 
 import yaml
 from trl import TrlParser
@@ -22,7 +22,7 @@ from lmrl.utils import check_at_least, parse_json, shorten
 from .blocks import entries_of_recipe
 from .catalog import DESCRIBE_ARGUMENTS, catalog_entry
 from .flags import as_rule
-from .help import describe, wants_help, write_help
+from .help import describe, members_of, wants_help, write_help
 from .hints import remedy_for, yaml_problem
 from .inspection import PRINT_ARGUMENTS, arguments_as_json
 from .interruption import PARSED
@@ -30,13 +30,11 @@ from .unread import check_places
 
 _REMOVAL_OF_OLD_NAMES = "0.3.0"
 
-
 # What Trainer divides by, and does not check.
 _DIVISORS = (
     *("gradient_accumulation_steps", "eval_accumulation_steps"),
     *("per_device_train_batch_size", "per_device_eval_batch_size"),
 )
-
 
 # Mappings that may also be given as the path of a file.
 _FROM_FILES = ("accelerator_config", "deepspeed", "fsdp_config", "space")
@@ -60,8 +58,8 @@ def parse(
     Returns one object of each dataclass, from `--config file.yaml` and the command line, which overrides the file.
 
     `--help` prints the arguments that matter and exits, `--help all` prints all of them, and `--print_arguments`
-    prints the checked arguments with their types as JSON. The former names in
-    a class's `_old_names` are accepted too, with a deprecation warning.
+    prints the checked arguments with their types as JSON. The former names in a class's `_old_names` are accepted too,
+    with a deprecation warning.
 
     Args:
         dataclass_types (`type`):
@@ -134,8 +132,7 @@ def _print_arguments(dataclass_types: Sequence[type], argv: Sequence[str], demo:
     if DESCRIBE_ARGUMENTS in argv:
         print(catalog_entry(arguments, dataclass_types, example))
     else:
-        named = None if example is None else (example[0].name, example[1])
-        sys.stdout.write(write_help(arguments, Path(sys.argv[0]).name, wants_help(argv) == "all", named))
+        sys.stdout.write(write_help(arguments, Path(sys.argv[0]).name, wants_help(argv) == "all", example))
     sys.exit(0)
 
 
@@ -176,8 +173,8 @@ def _refuse_unknown(unknown: Sequence[str], known: Iterable[str], dataclass_type
 
 def _check_value(name: str, value: Any, hint: Any) -> None:
     """Raises an error for a value of the right form that no library can use."""
-    kinds = {get_origin(member) or member for member in (get_args(hint) or (hint,))}
-    if isinstance(value, list) and not kinds & {list, Any} and get_origin(hint) is not list:
+    kinds = _kinds(hint)
+    if isinstance(value, list) and {list, Any}.isdisjoint(kinds):
         raise ValueError(f"`{name}` must have a value, got `--`.")
     if isinstance(value, tuple) and any(isinstance(part, str) for part in value):
         raise ValueError(f"`{name}` must be a list of numbers, got {''.join(value)!r}. Put it into a YAML file.")
@@ -198,10 +195,27 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
 
 def _read_config(path: str, parser: _Parser, hints: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
     """Returns the values of a YAML file, each checked and converted as on the command line."""
+    config, as_written = _load_config(path)
+    values = {}
+    try:
+        for name, (value, written) in entries_of_recipe(config, as_written, {*hints, *renamed}).items():
+            if name in renamed:
+                warn_deprecated(f"{name}:", f"{renamed[name]}:", removed_in=_REMOVAL_OF_OLD_NAMES)
+                name = renamed[name]
+            if name in values:
+                raise ValueError(f"`{name}` must be given once, got it under its former name too. Leave out either.")
+            values[name] = _read_value(name, value, written, parser, hints[name])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return values
+
+
+def _load_config(path: str) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Returns what a YAML file has, and the same with every number, switch and date as its text."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         config = read_yaml(text, path)
-        as_written = yaml.load(text, yaml.BaseLoader)  # every number, switch and date as its text
+        as_written = yaml.load(text, yaml.BaseLoader)
     except OSError as error:
         raise ValueError(f"`--config` must be a file that can be read, got {path!r}: {error.strerror}.") from error
     except (RecursionError, UnicodeError) as error:
@@ -210,22 +224,12 @@ def _read_config(path: str, parser: _Parser, hints: dict[str, Any], renamed: dic
         raise ValueError(f"{path} {yaml_problem(error, text)}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} must have lines `name: value`, got {shorten(config)}.")
-    values = {}
-    try:
-        for name, (value, written) in entries_of_recipe(config, as_written, {*hints, *renamed}).items():
-            if name in renamed:
-                warn_deprecated(f"{name}:", f"{renamed[name]}:", removed_in=_REMOVAL_OF_OLD_NAMES)
-                name = renamed[name]
-            values[name] = _read_value(name, value, written, parser, hints[name])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return values
+    return config, as_written
 
 
 def _read_value(name: str, value: Any, written: Any, parser: _Parser, hint: Any) -> Any:
     """Returns a value of a YAML file as the command line has it, where `no` and `1.10` can be texts."""
-    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    kinds = {get_origin(member) or member for member in members}
+    kinds = _kinds(hint)
     if tuple in kinds and isinstance(value, list):  # a tuple has no form on a command line
         return tuple(value)
     if (value is None or isinstance(value, dict | list)) and type(value) not in kinds:
@@ -276,6 +280,11 @@ def read_yaml(text: str, path: str) -> Any:
         raise ValueError(f"{path} {yaml_problem(error, text)}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """Returns the types that a value may have, without those of what is in it: `list` of `list[str]`."""
+    return [get_origin(member) or member for member in members_of(hint)]
 
 
 def _name(kind: Any) -> str:
