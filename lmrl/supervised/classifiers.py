@@ -21,6 +21,10 @@ from lmrl.utils import loading_problem
 SCRATCH = "scratch"
 HEADS = ("score", "classifier")  # that PEFT trains and saves with an adapter of a classifier
 
+# Of a model from scratch: word pieces at most, and the size of a token's vector.
+_VOCABULARY = 8000
+_WIDTH = 128
+
 
 def load_trainable_classifier(
     model_name_or_path: str,
@@ -105,9 +109,7 @@ def _check_saved(name: str, with_adapter: bool, new: Iterable[str]) -> None:
         )
 
 
-def small_encoder(
-    texts: Iterable[str], labels: Sequence[str], vocabulary: int = 8000, width: int = 128
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def small_encoder(texts: Iterable[str], labels: Sequence[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     Returns a ModernBERT of one layer with random weights, and a lower-case word-piece tokenizer trained on the texts.
 
@@ -119,17 +121,13 @@ def small_encoder(
             Texts to build the vocabulary from.
         labels (`Sequence[str]`):
             Names of the labels.
-        vocabulary (`int`, *optional*, defaults to `8000`):
-            Word pieces at most.
-        width (`int`, *optional*, defaults to `128`):
-            Size of a token's vector.
     """
-    tokenizer = _word_piece_tokenizer(texts, vocabulary)
+    tokenizer = _word_piece_tokenizer(texts)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "eos")}
     config = ModernBertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
+        hidden_size=_WIDTH,
+        intermediate_size=2 * _WIDTH,
         num_hidden_layers=1,
         num_attention_heads=4,
         max_position_embeddings=tokenizer.model_max_length,
@@ -144,7 +142,7 @@ def small_encoder(
     return ModernBertForSequenceClassification(config), tokenizer
 
 
-def _word_piece_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
+def _word_piece_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     empty = BertTokenizer(
         vocab={token: number for number, token in enumerate(special)},
@@ -153,7 +151,7 @@ def _word_piece_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTo
         padding_side="right",
         model_input_names=["input_ids", "attention_mask"],
     )
-    return empty.train_new_from_iterator(texts, vocabulary)
+    return empty.train_new_from_iterator(texts, _VOCABULARY)
 
 
 def _label_names(labels: Sequence[str]) -> dict[str, Any]:

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lmrl.display.wording import with_interval
 from lmrl.evaluation import Completion, Evaluation, Score
 from lmrl.evaluation.rows import row_ids
 from lmrl.evaluation.scores import mean_score, pooled_score
+from lmrl.evaluation.statistics import Array
 from lmrl.rewards import completion_text
-from lmrl.supervised.scores import clustered_interval, decided_right
+from lmrl.supervised.scores import bins_of, clustered, clustered_interval, decided_right
 
-Array = NDArray[np.float64]
+Table = list[list[str]]
 
 _BINS = 10  # of the confidence
 _MOST_LABELS = 20  # of a table of confusions that one can read
@@ -62,18 +63,18 @@ def _evaluate_labels(probabilities: Array, labels: Any, names: Sequence[str], id
     predicted = probabilities.argmax(axis=1)
     confidence = probabilities.max(axis=1)
     correct = (predicted == labels).astype(np.float64)
-    of_truth = probabilities[np.arange(len(labels)), labels]
     every = np.arange(len(names))
     hits = 2.0 * ((predicted[:, None] == every) & (labels[:, None] == every))
     either = (predicted[:, None] == every).astype(np.float64) + (labels[:, None] == every)
     f1 = np.stack([hits, either], axis=2).reshape(len(labels), -1).tolist()
+    error, table = _calibration(confidence, correct, 1 / len(names), range(len(labels)))
     scores = [
         mean_score("accuracy", "share of the rows that are decided right", correct.tolist(), True),
         pooled_score("macro_f1", "mean of the F1 of labels that occur", "macro_f1", f1, None, True),
-        _log_loss(of_truth),
-        _calibration_error(confidence, correct, lowest=1 / len(names), groups=range(len(labels))),
+        _log_loss(probabilities[np.arange(len(labels)), labels]),
+        error,
     ]
-    tables = {"Calibration": _calibration_table(confidence, correct, 1 / len(names), range(len(labels)))}
+    tables = {"Calibration": table}
     if len(names) <= _MOST_LABELS:
         confusion = [[str(int(((labels == true) & (predicted == guess)).sum())) for guess in every] for true in every]
         lines = [[name, *line] for name, line in zip(names, confusion, strict=True)]
@@ -108,12 +109,9 @@ def evaluate_pairs(margins: Sequence[float], pairs: Dataset) -> tuple[Dataset, d
     by_length = longer if (np.sign(longer).sum() >= 0) else -longer
     ids = row_ids(shown.to_list())
     confidence = 1 / (1 + np.exp(-np.abs(by_reward)))
-    scores = [
-        _pair_accuracy(by_reward, groups),
-        _clustered(_log_loss(1 / (1 + np.exp(-by_reward))), groups),
-        _calibration_error(confidence, decided_right(by_reward), lowest=0.5, groups=groups),
-    ]
-    table = _calibration_table(confidence, decided_right(by_reward), 0.5, groups)
+    error, table = _calibration(confidence, decided_right(by_reward), 0.5, groups)
+    log_loss = clustered(_log_loss(1 / (1 + np.exp(-by_reward))), groups)
+    scores = [_pair_accuracy(by_reward, groups), log_loss, error]
     preferred = [pair[int(margin < 0)] for pair, margin in zip(texts, by_reward, strict=True)]
     labelled = [f"{text.strip()} (by {abs(margin):.2f})" for text, margin in zip(preferred, by_reward, strict=True)]
     rule = [pair[int(margin < 0)].strip() for pair, margin in zip(texts, by_length, strict=True)]
@@ -131,7 +129,7 @@ def _evaluation(texts: list[str], scores: list[Score], ids: list[str], tables: d
 
 def _pair_accuracy(margins: Array, groups: Sequence[Hashable]) -> Score:
     signature = "share of the pairs whose chosen completion has the larger reward|ties:1/2|interval:over prompts"
-    return _clustered(mean_score("accuracy", signature, decided_right(margins).tolist(), True), groups)
+    return clustered(mean_score("accuracy", signature, decided_right(margins).tolist(), True), groups)
 
 
 def _log_loss(of_truth: Array) -> Score:
@@ -140,44 +138,23 @@ def _log_loss(of_truth: Array) -> Score:
     return mean_score("log_loss", "nats per decision", nats.tolist(), False)
 
 
-def _bins(confidence: Array, lowest: float) -> Any:
-    share = (confidence - lowest) / (1 - lowest)
-    return np.clip((share * _BINS).astype(int), 0, _BINS - 1)
-
-
-def _calibration_error(confidence: Array, correct: Array, lowest: float, groups: Sequence[Hashable]) -> Score:
-    """Returns the expected calibration error (Guo et al., 2017); `lowest` is the least possible confidence."""
+def _calibration(confidence: Array, correct: Array, lowest: float, groups: Sequence[Hashable]) -> tuple[Score, Table]:
+    """
+    Returns the expected calibration error (Guo et al., 2017), and a table of how many decisions each bin of the
+    confidence has and how many of them are right; `lowest` is the least possible confidence.
+    """
+    member = bins_of(confidence, lowest, _BINS)
     statistics = np.zeros((len(correct), _BINS + 1))
-    statistics[np.arange(len(correct)), _bins(confidence, lowest)] = correct - confidence
+    statistics[np.arange(len(correct)), member] = correct - confidence
     statistics[:, -1] = 1
     signature = f"expected calibration error|bins:{_BINS} of equal width"
     score = pooled_score("calibration_error", signature, "calibration_error", statistics.tolist(), None, False)
-    return _clustered(score, groups)
-
-
-def _clustered(score: Score, groups: Sequence[Hashable]) -> Score:
-    """Returns a score whose intervals are over groups of rows, as pairs of one prompt have texts in common."""
-    if score.statistics is None or len(set(groups)) == len(groups):
-        return score
-    sums: dict[Hashable, Array] = {}
-    for group, statistics in zip(groups, score.statistics, strict=True):
-        sums[group] = sums.get(group, np.zeros(len(statistics))) + np.array(statistics)
-    pooled = [part.tolist() for part in sums.values()]
-    return pooled_score(score.name, score.signature, str(score.pooling), pooled, None, score.higher_is_better)
-
-
-def _calibration_table(
-    confidence: Array, correct: Array, lowest: float, groups: Sequence[Hashable]
-) -> list[list[str]]:
-    """Returns for each bin of the confidence how many decisions it has, and how many of them are right."""
-    lines = [["confidence", "decisions", "mean confidence", "right [95% CI]"]]
-    member = _bins(confidence, lowest)
+    table = [["confidence", "decisions", "mean confidence", "right [95% CI]"]]
     edges = lowest + (1 - lowest) * np.arange(_BINS + 1) / _BINS
-    for number in range(_BINS):
+    for number in np.unique(member):
         inside = np.flatnonzero(member == number)
-        if len(inside):
-            right = clustered_interval(correct[inside].tolist(), [groups[int(index)] for index in inside])
-            shown = with_interval(right.value, right.low, right.high, sign="")
-            span = f"{edges[number]:.2f} to {edges[number + 1]:.2f}"
-            lines.append([span, str(len(inside)), f"{confidence[inside].mean():.3f}", shown])
-    return lines
+        right = clustered_interval(correct[inside].tolist(), [groups[int(index)] for index in inside])
+        shown = with_interval(right.value, right.low, right.high, sign="")
+        span = f"{edges[number]:.2f} to {edges[number + 1]:.2f}"
+        table.append([span, str(len(inside)), f"{confidence[inside].mean():.3f}", shown])
+    return clustered(score, groups), table

@@ -1,7 +1,9 @@
 """What a supervised run leaves behind besides its model: scores, report and model card."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -10,32 +12,19 @@ from lmrl.distributed import on_main
 from lmrl.evaluation import Evaluation
 from lmrl.evaluation.roles import primary_metrics
 from lmrl.experiment.reports import settings_of, with_rows_of_run, write_report
+from lmrl.rewards import RewardModel
 from lmrl.supervised.learned import evaluate_labels, evaluate_pairs
-from lmrl.supervised.steps import save_accuracy, save_preferences
+from lmrl.supervised.scores import classification_scores, evaluate_preferences, interval_as_text
 from lmrl.utils import replaced
 
-
-@dataclass(frozen=True)
-class _Product:
-    """What a recipe trains, as its model card describes it."""
-
-    algorithm: str
-    template: str  # of the card
-    task_type: str  # in the words of the Hub
-    tags: tuple[str, ...]  # further ones of the card
-    reported_settings: tuple[str, ...] = ("num_train_epochs", "max_length", "per_device_train_batch_size")
-
-
-_WARM_START = _Product("SFT", "card_sft.md", "text-generation", ("sft",))
-_CLASSIFIER = _Product(
-    "classification", "card_classifier.md", "text-classification", (), ("num_train_epochs", "weight_decay")
-)
-_REWARD_MODEL = _Product("reward modeling", "card_reward_model.md", "text-classification", ("reward-trainer",))
+_OF_TRL = ("num_train_epochs", "max_length", "per_device_train_batch_size")  # settings that a card shows
 
 
 def save_warm_start(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Dataset, *argument_groups: Any) -> None:
     """Saves what [`save_classifier`] does for an [`~trl.SFTTrainer`], from its evaluations before and after."""
-    _save_report(trainer, _WARM_START, evaluations, rows, *argument_groups)
+    evaluations = with_rows_of_run(evaluations, rows, trainer.args.output_dir)
+    card = {"algorithm": "SFT", "template": "card_sft.md", "task_type": "text-generation", "tags": ()}
+    _save_report(trainer, evaluations, rows, argument_groups, _OF_TRL, ["reference_perplexity"], **card)
 
 
 def save_classifier(
@@ -63,44 +52,76 @@ def save_classifier(
         replaced(trainer.args, "dataloader_drop_last", False),
     ):
         logits = trainer.predict(encoded).predictions
-    if trainer.is_world_process_zero():
-        save_accuracy(trainer.args.output_dir, logits.argmax(-1).tolist(), rows["label"], train_rows["label"], names)
-    shown, evaluations = evaluate_labels(logits, rows, train_rows["label"], names)
-    _save_report(trainer, _CLASSIFIER, evaluations, shown, *argument_groups)
+    train_labels = train_rows["label"]
+    on_main(lambda: _save_accuracy(trainer.args.output_dir, logits, rows["label"], train_labels, names))
+    shown, evaluations = evaluate_labels(logits, rows, train_labels, names)
+    card = {"algorithm": "classification", "template": "card_classifier.md", "task_type": "text-classification"}
+    _save_report(trainer, evaluations, shown, argument_groups, ("num_train_epochs", "weight_decay"), tags=(), **card)
 
 
 def save_reward_model(trainer: Any, pairs: Dataset, *argument_groups: Any) -> None:
     """Saves what [`save_classifier`] does, for a reward model and held-out pairs, which it scores as a reward."""
-    margins = on_main(lambda: save_preferences(trainer.args.output_dir, pairs))
+    margins = on_main(lambda: _save_preferences(trainer.args.output_dir, pairs))
     shown, evaluations = evaluate_pairs(margins, pairs)
-    _save_report(trainer, _REWARD_MODEL, evaluations, shown, *argument_groups)
+    card = {"algorithm": "reward modeling", "template": "card_reward_model.md", "task_type": "text-classification"}
+    _save_report(trainer, evaluations, shown, argument_groups, _OF_TRL, tags=("reward-trainer",), **card)
+
+
+def _save_accuracy(folder: str, logits: Any, labels: Any, train_labels: Any, names: Sequence[str]) -> None:
+    """Prints and writes the scores of a classifier, beside those of the most frequent label of the training rows."""
+    frequent = Counter(train_labels).most_common(1)[0][0]
+    scores = classification_scores(logits.argmax(-1).tolist(), list(labels), frequent)
+    Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
+    print(
+        f"Held-out accuracy on {scores['rows']} rows: {interval_as_text(scores['accuracy'])}, "
+        f"macro F1 {scores['macro_f1']:.4f}; always {names[frequent]!r}: "
+        f"{scores['commonest_label_accuracy']:.4f}."
+    )
+
+
+def _save_preferences(folder: str, pairs: Dataset) -> list[float]:
+    """
+    Prints and writes the scores of a reward model, which is loaded from its folder as a reward; returns the reward of
+    each chosen completion minus that of the rejected one.
+    """
+    scores = evaluate_preferences(RewardModel(folder), pairs)
+    margins: list[float] = scores.pop("margins")
+    Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
+    print(
+        f"Held-out accuracy on {scores['pairs']} pairs of {scores['prompts']} prompts: "
+        f"{interval_as_text(scores['accuracy'])}; the longer one: {scores['longer_is_chosen']:.4f}, the "
+        f"shorter one: {scores['shorter_is_chosen']:.4f}. Expected calibration error: "
+        f"{scores['expected_calibration_error']:.4f}."
+    )
+    return margins
 
 
 def _save_report(
-    trainer: Any, product: _Product, evaluations: Mapping[str, Evaluation], rows: Dataset, *argument_groups: Any
+    trainer: Any,
+    evaluations: Mapping[str, Evaluation],
+    rows: Dataset,
+    argument_groups: Sequence[Any],
+    reported_settings: Sequence[str],
+    tested_first: Sequence[str] = (),
+    **card: Any,
 ) -> None:
     """Writes report, card and, if `merge` is set, the merged weights; the last evaluation is the trained model's."""
     settings = settings_of(trainer, *argument_groups)
-    if product is _WARM_START:
-        evaluations = with_rows_of_run(evaluations, rows, trainer.args.output_dir)
     if trainer.is_world_process_zero():
         primary = settings.get("primary_metrics")
-        if primary is None and product is _WARM_START:
-            primary = list(dict.fromkeys(["reference_perplexity", *primary_metrics(evaluations, [])]))
+        if primary is None:
+            primary = list(dict.fromkeys([*tested_first, *primary_metrics(evaluations, [])]))
         write_report(
             trainer,
             evaluations,
             rows,
             settings,
-            title=product.algorithm,
+            title=card["algorithm"],
             rewarded=[],
             primary=primary,
-            algorithm=product.algorithm,
             citation=None,
-            settings={name: getattr(trainer.args, name, None) for name in product.reported_settings},
-            template=product.template,
-            task_type=product.task_type,
-            tags=product.tags,
+            settings={name: getattr(trainer.args, name, None) for name in reported_settings},
+            **card,
         )
     if trainer.args.push_to_hub:
         trainer.create_model_card = lambda *_, **__: None  # it is written

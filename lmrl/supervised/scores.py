@@ -1,14 +1,14 @@
 """Scores of reward models on held-out pairs, and of classifiers on held-out labels."""
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
-from lmrl.evaluation import Interval, bootstrap_interval
-from lmrl.evaluation.scores import pooled_score
+from lmrl.evaluation import Interval, Score, bootstrap_interval
+from lmrl.evaluation.scores import mean_score, pooled_score
 from lmrl.evaluation.statistics import Array
 from lmrl.rewards import completion_text
 
@@ -29,15 +29,29 @@ def clustered_interval(
     """
     if len(values) == 0 or len(groups) != len(values):
         raise ValueError(f"`groups` must have one entry per value, at least 1, got {len(groups)} for {len(values)}.")
-    index = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    members = np.array([index[group] for group in groups])
-    statistics = np.stack([np.bincount(members, values), np.bincount(members)], axis=1).tolist()
-    return bootstrap_interval(pooled_score("", "", "mean", statistics, None, None), samples=samples, seed=seed)
+    return bootstrap_interval(clustered(mean_score("", "", values, None), groups), samples=samples, seed=seed)
+
+
+def clustered(score: Score, groups: Sequence[Hashable]) -> Score:
+    """Returns a score whose intervals are over groups of rows, as pairs of one prompt have texts in common."""
+    if score.statistics is None or len(set(groups)) == len(groups):
+        return score
+    sums: dict[Hashable, Array] = {}
+    for group, statistics in zip(groups, score.statistics, strict=True):
+        sums[group] = sums.get(group, np.zeros(len(statistics))) + np.array(statistics)
+    pooled = [part.tolist() for part in sums.values()]
+    return pooled_score(score.name, score.signature, str(score.pooling), pooled, None, score.higher_is_better)
 
 
 def decided_right(margins: Array) -> Array:
     """Returns 1 for each pair with a positive margin, 0 for a negative one and 1/2 for 0."""
     return (np.sign(margins) + 1) / 2
+
+
+def bins_of(confidence: Array, lowest: float, bins: int = 10) -> NDArray[np.int64]:
+    """Returns the number of each confidence's bin, of `bins` of equal width from the lowest possible one to 1."""
+    share = (confidence - lowest) / (1 - lowest)
+    return np.clip((share * bins).astype(int), 0, bins - 1)
 
 
 def calibration_bins(margins: Array, bins: int = 10) -> list[dict[str, Any]]:
@@ -47,8 +61,8 @@ def calibration_bins(margins: Array, bins: int = 10) -> list[dict[str, Any]]:
     """
     confidence = 1 / (1 + np.exp(-np.abs(margins)))
     correct = decided_right(margins)
-    member = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-    inside = [member == number for number in range(bins) if (member == number).any()]
+    member = bins_of(confidence, 0.5, bins)
+    inside = [member == number for number in np.unique(member)]
     return [
         {"confidence": float(confidence[i].mean()), "accuracy": float(correct[i].mean()), "count": int(i.sum())}
         for i in inside
@@ -91,19 +105,16 @@ def evaluate_preferences(
         ValueError: if there are no pairs, or the reward does not apply to a completion.
     """
     prompts = [pair["prompt"] for pair in pairs]
-    rewards = {}
-    lengths = {}
-    for kind in ("chosen", "rejected"):
-        texts = [pair[kind] for pair in pairs]
-        values = reward(completions=texts, prompts=prompts)
-        rewards[kind] = [math.nan if value is None else value for value in values]
-        lengths[kind] = [len(completion_text(text)) for text in texts]
-    margins = np.subtract(rewards["chosen"], rewards["rejected"])
+    texts = [[pair[kind] for pair in pairs] for kind in ("chosen", "rejected")]
+    # As a number, a missing reward is NaN.
+    rewards = [np.array(reward(completions=column, prompts=prompts), dtype=np.float64) for column in texts]
+    lengths = [[len(completion_text(text)) for text in column] for column in texts]
+    margins = rewards[0] - rewards[1]
     if not len(margins) or not np.isfinite(margins).all():
         raise ValueError(f"`margins` must be at least 1 and finite, got {margins[:5].tolist()}.")
     prompt_keys = [repr(prompt) for prompt in prompts]
     bins = calibration_bins(margins)
-    longer = float(decided_right(np.subtract(lengths["chosen"], lengths["rejected"])).mean())
+    longer = float(decided_right(np.subtract(*lengths)).mean())
     return {
         "pairs": len(margins),
         "prompts": len(set(prompt_keys)),

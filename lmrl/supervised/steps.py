@@ -1,10 +1,6 @@
 """Steps that the supervised recipes share: rows that fit the model, a quick step, a new head."""
 
-import json
 import logging
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -12,11 +8,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrl.experiment.policies import model_name, model_source
 from lmrl.models import check_lora_targets, context_length, fuse_activations
-from lmrl.rewards import RewardModel
 from lmrl.settings import follow_lora
 from lmrl.supervised.classifiers import load_trainable_classifier
 from lmrl.supervised.forward import add_supervised_forward
-from lmrl.supervised.scores import classification_scores, evaluate_preferences, interval_as_text
 from lmrl.utils import check_token_ids
 
 logger = logging.getLogger(__name__)
@@ -59,18 +53,7 @@ def check_tokenized(trainer: Any, rows: Dataset) -> None:
 
 
 def prepare_step(trainer: Any, rows: Dataset) -> None:
-    """
-    Prepares an [`~trl.SFTTrainer`] for quick steps on a CPU, and warns of rows that it cut or left out.
-
-    Args:
-        trainer ([`~trl.SFTTrainer`]):
-            Trainer that has not trained yet.
-        rows (`datasets.Dataset`):
-            Training rows as they were given to it.
-
-    Raises:
-        ValueError: As [`check_tokenized`].
-    """
+    """Prepares an [`~trl.SFTTrainer`] that has not trained yet for quick steps, and checks its rows, if not packed."""
     if not trainer.args.packing:
         check_tokenized(trainer, rows)
     fuse_activations(trainer.model)
@@ -79,13 +62,9 @@ def prepare_step(trainer: Any, rows: Dataset) -> None:
 
 def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    Returns a model with a new head of one score, and its tokenizer.
-
-    Args:
-        model_args ([`~lmrl.arguments.ModelArguments`]), config (`transformers.TrainingArguments`):
-            As for [`~lmrl.experiment.load_policy`].
-        pairs (`datasets.Dataset`):
-            Rows with `prompt`, `chosen` and `rejected`, from which a model from scratch takes its vocabulary.
+    Returns a model with a new head of one score, and its tokenizer, by arguments as for
+    [`~lmrl.experiment.load_policy`]. A model from scratch takes its vocabulary from the pairs, rows with `prompt`,
+    `chosen` and `rejected`.
 
     Raises:
         ValueError: If there is no such model.
@@ -100,43 +79,3 @@ def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[Pre
         check_lora_targets(model, model_args.lora_target_modules, model_args.lora_target_parameters)
         follow_lora(config)
     return model, tokenizer
-
-
-def save_preferences(folder: str, pairs: Dataset) -> list[float]:
-    """
-    Prints the held-out scores of a reward model, and writes them as `scores.json` into its folder; returns the reward
-    of each chosen completion minus that of the rejected one.
-
-    Args:
-        folder (`str`):
-            Folder of the reward model, which is loaded as [`~lmrl.rewards.RewardModel`] loads it.
-        pairs (`datasets.Dataset`):
-            Held-out rows with `prompt`, `chosen` and `rejected`.
-    """
-    scores = evaluate_preferences(RewardModel(folder), pairs)
-    margins: list[float] = scores.pop("margins")
-    Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
-    print(
-        f"Held-out accuracy on {scores['pairs']} pairs of {scores['prompts']} prompts: "
-        f"{interval_as_text(scores['accuracy'])}; the longer one: {scores['longer_is_chosen']:.4f}, the "
-        f"shorter one: {scores['shorter_is_chosen']:.4f}. Expected calibration error: "
-        f"{scores['expected_calibration_error']:.4f}."
-    )
-    return margins
-
-
-def save_accuracy(
-    folder: str, predictions: Sequence[int], labels: Sequence[int], train_labels: Sequence[int], names: Sequence[str]
-) -> None:
-    """
-    Prints the held-out scores of a classifier, and writes them as `scores.json` into its folder; the baseline is the
-    most frequent label of the training rows.
-    """
-    frequent = Counter(train_labels).most_common(1)[0][0]
-    scores = classification_scores(predictions, list(labels), frequent)
-    Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
-    print(
-        f"Held-out accuracy on {scores['rows']} rows: {interval_as_text(scores['accuracy'])}, "
-        f"macro F1 {scores['macro_f1']:.4f}; always {names[frequent]!r}: "
-        f"{scores['commonest_label_accuracy']:.4f}."
-    )
