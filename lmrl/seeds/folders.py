@@ -113,7 +113,7 @@ def read_seeds(folder: str | Path, seeds: Sequence[int] | None = None) -> SeedFo
     if seeds is None:
         there = [int(path.name.partition("-")[2]) for path in matching(folder, SEEDS)]
         seeds = read_object(folder / SUMMARY_FILE).get("seeds") or sorted(there)
-    runs = {seed: _read_run(run_folder(folder, seed)) for seed in seeds if is_finished(run_folder(folder, seed))}
+    runs = {seed: read_run_folder(run_folder(folder, seed)) for seed in seeds if is_finished(run_folder(folder, seed))}
     if not runs:
         raise ValueError(f"`seeds` must have a run that has ended, got none in {str(folder)!r}. See seed-*/run.log.")
     found = SeedFolder(folder, runs)
@@ -127,13 +127,6 @@ def read_seeds(folder: str | Path, seeds: Sequence[int] | None = None) -> SeedFo
                 f"{first} and seed {seed}. Run both with the same settings."
             )
     return found
-
-
-def _read_run(folder: Path) -> RunFolder:
-    try:
-        return read_run_folder(folder)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"The scores in {str(folder)!r} must be those of an evaluation, got {error!r}.") from error
 
 
 def _numbers_by_step(log: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:

@@ -21,7 +21,6 @@ from .statistics import MIN_SEEDS, SeedDifference, Spread, compare_seeds, spread
 
 Lines = list[list[str]]
 
-_HEADINGS = ("metric", "before", "after [95% CI]", "sd", "least", "greatest", "change [95% CI]")
 _NO_CLAIM = f"No claim over seeds is possible with fewer than {MIN_SEEDS} of each configuration: run more."
 
 
@@ -87,7 +86,7 @@ def write_summary(seeds: SeedFolder) -> Path:
 
 def summary_lines(seeds: SeedFolder) -> Lines:
     """Returns the table of a folder of seeds: a metric a line, the primary ones first, and notes."""
-    table = [list(_HEADINGS)]
+    table = [["metric", "before", "after [95% CI]", "sd", "least", "greatest", "change [95% CI]"]]
     for name in seeds.metrics:
         spreads = {stage: spread(values) for stage, values in seeds.values(name).items()}
         before = spreads.get("before")
@@ -97,15 +96,16 @@ def summary_lines(seeds: SeedFolder) -> Lines:
         extremes = [number(value) for value in (after.deviation, after.least, after.greatest)]
         table.append([name, start, _mean(after), *extremes, _mean(change, "+") if change else ""])
     count = len(seeds.runs)
-    note = (
+    notes = [
         f"{count} seed{'s' if count != 1 else ''}: {', '.join(map(str, seeds.runs))}. Intervals are Student's t over "
         "seeds, on these rows; sd is the standard deviation (n - 1). Nothing is tested here."
-    )
-    missing = [
-        str(seed) for seed in read_object(seeds.folder / SUMMARY_FILE).get("seeds", []) if seed not in seeds.runs
     ]
-    notes = [note, *([f"Without seed {', '.join(missing)}, which has no scores."] if missing else [])]
-    return [*table, *([text] for text in [*notes, *([_NO_CLAIM] if count < MIN_SEEDS else [])])]
+    wanted = read_object(seeds.folder / SUMMARY_FILE).get("seeds", [])
+    if missing := [str(seed) for seed in wanted if seed not in seeds.runs]:
+        notes.append(f"Without seed {', '.join(missing)}, which has no scores.")
+    if count < MIN_SEEDS:
+        notes.append(_NO_CLAIM)
+    return [*table, *([note] for note in notes)]
 
 
 def compare_configurations(configurations: Mapping[str, SeedFolder]) -> dict[str, dict[str, SeedDifference]]:
