@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lmrl import __version__
-from lmrl.cli import talk
+from lmrl.cli import run, talk
 from lmrl.cli.blocks import owners_of
 from lmrl.cli.catalog import saved_help
 from lmrl.cli.flags import FlagParser
@@ -41,27 +41,24 @@ _LAUNCH_DEFAULTS = {"num_machines": "1", "mixed_precision": "no", "dynamo_backen
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command, by default that of the process; exits with status 2 and one line if its arguments are wrong."""
     words = list(sys.argv[1:] if argv is None else argv)
+    run(lambda: _call(words))
+
+
+def _call(words: list[str]) -> None:
+    """Calls the function of a command, or prints its help."""
     of_recipes = {"list": _list, "copy": _copy, "run": _run, "report": _report}
     commands = {**of_recipes, "merge": talk.merge, "generate": talk.generate, "chat": talk.chat}
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
-        return
-    if words[0] in of_recipes and words[1:2] in (["-h"], ["--help"]):
-        print("\n".join(line for line in (__doc__ or "").splitlines() if f" lmrl {words[0]} " in line))
-        return
-    if words == ["--version"]:
+    elif words == ["--version"]:
         print(__version__)
-        return
-    try:
-        if words[0] not in commands:
-            hint = (
-                f" Did you mean `lmrl run {words[0]}`?" if _is_recipe(words[0]) else did_you_mean(words[0], commands)
-            )
-            raise ValueError(f"`lmrl` must be followed by one of {', '.join(commands)}, got {words[0]!r}.{hint}")
+    elif words[0] in of_recipes and words[1:2] in (["-h"], ["--help"]):
+        print("\n".join(line for line in (__doc__ or "").splitlines() if f" lmrl {words[0]} " in line))
+    elif words[0] in commands:
         commands[words[0]](words[1:])
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    else:
+        meant = f" Did you mean `lmrl run {words[0]}`?" if _is_recipe(words[0]) else did_you_mean(words[0], commands)
+        raise ValueError(f"`lmrl` must be followed by one of {', '.join(commands)}, got {words[0]!r}.{meant}")
 
 
 def _list(words: list[str]) -> None:

@@ -20,13 +20,8 @@ _ARGPARSE_MESSAGES = (
 
 class FlagParser(argparse.ArgumentParser):
     """
-    A parser of flags and of the words before and between them, which raises errors instead of exiting.
-
-    Args:
-        usage (`str`, *optional*):
-            How the command is called. With it `--help` prints it, the description and the flags, and exits.
-        description (`str`, *optional*):
-            What the command does.
+    A parser of flags and of the words before and between them, which raises errors instead of exiting. With a usage,
+    `--help` prints that, the description and the flags.
     """
 
     def __init__(self, usage: str | None = None, description: str | None = None) -> None:

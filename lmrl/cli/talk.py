@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import quieten_libraries, run
+from .errors import quieten_libraries
 from .flags import FlagParser
 
 if TYPE_CHECKING:
@@ -21,12 +21,28 @@ def merge(words: Sequence[str]) -> None:
     values = merge_flags().read(words)
     if len(values.folders) != 2:
         raise ValueError(f"`lmrl merge` must have a run and a new folder, got {' '.join(values.folders) or 'none'}.")
+    source = values.folders[0]
     target = Path(values.folders[1])
-    if target.resolve() == Path(values.folders[0]).resolve():
+    if target.resolve() == Path(source).resolve():
         raise ValueError(f"The folder to write must be another than that of the run, got {str(target)!r} for both.")
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not values.overwrite):
         raise ValueError(f"The folder to write must be new or empty, got {str(target)!r}. Add --overwrite.")
-    run(lambda: _merge(values.folders[0], target, values.dtype))
+    from lmrl.experiment.runs import copy_record
+    from lmrl.models import load_model, load_tokenizer, write_merged
+    from lmrl.utils import known_as
+
+    quieten_libraries()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where it is installed, warns that it takes the CPU
+    with known_as("model"):
+        if Path(source, "adapter_config.json").is_file():
+            write_merged(source, target, dtype=values.dtype)
+        else:
+            print(f"{source} has no adapter to merge: its weights are copied.", file=sys.stderr)
+            tokenizer = load_tokenizer(source)
+            load_model(source, dtype=values.dtype).save_pretrained(target)
+            tokenizer.save_pretrained(target)
+    copy_record(source, target)
+    print(f"The model is in {target}")
 
 
 def generate(words: Sequence[str]) -> None:
@@ -40,7 +56,11 @@ def generate(words: Sequence[str]) -> None:
     texts = prompts or _lines(values.prompts or "-")
     if not texts:
         raise ValueError("`lmrl generate` must have a prompt, got none. Write it behind the run, or give --prompts.")
-    run(lambda: _generate(path, texts, values))
+    model, settings = _load(path, values)
+    for prompt in [settings.make_prompt(text) for text in texts]:
+        if len(texts) > 1:
+            print(f"> {prompt if isinstance(prompt, str) else prompt[-1]['content']}", file=sys.stderr, flush=True)
+        model.complete(prompt)
 
 
 def chat(words: Sequence[str]) -> None:
@@ -48,8 +68,22 @@ def chat(words: Sequence[str]) -> None:
     values = chat_flags().read(words)
     if len(values.words) != 1:
         raise ValueError(f"`lmrl chat` must have a run, got {' '.join(values.words) or 'none'}. Name its folder.")
+    (path,) = values.words
     values.chat = True
-    run(lambda: _chat(values.words[0], values))
+    model, settings = _load(path, values)
+    if model.tokenizer.chat_template is None:
+        raise ValueError(
+            f"`lmrl chat` needs a chat template, and {path!r} has none. Use: lmrl generate {path} PROMPT."
+        )
+    messages: list[dict[str, Any]] = []
+    while text := _next_message():
+        if text == "/new":
+            messages = []
+            continue
+        prompt: Any = settings.make_prompt(text)
+        # The system's message stands at the beginning only.
+        messages += [message for message in prompt if not messages or message["role"] != "system"]
+        messages.append({"role": "assistant", "content": model.complete(messages)})
 
 
 def merge_flags() -> FlagParser:
@@ -115,6 +149,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _load(path: str, values: Namespace) -> "tuple[TerminalModel, PromptSettings]":
+    """Returns a model, and how texts become prompts; raises a `ValueError` for flags that contradict each other."""
     if values.temperature is not None and not values.temperature > 0:
         raise ValueError(f"`temperature` must be above 0, got {values.temperature}. The most likely token: --greedy.")
     from transformers import set_seed
@@ -130,53 +165,9 @@ def _load(path: str, values: Namespace) -> "tuple[TerminalModel, PromptSettings]
     return TerminalModel(path, settings, values.greedy, values.dtype), settings
 
 
-def _generate(path: str, texts: Sequence[str], values: Namespace) -> None:
-    model, settings = _load(path, values)
-    for prompt in [settings.make_prompt(text) for text in texts]:
-        if len(texts) > 1:
-            print(f"> {prompt if isinstance(prompt, str) else prompt[-1]['content']}", file=sys.stderr, flush=True)
-        model.complete(prompt)
-
-
-def _chat(path: str, values: Namespace) -> None:
-    model, settings = _load(path, values)
-    if model.tokenizer.chat_template is None:
-        raise ValueError(
-            f"`lmrl chat` needs a chat template, and {path!r} has none. Use: lmrl generate {path} PROMPT."
-        )
-    messages: list[dict[str, Any]] = []
-    while text := _next_message():
-        if text == "/new":
-            messages = []
-            continue
-        prompt: Any = settings.make_prompt(text)
-        # The system's message stands at the beginning only.
-        messages += [message for message in prompt if not messages or message["role"] != "system"]
-        messages.append({"role": "assistant", "content": model.complete(messages)})
-
-
 def _next_message() -> str:
     """Returns the next line of the standard input, and an empty text at its end."""
     try:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:
         return ""
-
-
-def _merge(source: str, target: Path, dtype: str) -> None:
-    from lmrl.experiment.runs import copy_record
-    from lmrl.models import load_model, load_tokenizer, write_merged
-    from lmrl.utils import known_as
-
-    quieten_libraries()
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where it is installed, warns that it takes the CPU
-    with known_as("model"):
-        if Path(source, "adapter_config.json").is_file():
-            write_merged(source, target, dtype=dtype)
-        else:
-            print(f"{source} has no adapter to merge: its weights are copied.", file=sys.stderr)
-            tokenizer = load_tokenizer(source)
-            load_model(source, dtype=dtype).save_pretrained(target)
-            tokenizer.save_pretrained(target)
-    copy_record(source, target)
-    print(f"The model is in {target}")
