@@ -1,7 +1,6 @@
-"""The Jinja environment of charts, of cards in notebooks, and of the report."""
+"""The Jinja templates of charts, of cards in notebooks, and of the report."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,28 @@ from .wording import number
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, **variables: Any) -> str:
+def renderer(folder: Path, *filters: Callable[..., object]) -> Callable[..., str]:
     """
-    Returns a template of this package filled with the variables; what is put into `.html` and `.svg` is escaped.
+    Returns a function of the name of a template, of a folder or of this package, and of its variables, which fills it.
 
-    Raises:
-        `jinja2.UndefinedError`: if the template uses a variable that is not given.
+    The templates have these filters, by their names. What is put into `.html` and `.svg` is escaped. A variable that
+    is not given raises `jinja2.UndefinedError`.
     """
-    return _environment().get_template(template).render(variables)
-
-
-def environment(folders: Sequence[Path], filters: Sequence[Callable[..., object]]) -> Environment:
-    """Returns an environment with the templates of these folders and of this package, and filters by their names."""
-    made = Environment(
-        loader=FileSystemLoader([*folders, TEMPLATES]),
+    environment = Environment(
+        loader=FileSystemLoader([folder, TEMPLATES]),
         autoescape=select_autoescape(["html", "svg"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters.update({function.__name__: function for function in filters})
-    return made
+    environment.filters.update({function.__name__: function for function in filters})
+
+    def render(template: str, **variables: Any) -> str:
+        """Returns a template filled with variables."""
+        return environment.get_template(template).render(variables)
+
+    return render
 
 
-@cache
-def _environment() -> Environment:
-    return environment((), (number,))
+render = renderer(TEMPLATES, number)
