@@ -1,7 +1,7 @@
 """Perplexity of completions under a language model, and divergence of a policy from its reference."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeAlias
 
@@ -59,13 +59,9 @@ def perplexity(
     if not completions:
         raise ValueError("`completions` must have at least 1 row, got 0.")
     pairs = _token_pairs(model, tokenizer, prompts, completions, chat_template_kwargs)
-
-    def _log_prob(logits: list[Tensor], targets: Tensor) -> list[float]:
-        return [float(logits[0].log_softmax(-1).gather(-1, targets[:, None]).double().sum())]
-
-    sums = torch.tensor(_measured(_log_prob, [model], pairs, batch_size), dtype=torch.float64)[:, 0]
+    log_probs = _measured([model], pairs, batch_size)[:, 0]
     counts = torch.tensor([len(ids) for _, ids in pairs])
-    return pooled_perplexity("perplexity", f"model:{_name(model)}", -sums, counts)
+    return pooled_perplexity("perplexity", f"model:{_name(model)}", -log_probs, counts)
 
 
 def pooled_perplexity(name: str, model: str, negative_log_probs: Tensor, tokens: Tensor) -> Score:
@@ -112,22 +108,13 @@ def divergence(
             "training started from."
         )
     pairs = _token_pairs(model, tokenizer, prompts, completions, chat_template_kwargs)
-
-    def _kl_and_log_prob(logits: list[Tensor], targets: Tensor) -> list[float]:
-        log_probs = logits[0].log_softmax(-1)
-        ref_log_probs = logits[1].log_softmax(-1).to(log_probs.device)
-        kl = (log_probs.exp() * (log_probs - ref_log_probs)).double().sum()
-        return [float(kl), float(log_probs.gather(-1, targets[:, None]).double().sum())]
-
-    measured = torch.tensor(
-        _measured(_kl_and_log_prob, [model, reference], pairs, batch_size), dtype=torch.float64
-    ).reshape(-1, 2)
+    log_probs, kls = _measured([model, reference], pairs, batch_size).T
     generated = all(completion.token_ids is not None for completion in completions)
     along = "the generated tokens" if generated else "the completions, tokenised anew"
     signature = f"reference:{_name(reference)}|exact:over the vocabulary|along:{along}|per:completion|unit:nats"
     counts = torch.tensor([len(ids) for _, ids in pairs])
-    own_perplexity = pooled_perplexity("own_perplexity", "model:the policy itself", -measured[:, 1], counts)
-    kl = mean_score("kl", signature, measured[:, 0].tolist(), MODEL_SCORES["kl"])
+    own_perplexity = pooled_perplexity("own_perplexity", "model:the policy itself", -log_probs, counts)
+    kl = mean_score("kl", signature, kls.tolist(), MODEL_SCORES["kl"])
     return {"kl": kl, "own_perplexity": own_perplexity}
 
 
@@ -176,34 +163,30 @@ def _token_pairs(
     return [(prompt, ids[: limit - len(prompt)]) for prompt, ids in pairs]
 
 
-def _measured(
-    measure: Callable[[list[Tensor], Tensor], list[float]],
-    models: Sequence[PreTrainedModel],
-    pairs: list[TokenPair],
-    batch_size: int,
-) -> list[list[float]]:
+def _measured(models: Sequence[PreTrainedModel], pairs: list[TokenPair], batch_size: int) -> Tensor:
     """
-    Returns for each pair what `measure` makes of the logits (T, V) of each model at its completion's tokens, in
-    float32, and of these tokens (T,) on the first model's device. The processes share the batches.
+    Returns of each pair the log-probability of the completion under the first model, and the KL along it from the
+    first model to each other one, (B, number of models), in float64. The processes share the batches.
     """
     batches = _batches(models, pairs, batch_size)
     rank, world_size = rank_and_world_size()
     measured: dict[int, list[float]] = {}
-    failure = None
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(eval_mode(model))
         try:
             for rows in batches[rank::world_size]:
                 for row, logits, targets in _batch_logits(models, pairs, rows):
-                    measured[row] = measure(logits, targets)
-        except Exception as error:  # the other processes wait for the values of this one
-            failure = error
-    parts = gather_or_fail(measured, failure is not None)
-    if failure is not None:
-        raise failure
-    measured = {row: values for part in parts for row, values in part.items()}
-    return [measured[row] for row in range(len(pairs))]
+                    log_probs, *others = (each.log_softmax(-1) for each in logits)
+                    sums = [log_probs.gather(-1, targets[:, None])]
+                    sums += [log_probs.exp() * (log_probs - other.to(log_probs.device)) for other in others]
+                    measured[row] = [float(terms.double().sum()) for terms in sums]
+        except Exception:
+            gather_or_fail(None, failed=True)  # the other processes wait for the values of this one
+            raise
+    gathered = {row: values for part in gather_or_fail(measured) for row, values in part.items()}
+    ordered = [gathered[row] for row in range(len(pairs))]
+    return torch.tensor(ordered, dtype=torch.float64).reshape(-1, len(models))
 
 
 def _batches(models: Sequence[PreTrainedModel], pairs: list[TokenPair], batch_size: int) -> list[list[int]]:
@@ -231,15 +214,16 @@ def _kept_positions(pairs: list[TokenPair], rows: list[int]) -> int:
 def _batch_logits(
     models: Sequence[PreTrainedModel], pairs: list[TokenPair], rows: list[int]
 ) -> Iterator[tuple[int, list[Tensor], Tensor]]:
+    """
+    Yields each row with the logits (T, V) of each model at its completion's tokens, in float32, and these tokens (T,)
+    on the first model's device.
+    """
     # Padding on the right: a causal model sees none of it and counts positions from the first token by itself.
-    batch = [pairs[row] for row in rows]
-    width = max(len(prompt) + len(ids) for prompt, ids in batch)
+    texts = [torch.tensor(prompt + ids) for prompt, ids in (pairs[row] for row in rows)]
+    input_ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in texts], batch_first=True)
+    width = input_ids.shape[1]
     keep = _kept_positions(pairs, rows)
-    input_ids = torch.zeros((len(rows), width), dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for index, (prompt, ids) in enumerate(batch):
-        input_ids[index, : len(prompt) + len(ids)] = torch.tensor(prompt + ids)
-        mask[index, : len(prompt) + len(ids)] = 1
     outputs = [
         model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device), logits_to_keep=keep).logits
         for model in models
