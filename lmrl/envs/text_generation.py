@@ -200,9 +200,8 @@ class TextGeneration(gymnasium.Env[Any, Any]):
                 raise ValueError(f"`rows` must have prompts, got none in row {number}. Fill it in, or drop the row.")
             ids = tokenize_prompt(self.tokenizer, row["prompt"], number)
             if not ids or len(ids) > (max_prompt_length or len(ids)):
-                raise ValueError(
-                    f"A prompt must have 1 to {max_prompt_length} tokens, got {len(ids)} in row {number}."
-                )
+                allowed = f"1 to {max_prompt_length} tokens" if max_prompt_length else "at least 1 token"
+                raise ValueError(f"A prompt must have {allowed}, got {len(ids)} in row {number}.")
             tokenized.append(ids)
         return tokenized
 

@@ -166,6 +166,7 @@ def test_it_runs_in_vectors_and_processes() -> None:
             "`rows` must have prompts, got none in row 1. Fill it in",
         ),
         ({"max_prompt_length": 1}, "A prompt must have 1 to 1 tokens, got 2 in row 0"),
+        ({"rows": [{"prompt": " "}]}, "A prompt must have at least 1 token, got 0 in row 0"),
         ({"max_completion_length": 0}, "`max_completion_length` must be at least 1, got 0"),
         ({"allowed_tokens": [1, 64]}, "`allowed_tokens` must be two or more different ids from 0 to 63, got 64"),
         ({"allowed_tokens": [5]}, "`allowed_tokens` must be two or more different ids from 0 to 63, got [5]"),
