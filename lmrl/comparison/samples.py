@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lmrl.display.cards import card
-from lmrl.display.wording import with_interval
 from lmrl.evaluation import Interval, Score, bootstrap_interval
+from lmrl.evaluation.comparison import interval_text
 from lmrl.rewards import call_reward, reward_name
 from lmrl.utils import check_at_least, columns_of
 
@@ -212,11 +212,6 @@ def best_of_samples(
         optional = [None if means is None else _interval(means) for means in (typical, passed)]
         rows.append(BestOf(score.name, k, len(values), best, worst, *optional))
     return rows
-
-
-def interval_text(found: Interval | None) -> str:
-    """Returns a value with its interval as text, an empty string for `None`."""
-    return "" if found is None else with_interval(found.value, found.low, found.high, sign="")
 
 
 def _interval(means: ArrayLike) -> Interval:

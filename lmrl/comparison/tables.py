@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from lmrl.display.wording import number, p_value
 from lmrl.evaluation import Evaluation, holm
+from lmrl.evaluation.comparison import interval_text, label_pairs
 from lmrl.evaluation.matching import matched
 from lmrl.evaluation.roles import is_reward
 from lmrl.rewards import reward_name
 from lmrl.rollouts import finite
 
-from .samples import BestOf, Similarity, best_of_samples, interval_text, similarities
+from .samples import BestOf, Similarity, best_of_samples, similarities
 from .winrates import WinRate, values_by_prompt, win_rate
 
 if TYPE_CHECKING:
@@ -48,10 +49,8 @@ def with_win_rates(
         ValueError: As [`win_rate`] does, or if the evaluations are of different rows.
     """
     made = matched(evaluations)
-    baseline = next(iter(made))
-    pairs = [pair for pair in itertools.combinations(made, 2) if all_pairs or pair[0] == baseline]
     found: dict[tuple[str, str, str], WinRate] = {}
-    for first, second in pairs:
+    for first, second in label_pairs(made, all_pairs):
         for name in names:
             before = made[first].scores.get(name)
             after = made[second].scores.get(name)

@@ -1,5 +1,6 @@
 """Confidence intervals of scores and paired tests of differences, from stored statistics."""
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -230,9 +231,14 @@ def compare_all(columns: Columns, primary: Collection[str] | None = None) -> Com
     """
     if not columns:
         raise ValueError("`columns` must have at least 1 checkpoint, got 0.")
-    baseline, *others = columns
-    found = compare_pairs(columns, [(baseline, label) for label in others], primary)
+    found = compare_pairs(columns, label_pairs(columns), primary)
     return Comparisons({label: differences for (_, label), differences in found.items()}, columns)
+
+
+def label_pairs(labels: Iterable[str], all_pairs: bool = False) -> list[tuple[str, str]]:
+    """Returns the pairs of the first label with each other one, or all pairs, the earlier label first."""
+    labels = list(labels)
+    return [pair for pair in itertools.combinations(labels, 2) if all_pairs or pair[0] == labels[0]]
 
 
 def compare_pairs(
@@ -284,12 +290,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def interval_text(interval: Interval | None) -> str:
+    """Returns a value with its interval as text, an empty string for `None`."""
+    return "" if interval is None else with_interval(interval.value, interval.low, interval.high, sign="")
+
+
 def score_text(score: Score | None) -> str:
     """Returns a score with its 95 % bootstrap interval as text, an empty string for `None`."""
-    if score is None:
-        return ""
-    interval = bootstrap_interval(score)
-    return with_interval(score.value, interval.low, interval.high, sign="")
+    return "" if score is None else interval_text(bootstrap_interval(score))
 
 
 def difference_text(difference: Difference | None) -> str:

@@ -1,6 +1,5 @@
 """The report of an evaluation: scores and completions printed, and written as JSON and HTML."""
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from lmrl.display.curves import Log
 from lmrl.display.wording import setting_text
 from lmrl.rollouts import read_log, read_rollouts
 
-from ..comparison import Comparisons, compare_pairs
+from ..comparison import Comparisons, compare_pairs, label_pairs
 from ..evaluate import Evaluation
 from ..matching import matched
 from ..roles import measured_rewards, primary_metrics
@@ -79,10 +78,9 @@ def report(
     rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
     columns = {label: evaluation.scores for label, evaluation in evaluations.items()}
     tested = primary_metrics(evaluations, rewarded) if primary is None else list(primary)
-    wanted = [pair for pair in itertools.combinations(columns, 2) if all_pairs or pair[0] == next(iter(columns))]
-    pairs = compare_pairs(columns, wanted, tested)  # one correction for all that is shown
-    from_baseline = {second: found for (first, second), found in pairs.items() if first == next(iter(columns))}
-    compared = Comparisons(from_baseline, columns)
+    # One correction for all that is shown.
+    pairs = compare_pairs(columns, label_pairs(columns, all_pairs), tested)
+    compared = Comparisons({other: pairs[baseline, other] for baseline, other in label_pairs(columns)}, columns)
     files = {label: folder / f"{label}.json" for label in evaluations}
     for label, evaluation in evaluations.items():
         write_json(files[label], evaluation)
