@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lmrl.display.cards import card
+from lmrl.display.wording import counted
 from lmrl.evaluation import Interval, Score, bootstrap_interval
 from lmrl.evaluation.comparison import interval_text
 from lmrl.rewards import call_reward, reward_name
@@ -54,7 +55,7 @@ class BestOfSamples(list[BestOf]):
             intervals = [interval_text(found) for found in (each.best, each.worst, each.typical, each.passed)]
             lines.append([each.by, str(each.k), *intervals])
         shown = [place for place in range(len(lines[0])) if any(line[place] for line in lines[1:])]
-        prompts = f"{self[0].prompts} prompts" if self else "no prompt has several samples"
+        prompts = counted(self[0].prompts, "prompt") if self else "no prompt has several samples"
         table = [[line[place] for place in shown] for line in lines]
         return card("Best of k samples", lead=prompts, tables={"": table})
 
@@ -207,12 +208,8 @@ def best_of_samples(
         if kept is not None:
             typical = [float(row[most_typical(matrix, k)].mean()) for row, matrix in zip(values, kept, strict=True)]
         passed = None if threshold is None else pass_at(values >= threshold, k)
-        best = _interval(sign * best_of(sign * values, k))
-        worst = _interval(-sign * best_of(-sign * values, k))
-        optional = [None if means is None else _interval(means) for means in (typical, passed)]
+        best = bootstrap_interval(sign * best_of(sign * values, k))
+        worst = bootstrap_interval(-sign * best_of(-sign * values, k))
+        optional = [None if means is None else bootstrap_interval(means) for means in (typical, passed)]
         rows.append(BestOf(score.name, k, len(values), best, worst, *optional))
     return rows
-
-
-def _interval(means: ArrayLike) -> Interval:
-    return bootstrap_interval(np.asarray(means, dtype=np.float64).tolist())

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from lmrl.display.wording import number, p_value
+from lmrl.display.wording import counted, number
 from lmrl.evaluation import Evaluation, holm
 from lmrl.evaluation.comparison import interval_text, label_pairs
 from lmrl.evaluation.matching import matched
@@ -14,7 +14,7 @@ from lmrl.rewards import reward_name
 from lmrl.rollouts import finite
 
 from .samples import BestOf, Similarity, best_of_samples, similarities
-from .winrates import WinRate, values_by_prompt, win_rate
+from .winrates import WinRate, values_by_prompt, win_cells, win_rate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,9 +60,9 @@ def with_win_rates(
     found = {place: replace(each, p_corrected=p) for (place, each), p in zip(found.items(), corrected, strict=True)}
     for label in dict.fromkeys(second for _, second, _ in found):
         own = [(first, each) for (first, second, _), each in found.items() if second == label]
-        several = any(len(made[one].completions) > len(made[one].row_ids) for one in made)
+        several = any(len(evaluation.completions) > evaluation.num_prompts for evaluation in made.values())
         lines = [["by", "over", "win rate [95% CI]", "p (Holm)", "wins", "losses", "ties", "prompts"]]
-        lines += [_win_line(first, each) for first, each in own]
+        lines += [[each.by, first, *win_cells(each)] for first, each in own]
         notes = [_win_note(several, len(found), tolerance), *_ties_notes(made, label, own)]
         numbers = [{"over": first, **finite(asdict(each)), "tolerance": tolerance} for first, each in own]
         made[label] = _with_table(made[label], WIN_RATE, [*lines, *([note] for note in notes)], numbers)
@@ -147,16 +147,10 @@ def _with_table(
     return replace(evaluation, tables=tables, numbers={**evaluation.numbers, heading: numbers})
 
 
-def _win_line(over: str, found: WinRate) -> list[str]:
-    counts = [str(count) for count in (found.wins, found.losses, found.ties, found.prompts)]
-    rate = interval_text(found.rate) + ("*" if found.significant else "")
-    return [found.by, over, rate, p_value(found.p_corrected), *counts]
-
-
 def _win_note(several: bool, tests: int, tolerance: float) -> str:
     rule = _OF_SAMPLES if several else _OF_TEXTS
     tie = f" Scores that differ by at most {tolerance:g} tie." if tolerance else ""
-    correction = f"corrected for {tests} win rate{'s' if tests != 1 else ''} (Holm), apart from the tests of scores"
+    correction = f"corrected for {counted(tests, 'win rate')} (Holm), apart from the tests of scores"
     order = "Each text is scored by itself: their order does not matter."
     return f"{rule}{tie} p is from the exact sign test, without ties, {correction}. * marks p below 0.05. {order}"
 
@@ -181,7 +175,7 @@ def _sample_line(found: BestOf) -> list[str]:
 
 def _sample_note(rows: Sequence[BestOf], choice: str, threshold: float | None) -> str:
     counts = {each.by: each.prompts for each in rows}
-    prompts = f"{next(iter(counts.values()))} prompts"
+    prompts = counted(next(iter(counts.values())), "prompt")
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
         prompts = f"the prompts of which every sample has a score ({listed})"

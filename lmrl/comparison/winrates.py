@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmrl.display.cards import better, card
-from lmrl.display.wording import p_value, with_interval
+from lmrl.display.wording import p_value
 from lmrl.evaluation import Interval, Score, bootstrap_interval
-from lmrl.evaluation.comparison import SIGNIFICANCE_LEVEL
+from lmrl.evaluation.comparison import SIGNIFICANCE_LEVEL, interval_text
+from lmrl.utils import check_at_least
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,16 @@ class WinRate:
         return self.p_corrected < SIGNIFICANCE_LEVEL
 
     def _repr_html_(self) -> str:
-        rate = with_interval(self.rate.value, self.rate.low, self.rate.high, sign="")
-        rate = better(f"{rate}*", self.rate.value > 0.5) if self.significant else rate
-        counts = [str(count) for count in (self.wins, self.losses, self.ties, self.prompts)]
         heads = ["by", "win rate [95 % CI]", "p", "wins", "losses", "ties", "prompts"]
-        lines = [heads, [self.by, rate, p_value(self.p_corrected), *counts]]
-        return card("Win rate", tables={"": [*lines, ["▲ and ▼ mark p below 0.05 of the exact sign test."]]})
+        rate, *others = win_cells(self)
+        line = [self.by, better(rate, self.rate.value > 0.5), *others]
+        return card("Win rate", tables={"": [heads, line, ["▲ and ▼ mark p below 0.05 of the exact sign test."]]})
+
+
+def win_cells(found: WinRate) -> list[str]:
+    """Returns the cells of a win rate in a table: the rate, with a star if it is significant, p, and the counts."""
+    rate = interval_text(found.rate) + ("*" if found.significant else "")
+    return [rate, p_value(found.p_corrected), *map(str, (found.wins, found.losses, found.ties, found.prompts))]
 
 
 def win_rate(before: Score, after: Score, *, tolerance: float = 0.0) -> WinRate:
@@ -78,8 +83,10 @@ def win_rate(before: Score, after: Score, *, tolerance: float = 0.0) -> WinRate:
             Largest difference of two scores that is a tie, at least 0.
 
     Raises:
-        ValueError: If a score has no values per row or no direction, or they are of different numbers of rows.
+        ValueError: If a score has no values per row or no direction, they are of different numbers of rows, or the
+            tolerance is negative.
     """
+    check_at_least(0, tolerance=tolerance)
     sign = check_scores_rows(before)
     check_scores_rows(after)
     old_rows = values_by_prompt(before)

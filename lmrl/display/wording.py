@@ -52,6 +52,11 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a number of things as text: `1 row`, `1,234 rows`."""
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"
+
+
 def direction(higher_is_better: bool | None) -> str:
     """Returns an arrow that points to better values, an empty string for `None`."""
     if higher_is_better is None:

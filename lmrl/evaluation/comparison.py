@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmrl.display.cards import better, card
-from lmrl.display.wording import direction, p_value, with_interval
+from lmrl.display.wording import counted, direction, p_value, with_interval
 from lmrl.utils import check_at_least
 
 from .scores import Score, mean_score
@@ -77,7 +77,7 @@ class Difference:
 
     def _repr_html_(self) -> str:
         p = f", p {p_value(self.p_corrected)}" if self.primary and not math.isnan(self.p_corrected) else ""
-        return card("Difference", lead=f"{difference_text(self)}{p}, {self.rows} rows")
+        return card("Difference", lead=f"{difference_text(self)}{p}, {counted(self.rows, 'row')}")
 
 
 Columns: TypeAlias = Mapping[str, Mapping[str, Score]]
@@ -135,7 +135,7 @@ class Comparisons(dict[str, dict[str, Difference]]):
 
 
 def bootstrap_interval(
-    score: Score | Sequence[float], *, samples: int = 1000, confidence: float = 0.95, seed: int = SEED
+    score: Score | Iterable[float], *, samples: int = 1000, confidence: float = 0.95, seed: int = SEED
 ) -> Interval:
     """
     Returns the value of a score with its percentile bootstrap interval; its ends are NaN if there are less than two
@@ -146,7 +146,7 @@ def bootstrap_interval(
     Jackknife" (Efron, 1979, https://projecteuclid.org/euclid.aos/1176344552).
 
     Args:
-        score ([`Score`] or list of `float`):
+        score ([`Score`] or list or array of `float`):
             The score, or values whose mean it is; its rows are taken as independent ([`per_prompt`] makes them so).
         samples (`int`, *optional*, defaults to `1000`):
             Number of draws.
@@ -310,8 +310,8 @@ def difference_text(difference: Difference | None) -> str:
 def star_note(found: Iterable[Mapping[str, Difference]], has_exploratory: bool) -> str:
     """Returns what a star means, and which metrics have none."""
     comparisons = sum(not math.isnan(each.p_corrected) for differences in found for each in differences.values())
-    star = f"* p < {SIGNIFICANCE_LEVEL:g} by approximate randomization, corrected for {comparisons} comparison"
-    star += "s (Holm)" if comparisons != 1 else " (Holm)"
+    corrected = f"corrected for {counted(comparisons, 'comparison')} (Holm)"
+    star = f"* p < {SIGNIFICANCE_LEVEL:g} by approximate randomization, {corrected}"
     return f"{star}; exploratory metrics are not tested" if has_exploratory else star
 
 

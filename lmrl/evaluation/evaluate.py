@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 from lmrl.display.cards import card, rates_marked, values_text
-from lmrl.display.wording import direction, number
+from lmrl.display.wording import counted, direction, number
 from lmrl.distributed import on_main
 from lmrl.libraries import Dataset, PreTrainedModel, PreTrainedTokenizerBase
 from lmrl.rewards import call_reward, reward_name
@@ -65,6 +65,11 @@ class Evaluation:
         """The value of each score."""
         return {name: score.value for name, score in self.scores.items()}
 
+    @property
+    def num_prompts(self) -> int:
+        """Number of prompts that have completions."""
+        return len({completion.row for completion in self.completions})
+
     def __repr__(self) -> str:
         return f"Evaluation({len(self.completions)} completions: {values_text(self.values)})"
 
@@ -74,10 +79,9 @@ class Evaluation:
             lines.append([f"{name} {direction(score.higher_is_better)}", score_text(score)])
         shown = [one for one in self.completions if one.sample == 0][:3]
         texts = [(f"row {one.row + 1}", [(one.text.strip(), False)], self._row_text(one)) for one in shown]
-        prompts = len({completion.row for completion in self.completions})
         return card(
             "Evaluation",
-            lead=" · ".join([f"{prompts:,} rows", *filter(None, [decoding_text(self.decoding)])]),
+            lead=" · ".join(filter(None, [counted(self.num_prompts, "row"), decoding_text(self.decoding)])),
             tables={"": lines, **{heading: rates_marked(found) for heading, found in self.tables.items()}},
             samples=[{"prompt": "", "texts": texts}] if texts else [],
         )

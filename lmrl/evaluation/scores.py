@@ -1,7 +1,7 @@
 """Corpora of completions and their scores, with the statistics of each row that they are made of."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -98,7 +98,7 @@ class Score:
     sample_scores: list[list[float]] | None = field(default=None, repr=False)
 
 
-def mean_score(name: str, signature: str, values: Sequence[float | None], higher_is_better: bool | None) -> Score:
+def mean_score(name: str, signature: str, values: Iterable[float | None], higher_is_better: bool | None) -> Score:
     """
     Returns the score whose value is the mean of its row scores, NaN if no row has one.
 

@@ -148,3 +148,11 @@ def test_the_table_for_the_terminal_fits_120_columns() -> None:
     lines = as_text(table).splitlines()
     assert lines[0] == "Best of k samples: a" and max(map(len, lines)) <= 120
     assert sum("reward/a_rather_long" in line for line in lines) == 3
+
+
+def test_of_an_old_file_without_row_ids_one_text_of_a_prompt_is_one_text() -> None:
+    old, other = system([0.1] * 12), system([0.3] * 12)
+    old.row_ids.clear()
+    other.row_ids.clear()
+    notes = [line[0] for line in with_win_rates({"a": old, "b": other}, NAMES)["b"].tables["Win rate"] if len(line) == 1]
+    assert notes[0].startswith("win rate = (wins + ties / 2) / prompts.")

@@ -98,3 +98,9 @@ def test_scores_that_cannot_be_compared_raise() -> None:
         win_rate(score([1.0], None), score([1.0], None))
     with pytest.raises(ValueError, match="must have the same rows, got 1 and 2 of 'reward/r'"):
         win_rate(score([1.0]), score([1.0, 2.0]))
+
+
+def test_a_negative_tolerance_raises() -> None:
+    """With it a pair would be won and lost at once."""
+    with pytest.raises(ValueError, match=r"^`tolerance` must be at least 0, got -0\.1\.$"):
+        win_rate(score([1.0]), score([1.0]), tolerance=-0.1)

@@ -110,7 +110,7 @@ def write_card(
         metrics=[*primary, *exploratory],
         exploratory=exploratory,
         is_rewarded=is_rewarded,
-        prompts=len({completion.row for completion in base.completions}),
+        prompts=base.num_prompts,
         data=json.dumps(data_signature(base.row_ids)),
         decoding=json.dumps({key: value for key, value in base.decoding.items() if key != "batch_size"}),
         findings=find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared),

@@ -125,7 +125,7 @@ def find_warnings(
     lacking: tuple[str, ...] = () if has_rewards else _OF_REWARDS
     if not has_rewards and "length" not in measured:
         lacking += _OF_COMPLETIONS
-    rows = min(len({one.row for one in evaluation.completions}) for evaluation in evaluations.values())
+    rows = min(evaluation.num_prompts for evaluation in evaluations.values())
     few = [name for name in _OF_ROWS if rows < _MIN_ROWS and results[name] and not any(results[name])]
     return Findings(
         [sentence for found in results.values() for sentences in found for sentence in sentences],

@@ -112,7 +112,7 @@ def write_page(
         "is_comparable": is_comparable,
         "baseline": baseline,
         "others": others,
-        "prompts": len({completion.row for completion in evaluations[baseline].completions}),
+        "prompts": evaluations[baseline].num_prompts,
         "decoding": decoding_text(evaluations[baseline].decoding),
         "findings": find_warnings(checked, logs=logs, rewarded=rewarded, compared=compared),
         "tiles": _tiles(evaluations, compared, rewarded),
