@@ -3,7 +3,11 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from lmrl.display.wording import counted, number
 from lmrl.evaluation import Evaluation, holm
@@ -15,9 +19,6 @@ from lmrl.rollouts import finite
 
 from .samples import BestOf, Similarity, best_of_samples, similarities
 from .winrates import WinRate, values_by_prompt, win_cells, win_rate
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 WIN_RATE = "Win rate"
 BEST_OF = "Best of k samples"
@@ -112,7 +113,7 @@ def with_samples(
     return made
 
 
-def printed_tables(evaluations: Mapping[str, Evaluation]) -> list["Table"]:
+def printed_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
     """Returns the tables that [`with_win_rates`] and [`with_samples`] made, for the terminal."""
     return [
         printed_table(f"{heading}: {label}", evaluation.tables[heading], grouped=heading == BEST_OF)
@@ -122,12 +123,8 @@ def printed_tables(evaluations: Mapping[str, Evaluation]) -> list["Table"]:
     ]
 
 
-def printed_table(title: str, lines: Sequence[Sequence[str]], grouped: bool = False) -> "Table":
+def printed_table(title: str, lines: Sequence[Sequence[str]], grouped: bool = False) -> Table:
     """Returns a table of an evaluation for the terminal; with `grouped` a line where its first column changes."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", caption_justify="left")
     for place, name in enumerate(lines[0]):
         table.add_column(Text(name), justify="right" if place else "left")

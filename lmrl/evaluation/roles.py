@@ -50,6 +50,12 @@ def is_reward(name: str) -> bool:
     return name == TOTAL_REWARD or name.startswith("reward/")
 
 
+def row_rewards(evaluation: Evaluation, row: int) -> list[tuple[str, float]]:
+    """Returns the names, without `reward/`, and the values of the rewards that a row has; NaN if one does not apply."""
+    rewards = {name: score.row_scores or [] for name, score in evaluation.scores.items() if is_reward(name)}
+    return [(name.removeprefix("reward/"), values[row]) for name, values in rewards.items() if row < len(values)]
+
+
 def primary_metrics(evaluations: Mapping[str, Evaluation], rewarded: Sequence[str]) -> list[str]:
     """
     Returns the metrics to test where the user names none: the rewards' total, and up to five measures of quality that

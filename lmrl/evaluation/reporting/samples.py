@@ -11,7 +11,7 @@ from lmrl.rewards import completion_text
 
 from ..encoding import prompt_text
 from ..evaluate import Evaluation
-from ..roles import is_reward, is_rewarded, measured_rewards
+from ..roles import is_reward, is_rewarded, measured_rewards, row_rewards
 from ..rows import Rows
 from .worddiff import Piece, word_diff
 
@@ -182,13 +182,8 @@ def _row_rewards(
 ) -> list[tuple[str, float, float]]:
     """Returns name, value and change of each reward of a row; a change that is not known is 0."""
     by_reward = {change.reward: change.by_row[row] for change in changes if change.label == label}
-    rewards = []
-    for name, score in evaluation.scores.items():
-        if is_reward(name) and score.row_scores and row < len(score.row_scores):
-            reward = name.removeprefix("reward/")
-            change = by_reward.get(reward, 0.0)
-            rewards.append((reward, score.row_scores[row], change if math.isfinite(change) else 0.0))
-    return rewards
+    known = {reward: change for reward, change in by_reward.items() if math.isfinite(change)}
+    return [(reward, value, known.get(reward, 0.0)) for reward, value in row_rewards(evaluation, row)]
 
 
 def _reward_text(name: str, value: float, change: float) -> str:

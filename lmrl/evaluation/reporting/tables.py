@@ -1,34 +1,29 @@
 """Tables of scores and of completions for the terminal."""
 
+import math
 import re
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from io import StringIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from lmrl.display.wording import number, p_value
 
-from ..comparison import (
-    Columns,
-    Compared,
-    Pairs,
-    compare_all,
-    difference_text,
-    score_text,
-    star_note,
-)
+from ..comparison import Columns, Compared, Pairs, compare_all, difference_text, score_text, star_note
 from ..encoding import prompt_text
 from ..evaluate import Evaluation
-from ..roles import is_reward, split_by_role
+from ..roles import is_reward, row_rewards, split_by_role
 from ..rows import Rows
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 # All control characters but tab and line feed: the escape sequences in a text would act on the terminal.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
+def scores_table(columns: Columns, compared: Compared | None = None) -> Table:
     """
     Returns a table of metrics (rows) by checkpoints (columns), the first of which is the baseline.
 
@@ -47,12 +42,10 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     Raises:
         `ValueError`: if there is no checkpoint, or two were scored on different numbers of rows.
     """
-    from rich.text import Text
-
     compared = compare_all(columns) if compared is None else compared
     baseline = next(iter(columns))
     with_intervals = len(columns) <= 2
-    table = _table("metric")
+    table = Table("metric", box=box.SIMPLE_HEAD)
     for label in columns:
         table.add_column(Text(f"{label} [95% CI]" if with_intervals else label), justify="right")
     for label in compared:
@@ -75,11 +68,9 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     return table
 
 
-def pairs_table(pairs: Pairs) -> "Table":
+def pairs_table(pairs: Pairs) -> Table:
     """Returns a table of the differences of the primary metrics of pairs of checkpoints, by [`compare_pairs`]."""
-    from rich.text import Text
-
-    table = _table("metric", "pair")
+    table = Table("metric", "pair", box=box.SIMPLE_HEAD)
     table.add_column("difference [95% CI]", justify="right")
     table.add_column("p (Holm)", justify="right")
     names = dict.fromkeys(name for found in pairs.values() for name in found if found[name].primary)
@@ -93,15 +84,13 @@ def pairs_table(pairs: Pairs) -> "Table":
     return table
 
 
-def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5) -> "Table":
+def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5) -> Table:
     """
     Returns a table (`rich.table.Table`) of the first `n` prompts, each with a reference, its first completion in each
     evaluation, and the rewards. Evaluations and rows are those of [`report`].
     """
-    from rich.text import Text
-
     has_rewards = any(is_reward(name) for found in evaluations.values() for name in found.scores)
-    table = _table("", "text")
+    table = Table("", "text", box=box.SIMPLE_HEAD)
     if has_rewards:
         table.add_column("reward", justify="right")
     for index in range(min(n, len(rows))):
@@ -118,29 +107,15 @@ def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5)
     return table
 
 
-def _table(*columns: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    return Table(*columns, box=box.SIMPLE_HEAD)
-
-
-def as_text(table: "Table", width: int = 120) -> str:
+def as_text(table: Table, width: int = 120) -> str:
     """Returns a table (`rich.table.Table`) as plain text at most `width` characters wide, longer texts wrapped."""
-    from io import StringIO
-
-    from rich.console import Console
-
-    console = Console(file=StringIO(), width=width, force_terminal=False, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+    stream = StringIO()
+    Console(file=stream, width=width, force_terminal=False, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
 
 
-def show(table: "Table") -> None:
+def show(table: Table) -> None:
     """Prints the table: in colours and as wide as the terminal, or as plain text if stdout is not a terminal."""
-    from rich.console import Console
-
     console = Console(file=sys.stdout)
     if console.is_terminal:
         console.print(table)
@@ -156,7 +131,5 @@ def _aligned(text: str) -> str:
 def _rewards_text(evaluation: Evaluation, row: int) -> str:
     """Returns the rewards of a row, each on a line of its own: `bleu 0.43`."""
     return "\n".join(
-        f"{name.removeprefix('reward/')} {score.row_scores[row]:.2f}"
-        for name, score in evaluation.scores.items()
-        if is_reward(name) and score.row_scores is not None
+        f"{name} {'n/a' if math.isnan(value) else f'{value:.2f}'}" for name, value in row_rewards(evaluation, row)
     )

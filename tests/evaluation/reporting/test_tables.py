@@ -152,3 +152,8 @@ def test_long_texts_are_wrapped_to_the_width(capsys):
     show(table)  # pytest's stdout is no terminal
     out = capsys.readouterr().out
     assert out.count("word") == 100 and "\x1b" not in out and max(map(len, out.splitlines())) <= 120
+
+
+def test_a_reward_that_does_not_apply_to_a_row_is_not_available():
+    text = as_text(samples_table({"sft": completed(["t0"], bleu=[None], length=[0.5])}, [{"prompt": "p0"}]))
+    assert ["sft", "t0", "bleu", "n/a"] in [line.split() for line in text.splitlines()]
