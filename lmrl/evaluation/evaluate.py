@@ -19,7 +19,7 @@ from .generation import Completion, Decoding, decoding_text, end_token_ids, gene
 from .likelihood import divergence, perplexity
 from .metrics import metric_names, score_completions
 from .rows import Row, Rows, checked_rows, row_ids
-from .scores import Corpus, Score, mean_score, per_prompt
+from .scores import Corpus, Score, length_unit, mean_score, per_prompt
 from .store import CompletionStore
 
 # Name of the weighted total of several rewards.
@@ -88,13 +88,13 @@ class Evaluation:
 
     def _row_text(self, completion: Completion) -> str:
         """Returns the rewards of a completion's row and its length."""
-        rewards = {name: score.row_scores for name, score in self.scores.items() if name.startswith("reward/")}
         texts = [
-            f"{name.removeprefix('reward/')} {number(scores[completion.row])}"
-            for name, scores in rewards.items()
-            if scores and completion.row < len(scores)
+            f"{name.removeprefix('reward/')} {number(score.row_scores[completion.row])}"
+            for name, score in self.scores.items()
+            if name.startswith("reward/") and score.row_scores and completion.row < len(score.row_scores)
         ]
-        return " · ".join([*texts, f"{completion.length} tokens", *["unfinished"] * (not completion.finished)])
+        texts.append(f"{completion.length} {length_unit(self.scores)}")
+        return " · ".join(texts if completion.finished else [*texts, "unfinished"])
 
 
 def evaluate_model(

@@ -1,7 +1,7 @@
 """Corpora of completions and their scores, with the statistics of each row that they are made of."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -127,6 +127,11 @@ def pooled_score(
 ) -> Score:
     """Returns the score whose value is made of the summed statistics of its rows; the arguments are [`Score`]'s."""
     return Score(name, pool(pooling, statistics), signature, row_scores, higher_is_better, pooling, statistics)
+
+
+def length_unit(scores: Mapping[str, Score]) -> str:
+    """Returns what the lengths of completions count: `words` where no tokenizer has read them, else `tokens`."""
+    return "words" if "length" in scores and scores["length"].signature == "unit:words" else "tokens"
 
 
 def per_prompt(score: Score, num_samples: int) -> Score:

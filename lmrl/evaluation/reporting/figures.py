@@ -19,7 +19,7 @@ from lmrl.display.wording import direction, listed
 from ..comparison import Compared, bootstrap_interval
 from ..evaluate import Evaluation
 from ..roles import is_reward, is_rewarded, metrics_of
-from ..scores import Score
+from ..scores import Score, length_unit
 
 
 def change_chart(evaluations: Mapping[str, Evaluation], compared: Compared) -> list[str]:
@@ -64,7 +64,7 @@ def histograms(evaluations: Mapping[str, Evaluation]) -> list[str]:
         found = {label: evaluation.scores.get(name) for label, evaluation in evaluations.items()}
         samples = {label: (score.row_scores if score else None) or [] for label, score in found.items()}
         if any(samples.values()):
-            unit = "tokens" if name == "length" else name
+            unit = length_unit(names) if name == "length" else name
             charts.append(histogram(samples, title=f"{name[0].upper()}{name[1:]} of a prompt", x_label=unit))
     return charts
 

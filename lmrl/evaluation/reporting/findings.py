@@ -1,7 +1,7 @@
 """Warnings about evaluations and training runs, as sentences with their numbers."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from lmrl.display.wording import listed, number, with_interval
 from ..comparison import SIGNIFICANCE_LEVEL, Compared, Difference
 from ..evaluate import Evaluation
 from ..roles import compare_evaluations, is_quality, is_reward, is_rewarded, measured_rewards
-from ..scores import Score
+from ..scores import Score, length_unit
 
 # Entropy and diversity have collapsed below these shares of their initial values.
 _MIN_ENTROPY_SHARE, _MIN_DIVERSITY_SHARE = 0.25, 0.7
@@ -99,20 +99,27 @@ def find_warnings(
     rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
     if compared is None:
         compared = compare_evaluations(evaluations, rewarded)
-    pairs = _pairs(evaluations, compared)
+    (baseline, base), *others = evaluations.items()
+    pairs = [
+        _Pair(label, other.scores, base.scores, compared[label], len(other.completions) == len(base.completions))
+        for label, other in others
+    ]
+    pairs = pairs or [_Pair(baseline, base.scores, {}, {}, same_size=True)]
     runs = {label: log for label, log in (logs or {}).items() if log}
-    logged_kls = {label: _first_and_last_tenth(log, "kl_per_sequence") for label, log in runs.items()}
-    # Each check returns its warnings, or None if there are no data for it.
-    checks: dict[str, Iterable[list[str] | None]] = {
+    # Each check returns a warning, an empty text where nothing is wrong, or None where there are no data for it.
+    checks: dict[str, list[str | None]] = {
         "rows trained on": [_trained_on(label, evaluation) for label, evaluation in evaluations.items()],
-        "equal settings": [_unequal_settings(evaluations)],
+        "equal settings": [_unequal_settings(label, other, baseline, base) for label, other in others],
         "reward against held-out metrics": [_reward_hacking(pair, rewarded) for pair in pairs],
         "diversity": [_diversity(pair) for pair in pairs],
         "length": [_length(pair) for pair in pairs],
         "unfinished completions": [_unfinished(pair) for pair in pairs],
-        "entropy": [_entropy(label, log) for label, log in runs.items()],
+        "entropy": [_entropy(label, *ends) for label, ends in _first_and_last(runs, "entropy").items()],
         "KL": [
-            *(_kl(f"{label} (end of training)", ends and ends[1], kl_bound) for label, ends in logged_kls.items()),
+            *(
+                _kl(f"{label} (end of training)", last, kl_bound)
+                for label, (_, last) in _first_and_last(runs, "kl_per_sequence").items()
+            ),
             *(_kl(pair.label, pair.scores["kl"].value, kl_bound) for pair in pairs if "kl" in pair.scores),
         ],
     }
@@ -128,7 +135,7 @@ def find_warnings(
     rows = min(evaluation.num_prompts for evaluation in evaluations.values())
     few = [name for name in _OF_ROWS if rows < _MIN_ROWS and results[name] and not any(results[name])]
     return Findings(
-        [sentence for found in results.values() for sentences in found for sentence in sentences],
+        [warning for found in results.values() for warning in found if warning],
         [name for name, found in results.items() if found and name not in few],
         [name for name, found in results.items() if not found and name not in lacking],
         few,
@@ -136,69 +143,59 @@ def find_warnings(
     )
 
 
-def _pairs(evaluations: Mapping[str, Evaluation], compared: Compared) -> list[_Pair]:
-    (baseline, base), *others = evaluations.items()
-    return [
-        _Pair(label, other.scores, base.scores, compared[label], len(other.completions) == len(base.completions))
-        for label, other in others
-    ] or [_Pair(baseline, base.scores, {}, {}, same_size=True)]
-
-
-def _trained_on(label: str, evaluation: Evaluation) -> list[str] | None:
+def _trained_on(label: str, evaluation: Evaluation) -> str | None:
     if evaluation.trained_on is None:
         return None
     counts = {run: len(ids) for run, ids in evaluation.trained_on.items() if ids}
+    if not counts:
+        return ""
     rows = len({row for ids in evaluation.trained_on.values() for row in ids})
     runs = listed([run if len(counts) == 1 else f"{run} ({count})" for run, count in counts.items()])
     found = f"{label}: {rows} of {len(evaluation.row_ids)} rows were trained on, by {runs}."
-    return [f"{found} Its scores are not held out."] if rows else []
+    return f"{found} Its scores are not held out."
 
 
-def _unequal_settings(evaluations: Mapping[str, Evaluation]) -> list[str] | None:
-    (baseline, base), *others = evaluations.items()
-    sentences = []
-    for label, other in others:
+def _unequal_settings(label: str, other: Evaluation, baseline: str, base: Evaluation) -> str:
+    unequal = []
+    if base.decoding and other.decoding:
         keys = dict.fromkeys(key for key in (*base.decoding, *other.decoding) if key != "batch_size")
-        known = base.decoding and other.decoding
-        unequal = [f"decoding: {key}" for key in keys if known and base.decoding.get(key) != other.decoding.get(key)]
-        common = [name for name in base.scores if name in other.scores]
-        unequal += [name for name in common if base.scores[name].signature != other.scores[name].signature]
-        if unequal:
-            sentences.append(
-                f"{label} and {baseline} were evaluated with different settings ({listed(unequal)}). "
-                "Compare the signatures."
-            )
-    return sentences if others else None
+        unequal = [f"decoding: {key}" for key in keys if base.decoding.get(key) != other.decoding.get(key)]
+    common = [name for name in base.scores if name in other.scores]
+    unequal += [name for name in common if base.scores[name].signature != other.scores[name].signature]
+    found = f"{label} and {baseline} were evaluated with different settings ({listed(unequal)})."
+    return f"{found} Compare the signatures." if unequal else ""
 
 
-def _reward_hacking(pair: _Pair, rewarded: Sequence[str]) -> list[str] | None:
-    trained = {name: difference for name, difference in pair.differences.items() if is_rewarded(name, rewarded)}
-    rewards = {name: difference for name, difference in trained.items() if is_reward(name)}
+def _reward_hacking(pair: _Pair, rewarded: Sequence[str]) -> str | None:
+    trained = {name: each for name, each in pair.differences.items() if is_rewarded(name, rewarded)}
+    rewards = {name: each for name, each in trained.items() if is_reward(name)}
     held_out = {
-        name: difference
-        for name, difference in pair.differences.items()
-        if name not in trained and is_quality(pair.scores[name]) and not math.isnan(difference.low)
+        name: each
+        for name, each in pair.differences.items()
+        if name not in trained and is_quality(pair.scores[name]) and not math.isnan(each.low)
     }
     if not rewards or not held_out:
         return None
-    if max(difference.rows for difference in rewards.values()) < _MIN_ROWS:
-        return []
-    risen = {
-        name: difference for name, difference in rewards.items() if difference.significant and difference.effect > 0
-    }
-    improved = [name for name, d in held_out.items() if _sign(d) == (1 if pair.scores[name].higher_is_better else -1)]
+    if max(each.rows for each in rewards.values()) < _MIN_ROWS:
+        return ""
+    risen = {name: each for name, each in rewards.items() if each.significant and each.effect > 0}
+    improved = [
+        name
+        for name, each in held_out.items()
+        if _has_changed(each) and (each.effect > 0) == pair.scores[name].higher_is_better
+    ]
     if not risen or improved:
-        return []
+        return ""
     which = "the held-out metric did not improve"
     if len(held_out) > 1:
         which = f"none of the {len(held_out)} held-out metrics improved"
-    return [
+    return (
         f"{pair.label}: the reward rose ({_changes(risen)}), but {which} ({_changes(held_out)}). "
         "This may be reward hacking."
-    ]
+    )
 
 
-def _diversity(pair: _Pair) -> list[str] | None:
+def _diversity(pair: _Pair) -> str | None:
     names = [name for name in pair.base if name.startswith("distinct") and name in pair.scores]
     if not names or not pair.same_size:
         return None
@@ -208,83 +205,78 @@ def _diversity(pair: _Pair) -> list[str] | None:
         new = pair.scores[name].value
         if new < _MIN_DIVERSITY_SHARE * old:
             changes.append(f"{name} {number(old)} → {number(new)}, {100 * (new / old - 1):.0f} %")
-    return [f"{pair.label}: completions are less diverse ({'; '.join(changes)})."] if changes else []
+    return f"{pair.label}: completions are less diverse ({'; '.join(changes)})." if changes else ""
 
 
-def _length(pair: _Pair) -> list[str] | None:
+def _length(pair: _Pair) -> str | None:
     difference = pair.differences.get("length")
     if difference is None:
         return None
     before = pair.base["length"].value
-    if abs(difference.effect) <= _MAX_LENGTH_CHANGE * before or not before or not _sign(difference):
-        return []
+    if abs(difference.effect) <= _MAX_LENGTH_CHANGE * before or not before or not _has_changed(difference):
+        return ""
     longer_or_shorter = "longer" if difference.effect > 0 else "shorter"
-    return [
+    return (
         f"{pair.label}: completions are {100 * abs(difference.effect) / before:.0f} % {longer_or_shorter} "
-        f"({number(before)} → {number(pair.scores['length'].value)} tokens)."
-    ]
+        f"({number(before)} → {number(pair.scores['length'].value)} {length_unit(pair.scores)})."
+    )
 
 
-def _unfinished(pair: _Pair) -> list[str] | None:
+def _unfinished(pair: _Pair) -> str | None:
     score = pair.scores.get("unfinished")
     base = pair.base.get("unfinished")
     if score is None:
         return None
     if not score.value > _MAX_UNFINISHED or (base is not None and score.value <= base.value):
-        return []
+        return ""
     before = "" if base is None else f" (before: {100 * base.value:.1f} %)"
-    return [
+    return (
         f"{pair.label}: {100 * score.value:.1f} % of the completions are unfinished{before}. "
         "They were cut at max_new_tokens, and the metrics are of the cut texts."
-    ]
+    )
 
 
-def _entropy(label: str, log: Log) -> list[str] | None:
-    ends = _first_and_last_tenth(log, "entropy")
-    if ends is None:
-        return None
-    first, last = ends
+def _entropy(label: str, first: float, last: float) -> str:
     if not last < _MIN_ENTROPY_SHARE * first:
-        return []
-    return [
+        return ""
+    return (
         f"{label}: entropy collapsed to {100 * last / first:.0f} % of its initial value "
         f"({number(first)} → {number(last)} nats per token, first and last tenth of the log)."
-    ]
+    )
 
 
-def _critic(label: str, log: Log) -> list[str] | None:
+def _critic(label: str, log: Log) -> str | None:
     values = [value for _, value in curve(log, EXPLAINED) if math.isfinite(value)]
     if len(values) < _MIN_ROLLOUTS:
         return None
     mean = sum(values[-_MIN_ROLLOUTS:]) / _MIN_ROLLOUTS
     if not mean < _MIN_EXPLAINED:
-        return []
-    return [
+        return ""
+    return (
         f"{label}: the critic explains almost nothing, {100 * mean:.0f} % of the variance of returns in the mean over "
         f"the last {_MIN_ROLLOUTS} rollouts. REINFORCE with leave-one-out would do the same with less."
-    ]
+    )
 
 
-def _kl(label: str, value: float | None, bound: float) -> list[str] | None:
-    if value is None:
-        return None
-    if not value > bound:
-        return []
-    return [f"{label}: the KL to the reference is {number(value)} nats per completion, more than {bound:g}."]
+def _kl(label: str, value: float, bound: float) -> str:
+    found = f"{label}: the KL to the reference is {number(value)} nats per completion, more than {bound:g}."
+    return found if value > bound else ""
 
 
-def _first_and_last_tenth(log: Log, name: str) -> tuple[float, float] | None:
-    """Returns the means of the first and the last tenth of the logged values, at least one value each."""
-    values = [value for _, value in curve(log, name)]
-    if len(values) < 2:
-        return None
-    tenth = max(1, len(values) // 10)
-    return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
+def _first_and_last(logs: Mapping[str, Log], name: str) -> dict[str, tuple[float, float]]:
+    """Returns the means of the first and the last tenth of a value, of the runs that logged it at least twice."""
+    ends = {}
+    for label, log in logs.items():
+        values = [value for _, value in curve(log, name)]
+        tenth = max(1, len(values) // 10)
+        if len(values) > 1:
+            ends[label] = sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
+    return ends
 
 
-def _sign(difference: Difference) -> int:
-    """Returns the sign of a difference whose p-value is below 0.05 without correction, else 0."""
-    return int(math.copysign(1, difference.effect)) if difference.p_value < SIGNIFICANCE_LEVEL else 0
+def _has_changed(difference: Difference) -> bool:
+    """Returns whether the p-value of a difference is below 0.05 without correction."""
+    return difference.p_value < SIGNIFICANCE_LEVEL
 
 
 def _changes(differences: Mapping[str, Difference]) -> str:

@@ -27,7 +27,7 @@ from ..roles import (
     split_by_role,
 )
 from ..rows import Rows, data_signature
-from ..scores import Score
+from ..scores import Score, length_unit
 from .figures import change_chart, frontier_charts, histograms, optimizer_charts
 from .findings import find_warnings
 from .samples import collect_rollouts, collect_samples
@@ -120,6 +120,7 @@ def write_page(
         "compared": compared,
         "pairs": pairs or {},
         "metrics": {name: metrics[name] for name in [*tested, *exploratory]},
+        "length_unit": length_unit(metrics),
         "primary": tested,
         "exploratory": exploratory,
         "rewarded": rewarded,

@@ -262,3 +262,11 @@ def test_scores_without_rows_or_numbers_give_no_warnings():
     assert warnings(nothing, nothing) == warnings(BASE, Evaluation([], {}, {})) == []
     assert warnings(evaluation(distinct2=math.nan), evaluation(distinct2=0.1)) == []
     assert warnings(BASE, logs={"run": [{"step": 1, "entropy": 1.0}]}) == []
+
+
+def test_a_length_in_words_is_one_of_words():
+    before, after = (
+        Evaluation(BASE.completions, {"length": mean_score("length", "unit:words", [value] * ROWS, None)}, {})
+        for value in (30.0, 45.0)
+    )
+    assert warnings(before, after) == ["after: completions are 50 % longer (30.00 → 45.00 words)."]
