@@ -10,8 +10,8 @@ from typing import Any
 
 from lmrl.display.axes import colors_of
 from lmrl.display.charts import training_charts
-from lmrl.display.curves import POINTS, Log
-from lmrl.display.wording import setting_text
+from lmrl.display.curves import POINTS, Log, last_step
+from lmrl.display.wording import setting_text, without_tokens
 
 from ..comparison import Compared, Difference, Pairs
 from ..evaluate import TOTAL_REWARD, Evaluation
@@ -108,7 +108,7 @@ def write_page(
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "colors": colors_of(dict.fromkeys(filter(None, [*evaluations, *logs]))),
         "runs": list(logs),
-        "steps": max((int(row.get("step", 0)) for log in logs.values() for row in log), default=0),
+        "steps": last_step(logs.values()),
         "is_comparable": is_comparable,
         "baseline": baseline,
         "others": others,
@@ -125,10 +125,10 @@ def write_page(
         "exploratory": exploratory,
         "rewarded": rewarded,
         "is_rewarded": is_rewarded,
-        "settings": _settings(evaluations, config or {}, is_comparable),
+        "settings": _settings(evaluations, without_tokens(config or {}), is_comparable),
         **_charts(evaluations, compared, logs, rewarded),
         **({} if curves is None else {"training_charts": list(curves)}),
-        "differing": _texts(differing or {}),
+        "differing": _texts(without_tokens(differing or {})),
         **collect_samples(checked, rows, rewarded, max_samples),
         **collect_rollouts(rollouts if isinstance(rollouts, Mapping) else {"": rollouts}, 3 * max_samples),
     }
@@ -188,10 +188,10 @@ def _settings(
 
 
 def _texts(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    return {name: {key: _setting_text(key, value) for key, value in part.items()} for name, part in settings.items()}
-
-
-def _setting_text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        return json.dumps(value, default=setting_text, ensure_ascii=False)
-    return "hidden" if name.endswith("_token") else value  # as Trainer does: an access token
+    return {
+        name: {
+            key: value if isinstance(value, str) else json.dumps(value, default=setting_text, ensure_ascii=False)
+            for key, value in part.items()
+        }
+        for name, part in settings.items()
+    }

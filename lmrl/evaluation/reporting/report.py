@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.display.curves import Log
-from lmrl.display.wording import setting_text
+from lmrl.display.wording import setting_text, without_tokens
 from lmrl.rollouts import read_log, read_rollouts
 
 from ..comparison import Comparisons, compare_pairs, label_pairs
@@ -118,10 +118,7 @@ def report(
 
 def _write_facts(folder: Path, evaluations: Mapping[str, Evaluation], rows: Rows, facts: Mapping[str, Any]) -> None:
     """Writes `report.json`: the labels of the evaluations, prompts and references, and settings, without tokens."""
-    config = {
-        name: "hidden" if isinstance(value, str) and name.endswith("_token") else value
-        for name, value in (facts["config"] or {}).items()
-    }
+    config = without_tokens(facts["config"] or {})
     texts = [{name: row[name] for name in ("prompt", "references") if name in row} for row in rows]
     found = {**facts, "config": config, "labels": list(evaluations), "rows": texts}
     text = json.dumps(found, indent=1, ensure_ascii=False, default=setting_text)

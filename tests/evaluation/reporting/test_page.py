@@ -1,5 +1,6 @@
 """The report in the browser: its content, its safety, its scripts."""
 
+import json
 import math
 import random
 import re
@@ -359,3 +360,16 @@ def test_rollouts_of_a_run_are_chosen_in_a_browser(tmp_path):
             body for body in re.findall(r"<article.*?</article>", section, flags=re.DOTALL) if "hidden" not in body
         ]
         assert re.findall(r"text (0\.\d)", "".join(shown)) == expected
+
+
+def test_access_tokens_are_hidden_in_groups_in_the_facts_and_where_runs_differ(tmp_path):
+    config = {"hub_token": "s3cret", "trainer": {"push_to_hub_token": "s3cret", "id2label": {0: "negative"}}}
+    report(both(), rows_of(6), tmp_path, samples=0, logs={}, config=config)
+    facts = json.loads((tmp_path / "report.json").read_text())["config"]
+    assert facts == {
+        "hub_token": "hidden",
+        "trainer": {"push_to_hub_token": "hidden", "id2label": {"0": "negative"}},
+    }
+    differing = {"hub_token": {"a": "s3cret", "b": "0ther"}, "beta": {"a": 0.1, "b": 0.2}}
+    page = page_of(tmp_path, {}, [], logs={"a": LOG, "b": LOG}, differing=differing)
+    assert "s3cret" not in page and page.count("<code>hidden</code>") == 2 and "<code>0.2</code>" in page
