@@ -110,6 +110,8 @@ class Comparisons(dict[str, dict[str, Difference]]):
         return f"{type(self).__name__}({', '.join(tested)})"
 
     def _repr_html_(self) -> str:
+        if not self:
+            return card(type(self).__name__, lead="There is no checkpoint beside the baseline.")
         baseline, *others = self.columns
         heads = [part for label in others for part in (label, f"{label} − {baseline}", "p (Holm)")]
         lines = [["metric", baseline, *heads]]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .comparison import Compared, Comparisons, compare_all
 from .evaluate import TOTAL_REWARD, Evaluation
+from .matching import matched
 from .scores import Score
 
 # Measures of quality in the order in which they become primary metrics, the most used ones first.
@@ -99,6 +100,7 @@ def compare_evaluations(
     Raises:
         `ValueError`: if there is no evaluation, or they are of different rows.
     """
+    evaluations = matched(evaluations)
     rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
     tested = primary_metrics(evaluations, rewarded) if primary is None else primary
     return compare_all({label: evaluation.scores for label, evaluation in evaluations.items()}, tested)

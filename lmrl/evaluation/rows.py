@@ -42,7 +42,7 @@ def row_ids(rows: Sequence[Row]) -> list[str]:
     ids = []
     for row in rows:
         content = json.dumps([row["prompt"], row.get("references")], sort_keys=True, ensure_ascii=False)
-        name = hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
+        name = hashlib.blake2b(content.encode(errors="backslashreplace"), digest_size=6).hexdigest()
         ids.append(f"{name}.{seen[name]}" if seen[name] else name)
         seen[name] += 1
     return ids

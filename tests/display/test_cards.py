@@ -4,6 +4,7 @@ import re
 import xml.etree.ElementTree as ET
 from functools import partial
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,11 @@ from lmrl.evaluation import (
     compare,
     compare_all,
     compare_evaluations,
+    measure_completions,
+    read_outputs,
+    report,
     score_completions,
+    write_page,
 )
 from lmrl.evaluation.scores import mean_score, per_prompt
 from lmrl.rewards import BLEU, Length, reward_name
@@ -208,3 +213,27 @@ def test_curves_are_one_drawing_of_a_chart_for_each_logged_value() -> None:
         training_curves([])
     with pytest.raises(ValueError, match=r"^`columns` must be at least 1, got 0\.$"):
         training_curves(logs, columns=0)
+
+
+def test_a_comparison_of_one_checkpoint_or_none_shows_that_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    """Of none, as [`report`] returns it where there are logs alone."""
+    none = report({}, [], tmp_path, logs={"sft": [{"step": 1, "loss": 2.0}]})
+    for found in (none, compare_evaluations({"only": LOW})):
+        assert parsed(found._repr_html_()).text.split() == "Comparisons There is no checkpoint beside the baseline.".split()
+
+
+def test_one_row_is_not_several() -> None:
+    one = system([0.5, 0.25], samples=2)
+    assert "1 row · 2 sampled" in parsed(one._repr_html_()).text
+    assert "1 prompts" not in parsed(best_of_samples(one.scores["reward/r"])._repr_html_()).text
+    assert ", 1 row" in parsed(compare(one.scores["ter"], one.scores["ter"])._repr_html_()).text
+
+
+def test_lengths_in_words_are_shown_as_words(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("one two three\n")
+    rows = [{"prompt": "p"}]
+    read = measure_completions(read_outputs(tmp_path / "texts.txt", rows), rows, length_unit="words")
+    assert "3 words" in parsed(read._repr_html_()).text
+    write_page(tmp_path / "page.html", {"texts": read}, rows)
+    page = (tmp_path / "page.html").read_text()
+    assert "3 words</p>" in page and ">words</text>" in page and "tokens" not in re.sub("<style>.*?</style>", "", page)

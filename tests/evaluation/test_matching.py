@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmrl.evaluation import Completion, Evaluation
+from lmrl.evaluation import Completion, Evaluation, SideBySide, compare_evaluations
 from lmrl.evaluation.matching import matched
 from lmrl.evaluation.scores import Score, mean_score
 
@@ -34,3 +34,15 @@ def test_evaluations_of_other_rows_raise():
         matched({"a": evaluation("123"), "b": evaluation("124")})
     with pytest.raises(ValueError, match="got 2 rows of 'b', of which 2 are among the 3 of 'a'"):
         matched({"a": evaluation("123"), "b": evaluation("12")})
+
+
+def test_a_comparison_and_a_view_side_by_side_match_the_rows():
+    first, other = evaluation("123"), evaluation("312")
+    found = compare_evaluations({"a": first, "b": other}, primary=["r"])["b"]["r"]
+    assert (found.effect, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+    shown = SideBySide({"a": first, "b": other}, [{"prompt": name} for name in "123"])
+    texts = [[pieces for _, _, pieces, _ in sample["texts"]] for sample in shown.found["samples"]]
+    assert texts == [[[(f"{name}.0", False)]] * 2 for name in "123"]
+    for refusing in (compare_evaluations, lambda evaluations: SideBySide(evaluations, [{"prompt": "p"}] * 3)):
+        with pytest.raises(ValueError, match="got 3 rows of 'b', of which 2 are among the 3 of 'a'"):
+            refusing({"a": first, "b": evaluation("124")})

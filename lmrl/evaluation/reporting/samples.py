@@ -11,6 +11,7 @@ from lmrl.rewards import completion_text
 
 from ..encoding import prompt_text
 from ..evaluate import Evaluation
+from ..matching import matched
 from ..roles import is_reward, is_rewarded, measured_rewards, row_rewards
 from ..rows import Rows
 from .worddiff import Piece, word_diff
@@ -31,6 +32,9 @@ class SideBySide:
             Number of rows: half of them the first ones, the others those whose reward rose and fell most.
         rewarded (list of `str`, *optional*):
             As for [`report`].
+
+    Raises:
+        `ValueError`: if two evaluations are of different rows.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class SideBySide:
         n: int = 4,
         rewarded: Sequence[str] | None = None,
     ) -> None:
+        evaluations = matched(evaluations)
         rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
         self.labels = list(evaluations)
         self.found = collect_samples(evaluations, rows, rewarded, n)

@@ -45,7 +45,7 @@ def write_json(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False)
-    replace_file(Path(path), text.encode())
+    replace_file(Path(path), text.encode(errors="backslashreplace"))  # JSON's escape of a lone surrogate
 
 
 def read_json(path: str | os.PathLike[str]) -> Evaluation:

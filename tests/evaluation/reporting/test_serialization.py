@@ -5,7 +5,16 @@ import math
 
 import pytest
 
-from lmrl.evaluation import Completion, Evaluation, Score, read_json, to_json, write_json
+from lmrl.evaluation import (
+    Completion,
+    Evaluation,
+    Score,
+    measure_completions,
+    read_json,
+    read_outputs,
+    to_json,
+    write_json,
+)
 
 
 def test_json_is_read_as_it_was_written(tmp_path):
@@ -44,3 +53,11 @@ def test_a_file_without_an_evaluation_is_named(tmp_path, text):
         ValueError, match=r"after\.json' must have an evaluation that lmrl wrote, got .* Evaluate it again"
     ):
         read_json(tmp_path / "after.json")
+
+
+def test_a_lone_surrogate_of_a_text_from_a_file_is_written_and_read(tmp_path):
+    rows = [{"prompt": "p", "references": ["\ud83d"]}]
+    (tmp_path / "texts.jsonl").write_text('{"text": "half a smile \\ud83d"}\n')
+    found = measure_completions(read_outputs(tmp_path / "texts.jsonl", rows), rows, metrics=["length"])
+    write_json(tmp_path / "found.json", found)
+    assert read_json(tmp_path / "found.json").completions[0].text == "half a smile \ud83d"
