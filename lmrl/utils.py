@@ -168,6 +168,17 @@ def loading_problem(name_or_path: str | Path, error: BaseException) -> str:
     return f"there is no folder {str(path)!r}.{did_you_mean(str(path), beside)} From the hub: {reason_of(error)}"
 
 
+def read_adapter_config(folder: str | Path) -> dict[str, Any] | None:
+    """Returns the configuration of an adapter from its folder, `None` without one; a `ValueError` if it is damaged."""
+    path = Path(folder, "adapter_config.json").expanduser()
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} must be the configuration of an adapter in JSON, got {error}.") from error
+
+
 def tokenize_prompt(tokenizer: Any, prompt: Any, row: int, **chat_template_kwargs: Any) -> list[int]:
     """
     Returns the token ids of a prompt as in training, of a chat by the chat template with the generation prompt added.

@@ -1,15 +1,13 @@
 """Arguments of models: to train, to evaluate, and under a classifier."""
 
 import importlib.util
-import json
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from trl import ModelConfig
 
 from lmrl.settings import Settings, check_unread, is_given
-from lmrl.utils import check_at_least, option
+from lmrl.utils import check_at_least, option, read_adapter_config
 
 # Settings of a new adapter, where none are given.
 _NEW_ADAPTER = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_target_modules": "all-linear"}
@@ -104,13 +102,7 @@ class ModelArguments(Settings, ModelConfig):
 
     def _given_adapter(self) -> dict[str, Any] | None:
         """Returns the configuration of the adapter in `model_name_or_path`, `None` for a complete model."""
-        path = Path(self.model_name_or_path or "", "adapter_config.json").expanduser()
-        if not self.model_name_or_path or not path.is_file():
-            return None
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{path} must be the configuration of an adapter in JSON, got {error}.") from error
+        return read_adapter_config(self.model_name_or_path) if self.model_name_or_path else None
 
     def _set_lora(self, adapter: dict[str, Any] | None) -> None:
         """Fills in the settings of LoRA: of the adapter that is trained further, or the defaults of a new one."""

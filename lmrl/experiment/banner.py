@@ -211,7 +211,8 @@ def _training(trainer: Any) -> str:
     goes_on = request is not None and (request != "latest" or bool(matching(args.output_dir, CHECKPOINTS)))
     resumed = f"; goes on from a checkpoint ({request})" if goes_on else ""
     named = f"{steps:,} step{'s'[: steps != 1]}"
-    return f"{named}, {seen:,.0f} {unit}{passes}; learning rate {_rate(trainer)}, {args.lr_scheduler_type.value}{resumed}"
+    rate = f"learning rate {_rate(trainer)}, {args.lr_scheduler_type.value}"
+    return f"{named}, {seen:,.0f} {unit}{passes}; {rate}{resumed}"
 
 
 def _rate(trainer: Any) -> str:

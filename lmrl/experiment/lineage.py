@@ -7,7 +7,8 @@ from typing import Any
 
 from lmrl.evaluation.reporting.card import hub_id, local_name, options_text
 from lmrl.experiment.policies import layers_text
-from lmrl.experiment.runs import adapter_config, find_run, read_run
+from lmrl.experiment.runs import find_run, read_run
+from lmrl.utils import read_adapter_config
 
 _PRECISION = ("dtype", "bf16", "fp16")
 _OF_ADAPTER = (
@@ -32,8 +33,8 @@ class Lineage:
 def lineage_of(folder: str | Path, config: Mapping[str, Any]) -> Lineage:
     """Returns what the trained model in a folder, or its adapter, was made from; `config` has the run's settings."""
     start = config.get("model_name_or_path")
-    adapter = adapter_config(str(folder))
-    start_adapter = adapter_config(str(start)) if start else None
+    adapter = read_adapter_config(folder)
+    start_adapter = read_adapter_config(start) if start else None
     root = _root(start)
     text = _named(start)
     if start_adapter is not None:
@@ -73,7 +74,7 @@ def _adapter_text(adapter: Mapping[str, Any], config: Mapping[str, Any], continu
 def _root(model: str | None) -> str | None:
     """Returns the model at the beginning: the base of an adapter, the start of the run that wrote a model."""
     for _ in range(_MAX_RUNS):
-        adapter = adapter_config(str(model)) if model else None
+        adapter = read_adapter_config(model) if model else None
         earlier = adapter.get("base_model_name_or_path") if adapter else None
         if earlier is None and model is not None and find_run(model) is not None:
             earlier = read_run(model).settings.get("model", {}).get("model_name_or_path")

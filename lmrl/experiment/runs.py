@@ -22,7 +22,7 @@ from lmrl.experiment.notes import run_notes
 from lmrl.log_file import LogFile
 from lmrl.outputs import resume_request
 from lmrl.rollouts import replace_file
-from lmrl.utils import shorten
+from lmrl.utils import read_adapter_config, shorten
 from lmrl.version import package_versions
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def trained_rows(models: Iterable[str]) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for model in models:
-        base = (adapter_config(model) or {}).get("base_model_name_or_path")
+        base = (read_adapter_config(model) or {}).get("base_model_name_or_path")
         place = find_run(model)
         is_other = bool(base) and Path(str(base)).absolute() != Path(model).absolute()
         earlier = trained_rows([str(base)]) if is_other else {}
@@ -165,12 +165,6 @@ def trained_rows(models: Iterable[str]) -> dict[str, list[str]]:
         for run, keys in {**earlier, **own}.items():
             found[run] = list(dict.fromkeys([*found.get(run, []), *keys]))
     return found
-
-
-def adapter_config(model: str) -> dict[str, Any] | None:
-    """Returns the configuration of a LoRA adapter from its folder; `None` if there is none."""
-    path = Path(model, "adapter_config.json")
-    return dict(_read(path)) if path.is_file() else None
 
 
 def find_trained(rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> dict[str, list[int]]:
