@@ -235,7 +235,7 @@ class Weighted(Combined):
         low = high = 0.0
         for reward, weight in pairs:
             if not math.isfinite(weight):
-                raise ValueError(f"The weights of `Weighted` must be finite, got {weight} for {reward_name(reward)!r}.")
+                raise ValueError(f"The weights of `Weighted` must be finite, got {weight} of {reward_name(reward)!r}.")
             # 0 belongs to the range, as a component may be left out; 0 times infinity is no number.
             ends = [0.0, *(weight * end for end in range_of(reward) if weight != 0)]
             low += min(ends)

@@ -188,7 +188,9 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
     def __post_init__(self, corpus: str | Path | Iterable[Any], corpus_column: str | None) -> None:
         super().__post_init__(corpus, corpus_column)
         if self.words < 2:
-            raise ValueError("`corpus` must have at least 2 words, got fewer. NIST weighs n-grams by their counts.")
+            raise ValueError(
+                f"`corpus` must have at least 2 words, got {self.words}. NIST weighs n-grams by their counts."
+            )
         self.counts = {(): self.words} | self.counts  # every word follows the empty n-gram
         most = [0] * NIST_ORDER
         for gram, count in self.counts.items():

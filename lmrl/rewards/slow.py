@@ -18,6 +18,7 @@ from lmrl.utils import check_above, check_at_least, check_finite, check_in, colu
 
 from .algebra import Reward
 from .base import Prompts, Scores, call_reward, range_of, signature_of
+from .normalize import Normalized
 from .workers import Failure, Pool
 
 _NO_LISTS = (str, bytes, Mapping)
@@ -35,7 +36,8 @@ class Wrapped(Reward):
     Args:
         reward (`Callable`):
             Any callable that TRL takes as a reward function, `async` ones included. It may have no state to be saved,
-            which would depend on the rows that it is not called with.
+            which would depend on the rows that it is not called with, and not be [`Normalized`], which reads the
+            trainer's arguments.
     """
 
     reward: Callable[..., Any]
@@ -53,6 +55,11 @@ class Wrapped(Reward):
                 f"The reward of `{kind}` must have no state, got {name!r}, which has one. Wrap the "
                 "rewards it is made of instead."
             )
+        if _is_normalized(self.reward):
+            raise ValueError(
+                f"The reward of `{kind}` must not be normalized, got {name!r}, which would stay raw in training. Wrap "
+                "the rewards it is made of instead."
+            )
         self._parts = (self.reward,)
         self.potential = potential_of(self.reward)
         super().__init__(name, columns, range_of(self.reward), signature_of(self.reward))
@@ -68,6 +75,10 @@ class Wrapped(Reward):
             listed = {k: v for k, v in columns.items() if hasattr(v, "__getitem__") and not isinstance(v, _NO_LISTS)}
             rows = {name: values for name, values in listed.items() if len(values) == len(completions)}
         return {"completions": completions, **({} if prompts is None else {"prompts": prompts}), **rows}
+
+
+def _is_normalized(reward: Any) -> bool:
+    return isinstance(reward, Normalized) or any(map(_is_normalized, getattr(reward, "_parts", ())))
 
 
 def _reads_its_columns_alone(reward: Any) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import slow_rewards
 
-from lmrl.rewards import BLEU, Cached, InWorkers, Length, Weighted, make_reward
+from lmrl.rewards import BLEU, Cached, InWorkers, Length, Normalized, Retried, Weighted, make_reward
 from lmrl.rewards.base import call_reward
 
 REFERENCES = [["the cat sat on the mat"], ["no", "never"], ["a b"], ["x y z"]]
@@ -333,6 +333,8 @@ def test_a_program_leaves_no_worker_behind(sent, tmp_path):
         (lambda: Cached(BLEU(), size=0), "`size`.*got 0"),
         (lambda: Cached(lambda completions, trainer_state, **_: []), r"with \['trainer_state'\]"),
         (lambda: Cached(Stateful()), "must have no state, got 'Stateful'"),
+        (lambda: Cached(Normalized(BLEU(), by="group")), "must not be normalized, got 'bleu_normalized', which would"),
+        (lambda: Retried(Length(3) + Normalized(BLEU())), "must not be normalized, got 'length_plus_bleu_normalized'"),
         (lambda: InWorkers(lambda completions, **_: []), "must be picklable, got .*at the top of a module"),
         (lambda: InWorkers(BLEU(), workers=0), "`workers`"),
         (lambda: InWorkers(BLEU(), chunk_size=0), "`chunk_size`"),
