@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmrl.progress import Prefixes, Progress, join_progress, potential_of
-from lmrl.utils import check_above, check_at_least, check_finite, check_in, columns_of, reward_name
+from lmrl.utils import check_above, check_at_least, check_finite, check_in, columns_of
 
 from .algebra import Reward
-from .base import Prompts, Scores, call_reward, range_of, signature_of
+from .base import Prompts, Scores, call_reward, range_of, reward_name, signature_of
 from .normalize import Normalized
 from .workers import Failure, Pool
 
