@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .errors import run
-from .inspection import recipe_arguments
+from .process import recipe_arguments
 
 if TYPE_CHECKING:
     from .parser import parse, read_yaml

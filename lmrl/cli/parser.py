@@ -24,8 +24,8 @@ from .catalog import DESCRIBE_ARGUMENTS, catalog_entry
 from .flags import as_rule
 from .help import describe, members_of, wants_help, write_help
 from .hints import remedy_for, yaml_problem
-from .inspection import PRINT_ARGUMENTS, arguments_as_json
 from .interruption import PARSED
+from .process import PRINT_ARGUMENTS
 from .unread import check_places
 
 _REMOVAL_OF_OLD_NAMES = "0.3.0"
@@ -134,6 +134,19 @@ def _print_arguments(dataclass_types: Sequence[type], argv: Sequence[str], demo:
     else:
         sys.stdout.write(write_help(arguments, Path(sys.argv[0]).name, wants_help(argv) == "all", example))
     sys.exit(0)
+
+
+def arguments_as_json(parsed: Iterable[Any]) -> str:
+    """Returns the type and the value of each field of parsed dataclasses by name, except for tokens, in one line."""
+    arguments = {}
+    for group in parsed:
+        hints = get_type_hints(type(group))
+        for field in fields(group):
+            if field.init and not field.name.endswith("_token"):
+                hint = hints[field.name]
+                type_name = hint.__name__ if isinstance(hint, type) else str(hint)
+                arguments[field.name] = {"type": type_name, "value": getattr(group, field.name)}
+    return json.dumps(arguments, default=str)
 
 
 def _old_names(dataclass_types: Iterable[type]) -> dict[str, str]:

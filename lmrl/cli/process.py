@@ -1,10 +1,11 @@
-"""The process of a recipe that another program runs, and what it writes: its log and the reason of a failure."""
+"""The process of a recipe that another program runs, and what it writes: its arguments, its log, why it failed."""
 
 import json
 import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,30 @@ from typing import Any
 # The shell reads a pipe that closes when the program dies, and then kills the process group of the recipe.
 _GUARD = 'read line || kill -s KILL -- "-$1"'
 _POLL_SECONDS = 0.2
+
+# The flag with which a recipe prints its arguments, once they are checked, and exits.
+PRINT_ARGUMENTS = "--print_arguments"
+
+
+def recipe_arguments(command: Sequence[str]) -> dict[str, dict[str, Any]] | None:
+    """
+    Returns the arguments of a recipe, each with its `type` and `value`; `None` if its parser is not lmrl's.
+
+    Args:
+        command (list of `str`):
+            The recipe's file and its arguments, which the recipe checks.
+
+    Raises:
+        ValueError: If the recipe does not accept the arguments.
+    """
+    source = Path(command[0]).read_text(encoding="utf-8")
+    if not re.search(r"from lmrl\.cli import (?:.*|\([^)]*)\bparse\b", source):  # in one line or in several
+        return None
+    run = subprocess.run([sys.executable, *command, PRINT_ARGUMENTS], capture_output=True, text=True, check=False)
+    if run.returncode:
+        lines = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
+        raise ValueError(lines[-1].removeprefix("error: "))
+    return dict(json.loads(run.stdout.splitlines()[-1]))
 
 
 @contextmanager
