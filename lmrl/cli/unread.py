@@ -57,6 +57,7 @@ _IN_PROCESS = (
 )
 _CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
 _BY_OPTIMIZER = ("galore", "apollo")
+_WITHOUT_WARMUP = ("constant", "greedy", "reduce_lr_on_plateau")
 
 _RULES = (
     _unread(_SCRIPTS, "Only example scripts of transformers read it. Leave it out."),
@@ -134,7 +135,7 @@ _RULES = (
     _Rule(
         ("warmup_steps", "warmup_ratio"),
         ("lr_scheduler_type",),
-        lambda kind: _text(kind) != "constant",
+        lambda kind: _text(kind) not in _WITHOUT_WARMUP,
         "It is read with --lr_scheduler_type linear, cosine or constant_with_warmup alone.",
     ),
 )
