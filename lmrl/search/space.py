@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def read_space(space: Mapping[str, Any] | str, types: Mapping[str, str] | None =
 def as_argv(name: str, value: Any) -> list[str]:
     """Returns the words of a command line that set an argument to a value."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
-        value = json.loads(value)
+        with suppress(ValueError):  # of a text, such as a template of prompts
+            value = json.loads(value)
     items = value if isinstance(value, list) else [value]
     return [f"--{name}", *(item if isinstance(item, str) else json.dumps(item) for item in items)]
 

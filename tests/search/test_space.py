@@ -58,6 +58,7 @@ def test_values_are_written_as_the_command_line_reads_them() -> None:
     assert as_argv("use_peft", True) == ["--use_peft", "true"]
     assert as_argv("beta", 0.05) == ["--beta", "0.05"]
     assert as_argv("critic", "shared") == ["--critic", "shared"]
+    assert as_argv("prompt_template", "{mr} ->") == ["--prompt_template", "{mr} ->"]
     assert as_argv("rewards", space["rewards"].choices[1]) == ["--rewards", "bleu", '{"length": {"target": 20}}']
 
 
