@@ -114,13 +114,7 @@ def small_encoder(texts: Iterable[str], labels: Sequence[str]) -> tuple[PreTrain
     Returns a ModernBERT of one layer with random weights, and a lower-case word-piece tokenizer trained on the texts.
 
     The model averages over the tokens and has strong dropout: it learns from thousands of texts in a minute on a CPU,
-    for use where no pretrained model is available.
-
-    Args:
-        texts (iterable of `str`):
-            Texts to build the vocabulary from.
-        labels (`Sequence[str]`):
-            Names of the labels.
+    for use where no pretrained model is available. Its config has the names of the labels.
     """
     tokenizer = _word_piece_tokenizer(texts)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "eos")}

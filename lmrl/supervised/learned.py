@@ -46,11 +46,8 @@ def evaluate_labels(
     frequencies = np.array([counts[label] for label in range(len(names))]) / len(train_labels)
     labels = np.array(rows["label"])
     hardest = np.argsort(learned[np.arange(len(labels)), labels], kind="stable")
-    texts = {
-        "prompt": [rows["text"][index] for index in hardest],
-        "references": [[names[labels[index]]] for index in hardest],
-    }
-    shown = Dataset.from_dict(texts)
+    references = [[names[label]] for label in labels[hardest]]
+    shown = Dataset.from_dict({"prompt": rows.select(hardest)["text"][:], "references": references})
     confidences = {"majority": np.tile(frequencies, (len(labels), 1)), "classifier": learned}
     evaluations = {
         label: _evaluate_labels(probabilities[hardest], labels[hardest], names, row_ids(shown.to_list()))

@@ -23,8 +23,8 @@ _OF_TRL = ("num_train_epochs", "max_length", "per_device_train_batch_size")  # s
 def save_warm_start(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Dataset, *argument_groups: Any) -> None:
     """Saves what [`save_classifier`] does for an [`~trl.SFTTrainer`], from its evaluations before and after."""
     evaluations = with_rows_of_run(evaluations, rows, trainer.args.output_dir)
-    card = {"algorithm": "SFT", "template": "card_sft.md", "task_type": "text-generation", "tags": ()}
-    _save_report(trainer, evaluations, rows, argument_groups, _OF_TRL, ["reference_perplexity"], **card)
+    card = {"algorithm": "SFT", "template": "card_sft.md", "task_type": "text-generation"}
+    _save_report(trainer, evaluations, rows, argument_groups, _OF_TRL, ["reference_perplexity"], tags=(), **card)
 
 
 def save_classifier(

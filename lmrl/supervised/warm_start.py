@@ -60,14 +60,9 @@ def first_references(rows: Dataset) -> Dataset:
 
 def evaluate_supervised(trainer: Any, evaluator: Evaluator) -> Evaluation:
     """
-    Returns the evaluation of a trainer's model, with the perplexity of the first references under it, which is
-    e to the held-out loss, and logs its scores. All processes must call it.
-
-    Args:
-        trainer ([`~trl.SFTTrainer`]):
-            Trainer before or after the training.
-        evaluator ([`~lmrl.evaluation.Evaluator`]):
-            Result of [`make_supervised_evaluator`].
+    Returns the evaluation, by [`make_supervised_evaluator`], of the model of an [`~trl.SFTTrainer`] before or after
+    training, with the perplexity of the first references under it, which is e to the held-out loss, and logs its
+    scores. All processes must call it.
     """
     rows = evaluator.rows
     texts = [Completion(row, 0, text, 0, True) for row, text in enumerate(_texts(first_references(rows)))]
