@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jinja2 import Environment, StrictUndefined, UndefinedError
+from jinja2 import Environment, StrictUndefined, TemplateNotFound, UndefinedError
 
 from lmrl.cli import run
+from lmrl.display.templating import render as render_chart
 from lmrl.evaluation.reporting.templating import render
 from lmrl.experiment import weights_of_recipe
 from lmrl.models import check_lora_targets, load_model
@@ -94,6 +95,8 @@ def test_a_reward_without_columns_gets_the_remedy() -> None:
 def test_an_error_of_a_report_is_not_taken_for_one_of_a_chat_template(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UndefinedError):
         run(lambda: render("card_sft.md"))
+    with pytest.raises(TemplateNotFound):
+        run(lambda: render_chart("none.svg"))
     chat = Environment(undefined=StrictUndefined).from_string("{{ messages[0].role }}")
     with pytest.raises(SystemExit):
         run(lambda: chat.render(messages=[{}]))

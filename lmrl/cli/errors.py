@@ -130,7 +130,7 @@ def _error_message(error: Exception) -> str | None:
     if type(error).__name__ in _DAMAGED_FILE_ERRORS or "PytorchStreamReader failed" in text:
         return f"A file of weights or of a training state is damaged ({text.rstrip('.')}). Use another checkpoint."
     if type(error).__module__.startswith("jinja2"):
-        if _is_of_report(error):
+        if _is_of_lmrl(error):
             return None
         return f"A chat template does not accept the messages of a row ({text.rstrip('.')}). Change either of them."
     if _is_wrong_option(error):
@@ -145,10 +145,10 @@ def _error_message(error: Exception) -> str | None:
     return text or f"{type(error).__name__} without a message. LMRL_DEBUG=1 shows where."
 
 
-def _is_of_report(error: Exception) -> bool:
-    """Returns whether a template of lmrl's own page or card failed, which is a bug, and not that of a chat."""
-    pages = Path(__file__).parents[1] / "evaluation" / "reporting"
-    return any(Path(frame.filename).is_relative_to(pages) for frame in traceback.extract_tb(error.__traceback__))
+def _is_of_lmrl(error: Exception) -> bool:
+    """Returns whether a template of lmrl's own charts, page or cards failed, which is a bug, and not that of a chat."""
+    own = Path(__file__).parents[1] / "display" / "templating.py"
+    return any(Path(frame.filename) == own for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _is_wrong_option(error: Exception) -> bool:

@@ -8,8 +8,8 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import ArrayLike
 
-from lmrl.display.wording import with_interval
 from lmrl.evaluation import Completion, Evaluation, Score
+from lmrl.evaluation.comparison import interval_text
 from lmrl.evaluation.rows import row_ids
 from lmrl.evaluation.scores import mean_score, pooled_score
 from lmrl.evaluation.statistics import Array
@@ -151,7 +151,6 @@ def _calibration(confidence: Array, correct: Array, lowest: float, groups: Seque
     for number in np.unique(member):
         inside = np.flatnonzero(member == number)
         right = clustered_interval(correct[inside].tolist(), [groups[int(index)] for index in inside])
-        shown = with_interval(right.value, right.low, right.high, sign="")
         span = f"{edges[number]:.2f} to {edges[number + 1]:.2f}"
-        table.append([span, str(len(inside)), f"{confidence[inside].mean():.3f}", shown])
+        table.append([span, str(len(inside)), f"{confidence[inside].mean():.3f}", interval_text(right)])
     return clustered(score, groups), table

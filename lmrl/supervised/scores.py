@@ -114,7 +114,7 @@ def evaluate_preferences(
         raise ValueError(f"`margins` must be at least 1 and finite, got {margins[:5].tolist()}.")
     prompt_keys = [repr(prompt) for prompt in prompts]
     bins = calibration_bins(margins)
-    longer = float(decided_right(np.subtract(*lengths)).mean())
+    longer = float(decided_right(np.subtract(lengths[0], lengths[1])).mean())
     return {
         "pairs": len(margins),
         "prompts": len(set(prompt_keys)),
