@@ -1,7 +1,7 @@
 """The curves of the log of a training run."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 Log: TypeAlias = Sequence[Mapping[str, Any]]
@@ -47,11 +47,6 @@ def curve(log: Log, name: str) -> Curve:
     """Returns the steps at which a number was logged, with its values."""
     found = ((row.get("step", index), row.get(name)) for index, row in enumerate(log, start=1))
     return [(float(step), float(value)) for step, value in found if isinstance(value, int | float)]
-
-
-def last_step(logs: Iterable[Log]) -> int:
-    """Returns the last step of any of the logs, 0 without one."""
-    return max((int(row.get("step", 0)) for log in logs for row in log), default=0)
 
 
 def panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:

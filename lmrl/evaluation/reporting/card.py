@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from lmrl.display.curves import Log, curve, last_step
+from lmrl.display.curves import Log, curve
 from lmrl.display.wording import setting_text
 from lmrl.version import package_versions
 
@@ -114,7 +114,7 @@ def write_card(
         data=json.dumps(data_signature(base.row_ids)),
         decoding=json.dumps({key: value for key, value in base.decoding.items() if key != "batch_size"}),
         findings=find_warnings(evaluations, logs=logs, rewarded=rewarded, compared=compared),
-        steps=last_step([log]),
+        steps=max((int(row.get("step", 0)) for row in log), default=0),
         final_kl=next((value for _, value in reversed(curve(log, "kl_per_sequence"))), None),
         config=config,
         options=lambda *names: options_text(config, *names),

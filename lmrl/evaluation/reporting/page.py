@@ -10,7 +10,7 @@ from typing import Any
 
 from lmrl.display.axes import colors_of
 from lmrl.display.charts import training_charts
-from lmrl.display.curves import POINTS, Log, last_step
+from lmrl.display.curves import POINTS, Log
 from lmrl.display.wording import setting_text, without_tokens
 
 from ..comparison import Compared, Difference, Pairs
@@ -108,7 +108,7 @@ def write_page(
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "colors": colors_of(dict.fromkeys(filter(None, [*evaluations, *logs]))),
         "runs": list(logs),
-        "steps": last_step(logs.values()),
+        "steps": max((int(row.get("step", 0)) for log in logs.values() for row in log), default=0),
         "is_comparable": is_comparable,
         "baseline": baseline,
         "others": others,

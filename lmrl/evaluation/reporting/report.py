@@ -96,7 +96,16 @@ def report(
         rollouts=read_rollouts(folder) if rollouts is None else rollouts,
         **shown,
     )
-    _write_facts(folder, evaluations, rows, {**shown, "primary": tested, "log": next(iter(logs), None)})
+    facts = {
+        **shown,
+        "config": without_tokens(config or {}),
+        "primary": tested,
+        "log": next(iter(logs), None),
+        "labels": list(evaluations),
+        "rows": [{name: row[name] for name in ("prompt", "references") if name in row} for row in rows],
+    }
+    text = json.dumps(facts, indent=1, ensure_ascii=False, default=setting_text)
+    (folder / FACTS_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
     if not evaluations:
         print(f"Report: {page}")
         return compared
@@ -114,12 +123,3 @@ def report(
     print(f"Scores and completions: {', '.join(map(str, files.values()))}")
     print(f"Report: {page}")
     return compared
-
-
-def _write_facts(folder: Path, evaluations: Mapping[str, Evaluation], rows: Rows, facts: Mapping[str, Any]) -> None:
-    """Writes `report.json`: the labels of the evaluations, prompts and references, and settings, without tokens."""
-    config = without_tokens(facts["config"] or {})
-    texts = [{name: row[name] for name in ("prompt", "references") if name in row} for row in rows]
-    found = {**facts, "config": config, "labels": list(evaluations), "rows": texts}
-    text = json.dumps(found, indent=1, ensure_ascii=False, default=setting_text)
-    (folder / FACTS_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
