@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+from lmrl.display.cards import card, reward_lines
+from lmrl.display.wording import counted
 from lmrl.libraries import Dataset, PreTrainedModel, PreTrainedTokenizerBase, torch
 from lmrl.utils import check_at_least
 
 from .evaluate import Evaluation, ModelAndTokenizer, Reward, evaluate_model, measure_completions, score_names
-from .generation import Decoding
+from .generation import Decoding, decoding_text
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,14 @@ class Evaluator:
         check_at_least(1, subset_size=self.subset_size)
         _ = self.names_in_training  # raises before the first evaluation
 
+    def _repr_html_(self) -> str:
+        facts = {
+            "data": f"{counted(len(self.rows), 'row')}, {len(self.subset):,} of them during training",
+            "decoding": decoding_text(vars(self.decoding)),
+            "scores": ", ".join(self.names_in_training),
+        }
+        return card("Evaluator", facts=facts, tables={"": reward_lines(self.reward_funcs)} if self.reward_funcs else {})
+
     @property
     def names_in_training(self) -> list[str]:
         """The names of the scores of [`Evaluator.scores`]."""
@@ -73,11 +83,11 @@ class Evaluator:
     def __call__(self, policy: PreTrainedModel) -> Evaluation:
         """Returns the evaluation of a policy on all rows, with the scores that need the frozen models."""
         frozen = FrozenModels() if self.load_frozen_models is None else self.load_frozen_models(policy.device)
-        return self._evaluate(policy, self.rows, frozen)
+        return evaluate_model(policy, self.tokenizer, self.rows, self.decoding, **self._measures, **vars(frozen))
 
     def scores(self, policy: PreTrainedModel) -> dict[str, float]:
         """Returns the scores of a policy on the subset, without frozen models; trainers log them as `eval_*`."""
-        return self._evaluate(policy, self.subset, FrozenModels()).values
+        return evaluate_model(policy, self.tokenizer, self.subset, self.decoding, **self._measures).values
 
     def scores_on_subset(self, evaluation: Evaluation) -> dict[str, float]:
         """Returns the scores of [`Evaluator.scores`] from an evaluation of all rows, without generating again."""
@@ -90,14 +100,3 @@ class Evaluator:
     @property
     def _measures(self) -> dict[str, Any]:
         return {"reward_funcs": self.reward_funcs, "reward_weights": self.reward_weights, "metrics": self.metrics}
-
-    def _evaluate(self, policy: PreTrainedModel, rows: Dataset, frozen: FrozenModels) -> Evaluation:
-        return evaluate_model(
-            policy,
-            self.tokenizer,
-            rows,
-            self.decoding,
-            **self._measures,
-            reference_model=frozen.reference_model,
-            perplexity_model=frozen.perplexity_model,
-        )

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from lmrl.display.cards import card
+from lmrl.display.wording import direction, number
+
 from .statistics import pool
 
 T = TypeVar("T")
@@ -96,6 +99,12 @@ class Score:
     pooling: str | None = None
     statistics: list[list[float]] | None = field(default=None, repr=False)
     sample_scores: list[list[float]] | None = field(default=None, repr=False)
+
+    def _repr_html_(self) -> str:
+        facts = {"signature": self.signature}
+        if self.row_scores is not None:
+            facts["rows"] = f"{len(self.row_scores):,}"
+        return card(self.name, lead=f"{number(self.value)} {direction(self.higher_is_better)}", facts=facts)
 
 
 def mean_score(name: str, signature: str, values: Iterable[float | None], higher_is_better: bool | None) -> Score:

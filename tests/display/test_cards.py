@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
+from tiny import tiny_tokenizer
 
 from lmrl.comparison import best_of_samples, win_rate, with_win_rates
 from lmrl.display import card, training_curves
@@ -15,7 +17,9 @@ from lmrl.display.cards import purpose, reward_lines
 from lmrl.evaluation import (
     Completion,
     Corpus,
+    Decoding,
     Evaluation,
+    Evaluator,
     SideBySide,
     compare,
     compare_all,
@@ -169,6 +173,18 @@ def test_rewards_of_all_kinds_show_name_weight_range_and_what_they_want() -> Non
     assert [line[0] for line in table(mixed._repr_html_())] == ["reward", mixed.__name__, "bleu", "polite"]
     assert mixed.signature in parsed(mixed._repr_html_()).text
     assert purpose(BLEU()).startswith("the sentence BLEU of each completion")
+
+
+def test_a_score_and_an_evaluator_show_what_they_measure() -> None:
+    score = parsed(LOW.scores["ter"]._repr_html_()).text
+    assert "".join(score.split()) == "ter1.00↓signaturetrows12"
+    rows = Dataset.from_list([{"prompt": "a", "references": ["b"]}] * 3)
+    rewards = [BLEU()]
+    evaluator = Evaluator(tiny_tokenizer(), rows, Decoding(8), reward_funcs=rewards, metrics=["bleu"], subset_size=2)
+    shown = parsed(evaluator._repr_html_()).text
+    assert "3 rows, 2 of them during training" in shown and "greedy decoding, at most 8 tokens" in shown
+    assert "bleu, reward/bleu" in shown
+    assert table(evaluator._repr_html_())[1][:2] == ["bleu", "0 to 1"]
 
 
 def test_what_a_terminal_shows_is_one_line() -> None:
