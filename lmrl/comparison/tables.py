@@ -50,18 +50,18 @@ def with_win_rates(
         ValueError: As [`win_rate`] does, or if the evaluations are of different rows.
     """
     made = matched(evaluations)
-    found: dict[tuple[str, str, str], WinRate] = {}
-    for first, second in label_pairs(made, all_pairs):
-        for name in names:
-            before = made[first].scores.get(name)
-            after = made[second].scores.get(name)
-            if before is not None and after is not None:
-                found[first, second, name] = win_rate(before, after, tolerance=tolerance)
-    corrected = holm([each.p_value for each in found.values()])
-    found = {place: replace(each, p_corrected=p) for (place, each), p in zip(found.items(), corrected, strict=True)}
+    scores = {label: evaluation.scores for label, evaluation in made.items()}
+    rates = {
+        (first, second, name): win_rate(scores[first][name], scores[second][name], tolerance=tolerance)
+        for first, second in label_pairs(made, all_pairs)
+        for name in names
+        if name in scores[first] and name in scores[second]
+    }
+    corrected = holm([each.p_value for each in rates.values()])
+    found = {place: replace(each, p_corrected=p) for (place, each), p in zip(rates.items(), corrected, strict=True)}
+    several = any(len(evaluation.completions) > evaluation.num_prompts for evaluation in made.values())
     for label in dict.fromkeys(second for _, second, _ in found):
         own = [(first, each) for (first, second, _), each in found.items() if second == label]
-        several = any(len(evaluation.completions) > evaluation.num_prompts for evaluation in made.values())
         lines = [["by", "over", "win rate [95% CI]", "p (Holm)", "wins", "losses", "ties", "prompts"]]
         lines += [[each.by, first, *win_cells(each)] for first, each in own]
         notes = [_win_note(several, len(found), tolerance), *_ties_notes(made, label, own)]

@@ -4,6 +4,7 @@ import functools
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmrl.utils import check_at_least, name_of
@@ -13,7 +14,6 @@ from .wording import number
 if TYPE_CHECKING:
     from .curves import Log
 
-# The first line has the names of the columns; one of a single cell is a note below the table.
 Lines: TypeAlias = Sequence[Sequence[str]]
 
 
@@ -35,9 +35,8 @@ def card(
         facts (`dict` of `str`, *optional*):
             Values by name.
         tables (`dict` of lists of lists of `str`, *optional*):
-            Tables by their headings. The first line has the names of the columns, and a line of a
-            single cell is a note. A cell such as `▲ +0.1 [+0.0, +0.2]` is a value with its interval, ▲ for better and
-            ▼ for worse.
+            Tables by their headings. The first line has the names of the columns, and a line of a single cell is a
+            note. A cell such as `▲ +0.1 [+0.0, +0.2]` is a value with its interval, ▲ for better and ▼ for worse.
         charts (list of `str`, *optional*):
             SVG documents, as [`lmrl.display.charts`] draws them.
         samples (list of `dict`, *optional*):
@@ -57,6 +56,7 @@ def card(
     )
 
 
+@dataclass(frozen=True, repr=False)
 class Picture:
     """
     An SVG document that a notebook shows as an image, as do sites that show notebooks.
@@ -68,9 +68,8 @@ class Picture:
             A line that a terminal shows.
     """
 
-    def __init__(self, svg: str, text: str) -> None:
-        self.svg = svg
-        self.text = text
+    svg: str
+    text: str
 
     def __repr__(self) -> str:
         return self.text

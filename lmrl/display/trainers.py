@@ -5,6 +5,7 @@ from typing import Any
 
 from .cards import card, reward_lines, values_text
 from .curves import PROGRESS
+from .wording import counted
 
 # Places, and what a configuration fills in by itself.
 LEFT_OUT = {
@@ -23,9 +24,11 @@ def trainer_html(trainer: Any) -> str:
     from .charts import training_charts
 
     settings = ", ".join(f"{name} {value}" for name, value in changed_settings(trainer.args).items())
+    data = trainer.train_dataset
+    rows = f"{counted(len(data), 'row')}, " if hasattr(data, "__len__") else ""
     facts = {
         "policy": _policy(trainer),
-        "data": f"{_rows(trainer.train_dataset)}{trainer.args.num_generations} completions of each prompt",
+        "data": f"{rows}{counted(trainer.args.num_generations, 'completion')} of each prompt",
         "settings": settings or "the defaults",
         "progress": _progress(trainer.state),
     }
@@ -55,10 +58,6 @@ def changed_settings(args: Any) -> dict[str, str]:
     if args.steps_per_generation == args.gradient_accumulation_steps:  # which it is by default
         changed.pop("steps_per_generation", None)
     return changed
-
-
-def _rows(dataset: Any) -> str:
-    return f"{len(dataset):,} rows, " if hasattr(dataset, "__len__") else ""
 
 
 def _policy(trainer: Any) -> str:

@@ -211,7 +211,9 @@ def compare(before: Score, after: Score, *, samples: int = 1000, trials: int = 1
     drawn_new = bootstrap_values(pooling, new, samples=samples, seed=seed)
     low, high = _percentiles(drawn_new - drawn_old)
     one, other = swapped_values(pooling, old, new, trials=trials, seed=seed)
-    p = _p_value(np.abs(other - one), effect)
+    # Scores that differ by rounding alone count as equal.
+    extreme = int((np.abs(other - one) >= abs(effect) * (1 - 1e-9)).sum())
+    p = math.nan if math.isnan(effect) else (extreme + 1) / (trials + 1)
     return Difference(effect, low, high, p, p, rows=len(old))
 
 
@@ -321,12 +323,6 @@ def _percentiles(values: Array, confidence: float = 0.95) -> tuple[float, float]
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def _p_value(sizes: Array, effect: float) -> float:
-    # Scores that differ by rounding alone count as equal.
-    extreme = int((sizes >= abs(effect) * (1 - 1e-9)).sum())
-    return math.nan if math.isnan(effect) else (extreme + 1) / (len(sizes) + 1)
 
 
 def applicable_rows(score: Score) -> NDArray[np.bool_]:

@@ -121,10 +121,8 @@ def evaluate_model(
     models over the completions, the main process computes the other metrics, and all return the same.
 
     Args:
-        model (`transformers.PreTrainedModel` or `peft.PeftModel`):
-            The checkpoint.
-        tokenizer (`transformers.PreTrainedTokenizerBase`):
-            Its tokenizer.
+        model (`transformers.PreTrainedModel` or `peft.PeftModel`), tokenizer:
+            The checkpoint and its tokenizer.
         rows (`datasets.Dataset` or list of `dict`):
             Rows with `"prompt"` (text or messages) and optionally `"references"` (a list of texts). Reward functions
             get all their columns except `"prompt"`, `"completion"` and those named like their own arguments.

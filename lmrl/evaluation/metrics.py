@@ -11,8 +11,13 @@ from .scores import Corpus, Score
 
 METRICS: dict[str, Callable[[str, Corpus], Score]] = {**REFERENCE_METRICS, **TEXT_METRICS}
 # Of warm starts, of classifiers and of reward models.
-SUPERVISED_SCORES = {"reference_perplexity": False, "accuracy": True, "macro_f1": True, "log_loss": False}
-SUPERVISED_SCORES["calibration_error"] = False
+SUPERVISED_SCORES = {
+    "reference_perplexity": False,
+    "accuracy": True,
+    "macro_f1": True,
+    "log_loss": False,
+    "calibration_error": False,
+}
 
 
 def score_completions(corpus: Corpus, metrics: Sequence[str] | None = None) -> dict[str, Score]:
