@@ -67,6 +67,11 @@ class Decoding:
             raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}. 1 keeps all tokens.")
         if self.num_samples > 1 and not self.do_sample:
             raise ValueError(f"`num_samples` must be 1 without sampling, got {self.num_samples}. Set `do_sample`.")
+        if 1 < self.num_beams < self.num_samples:
+            raise ValueError(
+                f"`num_samples` must be at most {self.num_beams}, the number of beams, got {self.num_samples}. Sample "
+                "without beams."
+            )
 
 
 def decoding_text(decoding: Mapping[str, Any]) -> str:

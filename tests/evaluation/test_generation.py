@@ -248,6 +248,10 @@ def test_a_prompt_that_does_not_fit_raises_with_the_remedy(model, tokenizer, pro
         ({"temperature": float("nan"), "do_sample": True}, r"`temperature` must be above 0, got nan"),
         ({"top_p": 0.0}, r"`top_p` must be in \(0, 1\], got 0.0"),
         ({"num_samples": 2}, "`num_samples` must be 1 without sampling, got 2"),
+        (
+            {"do_sample": True, "num_beams": 2, "num_samples": 3},
+            "`num_samples` must be at most 2, the number of beams, got 3",
+        ),
     ],
 )
 def test_arguments_out_of_range_raise(settings, message):
