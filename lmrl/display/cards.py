@@ -5,14 +5,12 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from lmrl.utils import check_at_least, name_of
 
+from .curves import Log
 from .wording import number
-
-if TYPE_CHECKING:
-    from .curves import Log
 
 Lines: TypeAlias = Sequence[Sequence[str]]
 
@@ -78,7 +76,7 @@ class Picture:
         return self.svg
 
 
-def training_curves(log: "Log | Mapping[str, Log]", *, columns: int = 2) -> Picture:
+def training_curves(log: Log | Mapping[str, Log], *, columns: int = 2) -> Picture:
     """
     Returns the curves of a run that the report draws: rewards, KL, entropy, lengths, held-out scores.
 

@@ -1,7 +1,7 @@
 """Numbers, names and settings as text."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -62,15 +62,6 @@ def direction(higher_is_better: bool | None) -> str:
     if higher_is_better is None:
         return ""
     return "↑" if higher_is_better else "↓"
-
-
-def without_tokens(value: Any, name: str = "") -> Any:
-    """Returns a setting, or settings by name, also in groups, with `hidden` in place of access tokens, as Trainer does."""
-    if isinstance(value, Mapping):
-        return {
-            key: without_tokens(part, name if name.endswith("_token") else str(key)) for key, part in value.items()
-        }
-    return "hidden" if isinstance(value, str) and name.endswith("_token") else value
 
 
 def setting_text(value: object) -> str:

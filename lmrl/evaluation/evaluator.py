@@ -67,7 +67,8 @@ class Evaluator:
             "decoding": decoding_text(vars(self.decoding)),
             "scores": ", ".join(self.names_in_training),
         }
-        return card("Evaluator", facts=facts, tables={"": reward_lines(self.reward_funcs)} if self.reward_funcs else {})
+        tables = {"": reward_lines(self.reward_funcs)} if self.reward_funcs else {}
+        return card("Evaluator", facts=facts, tables=tables)
 
     @property
     def names_in_training(self) -> list[str]:

@@ -52,7 +52,7 @@ def is_reward(name: str) -> bool:
 
 
 def row_rewards(evaluation: Evaluation, row: int) -> list[tuple[str, float]]:
-    """Returns the names, without `reward/`, and the values of the rewards that a row has; NaN if one does not apply."""
+    """Returns names, without `reward/`, and values of the rewards that a row has; NaN of one that does not apply."""
     rewards = {name: score.row_scores or [] for name, score in evaluation.scores.items() if is_reward(name)}
     return [(name.removeprefix("reward/"), values[row]) for name, values in rewards.items() if row < len(values)]
 

@@ -154,5 +154,6 @@ def test_of_an_old_file_without_row_ids_one_text_of_a_prompt_is_one_text() -> No
     old, other = system([0.1] * 12), system([0.3] * 12)
     old.row_ids.clear()
     other.row_ids.clear()
-    notes = [line[0] for line in with_win_rates({"a": old, "b": other}, NAMES)["b"].tables["Win rate"] if len(line) == 1]
+    lines = with_win_rates({"a": old, "b": other}, NAMES)["b"].tables["Win rate"]
+    notes = [line[0] for line in lines if len(line) == 1]
     assert notes[0].startswith("win rate = (wins + ties / 2) / prompts.")

@@ -235,7 +235,8 @@ def test_a_comparison_of_one_checkpoint_or_none_shows_that_there_is_nothing_to_c
     """Of none, as [`report`] returns it where there are logs alone."""
     none = report({}, [], tmp_path, logs={"sft": [{"step": 1, "loss": 2.0}]})
     for found in (none, compare_evaluations({"only": LOW})):
-        assert parsed(found._repr_html_()).text.split() == "Comparisons There is no checkpoint beside the baseline.".split()
+        shown = parsed(found._repr_html_()).text
+        assert " ".join(shown.split()) == "Comparisons There is no checkpoint beside the baseline."
 
 
 def test_one_row_is_not_several() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from lmrl.display.axes import colors_of
 from lmrl.display.charts import training_charts
 from lmrl.display.curves import POINTS, Log
-from lmrl.display.wording import setting_text, without_tokens
+from lmrl.display.wording import setting_text
 
 from ..comparison import Compared, Difference, Pairs
 from ..evaluate import TOTAL_REWARD, Evaluation
@@ -195,3 +195,11 @@ def _texts(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str
         }
         for name, part in settings.items()
     }
+
+
+def without_tokens(value: Any, name: str = "") -> Any:
+    """Returns a setting, or settings by name, also in groups, with `hidden` in place of access tokens."""
+    if isinstance(value, Mapping):
+        names = {key: name if name.endswith("_token") else str(key) for key in value}
+        return {key: without_tokens(part, names[key]) for key, part in value.items()}
+    return "hidden" if isinstance(value, str) and name.endswith("_token") else value  # as transformers' Trainer does

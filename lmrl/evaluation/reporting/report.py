@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.display.curves import Log
-from lmrl.display.wording import setting_text, without_tokens
+from lmrl.display.wording import setting_text
 from lmrl.rollouts import read_log, read_rollouts
 
 from ..comparison import Comparisons, compare_pairs, label_pairs
@@ -15,7 +15,7 @@ from ..matching import matched
 from ..roles import measured_rewards, primary_metrics
 from ..rows import Rows
 from .findings import find_warnings
-from .page import write_page
+from .page import without_tokens, write_page
 from .serialization import write_json
 from .tables import pairs_table, samples_table, scores_table, show
 
