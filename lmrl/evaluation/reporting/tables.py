@@ -25,7 +25,8 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def scores_table(columns: Columns, compared: Compared | None = None) -> Table:
     """
-    Returns a table of metrics (rows) by checkpoints (columns), the first of which is the baseline.
+    Returns a table of metrics (rows) by checkpoints (columns), the first of which is the baseline; [`as_text`] makes
+    it a string.
 
     For every other checkpoint there is a column of differences from the baseline as well, with the interval of the
     paired bootstrap, and one of p-values by approximate randomization, corrected for the number of comparisons of the
@@ -35,9 +36,6 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> Table:
     Args:
         columns (`dict` of `dict` of [`Score`]), compared (`dict`, *optional*):
             Scores by metric, by the label of the checkpoint, and what [`compare_all`] returns for them.
-
-    Returns:
-        `rich.table.Table`; [`as_text`] makes it a string.
 
     Raises:
         `ValueError`: if there is no checkpoint, or two were scored on different numbers of rows.
@@ -86,8 +84,8 @@ def pairs_table(pairs: Pairs) -> Table:
 
 def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5) -> Table:
     """
-    Returns a table (`rich.table.Table`) of the first `n` prompts, each with a reference, its first completion in each
-    evaluation, and the rewards. Evaluations and rows are those of [`report`].
+    Returns a table of the first `n` prompts, each with a reference, its first completion in each evaluation, and the
+    rewards. Evaluations and rows are those of [`report`].
     """
     has_rewards = any(is_reward(name) for found in evaluations.values() for name in found.scores)
     table = Table("", "text", box=box.SIMPLE_HEAD)
@@ -108,7 +106,7 @@ def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5)
 
 
 def as_text(table: Table, width: int = 120) -> str:
-    """Returns a table (`rich.table.Table`) as plain text at most `width` characters wide, longer texts wrapped."""
+    """Returns a table as plain text at most `width` characters wide, longer texts wrapped."""
     stream = StringIO()
     Console(file=stream, width=width, force_terminal=False, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
