@@ -26,8 +26,9 @@ class ReinforceConfig(PolicyGradientConfig):
     Configuration of [`ReinforceTrainer`].
 
     `baseline` is a name, or in Python a function `baseline(rewards, num_generations)` of the rewards of a rollout of
-    all processes, `(N,)`, less their KL penalty, the completions of a prompt side by side, NaN where no reward
-    applied. It returns what to subtract, `(N,)`. With `shaping` it is called for what is to come at each place.
+    all processes, `(N,)`, less their KL penalty unless `scale_rewards` keeps that apart, the completions of a prompt
+    side by side, NaN where no reward applied. It returns what to subtract, `(N,)`. With `shaping` it is called for
+    what is to come at each place.
     """
 
     num_generations: int | None = option(
@@ -113,6 +114,9 @@ class ReinforceConfig(PolicyGradientConfig):
                 "deviation: raise it, or take scale_rewards='batch'.": is_alone and self.scale_rewards == "group",
                 "`drop_equal_groups` must be False with num_generations=1, got True. A single completion has none to "
                 "differ from: raise it.": is_alone and self.drop_equal_groups,
+                f"`drop_equal_groups` must be False with shaping={self.shaping!r}, got True. Dense rewards teach in "
+                "texts of equal rewards too, and without these the expected gradient is another one: leave one of "
+                "them out.": self.drop_equal_groups and self.shaping is not None,
                 f"`resample_equal_groups` must be 0 with baseline={self.baseline!r}, got {resamples}. Equal rewards "
                 "may be above or below that baseline and teach: take baseline='leave_one_out' or "
                 "'group_mean'.": resamples and not (callable(self.baseline) or self.baseline in of_group),

@@ -37,7 +37,12 @@ def _run(processes: int, algorithm: str, model: str, out: Path, kind: str) -> di
 
 @pytest.mark.parametrize(
     ("algorithm", "kind"),
-    [*itertools.product(ALGORITHMS, ["full", "lora"]), ("ppo", "critic_adapter"), ("ppo", "least_squares")],
+    [
+        *itertools.product(ALGORITHMS, ["full", "lora"]),
+        ("reinforce", "dense"),
+        ("ppo", "critic_adapter"),
+        ("ppo", "least_squares"),
+    ],
 )
 def test_two_processes_equal_one(algorithm: str, kind: str, gpt2_path: str, tmp_path: Path) -> None:
     one = _run(1, algorithm, gpt2_path, tmp_path / "one", kind)

@@ -49,7 +49,7 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
     """Train one rollout of eight completions, two epochs of it for PPO."""
     gradients = Gradients()
     extra: dict[str, Any] = {"kl_target": 1.0, "kl_horizon": 100.0}
-    if kind not in ("full", "least_squares"):
+    if kind not in ("full", "least_squares", "dense"):
         from peft import LoraConfig
 
         extra["peft_config"] = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
@@ -57,8 +57,10 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
     if algorithm == "reinforce" and kind == "lora":
         extra |= {"loss_level": "token", "baseline": "group_mean", "scale_rewards": "group", "drop_equal_groups": True}
         extra |= {"equal_groups_tolerance": 0.6, "resample_equal_groups": 1, "target_kl": 1e-6}
-        extra |= {"kl_estimator": "exact", "shaping": "progress", "reward": Length(8)}
+        extra |= {"kl_estimator": "exact", "reward": Length(8)}
         iterations = 2
+    if kind == "dense":
+        extra |= {"loss_level": "token", "shaping": "progress", "reward": Length(8)}
     if algorithm == "ppo":
         kinds = {"critic_adapter": "adapter", "least_squares": "least_squares"}
         extra["critic"] = kinds.get(kind, "shared")

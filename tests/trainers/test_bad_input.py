@@ -328,6 +328,10 @@ REINFORCE = [
         {"drop_equal_groups": True, "num_generations": 1, "baseline": "none"},
         ["`drop_equal_groups` must be False with num_generations=1, got True."],
     ),
+    (
+        {"drop_equal_groups": True, "loss_level": "token", "shaping": "progress"},
+        ["`drop_equal_groups` must be False with shaping='progress', got True. Dense rewards teach in texts of equal"],
+    ),
     ({"resample_equal_groups": 2}, ["`resample_equal_groups` must not be set without `drop_equal_groups`, got 2"]),
     (
         {"drop_equal_groups": True, "resample_equal_groups": -1},
