@@ -48,7 +48,7 @@ LLAMA: dict[str, Any] = {"architecture": "llama", "layers": 30, "width": 576, "h
 WORKLOADS = {
     "e2e": Workload("E2E-like, GPT-2 of 4 layers of 256", "gpt2", 4, 256, 4, 2048, 32, 4, **LENGTHS),
     "gpt2": Workload("E2E-like, GPT-2 small", **SMALL, prompts=32, group=4, **LENGTHS, trl_batch=32),
-    "long": Workload("Long prompts, GPT-2 small", **SMALL, prompts=4, group=8, **LONG, trl_batch=16),
+    "long": Workload("Long prompts, GPT-2 small", **SMALL, prompts=4, group=8, **LONG, trl_batch=8),
     "lora": Workload("LoRA in bf16", **LLAMA, prompts=16, group=4, **LENGTHS, lora=True, precision="bf16"),
     "full-bf16": Workload("The full model in bf16", **LLAMA, prompts=16, group=4, **LENGTHS, precision="bf16"),
 }
