@@ -1,6 +1,5 @@
 """Decoding by a CUDA graph: the forward of one more token of each row, launched at once."""
 
-import contextlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -185,9 +184,7 @@ class CapturedStep:
 
     def _forward(self) -> Tensor:
         inputs = self._model.prepare_inputs_for_generation(self._ids, next_sequence_length=1, **self._arguments)
-        with contextlib.ExitStack() as stack:
-            head = self._model.get_output_embeddings()
-            stack.callback(head.register_forward_pre_hook(self._keep).remove)
+        with self._model.get_output_embeddings().register_forward_pre_hook(self._keep):
             logits: Tensor = self._model(**inputs, return_dict=True).logits[:, -1]
         if "position_ids" in self._inputs:
             self._inputs["position_ids"].add_(1)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from lmrl.utils import replaced
+
 T = TypeVar("T")
 
 
@@ -163,14 +165,10 @@ def unsharded(model: Any, reshard_after_forward: bool) -> Iterator[None]:
         unit.unshard()
     # Trainer registers `generate` as a forward of FSDP's, after which the root would be shards again, and transformers
     # has the ranks wait for each other at every token where it sees FSDP.
-    registered = vars(model).pop("generate", None)
-    vars(model)["generate"] = functools.partial(type(model).generate, model, synced_gpus=False)
     try:
-        yield
+        with replaced(model, "generate", functools.partial(type(model).generate, model, synced_gpus=False)):
+            yield
     finally:
-        del vars(model)["generate"]
-        if registered is not None:
-            vars(model)["generate"] = registered
         for unit in units:
             unit.reshard()
             unit.set_reshard_after_forward(reshard_after_forward, recurse=False)

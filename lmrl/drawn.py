@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -96,12 +96,9 @@ def recording(record: Drawn | None, model: Any, of_row: Tensor) -> Iterator[None
         yield
         return
     record.begin(of_row)
-    hook = model.get_output_embeddings().register_forward_pre_hook(record.keep) if record.with_states else None
-    try:
+    head = model.get_output_embeddings()
+    with head.register_forward_pre_hook(record.keep) if record.with_states else nullcontext():
         yield
-    finally:
-        if hook is not None:
-            hook.remove()
 
 
 @contextmanager

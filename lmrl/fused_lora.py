@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 import torch
+from peft.tuners import lora
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
@@ -101,8 +102,6 @@ def fuse_adapters(model: nn.Module) -> None:
     adapter with a bias, a layer that is trained too, quantised, sharded or wrapped, and adapters that are merged or
     turned off. And it decodes, without autocast and gradient: for few rows it is as fast.
     """
-    from peft.tuners import lora
-
     cast = _Cast()
     for layer in model.modules():
         if type(layer) is lora.Linear and type(layer.base_layer) in (nn.Linear, Conv1D):

@@ -8,8 +8,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from lmrl.utils import replaced
 
@@ -47,10 +52,6 @@ class TrunkAdapter(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        from peft.tuners.lora import LoraLayer
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils.other import AuxiliaryTrainingWrapper
-
         wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
         # In dictionaries, so that the policy's layers are not registered as submodules here.
         self._off = {name: layer for name, layer in model.named_modules() if isinstance(layer, wrappers)}
@@ -130,8 +131,6 @@ def tied_targets(model: nn.Module) -> dict[str, nn.Module]:
 
     Merged into the weight, such an adapter would change the other module too, which it did not when it was trained.
     """
-    from peft.tuners.lora import LoraLayer
-
     holders = Counter(id(module._parameters.get("weight")) for module in model.modules())
     layers = {name: module.get_base_layer() for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     return {name: layer for name, layer in layers.items() if holders[id(layer._parameters.get("weight"))] > 1}
@@ -167,20 +166,12 @@ def adapter_config(model: PreTrainedModel, peft_config: Any) -> Any:
     return present["default"]
 
 
-@contextmanager
-def _added(layer: nn.Module, addition: nn.Module) -> Iterator[None]:
-    handle = layer.register_forward_hook(lambda _, inputs, output: output + addition(inputs[0]).to(output.dtype))
-    try:
-        yield
-    finally:
-        handle.remove()
+def _added(layer: nn.Module, addition: nn.Module) -> RemovableHandle:
+    return layer.register_forward_hook(lambda _, inputs, output: output + addition(inputs[0]).to(output.dtype))
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Returns a model's linear layers by name, but for its LM head and for layers that an adapter trains in full."""
-    from peft.utils.other import AuxiliaryTrainingWrapper
-    from transformers.pytorch_utils import Conv1D
-
     wrapped = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
     left_out = {id(part) for module in wrapped for part in module.modules()}
     left_out.add(id(model.get_output_embeddings()))
