@@ -50,7 +50,7 @@ def _load_reference(name: str, policy: Any, tokenizer: PreTrainedTokenizerBase, 
     """It is given the ids that the policy has sampled. Rows of its embedding past these do no harm."""
     source = {"trust_remote_code": args.trust_remote_code}
     with known_as("reference_model_name_or_path"):
-        reference = load_model(name, dtype=base_of(policy).dtype, **source)
+        reference = load_model(name, base_of(policy).dtype, device=base_of(policy).device, **source)
     fuse_activations(reference)
     try:
         vocabulary = load_tokenizer(name, **source).get_vocab()

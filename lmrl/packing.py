@@ -1,12 +1,15 @@
-"""Sequences of tokens side by side in rows, in which what several of them begin with is there once."""
+"""Sequences of tokens side by side in rows, what several of them begin with once, and the pass over such rows."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 # What a pair of a query and a key costs, in positions of a model of width 1: a position takes 24 products of its width
 # in each layer and a pair 4, a little slower (0.20 to 0.24 measured at the widths 256 and 768 on a CPU).
@@ -32,17 +35,20 @@ class PackedRows:
             Place in its row after the last token that follows each token.
         places (`list[torch.Tensor]`):
             For each sequence, the place of each of its tokens in the R * L positions.
+        lengths (`list[int]`, *optional*):
+            Lengths of sequences behind each other in one row, which flash attention tells apart, without a mask.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     ends: Tensor
     places: list[Tensor]
+    lengths: list[int] | None = None
 
     def to(self, device: torch.device) -> "PackedRows":
         """Returns the rows with what a model reads on a device."""
         ids, positions, ends = torch.stack([self.input_ids, self.position_ids, self.ends]).to(device)  # in one piece
-        return PackedRows(ids, positions, ends, self.places)
+        return replace(self, input_ids=ids, position_ids=positions, ends=ends)
 
     def attends(self, mask_function: Callable[..., Tensor] | None = None) -> Tensor:
         """
@@ -101,6 +107,20 @@ def pack(
         return None
     packed = [forest.lay_out(row) for row in best]
     return _padded(packed, [order[index] for row in best for run in row for index in run])
+
+
+def pack_into_one_row(sequences: Sequence[list[int]], rows: int, length: int) -> PackedRows | None:
+    """
+    Returns sequences behind each other in one row, for flash attention, or None where padding is hardly more.
+
+    No pair of positions of two sequences is computed there, so it never costs more than a batch of R rows of L
+    positions, and there is nothing to cut: the rule is the number of positions alone.
+    """
+    lengths = list(map(len, sequences))
+    if sum(lengths) >= rows * length * (1 - _LEAST_SAVING):
+        return None
+    row = _Forest(sequences, shared=False).lay_out([range(index, index + 1) for index in range(len(sequences))])
+    return replace(_padded([row], list(range(len(sequences)))), lengths=lengths)
 
 
 class _Forest:
@@ -190,3 +210,55 @@ def _padded(rows: list[tuple[Tensor, Tensor, Tensor, list[Tensor]]], order: list
         ends=pad_sequence(list(ends), batch_first=True),
         places=[by_index[index] for index in range(len(order))],
     )
+
+
+# -- the pass --------------------------------------------------------------------------------------------------------
+
+
+def attention_of(backbone: Any) -> str:
+    """Returns the name of the attention that a backbone runs: of a flash kernel it has `flash` in it."""
+    return str(backbone.config.get_text_config()._attn_implementation)
+
+
+def takes_positions(backbone: nn.Module) -> bool:
+    """Returns whether the forward of a backbone takes the positions of its tokens."""
+    return "position_ids" in inspect.signature(type(backbone).forward).parameters
+
+
+def run_backbone(backbone: nn.Module, ids: Tensor, mask: Tensor | None, positions: Tensor, **options: Any) -> Tensor:
+    """Returns the last hidden states of token ids, (B, L, D), at positions, where the architecture takes them."""
+    if takes_positions(backbone):
+        options["position_ids"] = positions
+    states: Tensor = backbone(input_ids=ids, attention_mask=mask, use_cache=False, **options).last_hidden_state
+    return states
+
+
+def states_of_rows(backbone: Any, rows: PackedRows) -> Tensor:
+    """Returns the hidden states of a backbone at all positions of rows, (R * L, D); a `TypeError` if it cannot."""
+    if rows.lengths is not None:
+        ends = torch.tensor([0, *accumulate(rows.lengths)], dtype=torch.int32, device=rows.input_ids.device)
+        longest = max(rows.lengths)
+        # transformers finds them from the positions too, but waits for the GPU in every layer.
+        bounds = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+        return run_backbone(backbone, rows.input_ids, None, rows.position_ids, **bounds).flatten(0, 1)
+    implementation = attention_of(backbone)
+    made: list[Tensor] = []
+
+    def make_mask(*_: Any, mask_function: Any = None, dtype: torch.dtype = torch.float32, **__: Any) -> Tensor:
+        """Returns a mask of a kind of layer, (R, 1, L, L), in the format of the backbone's attention."""
+        mask = rows.attends(mask_function)[:, None]
+        if implementation == "eager":
+            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+        made.append(mask)
+        return mask
+
+    # Masks are made once a forward pass, before its layers, which gradient checkpointing runs again without making
+    # them.
+    ALL_MASK_ATTENTION_FUNCTIONS[implementation] = make_mask
+    try:
+        states = run_backbone(backbone, rows.input_ids, torch.ones_like(rows.input_ids), rows.position_ids)
+    finally:
+        del ALL_MASK_ATTENTION_FUNCTIONS[implementation]
+    if not made:
+        raise TypeError(f"{type(backbone).__name__} makes no attention mask by `transformers.masking_utils`")
+    return states.flatten(0, 1)

@@ -55,7 +55,7 @@ LAYERS = {
     "lmrl/captured.py": Layer(("lmrl.steps",), ("peft", "torch", "transformers")),
     "lmrl/drawn.py": Layer((), ("torch",)),
     "lmrl/fused_lora.py": Layer((), ("peft", "torch", "transformers")),
-    "lmrl/packing.py": Layer((), ("torch",)),
+    "lmrl/packing.py": Layer((), ("torch", "transformers")),
     "lmrl/core": Layer(
         ("lmrl.core",), ("torch",), ("transformers", "trl", "accelerate", "torch.distributed", "logging")
     ),

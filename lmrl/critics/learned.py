@@ -124,8 +124,9 @@ def attach_critic(
     config = (model if backbone is None else backbone).config.get_text_config()
     width = getattr(config, "word_embed_proj_dim", config.hidden_size)  # OPT projects its states for its embedding
     critic = Critic(width, backbone, adapter, score).to(device=model.device)
-    if backbone is not None and getattr(backbone_of(model), "shares_prompts", None) is not None:
-        share_prompts(backbone)
+    form = getattr(backbone_of(model), "pass_form", None)
+    if backbone is not None and form is not None:
+        share_prompts(backbone, may_share=form != "flash")
     model.critic = critic
     ignored = model._keys_to_ignore_on_save or ()
     model._keys_to_ignore_on_save = {*ignored, *(f"critic.{name}" for name in critic.state_dict())}

@@ -153,7 +153,7 @@ def check_scoring_forward(model: PreTrainedModel, temperature: float, scoring_pa
     """
     Checks on two tokens that the scoring pass and the model's own logits give the same log-probability. Model and
     temperature are those that were passed to [`add_scoring_forward`]. Unless `scoring_pass` is `"plain"`,
-    prompts are shared from then on, where that changes nothing: [`share_prompts`].
+    prompts are shared from then on, where that changes nothing, on a GPU with `"shared"` only: [`share_prompts`].
 
     Raises:
         ValueError: If they differ, as for an architecture that changes its logits in a way that is not supported.
@@ -173,7 +173,7 @@ def check_scoring_forward(model: PreTrainedModel, temperature: float, scoring_pa
             "another architecture, or report this one."
         )
     if scoring_pass != "plain":
-        share_prompts(backbone_of(model))
+        share_prompts(backbone_of(model), may_share=scoring_pass == "shared" or model.device.type == "cpu")
 
 
 @torch.no_grad()

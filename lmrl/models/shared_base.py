@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel
 
 from .adapters import backbone_of
@@ -18,18 +20,15 @@ def bare_backbone(model: PreTrainedModel) -> PreTrainedModel:
 
     It needs hardly any memory, and changes of it (an adapter added, another mode) do not affect the policy. Changes of
     the base weights do affect it: do not merge the policy's adapter in place. The policy is the base model inside
-    PEFT's wrapper. Where its scoring pass shares prompts, so does the backbone's own forward: [`share_in_forward`].
+    PEFT's wrapper. What its scoring pass leaves out, the backbone's own forward does too: [`share_in_forward`].
     """
     backbone: PreTrainedModel = _shell(backbone_of(model)).eval()
-    if getattr(backbone, "shares_prompts", None):
+    if getattr(backbone, "pass_form", None):
         share_in_forward(backbone)
     return backbone
 
 
 def _shell(module: Any) -> Any:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
     if isinstance(module, BaseTunerLayer):
         return _shell(module.get_base_layer())
     if isinstance(module, AuxiliaryTrainingWrapper):

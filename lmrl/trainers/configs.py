@@ -186,8 +186,6 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         if not torch.accelerator.is_available():
             self.use_cpu = True
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds no other either, but warns
-        elif self.scoring_pass == "auto" and not self.use_cpu:
-            self.scoring_pass = "plain"  # sharing was not measured there
 
     def _check_batches(self) -> None:
         """Checks that batches have all completions of each prompt, before TRL does in words of its own."""
