@@ -1,5 +1,6 @@
 """16 bits: how fast a CPU multiplies in them, and whose attention trains in them on a GPU."""
 
+import re
 import time
 
 import torch
@@ -39,3 +40,12 @@ def avoid_cudnn_attention() -> None:
     https://github.com/pytorch/pytorch/issues/196678, of PyTorch 2.11, https://github.com/huggingface/trl/issues/7181.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def check_attention(implementation: str | None, dtype: str | torch.dtype) -> None:
+    """Raises a `ValueError` for flash attention, which computes in 16 bits alone, on weights in float32."""
+    if dtype in ("float32", torch.float32) and re.search("flash[-_]att", implementation or ""):
+        raise ValueError(
+            f"`attn_implementation` must be 'sdpa' or 'eager' for weights in float32, got {implementation!r}. Flash "
+            "attention computes in 16 bits alone: give `dtype` bfloat16, or leave `attn_implementation` out."
+        )

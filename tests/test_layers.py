@@ -61,7 +61,7 @@ LAYERS = {
     ),
     "lmrl/data": Layer(("lmrl.data",), None),
     "lmrl/models": Layer(
-        ("lmrl.models", "lmrl.captured", "lmrl.drawn", "lmrl.packing", "lmrl.steps"),
+        ("lmrl.models", "lmrl.captured", "lmrl.drawn", "lmrl.packing", "lmrl.precision", "lmrl.steps"),
         ("peft", "safetensors", "torch", "transformers", "trl"),
     ),
     "lmrl/critics": Layer(

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftConfig, PeftModel
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,6 +21,7 @@ from transformers import (
 )
 from transformers.activations import ACT2FN, NewGELUActivation
 
+from lmrl.precision import check_attention
 from lmrl.utils import MODEL_CONFIGS, check_in, loading_problem, reason_of
 
 from .adapters import backbone_of, untie_targets
@@ -94,9 +97,10 @@ def load_model(
             Passed on to `from_pretrained`, such as `revision` or `attn_implementation`.
 
     Raises:
-        ValueError: If there is no causal language model.
+        ValueError: If there is no causal language model, or for [`check_attention`].
     """
     folder = _check_folder(name_or_path)
+    check_attention(kwargs.get("attn_implementation"), dtype)
     try:
         if folder is not None and (folder / "adapter_config.json").is_file():
             return _placed(_load_adapter(folder, trainable, dtype=dtype, **kwargs), device)
@@ -185,8 +189,6 @@ def load_backbone_and_head(
     folder = _check_folder(name_or_path)
     try:
         if folder is not None and (folder / "adapter_config.json").is_file():
-            from peft import PeftConfig
-
             classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
             load = _load_merged_classifier if classifies else load_model
             return _apart(load(folder, dtype=dtype))
@@ -282,8 +284,6 @@ def write_merged(folder: str | Path, target: str | Path | None = None, **kwargs:
     Raises:
         ValueError: If there is no adapter in the folder, or its base cannot be loaded.
     """
-    from peft import PeftConfig
-
     if not (Path(folder) / "adapter_config.json").is_file():
         raise ValueError(f"A folder to merge must hold an adapter, got {str(folder)!r} without adapter_config.json.")
     classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
@@ -304,9 +304,6 @@ def _find_base(folder: Path, name: str) -> str:
 
 def _load_merged_classifier(folder: Path, **kwargs: Any) -> PreTrainedModel:
     """Returns the adapter of a classifier merged into its base; raises a `ValueError` if it has no head."""
-    from peft import PeftConfig, PeftModel
-    from safetensors import safe_open
-
     with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
         heads = [name for name in weights.keys() if name.split(".")[-2] in ("score", "classifier")]  # noqa: SIM118
         if not heads:
@@ -320,8 +317,6 @@ def _load_merged_classifier(folder: Path, **kwargs: Any) -> PreTrainedModel:
 
 
 def _load_adapter(folder: Path, trainable: bool, dtype: str | torch.dtype, **kwargs: Any) -> PreTrainedModel:
-    from peft import PeftConfig, PeftModel
-
     config = PeftConfig.from_pretrained(str(folder))
     if config.task_type not in ("CAUSAL_LM", None):
         raise ValueError(f"its adapter must be that of a causal language model, got one for {config.task_type}")
@@ -343,8 +338,6 @@ def _load_adapter(folder: Path, trainable: bool, dtype: str | torch.dtype, **kwa
 
 def _add_tokens_of(folder: Path, base: PreTrainedModel, trust_remote_code: bool = False, **_: Any) -> None:
     """Gives the base of an adapter the tokens that it had when the adapter was trained."""
-    from safetensors import safe_open
-
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         return
     vocabulary = len(AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code))

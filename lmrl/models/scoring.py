@@ -11,6 +11,9 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
+from lmrl.packing import attention_of
+from lmrl.precision import check_attention
+
 from .adapters import backbone_of
 from .log_probs import LogitTransform, all_log_probs, token_log_probs
 from .shared_prompts import StatesBefore, share_prompts
@@ -156,8 +159,10 @@ def check_scoring_forward(model: PreTrainedModel, temperature: float, scoring_pa
     prompts are shared from then on, where that changes nothing, on a GPU with `"shared"` only: [`share_prompts`].
 
     Raises:
-        ValueError: If they differ, as for an architecture that changes its logits in a way that is not supported.
+        ValueError: If they differ, as for an architecture that changes its logits in a way that is not supported, or
+            if its attention is a flash kernel and its weights are in float32.
     """
+    check_attention(attention_of(model), model.dtype)
     training = model.training
     model.eval()
     token = model.config.get_text_config().eos_token_id

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from lmrl.models import (
+    check_scoring_forward,
     context_length,
     disable_dropout,
     load_backbone,
@@ -28,6 +29,7 @@ from lmrl.models import (
     load_tokenizer,
     show_special_tokens,
 )
+from lmrl.precision import check_attention
 from lmrl.supervised import load_trainable_classifier
 
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11]])
@@ -193,6 +195,19 @@ def test_without_dropout_training_is_evaluation(folder: str, request: pytest.Fix
         assert torch.equal(first, second)
         assert torch.allclose(first, model.eval()(IDS).logits, atol=1e-6)
     assert model.config.to_dict() == config
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "kernels-community/flash-attn3"])
+def test_flash_attention_is_refused_for_weights_in_float32(attention: str, gpt2_path: str) -> None:
+    reason = f"must be 'sdpa' or 'eager' for weights in float32, got '{attention}'. .* give `dtype` bfloat16"
+    for dtype in ("float32", torch.float32):
+        with pytest.raises(ValueError, match=reason):
+            load_model(gpt2_path, dtype=dtype, attn_implementation=attention)
+    model = load_model(gpt2_path)
+    model.config._attn_implementation = attention
+    with pytest.raises(ValueError, match=reason):
+        check_scoring_forward(model, 1.0)
+    check_attention(attention, "bfloat16")
 
 
 def test_the_dropout_of_an_adapter_is_turned_off_too(gpt2_path: str) -> None:
