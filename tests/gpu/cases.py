@@ -6,6 +6,7 @@ Every way to train and to evaluate, on one GPU: nothing is on the wrong device, 
 runs the cases of some groups in one process, and writes to RESULTS, as JSON, the error of each, null where it passed.
 """
 
+import importlib.util
 import json
 import logging
 import runpy
@@ -30,6 +31,7 @@ from datasets import Dataset
 from gpu.models import FOLDER, GPT2, LLAMA, adapted, bert, classifier, lora, scorer
 from peft import get_peft_model
 from tiny import tiny_tokenizer
+from torch_flash import registered
 from training import PROMPTS, make_trainer
 from transformers import GenerationConfig
 
@@ -37,7 +39,14 @@ from lmrl import ReinforceTrainer, rewards
 from lmrl.captured import CapturedSteps
 from lmrl.drawn import Drawn
 from lmrl.evaluation import CompletionStore, Decoding, Evaluation, evaluate_model
-from lmrl.models import load_model, sampling_together, write_merged
+from lmrl.models import (
+    add_scoring_forward,
+    backbone_of,
+    check_scoring_forward,
+    load_model,
+    sampling_together,
+    write_merged,
+)
 from lmrl.trainers import Credit, Rollout
 
 GPU = torch.device("cuda", 0)
@@ -69,6 +78,53 @@ def train(**options: Any) -> None:
     assert log["grad_norm"] > 0
     if trainer.ref_model is not None and trainer.args.reference_model_name_or_path is None:
         assert abs(log["kl"]) < 1e-6
+
+
+def with_flash(folder: str = LLAMA, name: str | None = None) -> Any:
+    """Returns a model with flash attention, the newest that is installed, or the one registered under a name."""
+    if name is None:
+        has_newer = importlib.util.find_spec("flash_attn_interface") is not None
+        newest = "flash_attention_3" if has_newer else "flash_attention_2"
+        return load_model(folder, dtype="bfloat16", device=GPU, attn_implementation=newest)
+    model = load_model(folder)
+    model.config._attn_implementation = name  # `from_pretrained` would look for a package
+    return model
+
+
+def flash_in_torch(**options: Any) -> None:
+    """Trains with attention of the interface of flash kernels: nothing that tells sequences apart is on the CPU."""
+    with registered("flash_in_torch") as attention:
+        model = with_flash(name="flash_in_torch")
+        train(model=lambda: model, **options)
+        assert model.model.pass_form == "flash"
+        assert attention.bounds
+
+
+def flash_is_the_plain_pass(folder: str) -> None:
+    """In bfloat16 the pass with flash attention is the plain one to rounding, and no sequence sees another."""
+    model = with_flash(folder).eval()
+    add_scoring_forward(model)
+    check_scoring_forward(model, 1.0, "auto")
+    backbone = backbone_of(model)
+    assert backbone.pass_form == "flash"
+    ids = torch.randint(3, 60, (8, 24), generator=torch.Generator().manual_seed(1)).to(GPU)
+    mask = (torch.arange(24, device=GPU) < torch.arange(13, 21, device=GPU)[:, None]).long()
+    mask[:4, :5] = 0
+    found = []
+    for form in ("flash", None):
+        backbone.pass_form = form
+        model.zero_grad()
+        log_probs = model(input_ids=ids, attention_mask=mask, completion_length=12).log_probs
+        log_probs.sum().backward()
+        found.append((log_probs, torch.cat([weight.grad.flatten().float() for weight in model.parameters()])))
+    (log_probs, gradient), (plain, expected) = found
+    assert torch.allclose(log_probs, plain, atol=0.1)
+    assert (gradient - expected).norm() < 0.1 * expected.norm()
+    backbone.pass_form = "flash"
+    ids[2, 5:] = (ids[2, 5:] + 1) % 60
+    changed = model(input_ids=ids, attention_mask=mask, completion_length=12).log_probs
+    others = [0, 1, 3, 4, 5, 6, 7]
+    assert torch.equal(changed[others], log_probs[others])
 
 
 LORA = {"peft_config": lora}
@@ -484,7 +540,10 @@ def gradients_of_padding() -> None:
 
 
 GROUPS: dict[str, dict[str, Callable[[], None]]] = {
-    "training": {name: partial(train, **options) for name, options in TRAINING.items()},
+    "training": {
+        **{name: partial(train, **options) for name, options in TRAINING.items()},
+        "ppo with flash attention": partial(flash_in_torch, critic="separate"),
+    },
     "rewards": {name: partial(train, **options) for name, options in REWARDS.items()},
     "evaluation": {
         "sampled and stored": evaluate_sampled,
@@ -513,6 +572,15 @@ GROUPS: dict[str, dict[str, Callable[[], None]]] = {
     },
     "planted": {"errors": planted_errors},
     "attention": {"gradients of padding": gradients_of_padding},
+    "flash": {
+        "passes of Llama": partial(flash_is_the_plain_pass, LLAMA),
+        "passes of GPT-2": partial(flash_is_the_plain_pass, GPT2),
+        "ppo": partial(train, model=with_flash),
+        "ppo, separate critic": partial(train, model=with_flash, critic="separate"),
+        "ppo, LoRA, checkpointing": partial(
+            train, model=with_flash, **LORA, critic="adapter", gradient_checkpointing=True
+        ),
+    },
     "graphs": {
         "of GPT-2": partial(graph_is_used_again, GPT2),
         "of Llama": partial(graph_is_used_again, LLAMA),

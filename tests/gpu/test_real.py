@@ -10,6 +10,7 @@ from launching import ANY_PORT
 pytestmark = pytest.mark.gpu
 
 GROUPS = ("planted counts", "training", "rewards", "evaluation recipes", "resuming", "attention graphs")
+FLASH_PACKAGES = ("flash_attn", "flash_attn_interface")
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +23,16 @@ def gpus() -> int:
 
 
 @pytest.mark.usefixtures("gpus")
-@pytest.mark.parametrize(
-    "groups", ["planted counts", "training", "rewards", "evaluation recipes", "resuming", "graphs"]
-)
+@pytest.mark.parametrize("groups", GROUPS)
 def test_nothing_is_on_the_wrong_device(groups: str, tmp_path: Path) -> None:
     check_cases(groups, tmp_path, **REAL)
+
+
+@pytest.mark.usefixtures("gpus")
+def test_sequences_behind_each_other_run_with_flash_attention(tmp_path: Path) -> None:
+    if not any(importlib.util.find_spec(name) for name in FLASH_PACKAGES):
+        pytest.skip("flash attention is not installed: pip install flash-attn")
+    check_cases("flash", tmp_path, **REAL)
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2", "zero2", "zero3"])
