@@ -40,6 +40,8 @@ class Workload:
     lora: bool = False
     precision: str = "fp32"
     trl_batch: int = 0  # rows of TRL's pass with gradient, whose gradients it sums up, where all at once are too many
+    attention: str = "sdpa"
+    scoring_pass: str = "auto"
     folder: str = ""
     threads: int = 1
     steps: int = 1
@@ -116,8 +118,12 @@ def random_prompts(load: Workload, count: int) -> list[list[int]]:
 
 
 def load_model(load: Workload) -> Any:
-    """Returns the model in float32, with LoRA on all linear layers where the workload has it."""
-    model = AutoModelForCausalLM.from_pretrained(load.folder, dtype=torch.float32)
+    """
+    Returns the model in float32, or in bfloat16 where its attention is a flash kernel, which reads nothing else; with
+    LoRA on all linear layers where the workload has it.
+    """
+    dtype = torch.bfloat16 if "flash" in load.attention else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(load.folder, dtype=dtype, attn_implementation=load.attention)
     if load.lora:
         from peft import LoraConfig, get_peft_model
 
@@ -280,7 +286,8 @@ def run_trainer(name: str, load: Workload, channel: Channel) -> None:
     channel.mark_imports()
     completions = load.prompts * load.group
     batch = load.trl_batch or completions if name == "trl" else completions
-    options = {"reinforce": {"baseline": "leave_one_out"}, "ppo": {"critic": "shared"}}.get(name, {})
+    own: dict[str, dict[str, Any]] = {"reinforce": {"baseline": "leave_one_out"}, "ppo": {"critic": "shared"}}
+    options = own[name] | {"scoring_pass": load.scoring_pass} if name in own else {}
     args = config_class(
         output_dir=f"{load.folder}/{name}",
         max_steps=load.steps + 1,  # before the last it waits to be ended

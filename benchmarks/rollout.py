@@ -4,6 +4,7 @@
     python benchmarks/rollout.py --against HEAD~20 --json cost.json
     python benchmarks/rollout.py --workloads e2e --picture cost.svg
     python benchmarks/rollout.py --small --repeats 1              # two minutes, to see that it runs
+    python benchmarks/rollout.py --attention flash_attention_2    # on a GPU, with weights in bfloat16
 
 Each contender lives in a process of its own and makes one step at a time in turn (A B C D A B C D ...); ratios are
 medians of the ratios within a round. The model has random weights and ends its completions after a number of tokens
@@ -70,6 +71,8 @@ def parse() -> argparse.Namespace:
     }
     add_numbers(parser, numbers)
     parser.add_argument("--against", metavar="REV", help="commit at which lmrl runs too")
+    parser.add_argument("--attention", default="sdpa", help="the models' attention (default: %(default)s)")
+    parser.add_argument("--scoring_pass", default="auto", help="that of lmrl: auto, shared or plain")
     parser.add_argument("--small", action="store_true", help="a model of 1 layer and few short completions")
     parser.add_argument("--cpu", action="store_true", help="run on the CPU where there is a GPU")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw seconds against group size and lengths")
@@ -197,7 +200,7 @@ def main() -> None:
             )
             subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
         for name in arguments.workloads:
-            load = WORKLOADS[name]
+            load = replace(WORKLOADS[name], attention=arguments.attention, scoring_pass=arguments.scoring_pass)
             if arguments.small:
                 load = replace(load, **TINY)
             replies = race(load, arguments.only, arguments, before)
