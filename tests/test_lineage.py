@@ -43,6 +43,11 @@ def test_all_weights_of_a_model_of_the_hub_of_a_run_and_of_the_demo():
     assert facts("rl", None) == ("`lmrl's demo`", weights, None, False)
 
 
+def test_a_run_in_the_home_of_the_user_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert facts("rl", "~/sft")[2] == facts("rl", "~/on_sft")[2] == "openai/gpt2"
+
+
 def test_an_adapter_names_its_base_and_its_settings():
     weights = f"LoRA on {GPT2}, whose own weights were not trained: {LORA}, `dtype=float32`"
     assert facts("on_hub", "openai/gpt2", use_peft=True) == (GPT2, weights, "openai/gpt2", True)

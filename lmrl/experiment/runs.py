@@ -129,7 +129,7 @@ def read_run(folder: str | Path) -> RunRecord:
 
 def find_run(path: str | Path) -> Path | None:
     """Returns the folder with the record of the run that wrote a model: its own, or that around a checkpoint."""
-    place = Path(path)
+    place = Path(path).expanduser()
     if not place.is_dir():
         return None
     place = place.absolute()
