@@ -162,7 +162,7 @@ def clear_study_folder(folder: str | Path, overwrite: bool) -> None:
 def _check_not_read(folder: str | Path, reads: Mapping[str, Any]) -> None:
     """Raises an error for an argument that names what would be removed, or the folder around it."""
     removed = matching(folder, RUN_FILES)
-    for name, text in _texts(reads):
+    for name, text in ((name, text) for name, value in reads.items() for text in _texts(value)):
         if not os.path.exists(text):  # which a text too long for a name does not either; Path's raises
             continue
         place = Path(text).resolve()
@@ -173,18 +173,13 @@ def _check_not_read(folder: str | Path, reads: Mapping[str, Any]) -> None:
             )
 
 
-def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields the texts in arguments, those inside of lists and of options too, with the argument's name."""
-    for name, value in values.items():
-        pending = [value]
-        while pending:
-            item = pending.pop()
-            if isinstance(item, str):
-                yield name, item
-            elif isinstance(item, Mapping):
-                pending.extend(item.values())
-            elif isinstance(item, list | tuple):
-                pending.extend(item)
+def _texts(value: Any) -> Iterator[str]:
+    """Yields the texts in an argument, those inside of lists and of options too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def _is_within(text: str, folder: str | Path) -> bool:

@@ -60,4 +60,3 @@ def _score_name(spec: Spec, rewards: Collection[str]) -> str | None:
     if spec in rewards:
         return f"reward/{spec}"
     return spec if is_reward(spec) or spec in METRICS or spec in MODEL_SCORES else None
-
