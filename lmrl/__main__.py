@@ -68,7 +68,8 @@ def _list(words: list[str]) -> None:
     for name, path in _recipes().items():
         print(_line(name, ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""))
         for config in _configs_of(name):
-            print(_line(f"    {config.stem}", _header(config)))
+            comments = re.findall(r"^#(.*)", config.read_text("utf-8"), flags=re.MULTILINE)
+            print(_line(f"    {config.stem}", " ".join(comments)))
 
 
 def _copy(words: list[str]) -> None:
@@ -235,12 +236,6 @@ def _configs_of(recipe: str) -> list[Path]:
     own = set(re.findall(r"([\w-]+)\.yaml", _recipes()[recipe].read_text("utf-8")))
     configs = _shipped("configs/*.yaml")
     return [path for name, path in configs.items() if name in own or f"recipes/{recipe}.py" in path.read_text("utf-8")]
-
-
-def _header(config: Path) -> str:
-    """Returns the comment at the beginning of a configuration."""
-    lines = config.read_text("utf-8").splitlines()
-    return "\n".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
 
 
 def _line(head: str, text: str) -> str:

@@ -158,7 +158,12 @@ def test_each_argument_of_a_recipe_is_read_or_refused(
     ("name", "other", "read_with", "unread_with"),
     [
         ("optim_target_modules", "optim", ("apollo_adamw", "galore_adamw"), ("adalomo", "lomo")),
-        ("warmup_steps", "lr_scheduler_type", ("linear", "constant_with_warmup"), ("constant", "reduce_lr_on_plateau")),
+        (
+            "warmup_steps",
+            "lr_scheduler_type",
+            ("linear", "constant_with_warmup"),
+            ("constant", "reduce_lr_on_plateau"),
+        ),
     ],
 )
 def test_an_argument_is_read_with_some_choices_of_another_alone(

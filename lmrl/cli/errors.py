@@ -146,7 +146,7 @@ def _error_message(error: Exception) -> str | None:
 
 
 def _is_of_lmrl(error: Exception) -> bool:
-    """Returns whether a template of lmrl's own charts, page or cards failed, which is a bug, and not that of a chat."""
+    """Returns whether a template of lmrl's charts, page or cards failed, which is a bug, and not that of a chat."""
     own = Path(__file__).parents[1] / "display" / "templating.py"
     return any(Path(frame.filename) == own for frame in traceback.extract_tb(error.__traceback__))
 

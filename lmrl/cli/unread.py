@@ -162,9 +162,7 @@ def check_places(places: Mapping[str, str], values: Mapping[str, Any], defaults:
         if value is None or (value is False and not defaults.get(name)):
             continue
         for rule in _RULES:
-            if not any(fnmatch(name, pattern) for pattern in rule.names) or not all(
-                n in values for n in rule.deciding
-            ):
+            if not any(fnmatch(name, pattern) for pattern in rule.names) or not values.keys() >= {*rule.deciding}:
                 continue
             is_turned_off = place == FILE and any(places.get(other) == COMMAND_LINE for other in rule.deciding)
             if not is_turned_off and not rule.is_read(*(values[other] for other in rule.deciding)):

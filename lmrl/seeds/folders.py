@@ -98,8 +98,8 @@ def is_finished(folder: Path) -> bool:
 
 def read_seeds(folder: str | Path, seeds: Sequence[int] | None = None) -> SeedFolder:
     """
-    Returns the runs in a folder that have ended, of these seeds; by default of those of the last `lmrl run --seeds`, or
-    of every `seed-<n>` in it.
+    Returns the runs in a folder that have ended, of these seeds; by default of those of the last `lmrl run --seeds`,
+    or of every `seed-<n>` in it.
 
     Raises:
         ValueError: If no run has ended, or two have other metrics.
