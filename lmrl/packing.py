@@ -36,7 +36,7 @@ class PackedRows:
         places (`list[torch.Tensor]`):
             For each sequence, the place of each of its tokens in the R * L positions.
         lengths (`list[int]`, *optional*):
-            Lengths of sequences behind each other in one row, which flash attention tells apart, without a mask.
+            Lengths of sequences behind each other in one row, which flash attention separates without a mask.
     """
 
     input_ids: Tensor

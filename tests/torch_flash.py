@@ -17,8 +17,8 @@ class TorchFlash:
     row, or by positions in a row that begin anew. It keeps where those in a row begin, and their positions.
     """
 
-    def __init__(self, tells_apart: bool = True) -> None:
-        self.tells_apart = tells_apart
+    def __init__(self, separates: bool = True) -> None:
+        self.separates = separates
         self.bounds: list[list[int]] = []
         self.positions: list[list[int]] = []
 
@@ -39,7 +39,7 @@ class TorchFlash:
         length = key.shape[2]
         earlier = length - query.shape[2]  # keys in a cache
         rows = torch.arange(length, device=query.device).expand(len(query), -1)
-        if not self.tells_apart:
+        if not self.separates:
             cu_seq_lens_q = None
             position_ids = None
         if attention_mask is not None:
@@ -62,24 +62,24 @@ class TorchFlash:
         key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
         outputs = torch.zeros_like(query)
         for row, places in sequences:
-            asked = places[places >= earlier]
-            scores = query[row][:, asked - earlier] @ key[row][:, places].mT
+            queried = places[places >= earlier]
+            scores = query[row][:, queried - earlier] @ key[row][:, places].mT
             scores = scores * (query.shape[-1] ** -0.5 if scaling is None else scaling)
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
-            distance = asked[:, None] - places
+            distance = queried[:, None] - places
             is_seen = (distance >= 0) & (distance < (sliding_window or len(places)))
-            states = scores.masked_fill(~is_seen, -torch.inf).softmax(-1) @ value[row][:, places]
-            outputs[row, :, asked - earlier] = states.to(query.dtype)
+            states = scores.mqueried_fill(~is_seen, -torch.inf).softmax(-1) @ value[row][:, places]
+            outputs[row, :, queried - earlier] = states.to(query.dtype)
         return outputs.transpose(1, 2).contiguous(), None
 
 
 @contextmanager
 def registered(
-    name: str, tells_apart: bool = True, mask: Callable[..., Any] = flash_attention_mask
+    name: str, separates: bool = True, mask: Callable[..., Any] = flash_attention_mask
 ) -> Iterator[TorchFlash]:
     """Registers such attention under a name, with the function that makes its masks, for the time of the context."""
-    attention = TorchFlash(tells_apart)
+    attention = TorchFlash(separates)
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, mask)
     try:

@@ -95,6 +95,9 @@ class ReinforceConfig(PolicyGradientConfig):
             check_unread(self, ["baseline_decay"], "baseline='moving_average'")
         if self.baseline != "critic":
             check_unread(self, ["critic_forgetting"], "baseline='critic'")
+        self._check_settings_together()
+
+    def _check_settings_together(self) -> None:
         forgetting = self.critic_forgetting
         is_alone = self.num_generations == 1
         resamples = self.resample_equal_groups

@@ -92,7 +92,7 @@ def with_flash(folder: str = LLAMA, name: str | None = None) -> Any:
 
 
 def flash_in_torch(**options: Any) -> None:
-    """Trains with attention of the interface of flash kernels: nothing that tells sequences apart is on the CPU."""
+    """Trains with attention of the interface of flash kernels: nothing that separates sequences is on the CPU."""
     with registered("flash_in_torch") as attention:
         model = with_flash(name="flash_in_torch")
         train(model=lambda: model, **options)

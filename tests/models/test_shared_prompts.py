@@ -235,7 +235,7 @@ def with_flash(model: Any, name: str = "flash_in_torch") -> Any:
 
 @pytest.mark.parametrize("name", ["GPT2Config", "LlamaConfig", "Qwen2Config", "MistralConfig", "Gemma2Config"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_sequences_behind_each_other_are_told_apart_by_their_positions(name: str, attention: str) -> None:
+def test_sequences_behind_each_other_are_separated_by_their_positions(name: str, attention: str) -> None:
     model = make(name)
     if name != "Gemma2Config":  # whose softcap sdpa does not have
         model.config._attn_implementation = attention
@@ -325,7 +325,7 @@ def test_a_reward_model_on_the_policys_base_runs_with_flash_attention_too(flash:
 
 
 def test_a_kernel_that_lets_sequences_see_each_other_keeps_the_plain_pass(caplog: pytest.LogCaptureFixture) -> None:
-    with registered("flash_of_one", tells_apart=False):
+    with registered("flash_of_one", separates=False):
         model = with_flash(make("LlamaConfig"), "flash_of_one")
         (line,) = lines_of(caplog, model.model, may_share=False)
     assert line.startswith("LlamaModel computes each prompt once per completion: its states would differ by 0.")
@@ -341,7 +341,7 @@ def test_without_positions_flash_attention_keeps_the_plain_pass(name: str, caplo
     assert backbone.pass_form is None
 
 
-def test_on_a_gpu_prompts_are_shared_only_where_that_is_asked_for(
+def test_on_a_gpu_prompts_are_shared_only_where_that_is_requested(
     flash: TorchFlash, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = make("LlamaConfig")
