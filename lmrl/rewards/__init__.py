@@ -7,8 +7,10 @@ reward that needs it is made. To add a reward: write its class in a module, impo
 import functools
 from typing import Any
 
+from lmrl.utils import name_of as reward_name
+
 from .algebra import Combined, Product, Reward, Scaled, Weighted
-from .base import call_reward, completion_text, on_text, prompt_text, reward_name
+from .base import call_reward, completion_text, on_text, prompt_text
 from .bertscore import BERTScore
 from .bleu import BLEU, GLEU
 from .chrf import ChrF

@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any, TypeAlias
 
 from lmrl.progress import Prefixes, Progress, join_progress_and_potential, potential_of
-from lmrl.utils import check_finite
+from lmrl.utils import check_finite, name_of
 
 from .base import (
     UNBOUNDED,
@@ -18,7 +18,6 @@ from .base import (
     as_text,
     call_reward,
     range_of,
-    reward_name,
     signature_of,
 )
 
@@ -140,7 +139,7 @@ class Combined(Reward):
     @property
     def names(self) -> list[str]:
         """Names of the components, in order."""
-        return [reward_name(reward) for reward in self.components]
+        return [name_of(reward) for reward in self.components]
 
     def raw(self, **inputs: Any) -> dict[str, Scores]:
         """
@@ -235,7 +234,7 @@ class Weighted(Combined):
         low = high = 0.0
         for reward, weight in pairs:
             if not math.isfinite(weight):
-                raise ValueError(f"The weights of `Weighted` must be finite, got {weight} of {reward_name(reward)!r}.")
+                raise ValueError(f"The weights of `Weighted` must be finite, got {weight} of {name_of(reward)!r}.")
             # 0 belongs to the range, as a component may be left out; 0 times infinity is no number.
             ends = [0.0, *(weight * end for end in range_of(reward) if weight != 0)]
             low += min(ends)
@@ -313,7 +312,7 @@ class Scaled(Combined):
         super().__init__(
             partial(unless_none, partial(_scale, float(scale), float(shift))),
             [reward],
-            f"{reward_name(reward)}_scaled" if name is None else name,
+            f"{name_of(reward)}_scaled" if name is None else name,
             (low, high),
             f"{as_text(scale)} * ({signature_of(reward)}) + {as_text(shift)}",
         )
@@ -335,14 +334,14 @@ def _scale(scale: float, shift: float, values: Sequence[float]) -> float:
 
 def _name_of_sum(pairs: Iterable[tuple[Any, float]]) -> str:
     """Returns the terms, by the signs of their weights; a single one begins with `weighted_`."""
-    terms = [(reward_name(reward), weight) for reward, weight in pairs]
+    terms = [(name_of(reward), weight) for reward, weight in pairs]
     if len(terms) == 1 and terms[0][1] >= 0:
         return f"weighted_{terms[0][0]}"
     return "_".join(f"{'minus' if weight < 0 else 'plus'}_{name}" for name, weight in terms).removeprefix("plus_")
 
 
 def _name_of_product(factors: Iterable[Any]) -> str:
-    return "_times_".join(map(reward_name, factors))
+    return "_times_".join(map(name_of, factors))
 
 
 def _add(left: Any, right: Any, sign: float = 1.0) -> Reward:

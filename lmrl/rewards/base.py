@@ -186,11 +186,6 @@ def on_text(fn: Callable[..., Any]) -> Callable[..., Any]:
     return _async_reward if inspect.iscoroutinefunction(fn) else _reward
 
 
-def reward_name(reward: Callable[..., Any]) -> str:
-    """Returns the name under which a reward of any kind is logged."""
-    return name_of(reward)
-
-
 def call_reward(reward: Callable[..., Any], **inputs: Any) -> Scores:
     """
     Returns the rewards of a batch, one number or `None` per completion.
@@ -216,7 +211,7 @@ def call_reward(reward: Callable[..., Any], **inputs: Any) -> Scores:
         numbers = []
     if len(numbers) != len(inputs["completions"]):
         raise ValueError(
-            f"The reward {reward_name(reward)!r} must return a list of one number, or None, per completion, got "
+            f"The reward {name_of(reward)!r} must return a list of one number, or None, per completion, got "
             f"{shorten(values)} for a batch of {len(inputs['completions'])}."
         )
     return numbers
@@ -242,7 +237,7 @@ def range_of(reward: Any) -> Range:
 
 def signature_of(reward: Any) -> str:
     """Returns the signature of a reward; of a plain function its name."""
-    return str(getattr(reward, "signature", reward_name(reward)))
+    return str(getattr(reward, "signature", name_of(reward)))
 
 
 def as_text(number: float) -> str:

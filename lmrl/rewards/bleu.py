@@ -109,7 +109,6 @@ class BLEU(SummedReward[list[Tokens]]):
         """Returns the tokens of a text."""
         return self._tokens(text)
 
-    potential = 0
     progress_units = units
 
     def as_if_ended(self, overlap: Overlap) -> Array:
@@ -168,7 +167,6 @@ class GLEU(ReferenceReward[list[Tokens]]):
         """Returns the tokens of a text."""
         return self._tokens(text)
 
-    potential = 0
     progress_units = units
 
     def as_if_ended(self, overlap: Overlap) -> Array:

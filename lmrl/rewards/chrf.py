@@ -88,8 +88,6 @@ class ChrF(SummedReward[list[list[Symbols]]]):
         symbols: list[Symbols] = [self.progress_units(text)] if self.char_order else []
         return [*symbols, self._progress_words(text)] if self.word_order else symbols
 
-    potential = 0
-
     def progress_units(self, text: str) -> str:
         """Returns the characters of a text but for white space, which its `progress` counts."""
         return "".join((text.lower() if self.lowercase else text).split())

@@ -8,10 +8,10 @@ from operator import itemgetter
 from typing import Any
 
 from lmrl.distributed import gather_or_fail
-from lmrl.utils import check_in
+from lmrl.utils import check_in, name_of
 
 from .algebra import Combined, Values
-from .base import Scores, reward_name, signature_of
+from .base import Scores, signature_of
 
 NEGLIGIBLE = 1e-12  # of the mean: the rounding error of a spread of 0 is smaller in float64
 
@@ -97,7 +97,7 @@ class Normalized(Combined):
         super().__init__(
             itemgetter(0),
             [reward],
-            f"{reward_name(reward)}_normalized" if name is None else name,
+            f"{name_of(reward)}_normalized" if name is None else name,
             signature=f"normalized({signature_of(reward)}, by {by})",
         )
         self.potential = None  # the scale changes from rollout to rollout

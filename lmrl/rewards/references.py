@@ -46,6 +46,7 @@ class ReferenceReward(Reward, Generic[Prepared]):
     def __post_init__(self) -> None:
         super().__init__(self.name, columns=(self.column,))
         check_at_least(1, cache_size=self.cache_size)
+        self.potential = None if type(self).as_if_ended is ReferenceReward.as_if_ended else 0
 
     @functools.cached_property
     def _prepared(self) -> "functools._lru_cache_wrapper[Prepared]":
@@ -84,8 +85,8 @@ class ReferenceReward(Reward, Generic[Prepared]):
         return units_so_far(prefixes, units)
 
     def as_if_ended(self, overlap: Overlap) -> Array:
-        """Returns the reward of each text so far, (N,), for a reward that has a `potential`."""
-        raise NotImplementedError(f"{type(self).__name__} must define `as_if_ended`, or leave `potential` None.")
+        """Returns the reward of each text so far, (N,): what defines it has a `potential`."""
+        raise NotImplementedError(f"{type(self).__name__} must define `as_if_ended` to have a `potential`.")
 
     def _prepare_rows(self, values: Sequence[Any]) -> list[Prepared]:
         return [self._prepared(references) for references in self._references(values)]

@@ -165,8 +165,6 @@ class Rouge(ReferenceReward[list[Units]]):
         grams = occurrences(tokens if self._order == 1 else ngrams(tokens, self._order))
         return len(grams), grams
 
-    potential = 0
-
     def progress_units(self, text: str) -> Sequence[str]:
         """Returns the words that its `progress` counts."""
         return self._words(text)

@@ -48,8 +48,6 @@ class ExactMatch(ReferenceReward[list[str]]):
         """Returns the normalised text."""
         return _NORMALIZATIONS[self.normalize](text)
 
-    potential = 0
-
     def as_if_ended(self, overlap: Overlap) -> Array:
         """Returns 1 or 0 for each text so far, (N,)."""
         rows = zip(overlap.prefixes, overlap.references, strict=True)
@@ -93,8 +91,6 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
         """Returns the words that its `progress` counts."""
         return _NORMALIZATIONS[self.normalize](text).split()
 
-    potential = 0
-
     def as_if_ended(self, overlap: Overlap) -> Array:
         """Returns the F1 of each text so far, (N,)."""
         lengths = overlap.lengths[:, None] + overlap.reference_lengths
@@ -135,7 +131,6 @@ class EditSimilarity(ReferenceReward[list[Sequence[str]]]):
         """Returns the characters or the words of a text."""
         return _UNITS[self.unit](text)
 
-    potential = 0
     progress_units = units
 
     def so_far(self, prefixes: Prefixes, units: Callable[[str], Sequence[str]]) -> UnitsSoFar:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmrl.progress import Prefixes, Progress, join_progress, potential_of
-from lmrl.utils import check_above, check_at_least, check_finite, check_in, columns_of
+from lmrl.utils import check_above, check_at_least, check_finite, check_in, columns_of, name_of
 
 from .algebra import Reward
-from .base import Prompts, Scores, call_reward, range_of, reward_name, signature_of
+from .base import Prompts, Scores, call_reward, range_of, signature_of
 from .normalize import Normalized
 from .workers import Failure, Pool
 
@@ -46,7 +46,7 @@ class Wrapped(Reward):
         kind = type(self).__name__
         if not callable(self.reward):
             raise ValueError(f"`reward` must be callable, got {self.reward!r}.")
-        name = reward_name(self.reward)
+        name = name_of(self.reward)
         columns = columns_of(self.reward, known=("completions", "prompts", "completion_ids"))
         if needed := [column for column in _OF_THE_TRAINER if column in columns]:
             raise ValueError(f"The reward of `{kind}` must need rows alone, got {name!r} with {needed}.")

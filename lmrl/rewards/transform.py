@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from lmrl.utils import check_finite
+from lmrl.utils import check_finite, name_of
 
 from .algebra import Combined, Values, unless_none
-from .base import as_text, range_of, reward_name, signature_of
+from .base import as_text, range_of, signature_of
 
 
 class Minimum(Combined):
@@ -28,7 +28,7 @@ class Minimum(Combined):
         super().__init__(
             partial(unless_none, min),
             parts,
-            f"minimum_of_{'_and_'.join(map(reward_name, parts))}" if name is None else name,
+            f"minimum_of_{'_and_'.join(map(name_of, parts))}" if name is None else name,
             (min((low for low, _ in ranges), default=0.0), min((high for _, high in ranges), default=0.0)),
             f"minimum({', '.join(map(signature_of, parts))})",
         )
@@ -73,7 +73,7 @@ class Gate(Combined):
         super().__init__(
             partial(_gated, at_least, float(otherwise)),
             [reward, when],
-            f"{reward_name(reward)}_if_{reward_name(when)}" if name is None else name,
+            f"{name_of(reward)}_if_{name_of(when)}" if name is None else name,
             (min(low, float(otherwise)), max(high, float(otherwise))),
             f"({signature_of(reward)} if {signature_of(when)} >= {as_text(at_least)} else {as_text(otherwise)})",
         )
@@ -93,7 +93,7 @@ class Threshold(Combined):
         super().__init__(
             partial(unless_none, partial(_reaches, at_least)),
             [reward],
-            f"{reward_name(reward)}_at_least_{as_text(at_least)}" if name is None else name,
+            f"{name_of(reward)}_at_least_{as_text(at_least)}" if name is None else name,
             (0.0, 1.0),
             f"({signature_of(reward)} >= {as_text(at_least)})",
         )
@@ -119,7 +119,7 @@ class Clipped(Combined):
         super().__init__(
             partial(unless_none, partial(_clip, float(low), float(high))),
             [reward],
-            f"{reward_name(reward)}_clipped" if name is None else name,
+            f"{name_of(reward)}_clipped" if name is None else name,
             (lowest, highest),
             f"clipped({signature_of(reward)}, {as_text(low)}, {as_text(high)})",
         )
