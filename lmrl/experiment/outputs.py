@@ -51,7 +51,7 @@ def prepare_run(config: Any, *argument_groups: Any) -> None:
 
 
 def _clear(config: Any, argument_groups: Iterable[Any]) -> None:
-    given = ChainMap(*map(vars, argument_groups), vars(config))
+    given = ChainMap(*(vars(group) for group in (*argument_groups, config)))
     reads = {name: value for name, value in given.items() if name not in _WRITTEN}
     resume = config.resume_from_checkpoint
     overwrite = bool(given["overwrite"])

@@ -85,7 +85,7 @@ def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_g
         return
     if not any(isinstance(callback, LogFile) for callback in trainer.callback_handler.callbacks):
         trainer.add_callback(LogFile())
-    given = ChainMap(*map(vars, argument_groups))
+    given = ChainMap(*(vars(group) for group in argument_groups))
     show(run_facts(trainer, train_rows, eval_rows, given), run_notes(trainer, train_rows))
     groups = {str(group._argument_group_name).lower(): vars(group) for group in argument_groups}
     settings = {**groups, "training": trainer.args.to_dict()}
