@@ -28,10 +28,8 @@ class Interval:
     high: float = math.nan
 
     def to_json(self) -> dict[str, float | None]:
-        """Returns the interval by name, ready for JSON: an unknown end is `None`."""
-        low = None if math.isnan(self.low) else self.low
-        high = None if math.isnan(self.high) else self.high
-        return {"value": self.value, "low": low, "high": high}
+        """Returns the interval by name, ready for JSON: what is unknown is `None`."""
+        return {name: None if math.isnan(number) else number for name, number in vars(self).items()}
 
 
 @dataclass(frozen=True)

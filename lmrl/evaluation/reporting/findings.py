@@ -128,7 +128,7 @@ def find_warnings(
     results = {name: [found for found in outcomes if found is not None] for name, outcomes in checks.items()}
     measured = {name for evaluation in evaluations.values() for name in evaluation.scores}
     measured |= {name for log in runs.values() for row in log for name in row}
-    has_rewards = any(name == "reward" or is_reward(name) for name in measured)
+    has_rewards = any(map(is_reward, measured))
     lacking: tuple[str, ...] = () if has_rewards else _OF_REWARDS
     if not has_rewards and "length" not in measured:
         lacking += _OF_COMPLETIONS

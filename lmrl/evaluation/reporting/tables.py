@@ -5,11 +5,7 @@ import re
 import sys
 from collections.abc import Mapping
 from io import StringIO
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from lmrl.display.wording import number, p_value
 
@@ -19,11 +15,14 @@ from ..evaluate import Evaluation
 from ..roles import is_reward, row_rewards, split_by_role
 from ..rows import Rows
 
+if TYPE_CHECKING:  # rich is loaded for a terminal alone
+    from rich.table import Table
+
 # All control characters but tab and line feed: the escape sequences in a text would act on the terminal.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def scores_table(columns: Columns, compared: Compared | None = None) -> Table:
+def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     """
     Returns a table of metrics (rows) by checkpoints (columns), the first of which is the baseline; [`as_text`] makes
     it a string.
@@ -40,10 +39,12 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> Table:
     Raises:
         `ValueError`: if there is no checkpoint, or two were scored on different numbers of rows.
     """
+    from rich.text import Text
+
     compared = compare_all(columns) if compared is None else compared
     baseline = next(iter(columns))
     with_intervals = len(columns) <= 2
-    table = Table("metric", box=box.SIMPLE_HEAD)
+    table = _table("metric")
     for label in columns:
         table.add_column(Text(f"{label} [95% CI]" if with_intervals else label), justify="right")
     for label in compared:
@@ -66,9 +67,11 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> Table:
     return table
 
 
-def pairs_table(pairs: Pairs) -> Table:
+def pairs_table(pairs: Pairs) -> "Table":
     """Returns a table of the differences of the primary metrics of pairs of checkpoints, by [`compare_pairs`]."""
-    table = Table("metric", "pair", box=box.SIMPLE_HEAD)
+    from rich.text import Text
+
+    table = _table("metric", "pair")
     table.add_column("difference [95% CI]", justify="right")
     table.add_column("p (Holm)", justify="right")
     names = dict.fromkeys(name for found in pairs.values() for name in found if found[name].primary)
@@ -82,13 +85,15 @@ def pairs_table(pairs: Pairs) -> Table:
     return table
 
 
-def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5) -> Table:
+def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5) -> "Table":
     """
     Returns a table of the first `n` prompts, each with a reference, its first completion in each evaluation, and the
     rewards. Evaluations and rows are those of [`report`].
     """
+    from rich.text import Text
+
     has_rewards = any(is_reward(name) for found in evaluations.values() for name in found.scores)
-    table = Table("", "text", box=box.SIMPLE_HEAD)
+    table = _table("", "text")
     if has_rewards:
         table.add_column("reward", justify="right")
     for index in range(min(n, len(rows))):
@@ -105,15 +110,26 @@ def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5)
     return table
 
 
-def as_text(table: Table, width: int = 120) -> str:
+def _table(*columns: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    return Table(*columns, box=box.SIMPLE_HEAD)
+
+
+def as_text(table: "Table", width: int = 120) -> str:
     """Returns a table as plain text at most `width` characters wide, longer texts wrapped."""
+    from rich.console import Console
+
     stream = StringIO()
     Console(file=stream, width=width, force_terminal=False, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
 
 
-def show(table: Table) -> None:
+def show(table: "Table") -> None:
     """Prints the table: in colours and as wide as the terminal, or as plain text if stdout is not a terminal."""
+    from rich.console import Console
+
     console = Console(file=sys.stdout)
     if console.is_terminal:
         console.print(table)

@@ -17,11 +17,9 @@ def word_diff(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
     old = _words(before)
     new = _words(after)
     matcher = SequenceMatcher(None, [word.strip() for word in old], [word.strip() for word in new], autojunk=False)
-    kept_old = [False] * len(old)
-    kept_new = [False] * len(new)
-    for block in matcher.get_matching_blocks():
-        for offset in range(block.size):
-            kept_old[block.a + offset] = kept_new[block.b + offset] = True
+    blocks = matcher.get_matching_blocks()
+    kept_old = {place for block in blocks for place in range(block.a, block.a + block.size)}
+    kept_new = {place for block in blocks for place in range(block.b, block.b + block.size)}
     return _pieces(old, kept_old), _pieces(new, kept_new)
 
 
@@ -30,10 +28,10 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\s*\S+|\s+$", text)
 
 
-def _pieces(words: list[str], kept: list[bool]) -> list[Piece]:
+def _pieces(words: list[str], kept: set[int]) -> list[Piece]:
     pieces: list[Piece] = []
-    for same, run in groupby(zip(words, kept, strict=True), lambda pair: pair[1]):
-        text = "".join(word for word, _ in run)
+    for same, run in groupby(enumerate(words), lambda pair: pair[0] in kept):
+        text = "".join(word for _, word in run)
         marked = text.lstrip()
         space = text[: len(text) - len(marked)]
         if same or not marked:
