@@ -55,9 +55,11 @@ class StatesBefore:
     def _packed_for(self, backbone: Any) -> tuple[PackedRows, Tensor] | None:
         """Returns what [`_pack`] returns, which is the same for a critic's backbone of the policy's kind."""
         form = getattr(backbone, "pass_form", None)
+        if form is None:  # of a backbone that may have another kind of configuration, or none
+            return None
         options = (backbone.config.get_text_config().hidden_size, attention_of(backbone), form)
         if options not in self._packed:
-            self._packed[options] = None if form is None else self._pack(backbone)
+            self._packed[options] = self._pack(backbone)
         return self._packed[options]
 
     def _pack(self, backbone: Any) -> tuple[PackedRows, Tensor] | None:

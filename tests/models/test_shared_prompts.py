@@ -1,6 +1,7 @@
 """The passes without padding and copies of prompts, against the plain pass of each architecture."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from transformers.masking_utils import eager_mask
 from lmrl.critics import attach_critic
 from lmrl.models import TrunkAdapter, add_scoring_forward, backbone_of, check_scoring_forward, share_prompts
 from lmrl.models.shared_base import bare_backbone
+from lmrl.models.shared_prompts import StatesBefore
 from lmrl.packing import PackedRows, cost, pack, pack_into_one_row
 
 TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "vocab_size": 64}
@@ -179,6 +181,17 @@ def test_with_one_completion_a_prompt_and_with_one_prompt_for_all() -> None:
     ids[:, :12] = ids[0, :12]
     mask[:, :12] = mask[0, :12]
     check_equal(make("GPT2Config"), ids, mask)
+
+
+def test_the_plain_pass_reads_no_configuration() -> None:
+    class Embedding(torch.nn.Embedding):
+        def forward(self, input_ids: Tensor, **_: Any) -> SimpleNamespace:
+            return SimpleNamespace(last_hidden_state=super().forward(input_ids))
+
+    backbone = Embedding(64, 8)
+    ids, mask = batch()
+    expected = backbone.weight[ids][:, 11:-1][mask[:, 12:].bool()]
+    assert torch.equal(StatesBefore(ids, mask, 12)(backbone), expected)
 
 
 def test_without_a_token_that_counts_the_graph_is_kept() -> None:
