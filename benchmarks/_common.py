@@ -110,4 +110,6 @@ def write_results(path: Path | None, arguments: argparse.Namespace, results: dic
     """Writes the arguments and the results as JSON, if there is a path."""
     if path is not None:
         given = {name: value for name, value in vars(arguments).items() if name != "json"}
-        path.write_text(json.dumps({"arguments": given, "results": results}, indent=2) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps({"arguments": given, "results": results}, indent=2, default=str) + "\n", encoding="utf-8"
+        )

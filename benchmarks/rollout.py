@@ -175,7 +175,7 @@ def draw(load: Workload, arguments: argparse.Namespace) -> None:
         "mean tokens of a completion": lambda one: one.mean,
         "prompts of a batch": lambda one: one.prompts,
     }
-    figure, places = pyplot.subplots(1, len(axes), figsize=(13, 3.2), sharey=True, layout="constrained")
+    figure, places = pyplot.subplots(1, len(axes), figsize=(13, 3.2), layout="constrained")
     for place, (title, loads) in zip(places, axes.items(), strict=True):
         found = [summarise(race(one, ["reinforce", "trl"], arguments)) for one in loads]
         for name, label in (("reinforce", "lmrl"), ("trl", "TRL")):
@@ -210,9 +210,9 @@ def main() -> None:
             shape = f"{load.prompts} prompts x {load.group}, {load.precision}, {arguments.threads} threads"
             print(f"{load.title}: {shape}; load of the machine {average:.1f}\n\n{table(summary)}\n")
     print(LEGEND.format(memory=MEMORY["cpu" if arguments.cpu or not torch.cuda.is_available() else "cuda"]))
+    write_results(arguments.json, arguments, results)
     if arguments.picture is not None:
         draw(WORKLOADS[arguments.workloads[0]], arguments)
-    write_results(arguments.json, arguments, results)
 
 
 if __name__ == "__main__":
