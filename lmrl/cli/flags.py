@@ -35,7 +35,7 @@ class FlagParser(argparse.ArgumentParser):
         """Returns the values of the flags and of the positional arguments; raises a `ValueError` for another flag."""
         values, unknown = self.parse_known_intermixed_args(list(words))
         if unknown:
-            flags = [action.option_strings[0] for action in self._actions if action.option_strings]
+            flags = [action.option_strings[-1] for action in self._actions if action.option_strings]
             hint = did_you_mean(unknown[0].split("=")[0], flags) or f" Known are {', '.join(flags)}."
             raise ValueError(f"Unknown argument `{unknown[0]}`.{hint}")
         return values

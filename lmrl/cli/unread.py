@@ -27,9 +27,9 @@ def _beside(names: tuple[str, ...], *others: str) -> _Rule:
 
 
 def _with_value(names: tuple[str, ...], other: str, *values: str) -> _Rule:
-    """Returns the rule of arguments that are read where another one has one of some values."""
+    """Returns the rule of arguments that are read where another one has one of some values, of which `*` is any end."""
     remedy = f"It is read with --{other} {' or '.join(values)} alone."
-    return _Rule(names, (other,), lambda value: _text(value) in values, remedy)
+    return _Rule(names, (other,), lambda value: any(fnmatch(str(_text(value)), each) for each in values), remedy)
 
 
 def _text(choice: Any) -> Any:
@@ -56,7 +56,6 @@ _IN_PROCESS = (
     *("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size", "vllm_enable_sleep*"),
 )
 _CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
-_BY_OPTIMIZER = ("galore", "apollo")
 _WITHOUT_WARMUP = ("constant", "greedy", "reduce_lr_on_plateau")
 
 _RULES = (
@@ -96,6 +95,7 @@ _RULES = (
     _with_value(("save_total_limit", "save_only_model"), "save_strategy", "steps", "epoch", "best"),
     _with_value(("logging_steps",), "logging_strategy", "steps"),
     _with_value(("length_column_name",), "train_sampling_strategy", "group_by_length"),
+    _with_value(("optim_target_modules",), "optim", "apollo_*", "galore_*"),
     _Rule(
         ("run_name", "project"),
         ("report_to",),
@@ -125,12 +125,6 @@ _RULES = (
         ("eval_num_samples",),
         lambda samples: samples > 1,
         "It is read with `eval_num_samples` above 1 alone.",
-    ),
-    _Rule(
-        ("optim_target_modules",),
-        ("optim",),
-        lambda optim: any(name in str(_text(optim)) for name in _BY_OPTIMIZER),
-        "It is read by the optimizers GaLore and APOLLO alone.",
     ),
     _Rule(
         ("warmup_steps", "warmup_ratio"),
