@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +12,7 @@ from lmrl.display.wording import counted, number
 from lmrl.evaluation import Evaluation, holm
 from lmrl.evaluation.comparison import interval_text, label_pairs
 from lmrl.evaluation.matching import matched
+from lmrl.evaluation.reporting.tables import make_table
 from lmrl.evaluation.roles import is_reward
 from lmrl.rewards import reward_name
 from lmrl.rollouts import finite
@@ -125,16 +125,13 @@ def printed_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
 
 def printed_table(title: str, lines: Sequence[Sequence[str]], grouped: bool = False) -> Table:
     """Returns a table of an evaluation for the terminal; with `grouped` a line where its first column changes."""
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", caption_justify="left")
-    for place, name in enumerate(lines[0]):
-        table.add_column(Text(name), justify="right" if place else "left")
-    for above, line in itertools.pairwise(lines):
-        if len(line) > 1:
-            if grouped and above is not lines[0] and above[0] != line[0]:
-                table.add_section()
-            table.add_row(*map(Text, line))
-    table.caption = Text("\n".join(line[0] for line in lines if len(line) == 1))
-    return table
+    shown: list[Sequence[str]] = [lines[0]]
+    for above, line in itertools.pairwise(line for line in lines if len(line) > 1):
+        if grouped and above is not lines[0] and above[0] != line[0]:
+            shown.append([])
+        shown.append(line)
+    notes = Text("\n".join(line[0] for line in lines if len(line) == 1))
+    return make_table(shown, title=Text(title), title_justify="left", caption=notes, caption_justify="left")
 
 
 def _with_table(

@@ -3,9 +3,9 @@
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmrl.display.wording import number, p_value
 
@@ -39,50 +39,36 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     Raises:
         `ValueError`: if there is no checkpoint, or two were scored on different numbers of rows.
     """
-    from rich.text import Text
-
     compared = compare_all(columns) if compared is None else compared
     baseline = next(iter(columns))
     with_intervals = len(columns) <= 2
-    table = _table("metric")
-    for label in columns:
-        table.add_column(Text(f"{label} [95% CI]" if with_intervals else label), justify="right")
+    lines = [["metric", *(f"{label} [95% CI]" if with_intervals else label for label in columns)]]
     for label in compared:
-        table.add_column(Text(f"{label} - {baseline} [95% CI]"), justify="right")
-        table.add_column("p (Holm)", justify="right")
+        lines[0] += [f"{label} - {baseline} [95% CI]", "p (Holm)"]
     primary, exploratory = split_by_role(dict.fromkeys(n for scores in columns.values() for n in scores), compared)
-    if compared:
-        table.caption = star_note(compared.values(), bool(exploratory))
     for name in [*primary, *exploratory]:
         if exploratory and name == exploratory[0]:
-            table.add_section()
-            table.add_row("exploratory:")
+            lines += [[], ["exploratory:"]]
         scores = [metrics.get(name) for metrics in columns.values()]
         cells = [score_text(score) if with_intervals else number(score.value) if score else "" for score in scores]
         for metrics in compared.values():
             difference = metrics.get(name)
             cells += [_aligned(difference_text(difference)), p_value(difference.p_corrected) if difference else ""]
-        # Text, not str: rich would read "[...]" as markup.
-        table.add_row(Text(name), *map(Text, cells))
-    return table
+        lines.append([name, *cells])
+    return make_table(lines, caption=star_note(compared.values(), bool(exploratory)) if compared else None)
 
 
 def pairs_table(pairs: Pairs) -> "Table":
     """Returns a table of the differences of the primary metrics of pairs of checkpoints, by [`compare_pairs`]."""
-    from rich.text import Text
-
-    table = _table("metric", "pair")
-    table.add_column("difference [95% CI]", justify="right")
-    table.add_column("p (Holm)", justify="right")
+    lines = [["metric", "pair", "difference [95% CI]", "p (Holm)"]]
     names = dict.fromkeys(name for found in pairs.values() for name in found if found[name].primary)
     for name in names:
         for (first, second), found in pairs.items():
             if name in found:
-                cells = (name, f"{second} - {first}", _aligned(difference_text(found[name])))
-                table.add_row(*map(Text, cells), p_value(found[name].p_corrected))
-        table.add_section()
-    table.caption = star_note(pairs.values(), False)
-    return table
+                difference = _aligned(difference_text(found[name]))
+                lines.append([name, f"{second} - {first}", difference, p_value(found[name].p_corrected)])
+        lines.append([])
+    return make_table(lines, left=2, caption=star_note(pairs.values(), False))
 
 
 def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5) -> "Table":
@@ -90,31 +76,46 @@ def samples_table(evaluations: Mapping[str, Evaluation], rows: Rows, n: int = 5)
     Returns a table of the first `n` prompts, each with a reference, its first completion in each evaluation, and the
     rewards. Evaluations and rows are those of [`report`].
     """
-    from rich.text import Text
-
     has_rewards = any(is_reward(name) for found in evaluations.values() for name in found.scores)
-    table = _table("", "text")
-    if has_rewards:
-        table.add_column("reward", justify="right")
+    lines = [["", "text", "reward"]]
     for index in range(min(n, len(rows))):
         row = rows[index]
-        lines = [("prompt", prompt_text(row["prompt"]), "")]
+        lines.append(["prompt", prompt_text(row["prompt"]), ""])
         if row.get("references"):
-            lines.append(("reference", row["references"][0], ""))
+            lines.append(["reference", row["references"][0], ""])
         for label, evaluation in evaluations.items():
             texts = [found.text.strip() for found in evaluation.completions if (found.row, found.sample) == (index, 0)]
-            lines += [(label, text, _rewards_text(evaluation, index)) for text in texts]
-        for line in lines:
-            cells = [_CONTROLS.sub("", cell) for cell in line[: 3 if has_rewards else 2]]
-            table.add_row(*map(Text, cells), end_section=line is lines[-1])
-    return table
+            lines += [[label, text, _rewards_text(evaluation, index)] for text in texts]
+        lines.append([])
+    shown = [[_CONTROLS.sub("", cell) for cell in line[: 3 if has_rewards else 2]] for line in lines]
+    return make_table(shown, left=2)
 
 
-def _table(*columns: str) -> "Table":
+def make_table(lines: Sequence[Sequence[str]], left: int = 1, **settings: Any) -> "Table":
+    """
+    Returns a table for the terminal.
+
+    Args:
+        lines (list of lists of `str`):
+            The names of the columns, then the lines; an empty one divides them.
+        left (`int`, *optional*, defaults to `1`):
+            Number of columns that begin at the left; the others end at the right.
+        **settings:
+            Title and caption, as `rich.table.Table` takes them.
+    """
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    return Table(*columns, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, **settings)
+    for place, name in enumerate(lines[0]):
+        table.add_column(Text(name), justify="left" if place < left else "right")
+    for line in lines[1:]:
+        if line:
+            table.add_row(*map(Text, line))  # Text, not str: rich would read "[...]" as markup
+        else:
+            table.add_section()
+    return table
 
 
 def as_text(table: "Table", width: int = 120) -> str:
