@@ -14,7 +14,6 @@ from lmrl.rollouts import LOG_NAME
 
 SUMMARY_FILE = "seeds.json"
 PAGE_FILE = "seeds.html"
-STAGES = ("before", "after", "change")
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,24 @@ class SeedFolder:
         scores = next(iter(self.last.values())).scores
         return {name: scores[name] for name in dict.fromkeys([*self.primary, *scores]) if name in scores}
 
+    @property
+    def start(self) -> str:
+        """The label of what trained models are compared with: `before`, or of classifiers that of a simple rule."""
+        labels = list(next(iter(self.runs.values())).evaluations)
+        return labels[0] if len(labels) > 1 else "before"
+
     def values(self, name: str) -> dict[str, list[float]]:
-        """Returns a metric of each seed `"before"` training, `"after"` it, and its `"change"`, as far as known."""
+        """
+        Returns a metric of each seed: of `start`, `"after"` training, and the `"change"` from the one to the other, as
+        far as known.
+        """
         after = [evaluation.scores[name].value for evaluation in self.last.values()]
         first = [next(iter(run.evaluations.values())).scores.get(name) for run in self.runs.values()]
         before = [score.value for score in first if score is not None]
         if any(len(run.evaluations) < 2 for run in self.runs.values()) or len(before) < len(after):
             return {"after": after}
         change = [new - old for new, old in zip(after, before, strict=True)]
-        return dict(zip(STAGES, (before, after, change), strict=True))
+        return {self.start: before, "after": after, "change": change}
 
     @property
     def config(self) -> dict[str, Any]:

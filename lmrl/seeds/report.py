@@ -49,7 +49,8 @@ def report_seeds(folders: Sequence[str | Path], path: str | Path | None = None) 
     found = {label: read_seeds(folder) for label, folder in labelled_folders(folders).items()}
     if len(found) == 1:
         ((label, seeds),) = found.items()
-        tables = {f"{label} over seeds": summary_lines(seeds), "Before, after and change": _stage_lines(seeds)}
+        tables = {f"{label} over seeds": summary_lines(seeds)}
+        tables[f"{seeds.start.capitalize()}, after and change"] = _stage_lines(seeds)
         tables["Each seed after training"] = _seed_lines(seeds)
         path = Path(path or seeds.folder / PAGE_FILE)
     else:
@@ -86,10 +87,10 @@ def write_summary(seeds: SeedFolder) -> Path:
 
 def summary_lines(seeds: SeedFolder) -> Lines:
     """Returns the table of a folder of seeds: a metric a line, the primary ones first, and notes."""
-    table = [["metric", "before", "after [95% CI]", "sd", "least", "greatest", "change [95% CI]"]]
+    table = [["metric", seeds.start, "after [95% CI]", "sd", "least", "greatest", "change [95% CI]"]]
     for name in seeds.metrics:
         spreads = {stage: spread(values) for stage, values in seeds.values(name).items()}
-        before = spreads.get("before")
+        before = spreads.get(seeds.start)
         after = spreads["after"]
         change = spreads.get("change")
         start = number(before.mean) if before else ""

@@ -74,6 +74,17 @@ def test_the_page_has_the_curves_of_the_seeds_behind_their_mean(command: Command
         assert text in page
 
 
+def test_what_a_classifier_is_compared_with_has_the_name_of_its_rule(command: Command) -> None:
+    run()
+    for folder in Path("out").glob("seed-*"):
+        (folder / "before.json").rename(folder / "majority.json")
+        (folder / "after.json").rename(folder / "classifier.json")
+        (folder / "report.json").write_text('{"labels": ["majority", "classifier"]}')
+    status, out, _ = command("report", "out", "-o", "page.html")
+    assert status == 0 and "majority" in out and "before" not in out
+    assert "Majority, after and change" in Path("page.html").read_text()
+
+
 def test_a_seed_that_has_scores_is_not_run_again_and_another_is_added(capsys: pytest.CaptureFixture[str]) -> None:
     run(seeds=(0, 1))
     assert run(seeds=(0, 1, 5)) == 0
