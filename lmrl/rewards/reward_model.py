@@ -243,7 +243,7 @@ class RewardModel(FrozenModel):
             return False
         self._model = self._placed_model = self._ready(self._adapter.load_on_backbone(backbone))
         self._on_policy = True
-        if getattr(backbone, "shares_prompts", None):
+        if getattr(backbone, "pass_form", None) == "shared":
             # Texts of a prompt are to share a batch.
             self._sort_key = itemgetter("input_ids")  # type: ignore[assignment]
         logger.info(f"The reward {self.__name__!r} runs on the policy's base, {self._adapter.base!r}.")

@@ -84,7 +84,7 @@ def test_gradients_and_logged_values_are_those_of_trl(model, with_lora, options,
     trainer = _train(path, tmp_path / "lmrl", True, with_lora, **options)
     _assert_equal(tmp_path)
     base = trainer.model.get_base_model() if with_lora else trainer.model
-    assert base.base_model.shares_prompts
+    assert base.base_model.pass_form == "shared"
     assert Path(base.forward.__code__.co_filename).name == "forward.py"  # it was not TRL's twice
 
 
