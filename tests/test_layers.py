@@ -160,8 +160,8 @@ BUDGETS = {
 }
 # What main does not meet yet.
 BUDGETS_TODAY = {
-    "lmrl": 28_950,
-    "lmrl/rewards": 4_610,
+    "lmrl": 28_550,
+    "lmrl/rewards": 4_580,
     "lmrl/trainers": 2_900,
 }
 FILE_LINES_TODAY: dict[str, int] = {}
