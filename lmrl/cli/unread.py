@@ -27,7 +27,7 @@ def _beside(names: tuple[str, ...], *others: str) -> _Rule:
 
 
 def _with_value(names: tuple[str, ...], other: str, *values: str) -> _Rule:
-    """Returns the rule of arguments that are read where another one has one of some values, of which `*` is any end."""
+    """Returns the rule of arguments that are read where another one has one of some values; `*` stands for any end."""
     remedy = f"It is read with --{other} {' or '.join(values)} alone."
     return _Rule(names, (other,), lambda value: any(fnmatch(str(_text(value)), each) for each in values), remedy)
 
