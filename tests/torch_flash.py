@@ -69,7 +69,7 @@ class TorchFlash:
                 scores = softcap * torch.tanh(scores / softcap)
             distance = queried[:, None] - places
             is_seen = (distance >= 0) & (distance < (sliding_window or len(places)))
-            states = scores.mqueried_fill(~is_seen, -torch.inf).softmax(-1) @ value[row][:, places]
+            states = scores.masked_fill(~is_seen, -torch.inf).softmax(-1) @ value[row][:, places]
             outputs[row, :, queried - earlier] = states.to(query.dtype)
         return outputs.transpose(1, 2).contiguous(), None
 
