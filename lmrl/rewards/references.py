@@ -43,10 +43,14 @@ class ReferenceReward(Reward, Generic[Prepared]):
     column: str = "references"
     cache_size: int = 1024
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "as_if_ended" in vars(cls):
+            cls.potential = 0
+
     def __post_init__(self) -> None:
         super().__init__(self.name, columns=(self.column,))
         check_at_least(1, cache_size=self.cache_size)
-        self.potential = None if type(self).as_if_ended is ReferenceReward.as_if_ended else 0
 
     @functools.cached_property
     def _prepared(self) -> "functools._lru_cache_wrapper[Prepared]":
