@@ -161,7 +161,7 @@ BUDGETS = {
 # What main does not meet yet.
 BUDGETS_TODAY = {
     "lmrl": 28_550,
-    "lmrl/rewards": 4_580,
+    "lmrl/rewards": 4_590,
     "lmrl/trainers": 2_900,
 }
 FILE_LINES_TODAY: dict[str, int] = {}

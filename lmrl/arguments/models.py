@@ -38,7 +38,7 @@ class CheckpointArguments(Settings):
 
     def loading(self) -> dict[str, Any]:
         """Returns the options of `from_pretrained` for the weights: precision, attention, quantization."""
-        return _loading(ModelConfig(**vars(self)))
+        return _loading(ModelConfig(**{name: getattr(self, name) for name in type(self).__dataclass_fields__}))
 
 
 @dataclass

@@ -52,6 +52,7 @@ class LeastSquaresCritic:
         self._moments: Tensor | None = None
         self._errors = torch.zeros(len(SHRINKAGES), dtype=torch.float64)
         self._weights: Tensor | None = None
+        self._has_tokens = True  # of the first rollout, once it is valued: none count where no reward applied
 
     def choose(self, moments: Tensor, tokens: float | None = None) -> int:
         """
@@ -136,6 +137,7 @@ class LeastSquaresCritic:
         masks = [mask * (fold == part).unsqueeze(1) for part in range(FOLDS)]
         moments = self._sum(torch.stack([core.regression_moments(features, returns, each) for each in masks]))
         tokens: list[float] = moments[:, 0, 0].tolist()
+        self._has_tokens = any(tokens)
         values = torch.zeros_like(returns)
         for part in range(FOLDS):
             others = [other for other in range(FOLDS) if other != part]
@@ -148,13 +150,16 @@ class LeastSquaresCritic:
     def update(self, features: Tensor, returns: Tensor, mask: Tensor) -> None:
         """Fits the rollout too, for those after it. All processes must call it."""
         new = self._sum(core.regression_moments(features, returns, mask))
-        if not new[0, 0]:  # no token counts, as where no reward applied
-            return
         if self._moments is None or self._weights is None:
+            if not self._has_tokens:
+                return
             self._moments = new
         else:
-            errors = torch.stack([core.squared_error(new, weights) for weights in self._weights]).cpu()
-            self._errors = self.forgetting * self._errors + errors
+            errors = [core.squared_error(new, weights) for weights in self._weights]
+            measured = torch.stack([*errors, new[0, 0]]).cpu()  # at once: a GPU is waited for
+            if not measured[-1]:
+                return
+            self._errors = self.forgetting * self._errors + measured[:-1]
             self._moments = self.forgetting * self._moments + new
         self._weights = torch.stack([self._fit(self._moments, shrinkage) for shrinkage in SHRINKAGES])
 
