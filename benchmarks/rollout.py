@@ -212,7 +212,8 @@ def main() -> None:
     print(LEGEND.format(memory=MEMORY["cpu" if arguments.cpu or not torch.cuda.is_available() else "cuda"]))
     write_results(arguments.json, arguments, results)
     if arguments.picture is not None:
-        draw(WORKLOADS[arguments.workloads[0]], arguments)
+        load = WORKLOADS[arguments.workloads[0]]
+        draw(replace(load, **TINY) if arguments.small else load, arguments)
 
 
 if __name__ == "__main__":

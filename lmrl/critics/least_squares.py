@@ -98,11 +98,9 @@ class LeastSquaresCritic:
             numbers = torch.cat([progress, of_tokens], dim=-1)
         features = core.join_features(self._with_words(core.narrow(states), completion_ids, progress, mask), numbers)
         known = features.shape[-1] if self._moments is None else len(self._moments) - 2
-        if features.shape[-1] != known and not self._sum(
-            mask.sum()
-        ):  # rewards have no progress where there is no text
-            return torch.zeros_like(returns), features.new_zeros(*mask.shape, known)
         if features.shape[-1] != known:
+            if not self._sum(mask.sum()):  # no token counts, and of no text rewards know nothing
+                return torch.zeros_like(returns), features.new_zeros(*mask.shape, known)
             raise ValueError(
                 f"`resume_from_checkpoint` must be of a run whose critic had {features.shape[-1]} features, got one "
                 f"with {known}. Go on with its rewards, and with `num_generations` 1 if it was 1 there."
