@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from trl.trainer.utils import use_adapter
 
+from lmrl.cli import run
 from lmrl.critics import LeastSquaresCritic, attach_critic, make_critic
 from lmrl.distributed import unsharded
 from lmrl.models import add_scoring_forward, disable_dropout, load_model
@@ -196,12 +197,16 @@ def check_fitted(path: str) -> None:
     torch.testing.assert_close(critic._moments, alone._moments, atol=1e-4, rtol=1e-4)
 
 
-if __name__ == "__main__":
+def main(path: str) -> None:
+    """Makes all checks of one model."""
     distributed.init_process_group("gloo")
     for critic in ("shared", "separate"):
         for wrapping in ("accelerate", "head apart"):
-            check(sys.argv[1], critic, wrapping)
-    check_precision(sys.argv[1])
-    check_adapter(sys.argv[1])
-    check_fitted(sys.argv[1])
-    distributed.destroy_process_group()
+            check(path, critic, wrapping)
+    check_precision(path)
+    check_adapter(path)
+    check_fitted(path)
+
+
+if __name__ == "__main__":
+    run(lambda: main(sys.argv[1]))

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import distributed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lmrl.cli import run
 from lmrl.distributed import on_main
 from lmrl.evaluation import CompletionStore, Decoding, evaluate_model, generate_completions
 
@@ -63,11 +64,15 @@ def resumed(folder, model, tokenizer, prompts):
     rank = distributed.get_rank()
     written = {**lines, "error": error, "batches": batches, "scored": len(scored)}
     (folder / f"{rank}.json").write_text(json.dumps(written))
-    distributed.destroy_process_group()
+
+
+def main(task, folder):
+    """Does one of the two on the model and the prompts of the folder."""
+    prompts = json.loads((folder / "prompts.json").read_text())
+    generation = {"killed": killed, "resumed": resumed}[task]
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    generation(folder, model, AutoTokenizer.from_pretrained(folder), prompts)
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[2])
-    run = {"killed": killed, "resumed": resumed}[sys.argv[1]]
-    texts = json.loads((place / "prompts.json").read_text())
-    run(place, AutoModelForCausalLM.from_pretrained(place), AutoTokenizer.from_pretrained(place), texts)
+    run(lambda: main(sys.argv[1], Path(sys.argv[2])))

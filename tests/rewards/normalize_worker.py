@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import distributed
 
+from lmrl.cli import run
 from lmrl.rewards import Normalized
 
 
@@ -30,8 +31,7 @@ def main(meeting: str, rank: int) -> None:
 
     seen = {"running": train(running, scores), "later": train(running, later), "group": train(group, scores)}
     print(json.dumps({**seen, "statistics": astuple(running.statistics)}))
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    run(lambda: main(sys.argv[1], int(sys.argv[2])))
