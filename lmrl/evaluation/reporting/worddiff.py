@@ -1,8 +1,9 @@
 """The difference of two texts in words."""
 
 import re
-from difflib import SequenceMatcher
 from itertools import groupby
+
+from lmrl.libraries import rapidfuzz
 
 Piece = tuple[str, bool]
 
@@ -11,13 +12,13 @@ def word_diff(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
     """
     Returns both texts in pieces, each with whether its words are missing in the other text at this place.
 
-    The pieces of a text, joined, are the text. Words are separated by spaces; the longest common runs are matched
-    first, as `difflib` does.
+    The pieces of a text, joined, are the text. Words are separated by spaces, and as many as possible are
+    matched: a longest common subsequence. The time of `difflib` explodes where a text repeats its words.
     """
     old = _words(before)
     new = _words(after)
-    matcher = SequenceMatcher(None, [word.strip() for word in old], [word.strip() for word in new], autojunk=False)
-    blocks = matcher.get_matching_blocks()
+    plain = [[word.strip() for word in words] for words in (old, new)]
+    blocks = rapidfuzz.distance.LCSseq.opcodes(*plain).as_matching_blocks()
     kept_old = {place for block in blocks for place in range(block.a, block.a + block.size)}
     kept_new = {place for block in blocks for place in range(block.b, block.b + block.size)}
     return _pieces(old, kept_old), _pieces(new, kept_new)

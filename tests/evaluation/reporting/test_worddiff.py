@@ -1,5 +1,7 @@
 """Differences of texts in words."""
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,3 +33,12 @@ def test_the_pieces_are_the_text_and_the_unmarked_words_are_common(before, after
     assert "".join(text for text, _ in gone) == before and "".join(text for text, _ in new) == after
     kept = [" ".join(text for text, changed in pieces if not changed).split() for pieces in (gone, new)]
     assert kept[0] == kept[1]
+
+
+def test_texts_that_repeat_their_words_take_no_time():
+    before = " ".join(["the"] * 3000)
+    start = time.process_time()
+    gone, new = word_diff(before, " ".join(["the", "cat"] * 1500))
+    assert time.process_time() - start < 5  # of `difflib` an hour
+    assert sum(len(text.split()) for text, changed in new if changed) == 1500
+    assert sum(len(text.split()) for text, changed in gone if changed) == 1500
