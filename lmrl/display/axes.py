@@ -49,16 +49,21 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Returns the ticks as short text with the same number of decimals: `0.25`, `1,500`, `20k`, `2e-05`."""
+    """Returns the ticks as short text, no two alike: `0.25` and `0.50`, `1,500`, `20k`, `2e-05`."""
     largest = max(map(abs, ticks), default=0.0)
     for limit, unit, sign in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if largest >= limit:
-            return [f"{tick / unit:,g}{sign}" if tick else "0" for tick in ticks]
+            return [f"{tick / unit:,.10g}{sign}" if tick else "0" for tick in ticks]
     if 0 < largest < 1e-3:
-        return [f"{tick:.1e}".replace(".0e", "e") if tick else "0" for tick in ticks]
+        return [_exponential(tick) if tick else "0" for tick in ticks]
     step = min((b - a for a, b in pairwise(ticks)), default=1.0)
     decimals = next((d for d in range(6) if math.isclose(round(step, d), step, rel_tol=1e-6)), 6)
     return [f"{tick:,.{decimals}f}" for tick in ticks]
+
+
+def _exponential(value: float) -> str:
+    texts = (f"{value:.{digits}e}" for digits in range(7))
+    return next(text for text in texts if math.isclose(float(text), value, rel_tol=1e-6))
 
 
 def draw(

@@ -18,6 +18,7 @@ from .wording import number, with_interval
 Point = tuple[float, float]
 _MAX_DOTS = 30  # a line of more points has none
 _MIN_SMOOTHED = 20  # a line of fewer points has no moving average
+_ROW_NAME = 32  # letters of the name of a row, which leave room for its intervals
 _ACROSS = (LEFT, WIDTH - RIGHT)
 _UP = (HEIGHT - BOTTOM, TOP)
 
@@ -192,7 +193,8 @@ def whiskers(
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     colors = colors_of(["", *names])  # the first colour is the baseline's
     row_height = max(20, 13 * len(names) + 4)
-    left = max(LEFT + 62, 16 + 7 * max(map(len, rows), default=0))  # a character is about 7 wide
+    shown = {row: row if len(row) <= _ROW_NAME else f"{row[: _ROW_NAME - 1]}…" for row in rows}
+    left = max(LEFT + 62, 16 + 7 * max(map(len, shown.values()), default=0))  # a character is about 7 wide
     x = axis_of(chain([0.0], *(triple for row in rows.values() for triple in row.values())), left, WIDTH - RIGHT)
     drawn = []
     for place, (row, series) in enumerate(rows.items()):
@@ -202,7 +204,7 @@ def whiskers(
             value, low, high = map(x, triple)
             at = middle + 13 * (names.index(name) - (len(names) - 1) / 2)
             bars.append({"color": colors[name], "value": value, "low": low, "high": high, "y": at})
-        drawn.append({"name": row, "x": left - 10, "y": middle, "bars": bars})
+        drawn.append({"name": shown[row], "x": left - 10, "y": middle, "bars": bars})
     return draw(
         title=title,
         description=". ".join(f"{row}: {with_interval(*t)}" for row, series in rows.items() for t in series.values()),

@@ -107,7 +107,7 @@ def smoothed(points: Sequence[tuple[float, float]]) -> Curve:
     Returns an exponential moving average over about a tenth of the points, without the bias of its start (Adam's
     correction); a point that is not finite stays, and does not count.
     """
-    decay = 1 - 2 / (len(points) / 10 + 1)
+    decay = max(1 - 2 / (len(points) / 10 + 1), 0.0)  # of less than 10 points none is averaged
     average = weight = 0.0
     averages = []
     for step, value in points:

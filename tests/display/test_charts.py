@@ -56,6 +56,8 @@ def test_ticks_are_round_numbers_between_the_ends(low, high, expected):
         ([0.0, 2.5e6, 5e6], ["0", "2.5M", "5M"]),
         ([0.0, 2e-5, 4e-5], ["0", "2e-05", "4e-05"]),
         ([2.8e-4, 3e-4, 3.2e-4], ["2.8e-04", "3e-04", "3.2e-04"]),
+        ([9.5e-5, 1e-4, 1.05e-4, 1.1e-4], ["9.5e-05", "1e-04", "1.05e-04", "1.1e-04"]),  # of a constant rate of 1e-4
+        ([123456.0, 123456.5, 123457.0], ["123.456k", "123.4565k", "123.457k"]),
     ],
 )
 def test_tick_labels_have_the_decimals_of_their_step(ticks, expected):
@@ -162,6 +164,13 @@ def test_an_interval_is_drawn_from_end_to_end_beside_the_line_at_0():
     assert float(line.get("y1")) < float(line.get("y2"))
     assert float(bars[0].get("x1")) == pytest.approx(zero + widths[0] / 2, abs=0.2)
     assert parsed(chart).find(f"{SVG}desc").text == "bleu: +2.00 [+1.00, +3.00]. chrf: +0.00 [-1.00, +1.00]"
+
+
+def test_a_long_name_of_a_row_leaves_room_for_its_interval():
+    chart = whiskers({f"reward/{'x' * 80}": {"rl": (5.0, 1.0, 9.0)}}, title="t", x_label="%")
+    (bar,) = [line for line in parsed(chart).iter(f"{SVG}line") if line.get("stroke-width") == "2"]
+    assert float(bar.get("x2")) - float(bar.get("x1")) > 100  # it would run to the left, where the name fills all
+    assert f">reward/{'x' * 24}…<" in chart
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,12 @@ def test_the_shares_of_time_are_those_of_moving_averages():
     assert time_shares([]) == time_shares([{"step": 1, "reward": 0.5}]) == {}
 
 
+def test_of_a_short_log_each_step_has_its_own_shares_of_time():
+    log = [{"step": s, "time/generation": 1.0 + 2 * (s == 2), "time/update": 1.0} for s in (1, 2, 3)]
+    log = [{**row, "time/scoring": 0.0, "time/reward": 0.0} for row in log]
+    assert time_shares(log)["generation"] == [(1.0, 50.0), (2.0, 75.0), (3.0, 50.0)]
+
+
 def test_a_moving_average_has_no_bias_at_its_start():
     constant = [(float(step), 3.0) for step in range(40)]
     assert [value for _, value in smoothed(constant)] == pytest.approx([3.0] * 40)
