@@ -1,6 +1,7 @@
 """Win rates and the worth of several samples as tables of evaluations: for the terminal, the page, the card, JSON."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -26,7 +27,7 @@ BEST_OF = "Best of k samples"
 _OF_TEXTS = "win rate = (wins + ties / 2) / prompts."
 _OF_SAMPLES = (
     "Of each prompt the share of the pairs of samples counts that is won, a tie as half; the win rate is the mean. "
-    "Wins are the prompts of which more than half is won."
+    "Wins are the prompts of which more than half is won; a star needs the rate on their side of a half."
 )
 
 
@@ -59,12 +60,13 @@ def with_win_rates(
     }
     corrected = holm([each.p_value for each in rates.values()])
     found = {place: replace(each, p_corrected=p) for (place, each), p in zip(rates.items(), corrected, strict=True)}
+    tests = sum(not math.isnan(p) for p in corrected)
     several = any(len(evaluation.completions) > evaluation.num_prompts for evaluation in made.values())
     for label in dict.fromkeys(second for _, second, _ in found):
         own = [(first, each) for (first, second, _), each in found.items() if second == label]
         lines = [["by", "over", "win rate [95% CI]", "p (Holm)", "wins", "losses", "ties", "prompts"]]
         lines += [[each.by, first, *win_cells(each)] for first, each in own]
-        notes = [_win_note(several, len(found), tolerance), *_ties_notes(made, label, own)]
+        notes = [_win_note(several, tests, tolerance), *_ties_notes(made, label, own)]
         numbers = [{"over": first, **finite(asdict(each)), "tolerance": tolerance} for first, each in own]
         made[label] = _with_table(made[label], WIN_RATE, [*lines, *([note] for note in notes)], numbers)
     return made

@@ -47,8 +47,8 @@ class WinRate:
 
     @property
     def significant(self) -> bool:
-        """Whether the corrected p-value is below 0.05, as for differences of scores."""
-        return self.p_corrected < SIGNIFICANCE_LEVEL
+        """Whether the corrected p-value is below 0.05, and the rate on the side of the prompts that it counts."""
+        return self.p_corrected < SIGNIFICANCE_LEVEL and (self.rate.value > 0.5) == (self.wins > self.losses)
 
     def _repr_html_(self) -> str:
         heads = ["by", "win rate [95 % CI]", "p", "wins", "losses", "ties", "prompts"]
@@ -87,6 +87,7 @@ def win_rate(before: Score, after: Score, *, tolerance: float = 0.0) -> WinRate:
             tolerance is negative.
     """
     check_at_least(0, tolerance=tolerance)
+    tolerance *= 1 + 1e-9  # 0.8 and 0.7 differ by 0.1, and by rounding
     sign = check_scores_rows(before)
     check_scores_rows(after)
     old_rows = values_by_prompt(before)

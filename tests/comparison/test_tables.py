@@ -157,3 +157,13 @@ def test_of_an_old_file_without_row_ids_one_text_of_a_prompt_is_one_text() -> No
     lines = with_win_rates({"a": old, "b": other}, NAMES)["b"].tables["Win rate"]
     notes = [line[0] for line in lines if len(line) == 1]
     assert notes[0].startswith("win rate = (wins + ties / 2) / prompts.")
+
+
+def test_a_score_that_no_text_has_is_not_counted_among_the_tests() -> None:
+    values = {"before": [0.1, 0.2], "after": [0.3, 0.4]}
+    evaluations = {}
+    for label, row in values.items():
+        scores = {"reward/r": mean_score("reward/r", "r", row, True), "none": mean_score("none", "", [None] * 2, True)}
+        evaluations[label] = Evaluation([Completion(i, 0, "a", 1, True) for i in range(2)], scores, {})
+    made = with_win_rates(evaluations, ["reward/r", "none"])
+    assert "corrected for 1 win rate (Holm)" in made["after"].tables["Win rate"][-1][0]

@@ -59,6 +59,21 @@ def test_scores_that_differ_by_the_tolerance_tie() -> None:
     assert win_rate(score([1.0]), score([1.0 + 1e-15])).wins == 1  # equal means equal
 
 
+def test_the_tolerance_is_not_missed_by_rounding() -> None:
+    """0.7 + 0.1 is 0.7999999999999999."""
+    found = win_rate(score([0.7, 0.8, 0.2, 0.7]), score([0.8, 0.7, 0.3, 0.9]), tolerance=0.1)
+    assert (found.wins, found.losses, found.ties) == (1, 0, 3)
+
+
+def test_a_rate_on_the_other_side_than_the_sign_test_has_no_star() -> None:
+    """Of 16 prompts 9 of 16 pairs are won, of 4 prompts none: more wins, and a rate below a half."""
+    before = score([0.0, 1.0, 2.0, 3.0] * 16 + [9.0] * 16, samples=4)
+    after = score([0.5, 2.5, 3.5, 0.2] * 16 + [0.0] * 16, samples=4)
+    found = win_rate(before, after)
+    assert (found.wins, found.losses, found.rate.value) == (16, 4, 0.45)
+    assert found.p_corrected < 0.05 and not found.significant
+
+
 def test_of_several_samples_each_pair_counts() -> None:
     """Of the first prompt 3 of 6 pairs are won and 1 is tied, of the second none is decided."""
     before = score([0.1, 0.5, 0.6, 0.2, 0.2, 0.2], samples=3)
