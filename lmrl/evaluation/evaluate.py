@@ -266,7 +266,7 @@ def _total_reward(scores: Mapping[str, Score], weights: Mapping[str, float]) -> 
     totals: list[float | None] = []
     for values in zip(*(row_scores for _, row_scores in by_reward), strict=True):
         terms = [weight * value for (weight, _), value in zip(by_reward, values, strict=True) if not math.isnan(value)]
-        totals.append(math.fsum(terms) if terms else None)
+        totals.append(sum(terms) if terms else None)
     signature = " + ".join(f"{weight:g} * {name}" for name, weight in weights.items())
     return mean_score(TOTAL_REWARD, signature, totals, higher_is_better=True)
 

@@ -119,10 +119,10 @@ def mean_score(name: str, signature: str, values: Iterable[float | None], higher
     """
     row_scores = [math.nan if value is None else float(value) for value in values]
     applicable = [value for value in row_scores if not math.isnan(value)]
-    value = math.fsum(applicable) / len(applicable) if applicable else math.nan
-    if any(map(math.isinf, applicable)):
-        return Score(name, value, signature, row_scores, higher_is_better)
+    if any(map(math.isinf, applicable)):  # of both signs the mean is NaN
+        return Score(name, sum(applicable) / len(applicable), signature, row_scores, higher_is_better)
     statistics = [[0.0, 0.0] if math.isnan(value) else [value, 1.0] for value in row_scores]
+    value = math.fsum(applicable) / len(applicable) if applicable else math.nan
     return Score(name, value, signature, row_scores, higher_is_better, "mean", statistics)
 
 

@@ -183,15 +183,16 @@ def comparison_lines(
                 one = found[name]
                 star = "*" if one.significant else ""
                 tested = [p_value(one.p_corrected) + star, p_value(one.welch_corrected)]
-                spreads = [
-                    f"{number(each.mean)}, {number(each.deviation)}" for each in (one.first, one.second) if each
-                ]
+                spreads = [f"{number(of.mean)}, {number(of.deviation)}" for of in (one.first, one.second) if of]
                 table.append([name, spreads[0], label, spreads[1], with_interval(*one.interval), *tested])
-    tests = sum(not math.isnan(one.p_corrected) for found in compared.values() for one in found.values())
+    every = [one for found in compared.values() for one in found.values()]
+    tests = sum(not math.isnan(one.p_corrected) for one in every)
+    welch = sum(not math.isnan(one.welch_corrected) for one in every)
+    alike = "Both are corrected" if welch == tests else f"It is corrected for {welch}, p"
     seeds = ", ".join(f"{label} {count}" for label, count in counts.items())
     notes = [
         f"Mean and standard deviation over the seeds ({seeds}). Interval and p are over seeds and rows together; "
-        f"Welch's p is of the seeds, for these rows alone. Both are corrected for {tests} "
+        f"Welch's p is of the seeds, for these rows alone. {alike} for {tests} "
         f"comparison{'s' if tests != 1 else ''} (Holm); p with a star is below 0.05. Metrics without are exploratory."
     ]
     if min(counts.values()) < MIN_SEEDS:

@@ -296,3 +296,9 @@ def test_all_pairs_of_checkpoints_are_corrected_together():
     p_values = [differences["bleu"].p_value for differences in found.values()]
     assert [differences["bleu"].p_corrected for differences in found.values()] == holm(p_values)
     assert p_values[0] == 1 and found["b", "c"]["bleu"].effect == 1
+
+
+def test_rewards_that_are_infinite_on_both_sides_have_no_mean():
+    found = mean_score("m", "", [math.inf, -math.inf, 1.0], True)
+    assert math.isnan(found.value) and found.statistics is None
+    assert mean_score("m", "", [math.inf, 1.0, None], True).value == math.inf

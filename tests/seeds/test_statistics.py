@@ -1,6 +1,8 @@
 """Intervals and tests over seeds: against scipy's values, analysis of variance, and simulation with a known truth."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ import pytest
 from lmrl.evaluation import Score
 from lmrl.evaluation.scores import mean_score, pooled_score
 from lmrl.seeds import compare_seeds, spread, welch_p
-from lmrl.seeds.statistics import t_quantile, t_tails
+from lmrl.seeds.report import comparison_lines
+from lmrl.seeds.statistics import SeedDifference, t_quantile, t_tails
 
 
 def scores(runs: np.ndarray, name: str = "x") -> list[Score]:
@@ -189,3 +192,21 @@ def test_scores_of_different_rows_are_refused() -> None:
         ValueError, match="`x` must be of the same rows and pooled alike in all runs, got 4 rows by mean"
     ):
         compare_seeds(scores(np.ones((3, 4))), scores(np.ones((3, 5))))
+
+
+def test_the_notes_count_the_tests_of_rows_and_those_of_seeds_alone() -> None:
+    """Of a score that rows do not add up to there is Welch's p alone."""
+    runs = SimpleNamespace(runs=dict.fromkeys(range(3)), metrics=dict.fromkeys(("x", "distinct1")))
+    found = {
+        "x": SeedDifference(1.0, 0.5, 1.5, 0.01, 0.01, 8, welch_p=0.01, welch_corrected=0.02),
+        "distinct1": SeedDifference(1.0, welch_p=0.02, welch_corrected=0.02),
+    }
+    one = spread([1.0, 2.0, 3.0])
+    compared = {"other": {name: replace(each, first=one, second=one) for name, each in found.items()}}
+    (note,) = comparison_lines({"first": runs, "other": runs}, compared)[-1]
+    assert "It is corrected for 2, p for 1 comparison (Holm)" in note
+    found["distinct1"] = found["x"]
+    compared = {"other": {name: replace(each, first=one, second=one) for name, each in found.items()}}
+    assert (
+        "Both are corrected for 2 comparisons (Holm)" in comparison_lines({"a": runs, "other": runs}, compared)[-1][0]
+    )
