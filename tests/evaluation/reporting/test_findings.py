@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lmrl.evaluation import Completion, Evaluation, Score, compare_all, find_warnings
+from lmrl.evaluation import Completion, Evaluation, Score, compare_all, compare_evaluations, find_warnings
 from lmrl.evaluation.roles import is_rewarded
 from lmrl.evaluation.scores import mean_score
 
@@ -49,6 +49,13 @@ def test_a_reward_that_rises_alone_may_be_reward_hacking():
     (sentence,) = warnings(BASE, shifted(BASE, reward_length=0.2, rougeL=-3.0))
     assert sentence.startswith("after: the reward rose (reward/length +0.2000 [")
     assert "none of the 2 held-out metrics improved (bleu +0.00 [+0.00, +0.00], rougeL -3.00 [" in sentence
+
+
+def test_a_reward_that_is_no_primary_metric_may_have_been_gamed_too():
+    pair = {"before": BASE, "after": shifted(BASE, reward_length=0.2, rougeL=-3.0)}
+    compared = compare_evaluations(pair, ["length"], ["rougeL"])
+    (sentence,) = find_warnings(pair, rewarded=["length"], compared=compared).warnings
+    assert sentence.startswith("after: the reward rose (reward/length +0.2000 [")
 
 
 def test_a_reward_that_rises_with_one_metric_is_no_warning():
