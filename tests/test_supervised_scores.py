@@ -1,5 +1,6 @@
 """Accuracy, calibration and the length baseline of preferences, and the scores of a classifier, in closed forms."""
 
+import json
 import math
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from lmrl.rewards import completion_text
+from lmrl.supervised import reports
 from lmrl.supervised.scores import (
     calibration_bins,
     classification_scores,
@@ -125,3 +127,11 @@ def test_a_classifier_is_scored_on_all_rows_and_on_each_label() -> None:
     assert scores["commonest_label_accuracy"] == 3 / 5
     with pytest.raises(ValueError, match="`predicted` must have one entry per label, got 1 for 2"):
         classification_scores([0], [0, 1], commonest=0)
+
+
+def test_of_equally_common_labels_the_first_is_taken_as_in_the_report(tmp_path, capsys):
+    logits = np.array([[1.0, 0.0]] * 5)
+    train_labels = [1, 0, 1, 0]
+    reports._save_accuracy(str(tmp_path), logits, [1, 1, 1, 1, 0], train_labels, ["bad", "good"])
+    assert json.loads((tmp_path / "scores.json").read_text())["commonest_label_accuracy"] == 1 / 5
+    assert "always 'bad': 0.2000" in capsys.readouterr().out

@@ -219,6 +219,8 @@ class Sweep:
         """Returns the objective among scores whose names have a prefix, or `None` if it was not measured."""
         if self.args.objective != "reward" or self.reward_weights is None:
             return scores.get(prefix + self.args.objective)
+        if len(self.reward_weights) > 1 and f"{prefix}reward" in scores:  # where one does not apply it counts as 0
+            return scores[f"{prefix}reward"]
         rewards = [value for name, value in scores.items() if name.startswith(f"{prefix}reward/")]
         if len(rewards) < len(self.reward_weights):
             return None

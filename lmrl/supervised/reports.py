@@ -1,7 +1,6 @@
 """What a supervised run leaves behind besides its model: scores, report and model card."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +68,7 @@ def save_reward_model(trainer: Any, pairs: Dataset, *argument_groups: Any) -> No
 
 def _save_accuracy(folder: str, logits: Any, labels: Any, train_labels: Any, names: Sequence[str]) -> None:
     """Prints and writes the scores of a classifier, beside those of the most frequent label of the training rows."""
-    frequent = Counter(train_labels).most_common(1)[0][0]
+    frequent = max(range(len(names)), key=list(train_labels).count)  # of several the first, as in the report
     scores = classification_scores(logits.argmax(-1).tolist(), list(labels), frequent)
     Path(folder, "scores.json").write_text(json.dumps(scores, indent=2))
     print(

@@ -216,6 +216,7 @@ def test_an_objective_of_lmrl_is_a_score_or_the_weighted_rewards(tmp_path: Path)
     logged = {f"eval_{name}": value for name, value in scores.items()}
     assert reward._score(logged, prefix="eval_") == 1.0
     assert reward._score({"reward/bleu": 0.5}) is None and bleu._score({}) is None
+    assert reward._score({"reward": 0.7} | scores) == 0.7  # as reported, where a reward does not apply to every text
     unknown = SweepArguments(space={"x": [1]}, objective="blue", output_dir=str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"`objective` must be one of .*, got 'blue'\. Did you mean `bleu`\?"):
         Sweep(unknown, ["recipe.py"], {}, reward_weights=(1.0,)).run()
