@@ -209,7 +209,11 @@ def main() -> None:
             average = os.getloadavg()[0]
             shape = f"{load.prompts} prompts x {load.group}, {load.precision}, {arguments.threads} threads"
             print(f"{load.title}: {shape}; load of the machine {average:.1f}\n\n{table(summary)}\n")
-    print(LEGEND.format(memory=MEMORY["cpu" if arguments.cpu or not torch.cuda.is_available() else "cuda"]))
+    print(
+        LEGEND.format(
+            memory=MEMORY["cpu" if arguments.cpu or not torch.cuda.is_available() else "cuda"].partition(",")[0]
+        )
+    )
     write_results(arguments.json, arguments, results)
     if arguments.picture is not None:
         load = WORKLOADS[arguments.workloads[0]]
