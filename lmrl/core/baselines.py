@@ -21,8 +21,7 @@ def batch_mean(rewards: Tensor) -> Tensor:
 
     It contains the completion's own reward, which shrinks the expected gradient by the factor `1 - 1/B`.
     """
-    check_shapes(1, rewards=rewards)
-    return torch.nanmean(rewards).expand_as(rewards)
+    return group_mean(rewards, len(rewards))
 
 
 def leave_one_out(rewards: Tensor, num_generations: int) -> Tensor:
@@ -45,10 +44,10 @@ def leave_one_out(rewards: Tensor, num_generations: int) -> Tensor:
         `torch.Tensor` of shape `(B,)`; NaN where no other completion of the prompt could be scored.
     """
     check_shapes(1, rewards=rewards)
-    groups = rewards.view(-1, num_generations)
-    scored = (~groups.isnan()).sum(dim=1, keepdim=True)
-    others = groups.nansum(dim=1, keepdim=True) - groups.nan_to_num(0.0)
-    return (others / (scored - (~groups.isnan()).int())).view(-1)
+    smallest, above = _above_smallest(rewards, num_generations)
+    scored = (~above.isnan()).int()
+    others = above.nansum(dim=1, keepdim=True) - above.nan_to_num(0.0)
+    return (smallest + others / (scored.sum(dim=1, keepdim=True) - scored)).view(-1)
 
 
 def group_mean(rewards: Tensor, num_generations: int) -> Tensor:
@@ -59,7 +58,15 @@ def group_mean(rewards: Tensor, num_generations: int) -> Tensor:
     It contains the completion's own reward, which shrinks the expected gradient by the factor `1 - 1/G`.
     """
     check_shapes(1, rewards=rewards)
-    return rewards.view(-1, num_generations).nanmean(dim=1).repeat_interleave(num_generations)
+    smallest, above = _above_smallest(rewards, num_generations)
+    return (smallest + above.nanmean(dim=1, keepdim=True)).expand_as(above).reshape(-1)
+
+
+def _above_smallest(rewards: Tensor, num_generations: int) -> tuple[Tensor, Tensor]:
+    """Returns the smallest reward of each prompt, (P, 1), and how far its rewards, (P, G), are above: 0 if equal."""
+    groups = rewards.view(-1, num_generations)
+    smallest = groups.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
+    return smallest, groups - smallest
 
 
 def group_std(rewards: Tensor, num_generations: int) -> Tensor:

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from .checks import check_shapes
 
+ROUNDING = 1e-12  # share of a sum of squares below which the squared deviations are what rounding leaves of equal values
+
 
 def clipped(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, epsilon_low: float, epsilon_high: float
@@ -45,4 +47,5 @@ def quarters(mask: Tensor) -> Tensor:
 
 def _sum_of_squared_deviations(moments: Tensor) -> Tensor:
     count, total, squares = moments.unbind()
-    return squares - total * total / count
+    deviations = squares - total * total / count
+    return torch.where(deviations > ROUNDING * squares, deviations, 0.0)

@@ -39,17 +39,7 @@ def equal_groups(rewards: Tensor, num_generations: int, tolerance: float = 0.0) 
 
 
 def ended(completion_ids: Tensor, mask: Tensor, eos_token_ids: list[int]) -> Tensor:
-    """
-    Returns which completions have an EOS among their tokens that count: bool, (B,).
-
-    Args:
-        completion_ids (`torch.Tensor` of shape `(B, T)`):
-            Token ids.
-        mask (`torch.Tensor` of shape `(B, T)`):
-            1 where a token counts.
-        eos_token_ids (`list[int]`):
-            Ids that end a completion.
-    """
+    """Returns which completions, (B, T), have one of the EOS among their tokens that count: bool, (B,)."""
     check_shapes(2, completion_ids=completion_ids, mask=mask)
     is_eos = torch.isin(completion_ids, torch.tensor(eos_token_ids, device=completion_ids.device))
     return (is_eos & mask.bool()).any(dim=1)

@@ -81,7 +81,7 @@ class PPOTrainer(DenseRewardTrainer):
     def on_first_rewards(self, rewards: Tensor) -> None:
         """Initializes the critic's bias to the mean reward of the first rollout, unless it starts from another one."""
         if self.fitted is None:
-            mean = torch.nanmean(self.accelerator.gather(rewards)).item()
+            mean = torch.nanmean(self.accelerator.gather(rewards)).nan_to_num(0.0).item()  # where none applied
             get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
 
     def credit(self, rollout: Rollout) -> Credit:
@@ -129,10 +129,9 @@ class PPOTrainer(DenseRewardTrainer):
         mask = rollout.completion_mask
         clip = (rollout.old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high)
         policy_loss = core.clipped_policy_loss(scored.log_probs, *clip)
-        per_token = policy_loss
         is_warming_up = self.state.global_step < self.args.critic_warmup_steps
-        if is_warming_up:  # still a part of the graph: an engine waits for a gradient of each weight
-            per_token = policy_loss * 0.0
+        # Still a part of the graph while the critic alone learns: an engine waits for a gradient of each weight.
+        per_token = policy_loss * 0.0 if is_warming_up else policy_loss
         if self.fitted is None:
             per_token = per_token + self.args.vf_coef * self._value_loss(scored, rollout)
         with torch.no_grad():

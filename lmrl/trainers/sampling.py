@@ -117,10 +117,9 @@ class SampledLogProbs:
             return rollout
         args = self.args
         mask = rollout.completion_mask
-        mode = args.vllm_importance_sampling_mode
         bounds = (args.vllm_importance_sampling_clip_min, args.vllm_importance_sampling_clip_max)
         log_probs = (rollout.old_log_probs, rollout.sampling_log_probs)
-        ratio, is_outside = core.importance_ratio(*log_probs, mask, mode, *bounds)
+        ratio, is_outside = core.importance_ratio(*log_probs, mask, args.vllm_importance_sampling_mode, *bounds)
         difference = (log_probs[0] - log_probs[1]).abs()
         meter.log_importance(difference.nan_to_num(nan=0.0), ratio, is_outside, mask)
         if ratio.dim() < rollout.advantages.dim():

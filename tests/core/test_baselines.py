@@ -21,9 +21,14 @@ def test_leave_one_out_skips_what_could_not_be_scored() -> None:
     assert baseline[5].isnan()
 
 
-def test_equal_rewards_give_no_advantage_under_leave_one_out() -> None:
-    rewards = torch.full((8,), 0.3)
-    assert torch.allclose(rewards - core.leave_one_out(rewards, 4), torch.zeros(8), atol=1e-7)
+@pytest.mark.parametrize("reward", [0.3, 100.3, 1000.1, 12345.6])
+@pytest.mark.parametrize("group", [4, 8])
+def test_equal_rewards_give_no_advantage_at_all(group: int, reward: float) -> None:
+    """A rounding error would be divided by the standard deviation of equal rewards, which is 1e-4."""
+    rewards = torch.full((8,), reward)
+    rewards[5] = NAN
+    for baseline in (core.leave_one_out(rewards, group), core.group_mean(rewards, group), core.batch_mean(rewards)):
+        assert (rewards - baseline)[rewards == rewards].tolist() == [0.0] * 7
 
 
 def test_batch_mean_leaves_out_what_could_not_be_scored() -> None:

@@ -84,6 +84,19 @@ def test_explained_variance_of_equal_returns_is_not_a_number() -> None:
     assert core.explained_variance(moments, moments).isnan()
 
 
+@pytest.mark.parametrize(("value", "tokens"), [(0.1, 500), (0.1, 1000), (37.3, 3001)])
+def test_rounding_of_equal_returns_is_no_variance_to_explain(value: float, tokens: int) -> None:
+    returns, mask = torch.full((tokens,), value), torch.ones(tokens)
+    errors = core.masked_moments(returns - torch.linspace(0, 1, tokens), mask)
+    assert core.explained_variance(errors, core.masked_moments(returns, mask)).isnan()
+
+
+def test_a_small_variance_of_large_returns_is_one_to_explain() -> None:
+    returns, mask = torch.tensor([100.0, 100.0, 100.01, 100.01]), torch.ones(4)
+    errors = core.masked_moments(returns - 100.0, mask)
+    assert core.explained_variance(errors, core.masked_moments(returns, mask)).item() == pytest.approx(0, abs=1e-3)
+
+
 def test_quarters_are_by_the_place_over_the_number_of_tokens() -> None:
     mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3, [1, 1] + [0] * 6, [0] * 8])
     assert core.quarters(mask).tolist() == [

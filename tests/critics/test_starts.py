@@ -1,5 +1,6 @@
 """What helps a critic that is trained: a start from a model or an earlier critic, a warm-up, more epochs on states."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,22 @@ def reward_model(folder: Path, start: str, adapter: bool = False, labels: int = 
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return model.eval()
+
+
+def test_a_critic_starts_at_zero_where_no_reward_applied_to_the_first_rollout(gpt2_path: str, tmp_path: Path) -> None:
+    rollouts = []
+
+    def none_at_first(completions: list[str], **_: Any) -> list[float | None]:
+        rollouts.append(completions)
+        return [None if len(rollouts) == 1 else float(len(text)) for text in completions]
+
+    options = {"critic": "shared", "startup_checks": False, "num_iterations": 1, "max_steps": 2}
+    trainer = make_trainer("ppo", gpt2_path, tmp_path, none_at_first, **options)
+    trainer.train()
+    assert get_critic(trainer.model).start.item() == 0.0
+    first, second = (log["value/mean"] for log in trainer.state.log_history[:2])
+    assert first == 0.0
+    assert math.isfinite(second)
 
 
 @pytest.mark.parametrize("adapter", [False, True])
