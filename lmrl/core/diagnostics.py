@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .checks import check_shapes
 
-ROUNDING = 1e-12  # share of a sum of squares below which the squared deviations are what rounding leaves of equal values
+ROUNDING = 1e-12  # share of a sum of squares up to which squared deviations are what rounding leaves of equal values
 
 
 def clipped(
