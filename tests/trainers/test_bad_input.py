@@ -316,6 +316,10 @@ REINFORCE = [
         ["`num_generations` must be at least 2 with scale_rewards='group', got 1."],
     ),
     (
+        {"scale_rewards": "group", "num_generations": 4, "baseline": "batch_mean"},
+        ["`scale_rewards` must not be 'group' with baseline='batch_mean', got 'group'.", "take baseline='group_mean'"],
+    ),
+    (
         {"scale_rewards": "batch", "normalize_advantages": True},
         ["`scale_rewards` must be 'none' with normalize_advantages=True, got 'batch'."],
     ),
