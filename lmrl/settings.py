@@ -1,5 +1,6 @@
 """Groups of arguments that know which of their fields a user gave. Standard library only."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,13 @@ LOWER_IS_BETTER = (
 # Peak learning rate of LoRA over that of all weights, at any rank, where alpha is divided by the rank: "LoRA Without
 # Regret" (Schulman and Thinking Machines Lab, 2025, https://doi.org/10.64434/tml.20250929).
 LORA_RATE_RATIO = 10
+
+# Names of settings that are secrets, and where a text has one: behind a flag, in an address and in its query.
+_SECRET = r"(?:^|(?<=[\W_]))(?:token|api[_-]key|password|secret)"
+_SECRET_NAME = re.compile(f"{_SECRET}$", re.IGNORECASE)
+_SECRET_IN_TEXT = re.compile(
+    rf"((?:--|[?&])[\w-]*?{_SECRET}[= ])[^\s&]+|(?<=://)[^\s/@]*:[^\s/@]*(?=@)", re.IGNORECASE
+)
 
 _GIVEN: ContextVar[Mapping[str, str] | None] = ContextVar("given", default=None)
 
@@ -109,3 +117,18 @@ def known_direction(metric: str | None, greater_is_better: bool | None) -> bool 
     if greater_is_better:
         raise ValueError(f"`greater_is_better` must be False for {name!r}, got True. Leave it out.")
     return False
+
+
+def without_secrets(value: Any, name: str = "") -> Any:
+    """
+    Returns a setting, or settings by name, also in groups and lists, with `hidden` in place of access tokens, keys and
+    passwords: texts whose name is that of one, and in other texts what follows a flag or stands in an address.
+    """
+    if isinstance(value, Mapping):
+        names = {key: name if _SECRET_NAME.search(name) else str(key) for key in value}
+        return {key: without_secrets(part, names[key]) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(part, name) for part in value]
+    if not isinstance(value, str) or not value:
+        return value
+    return "hidden" if _SECRET_NAME.search(name) else _SECRET_IN_TEXT.sub(r"\1hidden", value)

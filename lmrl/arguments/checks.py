@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from lmrl.settings import without_secrets
 from lmrl.utils import parse_json, shorten
 
 
@@ -32,6 +33,12 @@ def check_specs(name: str, specs: Iterable[str | dict[str, Any]]) -> None:
         if not (isinstance(spec, str) and spec) and not (isinstance(spec, dict) and len(spec) == 1):
             raise ValueError(
                 f'`{name}` must have names, or names with options such as {{"name": {{}}}}, got {shorten(spec)}.'
+            )
+        options: Any = json_object(name, spec) if isinstance(spec, str) and spec.lstrip().startswith("{") else spec
+        if (shown := without_secrets(options)) != options:
+            raise ValueError(
+                f"`{name}` must have no access token, key or password, got {shorten(shown)}: the files of a run have "
+                "its arguments. Have your reward read it from the environment."
             )
 
 

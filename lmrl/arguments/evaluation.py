@@ -172,6 +172,7 @@ class ComparisonArguments(OutputArguments):
 
     def __post_init__(self) -> None:
         check_at_least(1, eval_num_samples=self.eval_num_samples)
+        check_specs("eval_mbr_metric", [self.eval_mbr_metric])
         if isinstance(self.chat_template_kwargs, str):
             self.chat_template_kwargs = json_object("chat_template_kwargs", self.chat_template_kwargs)
         if not self.eval_temperature > 0:

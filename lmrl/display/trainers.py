@@ -3,6 +3,8 @@
 from dataclasses import MISSING, fields
 from typing import Any
 
+from lmrl.settings import without_secrets
+
 from .cards import card, reward_lines, values_text
 from .curves import PROGRESS
 from .wording import counted
@@ -51,10 +53,8 @@ def changed_settings(args: Any) -> dict[str, str]:
         value = getattr(args, field.name)
         default = field.default if field.default_factory is MISSING else field.default_factory()
         is_left_out = field.name in LEFT_OUT or field.name.endswith("_token")
-        if isinstance(value, dict):
-            value = {name: "hidden" if str(name).endswith("token") else part for name, part in value.items()}
         if not is_left_out and value != default and (value or default):  # None may become False or empty
-            changed[field.name] = str(getattr(value, "value", getattr(value, "__name__", value)))
+            changed[field.name] = str(getattr(value, "value", getattr(value, "__name__", without_secrets(value))))
     if args.steps_per_generation == args.gradient_accumulation_steps:  # which it is by default
         changed.pop("steps_per_generation", None)
     return changed

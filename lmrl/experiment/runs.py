@@ -22,6 +22,7 @@ from lmrl.experiment.notes import run_notes
 from lmrl.log_file import LogFile
 from lmrl.outputs import resume_request
 from lmrl.rollouts import replace_file
+from lmrl.settings import without_secrets
 from lmrl.utils import read_adapter_config, shorten
 from lmrl.version import package_versions
 
@@ -99,7 +100,7 @@ def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_g
         "trained_on": [{"run": run, "keys": keys} for run, keys in trained_on.items()],
         "trained_on_ids": _ids(train_rows),
     }
-    about = {"recipe": Path(sys.argv[0]).stem, "versions": package_versions(), **settings}
+    about = {"recipe": Path(sys.argv[0]).stem, "versions": package_versions(), **without_secrets(settings)}
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(about, indent=2, default=setting_text, ensure_ascii=False)
     replace_file(folder / SETTINGS_FILE, text.encode())

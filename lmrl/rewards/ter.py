@@ -38,7 +38,8 @@ class TER(SummedReward[list[Words]]):
 
     Args:
         normalized (`bool`, *optional*, defaults to `False`):
-            Whether to separate punctuation from words. Without it "mat." is another word than "mat".
+            Whether to separate punctuation from words. Without it "mat." is another word than "mat". Done once, as in
+            Tercom: sacrebleu 2.6 does it twice to references, so that there "John's." is not equal to itself.
         no_punct (`bool`, *optional*, defaults to `False`):
             Whether to drop punctuation.
         asian_support (`bool`, *optional*, defaults to `False`):

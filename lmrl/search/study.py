@@ -20,6 +20,7 @@ from lmrl.cli.process import failure_reason, looks, outcome_line, read_rows, run
 from lmrl.evaluation.metrics import higher_is_better
 from lmrl.libraries import optuna
 from lmrl.outputs import SCORES_OF_TRAINED, clear_study_folder, matching
+from lmrl.settings import without_secrets
 
 from .arguments import SweepArguments
 from .space import as_argv
@@ -240,7 +241,8 @@ class Sweep:
         command = [Path(self.command[0]).name, *self.command[1:]]  # equal from another working directory
         space = {name: str(distribution) for name, distribution in self.space.items()}
         settings = f"{shlex.join(command)}, {space}, {self.direction} {self.args.objective}, {self.args.max_kl}"
-        if (known := self.study.user_attrs.get("settings", settings)) != settings:
+        settings = without_secrets(settings)
+        if (known := without_secrets(self.study.user_attrs.get("settings", settings))) != settings:
             remedy = "Use another folder, or --overwrite."
             raise ValueError(f"`output_dir` must have a study of ({settings}), got ({known}). {remedy}")
         self.study.set_user_attr("settings", settings)

@@ -19,6 +19,7 @@ from lmrl.cli.process import failure_reason, looks, outcome_line, running
 from lmrl.cli.report import read_object
 from lmrl.outputs import CHECKPOINTS, RESULTS, SCORES, SEEDS, WEIGHTS, clear_run_folder, matching, refuse_results
 from lmrl.rollouts import replace_file
+from lmrl.settings import without_secrets
 from lmrl.utils import aligned_lines, check_at_least
 
 from .folders import SUMMARY_FILE, is_finished, read_seeds, run_folder
@@ -214,7 +215,7 @@ def _prepared(launcher: Sequence[str], command: Sequence[str], seeds: Sequence[i
 
 def _write_settings(folder: Path, recipe: str, values: Mapping[str, Any], seeds: Sequence[int]) -> None:
     """Writes `seeds.json` with the settings; raises an error where seeds in the folder were run with others."""
-    settings = {name: value for name, value in values.items() if name not in _OWN}
+    settings = without_secrets({name: value for name, value in values.items() if name not in _OWN})
     now = {"recipe": recipe, **settings}
     left = [path.name for path in matching(folder, SEEDS) if matching(path, RESULTS)]
     known = read_object(folder / SUMMARY_FILE) if left else {}

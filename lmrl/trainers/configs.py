@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
 from lmrl import core
-from lmrl.settings import Settings, check_unread, known_direction, lora_learning_rate
+from lmrl.settings import Settings, check_unread, known_direction, lora_learning_rate, without_secrets
 from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option, refuse
 
 _DISTRIBUTION = (
@@ -171,12 +171,12 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns what is pickled, as Trainer does beside each model: of a function that cannot be, its name."""
-        return {name: value if is_picklable(value) else name_of(value) for name, value in vars(self).items()}
+        """Returns what Trainer pickles beside each model: no secrets, and of functions that cannot be, the names."""
+        return {n: without_secrets(v, n) if is_picklable(v) else name_of(v) for n, v in vars(self).items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as reports and trackers take them: of a function its name."""
-        return {name: name_of(value) if callable(value) else value for name, value in super().to_dict().items()}
+        """Returns the fields as reports and trackers take them: without secrets, and of a function its name."""
+        return {n: name_of(v) if callable(v) else without_secrets(v) for n, v in super().to_dict().items()}
 
     def _choose_by_device(self) -> None:
         """TRL's default is bfloat16 wherever it runs. Here it is where there is a GPU made for it."""

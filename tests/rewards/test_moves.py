@@ -105,3 +105,10 @@ def test_edits_of_long_texts_are_those_of_sacrebleu_on_both_sides_of_its_beam(dr
 def test_moves_are_no_longer_made_once_a_thousand_were_tried():
     completion, reference = "bbbbbbbbabaaabbaaaaabaab", "bbaaabbaaaaabaabbbbbbbba"
     assert counted(completion, reference) == of_sacrebleu(completion, reference) == 13  # one move would do
+
+
+def test_a_text_equals_itself_also_where_sacrebleu_normalizes_references_twice() -> None:
+    """The second time "John's ." becomes "John 's .", which is two edits of five words."""
+    text = "This is John's."
+    assert TER(normalized=True)(completions=[text], references=[text]) == [1.0]
+    assert SacreTER(normalized=True).sentence_score(text, [text]).score == pytest.approx(40.0)

@@ -12,6 +12,7 @@ from lmrl.display.axes import colors_of
 from lmrl.display.charts import training_charts
 from lmrl.display.curves import POINTS, Log
 from lmrl.display.wording import setting_text
+from lmrl.settings import without_secrets
 
 from ..comparison import Compared, Difference, Pairs
 from ..evaluate import TOTAL_REWARD, Evaluation
@@ -125,10 +126,10 @@ def write_page(
         "exploratory": exploratory,
         "rewarded": rewarded,
         "is_rewarded": is_rewarded,
-        "settings": _settings(evaluations, without_tokens(config or {}), is_comparable),
+        "settings": _settings(evaluations, without_secrets(config or {}), is_comparable),
         **_charts(evaluations, compared, logs, rewarded),
         **({} if curves is None else {"training_charts": list(curves)}),
-        "differing": _texts(without_tokens(differing or {})),
+        "differing": _texts(without_secrets(differing or {})),
         **collect_samples(checked, rows, rewarded, max_samples),
         **collect_rollouts(rollouts if isinstance(rollouts, Mapping) else {"": rollouts}, 3 * max_samples),
     }
@@ -195,11 +196,3 @@ def _texts(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str
         }
         for name, part in settings.items()
     }
-
-
-def without_tokens(value: Any, name: str = "") -> Any:
-    """Returns a setting, or settings by name, also in groups, with `hidden` in place of access tokens."""
-    if isinstance(value, Mapping):
-        names = {key: name if name.endswith("_token") else str(key) for key in value}
-        return {key: without_tokens(part, names[key]) for key, part in value.items()}
-    return "hidden" if isinstance(value, str) and name.endswith("_token") else value  # as transformers' Trainer does

@@ -8,6 +8,7 @@ from typing import Any
 from lmrl.display.curves import Log
 from lmrl.display.wording import setting_text
 from lmrl.rollouts import read_log, read_rollouts
+from lmrl.settings import without_secrets
 
 from ..comparison import Comparisons, compare_pairs, label_pairs
 from ..evaluate import Evaluation
@@ -15,7 +16,7 @@ from ..matching import matched
 from ..roles import measured_rewards, primary_metrics
 from ..rows import Rows
 from .findings import find_warnings
-from .page import without_tokens, write_page
+from .page import write_page
 from .serialization import write_json
 from .tables import pairs_table, samples_table, scores_table, show
 
@@ -98,7 +99,7 @@ def report(
     )
     facts = {
         **shown,
-        "config": without_tokens(config or {}),
+        "config": without_secrets(config or {}),
         "primary": tested,
         "log": next(iter(logs), None),
         "labels": list(evaluations),

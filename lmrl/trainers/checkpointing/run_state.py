@@ -15,6 +15,8 @@ from transformers import TrainerState
 from trl import RLOOConfig
 from trl.trainer.utils import split_tensor_dict
 
+from lmrl.settings import without_secrets
+
 logger = get_logger(__name__)
 
 STATE_NAME = "lmrl_state.json"
@@ -86,7 +88,8 @@ def _plain_arguments(args: RLOOConfig, model: Any) -> dict[str, Any]:
 
 
 def _compare_arguments(checkpoint: str, saved: dict[str, Any], args: RLOOConfig, model: Any) -> None:
-    given = _plain_arguments(args, model)
+    given = without_secrets(_plain_arguments(args, model))
+    saved = without_secrets(saved)  # the first checkpoints had them
     changed = [name for name in given if name in saved and name not in IGNORED and saved[name] != given[name]]
     for name in changed:
         if name in FIXED:
