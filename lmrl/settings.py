@@ -20,7 +20,9 @@ LOWER_IS_BETTER = (
 LORA_RATE_RATIO = 10
 
 # Names of settings that are secrets, and where a text has one: behind a flag, in an address and in its query.
-_SECRET = r"(?:^|(?<=[\W_]))(?:token|api[_-]key|password|secret)"
+# Tokens of a vocabulary, such as `pad_token`, are none.
+_NO_SECRET = "".join(f"(?<!{name}_)" for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
+_SECRET = rf"(?:^|(?<=[\W_]){_NO_SECRET})(?:token|api[_-]key|password|secret)"
 _SECRET_NAME = re.compile(f"{_SECRET}$", re.IGNORECASE)
 _SECRET_IN_TEXT = re.compile(
     rf"((?:--|[?&])[\w-]*?{_SECRET}[= ])[^\s&]+|(?<=://)[^\s/@]*:[^\s/@]*(?=@)", re.IGNORECASE

@@ -99,3 +99,8 @@ def test_an_option_of_a_reward_that_is_a_secret_is_refused_without_it(spec: Any)
     assert SECRET not in str(refused.value)
     with pytest.raises(ValueError, match=f"`eval_mbr_metric` {rule}"):
         ComparisonArguments(eval_mbr_metric=spec)
+
+
+def test_tokens_of_a_vocabulary_are_no_secrets() -> None:
+    settings = {"eos_token": "<|im_end|>", "pad_token": "<pad>", "prompt": "--eos_token </s>", "hub_token": "hf_abc"}
+    assert without_secrets(settings) == {**settings, "hub_token": "hidden"}

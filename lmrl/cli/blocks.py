@@ -21,13 +21,7 @@ def entries_of_recipe(config: Mapping[Any, Any], written: Mapping[Any, Any], own
     Names at the top are the recipe's. Those in `data:` and `model:` are every recipe's; what this one does not have
     and another one has is left out. The block with the recipe's name overrides them, the others are only checked.
 
-    Args:
-        config (`dict`):
-            What the file has.
-        written (`dict`):
-            The same with every number, switch and date as its text.
-        own (collection of `str`):
-            Names of the recipe's arguments, former ones included.
+    `written` has every number, switch and date as its text; `own` are the recipe's arguments, former names included.
 
     Raises:
         ValueError: For a name that no recipe has, one at the top that is another recipe's, or one given twice.
@@ -37,7 +31,8 @@ def entries_of_recipe(config: Mapping[Any, Any], written: Mapping[Any, Any], own
     of_recipe: Entries = {}
     for name, value in config.items():
         text = written.get(name, value)
-        if name in own or not _is_block(name, recipe):
+        is_script = (Path(sys.argv[0]).parent / f"{name}.py").is_file()  # another one beside this
+        if name in own or not (is_script or name in (*SHARED, recipe, *recipe_names())):
             _check_own(name, own)
             _add(at_top, name, (value, text))
             continue
@@ -59,11 +54,6 @@ def owners_of(name: str) -> str:
     """Returns the recipes of lmrl that have an argument, as text; an empty one if none has."""
     owners = [recipe for recipe, groups in recipe_names().items() if name in groups]
     return " and ".join([", ".join(owners[:-1]), owners[-1]] if len(owners) > 1 else owners)
-
-
-def _is_block(name: str, recipe: str) -> bool:
-    """Returns whether a name is that of a shared block, of a recipe of lmrl, or of another script beside this one."""
-    return name in (*SHARED, recipe, *recipe_names()) or (Path(sys.argv[0]).parent / f"{name}.py").is_file()
 
 
 def _add(entries: Entries, name: str, entry: tuple[Any, Any]) -> None:

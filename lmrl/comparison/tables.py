@@ -106,7 +106,10 @@ def with_samples(
         for score in sampled:  # a metric has another scale than the rewards
             passes_from = threshold if is_reward(score.name) else None
             rows += best_of_samples(score, similar=similar, threshold=passes_from)
-        lines = [["by", "k", "best of k", "worst of k", f"MBR of k ({choice})"], *map(_sample_line, rows)]
+        lines = [["by", "k", "best of k", "worst of k", f"MBR of k ({choice})"]]
+        for of in rows:
+            values = [interval_text(of.best), number(of.worst.value), interval_text(of.typical)]
+            lines.append([of.by, str(of.k), *values])
         if any(each.passed for each in rows):
             for line, passed in zip(lines, ["pass@k", *(interval_text(each.passed) for each in rows)], strict=True):
                 line.append(passed)
@@ -163,10 +166,6 @@ def _ties_notes(evaluations: Mapping[str, Evaluation], label: str, own: Sequence
             reason = "gave every text the same value, so it separates nothing"
         notes.append(f"All ties: {found.by} {reason}.")
     return list(dict.fromkeys(notes))
-
-
-def _sample_line(found: BestOf) -> list[str]:
-    return [found.by, str(found.k), interval_text(found.best), number(found.worst.value), interval_text(found.typical)]
 
 
 def _sample_note(rows: Sequence[BestOf], choice: str, threshold: float | None) -> str:

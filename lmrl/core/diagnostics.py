@@ -5,8 +5,6 @@ from torch import Tensor
 
 from .checks import check_shapes
 
-ROUNDING = 1e-12  # share of a sum of squares up to which squared deviations are what rounding leaves of equal values
-
 
 def clipped(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, epsilon_low: float, epsilon_high: float
@@ -48,4 +46,4 @@ def quarters(mask: Tensor) -> Tensor:
 def _sum_of_squared_deviations(moments: Tensor) -> Tensor:
     count, total, squares = moments.unbind()
     deviations = squares - total * total / count
-    return torch.where(deviations > ROUNDING * squares, deviations, 0.0)
+    return torch.where(deviations > 1e-12 * squares, deviations, 0.0)  # of equal values rounding leaves as much

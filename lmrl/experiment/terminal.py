@@ -2,7 +2,6 @@
 
 import json
 import string
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,7 +60,8 @@ class PromptSettings:
         """
         row = _as_row(text)
         if row is None and self.prompt_template is not None:
-            fields = _fields(self.prompt_template)
+            named = (field for _, field, _, _ in string.Formatter().parse(self.prompt_template) if field)
+            fields = list(dict.fromkeys(named))
             if len(fields) != 1:
                 raise ValueError(
                     f"A prompt must be a JSON object with {', '.join(fields)}, the columns of the template "
@@ -127,8 +127,3 @@ def _as_row(text: str) -> dict[str, Any] | None:
         with suppress(ValueError):
             return dict(json.loads(text))
     return None
-
-
-def _fields(template: str) -> Sequence[str]:
-    """Returns the columns that a template names, each once."""
-    return list(dict.fromkeys(field for _, field, _, _ in string.Formatter().parse(template) if field))

@@ -178,7 +178,9 @@ def _reward_hacking(pair: _Pair, rewarded: Sequence[str]) -> str | None:
         return None
     if max(each.rows for each in rewards.values()) < _MIN_ROWS:
         return ""
-    risen = {name: each for name, each in rewards.items() if _has_star(each) and each.effect > 0}
+    # Of a reward that is not among the primary metrics: would have a star alone.
+    starred = {n: each for n, each in rewards.items() if each.significant or (not each.primary and _has_changed(each))}
+    risen = {name: each for name, each in starred.items() if each.effect > 0}
     improved = [
         name
         for name, each in held_out.items()
@@ -277,11 +279,6 @@ def _first_and_last(logs: Mapping[str, Log], name: str) -> dict[str, tuple[float
 def _has_changed(difference: Difference) -> bool:
     """Returns whether the p-value of a difference is below 0.05 without correction."""
     return difference.p_value < SIGNIFICANCE_LEVEL
-
-
-def _has_star(difference: Difference) -> bool:
-    """Returns whether a difference has a star; of a reward that is not among the primary metrics, would have alone."""
-    return difference.significant or (not difference.primary and _has_changed(difference))
 
 
 def _changes(differences: Mapping[str, Difference]) -> str:
