@@ -6,6 +6,9 @@
 Arguments behind `--` are the recipe's. `<out>/frontier.svg` shows the metric against the KL. The control trains on a
 reward that is 0 for every text: a score that moves there is not moved by the reward. A run whose scores are in its
 folder is not made again: with `--only` runs can be made side by side, and a last call without it shows them together.
+`--beside` shows the runs of other such folders too, for example of another recipe:
+
+    python benchmarks/frontier.py --betas 0.02 0.2 --out runs/frontier --beside runs/frontier_of_ppo
 """
 
 import argparse
@@ -45,11 +48,16 @@ def main() -> None:
     for label, folder in folders.items():
         evaluations.setdefault("start", read_json(folder / "before.json"))
         evaluations[label] = read_json(folder / "after.json")
+    for out in args.beside:
+        found = sorted(out.glob("*/after.json"))
+        if not found:
+            sys.exit(f"error: --beside must be a folder of such runs, got {out}, which has no */after.json.")
+        evaluations |= {f"{path.parent.name.replace('_', ' ')}, {out.name}": read_json(path) for path in found}
     shared = set.intersection(*(set(evaluation.scores) for evaluation in evaluations.values()))
     scores = [name for name in evaluations["constant reward"].scores if name in shared]
     rewards = [name for name in scores if name.startswith("reward/")]
     metric = args.metric or [*rewards, *scores][0]
-    print(_table(evaluations, [metric, *(name for name in COLUMNS if name in shared)]))
+    print(_table(evaluations, list(dict.fromkeys([metric, *rewards, *(name for name in COLUMNS if name in shared)]))))
     points = {label: (found.values["kl"], found.values[metric]) for label, found in evaluations.items()}
     picture = scatter(points, title=f"{metric} against KL", x_label="KL, nats per completion", y_label=metric)
     (args.out / "frontier.svg").write_text(picture, encoding="utf-8")
@@ -89,6 +97,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", metavar="LABEL", help='make this run alone, for example "beta 0.1"')
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
+    parser.add_argument("--beside", type=Path, nargs="+", default=[], metavar="OUT", help="show the runs there too")
     parser.add_argument("rest", nargs="*", help="after `--`: arguments of the recipe")
     return parser.parse_args()
 

@@ -25,6 +25,10 @@ def test_runs_that_are_there_are_shown_together(tmp_path: Path) -> None:
     assert ["start", "0.500", "1.000"] in rows and ["beta", "0.1", "0.750", "1.000"] in rows
     assert ["constant", "reward", "0.500", "1.000"] in rows
     assert (tmp_path / "frontier.svg").is_file()
+    out = run_benchmark("frontier.py", "--betas", "0.1", "--out", tmp_path, "--beside", tmp_path)
+    assert ["beta", "0.1,", tmp_path.name, "0.750", "1.000"] in [line.split() for line in out.splitlines()]
+    with pytest.raises(AssertionError, match="--beside must be a folder of such runs"):
+        run_benchmark("frontier.py", "--betas", "0.1", "--out", tmp_path, "--beside", tmp_path / "beta_0.1")
     assert run_benchmark("frontier.py", "--betas", "0.1", "--only", "beta 0.1", "--out", tmp_path) == ""
     with pytest.raises(AssertionError, match="--only must be one of"):
         run_benchmark("frontier.py", "--betas", "0.1", "--only", "beta 1", "--out", tmp_path)
