@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import itertools
 import os
 import re
 import runpy
@@ -142,9 +143,14 @@ def check_recipe(recipe: Path, arguments: list[str]) -> None:
 
 
 def check_flags(script: Path, arguments: list[str]) -> None:
-    """Checks that a benchmark knows each flag."""
+    """Checks that a benchmark knows each flag, and its recipe, reinforce_gen by default, what stands behind `--`."""
     source = script.read_text(encoding="utf-8")
-    for flag in (word for word in arguments if word.startswith("--")):
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    if end < len(arguments):
+        given = dict(itertools.pairwise(arguments[:end]))
+        recipe = ROOT / "recipes" / f"{given.get('--recipe', 'reinforce_gen')}.py"
+        check_recipe(recipe, ["--config", given["--config"], *arguments[end + 1 :]])
+    for flag in (word for word in arguments[:end] if word.startswith("--")):
         name = flag.removeprefix("--").replace("-", "_")
         assert f'"{flag}"' in source or f'"{name}": (' in source, f"{script} has no {flag}"
 
