@@ -44,10 +44,10 @@ def leave_one_out(rewards: Tensor, num_generations: int) -> Tensor:
         `torch.Tensor` of shape `(B,)`; NaN where no other completion of the prompt could be scored.
     """
     check_shapes(1, rewards=rewards)
-    smallest, above = _above_smallest(rewards, num_generations)
-    scored = (~above.isnan()).int()
-    others = above.nansum(dim=1, keepdim=True) - above.nan_to_num(0.0)
-    return (smallest + others / (scored.sum(dim=1, keepdim=True) - scored)).view(-1)
+    groups = rewards.view(-1, num_generations)
+    scored = (~groups.isnan()).int()
+    others = groups.nansum(dim=1, keepdim=True) - groups.nan_to_num(0.0)
+    return _without_rounding(others / (scored.sum(dim=1, keepdim=True) - scored), groups)
 
 
 def group_mean(rewards: Tensor, num_generations: int) -> Tensor:
@@ -58,15 +58,15 @@ def group_mean(rewards: Tensor, num_generations: int) -> Tensor:
     It contains the completion's own reward, which shrinks the expected gradient by the factor `1 - 1/G`.
     """
     check_shapes(1, rewards=rewards)
-    smallest, above = _above_smallest(rewards, num_generations)
-    return (smallest + above.nanmean(dim=1, keepdim=True)).expand_as(above).reshape(-1)
-
-
-def _above_smallest(rewards: Tensor, num_generations: int) -> tuple[Tensor, Tensor]:
-    """Returns the smallest reward of each prompt, (P, 1), and how far its rewards, (P, G), are above: 0 if equal."""
     groups = rewards.view(-1, num_generations)
+    return _without_rounding(groups.nanmean(dim=1, keepdim=True).expand_as(groups), groups)
+
+
+def _without_rounding(means: Tensor, groups: Tensor) -> Tensor:
+    """Returns means of rewards of prompts, (P, G), as (B,): of equal ones the reward, from which rounding may part."""
     smallest = groups.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
-    return smallest, groups - smallest
+    is_equal = smallest == groups.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
+    return torch.where(is_equal & ~means.isnan(), smallest, means).reshape(-1)
 
 
 def group_std(rewards: Tensor, num_generations: int) -> Tensor:
