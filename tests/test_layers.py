@@ -509,8 +509,10 @@ def test_only_the_command_line_destroys_process_groups() -> None:
     """It waits for gloo's threads first: one that still frees a tensor when Python exits aborts the process."""
     ends = "destroy_" + "process_group"
     paths = sources("lmrl", "recipes", "tests", "scripts", "benchmarks")
-    named = [str(path.relative_to(ROOT)) for path in paths if ends in path.read_text(encoding="utf-8")]
-    assert named == ["lmrl/cli/errors.py"]
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+    assert [name for name, text in texts.items() if ends in text] == ["lmrl/cli/errors.py"]
+    begun = [text for text in texts.values() if "distributed.init_" + "process_group" in text]
+    assert len(begun) >= 3 and all(re.search(r"^from lmrl\.cli import .*\brun$", text, re.MULTILINE) for text in begun)
 
 
 def test_no_test_or_script_looks_for_data_outside_of_the_project() -> None:

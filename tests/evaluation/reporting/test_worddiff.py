@@ -1,7 +1,5 @@
 """Differences of texts in words."""
 
-import time
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,10 +33,8 @@ def test_the_pieces_are_the_text_and_the_unmarked_words_are_common(before, after
     assert kept[0] == kept[1]
 
 
-def test_texts_that_repeat_their_words_take_no_time():
-    before = " ".join(["the"] * 3000)
-    start = time.process_time()
-    gone, new = word_diff(before, " ".join(["the", "cat"] * 1500))
-    assert time.process_time() - start < 5  # of `difflib` an hour
+def test_long_texts_that_repeat_their_words_are_matched():
+    """With `difflib`, whose time grows with the cube of the length, this does not end within an hour."""
+    gone, new = word_diff(" ".join(["the"] * 3000), " ".join(["the", "cat"] * 1500))
     assert sum(len(text.split()) for text, changed in new if changed) == 1500
     assert sum(len(text.split()) for text, changed in gone if changed) == 1500
