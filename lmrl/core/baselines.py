@@ -73,12 +73,15 @@ def group_std(rewards: Tensor, num_generations: int) -> Tensor:
     """
     Returns, for each completion, the standard deviation of the rewards of the G completions of its prompt, divided by
     n - 1, with the epsilon of [`standardize`] added to the variance. With G = B it is that of the batch.
+
+    Infinite where all are equal, so that what is divided by it is 0: equal rewards have no scale.
     """
     check_shapes(1, rewards=rewards)
     groups = rewards.view(-1, num_generations)
     scored = (~groups.isnan()).sum(dim=1)
-    squares = (groups - groups.nanmean(dim=1, keepdim=True)).square().nansum(dim=1)
-    return (squares / (scored - 1).clamp(min=1) + VARIANCE_EPSILON).sqrt().repeat_interleave(num_generations)
+    squares = (groups - group_mean(rewards, num_generations).view_as(groups)).square().nansum(dim=1)
+    std = (squares / (scored - 1).clamp(min=1) + VARIANCE_EPSILON).sqrt()
+    return torch.where(squares > 0, std, torch.inf).repeat_interleave(num_generations)
 
 
 def moving_average(rewards: Tensor, average: Tensor | None) -> Tensor:

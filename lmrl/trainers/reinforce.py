@@ -125,8 +125,7 @@ class ReinforceTrainer(DenseRewardTrainer):
         """
         if not self.args.drop_equal_groups:
             return torch.ones_like(rollout.rewards)
-        lengths = rollout.completion_mask.sum(dim=1)
-        rewards, lengths = self.accelerator.gather(torch.stack([rollout.rewards, lengths], dim=1)).unbind(dim=1)
+        rewards, lengths = self.accelerator.gather((rollout.rewards, rollout.lengths))
         equal = self._equal_groups(rewards)
         self.meter.log("dropped_groups", equal.float().mean())
         by_tokens = self.args.loss_level == "token" and self.args.loss_type == "dapo"

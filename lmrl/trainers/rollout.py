@@ -51,6 +51,8 @@ class Rollout:
         mean_length (`torch.Tensor` of shape `(B,)`):
             Mean length of a completion, those without reward included, over the rollout of all processes; in each row
             the same. A loss that is divided by it weighs every token alike, however the rollout is cut.
+        lengths (`torch.Tensor` of shape `(B,)`, *optional*):
+            Lengths of the completions in tokens, of those without reward too. There in `credit`.
         old_log_probs (`torch.Tensor` of shape `(B, T)`, *optional*):
             Log-probabilities under the policy that sampled. There in `credit` and `loss`.
         sampling_log_probs (`torch.Tensor` of shape `(B, T)`, *optional*):
@@ -80,6 +82,7 @@ class Rollout:
     rewards: Tensor
     mean_length: Tensor
     # `Any` as in ScoredCompletions: where one is there is known by the algorithm, and not by its type.
+    lengths: Any = None
     old_log_probs: Any = None
     sampling_log_probs: Any = None
     old_values: Any = None
@@ -104,6 +107,7 @@ class Rollout:
             "completion_mask": sampled["completion_mask"] * (~rewards.isnan()).unsqueeze(1),
             "rewards": rewards,
             "mean_length": lengths.mean().clamp(min=1).expand(len(rewards)),
+            "lengths": sampled["completion_mask"].sum(dim=1),
             "position": torch.arange(len(rewards), device=rewards.device),
         }
         return cls.from_dict({name: sampled[name] for name in names} | own | dict(extra))

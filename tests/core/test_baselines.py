@@ -1,6 +1,7 @@
 """The baselines by hand, and their gradients against the exact one by enumeration of every completion."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -24,11 +25,12 @@ def test_leave_one_out_skips_what_could_not_be_scored() -> None:
 @pytest.mark.parametrize("reward", [0.3, 100.3, 1000.1, 12345.6])
 @pytest.mark.parametrize("group", [4, 8])
 def test_equal_rewards_give_no_advantage_at_all(group: int, reward: float) -> None:
-    """A rounding error would be divided by the standard deviation of equal rewards, which is 1e-4."""
+    """A rounding error, too, and whatever else is divided by the standard deviation of equal rewards, becomes 0."""
     rewards = torch.full((8,), reward)
     rewards[5] = NAN
     for baseline in (core.leave_one_out(rewards, group), core.group_mean(rewards, group), core.batch_mean(rewards)):
         assert (rewards - baseline)[rewards == rewards].tolist() == [0.0] * 7
+    assert core.group_std(rewards, group).tolist() == [math.inf] * 8
 
 
 def test_batch_mean_leaves_out_what_could_not_be_scored() -> None:
@@ -38,7 +40,7 @@ def test_batch_mean_leaves_out_what_could_not_be_scored() -> None:
 def test_group_mean_and_group_std_are_those_of_what_could_be_scored() -> None:
     rewards = torch.tensor([1.0, NAN, 3.0, 5.0, 5.0, NAN])
     assert core.group_mean(rewards, 3).tolist() == [2.0, 2.0, 2.0, 5.0, 5.0, 5.0]
-    assert core.group_std(rewards, 3).tolist() == pytest.approx([2**0.5] * 3 + [1e-4] * 3)
+    assert core.group_std(rewards, 3).tolist() == pytest.approx([2**0.5] * 3 + [math.inf] * 3)
     assert core.group_std(rewards, 6).tolist() == pytest.approx([rewards[~rewards.isnan()].std().item()] * 6)
 
 

@@ -73,6 +73,13 @@ def test_dense_rewards_of_reinforce(options: dict[str, Any], expected: Any, gpt2
     torch.testing.assert_close(trainer.credit(rollout).advantages, torch.tensor(expected), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_dense_rewards_of_equal_texts_have_no_scale(scale: str, gpt2_path: str, tmp_path: Path) -> None:
+    trainer = _make(tmp_path, gpt2_path, beta=0.0, scale_rewards=scale)
+    rollout = _rollout([(A, B, A), (A, EOS)], torch.tensor([6.0, 6.0]))
+    assert trainer.credit(rollout).advantages.tolist() == [[0.0] * 3] * 2
+
+
 @pytest.mark.parametrize("baseline", ["none", "moving_average", "leave_one_out"])
 def test_padding_beyond_the_longest_completion_has_no_advantage(baseline: str, gpt2_path: str, tmp_path: Path) -> None:
     trainer = _make(tmp_path, gpt2_path, beta=0.0, baseline=baseline, max_completion_length=3)

@@ -126,9 +126,15 @@ def rollout_of(beta: float) -> Rollout:
         completion_mask=mask.long(),
         rewards=torch.tensor(REWARDS),
         mean_length=torch.full((9,), sum(LENGTHS) / 9),
+        lengths=torch.tensor(LENGTHS),
         old_log_probs=OLD * mask,
         ref_log_probs=REF * mask if beta else None,
     )
+
+
+def half_below(rewards: Tensor, num_generations: int) -> Tensor:
+    """Returns a baseline that is below equal rewards too."""
+    return rewards - 0.5
 
 
 def test_every_named_recipe_is_tested() -> None:
@@ -200,3 +206,39 @@ def test_the_penalty_is_not_scaled_by_the_rewards_of_a_group(gpt2_path: str, tmp
     advantages = trainer.credit(rollout_of(BETA)).advantages
     expected = [grpo_advantage(i) - BETA * k1(i, t) for i, t in TOKENS]
     assert [advantages[i, t].item() for i, t in TOKENS] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_texts_without_reward_count_in_the_mean_over_the_tokens_of_prompts_that_are_kept(
+    gpt2_path: str, tmp_path: Path
+) -> None:
+    options = {"loss_level": "token", "drop_equal_groups": True, "num_generations": 3, "beta": 0.0}
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path, per_device_train_batch_size=9, **options)
+    rollout = rollout_of(0.0)
+    rewards, mask = rollout.rewards.clone(), rollout.completion_mask.clone()
+    rewards[0], mask[0] = torch.nan, 0
+    rollout = replace(rollout, rewards=rewards, completion_mask=mask)
+    rollout = rollout.with_credit(trainer.credit(rollout))
+    new = (OLD * mask).requires_grad_()
+    trainer.loss(ScoredCompletions(log_probs=new * mask, entropy=torch.zeros(9, 4)), rollout).backward()
+    advantages = [0.0, 0.5, -0.5, 0.0, 0.0, 0.0, -0.65, -0.2, 0.85]  # less the mean of the others that have a reward
+    expected = -torch.tensor(advantages).unsqueeze(1) * mask / (3 + 1 + 2 + 1 + 4 + 2)
+    assert new.grad is not None
+    torch.testing.assert_close(new.grad, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("level", ["sequence", "token"])
+@pytest.mark.parametrize(
+    ("scale", "baseline"),
+    [("batch", "none"), ("batch", "moving_average"), ("batch", half_below), ("group", half_below)],
+)
+def test_equal_rewards_have_no_scale_whatever_the_baseline(
+    scale: str, baseline: Any, level: str, gpt2_path: str, tmp_path: Path
+) -> None:
+    options = {"scale_rewards": scale, "baseline": baseline, "loss_level": level, "beta": 0.0}
+    trainer = make_trainer(
+        "reinforce", gpt2_path, tmp_path, num_generations=3, per_device_train_batch_size=9, **options
+    )
+    rollout = rollout_of(0.0)
+    assert trainer.credit(rollout).advantages.abs().max() > 0.1
+    equal = trainer.credit(replace(rollout, rewards=torch.full((9,), 1000.1)))
+    assert equal.advantages.abs().max() == 0
