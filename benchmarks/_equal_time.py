@@ -1,0 +1,117 @@
+"""The child process of equal_time.py: it trains one contender, and evaluates it at marks of training time."""
+
+import copy
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from _measure import now, peak_memory
+from transformers import TrainerCallback
+
+from lmrl.arguments import DataArguments, EvaluationArguments, ModelArguments, OutputArguments, RewardArguments
+from lmrl.cli import parse, run
+from lmrl.evaluation import Evaluator, write_json
+from lmrl.experiment import load_policy, load_rows, make_evaluator
+from lmrl.rewards import make_rewards
+from lmrl.trainers import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
+
+GROUPS = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, OutputArguments)
+ENDLESS = 10**9
+# What TRL's RLOO gets of the configuration of REINFORCE: all that decides what a step learns, and its precision.
+OF_RLOO = (
+    *("output_dir", "seed", "max_steps", "per_device_train_batch_size", "num_generations", "num_iterations"),
+    *("max_completion_length", "temperature", "learning_rate", "lr_scheduler_type", "max_grad_norm", "weight_decay"),
+    *("beta", "epsilon", "bf16", "use_cpu", "gradient_checkpointing", "disable_dropout", "reward_weights"),
+    *("save_strategy", "report_to", "disable_tqdm", "logging_strategy"),
+)
+
+
+class Marks(TrainerCallback):
+    """
+    Evaluates the policy when the clock of training passes each mark, and stops after the last.
+
+    The clock runs from the first step on, and stands still during an evaluation.
+    """
+
+    def __init__(self, marks: list[float], evaluator: Evaluator, folder: Path) -> None:
+        self.left = list(marks)
+        self.evaluator = evaluator
+        self.folder = folder
+        self.trained = 0.0
+        self.found: list[dict[str, Any]] = []
+
+    def watch(self, trainer: Any) -> None:
+        """Names the trainer, and evaluates its policy before training."""
+        self.trainer = trainer
+        write_json(self.folder / "before.json", self._evaluate(0))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Trainer has only drawn the prompts: the rollout follows."""
+        self.started = now()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After the optimizer's step."""
+        self.trained += now() - self.started
+        if self.trained < self.left[0]:
+            return
+        while self.left and self.left[0] <= self.trained:
+            self.left.pop(0)
+        evaluation = self._evaluate(state.global_step)
+        if not self.left:
+            write_json(self.folder / "after.json", evaluation)
+            control.should_training_stop = True
+
+    def _evaluate(self, step: int) -> Any:
+        args = self.trainer.args
+        memory = peak_memory()
+        is_lmrl = hasattr(self.trainer, "gathered_policy")
+        plain = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        with self.trainer.gathered_policy() if is_lmrl else nullcontext(plain) as policy:
+            was_training = policy.training
+            evaluation = self.evaluator(policy)
+            policy.train(was_training)
+        completions = -(-step // args.num_iterations) * args.per_device_train_batch_size
+        counts = {"seconds": self.trained, "step": step, "completions": completions, "peak": memory}
+        self.found.append(counts | {"scores": evaluation.values})
+        return evaluation
+
+
+def make_trainer(name: str, given: dict[str, Any], config: Any) -> Any:
+    """Returns the trainer of a contender, from what all three take and lmrl's configuration."""
+    if name == "ppo":
+        return PPOTrainer(args=config, **given)
+    if name == "reinforce":
+        return ReinforceTrainer(args=config, **given)
+    from trl import RLOOConfig, RLOOTrainer
+
+    return RLOOTrainer(args=RLOOConfig(**{field: getattr(config, field) for field in OF_RLOO}), **given)
+
+
+def main() -> None:
+    name, folder, marks = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    config_class = PPOConfig if name == "ppo" else ReinforceConfig
+    fixed = ["--max_steps", str(ENDLESS), "--output_dir", str(folder), "--logging_strategy", "no"]
+    groups = parse(*GROUPS, config_class, argv=[*sys.argv[4:], *fixed, "--disable_tqdm", "true"])
+    model_args, data_args, reward_args, eval_args, _, config = groups
+    if config.lr_scheduler_type != "constant" or config.steps_per_generation != 1:
+        raise ValueError(
+            "`lr_scheduler_type` must be 'constant' and `steps_per_generation` 1, got "
+            f"{config.lr_scheduler_type} and {config.steps_per_generation}. The number of steps is not known."
+        )
+    model, tokenizer = load_policy(model_args, config)
+    rows, eval_rows = load_rows(data_args, model, tokenizer, config)
+    reward_funcs = make_rewards(reward_args.rewards)
+    evaluator = make_evaluator(tokenizer, eval_rows, copy.deepcopy(reward_funcs), model_args, eval_args, config)
+    given = {"model": model, "reward_funcs": reward_funcs, "train_dataset": rows, "processing_class": tokenizer}
+    folder.mkdir(parents=True, exist_ok=True)
+    watch = Marks(marks, evaluator, folder)
+    trainer = make_trainer(name, given | {"callbacks": [watch]}, config)
+    watch.watch(trainer)
+    trainer.train()
+    (folder / "marks.json").write_text(json.dumps(watch.found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)
