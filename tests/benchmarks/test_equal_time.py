@@ -1,0 +1,61 @@
+"""Quality after equal time: TRL's RLOO trains on lmrl's rows and rewards, and runs that are there are compared."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launching import BENCHMARKS, run_benchmark
+
+from lmrl.evaluation import Completion, Evaluation, read_json, write_json
+from lmrl.evaluation.rows import row_ids
+from lmrl.evaluation.scores import mean_score
+
+ROWS = 4
+# Scores of the rows by contender and seed: REINFORCE is 1 above TRL in each.
+SCORES = {
+    "trl": [[1.0, 2.0, 3.0, 4.0], [1.5, 2.5, 2.5, 3.5], [2.0, 2.0, 3.0, 4.0]],
+    "reinforce": [[2.0, 3.0, 4.0, 5.0], [2.5, 3.5, 3.5, 4.5], [3.0, 3.0, 4.0, 5.0]],
+}
+
+
+def test_runs_that_are_there_are_compared_over_seeds_and_rows(tmp_path: Path) -> None:
+    for name, seeds in SCORES.items():
+        for seed, values in enumerate(seeds):
+            folder = tmp_path / name / f"seed-{seed}"
+            folder.mkdir(parents=True)
+            completions = [Completion(row, 0, "a", 1, True) for row in range(ROWS)]
+            ids = row_ids([{"prompt": str(row)} for row in range(ROWS)])
+            score = mean_score("bleu", "points", values, True)
+            write_json(folder / "after.json", Evaluation(completions, {"bleu": score}, {}, ids))
+            average = sum(values) / ROWS
+            mark = {"seconds": 60.0, "step": 10, "completions": 640, "peak": 2**30}
+            marks = [mark | {"scores": {"bleu": average, "length": 7.0}}]
+            (folder / "marks.json").write_text(json.dumps(marks), encoding="utf-8")
+    out = run_benchmark("equal_time.py", "--only", "reinforce,trl", "--out", tmp_path)
+    lines = [line.split() for line in out.splitlines()]
+    assert [*"TRL RLOO 1.00 10 640 2.58".split(), "2.50,", "2.50,", "2.75", "7.0", "1.00"] in lines
+    assert [*"lmrl REINFORCE 1.00 10 640 3.58".split(), "3.50,", "3.50,", "3.75", "7.0", "1.00"] in lines
+    (difference,) = [line for line in lines if line[:3] == ["lmrl", "REINFORCE", "bleu"]]
+    assert difference[3] == "+1"
+    low, high = (float(text.strip("[],")) for text in difference[4:6])
+    assert low < 1 < high and low + high == pytest.approx(2, abs=1e-3)
+    assert (tmp_path / "equal_time.svg").is_file()
+
+
+@pytest.mark.parametrize("name", ["reinforce", "trl"])
+def test_a_contender_trains_until_its_marks_and_is_evaluated_there(name: str, tmp_path: Path) -> None:
+    options = ["--config", "recipes/configs/demo_reinforce.yaml", "--per_device_train_batch_size", "8"]
+    options += ["--eval_rows", "4", "--max_completion_length", "6", "--bf16", "false"]
+    command = [sys.executable, str(BENCHMARKS / "_equal_time.py"), name, str(tmp_path), "[0.01, 2.0]", *options]
+    root = BENCHMARKS.parent
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    start, *_, last = json.loads((tmp_path / "marks.json").read_text(encoding="utf-8"))
+    assert (start["step"], start["seconds"]) == (0, 0)
+    assert last["seconds"] >= 2.0 and last["completions"] == 8 * last["step"] > 0
+    assert read_json(tmp_path / "before.json").values["bleu"] == start["scores"]["bleu"]
+    assert read_json(tmp_path / "after.json").values["bleu"] == last["scores"]["bleu"]
