@@ -97,6 +97,15 @@ def test_a_run_from_the_checkpoint_of_another_starts_there_again(
     assert printed.splitlines()[1] == f"  {COMMAND} {given} --overwrite"
 
 
+@pytest.mark.parametrize("flag", ["--hub_token hf_abc", "--hub_token=hf_abc"])
+def test_the_command_has_no_token(flag: str, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = message(monkeypatch, run_folder, f"{flag} --push_to_hub")
+    shown = flag.replace("hf_abc", "hidden")
+    assert printed.splitlines()[1] == f"  {COMMAND} {shown} --push_to_hub --resume_from_checkpoint latest"
+    monkeypatch.setenv(COMMAND_VARIABLE, f"python recipes/evaluate_gen.py {flag}")
+    assert "hf_abc" not in interruption_message({"eval_rows": 3})
+
+
 def test_a_trained_model_is_named(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run_folder / "model.safetensors").write_text("weights")
     assert message(monkeypatch, run_folder).startswith("interrupted after the training. The model is in ")

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmrl.outputs import CHECKPOINTS, WEIGHTS, matching
 from lmrl.rollouts import LOG_NAME, read_lines
+from lmrl.settings import without_secrets
 from lmrl.utils import COMMAND_VARIABLE
 
 # The arguments that were parsed last, by name, for what is printed when a recipe is interrupted.
@@ -68,7 +69,7 @@ def _resuming(arguments: Mapping[str, Any], checkpoint: Path | None) -> list[str
 
 
 def _command(added: Sequence[str] = ()) -> str:
-    """Returns the command of this process as it was given, with words in place of those that they contradict."""
+    """Returns the command of this process as it was given, without secrets, and with words in place of others."""
     words = shlex.split(os.environ.get(COMMAND_VARIABLE, "")) or [*_launcher(), *sys.argv]
     kept = []
     replaced = {"--overwrite", *added}
@@ -78,7 +79,7 @@ def _command(added: Sequence[str] = ()) -> str:
             kept.append(word)
         elif "=" not in word and words and not words[0].startswith("-"):
             words.pop(0)  # its value
-    return shlex.join([*kept, *added])
+    return str(without_secrets(shlex.join([*kept, *added])))
 
 
 def _launcher() -> list[str]:
