@@ -173,6 +173,35 @@ def test_a_long_name_of_a_row_leaves_room_for_its_interval():
     assert f">reward/{'x' * 24}…<" in chart
 
 
+def legend_of(chart):
+    """Returns height and text of each line of a legend, the top of the chart, and the height of its title."""
+    found = [text for text in parsed(chart).iter(f"{SVG}text") if list(text)]
+    title = next(text for text in parsed(chart).iter(f"{SVG}text") if text.get("class") == "name")
+    top = float(parsed(chart).get("viewBox").split()[1])
+    return [(float(text.get("y")), "".join(text.itertext())) for text in found], top, float(title.get("y"))
+
+
+def test_a_legend_of_short_names_is_one_line():
+    points = [(0, 0.0), (1, 1.0)]
+    assert legend_of(lines({"before": points, "after": points}, title="t")) == ([(37, "■ before\u2003■ after")], 0, 18)
+    assert legend_of(lines({"alone": points}, title="t")) == ([], 0, 18)
+
+
+def test_a_legend_of_long_names_has_a_line_for_each_that_tells_them_apart():
+    points = [(0, 0.0), (1, 1.0)]
+    names = [f"runs/ppo_lr3e-4_beta0.05_critic_shared_seed{seed}" for seed in range(3)]
+    drawn, top, title = legend_of(lines(dict.fromkeys(names, points), title="t"))
+    assert drawn == [(7, f"■ {names[0]}"), (22, f"■ {names[1]}"), (37, f"■ {names[2]}")]
+    assert (top, title) == (-30, -12)
+    # 424 pixels are 60 letters of 7 pixels: a longer name keeps its beginning and its end.
+    longer = [f"{'a' * 50}{'b' * 50}{number}" for number in (1, 2)]
+    drawn, _, _ = legend_of(lines(dict.fromkeys(longer, points), title="t"))
+    assert [text for _, text in drawn] == [f"■ {'a' * 27}…{'b' * 27}{number}" for number in (1, 2)]
+    # The name of the axis stands at the height of a legend of one line: this one is above it.
+    drawn, top, _ = legend_of(lines(dict.fromkeys(names, points), title="t", y_label="nats per completion"))
+    assert ([height for height, _ in drawn], top) == ([-8, 7, 22], -45)
+
+
 @pytest.mark.parametrize(
     "chart",
     [
