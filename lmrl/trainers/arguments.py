@@ -88,14 +88,14 @@ class Given:
         """
         Prepares the policy for training once TRL has it, and gives its configuration what was hidden.
 
-        On a quantised base TRL rounds an adapter to bfloat16, as is done for supervised tuning: the small steps of
-        reinforcement learning would be rounded away, and an adapter trained further would not be the one that was
-        given. And TRL would save its frozen copy of an adapter trained further in a folder `ref` of each checkpoint; a
-        resumed run makes that copy again. Both are undone.
+        On a quantised base TRL rounds an adapter to bfloat16, and small steps with it. Of one that is trained further
+        it saves its frozen copy `ref` with each checkpoint, and copies no weights of embeddings. All are undone.
         """
         own_args.__dict__.update({name: getattr(self.args, name) for name in HIDDEN_FROM_TRL})
         if is_peft_model(model):
             for name, weight in model.named_parameters():
+                if name.endswith(".default") and "ref" in model.peft_config:
+                    model.get_parameter(f"{name.removesuffix('default')}ref").data.copy_(weight)
                 if name in self.adapter_weights and weight.dtype != self.adapter_weights[name].dtype:
                     weight.data = self.adapter_weights[name].to(weight.device)
             models.upcast_adapters_to_fp32(model)
@@ -158,6 +158,8 @@ class Given:
             {
                 f"`peft_config` must be an adapter of the model's layers, such as a LoraConfig, got a {kind}. Virtual "
                 "tokens before the prompt are not scored.": isinstance(config, PromptLearningConfig),
+                "`bias` and `init_lora_weights` of an adapter that is trained further must leave its base as it is, "
+                f"got {config}. Merge it first (`lmrl merge`).": changes_base and hasattr(self.model, "peft_config"),
                 "`bias` and `init_lora_weights` of an adapter must leave its base as it is under ZeRO-3, got "
                 f"{config}. The reference would be a copy of shards: name it (`reference_model_name_or_path`), or use "
                 "another engine.": is_needed and is_deepspeed_zero3_enabled(),

@@ -49,6 +49,39 @@ def test_the_reference_is_the_policy_as_it_was_given_where_the_adapter_changes_t
     assert trainer.state.log_history[0]["kl_per_sequence"] == pytest.approx(0.0, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "options", [{"target_modules": ["q_proj", "embed_tokens"]}, {"trainable_token_indices": [6, 11, 15]}]
+)
+def test_the_reference_of_an_adapter_that_is_trained_further_has_its_weights_of_embeddings(
+    options: dict[str, Any], llama_path: str, tmp_path: Path
+) -> None:
+    lora = LoraConfig(**{"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **options})
+    first = make_trainer("reinforce", llama_path, tmp_path / "first", peft_config=lora, learning_rate=5e-2)
+    first.train()
+    first.save_model()
+    further = make_trainer("reinforce", str(tmp_path / "first"), tmp_path / "further", learning_rate=5e-2)
+    further.model.set_adapter("ref")
+    reference = further.model.eval()(IDS).logits
+    assert torch.allclose(reference, load_model(tmp_path / "first").eval()(IDS).logits, atol=1e-5)
+    further.model.set_adapter("default")
+    further.train()
+    assert further.state.log_history[0]["kl_per_sequence"] == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"bias": "lora_only"}, {"init_lora_weights": "pissa"}])
+def test_an_adapter_that_changes_its_base_is_not_trained_further(
+    options: dict[str, Any], gpt2_path: str, tmp_path: Path
+) -> None:
+    lora = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", **options)
+    first = make_trainer("reinforce", gpt2_path, tmp_path, peft_config=lora)
+    first.save_model()
+    for beta in (0.05, 0.0):
+        with pytest.raises(
+            ValueError, match=r"of an adapter that is trained further must leave its base .*lmrl merge"
+        ):
+            make_trainer("reinforce", str(tmp_path), tmp_path, beta=beta)
+
+
 def test_an_adapter_that_keeps_the_base_needs_no_copy_of_it(gpt2_path: str, tmp_path: Path) -> None:
     for options in ({}, {"init_lora_weights": "gaussian"}):
         lora = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", **options)
