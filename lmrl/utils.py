@@ -23,6 +23,7 @@ from typing import Any
 REWARD_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "self")
 # Columns that the data may not have: of the last two TRL makes pictures, and multimodal chats of their prompts.
 RESERVED_COLUMNS = (*REWARD_ARGUMENTS, "image", "images")
+NOT_PASSED = ("prompt", "completion")  # columns that TRL does not pass on under their names
 
 # Files of which a folder with a model or an adapter has one.
 MODEL_CONFIGS = ("config.json", "adapter_config.json")
@@ -241,8 +242,8 @@ def columns_of(reward_func: Callable[..., Any], known: Collection[str] = REWARD_
 
 
 def missing_columns(reward_func: Callable[..., Any], columns: Collection[str]) -> list[str]:
-    """Returns the columns that a reward reads and that are not there."""
-    return [column for column in columns_of(reward_func) if column not in columns]
+    """Returns the columns that a reward reads and that are not there, or not passed on."""
+    return [column for column in columns_of(reward_func) if column not in columns or column in NOT_PASSED]
 
 
 def check_prompts(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmrl import core
 from lmrl.models import context_length
-from lmrl.utils import RESERVED_COLUMNS, check_prompts, missing_columns, tokenize_prompt
+from lmrl.utils import NOT_PASSED, RESERVED_COLUMNS, check_prompts, missing_columns, tokenize_prompt
 
 from .rewards import CheckedReward
 
@@ -41,7 +41,13 @@ def check_columns(rewards: Sequence[CheckedReward], datasets: Mapping[str, Any],
                 f"`{name}` must not have a column {reserved[0]!r}, which TRL takes for something else. Rename it."
             )
         for reward in rewards:
-            if missing := missing_columns(reward.reward_func, columns):
+            missing = missing_columns(reward.reward_func, columns)
+            if kept := [column for column in missing if column in NOT_PASSED]:
+                raise ValueError(
+                    f"The reward {reward.__name__!r} must read another column than {kept[0]!r}, which TRL does not "
+                    "pass on under this name. Prompts are `prompts`, the sampled texts `completions`: rename the column."
+                )
+            if missing:
                 others = "`remove_unused_columns` removes the others. " if remove_unused else ""
                 raise ValueError(
                     f"`{name}` must have the column {missing[0]!r}, which the reward {reward.__name__!r} reads, got "

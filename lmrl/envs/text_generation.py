@@ -8,10 +8,9 @@ import numpy as np
 from gymnasium import spaces
 
 from lmrl.rewards import call_reward, reward_name
-from lmrl.utils import REWARD_ARGUMENTS, check_at_least, check_in, shorten, tokenize_prompt
+from lmrl.utils import NOT_PASSED, REWARD_ARGUMENTS, check_at_least, check_in, shorten, tokenize_prompt
 
 Observation = dict[str, np.ndarray]
-_NO_COLUMNS = ("prompt", "completion", *REWARD_ARGUMENTS)  # TRL passes the first two under other names
 
 
 class TextGeneration(gymnasium.Env[Any, Any]):
@@ -172,7 +171,8 @@ class TextGeneration(gymnasium.Env[Any, Any]):
         return {"row": self.row, "prompt": self.rows[self.row]["prompt"]}
 
     def _columns(self) -> dict[str, Any]:
-        return {name: value for name, value in self.rows[self.row].items() if name not in _NO_COLUMNS}
+        left_out = (*NOT_PASSED, *REWARD_ARGUMENTS)
+        return {name: value for name, value in self.rows[self.row].items() if name not in left_out}
 
     def _reward(self) -> tuple[float, dict[str, float | None]]:
         prompt = self.rows[self.row]["prompt"]

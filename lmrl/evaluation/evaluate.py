@@ -12,7 +12,7 @@ from lmrl.display.wording import counted, direction, number
 from lmrl.distributed import on_main
 from lmrl.libraries import Dataset, PreTrainedModel, PreTrainedTokenizerBase
 from lmrl.rewards import call_reward, reward_name
-from lmrl.utils import REWARD_ARGUMENTS, failure_of
+from lmrl.utils import NOT_PASSED, REWARD_ARGUMENTS, failure_of
 
 from .comparison import score_text
 from .generation import Completion, Decoding, decoding_text, end_token_ids, generate_completions
@@ -275,7 +275,7 @@ def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Seque
     """Returns the score of a reward, and `logged/<metric>` for each metric that a plain function logs."""
     chat = not isinstance(rows[0]["prompt"], str)
     texts = [[{"role": "assistant", "content": c.text}] if chat else c.text for c in completions]
-    keys = {key: None for row in rows for key in row if key not in ("prompt", "completion", *REWARD_ARGUMENTS)}
+    keys = {key: None for row in rows for key in row if key not in (*NOT_PASSED, *REWARD_ARGUMENTS)}
     columns = {key: [row.get(key) for row in rows] for key in keys}
     inputs = {"prompts": [row["prompt"] for row in rows], "completions": texts, **columns}
     logged: dict[str, list[float]] = defaultdict(list)

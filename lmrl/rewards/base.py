@@ -58,8 +58,8 @@ class BaseReward:
             if columns.get(column) is None:
                 raise ValueError(
                     f"The reward {self.__name__!r} needs the column {column!r}, got {sorted(columns)}. Add the column "
-                    "to the dataset, name another one if the reward has an argument `column`, and keep it there "
-                    "(`remove_unused_columns=False`)."
+                    "to the dataset, not as 'prompt' or 'completion', which TRL does not pass on; name another one if "
+                    "the reward has an argument `column`; and keep it there (`remove_unused_columns=False`)."
                 )
             if len(columns[column]) != rows:
                 raise ValueError(

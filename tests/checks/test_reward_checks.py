@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training import make_trainer, share_of_a, share_of_letters
+from datasets import Dataset
+from training import PROMPTS, make_trainer, share_of_a, share_of_letters
 
 from lmrl.checks import (
     AsyncCheckedReward,
@@ -152,6 +153,19 @@ def test_async_and_plain_rewards_train_together(gpt2_path: str, tmp_path: Path) 
     assert logged["rewards/later/mean"] > 0 and "rewards/share_of_a/mean" in logged
 
 
+def test_a_column_that_trl_does_not_pass_on_is_an_error_before_training(gpt2_path: str, tmp_path: Path) -> None:
+    rows = Dataset.from_list([{"prompt": prompt, "completion": "a b"} for prompt in PROMPTS])
+
+    def reads_prompt(completions: list[str], prompt: list[str], **_: Any) -> list[float]:
+        return [0.0]
+
+    for reward, column in ((BLEU(column="completion"), "completion"), (reads_prompt, "prompt")):
+        with pytest.raises(ValueError, match=f"must read another column than '{column}', which TRL does not pass on"):
+            make_trainer("reinforce", gpt2_path, tmp_path, reward=reward, train_dataset=rows)
+    with pytest.raises(ValueError, match="Add the column to the dataset, not as 'prompt' or 'completion', which TRL"):
+        BLEU(column="completion")(completions=["a b"], references=["a b"])  # as a trainer of TRL calls it
+
+
 def test_columns_are_those_stated_or_those_without_a_default() -> None:
     def reads(
         completions: list[str], mr: list[str], *, slots: list[str], weight: float = 1.0, **_: Any
@@ -171,6 +185,8 @@ def test_columns_are_those_stated_or_those_without_a_default() -> None:
         (Scorer().bound, ["prompt"], []),
         (BLEU(), ["prompt"], ["references"]),
         (BLEU(column="human"), ["prompt", "references"], ["human"]),
+        (BLEU(column="completion"), ["prompt", "completion"], ["completion"]),
+        (lambda completions, prompt: [0.0], ["prompt"], ["prompt"]),
         (Length(3), ["prompt"], []),
     ]
     for reward, columns, missing in cases:
