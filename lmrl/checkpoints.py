@@ -32,7 +32,7 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path) -> str
     request = resume_request(requested)
     if request is None:
         if earlier := newest_first(output_dir):
-            logger.warning(
+            logger.warning_once(
                 f"{output_dir} has {earlier[0].name} of an earlier run, which stays beside this run's checkpoints. To "
                 "continue that run: --resume_from_checkpoint latest. Otherwise delete it, or use another output_dir."
             )
@@ -42,17 +42,17 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path) -> str
         wrong = find_corruption(checkpoint)
         if wrong is None:
             step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-            logger.warning(f"Training goes on from {checkpoint}, after step {step}.")
+            logger.warning_once(f"Training goes on from {checkpoint}, after step {step}.")
             return str(checkpoint)
         if is_named:
             raise ValueError(f"The checkpoint {requested} {wrong}. {_suggest_fallback(checkpoint)}")
-        logger.warning(f"The checkpoint {checkpoint} {wrong}. It is passed over for the one before it.")
+        logger.warning_once(f"The checkpoint {checkpoint} {wrong}. It is passed over for the one before it.")
     if request != "latest":
         raise ValueError(
             f"`resume_from_checkpoint` must name a checkpoint, got {requested}, but {output_dir} has no complete one. "
             "Leave it out to start from the beginning, or give `latest`, which does so if there is none."
         )
-    logger.warning(f"{output_dir} has no complete checkpoint yet: training starts from the beginning.")
+    logger.warning_once(f"{output_dir} has no complete checkpoint yet: training starts from the beginning.")
     return None
 
 
@@ -61,7 +61,7 @@ def _suggest_fallback(damaged: Path) -> str:
     older = siblings[siblings.index(damaged) + 1 :] if damaged in siblings else siblings or newest_first(damaged)
     complete = newest_complete(older)
     if complete is None:
-        return "There is no complete one before it."
+        return "There is no complete one before it: leave it out to start from the beginning."
     which = "The one before it" if damaged in siblings and complete == older[0] else "Another one"
     return f"{which} is complete: --resume_from_checkpoint {complete}"
 

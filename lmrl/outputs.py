@@ -118,7 +118,6 @@ def clear_run_folder(folder: str | Path, overwrite: bool, resume: str | None, re
         remove(folder, RUN_FILES)
         return
     checkpoints = matching(folder, CHECKPOINTS)
-    _check_checkpoint(request, folder, checkpoints)
     if goes_on and (checkpoints or request != "latest"):
         return
     # `latest` starts a run and continues it: what was logged before the first checkpoint is written anew.
@@ -128,22 +127,6 @@ def clear_run_folder(folder: str | Path, overwrite: bool, resume: str | None, re
         number = f"one of its {len(checkpoints)} checkpoints" if len(checkpoints) > 1 else checkpoints[0].name
         further = f"--resume_from_checkpoint goes on from {number} (`latest`: the newest)."
     refuse_results("output_dir", folder, found, f"--overwrite replaces them; {further}")
-
-
-def _check_checkpoint(request: str | None, folder: str | Path, checkpoints: Sequence[Path]) -> None:
-    """Raises an error where there is nothing to go on from. Whether a checkpoint is damaged, training finds out."""
-    if request == "true" and not checkpoints:
-        raise ValueError(
-            f"`resume_from_checkpoint` must name a checkpoint, got true, but {folder} has none. Leave it out to start "
-            "from the beginning, or give `latest`, which does so if there is none."
-        )
-    if request in (None, "true", "latest") or Path(str(request), "trainer_state.json").is_file():
-        return
-    inside = [path for path in matching(str(request), CHECKPOINTS) or checkpoints if path != Path(str(request))]
-    remedy = f"Did you mean `{inside[-1]}`?" if inside else "Leave it out to start from the beginning."
-    raise ValueError(
-        f"`resume_from_checkpoint` must name a checkpoint, got {request!r} without trainer_state.json. {remedy}"
-    )
 
 
 def clear_study_folder(folder: str | Path, overwrite: bool) -> None:

@@ -80,6 +80,16 @@ def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str
             raise ValueError(f"`{name}` must not be set {relation} `{other}`, got {value!r}: it would not be read.")
 
 
+def check_length(config: Any) -> None:
+    """Raises an error for a training of no steps, whose scores would be those of the model as it is."""
+    steps = config.max_steps
+    remedy = "recipes/evaluate_gen.py scores a model without training it."
+    if steps < 1 and steps != -1:
+        raise ValueError(f"`max_steps` must be at least 1, or -1 for `num_train_epochs`, got {steps}. {remedy}")
+    if steps == -1 and not config.num_train_epochs > 0:
+        raise ValueError(f"`num_train_epochs` must be above 0, got {config.num_train_epochs}. {remedy}")
+
+
 def lora_learning_rate(config: Any, full: float) -> float:
     """
     Returns the default learning rate of LoRA, of the `full` one for all weights. A `ValueError` if an optimizer or a

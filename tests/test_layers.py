@@ -111,7 +111,7 @@ LAYERS = {
         (
             *("lmrl.experiment", "lmrl.critics", "lmrl.models", "lmrl.data", "lmrl.rewards", "lmrl.evaluation"),
             *("lmrl.distributed", "lmrl.precision", "lmrl.outputs", "lmrl.rollouts", "lmrl.version", "lmrl.log_file"),
-            *("lmrl.comparison", "lmrl.display"),
+            *("lmrl.comparison", "lmrl.display", "lmrl.checkpoints"),
         ),
         None,
         ("trl",),

@@ -4,7 +4,9 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from accelerate import PartialState
 
+from lmrl.checkpoints import find_checkpoint
 from lmrl.experiment import prepare_evaluation, prepare_run
 from lmrl.outputs import (
     RUN_FILES,
@@ -15,6 +17,7 @@ from lmrl.outputs import (
     remove,
     resume_request,
 )
+from lmrl.saving import write_manifest
 
 CARD = "---\ntags:\n- trl\n- lmrl\n---\n"
 
@@ -131,16 +134,45 @@ def test_a_run_that_goes_on_finds_its_results(
     assert left(tmp_path) == sorted(names)
 
 
+def write_checkpoint(folder: Path) -> None:
+    """Makes what is taken for a complete checkpoint."""
+    write(folder, "model.bin", "optimizer.pt")
+    (folder / "trainer_state.json").write_text('{"global_step": 2}')
+
+
 def test_a_damaged_checkpoint_is_not_named_as_its_own_remedy(tmp_path: Path) -> None:
-    write(tmp_path, "checkpoint-2/a", "checkpoint-1/trainer_state.json")
-    with pytest.raises(ValueError, match=rf"without trainer_state.json. Did you mean `{tmp_path}/checkpoint-1`\?"):
-        clear_run_folder(tmp_path, False, f"{tmp_path}/checkpoint-2", {})
+    write(tmp_path, "checkpoint-2/a")
+    write_checkpoint(tmp_path / "checkpoint-1")
+    offered = f"The one before it is complete: --resume_from_checkpoint {tmp_path}/checkpoint-1"
+    with pytest.raises(ValueError, match=f"is unfinished: trainer_state.json is missing. {offered}"):
+        find_checkpoint(f"{tmp_path}/checkpoint-2", tmp_path)
+
+
+def test_a_damaged_checkpoint_is_found_before_anything_is_loaded_or_removed(tmp_path: Path) -> None:
+    PartialState()  # as the configuration of a trainer makes
+    run = tmp_path / "run"
+    write_checkpoint(run / "checkpoint-1")
+    write_checkpoint(run / "checkpoint-2")
+    write_manifest(run / "checkpoint-2")
+    (run / "checkpoint-2" / "optimizer.pt").write_text("cut")
+    options = {"report_to": [], "run_name": None, "hub_token": None}
+    own = Namespace(output_dir=str(run), resume_from_checkpoint=f"{run}/checkpoint-2", overwrite=False, **options)
+    other = Namespace(**{**vars(own), "output_dir": str(tmp_path / "other"), "overwrite": True})
+    write(tmp_path / "other", "after.json")
+    for config in (own, other):
+        with pytest.raises(ValueError, match=r"optimizer.pt has 3 bytes of 12\. The one before it is complete: "):
+            prepare_run(config)
+    assert left(tmp_path / "other") == ["after.json"]
+    prepare_run(Namespace(**{**vars(own), "resume_from_checkpoint": "latest"}))
 
 
 def test_of_several_checkpoints_the_one_with_the_largest_number_is_offered(tmp_path: Path) -> None:
-    write(tmp_path, "checkpoint-10/trainer_state.json", "checkpoint-9/trainer_state.json")
-    with pytest.raises(ValueError, match=rf"Did you mean `{tmp_path}/checkpoint-10`\?"):
-        clear_run_folder(tmp_path, False, str(tmp_path), {})
+    for step in (10, 9):
+        write_checkpoint(tmp_path / f"checkpoint-{step}")
+    with pytest.raises(
+        ValueError, match=f"Another one is complete: --resume_from_checkpoint {tmp_path}/checkpoint-10"
+    ):
+        find_checkpoint(str(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("resume", [None, "false", "no"])

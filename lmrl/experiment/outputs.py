@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from lmrl.checkpoints import find_checkpoint
 from lmrl.distributed import on_main
 from lmrl.evaluation import CompletionStore
 from lmrl.outputs import clear_run_folder, matching, refuse_results, remove, resume_request
@@ -37,8 +38,8 @@ def prepare_run(config: Any, *argument_groups: Any) -> None:
             a field of the configuration.
 
     Raises:
-        ValueError: On every process, if a tracker is not installed, there are results of an earlier run, or a model
-            or a file that the run reads would be removed.
+        ValueError: On every process, if a tracker is not installed, there are results of an earlier run, a model or a
+            file that the run reads would be removed, or there is no complete checkpoint to go on from.
     """
     if config.hub_token:
         os.environ["HF_TOKEN"] = config.hub_token
@@ -55,6 +56,8 @@ def _clear(config: Any, argument_groups: Iterable[Any]) -> None:
     reads = {name: value for name, value in given.items() if name not in _WRITTEN}
     resume = config.resume_from_checkpoint
     overwrite = bool(given["overwrite"])
+    if resume_request(resume) is not None:
+        find_checkpoint(resume, config.output_dir)  # a damaged one is found here, and not after an evaluation
     clear_run_folder(config.output_dir, overwrite, resume, reads)
     if resume_request(resume) is None:
         scores = Path(given.get("eval_output_dir") or config.output_dir)
@@ -81,7 +84,6 @@ def prepare_evaluation(
     """
     place = Path(eval_args.eval_output_dir or "runs/evaluation")
     folders = {name: place / name if compare_args.datasets else place for name in names}
-
     on_main(lambda: _clear_evaluation(list(folders.values()), labels, compare_args.overwrite))
     return folders
 

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from lmrl.arguments import OutputArguments
 from lmrl.distributed import on_main
 from lmrl.precision import BF16_PAYS, avoid_cudnn_attention, bf16_speedup
+from lmrl.settings import check_length
 from lmrl.utils import check_in, option
 
 
@@ -32,6 +33,7 @@ class RecipeConfig(OutputArguments):
     def __post_init__(self) -> None:
         """Sets it to a CPU where there is no GPU, and the two defaults above."""
         base: Any = super()
+        check_length(self)
         avoid_cudnn_attention()
         if not torch.accelerator.is_available():
             self.use_cpu = True

@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
 from lmrl import core
-from lmrl.settings import Settings, check_unread, known_direction, lora_learning_rate, without_secrets
+from lmrl.settings import Settings, check_length, check_unread, known_direction, lora_learning_rate, without_secrets
 from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option, refuse
 
 _DISTRIBUTION = (
@@ -133,6 +133,7 @@ class PolicyGradientConfig(RLOOConfig, Settings):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be {allowed[0]!r} in training, got {getattr(self, name)!r}. {reason}")
         check_in(("auto", "shared", "plain"), scoring_pass=self.scoring_pass)
+        check_length(self)
         self._check_importance()
         self._check_batches()
         self._choose_by_device()

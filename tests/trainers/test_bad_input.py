@@ -510,8 +510,12 @@ def failing(
             {"--eval_perplexity_model": "./no"},
             ["`eval_perplexity_model` must be a hub id or an existing folder, got './no'", "Check the name"],
         ),
-        ({"--resume_from_checkpoint": "./no"}, ["must name a checkpoint, got './no'", "start from the beginning"]),
-        ({"--resume_from_checkpoint": "true"}, ["must name a checkpoint, got true, but out has none"]),
+        ({"--resume_from_checkpoint": "./no"}, ["checkpoint ./no is not there", "start from the beginning"]),
+        (
+            {"--max_steps": "0"},
+            ["`max_steps` must be at least 1, or -1 for `num_train_epochs`, got 0", "evaluate_gen"],
+        ),
+        ({"--resume_from_checkpoint": "true"}, ["must name a checkpoint, got true, but out has no complete one"]),
     ],
 )
 def test_a_recipe_names_what_is_wrong(

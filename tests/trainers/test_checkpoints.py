@@ -113,7 +113,7 @@ def test_latest_passes_over_the_damaged_ones_and_names_them(copied: Path, caplog
         ValueError, match=r"got true, but .* has no complete one\. Leave it out to start from the beginning"
     ):
         find_checkpoint("true", copied)
-    with pytest.raises(ValueError, match=r"checkpoint-2 is damaged: .* There is no complete one before it\."):
+    with pytest.raises(ValueError, match=r"checkpoint-2 is damaged: .* There is no complete one before it: leave it"):
         find_checkpoint(str(copied / "checkpoint-2"), copied)
 
 
