@@ -37,7 +37,6 @@ def main() -> None:
     model_args, data_args, eval_args, config = arguments
     prepare_run(config, model_args, data_args, eval_args)
     model, tokenizer = load_policy(model_args, config)
-    tokenizer.padding_side = "right"
     config.max_length = smallest_limit(model, config.max_length)
     longest_prompt = None if config.max_length is None else config.max_length - 1
     train_rows, eval_rows = load_splits(tokenizer, longest_prompt, **vars(data_args))

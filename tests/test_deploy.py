@@ -44,10 +44,11 @@ def run_jobs(jobs: list[dict[str, Any]], folder: Path) -> tuple[list[Any], str]:
 
 def check_served(folder: Path) -> None:
     """
-    Checks the requirements of vLLM: it reads every `*.safetensors` beside config.json, each weight in it must be one
-    of the architecture's, and the architecture one that it supports.
+    Checks that a batch is padded for sampling, and the requirements of vLLM: it reads every `*.safetensors` beside
+    config.json, each weight in it must be one of the architecture's, and the architecture one that it supports.
     """
     assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
+    assert json.loads((folder / "tokenizer_config.json").read_text())["padding_side"] == "left"  # to sample a batch
     config = AutoConfig.from_pretrained(folder)
     assert config.architectures in (["GPT2LMHeadModel"], ["LlamaForCausalLM"])
     with safe_open(folder / "model.safetensors", framework="pt") as weights:

@@ -363,10 +363,7 @@ def _placed(model: PreTrainedModel, device: torch.device | None) -> PreTrainedMo
 
 
 def _check_folder(name_or_path: str | Path) -> Path | None:
-    """
-    Returns the folder if it exists, `None` for a hub id. A name that can only be a path must exist, and the folder of
-    a run that has not ended has no model yet but in its checkpoints.
-    """
+    """Returns the folder if it exists, `None` for a hub id; an error for a path, or a run, without a model."""
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         checkpoints = sorted(path.glob("checkpoint-*"), key=lambda place: place.stat().st_mtime)

@@ -199,9 +199,6 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
         self.range = (0.0, sum(math.log2(count) for count in most if count))
         self._signature = f"nist|n:{NIST_ORDER}|{self.corpus_signature()}"
 
-    def _information(self, gram: Gram) -> float:
-        return math.log2(self.counts.get(gram[:-1], 1) / self.counts.get(gram, 1))
-
     def prepare(self, references: tuple[str, ...]) -> NistReferences:
         """Returns the n-grams and the mean length of the references of a row."""
         tokens = [self.tokens(reference) for reference in references]
@@ -209,10 +206,7 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
         return NistReferences(most, sum(map(len, tokens)) / len(tokens))
 
     def batch_statistics(self, completions: Sequence[str], prepared: Sequence[NistReferences]) -> list[list[float]]:
-        """
-        Returns for each completion the information and the number of n-grams of orders 1 to 5, and the mean length of
-        the references.
-        """
+        """Returns each text's information and number of n-grams by order, and the references' mean length."""
         return [self._row_statistics(text, row) for text, row in zip(completions, prepared, strict=True)]
 
     def _row_statistics(self, completion: str, prepared: NistReferences) -> list[float]:
@@ -221,7 +215,8 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
         member: Any
         for member in occurrences(all_ngrams(tokens, NIST_ORDER)) & prepared.occurrences:
             gram = member if isinstance(member[0], str) else member[0]
-            known[len(gram) - 1].append(self._information(gram))
+            ratio = self.counts.get(gram[:-1], 1) / self.counts.get(gram, 1)
+            known[len(gram) - 1].append(math.log2(ratio))
         information = map(math.fsum, known)  # exact: the order of a set differs from process to process
         totals = [float(max(len(tokens) - lost, 0)) for lost in range(NIST_ORDER)]
         return [*information, *totals, prepared.length]
