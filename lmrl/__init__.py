@@ -8,8 +8,11 @@ from lmrl.version import __version__
 if TYPE_CHECKING:
     from lmrl.trainers import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
 
-# PEFT imports bitsandbytes wherever it is installed, which warns that a kernel could be had from the hub.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# PEFT imports bitsandbytes wherever it is installed, and that warns on some CPUs of a missing kernel for weights in 4
+# bits, also where there are none.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "gemm_4bit_forward from kernels-community" not in record.getMessage()
+)
 
 __all__ = ["PPOConfig", "PPOTrainer", "ReinforceConfig", "ReinforceTrainer", "__version__"]
 

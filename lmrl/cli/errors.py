@@ -30,12 +30,6 @@ _PEER_FAILURE_PATTERNS = (
     "timed out",
 )
 
-# PEFT imports bitsandbytes wherever it is installed, and that warns on some CPUs of a missing kernel for weights in 4
-# bits, also where there are none. Every recipe imports this module before PEFT.
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
-    lambda record: "gemm_4bit_forward from kernels-community" not in record.getMessage()
-)
-
 _DAMAGED_FILE_ERRORS = ("SafetensorError", "UnpicklingError")
 
 
