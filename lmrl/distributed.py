@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from lmrl.utils import replaced
 
@@ -95,8 +95,7 @@ def on_main(fn: Callable[[], T]) -> T:
     distributed.broadcast_object_list(outcome)
     if outcome[1] is not None:
         raise outcome[1]
-    result: T = outcome[0]
-    return result
+    return outcome[0]
 
 
 def run_on_all_ranks(fn: Callable[[], T]) -> T:
@@ -120,8 +119,7 @@ def run_on_all_ranks(fn: Callable[[], T]) -> T:
     for _, failure in [outcome, *outcomes]:  # the rank's own first, with its traceback
         if failure is not None:
             raise failure
-    result: Any = outcomes[0][0]
-    return result
+    return cast(T, outcomes[0][0])
 
 
 def local_rows(gathered: Any) -> Any:
@@ -137,8 +135,7 @@ def even_rows(chosen: Any) -> list[int]:
     """
     own = local_rows(chosen).int()
     most = chosen.view(-1, len(own)).sum(dim=1).max()
-    rows: list[int] = own.argsort(descending=True, stable=True)[:most].sort().values.tolist()
-    return rows
+    return own.argsort(descending=True, stable=True)[:most].sort().values.tolist()
 
 
 @contextmanager

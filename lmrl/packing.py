@@ -229,8 +229,7 @@ def run_backbone(backbone: nn.Module, ids: Tensor, mask: Tensor | None, position
     """Returns the last hidden states of token ids, (B, L, D), at positions, where the architecture takes them."""
     if takes_positions(backbone):
         options["position_ids"] = positions
-    states: Tensor = backbone(input_ids=ids, attention_mask=mask, use_cache=False, **options).last_hidden_state
-    return states
+    return backbone(input_ids=ids, attention_mask=mask, use_cache=False, **options).last_hidden_state
 
 
 def states_of_rows(backbone: Any, rows: PackedRows) -> Tensor:

@@ -37,8 +37,7 @@ class GrowingStep:
         inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=1, **self.arguments)
         outputs = self.model(**inputs, return_dict=True)
         self.arguments = self.model._update_model_kwargs_for_generation(outputs, self.arguments)
-        logits: Tensor = outputs.logits[:, -1]
-        return logits
+        return outputs.logits[:, -1]
 
     def keep(self, rows: Tensor) -> None:
         """Keeps some of the rows."""

@@ -19,16 +19,7 @@ class KLStop(TrainerCallback):
     Leaves out an update, and those of the same rollout that follow, where KL(policy that sampled || policy) is above
     `1.5 * target_kl`, as the PPO of Stable-Baselines3 does. The KL is the mean over the tokens of the update, on all
     processes, of `core.k3`. What is left out counts as an optimizer step, with its learning rate, and moves nothing:
-    the gradients are dropped before the optimizer sees them.
-
-    Args:
-        args ([`~lmrl.trainers.PolicyGradientConfig`]):
-            Configuration, with `target_kl`.
-        accelerator ([`~accelerate.Accelerator`]):
-            Whose processes stop together. A `ValueError` if `target_kl` is set under DeepSpeed, which updates in its
-            backward pass.
-        meter ([`~lmrl.trainers.meter.Meter`]):
-            Sums over processes, and logs how many updates of the run were left out.
+    the gradients are dropped before the optimizer sees them. The meter logs how many updates of the run were left out.
     """
 
     def __init__(self, args: Any, accelerator: Accelerator, meter: Any) -> None:

@@ -82,8 +82,7 @@ def best_of(values: ArrayLike, k: int) -> Array:
     if k > n:
         raise ValueError(f"`k` must be at most {n}, the number of samples, got {k}.")
     weights = np.array([math.comb(i, k - 1) / math.comb(n, k) for i in range(k - 1, n)])
-    expected: Array = ordered[:, k - 1 :] @ weights
-    return expected
+    return ordered[:, k - 1 :] @ weights
 
 
 def pass_at(passed: ArrayLike, k: int) -> Array:

@@ -168,8 +168,7 @@ class LeastSquaresCritic:
         return core.fit_ridge(moments, shrinkages)
 
     def _sum(self, moments: Tensor) -> Tensor:
-        total: Tensor = self._accelerator.reduce(moments, reduction="sum")
-        return total
+        return self._accelerator.reduce(moments, reduction="sum")
 
     def state_dict(self) -> str | None:
         """Returns all that the next values depend on as text, for JSON; None before the first rollout."""

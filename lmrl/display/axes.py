@@ -79,17 +79,11 @@ def draw(
     **marks: object,
 ) -> str:
     """
-    Returns a chart as an SVG document: marks with axes, ticks, a title and a legend.
+    Returns a chart as an SVG document: marks (areas, lines, dots and so on, as `templates/chart.svg` draws them) with
+    axes, ticks, a title and a legend.
 
-    Args:
-        title, description (`str`):
-            Heading, and a description of the values for screen readers.
-        x, y (`Axis`), x_label, y_label (`str`):
-            Scales with their names and units; without `y` the grid is of vertical lines.
-        legend (`dict` of `str`, *optional*):
-            Colour class of each series by its name; not drawn for a single series.
-        **marks:
-            Areas, lines, dots and so on, as `templates/chart.svg` draws them.
+    The description of the values is for screen readers. Without `y` the grid is of vertical lines. The legend has the
+    colour class of each series by its name, and is not drawn for a single one.
     """
     return render(
         "chart.svg",

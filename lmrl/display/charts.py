@@ -27,8 +27,6 @@ def lines(
     series: Mapping[str, Sequence[Point]],
     *,
     title: str,
-    x_label: str = "step",
-    y_label: str = "",
     smooth: bool = False,
     thin: Mapping[str, Sequence[Sequence[Point]]] | None = None,
 ) -> str:
@@ -55,8 +53,7 @@ def lines(
         description=". ".join(f"{name}: {_first_and_last(points)}" for name, points in series.items()),
         x=x,
         y=y,
-        x_label=x_label,
-        y_label=y_label,
+        x_label="step",
         legend={name: colors[name] for name, points in series.items() if points},
         lines=[
             {"color": colors[name], "path": _path(drawn, x, y), "kind": kind}
@@ -64,7 +61,7 @@ def lines(
             for kind, drawn in [*(("thin", run) for run in thin.get(name, ())), *_kinds(points, smooth)]
         ],
         dots=dots,
-        strips=_step_strips(series, x, y, x_label),
+        strips=_step_strips(series, x, y),
     )
 
 
@@ -73,7 +70,7 @@ def training_charts(logs: Mapping[str, Log]) -> list[str]:
     return [lines(series, title=title, smooth=True) for title, series in panels(logs).items()]
 
 
-def stacked(series: Mapping[str, Sequence[Point]], *, title: str, x_label: str = "step") -> str:
+def stacked(series: Mapping[str, Sequence[Point]], *, title: str) -> str:
     """Returns a chart of shares in percent, stacked; all series have the same steps."""
     colors = colors_of(series)
     steps = [step for step, _ in next(iter(series.values()))]
@@ -92,11 +89,11 @@ def stacked(series: Mapping[str, Sequence[Point]], *, title: str, x_label: str =
         description=". ".join(f"{name}: mean {mean:.1f} %" for name, mean in means.items()),
         x=x,
         y=y,
-        x_label=x_label,
+        x_label="step",
         y_label="%",
         legend=colors,
         areas=areas,
-        strips=({**strip, "dots": []} for strip in _step_strips(series, x, y, x_label)),
+        strips=({**strip, "dots": []} for strip in _step_strips(series, x, y)),
     )
 
 
@@ -230,7 +227,7 @@ def _kinds(points: Sequence[Point], smooth: bool) -> list[tuple[str, Sequence[Po
     return [("raw", points), ("smooth", smoothed(points))]
 
 
-def _step_strips(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis, x_label: str) -> Iterator[dict[str, Any]]:
+def _step_strips(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> Iterator[dict[str, Any]]:
     """Yields a strip for each step, with the values of all series there as its tooltip."""
     colors = colors_of(series)
     at: dict[float, dict[str, float]] = {}
@@ -241,7 +238,7 @@ def _step_strips(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis, x_labe
     borders = [x.start, *((x(a) + x(b)) / 2 for a, b in pairwise(steps)), x.end]
     for step, (left, right) in zip(steps, pairwise(borders), strict=bool(steps)):
         dots = [{"x": x(step), "y": y(value), "color": colors[name]} for name, value in at[step].items()]
-        texts = [f"{x_label} {step:g}", *(f"{name}: {number(value)}" for name, value in at[step].items())]
+        texts = [f"step {step:g}", *(f"{name}: {number(value)}" for name, value in at[step].items())]
         yield {"left": round(left, 1), "right": round(right, 1), "dots": dots, "tooltip": "\n".join(texts)}
 
 

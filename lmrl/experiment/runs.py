@@ -173,10 +173,10 @@ def find_trained(rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> dict
     Returns the indices of the rows with a prompt that was trained on, by the run that did, of [`trained_rows`]; only
     of runs with some.
     """
-    prompts = [_prompt_part(key) for key in row_keys(rows)]
+    prompts = [key.partition("-")[0] for key in row_keys(rows)]
     found = {}
     for run, keys in trained_on.items():
-        trained = {_prompt_part(key) for key in keys}
+        trained = {key.partition("-")[0] for key in keys}
         found[run] = [index for index, prompt in enumerate(prompts) if prompt in trained]
     return {run: indices for run, indices in found.items() if indices}
 
@@ -223,10 +223,6 @@ def _sorted_texts(value: Any) -> Any:
 
 def _hash(text: str, size: int) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
-
-
-def _prompt_part(key: str) -> str:
-    return key.partition("-")[0]
 
 
 def _ids(rows: Dataset) -> list[Any] | None:

@@ -18,7 +18,7 @@ from .joining import (
 from .ngrams import Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
 from .overlap import Overlap
 from .phrases import distinct_so_far, found_so_far, lengths_so_far, phrase_pattern
-from .prefixes import Prefixes, PrefixFinder, Progress, common_beginning, per_completion
+from .prefixes import Prefixes, PrefixFinder, Progress
 from .units import UnitsSoFar, characters_so_far, units_so_far
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "UnitsSoFar",
     "as_if_ended",
     "characters_so_far",
-    "common_beginning",
     "distances_so_far",
     "distinct_so_far",
     "found_so_far",
@@ -41,7 +40,6 @@ __all__ = [
     "lengths_so_far",
     "ngram_totals",
     "ngram_totals_of_references",
-    "per_completion",
     "phrase_pattern",
     "potential_of",
     "potentials",

@@ -116,7 +116,6 @@ def distances_so_far(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[
     def _count(columns: _Columns, text: UnitsSoFar) -> Integers:
         states = _states(text, (columns.all, 0), columns.edit_step)
         ones = columns.ones([*(grows for grows, _ in states), *(falls for _, falls in states)])
-        distances: Integers = np.array(text.lengths())[:, None] + ones[: len(states)] - ones[len(states) :]
-        return distances
+        return np.array(text.lengths())[:, None] + ones[: len(states)] - ones[len(states) :]
 
     return _by_row(texts, references, _count)

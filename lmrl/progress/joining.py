@@ -69,8 +69,7 @@ def potential_of(reward_func: RewardFunc) -> int | None:
 
     A function states it as its attribute `potential`.
     """
-    place: int | None = getattr(reward_func, "potential", None) if hasattr(reward_func, "progress") else None
-    return place
+    return getattr(reward_func, "potential", None) if hasattr(reward_func, "progress") else None
 
 
 def potentials(

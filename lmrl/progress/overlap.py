@@ -16,27 +16,13 @@ LEAST_BREVITY = -3.0  # logarithm of the brevity penalty: of no unit it is minus
 
 @dataclass(frozen=True)
 class Overlap:
-    """
-    What is counted of texts so far and their references, before each of the N tokens of all completions.
+    """What is counted of texts so far and their references, before each of the N tokens of all completions."""
 
-    Args:
-        prefixes (`Sequence[Prefixes]`):
-            The texts so far of each completion.
-        texts (`Sequence[UnitsSoFar]`):
-            Their units: words, tokens or characters.
-        references (`Sequence[tuple[str, ...]]`):
-            References of each completion.
-        units (`Sequence[Sequence[Sequence[str]]]`):
-            Their units. Completions share the work if they share the object.
-        order (`int`, *optional*, defaults to 4):
-            Length of the longest n-grams, at least 1.
-    """
-
-    prefixes: Sequence[Prefixes]
-    texts: Sequence[UnitsSoFar]
+    prefixes: Sequence[Prefixes]  # of each completion, as all that follows
+    texts: Sequence[UnitsSoFar]  # in words, tokens or characters
     references: Sequence[tuple[str, ...]]
-    units: Sequence[Sequence[Sequence[str]]]
-    order: int = ORDER
+    units: Sequence[Sequence[Sequence[str]]]  # of references; completions share the work if they share the object
+    order: int = ORDER  # length of the longest n-grams, at least 1
 
     @classmethod
     def of_units(
@@ -79,8 +65,7 @@ class Overlap:
     @property
     def exists(self) -> Integers:
         """Whether a row has a reference, (N, R)."""
-        exists: Integers = self.reference_lengths >= 0
-        return exists
+        return self.reference_lengths >= 0
 
     def of_references(self, values: Sequence[Sequence[int]], missing: int) -> Integers:
         """Returns numbers of the references of each completion for each of its tokens, (N, R)."""

@@ -101,8 +101,7 @@ class PrefixFinder:
         return self._added[pair]
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def common_beginning(text: str, other: str) -> int:

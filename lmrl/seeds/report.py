@@ -11,7 +11,7 @@ from lmrl.cli.report import differing_settings, labelled_folders, read_object
 from lmrl.comparison import printed_table
 from lmrl.display.charts import lines
 from lmrl.display.curves import panels
-from lmrl.display.wording import number, p_value, with_interval
+from lmrl.display.wording import counted, number, p_value, with_interval
 from lmrl.evaluation import Evaluation, Score, holm, show, write_page
 from lmrl.evaluation.matching import matched
 from lmrl.rollouts import finite, replace_file
@@ -98,8 +98,8 @@ def summary_lines(seeds: SeedFolder) -> Lines:
         table.append([name, start, _mean(after), *extremes, _mean(change, "+") if change else ""])
     count = len(seeds.runs)
     notes = [
-        f"{count} seed{'s' if count != 1 else ''}: {', '.join(map(str, seeds.runs))}. Intervals are Student's t over "
-        "seeds, on these rows; sd is the standard deviation (n - 1). Nothing is tested here."
+        f"{counted(count, 'seed')}: {', '.join(map(str, seeds.runs))}. Intervals are Student's t over seeds, on these "
+        "rows; sd is the standard deviation (n - 1). Nothing is tested here."
     ]
     wanted = read_object(seeds.folder / SUMMARY_FILE).get("seeds", [])
     if missing := [str(seed) for seed in wanted if seed not in seeds.runs]:
@@ -192,8 +192,8 @@ def comparison_lines(
     seeds = ", ".join(f"{label} {count}" for label, count in counts.items())
     notes = [
         f"Mean and standard deviation over the seeds ({seeds}). Interval and p are over seeds and rows together; "
-        f"Welch's p is of the seeds, for these rows alone. {alike} for {tests} "
-        f"comparison{'s' if tests != 1 else ''} (Holm); p with a star is below 0.05. Metrics without are exploratory."
+        f"Welch's p is of the seeds, for these rows alone. {alike} for {counted(tests, 'comparison')} (Holm); p with "
+        "a star is below 0.05. Metrics without are exploratory."
     ]
     if min(counts.values()) < MIN_SEEDS:
         notes.append(_NO_CLAIM)

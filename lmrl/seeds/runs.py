@@ -250,8 +250,7 @@ def _value_of(flag: str, words: Sequence[str]) -> str | None:
     """Returns the value of a flag among words, `None` without it."""
     parser = FlagParser()
     parser.add_argument(flag, dest="value")
-    value: str | None = parser.parse_known_args(list(words))[0].value
-    return value
+    return parser.parse_known_args(list(words))[0].value
 
 
 def _free_port() -> int:

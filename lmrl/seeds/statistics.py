@@ -212,8 +212,7 @@ def _statistics(scores: Sequence[Score]) -> Array | None:
         got = ", ".join(dict.fromkeys(f"{len(s.statistics or [])} rows by {s.pooling}" for s in scores))
         raise ValueError(f"`{scores[0].name}` must be of the same rows and pooled alike in all runs, got {got}.")
     known = np.all([applicable_rows(score) for score in scores], axis=0)
-    statistics: Array = np.asarray([score.statistics for score in scores], dtype=np.float64)[:, known]
-    return statistics
+    return np.asarray([score.statistics for score in scores], dtype=np.float64)[:, known]
 
 
 def _influences(pooling: str, statistics: Array) -> tuple[Array, Array]:

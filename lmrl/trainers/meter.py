@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lmrl import core
+from lmrl.display.curves import STAGES
 from lmrl.distributed import local_rows
 
 from .rollout import Rollout
 
-STAGES = ("generation", "scoring", "reward", "update")
 THROUGHPUT = ("samples_per_second", "tokens_per_second")
 
 

@@ -230,7 +230,7 @@ def test_a_chart_can_have_few_values_or_none(chart):
 def test_markup_in_labels_is_escaped():
     evil = '<script>alert("&")</script>'
     charts = [
-        lines({evil: [(0, 0.0), (1, 1.0)], "b": [(0, 1.0)]}, title=evil, x_label=evil, y_label=evil),
+        lines({evil: [(0, 0.0), (1, 1.0)], "b": [(0, 1.0)]}, title=evil),
         scatter({evil: (0.0, 1.0)}, title=evil, x_label=evil, y_label=evil, trails={evil: [(0, 1), (1, 2)]}),
         histogram({evil: [1.0], "b": [2.0]}, title=evil, x_label=evil),
         whiskers({evil: {evil: (1.0, 0.0, 2.0)}}, title=evil, x_label=evil),

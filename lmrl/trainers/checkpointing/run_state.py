@@ -156,8 +156,7 @@ def load_rollout(
     if len(rollout["prompt_ids"]) != args.steps_per_generation * args.per_device_train_batch_size:
         return None
     _restore_completions(logs, state["completions"])
-    batches: list[dict[str, Tensor]] = split_tensor_dict(rollout, args.steps_per_generation)
-    return batches
+    return split_tensor_dict(rollout, args.steps_per_generation)
 
 
 def _restore_completions(logs: Any, saved: dict[str, Any]) -> None:
