@@ -45,7 +45,7 @@ def check_columns(rewards: Sequence[CheckedReward], datasets: Mapping[str, Any],
             if kept := [column for column in missing if column in NOT_PASSED]:
                 raise ValueError(
                     f"The reward {reward.__name__!r} must read another column than {kept[0]!r}, which TRL does not "
-                    "pass on under this name. Prompts are `prompts`, the sampled texts `completions`: rename the column."
+                    "pass on under this name. Prompts are `prompts`, sampled texts `completions`: rename the column."
                 )
             if missing:
                 others = "`remove_unused_columns` removes the others. " if remove_unused else ""

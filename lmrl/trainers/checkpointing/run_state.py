@@ -139,8 +139,7 @@ def load_rollout(
 ) -> list[dict[str, Tensor]] | None:
     """
     Returns the batches of the rollout that a process had begun to train on, and puts its completions back into the
-    logs for TRL's table. None if there are none to go on with: if another number of processes saved the state, with a
-    warning, or if a rollout has another size now.
+    logs for TRL's table. None if a rollout has another size now, or the run, with a warning, another number of ranks.
     """
     saved_by = state.get("num_processes", args.world_size)
     if saved_by != args.world_size:
