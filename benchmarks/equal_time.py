@@ -7,8 +7,8 @@
 
 Arguments behind `--` are the recipes', for all. Each run is a process of its own, one after another. Its clock runs
 during the steps alone: loading, and the evaluations at the marks, cost nothing. TRL's RLOO has the settings of
-REINFORCE's file and the same rewards, and is evaluated by the same code. The last table has differences of lmrl to TRL
-over seeds and rows. A run whose figures are in its folder is not made again. `<out>/equal_time.svg` shows the metric
+REINFORCE's file and the same rewards, and is evaluated by the same code. The last table has the differences over seeds
+and rows. A run whose figures are in its folder is not made again. `<out>/equal_time.svg` shows the metric
 against the time, a line for each seed.
 """
 
@@ -16,6 +16,7 @@ import argparse
 import json
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,7 +26,7 @@ from _common import ROOT, add_names, add_numbers, aligned, child_environment, ma
 from lmrl.evaluation import read_json
 from lmrl.seeds import compare_seeds
 
-CONTENDERS = {"reinforce": "lmrl REINFORCE", "ppo": "lmrl PPO", "trl": "TRL RLOO"}
+CONTENDERS = {"trl": "TRL RLOO", "reinforce": "lmrl REINFORCE", "ppo": "lmrl PPO"}
 CONFIGS = ROOT / "recipes" / "configs"
 GIB = 1024**3
 
@@ -113,19 +114,18 @@ def table(marks: dict[str, list[Marks]], metric: str) -> str:
 
 def differences(folders: dict[str, list[Path]]) -> str:
     """
-    Returns lmrl minus TRL after all of the time, of each score, over seeds and rows; nothing without both, and no
-    interval of fewer than three seeds.
+    Returns the differences of each two contenders in each score after all of the time, over seeds and rows, without
+    an interval for fewer than three seeds. They are not corrected for their number.
     """
-    if "trl" not in folders:
-        return ""
     last = {name: [read_json(folder / "after.json").scores for folder in own] for name, own in folders.items()}
-    rows = [["", "score", "minus TRL RLOO", "95 %", "p"]]
-    for name in folders:
-        for score in last[name][0] if name != "trl" else ():
-            found = compare_seeds(*([scores[score] for scores in last[side]] for side in ("trl", name)))
+    rows = [["", "minus", "score", "difference", "95 %", "p"]]
+    for other, name in combinations(folders, 2):
+        for score in last[name][0]:
+            found = compare_seeds(*([scores[score] for scores in last[side]] for side in (other, name)))
             interval = f"[{found.low:+.4g}, {found.high:+.4g}]"
-            rows.append([CONTENDERS[name], score, f"{found.effect:+.4g}", interval, f"{found.p_value:.3f}"])
-    return aligned(rows, left=2)
+            cells = [f"{found.effect:+.4g}", interval, f"{found.p_value:.3f}"]
+            rows.append([CONTENDERS[name], CONTENDERS[other], score, *cells])
+    return aligned(rows, left=3)
 
 
 def draw(marks: dict[str, list[Marks]], arguments: argparse.Namespace) -> None:

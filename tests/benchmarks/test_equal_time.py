@@ -39,9 +39,9 @@ def test_runs_that_are_there_are_compared_over_seeds_and_rows(tmp_path: Path) ->
     shown = [" ".join(line) for line in lines]
     assert "TRL RLOO 1.00 10 640 2.58 2.50, 2.50, 2.75 7.0 1.00" in shown
     assert "lmrl REINFORCE 1.00 10 640 3.58 3.50, 3.50, 3.75 7.0 1.00" in shown
-    (difference,) = [line for line in lines if line[:3] == ["lmrl", "REINFORCE", "bleu"]]
-    assert difference[3] == "+1"
-    low, high = (float(text.strip("[],")) for text in difference[4:6])
+    (difference,) = [line for line in lines if line[:5] == ["lmrl", "REINFORCE", "TRL", "RLOO", "bleu"]]
+    assert difference[5] == "+1"
+    low, high = (float(text.strip("[],")) for text in difference[6:8])
     assert low < 1 < high and low + high == pytest.approx(2, abs=1e-3)
     assert (tmp_path / "equal_time.svg").is_file()
 
