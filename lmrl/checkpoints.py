@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from accelerate.logging import get_logger
 from safetensors import SafetensorError, safe_open
@@ -16,15 +17,15 @@ logger = get_logger(__name__)
 UNFINISHED = "_unfinished"  # in the folder of the run; a name that pushing to the hub leaves out
 
 
-def find_checkpoint(requested: str | bool | None, output_dir: str | Path) -> str | None:
+def find_checkpoint(requested: str | bool | None, output_dir: str | Path, warn: Any = logger.warning) -> str | None:
     """
     Returns the checkpoint to go on from, one that is complete, or None to start from the beginning.
 
     Args:
-        requested (`str` or `bool`, *optional*), output_dir (`str` or `Path`):
+        requested (`str` or `bool`, *optional*), output_dir (`str` or `Path`), warn (`Callable`, *optional*):
             The folder of a checkpoint; `True` or `"true"` for the newest complete one of the run; `"latest"` for the
             same, or a start from the beginning where there is none yet: one command starts a run and continues it.
-            `None` starts from the beginning, with a warning if the run's folder has checkpoints.
+            `None` starts from the beginning, with a warning if the run's folder has checkpoints. `warn` shows it.
 
     Raises:
         ValueError: If the requested checkpoint is damaged, or there is none.
@@ -32,7 +33,7 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path) -> str
     request = resume_request(requested)
     if request is None:
         if earlier := newest_first(output_dir):
-            logger.warning_once(
+            warn(
                 f"{output_dir} has {earlier[0].name} of an earlier run, which stays beside this run's checkpoints. To "
                 "continue that run: --resume_from_checkpoint latest. Otherwise delete it, or use another output_dir."
             )
@@ -42,17 +43,17 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path) -> str
         wrong = find_corruption(checkpoint)
         if wrong is None:
             step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-            logger.warning_once(f"Training goes on from {checkpoint}, after step {step}.")
+            warn(f"Training goes on from {checkpoint}, after step {step}.")
             return str(checkpoint)
         if is_named:
             raise ValueError(f"The checkpoint {requested} {wrong}. {_suggest_fallback(checkpoint)}")
-        logger.warning_once(f"The checkpoint {checkpoint} {wrong}. It is passed over for the one before it.")
+        warn(f"The checkpoint {checkpoint} {wrong}. It is passed over for the one before it.")
     if request != "latest":
         raise ValueError(
             f"`resume_from_checkpoint` must name a checkpoint, got {requested}, but {output_dir} has no complete one. "
             "Leave it out to start from the beginning, or give `latest`, which does so if there is none."
         )
-    logger.warning_once(f"{output_dir} has no complete checkpoint yet: training starts from the beginning.")
+    warn(f"{output_dir} has no complete checkpoint yet: training starts from the beginning.")
     return None
 
 

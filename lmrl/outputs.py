@@ -95,16 +95,10 @@ def resume_request(value: str | bool | None) -> str | None:
 def clear_run_folder(folder: str | Path, overwrite: bool, resume: str | None, reads: Mapping[str, Any]) -> None:
     """
     Removes the results of an earlier run from the folder of a run if it is to be overwritten, and otherwise refuses
-    them, unless the run goes on from a checkpoint in that folder.
-
-    Args:
-        folder (`str` or `Path`), overwrite (`bool`), resume (`str`, *optional*):
-            The arguments `output_dir`, `overwrite` and `resume_from_checkpoint`.
-        reads (`dict`):
-            Arguments by name. A model or a file among them that would be removed is an error.
+    them, unless the run goes on from a checkpoint in that folder; `resume` is `resume_from_checkpoint`.
 
     Raises:
-        ValueError: If there are results, or what is to be removed is also to be read.
+        ValueError: If there are results, or one of the arguments `reads`, by name, has what is to be removed.
     """
     request = resume_request(resume)
     goes_on = request in ("true", "latest") or (request is not None and _is_within(request, folder))

@@ -82,11 +82,10 @@ def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str
 
 def check_length(config: Any) -> None:
     """Raises an error for a training of no steps, whose scores would be those of the model as it is."""
-    steps = config.max_steps
     remedy = "recipes/evaluate_gen.py scores a model without training it."
-    if steps < 1 and steps != -1:
-        raise ValueError(f"`max_steps` must be at least 1, or -1 for `num_train_epochs`, got {steps}. {remedy}")
-    if steps == -1 and not config.num_train_epochs > 0:
+    if config.max_steps < 1 and config.max_steps != -1:
+        raise ValueError(f"`max_steps` must be at least 1, or -1 for epochs, got {config.max_steps}. {remedy}")
+    if config.max_steps == -1 and not config.num_train_epochs > 0:
         raise ValueError(f"`num_train_epochs` must be above 0, got {config.num_train_epochs}. {remedy}")
 
 

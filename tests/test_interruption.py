@@ -108,7 +108,14 @@ def test_the_command_has_no_token(flag: str, run_folder: Path, monkeypatch: pyte
 
 def test_a_trained_model_is_named(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run_folder / "model.safetensors").write_text("weights")
-    assert message(monkeypatch, run_folder).startswith("interrupted after the training. The model is in ")
+    trained = f"interrupted after the training. The model is in {run_folder}, not evaluated: see "
+    trained += "recipes/evaluate_gen.py"
+    assert message(monkeypatch, run_folder) == trained
+    save(run_folder, 40)
+    assert message(monkeypatch, run_folder) == trained  # no steps are lost
+    log = run_folder / "log.jsonl"
+    os.utime(log, (time.time() + 1, time.time() + 1))  # the model is of the training before
+    assert message(monkeypatch, run_folder).startswith(f"interrupted. {run_folder}/checkpoint-40 is kept, and the 17")
 
 
 def test_an_evaluation_goes_on_with_the_same_command(monkeypatch: pytest.MonkeyPatch) -> None:

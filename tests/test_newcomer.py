@@ -41,7 +41,7 @@ def test_supervised_recipes_refuse_before_a_model_is_loaded(recipe: Recipe, tmp_
                 "must name a checkpoint, got true, but out has no complete one. Leave",
             ),
             (("--resume_from_checkpoint", "unfinished"), "is unfinished: trainer_state.json is missing."),
-            (("--max_steps", "0"), "`max_steps` must be at least 1, or -1 for `num_train_epochs`, got 0."),
+            (("--max_steps", "0"), "`max_steps` must be at least 1, or -1 for epochs, got 0."),
             (("--num_train_epochs", "0"), "`num_train_epochs` must be above 0, got 0.0."),
             (("--model_name_or_path", "none"), "(the folder has neither config.json nor adapter_config.json)."),
             (("--model_name_or_path", "nome"), "(there is no folder 'nome'. Did you mean `none`? From the hub: "),

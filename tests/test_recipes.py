@@ -334,8 +334,12 @@ def test_training_continues_from_a_checkpoint(
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3]
     assert [entry["step"] for entry in history if "eval_bleu" in entry] == [0]
     assert "Training goes on from out/checkpoint-2, after step 2." in caplog.text
-    assert "missing keys" not in err + caplog.text
+    assert "missing keys" not in err + caplog.text and "began with other settings" not in caplog.text
     assert [line["step"] for line in log_of(tmp_path / "out") if "eval_bleu" in line] == [0, 3]
+    others = ("--rewards", "chrf", "--max_train_rows", "40", "--resume_from_checkpoint", "latest")
+    assert recipe("ppo_gen", *saving, "--max_steps", "4", *others)[0] == 0
+    changes = "max_train_rows=40 (was None), rewards=['chrf'] (was ['bleu', 'rougeL'])"
+    assert f"The run began with other settings. Taken: {changes}." in caplog.text
     # The same command would overwrite it all.
     status, out, err = recipe("ppo_gen", *saving)
     assert (status, out) == (2, "") and err.startswith(

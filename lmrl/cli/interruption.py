@@ -17,23 +17,22 @@ PARSED: dict[str, Any] = {}
 
 
 def interruption_message(arguments: Mapping[str, Any]) -> str:
-    """
-    Returns what is lost by the interruption of a recipe, and the command that goes on, from its arguments by name, of
-    which there are none if it was interrupted before they were read.
-    """
+    """Returns what is lost and the command that goes on, from a recipe's arguments: none before they were read."""
     if not arguments:
         return "interrupted"
     if "resume_from_checkpoint" not in arguments:
         return f"interrupted. The same command goes on with what is not done yet:\n  {_command()}"
     folder = Path(arguments["output_dir"])
-    steps = _logged_steps(folder)
+    log = folder / LOG_NAME
+    weights = matching(folder, WEIGHTS)
+    if weights and not (log.is_file() and log.stat().st_mtime_ns > weights[0].stat().st_mtime_ns):
+        return f"interrupted after the training. The model is in {folder}, not evaluated: see recipes/evaluate_gen.py"
+    steps = _logged_steps(log)
     checkpoint = _newest_checkpoint(folder)
     command = _command(_resuming(arguments, checkpoint))
     if checkpoint is not None:
         lost = max(steps - int(checkpoint.name.split("-")[1]), 0)
         return f"interrupted. {checkpoint} is kept{_lost(lost, ' after it')}. To go on from there:\n  {command}"
-    if matching(folder, WEIGHTS):
-        return f"interrupted after the training. The model is in {folder}, not evaluated: see recipes/evaluate_gen.py"
     remedy = "" if not steps else " (`--save_strategy steps --save_steps 10` keeps checkpoints)"
     return f"interrupted. There is no checkpoint yet{_lost(steps)}{remedy}. To start again:\n  {command}"
 
@@ -42,11 +41,10 @@ def _lost(steps: int, after: str = "") -> str:
     return f", and the {steps} step{'s'[: steps > 1]}{after} {'are' if steps > 1 else 'is'} lost" if steps else ""
 
 
-def _logged_steps(folder: Path) -> int:
+def _logged_steps(log: Path) -> int:
     """Returns the last step in the log of a run; 0 without one, or if it is damaged."""
-    path = folder / LOG_NAME
     try:
-        rows = read_lines(path) if path.is_file() else []
+        rows = read_lines(log) if log.is_file() else []
     except ValueError:
         rows = []
     return max((int(row["step"]) for row in rows if "step" in row), default=0)

@@ -137,19 +137,10 @@ _RULES = (
 
 def check_places(places: Mapping[str, str], values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """
-    Raises an error for the first argument that is given and that no part of the run would read.
+    Raises an error for the first argument that is given (`places` has where, by name) and that nothing would read.
 
     `None`, and a switch that is off by default and left so, ask for nothing. A command line may turn off what a file
     has settings of: those are then read by nobody, as requested.
-
-    Args:
-        places (`dict` of `str`):
-            Names that were given, each with where: on the command line or in the file.
-        values (`dict`), defaults (`dict`):
-            The values of all arguments of the recipe, and their defaults.
-
-    Raises:
-        ValueError: With the name, the value and what would have to be set.
     """
     for name, place in places.items():
         value = values.get(name)

@@ -57,7 +57,7 @@ def _clear(config: Any, argument_groups: Iterable[Any]) -> None:
     resume = config.resume_from_checkpoint
     overwrite = bool(given["overwrite"])
     if resume_request(resume) is not None:
-        find_checkpoint(resume, config.output_dir)  # a damaged one is found here, and not after an evaluation
+        find_checkpoint(resume, config.output_dir, warn=lambda _: None)  # training, which looks again, warns
     clear_run_folder(config.output_dir, overwrite, resume, reads)
     if resume_request(resume) is None:
         scores = Path(given.get("eval_output_dir") or config.output_dir)

@@ -76,11 +76,11 @@ class RunRecord:
 def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_groups: Any) -> None:
     """
     Prints what the run of a trainer is about to do, with rows to train on and held-out rows as they were loaded and
-    the arguments of its recipe, and writes its record into its folder, before it trains: `run.json` with all settings
-    and `rows.json.gz` with the rows, so that a killed run has them too. While it trains, the log is in `log.jsonl`.
-    All processes may call it; the main one writes.
+    the arguments of its recipe, and writes its record into its folder: `run.json` with all settings, `rows.json.gz`
+    with the rows. While it trains, the log is in `log.jsonl`. All processes may call it; the main one writes.
 
-    It warns of held-out rows that are training rows, of this run or of one that made the model it starts from.
+    It warns of held-out rows that are training rows, of this run or of one that made the model it starts from, and of
+    settings that a run which goes on did not begin with.
     """
     if not trainer.is_world_process_zero():
         return
@@ -91,7 +91,8 @@ def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_g
     groups = {str(group._argument_group_name).lower(): vars(group) for group in argument_groups}
     settings = {**groups, "training": trainer.args.to_dict()}
     folder = Path(trainer.args.output_dir)
-    starts = [settings.get("model", {}).get("model_name_or_path"), _resumed_from(trainer.args)]
+    resumed = _resumed_from(trainer.args)
+    starts = [settings.get("model", {}).get("model_name_or_path"), resumed]
     trained_on = trained_rows(str(start) for start in starts if start)
     own = list(dict.fromkeys([*trained_on.pop(_name(folder), []), *row_keys(train_rows)]))
     trained_on[_name(folder)] = own
@@ -103,10 +104,25 @@ def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_g
     about = {"recipe": Path(sys.argv[0]).stem, "versions": package_versions(), **without_secrets(settings)}
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(about, indent=2, default=setting_text, ensure_ascii=False)
+    if resumed and (earlier := find_run(resumed)):
+        _warn_of_changes(_read(earlier / SETTINGS_FILE), json.loads(text))
     replace_file(folder / SETTINGS_FILE, text.encode())
     replace_file(folder / ROWS_FILE, gzip.compress(json.dumps(rows).encode(), mtime=0))
     for run, found in find_trained(eval_rows, trained_on).items():
         logger.warning("%d of %d held-out rows are training rows of %s.", len(found), len(eval_rows), run)
+
+
+def _warn_of_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warns of changed settings, but for those of the trainer, which compares them itself."""
+    changed = [
+        f"{name}={value} (was {earlier[group][name]})"
+        for group in now
+        if group not in ("recipe", "versions", "training")
+        for name, value in now[group].items()
+        if name in earlier.get(group, {}) and earlier[group][name] != value
+    ]
+    if changed:
+        logger.warning("The run began with other settings. Taken: %s.", ", ".join(changed))
 
 
 def read_run(folder: str | Path) -> RunRecord:

@@ -187,7 +187,7 @@ def test_a_legend_of_short_names_is_one_line():
     assert legend_of(lines({"alone": points}, title="t")) == ([], 0, 18)
 
 
-def test_a_legend_of_long_names_has_a_line_for_each_that_tells_them_apart():
+def test_a_legend_of_long_names_has_a_line_for_each_with_both_of_its_ends():
     points = [(0, 0.0), (1, 1.0)]
     names = [f"runs/ppo_lr3e-4_beta0.05_critic_shared_seed{seed}" for seed in range(3)]
     drawn, top, title = legend_of(lines(dict.fromkeys(names, points), title="t"))

@@ -513,7 +513,7 @@ def failing(
         ({"--resume_from_checkpoint": "./no"}, ["checkpoint ./no is not there", "start from the beginning"]),
         (
             {"--max_steps": "0"},
-            ["`max_steps` must be at least 1, or -1 for `num_train_epochs`, got 0", "evaluate_gen"],
+            ["`max_steps` must be at least 1, or -1 for epochs, got 0", "evaluate_gen"],
         ),
         ({"--resume_from_checkpoint": "true"}, ["must name a checkpoint, got true, but out has no complete one"]),
     ],
