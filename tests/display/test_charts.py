@@ -198,7 +198,7 @@ def test_a_legend_of_long_names_has_a_line_for_each_with_both_of_its_ends():
     drawn, _, _ = legend_of(lines(dict.fromkeys(longer, points), title="t"))
     assert [text for _, text in drawn] == [f"■ {'a' * 27}…{'b' * 27}{number}" for number in (1, 2)]
     # The name of the axis stands at the height of a legend of one line: this one is above it.
-    drawn, top, _ = legend_of(lines(dict.fromkeys(names, points), title="t", y_label="nats per completion"))
+    drawn, top, _ = legend_of(stacked(dict.fromkeys(names, points), title="t"))
     assert ([height for height, _ in drawn], top) == ([-8, 7, 22], -45)
 
 
