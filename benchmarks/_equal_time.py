@@ -4,6 +4,7 @@ import copy
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,8 @@ from lmrl.trainers import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrain
 
 GROUPS = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, OutputArguments)
 ENDLESS = 10**9
-# What TRL's RLOO gets of the configuration of REINFORCE: all that decides what a step learns, and its precision.
-OF_RLOO = (
-    *("output_dir", "seed", "max_steps", "per_device_train_batch_size", "num_generations", "num_iterations"),
-    *("max_completion_length", "temperature", "learning_rate", "lr_scheduler_type", "max_grad_norm", "weight_decay"),
-    *("beta", "epsilon", "bf16", "use_cpu", "gradient_checkpointing", "disable_dropout", "reward_weights"),
-    *("save_strategy", "report_to", "disable_tqdm", "logging_strategy"),
-)
+# Sizes of a rollout that either configuration makes of the others, and of which it takes one alone.
+OF_ROLLOUT = ("generation_batch_size", "steps_per_generation")
 
 
 class Marks(TrainerCallback):
@@ -86,7 +82,8 @@ def make_trainer(name: str, given: dict[str, Any], config: Any) -> Any:
         return ReinforceTrainer(args=config, **given)
     from trl import RLOOConfig, RLOOTrainer
 
-    return RLOOTrainer(args=RLOOConfig(**{field: getattr(config, field) for field in OF_RLOO}), **given)
+    names = [field.name for field in fields(RLOOConfig) if field.init and field.name not in OF_ROLLOUT]
+    return RLOOTrainer(args=RLOOConfig(**{name: getattr(config, name) for name in names}), **given)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from lmrl.saving import check_writable
 from lmrl.utils import refuse, shorten
 
 from .configs import PolicyGradientConfig
+from .reference import REFERENCE_ADAPTER
 
 logger = get_logger(__name__)
 
@@ -94,8 +95,8 @@ class Given:
         own_args.__dict__.update({name: getattr(self.args, name) for name in HIDDEN_FROM_TRL})
         if is_peft_model(model):
             for name, weight in model.named_parameters():
-                if name.endswith(".default") and "ref" in model.peft_config:
-                    model.get_parameter(f"{name.removesuffix('default')}ref").data.copy_(weight)
+                if name.endswith(".default") and REFERENCE_ADAPTER in model.peft_config:
+                    model.get_parameter(name.removesuffix("default") + REFERENCE_ADAPTER).data.copy_(weight)
                 if name in self.adapter_weights and weight.dtype != self.adapter_weights[name].dtype:
                     weight.data = self.adapter_weights[name].to(weight.device)
             models.upcast_adapters_to_fp32(model)
@@ -234,8 +235,7 @@ def offer_base_model(policy: Any, reward_funcs: Sequence[Any]) -> None:
 
 def check_callbacks(callbacks: Sequence[Any], policy: nn.Module) -> None:
     """Checks that each callback can take the policy as it is; else a `ValueError`."""
-    averages = any(isinstance(callback, BEMACallback) for callback in callbacks)
-    averages_critic = averages and trains_critic(policy)
+    averages_critic = trains_critic(policy) and any(isinstance(callback, BEMACallback) for callback in callbacks)
     refuse(
         {
             "`callbacks` must have no BEMACallback with a critic that is trained, got one. It makes a model of the "

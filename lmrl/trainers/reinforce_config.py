@@ -121,7 +121,7 @@ class ReinforceConfig(PolicyGradientConfig):
                 "texts of equal rewards too, and without these the expected gradient is another one: leave one of "
                 "them out.": self.drop_equal_groups and self.shaping is not None,
                 f"`scale_rewards` must not be 'group' with baseline={self.baseline!r}, got 'group'. Equal rewards may "
-                "be above or below that baseline, and would be divided by a standard deviation of 0: take "
+                "be above or below that baseline, and have no scale that would fit: take "
                 "baseline='group_mean' or 'leave_one_out', or scale_rewards='batch'.": self.scale_rewards == "group"
                 and not (callable(self.baseline) or self.baseline in of_group),
                 f"`resample_equal_groups` must be 0 with baseline={self.baseline!r}, got {resamples}. Equal rewards "
