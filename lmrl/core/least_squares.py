@@ -17,7 +17,7 @@ from .checks import check_shapes
 
 MAX_WIDTH = 1_024  # of the states: the fit costs the third power of it
 PROJECTION_SEED = 0
-CONSTANT = 1e-12  # share of a feature's mean square below which its variance is a rounding error of a constant
+CONSTANT = 1e-10  # share of a mean square below which a feature's variance is a rounding error of a constant
 
 
 def regression_moments(features: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -57,7 +57,8 @@ def fit_ridge(moments: Tensor, shrinkage: float | Tensor) -> Tensor:
     means = second[0]
     covariance = second - torch.outer(means, means)
     variances = covariance.diagonal()[1:-1]
-    varies = variances > CONSTANT * second.diagonal()[1:-1]
+    squares = second.diagonal()[1:-1]
+    varies = variances > CONSTANT * squares.maximum(squares.median())  # a state is rounded as a whole
     scales = torch.where(varies, variances, torch.inf).rsqrt()  # 0 for a constant
     correlation = scales.unsqueeze(1) * covariance[1:-1, 1:-1] * scales
     regularized = correlation + torch.diag(torch.where(varies, shrinkage, 1.0))  # a constant: a row of the identity

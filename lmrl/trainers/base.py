@@ -1,6 +1,7 @@
 """The policy-gradient trainer: every override of TRL's and transformers' trainers is in this file."""
 
 import functools
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -190,7 +191,11 @@ class PolicyGradientTrainer(RLOOTrainer):
         sampled = super()._generate_and_score_completions(inputs)
         has_ended = core.ended(sampled["completion_ids"], sampled["completion_mask"], self.eos_token_ids)
         rewards = self.total_rewards(self._rewards_per_func, has_ended)
-        lengths = self.meter.log_rewards(rewards, sampled["completion_mask"].sum(dim=1), has_ended)
+        mask = sampled["completion_mask"]
+        self.meter.log_rewards(rewards, mask.sum(dim=1), has_ended, self.completions_per_prompt)
+        if self.args.mask_truncated_completions:
+            sampled["completion_mask"] = mask = mask * has_ended.unsqueeze(1)
+        lengths = self.accelerator.gather(mask.sum(dim=1)).float()
         rollout = Rollout.from_sampled(sampled, rewards, lengths, self._extra_rewards)
         is_first = self.model.training and self._step == 0 and self.state.global_step == 0
         if is_first:
@@ -207,7 +212,9 @@ class PolicyGradientTrainer(RLOOTrainer):
         return rollout.to_dict()
 
     def _generate(self, prompts: list[Any]) -> Any:
-        return self.choose_completions(self._rows, *super()._generate(prompts))
+        prompt_ids, ids, texts = super()._generate(prompts)
+        self.meter.log_ended([len(row) if row[-1] in self.eos_token_ids else math.nan for row in ids])
+        return self.choose_completions(self._rows, prompt_ids, ids, texts)
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, *args: Any) -> list[list[int]]:
         self._check_prompts("this rollout", prompt_ids, images=images)

@@ -40,18 +40,13 @@ class DenseRewardTrainer(PolicyGradientTrainer):
             return self.reward_progress.potentials(completion_ids, mask)
 
     def fitted_values(
-        self,
-        fitted: LeastSquaresCritic,
-        states: Tensor,
-        completion_ids: Tensor,
-        totals: Tensor,
-        returns: Tensor,
-        mask: Tensor,
+        self, states: Tensor, completion_ids: Tensor, totals: Tensor, returns: Tensor, mask: Tensor
     ) -> Tensor:
         """
         Returns the values of states, (B, T), by a critic that is fitted, and then has it learn this rollout, too.
         Arguments are those of [`LeastSquaresCritic.value_rollout`].
         """
+        fitted: Any = self.fitted
         with self.meter.clock("reward"):
             progress = self.reward_progress.numbers(completion_ids, mask)
         used = (states, completion_ids, progress, totals, returns, mask)

@@ -105,27 +105,29 @@ class Meter:
             if not math.isnan(share):  # as where all returns are equal
                 self.log(name, share)
 
-    def log_weighted(self, means: Mapping[str, Tensor], weight: Tensor) -> None:
-        """Logs means over this batch on all processes, each of which has `weight` values that its means are of."""
-        sums = torch.stack([*means.values(), torch.ones_like(next(iter(means.values())))]) * weight
-        *totals, count = self.accelerator.reduce(sums, reduction="sum").tolist()
-        for name, total in zip(means, totals, strict=True):
+    def log_means(self, values: Mapping[str, Tensor], mask: Tensor) -> None:
+        """Logs the means of several values over the positions of all processes where the mask is 1."""
+        sums = [core.masked_sum(of_name.detach().float(), mask) for of_name in values.values()]
+        *totals, count = self.accelerator.reduce(torch.stack([*sums, mask.sum().float()]), reduction="sum").tolist()
+        for name, total in zip(values, totals, strict=True):
             self.log_ratio(name, total, count)
 
     def log_clipping(self, low: Tensor, high: Tensor, mask: Tensor) -> None:
         """Logs the shares of elements, (B,) or (B, T), that are clipped below and above; extremes of a completion."""
-        means = {"low_mean": low, "high_mean": high, "region_mean": low | high}
-        means = {f"clip_ratio/{name}": core.masked_mean(stopped.float(), mask) for name, stopped in means.items()}
-        self.log_weighted(means, weight=mask.sum())
+        shares = {"low_mean": low, "high_mean": high, "region_mean": low | high}
+        self.log_means({f"clip_ratio/{name}": stopped for name, stopped in shares.items()}, mask)
+        counts = mask.bool()
         if low.dim() == 2:
             low, high = (core.masked_mean(stopped.float(), mask, dim=1) for stopped in (low, high))
-        self.log_extreme("clip_ratio/low_min", min, low.float())
-        self.log_extreme("clip_ratio/high_max", max, high.float())
+            counts = mask.any(dim=1)
+        self.log_extreme("clip_ratio/low_min", min, torch.where(counts, low.float(), torch.nan))
+        self.log_extreme("clip_ratio/high_max", max, torch.where(counts, high.float(), torch.nan))
 
     def log_extreme(self, name: str, extreme: Callable[[list[float]], float], values: Tensor) -> None:
-        """Logs the least or the largest of the values, (B,), of all processes and since the last log."""
+        """Logs the least or the largest of the values, (B,), of all processes and since the last log, but for NaN."""
         known = self.values[self.mode][name]
-        known[:] = [extreme([*known, *self.accelerator.gather(values).tolist()])]
+        known += [value for value in self.accelerator.gather(values).tolist() if not math.isnan(value)]
+        known[:] = [extreme(known)] if known else []
 
     def log_importance(self, difference: Tensor, ratio: Tensor, is_outside: Tensor, mask: Tensor) -> None:
         """Logs how far sampling was from the policy, (B, T), and the ratio that corrects it, (B,) or (B, T)."""
@@ -138,11 +140,17 @@ class Meter:
         self.log_extreme(f"{name}/max", max, largest)
         self.log_mean(f"{name}/clipped", is_outside.float(), of_ratio)
 
-    def log_rewards(self, rewards: Tensor, lengths: Tensor, has_ended: Tensor) -> Tensor:
-        """
-        Logs the rewards (B,) as they are trained on: clipped, and less the penalty for not ending. Returns the lengths
-        of the completions of all processes, (N,), which are counted if they are trained on.
-        """
+    def log_ended(self, lengths: list[float]) -> None:
+        """Logs lengths, NaN of what was cut: TRL has completions that are cut behind a padding token end with it."""
+        of_all = self.accelerator.gather(torch.tensor(lengths, device=self.accelerator.device))
+        of_ended = of_all[~of_all.isnan()]
+        self.replace("completions/clipped_ratio", 1 - len(of_ended) / len(of_all))
+        of_ended = of_ended if len(of_ended) else torch.zeros(1)
+        for name in ("mean", "min", "max"):
+            self.replace(f"completions/{name}_terminated_length", getattr(of_ended, name)().item())
+
+    def log_rewards(self, rewards: Tensor, lengths: Tensor, has_ended: Tensor, group: int) -> None:
+        """Logs the rewards (B,) that are trained on, and counts completions, of which each prompt has `group`."""
         gathered = self.accelerator.gather(rewards)
         lengths, finished = self.accelerator.gather(torch.stack([lengths, has_ended], dim=1)).float().unbind(dim=1)
         ends = {"length": lengths.long().tolist(), "finished": finished.bool().tolist()}
@@ -151,24 +159,21 @@ class Meter:
         scored = gathered[~gathered.isnan()]
         self.replace("reward", scored.mean().item())
         self.replace("reward_std", scored.std().item() if len(scored) > 1 else 0.0)
+        self.replace("frac_reward_zero_std", core.equal_groups(gathered, group).float().mean().item())
         if self.policy.training:
             self.completions += len(lengths)
             self.tokens += int(lengths.sum())
-        return lengths
 
     def log_kl(self, rollout: Rollout, coefficient: float) -> float:
-        """
-        Logs the KL to the reference and its coefficient; returns the KL in nats, the mean over all completions: 0, and
-        nothing is logged, without a reference.
-        """
+        """Logs KL and coefficient; returns the KL in nats, the mean over completions that count: 0 without reference."""
         if rollout.ref_log_probs is None:
             return 0.0
         mask = rollout.completion_mask
         kl = core.k1(rollout.old_log_probs, rollout.ref_log_probs) if rollout.exact_kl is None else rollout.exact_kl
-        self.newest[self.mode]["kl"] = self.accelerator.gather(core.masked_sum(kl, mask, dim=1)).tolist()
-        count, total, _ = self.moments(kl, mask).unbind()
-        per_sequence = (total / (len(mask) * self.accelerator.num_processes)).item()
-        self.replace("kl", (total / count.clamp(min=1)).item())
+        kls, lengths = self.accelerator.gather((core.masked_sum(kl, mask, dim=1), mask.sum(dim=1)))
+        self.newest[self.mode]["kl"] = kls.tolist()
+        per_sequence = (kls.sum() / (lengths > 0).sum().clamp(min=1)).item()
+        self.replace("kl", (kls.sum() / lengths.sum().clamp(min=1)).item())
         self.log("kl_per_sequence", per_sequence)
         self.log("kl_coef", coefficient)
         return per_sequence

@@ -93,7 +93,7 @@ class PPOTrainer(DenseRewardTrainer):
         to_come = core.discounted_returns(token_rewards, mask, self.args.gamma)
         values, states = self._values_and_states(rollout.old_values)
         if self.fitted is not None:
-            values = self.fitted_values(self.fitted, values, rollout.completion_ids, totals, to_come, mask)
+            values = self.fitted_values(values, rollout.completion_ids, totals, to_come, mask)
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
         # The exact KL of a state is no consequence of the token drawn in it: to the token goes what it has caused.
@@ -136,11 +136,8 @@ class PPOTrainer(DenseRewardTrainer):
             per_token = per_token + self.args.vf_coef * self._value_loss(scored, rollout)
         with torch.no_grad():
             self.meter.log_clipping(*core.clipped(scored.log_probs, *clip), mask)
-            means = {
-                "policy/loss": core.masked_mean(policy_loss, mask),
-                "policy/approx_kl": core.masked_mean(core.k3(rollout.old_log_probs, scored.log_probs), mask),
-            }
-            self.meter.log_weighted(means, weight=mask.sum())
+            approx_kl = core.k3(rollout.old_log_probs, scored.log_probs)
+            self.meter.log_means({"policy/loss": policy_loss, "policy/approx_kl": approx_kl}, mask)
         if self.args.entropy_coef and not is_warming_up:
             per_token = per_token - self.args.entropy_coef * scored.entropy
         return core.masked_sum(per_token, mask) / (len(mask) * rollout.mean_length[0])
@@ -152,9 +149,5 @@ class PPOTrainer(DenseRewardTrainer):
         values, _ = self._values_and_states(scored.state_values)
         value_loss = core.clipped_value_loss(values, rollout.old_values, rollout.returns, limit)
         clipped = (values - rollout.old_values).abs() > limit
-        means = {
-            "value/loss": core.masked_mean(value_loss.detach(), mask),
-            "value/clip_ratio": core.masked_mean(clipped.float(), mask),
-        }
-        self.meter.log_weighted(means, weight=mask.sum())
+        self.meter.log_means({"value/loss": value_loss, "value/clip_ratio": clipped}, mask)
         return value_loss

@@ -139,7 +139,7 @@ class ReinforceTrainer(DenseRewardTrainer):
     def _baseline(self, rewards: Tensor, rollout: Rollout) -> Tensor:
         """Returns the baseline of rewards, both (B, 1), or of those to come, both (B, T): each place has its own."""
         if self.fitted is not None:
-            return self._values(self.fitted, rewards, rollout)
+            return self._values(rewards, rollout)
         places = self.accelerator.gather(self._to_longest(rewards, rollout.completion_mask)).T
         greedy: Any = [None] * len(places)
         averages: Any = [None] * len(places)
@@ -163,14 +163,14 @@ class ReinforceTrainer(DenseRewardTrainer):
         known = {"num_generations": group, "average": average, "greedy_rewards": greedy_rewards}
         return core.BASELINES[self.args.baseline](rewards, **known)
 
-    def _values(self, fitted: LeastSquaresCritic, returns: Tensor, rollout: Rollout) -> Tensor:
+    def _values(self, returns: Tensor, rollout: Rollout) -> Tensor:
         """Returns the fitted values of prompts, (B, 1), or with `shaping` of the states before tokens, (B, T)."""
         # The state before the first token knows nothing of the completion.
         kept = slice(1 if self.args.shaping is None else None)
         tensors = (rollout.old_values, rollout.completion_ids, rollout.completion_mask)
         states, completion_ids, mask = (tensor[:, kept] for tensor in tensors)
         totals = self.accelerator.gather(returns[:, 0])
-        values = self.fitted_values(fitted, states, completion_ids, totals, returns, mask)
+        values = self.fitted_values(states, completion_ids, totals, returns, mask)
         self.meter.log_explained(values, returns, mask, totals, self.completions_per_prompt)
         return values
 

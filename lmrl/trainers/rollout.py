@@ -45,7 +45,7 @@ class Rollout:
             Token ids of the prompts, padded on the left; 1 where one is real.
         completion_ids, completion_mask (`torch.Tensor` of shape `(B, T)`):
             Token ids of the completions, padded on the right; 1 where one counts: up to and with the first EOS. All 0
-            for a completion without reward.
+            for a completion without reward, and with `mask_truncated_completions` for one without an EOS.
         rewards (`torch.Tensor` of shape `(B,)`):
             Weighted sum of the rewards, clipped, less the penalty for not ending; NaN where no reward applied.
         mean_length (`torch.Tensor` of shape `(B,)`):

@@ -86,6 +86,19 @@ def test_constant_and_doubled_features_get_a_finite_solution() -> None:
     torch.testing.assert_close(weights[1 : FEATURES + 1], weights[FEATURES + 1 : -1], rtol=1e-6, atol=1e-9)
 
 
+def test_states_of_one_prompt_that_differ_by_rounding_are_a_constant() -> None:
+    """Batches of other widths round a state otherwise, as a whole: small numbers of it as much as large ones."""
+    generator = torch.Generator().manual_seed(0)
+    state = torch.randn(32, generator=generator)
+    state[:4] = 1e-4
+    features = state + 1e-6 * torch.randn(BATCH, TOKENS, 32, generator=generator)
+    targets = torch.rand(BATCH, TOKENS, generator=generator)
+    mask = torch.ones(BATCH, TOKENS)
+    weights = core.fit_ridge(core.regression_moments(features, targets, mask), 1e-3)
+    elsewhere = torch.randn(BATCH, TOKENS, 32, generator=generator)
+    torch.testing.assert_close(core.linear_values(elsewhere, weights), targets.mean().expand(BATCH, TOKENS))
+
+
 def test_much_shrinkage_leaves_the_mean() -> None:
     batch = sample()
     _, y = rows(*batch)
