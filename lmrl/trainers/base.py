@@ -1,7 +1,6 @@
 """The policy-gradient trainer: every override of TRL's and transformers' trainers is in this file."""
 
 import functools
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -57,7 +56,6 @@ class PolicyGradientTrainer(RLOOTrainer):
     __repr__ = trainer_text
     _repr_html_ = trainer_html
 
-    # The same facts under TRL's names.
     _name = property(lambda self: self.name)
     _paper = property(lambda self: {**self.paper, "citation": self.citation})
     _tag_names = property(lambda self: ["trl", "lmrl", self.name.lower()])
@@ -167,10 +165,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             self.beta = state.get("beta", self.beta)
 
     def gathered_policy(self) -> AbstractContextManager[PreTrainedModel]:
-        """
-        Returns a context that gives the policy complete on every process, whatever the engine, to evaluate it: outside
-        of it weights may be shards. All processes must enter and leave it together.
-        """
+        """Returns a context that gives the policy complete, not in shards: all processes enter and leave together."""
         return engines.gathered_policy(self.model_wrapped, self.accelerator, self.args, self._decoding)
 
     @property
@@ -191,11 +186,10 @@ class PolicyGradientTrainer(RLOOTrainer):
         sampled = super()._generate_and_score_completions(inputs)
         has_ended = core.ended(sampled["completion_ids"], sampled["completion_mask"], self.eos_token_ids)
         rewards = self.total_rewards(self._rewards_per_func, has_ended)
-        mask = sampled["completion_mask"]
-        self.meter.log_rewards(rewards, mask.sum(dim=1), has_ended, self.completions_per_prompt)
+        self.meter.log_rewards(rewards, sampled["completion_mask"].sum(dim=1), has_ended, self.completions_per_prompt)
         if self.args.mask_truncated_completions:
-            sampled["completion_mask"] = mask = mask * has_ended.unsqueeze(1)
-        lengths = self.accelerator.gather(mask.sum(dim=1)).float()
+            sampled["completion_mask"] = sampled["completion_mask"] * has_ended.unsqueeze(1)
+        lengths = self.accelerator.gather(sampled["completion_mask"].sum(dim=1)).float()
         rollout = Rollout.from_sampled(sampled, rewards, lengths, self._extra_rewards)
         is_first = self.model.training and self._step == 0 and self.state.global_step == 0
         if is_first:
@@ -212,9 +206,8 @@ class PolicyGradientTrainer(RLOOTrainer):
         return rollout.to_dict()
 
     def _generate(self, prompts: list[Any]) -> Any:
-        prompt_ids, ids, texts = super()._generate(prompts)
-        self.meter.log_ended([len(row) if row[-1] in self.eos_token_ids else math.nan for row in ids])
-        return self.choose_completions(self._rows, prompt_ids, ids, texts)
+        sampled = self.meter.log_ended(*super()._generate(prompts), self.eos_token_ids)
+        return self.choose_completions(self._rows, *sampled)
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, *args: Any) -> list[list[int]]:
         self._check_prompts("this rollout", prompt_ids, images=images)

@@ -24,7 +24,9 @@ def given(rewards: list[float | None]) -> Callable[..., list[float | None]]:
 
 def trained(algorithm: str, model: str, folder: Path, rewards: list[float | None], **options: Any) -> Any:
     """Returns a trainer, after one rollout of the completions above, and the rollout that was trained on."""
-    trainer = make_trainer(algorithm, model, folder, given(rewards), startup_checks=False, **{"max_steps": 1} | options)
+    trainer = make_trainer(
+        algorithm, model, folder, given(rewards), startup_checks=False, **{"max_steps": 1} | options
+    )
     trainer._generate_single_turn = lambda *_: COMPLETIONS
     served = []
     credit = trainer.credit
