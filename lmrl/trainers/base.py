@@ -206,7 +206,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         return rollout.to_dict()
 
     def _generate(self, prompts: list[Any]) -> Any:
-        sampled = self.meter.log_ended(*super()._generate(prompts), self.eos_token_ids)
+        sampled = self.meter.log_ended(super()._generate(prompts), self.eos_token_ids)
         return self.choose_completions(self._rows, *sampled)
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, *args: Any) -> list[list[int]]:

@@ -140,16 +140,16 @@ class Meter:
         self.log_extreme(f"{name}/max", max, largest)
         self.log_mean(f"{name}/clipped", is_outside.float(), of_ratio)
 
-    def log_ended(self, prompt_ids: Any, ids: Any, texts: Any, eos_token_ids: list[int]) -> Any:
-        """Logs lengths of what has ended, of which TRL takes what is cut behind a padding token; returns the others."""
-        lengths = [len(row) if row[-1] in eos_token_ids else math.nan for row in ids]
+    def log_ended(self, sampled: Any, eos_token_ids: list[int]) -> Any:
+        """Logs lengths of what has ended (TRL counts what is cut behind a padding token); returns what is given."""
+        lengths = [len(row) if row[-1] in eos_token_ids else math.nan for row in sampled[1]]
         of_all = self.accelerator.gather(torch.tensor(lengths, device=self.accelerator.device))
         of_ended = of_all[~of_all.isnan()]
         self.replace("completions/clipped_ratio", 1 - len(of_ended) / len(of_all))
         of_ended = of_ended if len(of_ended) else torch.zeros(1)
         for name in ("mean", "min", "max"):
             self.replace(f"completions/{name}_terminated_length", getattr(of_ended, name)().item())
-        return prompt_ids, ids, texts
+        return sampled
 
     def log_rewards(self, rewards: Tensor, lengths: Tensor, has_ended: Tensor, group: int) -> None:
         """Logs the rewards (B,) that are trained on, and counts completions, of which each prompt has `group`."""
