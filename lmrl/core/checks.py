@@ -8,16 +8,7 @@ def check_shapes(*ranks: int, **tensors: Tensor) -> None:
     Raises an error unless the tensors have one of the ranks, and all of them the same shape.
 
     Tensors of unlike shapes would broadcast, and a loss of `(B,)` advantages against `(B, T)` log-probabilities is
-    a number like any other.
-
-    Args:
-        *ranks (`int`):
-            Allowed numbers of dimensions.
-        **tensors (`torch.Tensor`):
-            Tensors by the names of the arguments that they are.
-
-    Raises:
-        ValueError: If a tensor has another rank, or another shape than the first.
+    a number like any other. The `ValueError` names them by the arguments that they are.
     """
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
