@@ -58,7 +58,7 @@ def fit_ridge(moments: Tensor, shrinkage: float | Tensor) -> Tensor:
     covariance = second - torch.outer(means, means)
     variances = covariance.diagonal()[1:-1]
     squares = second.diagonal()[1:-1]
-    varies = variances > CONSTANT * squares.maximum(squares.median())  # a state is rounded as a whole
+    varies = variances > CONSTANT * squares.maximum(squares.median())  # all of a state is rounded together
     scales = torch.where(varies, variances, torch.inf).rsqrt()  # 0 for a constant
     correlation = scales.unsqueeze(1) * covariance[1:-1, 1:-1] * scales
     regularized = correlation + torch.diag(torch.where(varies, shrinkage, 1.0))  # a constant: a row of the identity

@@ -99,7 +99,7 @@ def test_the_share_of_equal_prompts_is_of_the_rewards_that_are_trained_on(
 
 
 def test_the_least_share_that_is_clipped_is_of_completions_that_count(gpt2_path: str, tmp_path: Path) -> None:
-    """A completion without a token has no share: with 0 for it the least one would say nothing."""
+    """A completion without a token has no share: with 0 for it the least one would mean nothing."""
     options = {"loss_level": "token", "num_iterations": 2, "max_steps": 2, "learning_rate": 0.5, "beta": 0.0}
     trainer, _ = trained("reinforce", gpt2_path, tmp_path, [-1.0, None] * 4, baseline="none", **options)
     first, second = trainer.state.log_history[:2]
