@@ -143,7 +143,7 @@ class Meter:
     def log_ended(self, sampled: Any, eos_token_ids: list[int]) -> Any:
         """Logs lengths of what has ended (TRL counts what is cut behind a padding token); returns what is given."""
         lengths = [len(row) if row[-1] in eos_token_ids else math.nan for row in sampled[1]]
-        of_all = self.accelerator.gather(torch.tensor(lengths, device=self.accelerator.device))
+        of_all = self.accelerator.gather(torch.tensor(lengths, dtype=torch.float32, device=self.accelerator.device))
         of_ended = of_all[~of_all.isnan()]
         self.replace("completions/clipped_ratio", 1 - len(of_ended) / len(of_all))
         of_ended = of_ended if len(of_ended) else torch.zeros(1)
