@@ -30,9 +30,9 @@ logger = get_logger(__name__)
 
 # Values of `init_lora_weights` that leave the weights of the base as they are.
 INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
-# TRL would load a reference from disk (lmrl's is a copy of the policy as given), and warn of the options.
-HIDDEN_FROM_TRL = {"beta": 0.0, "sync_ref_model": False, "model_init_kwargs": None}
-HIDDEN_FROM_TRL["mask_truncated_completions"] = False  # what is cut behind a padding token it takes for ended
+# TRL would load a reference from disk (lmrl's is a copy of the policy as given), warn of the options, and take what is
+# cut behind a padding token for ended.
+HIDDEN_FROM_TRL = dict(beta=0.0, sync_ref_model=False, model_init_kwargs=None, mask_truncated_completions=False)
 
 
 @dataclass
