@@ -340,6 +340,14 @@ def test_training_continues_from_a_checkpoint(
     assert recipe("ppo_gen", *saving, "--max_steps", "4", *others)[0] == 0
     changes = "max_train_rows=40 (was None), rewards=['chrf'] (was ['bleu', 'rougeL'])"
     assert f"The run began with other settings. Taken: {changes}." in caplog.text
+    # Where a run left no checkpoint, `latest` starts anew, whatever that run's settings were.
+    (tmp_path / "new").mkdir()
+    for name in ("run.json", "rows.json.gz"):
+        shutil.copyfile(tmp_path / "out" / name, tmp_path / "new" / name)
+    caplog.clear()
+    anew = (*SHORT, "--save_strategy", "no", "--output_dir", "new", "--resume_from_checkpoint", "latest")
+    assert recipe("ppo_gen", *anew)[0] == 0
+    assert "training starts from the beginning" in caplog.text and "other settings" not in caplog.text
     # The same command would overwrite it all.
     status, out, err = recipe("ppo_gen", *saving)
     assert (status, out) == (2, "") and err.startswith(

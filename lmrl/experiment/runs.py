@@ -15,6 +15,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from lmrl.checkpoints import newest_first
 from lmrl.display.wording import setting_text
 from lmrl.evaluation import Evaluation
 from lmrl.experiment.banner import run_facts, show
@@ -252,9 +253,11 @@ def _name(folder: Path) -> str:
 
 
 def _resumed_from(args: Any) -> str | None:
-    """Returns the checkpoint or the run that a run goes on from."""
+    """Returns the checkpoint or the run that a run goes on from, None where it starts from the beginning."""
     request = resume_request(getattr(args, "resume_from_checkpoint", None))
-    return str(args.output_dir) if request in ("true", "latest") else request
+    if request not in ("true", "latest"):
+        return request
+    return str(args.output_dir) if newest_first(args.output_dir) else None
 
 
 def _read_rows(place: Path) -> tuple[list[str], dict[str, list[str]]]:
