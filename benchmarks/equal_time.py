@@ -73,12 +73,20 @@ def train(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     return folder
 
 
+def check_metric(name: str, folder: Path) -> None:
+    """Ends the comparison, whose finished runs are not made again, unless the scores of a run have the metric."""
+    names = list(read_json(folder / "after.json").scores)
+    if name not in names:
+        sys.exit(f"error: --metric must be one of {', '.join(names)}, got {name!r}. {folder} is kept: give another.")
+
+
 def main() -> None:
     arguments = parse()
     folders: dict[str, list[Path]] = {name: [] for name in arguments.only}
     for seed in arguments.seeds:
         for name in arguments.only:
             folders[name].append(train(name, seed, arguments))
+            check_metric(arguments.metric, folders[name][-1])
     marks = {
         name: [json.loads((folder / "marks.json").read_text(encoding="utf-8")) for folder in own]
         for name, own in folders.items()

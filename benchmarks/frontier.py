@@ -56,12 +56,20 @@ def main() -> None:
     shared = set.intersection(*(set(evaluation.scores) for evaluation in evaluations.values()))
     scores = [name for name in evaluations["constant reward"].scores if name in shared]
     rewards = [name for name in scores if name.startswith("reward/")]
-    metric = args.metric or [*rewards, *scores][0]
+    metric = _metric(args.metric, [*rewards, *scores])
     print(_table(evaluations, list(dict.fromkeys([metric, *rewards, *(name for name in COLUMNS if name in shared)]))))
     points = {label: (found.values["kl"], found.values[metric]) for label, found in evaluations.items()}
     picture = scatter(points, title=f"{metric} against KL", x_label="KL, nats per completion", y_label=metric)
     (args.out / "frontier.svg").write_text(picture, encoding="utf-8")
     print(f"Picture: {args.out / 'frontier.svg'}. Each run's report: {args.out}/*/report.html")
+
+
+def _metric(name: str | None, names: list[str]) -> str:
+    """Returns the score on the vertical axis, which must be one of the names; by default their first."""
+    if name not in (None, *names):
+        known = ", ".join(dict.fromkeys(names))
+        sys.exit(f"error: --metric must be one of {known}, got {name!r}. The runs are kept: give another.")
+    return name or names[0]
 
 
 def _train(args: argparse.Namespace, settings: list[str], folder: Path) -> None:

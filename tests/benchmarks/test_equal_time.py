@@ -44,6 +44,8 @@ def test_runs_that_are_there_are_compared_over_seeds_and_rows(tmp_path: Path) ->
     low, high = (float(text.strip("[],")) for text in difference[6:8])
     assert low < 1 < high and low + high == pytest.approx(2, abs=1e-3)
     assert (tmp_path / "equal_time.svg").is_file()
+    with pytest.raises(AssertionError, match="error: --metric must be one of bleu, got 'blue'"):
+        run_benchmark("equal_time.py", "--only", "reinforce,trl", "--out", tmp_path, "--metric", "blue")
 
 
 @pytest.mark.parametrize("name", ["reinforce", "trl"])

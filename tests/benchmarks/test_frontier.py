@@ -29,6 +29,8 @@ def test_runs_that_are_there_are_shown_together(tmp_path: Path) -> None:
     assert ["beta", "0.1,", tmp_path.name, "0.750", "1.000"] in [line.split() for line in out.splitlines()]
     with pytest.raises(AssertionError, match="--beside must be a folder of such runs"):
         run_benchmark("frontier.py", "--betas", "0.1", "--out", tmp_path, "--beside", tmp_path / "beta_0.1")
+    with pytest.raises(AssertionError, match="error: --metric must be one of positive, kl, got 'blue'"):
+        run_benchmark("frontier.py", "--betas", "0.1", "--out", tmp_path, "--metric", "blue")
     assert run_benchmark("frontier.py", "--betas", "0.1", "--only", "beta 0.1", "--out", tmp_path) == ""
     with pytest.raises(AssertionError, match="--only must be one of"):
         run_benchmark("frontier.py", "--betas", "0.1", "--only", "beta 1", "--out", tmp_path)
