@@ -87,7 +87,7 @@ def load_splits(
     _check_names(columns)
     check_at_least(1, eval_rows=eval_rows)
     config = columns.get("dataset_config")
-    source, split = _held_out_from(dataset_name, config, dataset_test_split, eval_dataset_name)
+    source, split = _held_out_from(dataset_name, config, dataset_test_split, eval_dataset_name, dataset_train_split)
     if max_length is not None and max_length < 1:
         raise ValueError(
             f"Prompts must have room for at least 1 token, got {max_length}. Raise `max_length`, or lower "
@@ -118,17 +118,19 @@ def read_train_and_test(
     The second are those of `eval_name`, which is read as [`load_held_out`] reads it, or else of the test split; `None`
     where there is no such name and [`held_out_split`] is `None`.
     """
-    source, split = _held_out_from(name, config, test_split, eval_name)
+    source, split = _held_out_from(name, config, test_split, eval_name, train_split)
     train = read_split(name, config, train_split, column_names)
     return train, None if split is None else read_split(source, config, split, column_names)
 
 
-def _held_out_from(name: str, config: str | None, wanted: str | None, eval_name: str | None) -> tuple[str, str | None]:
+def _held_out_from(
+    name: str, config: str | None, wanted: str | None, eval_name: str | None, train_split: str | None = None
+) -> tuple[str, str | None]:
     """
     Returns the data that are held out and their split: `None` where rows must be split off, never with `eval_name`.
 
     Raises:
-        ValueError: For a split that is wanted of data without splits: nothing would read it.
+        ValueError: For a split that is wanted of data without splits, which nothing would read, or one to train on.
     """
     source = eval_name or name
     is_single = splits_of(source, config) == {"train"}
@@ -138,6 +140,11 @@ def _held_out_from(name: str, config: str | None, wanted: str | None, eval_name:
             " Leave it out, or name data that has this split."
         )
     split = held_out_split(source, config, wanted)
+    if eval_name is None and train_split is not None and split == held_out_split(name, config, train_split):
+        raise ValueError(
+            f"`dataset_test_split` must be another split than dataset_train_split={train_split!r}, got {split!r}. "
+            "Name another one, or held-out data with `eval_dataset_name`."
+        )
     if split is None and eval_name:
         split = "train" if is_single else "test"  # all rows of a single file
     return source, split

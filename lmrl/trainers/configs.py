@@ -17,7 +17,7 @@ from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name
 
 _DISTRIBUTION = (
     "Another value changes the distribution that is sampled from, and the policy gradient needs the log-probabilities "
-    "of just that distribution, while the loss has those of the model. Set it when you evaluate."
+    "of just that distribution, while the loss has those of the model. Leave it out."
 )
 # Arguments of TRL and transformers with the values that can be followed, and why others cannot.
 ALLOWED: dict[str, tuple[tuple[Any, ...], str]] = {

@@ -103,6 +103,25 @@ def test_settings_of_splits_that_nothing_reads_are_refused(
                 read(**options, eval_split_seed=7)
 
 
+@pytest.mark.parametrize("load", [load_splits, load_labelled, load_pairs])
+def test_the_split_that_is_trained_on_is_not_held_out(
+    load: Callable[..., Any], tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    single = write(tmp_path / "rows.jsonl", *"abcd")
+    three = folder(tmp_path / "three", train="ab", dev="cd", test="ef")
+    read = (lambda **options: load(tokenizer, None, **options)) if load is load_splits else load
+    for options, split in (
+        ({"dataset_name": three, "dataset_train_split": "test"}, "test"),
+        ({"dataset_name": three, "dataset_train_split": "dev", "dataset_test_split": "validation"}, "validation"),
+        ({"dataset_name": single, "dataset_test_split": "train"}, "train"),
+    ):
+        with pytest.raises(ValueError, match=rf"`dataset_test_split` must be another split than .*, got '{split}'"):
+            read(**options)
+    if load is load_splits:
+        assert prompts(*read(dataset_name=three, dataset_train_split="test", dataset_test_split="dev")) == ("ef", "cd")
+        assert prompts(*read(dataset_name=three, dataset_train_split="test", eval_dataset_name=three)) == ("ef", "ef")
+
+
 def test_another_dataset_is_held_out_by_its_own_splits(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     train = folder(tmp_path / "train", train="ab", dev="cd")
     for other, wanted in (
