@@ -102,6 +102,7 @@ def main() -> None:
     reward_funcs = make_rewards(reward_args.rewards)
     evaluator = make_evaluator(tokenizer, eval_rows, copy.deepcopy(reward_funcs), model_args, eval_args, config)
     given = {"model": model, "reward_funcs": reward_funcs, "train_dataset": rows, "processing_class": tokenizer}
+    given["peft_config"] = model_args.peft_config()
     folder.mkdir(parents=True, exist_ok=True)
     watch = Marks(marks, evaluator, folder)
     trainer = make_trainer(name, given | {"callbacks": [watch]}, config)

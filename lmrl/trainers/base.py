@@ -202,7 +202,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         if with_policy:  # 5. Credit, unless it waits for the log-probabilities of the training pass.
             rollout = self._with_credit(rollout)
         if is_first and self.args.startup_checks:
-            checks.check_first_rollout(rollout, self.model, self.scorer, self.eos_token_ids, self.args)
+            checks.check_first_rollout(rollout, self.model, self.scorer, self.reference, self.eos_token_ids, self.args)
         return rollout.to_dict()
 
     def _generate(self, prompts: list[Any]) -> Any:

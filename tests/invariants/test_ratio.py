@@ -7,6 +7,8 @@ import torch
 from training import ALGORITHMS, PASSES, make_trainer, one_rollout
 
 from lmrl.critics import get_critic
+from lmrl.models import ScoredCompletions
+from lmrl.trainers.rollout import Rollout
 
 
 @pytest.mark.parametrize("scoring_pass", PASSES)
@@ -56,6 +58,23 @@ def test_a_reference_that_is_another_model_is_refused(gpt2_path: str, tmp_path: 
         trainer.ref_model.transformer.wte.weight.mul_(1.5)
     with pytest.raises(ValueError, match="KL does not start at 0"):
         trainer.train()
+
+
+def test_rounding_that_depends_on_the_batch_is_no_other_reference(
+    gpt2_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path, bf16=True, per_device_train_batch_size=16)
+    exact = trainer.scorer.forward
+
+    def rounded(model: object, rollout: Rollout, *args: object, **kwargs: object) -> ScoredCompletions:
+        scored = exact(model, rollout, *args, **kwargs)
+        if len(rollout.completion_ids) > 8:  # as with SmolLM2, whose batches of 8 and of 64 differ by 0.024
+            scored.log_probs = scored.log_probs - 0.03 * rollout.completion_mask
+        return scored
+
+    monkeypatch.setattr(trainer.scorer, "forward", rounded)
+    trainer.train()
+    assert trainer.state.global_step == trainer.state.max_steps > 0
 
 
 def test_without_a_kl_penalty_no_reference_is_made_or_run(gpt2_path: str, tmp_path: Path) -> None:
