@@ -202,16 +202,18 @@ def compare(before: Score, after: Score, *, samples: int = 1000, trials: int = 1
     if before.pooling is None or after.pooling is None:  # rows do not add up, or the file has no statistics
         return Difference(after.value - before.value)
     pooling, old, new = _paired_statistics(before, after)
-    effect = pool(pooling, new) - pool(pooling, old)
+    values = pool(pooling, old), pool(pooling, new)
+    effect = values[1] - values[0]
     if len(old) < 2:
         return Difference(effect, rows=len(old))
     drawn_old = bootstrap_values(pooling, old, samples=samples, seed=seed)
     drawn_new = bootstrap_values(pooling, new, samples=samples, seed=seed)
     low, high = _percentiles(drawn_new - drawn_old)
     one, other = swapped_values(pooling, old, new, trials=trials, seed=seed)
-    # Scores that differ by rounding alone count as equal.
-    extreme = int((np.abs(other - one) >= abs(effect) * (1 - 1e-9)).sum())
-    p = math.nan if math.isnan(effect) else (extreme + 1) / (trials + 1)
+    # Differences that differ by rounding alone count as equal: of the scores it may be more than of a small effect.
+    rounding = 1e-9 * abs(effect) + 1e-12 * max(map(abs, values))
+    extreme = int((np.abs(other - one) >= abs(effect) - rounding).sum())
+    p = (extreme + 1) / (trials + 1) if math.isfinite(effect) else math.nan
     return Difference(effect, low, high, p, p, rows=len(old))
 
 
