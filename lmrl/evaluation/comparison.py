@@ -345,5 +345,7 @@ def _paired_statistics(before: Score, after: Score) -> tuple[str, Array, Array]:
             f"{before.name!r}. Evaluate both checkpoints on the same rows."
         )
     old, new = (np.asarray(score.statistics or np.empty((0, 1)), dtype=np.float64) for score in (before, after))
+    # Of a prompt with more samples in one than in the other, both weigh the same: rows are swapped in trials.
+    samples = [len(score.sample_scores[0]) if score.sample_scores else 1 for score in (before, after)]
     both = applies[0] & applies[1]
-    return before.pooling, old[both], new[both]
+    return before.pooling, samples[1] * old[both], samples[0] * new[both]

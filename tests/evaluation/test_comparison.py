@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,6 +135,32 @@ def test_an_infinite_difference_has_no_p_value():
     with np.errstate(invalid="ignore"):
         found = compare(one, other)
     assert found.effect == math.inf and math.isnan(found.p_value) and not found.significant
+
+
+def test_prompts_with_other_numbers_of_samples_are_paired_as_those_with_equal_ones():
+    """Each prompt is better by 1 in each sample: the rows vary far more, which a paired test does not see."""
+    rows = np.random.default_rng(0).normal(50, 10, 40)
+    one = compare(mean(rows.tolist()), mean((rows + 1).tolist()))
+    sampled = per_prompt(mean(np.repeat(rows + 1, 4).tolist()), 4)
+    for first, second in ((mean(rows.tolist()), sampled), (sampled, mean(rows.tolist()))):
+        found = compare(first, second)
+        assert abs(found.effect) == pytest.approx(1) and found.p_value == one.p_value == 1 / 10_001
+    texts = ["a b c d e", "b c d e f", "c d e f g", "d e f g h"] * 3
+    greedy, better = (
+        score_completions(Corpus(made, [[text] for text in texts], range(12), [1] * 12, [True] * 12), ["bleu"])["bleu"]
+        for made in ([f"{text[:-2]} z" for text in texts], texts)
+    )
+    several = per_prompt(
+        replace(
+            better,
+            **{
+                name: [value for value in getattr(better, name) for _ in range(3)]
+                for name in ("row_scores", "statistics")
+            },
+        ),
+        3,
+    )
+    assert compare(greedy, several).p_value == pytest.approx(compare(greedy, better).p_value)
 
 
 def test_equal_samples_of_a_prompt_do_not_narrow_the_interval():
