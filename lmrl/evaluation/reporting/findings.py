@@ -121,6 +121,8 @@ def find_warnings(
                 for label, (_, last) in _first_and_last(runs, "kl_per_sequence").items()
             ),
             *(_kl(pair.label, pair.scores["kl"].value, kl_bound) for pair in pairs if "kl" in pair.scores),
+            # A baseline that was chosen need not be the reference.
+            (_kl(baseline, base.values.get("kl", math.nan), kl_bound) or None) if others else None,
         ],
     }
     if any(curve(log, EXPLAINED) for log in runs.values()):  # REINFORCE has no critic

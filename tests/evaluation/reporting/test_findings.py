@@ -188,6 +188,10 @@ def test_a_kl_above_the_bound_is_a_warning_for_logs_and_for_scores():
     assert warnings(evaluation(kl=0.0), evaluation(kl=11.0)) == [
         "after: the KL to the reference is 11.00 nats per completion, more than 10."
     ]
+    assert warnings(evaluation(kl=11.0)) == [  # as of any checkpoint with which others are compared
+        "before: the KL to the reference is 11.00 nats per completion, more than 10."
+    ]
+    assert warnings(evaluation(kl=11.0), evaluation(kl=0.0)) == warnings(evaluation(kl=11.0))
 
 
 def test_checkpoints_evaluated_with_different_settings_are_a_warning():
