@@ -214,7 +214,7 @@ def _diversity(pair: _Pair) -> str | None:
 
 def _length(pair: _Pair) -> str | None:
     difference = pair.differences.get("length")
-    if difference is None:
+    if difference is None or pair.base["length"].signature != pair.scores["length"].signature:
         return None
     before = pair.base["length"].value
     if abs(difference.effect) <= _MAX_LENGTH_CHANGE * before or not before or not _has_changed(difference):

@@ -1,6 +1,7 @@
 """Warnings are given where they apply, with their numbers, and nowhere else."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -112,6 +113,16 @@ def test_a_length_changed_by_more_than_a_quarter_is_a_warning():
     assert longer.startswith("after: completions are 30 % longer (30.00 → 39.00 tokens)")
     (shorter,) = warnings(BASE, shifted(BASE, length=-9.0))
     assert shorter.startswith("after: completions are 30 % shorter (30.00 → 21.00 tokens)")
+
+
+def test_lengths_in_other_units_are_other_settings_and_no_change_of_length():
+    longer = shifted(BASE, length=30.0)
+    longer.scores["length"] = replace(longer.scores["length"], signature="s|tokenizer:after")
+    found = find_warnings({"before": BASE, "after": longer})
+    assert found.warnings == [
+        "after and before were evaluated with different settings (length). Compare the signatures."
+    ]
+    assert "length" in found.unchecked
 
 
 def test_a_change_of_length_whose_interval_includes_0_is_no_warning():
