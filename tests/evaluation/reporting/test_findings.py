@@ -11,6 +11,7 @@ from lmrl.evaluation.scores import mean_score
 
 ROWS = 60
 BETTER = {"bleu": True, "reward/bleu": True, "reward/length": True, "rougeL": True, "ter": False, "unfinished": False}
+BETTER |= {"reward/rougeL": True, "rougeLsum": True}
 
 
 def evaluation(decoding=None, distinct2=None, rows=ROWS, **means):
@@ -84,12 +85,22 @@ def test_a_metric_that_was_trained_on_does_not_count_as_held_out():
     assert warnings(base, after, rewarded=["something_else"]) == []  # measured, and not trained on
 
 
+def test_the_rouge_of_one_line_under_its_second_name_is_not_held_out():
+    base = evaluation(reward_rougeL=0.6, rougeL=60.0, rougeLsum=60.0, bleu=70.0)
+    gamed = shifted(base, reward_rougeL=0.1, rougeL=10.0, rougeLsum=10.0, bleu=-20.0)
+    (sentence,) = warnings(base, gamed)
+    assert "but the held-out metric did not improve (bleu -20.00 [" in sentence
+
+
 @pytest.mark.parametrize(
     ("name", "rewarded", "expected"),
     [
         ("reward/bleu", ["bleu"], True),
         ("bleu_e2e", ["bleu"], True),
         ("rouge1", ["rougeL"], False),
+        ("rougeLsum", ["bleu", "rougeL"], True),
+        ("reward/rougeL", ["rougeLsum"], True),
+        ("rougeLsum", ["rouge1"], False),
         ("reward/length", ["bleu"], False),
         ("bleu", [], False),
     ],
