@@ -116,7 +116,7 @@ def test_texts_of_files_are_as_long_as_those_of_the_first_checkpoint(recipe, lla
     assert recipe("evaluate_gen", "--model_name_or_path", llama_path, *argv, "--eval_output_dir", "one")[0] == 0
     generated = found(tmp_path / "one", Path(llama_path).name)
     texts = write_rows(tmp_path / "texts.jsonl", [{"text": f"{w} w1 w2"} for w in "ab"])
-    status, out, err = recipe("evaluate_gen", "--model_name_or_path", llama_path, "--outputs", texts, *argv)
+    status, _, err = recipe("evaluate_gen", "--model_name_or_path", llama_path, "--outputs", texts, *argv)
     assert status == 0, err
     scores = found(tmp_path / "runs" / "evaluation", "texts.jsonl")["scores"]
     assert scores["length"]["row_scores"] == [4.0, 4.0]  # each word is a token, and so is the end

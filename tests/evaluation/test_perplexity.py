@@ -64,7 +64,7 @@ def test_no_completions_raise(model, tokenizer):
 
 @pytest.mark.parametrize("end", [5, 50256])
 def test_the_end_of_another_tokenizer_counts_as_that_of_the_model(model, tokenizer, end):
-    """As an empty text has no other token by which a tokenizer could be told from another one."""
+    """As an empty text has no other token by which two tokenizers could be distinguished."""
     for text in ("", "b c"):
         ids = tokenizer(text)["input_ids"] if text else []
         found = perplexity(model, tokenizer, PROMPTS, [Completion(0, 0, text, 1, True, token_ids=[*ids, end])])

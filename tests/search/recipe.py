@@ -2,7 +2,7 @@
 
     recipe.py --x 3 --output_dir FOLDER [--hang FILE]
 
-Each score is 10 x, BLEU at step 1 of the log is x, and the KL is x; 13 is refused. 11 and 12 have a reward, 10 x, which
+Each score is 10 x, BLEU at step 1 of the log is x, and the KL is x; 13 is refused. 11 and 12 have a reward, 10 x, that
 no row of 11 has, and no KL that is a number. With --hang it waits while the file exists.
 """
 
