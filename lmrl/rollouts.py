@@ -96,13 +96,13 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
     for place in (folder, *newest):
         path = place / "trainer_state.json"
         if path.is_file():
-            text = path.read_text(encoding="utf-8")
+            content = path.read_bytes()
             try:
-                return list(json.loads(text)["log_history"])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                return list(json.loads(content)["log_history"])
+            except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"`{path}` must be a trainer state with a `log_history`, got {shorten(text)}. "
-                    "Remove the file, or save it again."
+                    f"`{path}` must be a trainer state with a `log_history`, got "
+                    f"{shorten(content.decode(errors='replace'))}. Remove the file, or save it again."
                 ) from error
     return []
 

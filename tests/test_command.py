@@ -251,6 +251,14 @@ def test_report_shows_a_run_that_still_trains(command: Command, tmp_path: Path) 
     assert 'data-values="0.5,0.25"' in page and "<dt>seed</dt><dd><code>7</code></dd>" in page
 
 
+def test_report_names_a_damaged_file(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
+    for content in (b'{"training": ', b'{"training": "\xff"}'):
+        (tmp_path / "run.json").write_bytes(content)
+        status, _, err = command("report", tmp_path)
+        assert status == 2 and f"`{tmp_path}/run.json` must be a JSON object, got '{{" in err
+
+
 def test_report_overlays_runs(command: Command, tmp_path: Path) -> None:
     rows = [{"prompt": f"p{row}", "references": ["r"]} for row in range(8)]
     first = run_folder(tmp_path / "low", 0.1, rows, seed=1, beta=0.05, output_dir="low")

@@ -13,6 +13,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from lmrl.data import demo_model_path
+
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "evaluate_gen.py"
 ROWS = [{"prompt": "a b", "references": ["b c"], "id": 1}, {"prompt": "c", "references": ["d", "e f"], "id": 2}]
 SHORT = ("--eval_max_new_tokens", "6", "--eval_num_completions_to_print", "1")
@@ -108,6 +110,20 @@ def test_checkpoints_adapters_and_texts_are_compared_on_every_data_set(recipe, c
     assert [(line["by"], line["k"]) for line in of_samples] == [("reward/token_f1", k) for k in (1, 2, 3)]
 
 
+def test_texts_of_files_are_as_long_as_those_of_the_first_checkpoint(recipe, llama_path, rows_path, tmp_path):
+    """The model of the perplexity has other tokens: by its own a text has another length."""
+    argv = ("--dataset_name", rows_path, *SHORT, "--eval_perplexity_model", demo_model_path())
+    assert recipe("evaluate_gen", "--model_name_or_path", llama_path, *argv, "--eval_output_dir", "one")[0] == 0
+    generated = found(tmp_path / "one", Path(llama_path).name)
+    texts = write_rows(tmp_path / "texts.jsonl", [{"text": f"{w} w1 w2"} for w in "ab"])
+    status, _, err = recipe("evaluate_gen", "--model_name_or_path", llama_path, "--outputs", texts, *argv)
+    assert status == 0, err
+    scores = found(tmp_path / "runs" / "evaluation", "texts.jsonl")["scores"]
+    assert scores["length"]["row_scores"] == [4.0, 4.0]  # each word is a token, and so is the end
+    assert scores["length"]["signature"] == generated["scores"]["length"]["signature"]
+    assert scores["perplexity"]["signature"] == generated["scores"]["perplexity"]["signature"]
+
+
 def test_a_checkpoint_with_other_tokens_has_no_kl(recipe, llama_path, rows_path, tmp_path):
     """As many tokens, but two of them with each other's ids."""
     renumbered = tmp_path / "renumbered"
@@ -121,6 +137,8 @@ def test_a_checkpoint_with_other_tokens_has_no_kl(recipe, llama_path, rows_path,
     status, out, err = recipe("evaluate_gen", *systems, "--dataset_name", rows_path, *SHORT, *out_dir)
     assert status == 0, err
     assert out.count("No kl of") == 1 and "No kl of b: its tokens are not those of a.\n" in out
+    assert out.count("different settings") == 1
+    assert "Warning: b and a were evaluated with different settings (length). Compare the signatures.\n" in out
     assert ["kl" in found(tmp_path / "out", label)["scores"] for label in "abc"] == [True, False, True]
 
 

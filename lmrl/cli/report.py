@@ -132,8 +132,9 @@ def read_object(path: Path) -> dict[str, Any]:
     """Returns a JSON object of a run, an empty one if there is no such file."""
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8")
+    content = path.read_bytes()
     try:
-        return dict(json.loads(text))
+        return dict(json.loads(content))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"`{path}` must be a JSON object, got {shorten(text)}. Remove the file.") from error
+        got = shorten(content.decode(errors="replace"))
+        raise ValueError(f"`{path}` must be a JSON object, got {got}. Remove the file.") from error

@@ -15,7 +15,7 @@ from lmrl.evaluation.comparison import interval_text
 from lmrl.rewards import call_reward, reward_name
 from lmrl.utils import check_at_least, columns_of
 
-from .winrates import check_scores_rows, values_by_prompt
+from .winrates import ROUNDING, check_scores_rows, values_by_prompt
 
 Array: TypeAlias = NDArray[np.float64]
 Similarity: TypeAlias = Callable[..., list[float | None]]
@@ -206,7 +206,7 @@ def best_of_samples(
         typical = None
         if kept is not None:
             typical = [float(row[most_typical(matrix, k)].mean()) for row, matrix in zip(values, kept, strict=True)]
-        passed = None if threshold is None else pass_at(values >= threshold, k)
+        passed = None if threshold is None else pass_at(values >= threshold - ROUNDING * abs(threshold), k)
         best = bootstrap_interval(sign * best_of(sign * values, k))
         worst = bootstrap_interval(-sign * best_of(-sign * values, k))
         optional = [None if means is None else bootstrap_interval(means) for means in (typical, passed)]

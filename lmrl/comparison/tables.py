@@ -113,7 +113,7 @@ def with_samples(
         if any(each.passed for each in rows):
             for line, passed in zip(lines, ["pass@k", *(interval_text(each.passed) for each in rows)], strict=True):
                 line.append(passed)
-        note = _sample_note(rows, choice, threshold)
+        note = _sample_note([score.name for score in sampled], rows, choice, threshold)
         made[label] = _with_table(evaluation, BEST_OF, [*lines, [note]], [finite(asdict(each)) for each in rows])
     return made
 
@@ -161,15 +161,15 @@ def _ties_notes(evaluations: Mapping[str, Evaluation], label: str, own: Sequence
         if found.ties < found.prompts or not found.prompts:
             continue
         scores = [evaluations[one].scores[found.by] for one in (over, label)]
-        reason = f"is equal for {label} and {over} on every prompt"
+        reason = f"separates {label} from {over} on no prompt"
         if len({value for score in scores for values in values_by_prompt(score) for value in values}) == 1:
             reason = "gave every text the same value, so it separates nothing"
         notes.append(f"All ties: {found.by} {reason}.")
     return list(dict.fromkeys(notes))
 
 
-def _sample_note(rows: Sequence[BestOf], choice: str, threshold: float | None) -> str:
-    counts = {each.by: each.prompts for each in rows}
+def _sample_note(names: Sequence[str], rows: Sequence[BestOf], choice: str, threshold: float | None) -> str:
+    counts = dict.fromkeys(names, 0) | {each.by: each.prompts for each in rows}
     prompts = counted(next(iter(counts.values())), "prompt")
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name}: {count}" for name, count in counts.items())

@@ -11,6 +11,9 @@ from lmrl.evaluation import Interval, Score, bootstrap_interval
 from lmrl.evaluation.comparison import SIGNIFICANCE_LEVEL, interval_text
 from lmrl.utils import check_at_least
 
+# Scores that differ by less than this share of them differ by rounding: most models compute in float32.
+ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class WinRate:
@@ -48,7 +51,7 @@ class WinRate:
     @property
     def significant(self) -> bool:
         """Whether the corrected p-value is below 0.05, and the rate on the side of the prompts that it counts."""
-        return self.p_corrected < SIGNIFICANCE_LEVEL and (self.rate.value > 0.5) == (self.wins > self.losses)
+        return self.p_corrected < SIGNIFICANCE_LEVEL and (self.rate.value - 0.5) * (self.wins - self.losses) > 0
 
     def _repr_html_(self) -> str:
         heads = ["by", "win rate [95 % CI]", "p", "wins", "losses", "ties", "prompts"]
@@ -80,14 +83,14 @@ def win_rate(before: Score, after: Score, *, tolerance: float = 0.0) -> WinRate:
             Of the baseline and of the other system, by one metric or reward on the same rows in the same order.
             Prompts of which a text has no score are left out. Of a score of which less is better, less wins.
         tolerance (`float`, *optional*, defaults to `0.0`):
-            Largest difference of two scores that is a tie, at least 0.
+            Largest difference of two scores that is a tie, at least 0. One below a millionth of them is rounding, as
+            of equal texts that a model has read in other batches, and always a tie.
 
     Raises:
         ValueError: If a score has no values per row or no direction, they are of different numbers of rows, or the
             tolerance is negative.
     """
     check_at_least(0, tolerance=tolerance)
-    tolerance *= 1 + 1e-9  # 0.8 and 0.7 differ by 0.1, and by rounding
     sign = check_scores_rows(before)
     check_scores_rows(after)
     old_rows = values_by_prompt(before)
@@ -104,8 +107,9 @@ def win_rate(before: Score, after: Score, *, tolerance: float = 0.0) -> WinRate:
             continue
         others = sign * np.array(old)[:, None]
         own = sign * np.array(new)[None, :]
-        won = int((own > others + tolerance).sum())
-        lost = int((others > own + tolerance).sum())
+        equal = np.isclose(own, others, rtol=ROUNDING, atol=tolerance)
+        won = int((~equal & (own > others)).sum())
+        lost = int((~equal & (others > own)).sum())
         pairs = len(old) * len(new)
         shares.append((won + (pairs - won - lost) / 2) / pairs)
         counts[(won > lost) - (won < lost)] += 1

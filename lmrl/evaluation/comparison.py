@@ -202,16 +202,18 @@ def compare(before: Score, after: Score, *, samples: int = 1000, trials: int = 1
     if before.pooling is None or after.pooling is None:  # rows do not add up, or the file has no statistics
         return Difference(after.value - before.value)
     pooling, old, new = _paired_statistics(before, after)
-    effect = pool(pooling, new) - pool(pooling, old)
+    values = pool(pooling, old), pool(pooling, new)
+    effect = values[1] - values[0]
     if len(old) < 2:
         return Difference(effect, rows=len(old))
     drawn_old = bootstrap_values(pooling, old, samples=samples, seed=seed)
     drawn_new = bootstrap_values(pooling, new, samples=samples, seed=seed)
     low, high = _percentiles(drawn_new - drawn_old)
     one, other = swapped_values(pooling, old, new, trials=trials, seed=seed)
-    # Scores that differ by rounding alone count as equal.
-    extreme = int((np.abs(other - one) >= abs(effect) * (1 - 1e-9)).sum())
-    p = math.nan if math.isnan(effect) else (extreme + 1) / (trials + 1)
+    # Differences that differ by rounding alone count as equal: of the scores it may be more than of a small effect.
+    rounding = 1e-9 * abs(effect) + 1e-12 * max(map(abs, values))
+    extreme = int((np.abs(other - one) >= abs(effect) - rounding).sum())
+    p = (extreme + 1) / (trials + 1) if math.isfinite(effect) else math.nan
     return Difference(effect, low, high, p, p, rows=len(old))
 
 
@@ -343,5 +345,8 @@ def _paired_statistics(before: Score, after: Score) -> tuple[str, Array, Array]:
             f"{before.name!r}. Evaluate both checkpoints on the same rows."
         )
     old, new = (np.asarray(score.statistics or np.empty((0, 1)), dtype=np.float64) for score in (before, after))
+    # The trials swap the rows of both, which must weigh the same where one has more samples of a prompt.
+    one, other = (len(score.sample_scores[0]) if score.sample_scores else 1 for score in (before, after))
+    common = math.gcd(one, other)
     both = applies[0] & applies[1]
-    return before.pooling, old[both], new[both]
+    return before.pooling, old[both] * (other // common), new[both] * (one // common)

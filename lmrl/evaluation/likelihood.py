@@ -9,7 +9,7 @@ from lmrl.distributed import gather_or_fail, rank_and_world_size
 from lmrl.libraries import PreTrainedModel, PreTrainedTokenizerBase, Tensor, torch
 
 from .encoding import Prompt, encode_prompts
-from .generation import Completion, eval_mode
+from .generation import Completion, end_token_ids, eval_mode
 from .scores import Score, mean_score, pooled_score
 
 TokenPair: TypeAlias = tuple[list[int], list[int]]  # token ids of a prompt and of its completion
@@ -122,15 +122,17 @@ def _name(model: PreTrainedModel) -> str:
     return getattr(model.config, "name_or_path", "") or type(model).__name__
 
 
-def _tokenized(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> list[int]:
-    """Returns the generated tokens if they are tokens of this tokenizer, else those of the text."""
+def _tokenized(tokenizer: PreTrainedTokenizerBase, ends: list[int], completion: Completion) -> list[int]:
+    """
+    Returns the generated tokens if they are tokens of this tokenizer, else those of the text; its own end-of-sequence
+    token for one that is none of the `ends` of its model.
+    """
     generated = completion.token_ids or []
-    text = tokenizer.decode(generated[:-1] if completion.finished else generated, skip_special_tokens=True)
-    if generated and text == completion.text:
-        return generated
-    ids = list(tokenizer(completion.text, add_special_tokens=False)["input_ids"])
-    has_end = completion.finished and tokenizer.eos_token_id is not None
-    return [*ids, tokenizer.eos_token_id] if has_end else ids
+    ids = generated[:-1] if completion.finished else generated
+    if not generated or tokenizer.decode(ids, skip_special_tokens=True) != completion.text:
+        ids = list(tokenizer(completion.text, add_special_tokens=False)["input_ids"])
+    end = next((token for token in generated[-1:] if token in ends), tokenizer.eos_token_id)
+    return [*ids, end] if completion.finished and end is not None else ids
 
 
 def _token_pairs(
@@ -149,7 +151,8 @@ def _token_pairs(
     from lmrl.models import context_length
 
     prompt_ids = encode_prompts(tokenizer, prompts, chat_template_kwargs)
-    pairs = [(prompt_ids[c.row], _tokenized(tokenizer, c)) for c in completions]
+    ends = end_token_ids(model, tokenizer)
+    pairs = [(prompt_ids[c.row], _tokenized(tokenizer, ends, c)) for c in completions]
     limit = context_length(model)
     if limit is None:
         return pairs

@@ -27,12 +27,14 @@ def metrics_of(evaluations: Mapping[str, Evaluation]) -> dict[str, Score]:
 
 def is_rewarded(name: str, rewarded: Sequence[str]) -> bool:
     """
-    Returns whether a score was trained on: for the reward `bleu` these are `reward/bleu`, `bleu` and `bleu_e2e`, and
-    of several rewards their total.
+    Returns whether a score was trained on: for the reward `bleu` these are `reward/bleu`, `bleu` and `bleu_e2e`, for
+    `rougeL` also `rougeLsum`, which of texts of one line is the same, and of several rewards their total.
     """
     if name == TOTAL_REWARD:
         return True
     plain = name.removeprefix("reward/")
+    if plain.startswith("rougeL") and any(reward.startswith("rougeL") for reward in rewarded):
+        return True
     return any(plain == reward or plain.startswith(f"{reward}_") for reward in rewarded)
 
 

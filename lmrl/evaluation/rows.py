@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 from lmrl.libraries import Dataset
 
+from .scores import check_references
+
 Row: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = "Dataset | Sequence[Row]"
 
@@ -17,7 +19,7 @@ def checked_rows(rows: Rows) -> list[Row]:
     Returns rows as a list, after checking that they have `"prompt"` and, all or none of them, `"references"`.
 
     Raises:
-        `ValueError`: if there are no rows, or a row lacks a column.
+        `ValueError`: if there are no rows, or a row lacks a column or has no reference in it.
     """
     taken: list[Row] = [rows[i] for i in range(len(rows))]
     if not taken:
@@ -30,6 +32,8 @@ def checked_rows(rows: Rows) -> list[Row]:
                 f"`references` must be given for all rows or for none, got them for one of the rows 0 and {index}. "
                 "Add the missing ones, or remove the column."
             )
+    if taken[0].get("references") is not None:
+        check_references(row["references"] for row in taken)
     return taken
 
 

@@ -52,16 +52,21 @@ class Corpus:
                 raise ValueError(
                     f"`{name}` must have one entry per completion, got {len(entries)} for {len(self.texts)}."
                 )
-        for row, references in enumerate(self.references or []):
-            if isinstance(references, str) or not references:
-                raise ValueError(
-                    f"`references` of row {row} must be a list of at least 1 text, got {references!r}. "
-                    "Wrap a single reference in a list, and leave out rows without one."
-                )
+        check_references(self.references or [])
 
     def references_by_prompt(self) -> list[Sequence[str]]:
         """Returns the references of each prompt once, whatever the number of its samples."""
         return list(dict(zip(self.rows, self.references or [], strict=True)).values())
+
+
+def check_references(references: Iterable[Sequence[str]]) -> None:
+    """Raises a `ValueError` for the first row whose references are not a list of at least one."""
+    for row, texts in enumerate(references):
+        if isinstance(texts, str) or not texts:
+            raise ValueError(
+                f"`references` of row {row} must be a list of at least 1 text, got {texts!r}. "
+                "Wrap a single reference in a list, and leave out rows without one."
+            )
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ class CompletionStore:
         """Returns the completions of each batch that a process has written in full, by the start of the batch."""
         batches = {}
         for file in self._files(key):
-            for line in file.read_text(encoding="utf-8").split("\n"):
-                with suppress(ValueError):  # of a line that is empty, or was cut short by a kill
+            for line in file.read_bytes().split(b"\n"):
+                with suppress(ValueError):  # of a line that is empty, was cut short by a kill, or damaged
                     start, completions = json.loads(line)
                     batches[start] = completions
         return batches
@@ -60,8 +60,11 @@ class CompletionStore:
 
 
 def store_key(model: PreTrainedModel, prompt_ids: list[list[int]], settings: Mapping[str, Any]) -> str:
-    """Returns 12 hexadecimal digits that change with any weight of the model, any prompt and any setting."""
+    """Returns 12 hexadecimal digits that change with the model's config, any weight, any prompt and any setting."""
     digest = hashlib.sha256(json.dumps([prompt_ids, dict(settings)], sort_keys=True).encode())
+    # What is computed with the weights, too: an adapter's scale is none of them.
+    scales = [getattr(module, "scaling", None) for module in model.modules()]
+    digest.update(f"{model.config.to_json_string()}{scales}".encode())
     for name, weights in model.state_dict().items():
         digest.update(f"{name}{tuple(weights.shape)}{weights.dtype}".encode())
         digest.update(weights.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -1,6 +1,7 @@
 """The evaluation of several systems on the same rows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,9 @@ class SystemEvaluator:
         measured = score_names(rows, self.reward_funcs, self.reward_weights)
         check_scores(self.primary_metrics, self.win_rate, measured)
         perplexity_model = self.frozen.perplexity_model
-        tokenizer = None if perplexity_model is None else perplexity_model[1]
+        # Lengths are in tokens of the first checkpoint, whose own are, or else of the only model there is.
+        of_perplexity = None if perplexity_model is None else perplexity_model[1]
+        tokenizer = next(iter(self.tokenizers.values()), of_perplexity)
         texts = {label: read_outputs(path, rows, tokenizer) for label, path in self.outputs.items()}
         if rank_and_world_size()[0] == 0:
             print_evaluation_banner(self, rows, folder)
@@ -224,7 +227,8 @@ class SystemEvaluator:
         with known_as(_CHECKPOINTS):
             model = load_model(self.checkpoints[label], **self.loading)
         reference = self.frozen.reference_model
-        comparable = reference is not None and self._same_tokens(label, model, reference)
+        has_same_tokens = self.tokenizers[label].get_vocab() == next(iter(self.tokenizers.values())).get_vocab()
+        comparable = reference is not None and has_same_tokens and _logits(model) == _logits(reference)
         if not comparable and rank_and_world_size()[0] == 0:
             print(f"No kl of {label}: its tokens are not those of {next(iter(self.checkpoints))}.")
         evaluation = evaluate_model(
@@ -238,10 +242,11 @@ class SystemEvaluator:
             reference_model=reference if comparable else None,
             store=CompletionStore(folder / "partial", label),
         )
+        if not has_same_tokens:  # so that a report warns of lengths in other units
+            length = evaluation.scores["length"]
+            evaluation.scores["length"] = replace(length, signature=f"{length.signature}|tokenizer:{label}")
         return with_trained_rows(evaluation, rows, trained_rows([self.checkpoints[label]]))
 
-    def _same_tokens(self, label: str, model: PreTrainedModel, reference: PreTrainedModel) -> bool:
-        """Returns whether a checkpoint has the tokens of the first, each with the same id: else there is no KL."""
-        first, *_ = self.tokenizers.values()
-        sizes = {each.config.get_text_config().vocab_size for each in (model, reference)}
-        return len(sizes) == 1 and self.tokenizers[label].get_vocab() == first.get_vocab()
+
+def _logits(model: PreTrainedModel) -> int:
+    return int(model.config.get_text_config().vocab_size)

@@ -15,9 +15,10 @@ def summary(sweep: Sweep) -> str:
     table["over"] = table["user_attrs_reason"] == OVER_MAX_KL
     table = table.sort_values(["state", "over", "value"], ascending=[True, True, sweep.direction == "minimize"])
     table.columns = [name.removeprefix("user_attrs_").removeprefix("params_") for name in table.columns]
-    table = table.drop(columns="over").rename(columns={"number": "trial", "value": sweep.args.objective})
-    if "kl" in table and table["kl"].isna().all():  # of supervised training
+    is_objective = sweep.args.objective == "kl"
+    if "kl" in table and (is_objective or table["kl"].isna().all()):  # as in supervised training
         table = table.drop(columns="kl")
+    table = table.drop(columns="over").rename(columns={"number": "trial", "value": sweep.args.objective})
     lines = [table.to_string(index=False, na_rep="", float_format="{:.4g}".format)]
     if table.loc[table["state"] == "COMPLETE", sweep.args.objective].nunique() >= 5:  # to separate the arguments
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()

@@ -179,7 +179,7 @@ class Sweep:
         self._train(trial, folder, stop)
         written = matching(folder, SCORES_OF_TRAINED) or [folder / SCORES_OF_TRAINED[0]]
         content = json.loads(written[0].read_text(encoding="utf-8"))
-        scores = {name: score["value"] for name, score in content["scores"].items()}
+        scores = _numbers({name: score["value"] for name, score in content["scores"].items()})
         value = self._score(scores)
         if value is None:
             raise ValueError(f"`objective` must be one of {', '.join(scores)}, got {self.args.objective!r}.")
@@ -196,7 +196,7 @@ class Sweep:
             for has_ended in looks(process, stop):
                 rows, position = read_rows(folder / "log.jsonl", position)
                 for row in rows:
-                    value = self._score(row, "eval_")
+                    value = self._score(_numbers(row), "eval_")
                     if value is not None and math.isfinite(value) and row["step"]:  # 0 is before training
                         step = int(row["step"])
                         trial.report(value, step)
@@ -246,3 +246,8 @@ class Sweep:
             remedy = "Use another folder, or --overwrite."
             raise ValueError(f"`output_dir` must have a study of ({settings}), got ({known}). {remedy}")
         self.study.set_user_attr("settings", settings)
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns scores that were read from JSON, with NaN where it has `null`."""
+    return {name: math.nan if value is None else value for name, value in scores.items()}

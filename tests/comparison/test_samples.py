@@ -81,6 +81,13 @@ def test_a_threshold_makes_any_reward_pass_or_fail() -> None:
     assert [row.passed.value for row in rows if row.passed] == [0.25, 0.5]
 
 
+def test_a_reward_at_the_threshold_passes_whatever_its_rounding() -> None:
+    """0.7 + 0.2 is 0.8999999999999999, and 0.9 in float32 is 0.8999999761581421."""
+    values = [0.7 + 0.2, 0.8999999761581421, 0.8999, 0.0]
+    found = best_of_samples(per_prompt(mean_score("r", "", values, True), 4), threshold=0.9)
+    assert found[0].passed is not None and found[0].passed.value == 2 / 4
+
+
 def test_one_text_per_prompt_has_no_table() -> None:
     assert best_of_samples(mean_score("reward/r", "r", [1.0, 2.0], True)) == []
 

@@ -1,6 +1,7 @@
 """Win rates and the worth of samples as tables: the correction, notes, JSON, the page, the card, the terminal."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_with_all_pairs_each_is_compared_with_those_before_it() -> None:
 def test_equal_systems_and_a_constant_score_have_no_star_and_a_note() -> None:
     made = with_win_rates({"a": MIDDLE, "b": MIDDLE}, NAMES)
     assert win_lines(made["b"]) == [["reward/r", "a", "0.5000 [0.5000, 0.5000]", "1.000", "0", "0", "12", "12"]]
-    assert made["b"].tables["Win rate"][-1] == ["All ties: reward/r is equal for b and a on every prompt."]
+    assert made["b"].tables["Win rate"][-1] == ["All ties: reward/r separates b from a on no prompt."]
     made = with_win_rates({"a": LOW, "b": LOW}, NAMES)
     note = "All ties: reward/r gave every text the same value, so it separates nothing."
     assert made["b"].tables["Win rate"][-1] == [note]
@@ -92,6 +93,16 @@ def test_the_table_over_samples_has_every_reward_and_a_threshold_for_rewards_alo
     assert [line[0] for line in without.tables["Best of k samples"][1:-1]] == ["reward/r", "reward/r"]
     by_bleu = with_samples({"a": Evaluation(evaluation.completions, bleu, {}, evaluation.row_ids)}, [], TokenF1())
     assert [line[0] for line in by_bleu["a"].tables["Best of k samples"][1:-1]] == ["bleu", "bleu"]
+
+
+def test_a_score_that_no_prompt_has_of_all_samples_is_counted_with_0_prompts() -> None:
+    none = system([math.nan, 0.5] * 2, samples=2)
+    note = with_samples({"a": none}, [], TokenF1())["a"].tables["Best of k samples"][-1][0]
+    assert "intervals over 0 prompts;" in note
+    both = Evaluation(none.completions, {**none.scores, **system([0.1] * 4, 2, "reward/s").scores}, {})
+    *lines, (note,) = with_samples({"a": both}, [], TokenF1())["a"].tables["Best of k samples"]
+    assert [line[0] for line in lines] == ["by", "reward/s", "reward/s"]
+    assert "over the prompts of which every sample has a score (reward/r: 0, reward/s: 2);" in note
 
 
 def test_json_page_card_and_terminal_have_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,14 @@ def test_of_a_score_of_which_less_is_better_less_wins() -> None:
 def test_scores_that_differ_by_the_tolerance_tie() -> None:
     found = win_rate(score([1.0, 1.0, 1.0]), score([1.25, 1.5, 0.75]), tolerance=0.25)
     assert (found.wins, found.losses, found.ties) == (1, 0, 2)
-    assert win_rate(score([1.0]), score([1.0 + 1e-15])).wins == 1  # equal means equal
+
+
+def test_scores_that_differ_by_the_rounding_of_float32_tie() -> None:
+    """Of equal texts a model gives other last digits in another batch: they are neither won nor lost."""
+    found = win_rate(score([57.0, 57.0, -0.3, math.inf]), score([57.00001, 56.99999, -0.3000001, math.inf]))
+    assert (found.wins, found.losses, found.ties) == (0, 0, 4)
+    found = win_rate(score([57.0, 1e-9, 1.0, math.inf]), score([57.001, 2e-9, math.inf, 1.0]))
+    assert (found.wins, found.losses, found.ties) == (3, 1, 0)
 
 
 def test_the_tolerance_is_not_missed_by_rounding() -> None:
@@ -72,6 +79,15 @@ def test_a_rate_on_the_other_side_than_the_sign_test_has_no_star() -> None:
     found = win_rate(before, after)
     assert (found.wins, found.losses, found.rate.value) == (16, 4, 0.45)
     assert found.p_corrected < 0.05 and not found.significant
+
+
+def test_a_rate_of_one_half_has_no_star_whichever_side_has_more_prompts() -> None:
+    """12 prompts with 1 of 4 pairs won and 2 lost, and 3 with all won: the sign test alone separates the systems."""
+    before = score([0.0, 1.0] * 12 + [0.0] * 6, samples=2)
+    after = score([0.0, 0.5] * 12 + [1.0] * 6, samples=2)
+    for found, counts in ((win_rate(before, after), (3, 12)), (win_rate(after, before), (12, 3))):
+        assert (found.wins, found.losses) == counts and found.rate.value == 0.5
+        assert found.p_corrected < 0.05 and not found.significant
 
 
 def test_of_several_samples_each_pair_counts() -> None:

@@ -36,9 +36,9 @@ def test_a_run_that_still_trains_has_the_log_of_its_lines(tmp_path):
     assert read_log(tmp_path) == [{"step": 1}, {"step": 2}]
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[1]"])
-def test_a_file_that_is_not_a_trainer_state_is_refused(tmp_path, text):
-    (tmp_path / "trainer_state.json").write_text(text, encoding="utf-8")
+@pytest.mark.parametrize("content", [b"{", b"{}", b"[1]", b'{"\xff": 1}'])
+def test_a_file_that_is_not_a_trainer_state_is_refused(tmp_path, content):
+    (tmp_path / "trainer_state.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"trainer_state\.json` must be a trainer state with a `log_history`, got"):
         read_log(tmp_path)
 

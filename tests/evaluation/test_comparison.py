@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from lmrl.evaluation import (
     score_completions,
     statistics,
 )
-from lmrl.evaluation.scores import mean_score, per_prompt
+from lmrl.evaluation.scores import mean_score, per_prompt, pooled_score
 from lmrl.evaluation.statistics import bootstrap_values, swapped_values
 
 
@@ -112,6 +113,54 @@ def test_the_p_value_of_few_rows_is_that_of_all_swaps():
     exact = (np.abs(signs.T @ differences) >= 9).mean()
     p = compare(mean([0.0] * 5), mean(differences), samples=1, trials=100_000).p_value
     assert p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 100_000))
+
+
+def test_ties_of_trials_are_not_missed_by_the_rounding_of_large_sums():
+    """Of 5000 rows 5 differ, all by as much to the same side: as large is the difference in 2 of the 32 swaps."""
+    for seed in range(6):
+        rows = np.random.default_rng(seed).uniform(20, 90, 5000)
+        changed = rows + 0.01 * (np.arange(5000) < 5)
+        p = compare(mean(rows.tolist()), mean(changed.tolist()), samples=10, trials=1000).p_value
+        assert p == pytest.approx(2 / 32, abs=0.02)
+
+
+def test_an_infinite_difference_has_no_p_value():
+    one, other = (
+        pooled_score("perplexity", "", "perplexity", rows, None, False)
+        for rows in (
+            [[1.0, 1.0], [2.0, 1.0], [3.0, 1.0]],
+            [[1.0, 1.0], [math.inf, 1.0], [3.0, 1.0]],
+        )
+    )
+    with np.errstate(invalid="ignore"):
+        found = compare(one, other)
+    assert found.effect == math.inf and math.isnan(found.p_value) and not found.significant
+
+
+def test_prompts_with_other_numbers_of_samples_are_paired_as_those_with_equal_ones():
+    """Each prompt is better by 1 in each sample: the rows vary far more, which a paired test does not see."""
+    rows = np.random.default_rng(0).normal(50, 10, 40)
+    one = compare(mean(rows.tolist()), mean((rows + 1).tolist()))
+    sampled = per_prompt(mean(np.repeat(rows + 1, 4).tolist()), 4)
+    for first, second in ((mean(rows.tolist()), sampled), (sampled, mean(rows.tolist()))):
+        found = compare(first, second)
+        assert abs(found.effect) == pytest.approx(1) and found.p_value == one.p_value == 1 / 10_001
+    texts = ["a b c d e", "b c d e f", "c d e f g", "d e f g h"] * 3
+    greedy, better = (
+        score_completions(Corpus(made, [[text] for text in texts], range(12), [1] * 12, [True] * 12), ["bleu"])["bleu"]
+        for made in ([f"{text[:-2]} z" for text in texts], texts)
+    )
+    several = per_prompt(
+        replace(
+            better,
+            **{
+                name: [value for value in getattr(better, name) for _ in range(3)]
+                for name in ("row_scores", "statistics")
+            },
+        ),
+        3,
+    )
+    assert compare(greedy, several).p_value == pytest.approx(compare(greedy, better).p_value)
 
 
 def test_equal_samples_of_a_prompt_do_not_narrow_the_interval():

@@ -153,6 +153,12 @@ def test_rows_that_lack_a_column_raise(model, tokenizer, rows, message):
         evaluate(model, tokenizer, rows)
 
 
+def test_a_row_without_references_is_named_before_anything_is_generated(tokenizer):
+    rows = [{"prompt": "a", "references": ["b"]}, {"prompt": "b", "references": []}]
+    with pytest.raises(ValueError, match=r"`references` of row 1 must be a list of at least 1 text, got \[\]"):
+        evaluate(None, tokenizer, rows, do_sample=True, num_samples=4)
+
+
 def test_rewards_of_equal_names_or_of_too_few_values_raise(model, tokenizer):
     def short(**columns):
         return [0.0]

@@ -62,6 +62,22 @@ def test_no_completions_raise(model, tokenizer):
         perplexity(model, tokenizer, PROMPTS, [])
 
 
+@pytest.mark.parametrize("end", [5, 50256])
+def test_the_end_of_another_tokenizer_counts_as_that_of_the_model(model, tokenizer, end):
+    """As an empty text has no other token by which two tokenizers could be distinguished."""
+    for text in ("", "b c"):
+        ids = tokenizer(text)["input_ids"] if text else []
+        found = perplexity(model, tokenizer, PROMPTS, [Completion(0, 0, text, 1, True, token_ids=[*ids, end])])
+        assert found.value == perplexity(model, tokenizer, PROMPTS, [Completion(0, 0, text, 1, True)]).value
+
+
+def test_a_second_end_token_of_the_model_is_scored_as_it_was_generated(model, tokenizer):
+    model.generation_config.eos_token_id = [0, 2]
+    found = perplexity(model, tokenizer, PROMPTS, [Completion(0, 0, "b", 2, True, token_ids=[4, 2])])
+    expected = perplexity(model, tokenizer, PROMPTS, [Completion(0, 0, "b stop", 2, False)])
+    assert found.value == expected.value
+
+
 def test_a_completion_that_is_too_long_follows_the_end_of_its_prompt(model, tokenizer, caplog):
     text = "a b c d e " * 6  # 30 tokens, of 32 positions: the prompt keeps its last 2 of 5
     found = perplexity(model, tokenizer, ["e d c b a"], [Completion(0, 0, text, 30, False)])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from lmrl.evaluation import CompletionStore, Decoding, evaluate_model, generate_completions
 from lmrl.evaluation.store import store_key
@@ -144,6 +145,21 @@ def test_the_key_changes_with_the_smallest_change_of_a_weight_and_with_its_place
     assert all(len(key) == 12 for key in keys)
 
 
+def test_the_key_changes_with_the_config_and_the_scale_of_an_adapter(model):
+    torch.manual_seed(0)
+    keys = {store_key(model, [[1]], {})}
+    model.config.layer_norm_epsilon = 0.5
+    keys.add(store_key(model, [[1]], {}))
+    for alpha in (4, 8):
+        with torch.random.fork_rng():
+            adapted = get_peft_model(
+                copy.deepcopy(model), LoraConfig(r=2, lora_alpha=alpha, target_modules=["c_attn"], fan_in_fan_out=True)
+            )
+        keys.add(store_key(adapted, [[1]], {}))
+    assert len(keys) == 4
+    assert store_key(adapted, [[1]], {}) in keys
+
+
 def test_texts_are_read_as_they_were_written(store):
     texts = ["", "a\nb\r\nc\r", "\u2028\u2029\x85\x0b\x0c\x1c", 'quote "x" \\n', "日本 🦉", "\x00"]
     lines = [{"row": row, "sample": 0, "text": text, "length": 1, "finished": True} for row, text in enumerate(texts)]
@@ -151,6 +167,15 @@ def test_texts_are_read_as_they_were_written(store):
     store.append("0" * 12, 1, 3, lines[3:])
     assert store.read("0" * 12) == {0: lines[:3], 3: lines[3:]}
     assert store.read("1" * 12) == {}
+
+
+def test_a_damaged_batch_is_not_read(store):
+    lines = [{"row": 0, "sample": 0, "text": "a text", "length": 1, "finished": True}]
+    for start in (0, 1):
+        store.append("0" * 12, 0, start, lines)
+    (file,) = store.folder.iterdir()
+    file.write_bytes(file.read_bytes().replace(b"a text", b"a \xffxt", 1))
+    assert store.read("0" * 12) == {1: lines}
 
 
 def test_remove_deletes_the_files_of_this_name_only(store):

@@ -195,6 +195,27 @@ def test_a_failed_trial_has_its_reason_and_the_sweep_goes_on(
     )
 
 
+def test_a_score_that_is_no_number_fails_its_trial_alone(tmp_path: Path) -> None:
+    """JSON has no NaN: a reward that no row has is `null`, and so is a KL that overflowed, which is over any bound."""
+    made = make_sweep(tmp_path, x=[11.0, 12.0], objective="reward", trials=2, max_kl=99.0)
+    sweep = Sweep(made.args, made.command, made.space, reward_weights=(1.0,))
+    enqueue(sweep, 11.0, 12.0)
+    sweep.run()
+    assert states(sweep) == ["FAIL", "COMPLETE"]
+    assert [trial.user_attrs["reason"] for trial in sweep.finished()] == ["reward is nan", "over max_kl"]
+    assert sweep.finished()[1].value == 120.0 and sweep.best() is None
+    assert "over max_kl" in summary(sweep)
+
+
+def test_the_kl_can_be_the_objective(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, x=[1.0, 2.0], objective="kl", direction="minimize", trials=2)
+    enqueue(sweep, 2.0, 1.0)
+    sweep.run()
+    plot(sweep)
+    assert summary(sweep).splitlines()[0].split() == ["trial", "kl", "reason", "x", "state"]
+    assert [row[:2] for row in table(sweep)] == [["1", "1"], ["0", "2"]]
+
+
 def test_where_all_trials_fail_their_reason_is_the_error(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, x=[13.0], trials=2)
     with pytest.raises(ValueError, match=r"All trials failed\. Trial 1: `x` must be a lucky number, got 13\."):

@@ -121,6 +121,8 @@ def find_warnings(
                 for label, (_, last) in _first_and_last(runs, "kl_per_sequence").items()
             ),
             *(_kl(pair.label, pair.scores["kl"].value, kl_bound) for pair in pairs if "kl" in pair.scores),
+            # A baseline that was chosen need not be the reference.
+            (_kl(baseline, base.values.get("kl", math.nan), kl_bound) or None) if others else None,
         ],
     }
     if any(curve(log, EXPLAINED) for log in runs.values()):  # REINFORCE has no critic
@@ -212,7 +214,7 @@ def _diversity(pair: _Pair) -> str | None:
 
 def _length(pair: _Pair) -> str | None:
     difference = pair.differences.get("length")
-    if difference is None:
+    if difference is None or pair.base["length"].signature != pair.scores["length"].signature:
         return None
     before = pair.base["length"].value
     if abs(difference.effect) <= _MAX_LENGTH_CHANGE * before or not before or not _has_changed(difference):

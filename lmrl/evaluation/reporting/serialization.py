@@ -55,9 +55,9 @@ def read_json(path: str | os.PathLike[str]) -> Evaluation:
     Raises:
         `ValueError`: if the file has none.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    content = Path(path).read_bytes()
     try:
-        data = json.loads(text)
+        data = json.loads(content)
         scores = {}
         for name, score in data["scores"].items():
             by_row = {key: score.get(key) and known(score[key]) for key in ("row_scores", "sample_scores")}
@@ -66,7 +66,8 @@ def read_json(path: str | os.PathLike[str]) -> Evaluation:
         decoding = data["decoding"]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"{str(path)!r} must have an evaluation that lmrl wrote, got {shorten(text)}. Evaluate it again."
+            f"{str(path)!r} must have an evaluation that lmrl wrote, got {shorten(content.decode(errors='replace'))}. "
+            "Evaluate it again."
         ) from error
     optional: dict[str, Any] = {"row_ids": [], "trained_on": None, "tables": {}, "numbers": {}}  # of old files
     others = {name: data.get(name, default) for name, default in optional.items()}

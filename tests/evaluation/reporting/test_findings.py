@@ -1,6 +1,7 @@
 """Warnings are given where they apply, with their numbers, and nowhere else."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from lmrl.evaluation.scores import mean_score
 
 ROWS = 60
 BETTER = {"bleu": True, "reward/bleu": True, "reward/length": True, "rougeL": True, "ter": False, "unfinished": False}
+BETTER |= {"reward/rougeL": True, "rougeLsum": True}
 
 
 def evaluation(decoding=None, distinct2=None, rows=ROWS, **means):
@@ -83,12 +85,22 @@ def test_a_metric_that_was_trained_on_does_not_count_as_held_out():
     assert warnings(base, after, rewarded=["something_else"]) == []  # measured, and not trained on
 
 
+def test_the_rouge_of_one_line_under_its_second_name_is_not_held_out():
+    base = evaluation(reward_rougeL=0.6, rougeL=60.0, rougeLsum=60.0, bleu=70.0)
+    gamed = shifted(base, reward_rougeL=0.1, rougeL=10.0, rougeLsum=10.0, bleu=-20.0)
+    (sentence,) = warnings(base, gamed)
+    assert "but the held-out metric did not improve (bleu -20.00 [" in sentence
+
+
 @pytest.mark.parametrize(
     ("name", "rewarded", "expected"),
     [
         ("reward/bleu", ["bleu"], True),
         ("bleu_e2e", ["bleu"], True),
         ("rouge1", ["rougeL"], False),
+        ("rougeLsum", ["bleu", "rougeL"], True),
+        ("reward/rougeL", ["rougeLsum"], True),
+        ("rougeLsum", ["rouge1"], False),
         ("reward/length", ["bleu"], False),
         ("bleu", [], False),
     ],
@@ -112,6 +124,16 @@ def test_a_length_changed_by_more_than_a_quarter_is_a_warning():
     assert longer.startswith("after: completions are 30 % longer (30.00 → 39.00 tokens)")
     (shorter,) = warnings(BASE, shifted(BASE, length=-9.0))
     assert shorter.startswith("after: completions are 30 % shorter (30.00 → 21.00 tokens)")
+
+
+def test_lengths_in_other_units_are_other_settings_and_no_change_of_length():
+    longer = shifted(BASE, length=30.0)
+    longer.scores["length"] = replace(longer.scores["length"], signature="s|tokenizer:after")
+    found = find_warnings({"before": BASE, "after": longer})
+    assert found.warnings == [
+        "after and before were evaluated with different settings (length). Compare the signatures."
+    ]
+    assert "length" in found.unchecked
 
 
 def test_a_change_of_length_whose_interval_includes_0_is_no_warning():
@@ -188,6 +210,10 @@ def test_a_kl_above_the_bound_is_a_warning_for_logs_and_for_scores():
     assert warnings(evaluation(kl=0.0), evaluation(kl=11.0)) == [
         "after: the KL to the reference is 11.00 nats per completion, more than 10."
     ]
+    assert warnings(evaluation(kl=11.0)) == [  # as of any checkpoint with which others are compared
+        "before: the KL to the reference is 11.00 nats per completion, more than 10."
+    ]
+    assert warnings(evaluation(kl=11.0), evaluation(kl=0.0)) == warnings(evaluation(kl=11.0))
 
 
 def test_checkpoints_evaluated_with_different_settings_are_a_warning():

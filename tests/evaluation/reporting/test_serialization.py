@@ -45,10 +45,11 @@ def test_numbers_that_json_lacks_are_null(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", '{"scores": {', "[]", "{}", '{"scores": {"bleu": {"value": 1.0}}, "completions": []}']
+    "content",
+    [b"", b'{"scores": {', b"[]", b"{}", b'{"scores": {"bleu": {"value": 1.0}}, "completions": []}', b'{"a": "\xff"}'],
 )
-def test_a_file_without_an_evaluation_is_named(tmp_path, text):
-    (tmp_path / "after.json").write_text(text)
+def test_a_file_without_an_evaluation_is_named(tmp_path, content):
+    (tmp_path / "after.json").write_bytes(content)
     with pytest.raises(
         ValueError, match=r"after\.json' must have an evaluation that lmrl wrote, got .* Evaluate it again"
     ):
