@@ -33,7 +33,7 @@ def clustered_interval(
 
 
 def clustered(score: Score, groups: Sequence[Hashable]) -> Score:
-    """Returns a score whose intervals are over groups of rows, as pairs of one prompt have texts in common."""
+    """Returns a score whose intervals are over groups of rows: pairs of one prompt, for example, share texts."""
     if score.statistics is None or len(set(groups)) == len(groups):
         return score
     sums: dict[Hashable, Array] = {}
