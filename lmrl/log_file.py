@@ -36,7 +36,7 @@ class LogFile(TrainerCallback):
             self._write("a", args, state.log_history[-1:])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Adds the rollout that the step was the first to be made with."""
+        """Adds the newest rollout after the first step that was made with it."""
         if self.rollout and state.is_world_process_zero:
             self.rollouts.add(state.global_step, state.logging_steps, self.rollout)
         self.rollout.clear()
