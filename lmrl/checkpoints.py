@@ -23,9 +23,9 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path, warn: 
 
     Args:
         requested (`str` or `bool`, *optional*), output_dir (`str` or `Path`), warn (`Callable`, *optional*):
-            The folder of a checkpoint; `True` or `"true"` for the newest complete one of the run; `"latest"` for the
-            same, or a start from the beginning where there is none yet: one command starts a run and continues it.
-            `None` starts from the beginning, with a warning if the run's folder has checkpoints. `warn` shows it.
+            What is requested: the folder of a checkpoint; `True` or `"true"` for the newest complete one of the run;
+            `"latest"` for the same, or a start from the beginning where there is none, so that one command starts and
+            continues a run; `None` for the beginning, with a warning if there are checkpoints. `warn` shows messages.
 
     Raises:
         ValueError: If the requested checkpoint is damaged, or there is none.
@@ -78,7 +78,7 @@ def newest_complete(checkpoints: list[Path]) -> Path | None:
 
 
 def newest_first(output_dir: str | Path) -> list[Path]:
-    """Returns the checkpoints of a run, the last saved first; those of other tools come last, by falling steps."""
+    """Returns the checkpoints of a run, last saved first; other tools' come last, in descending order of steps."""
     return sorted((path for path in matching(output_dir, CHECKPOINTS) if path.is_dir()), key=_age, reverse=True)
 
 

@@ -138,7 +138,7 @@ class _Forest:
         return self.total[run.stop] - self.total[run.start] + self.common[run.start]
 
     def fill(self, capacity: int) -> tuple[list[list[range]], int]:
-        """Returns rows of runs, the largest run first, each in the fullest row with room; and the longest length."""
+        """Returns rows of runs, largest run first, each in the fullest row with room; and the longest row's length."""
         rows: list[list[range]] = []
         room: list[int] = []
         for run in sorted(self._runs(capacity), key=lambda run: (-self.size(run), run.start)):
@@ -233,7 +233,7 @@ def run_backbone(backbone: nn.Module, ids: Tensor, mask: Tensor | None, position
 
 
 def states_of_rows(backbone: Any, rows: PackedRows) -> Tensor:
-    """Returns the hidden states at all positions of rows, (R * L, D); a `TypeError` if it has its own masks."""
+    """Returns hidden states at all positions of rows, (R * L, D); a `TypeError` for a backbone with its own masks."""
     if rows.lengths is not None:
         ends = torch.tensor([0, *accumulate(rows.lengths)], dtype=torch.int32, device=rows.input_ids.device)
         longest = max(rows.lengths)

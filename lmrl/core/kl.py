@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .checks import check_shapes
 
-MAX_KL_ERROR = 0.2  # clip of the controller's error (Ziegler et al.): one rollout can move beta only so far
+MAX_KL_ERROR = 0.2  # clip of the controller's error (Ziegler et al.), so that one rollout far off does not move it far
 
 
 def k1(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def adaptive_coefficient(coefficient: float, kl: float, target: float, horizon: 
         target (`float`):
             KL per completion to steer to, in nats, > 0.
         horizon (`float`):
-            Number of completions after which the coefficient has changed by the full `1 + error`, > 0.
+            Number of completions after which the coefficient has changed by the full factor `1 + error`, > 0.
         num_samples (`int`):
             Completions in the rollout of all processes.
 

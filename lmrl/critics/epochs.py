@@ -21,7 +21,7 @@ def train_on_states(
     cliprange: float,
 ) -> None:
     """
-    Trains the head of a critic on the policy's states. Learning values does not change these, so no policy is run.
+    Trains the head of a critic on the policy's states. It does not change these, so the policy need not be run.
 
     An epoch is one step of Adam (Kingma and Ba, 2015, https://huggingface.co/papers/1412.6980) on the tokens of all
     processes, and every process must call this. Adam's averages begin anew with each rollout, so checkpoints need not

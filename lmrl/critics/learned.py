@@ -27,7 +27,7 @@ CRITIC_FILE = "critic/critic.safetensors"
 
 
 class StateReader(nn.Module):
-    """Takes the place of a [`Critic`] for one that is fitted in closed form: returns states, and has no weights."""
+    """Takes the place of a [`Critic`] where the critic is fitted in closed form: returns states, has no weights."""
 
     def forward(self, policy_states: Tensor, read: Callable[[nn.Module | None], Tensor]) -> Tensor:
         """Returns the policy's hidden states before each completion token, (M, D)."""

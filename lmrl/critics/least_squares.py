@@ -12,7 +12,7 @@ from lmrl.distributed import local_rows
 
 # Candidates for the shrinkage. The one that has best predicted rollouts, before it was fitted to them, is used.
 SHRINKAGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0, 100.0)
-PER_FEATURE = 20.0  # times features per token is the shrinkage, as long as none has predicted anything
+PER_FEATURE = 20.0  # times features per token is the least shrinkage, until one has predicted a rollout
 MAX_OF_NUMBERS = 1e-2  # largest shrinkage of numbers known of the text: each is worth more than one of a state's
 WORDS_WIDTH = 128  # of the embeddings that are summed where rewards have no progress
 VOCABULARY_PART = 8_192  # tokens whose embeddings are projected at once, in float32

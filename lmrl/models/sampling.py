@@ -198,7 +198,7 @@ def draw(
 
 
 def _filler(generation_config: GenerationConfig) -> int:
-    """Returns the token that follows the end of a row."""
+    """Returns the token that fills a row after its end."""
     filler: int | None = generation_config.pad_token_id
     if filler is None:  # `generate` fills with EOS then; to read it waits for the GPU
         padding: Tensor | None = generation_config._pad_token_tensor

@@ -1,4 +1,4 @@
-"""Hidden states of a batch without computing its padding, and computing once what several sequences begin with."""
+"""Hidden states of a batch: padding is not computed, and what several sequences begin with only once."""
 
 import functools
 import types

@@ -142,7 +142,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         return {}
 
     def choose_completions(self, rows: list[dict[str, Any]], prompt_ids: Any, ids: Any, texts: Any) -> Any:
-        """Returns ids of prompts, and ids and texts of the completions to train on, given those sampled for rows."""
+        """Returns ids of prompts, and ids and texts of the completions to train on, given those sampled for `rows`."""
         return prompt_ids, ids, texts
 
     def run_state_dict(self) -> dict[str, Any]:

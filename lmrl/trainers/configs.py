@@ -168,7 +168,7 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         return copied
 
     def __copy__(self) -> Self:
-        """Returns a copy of which fields that are functions are the same objects."""
+        """Returns a copy; fields that are functions are the same objects in it."""
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -379,7 +379,7 @@ class PPOConfig(PolicyGradientConfig):
         check_unread(self, ["critic_forgetting"], "critic='least_squares'")
 
     def choose_learning_rates(self, has_lora: bool) -> None:
-        """Also sets that of a critic that is trained. A separate one trains all its weights, with LoRA too."""
+        """Also sets the rate of a critic that is trained. A separate one trains all its weights, also beside LoRA."""
         full = self.full_learning_rate if self.learning_rate is None else self.learning_rate
         super().choose_learning_rates(has_lora)
         if self.critic_learning_rate is None and self.critic != "least_squares":

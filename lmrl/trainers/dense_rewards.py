@@ -43,8 +43,8 @@ class DenseRewardTrainer(PolicyGradientTrainer):
         self, states: Tensor, completion_ids: Tensor, totals: Tensor, returns: Tensor, mask: Tensor
     ) -> Tensor:
         """
-        Returns the values of states, (B, T), by the fitted critic, which learns from this rollout afterwards if it is
-        one of training. The arguments are those of [`LeastSquaresCritic.value_rollout`].
+        Returns the values of states, (B, T), by the fitted critic, which afterwards learns from this rollout too, but
+        not in an evaluation. The arguments are those of [`LeastSquaresCritic.value_rollout`].
         """
         fitted: Any = self.fitted
         with self.meter.clock("reward"):

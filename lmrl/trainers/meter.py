@@ -63,7 +63,7 @@ class Meter:
     def log_ratio(self, name: str, total: float, count: float) -> None:
         """Logs total / count, both summed since the last log, which does not depend on how a rollout is cut."""
         sums = self.sums[self.mode]
-        if name not in self.values[self.mode] or name not in sums:  # logged since: begin anew
+        if name not in self.values[self.mode] or name not in sums:  # it has been logged: begin anew
             sums[name] = [0.0, 0.0]
         sums[name][0] += total
         sums[name][1] += count
@@ -85,8 +85,8 @@ class Meter:
     def log_explained(self, values: Tensor, returns: Tensor, mask: Tensor, totals: Tensor, group: int) -> None:
         """
         Logs the share of the returns' variance that values explain, both (B, T), or (B, 1) per completion: over all
-        positions where the mask is 1, and by quarter of the completions. Of `group` > 1 completions per prompt, also
-        what the mean of the others explains; `totals`, (N,), are those of all processes.
+        positions where the mask is 1, and by quarter of the completions. If a prompt has `group` > 1 completions, also
+        the share that the mean of the others explains, from the rewards `totals`, (N,), of all processes.
         """
         parts = {"value/explained_variance": (values, mask.bool())}
         if mask.shape[1] > 1:
@@ -203,7 +203,7 @@ class Meter:
         another, and the throughput. All of it is summed up since the last log of training.
         """
         train = self.values["train"]
-        if THROUGHPUT[0] not in train:  # logged since: count anew
+        if THROUGHPUT[0] not in train:  # it has been logged: count anew
             self.completions = self.tokens = 0
         seconds = [train.setdefault(f"time/{name}", [0.0]) for name in STAGES]
         others = sum(total for (total,) in seconds)

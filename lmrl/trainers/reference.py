@@ -68,7 +68,7 @@ class Reference:
     def running(self, policy: Any) -> Iterator[Any]:
         """
         Yields the model that scores as the reference: its own or, without one, the policy with its adapter off, or
-        with the frozen copy `ref` in place of it, which TRL makes for an adapter that is trained further.
+        with the frozen copy `ref` in place of it (for an adapter that is trained further, and with `sync_ref_model`).
         """
         if self.model is not None:
             yield self.model

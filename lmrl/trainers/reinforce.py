@@ -64,7 +64,7 @@ class ReinforceTrainer(DenseRewardTrainer):
     _average: Tensor | None = None  # (L,), average reward of earlier rollouts, with `shaping` by place
 
     def create_critic(self, policy: PreTrainedModel) -> nn.Module | None:
-        """If the baseline is a fitted critic, makes it and returns the module that gives it states; else None."""
+        """Returns the module that gives a fitted critic its states if that is the baseline, and makes the critic."""
         super().create_critic(policy)
         if self.args.baseline != "critic":
             return None
@@ -205,7 +205,7 @@ class ReinforceTrainer(DenseRewardTrainer):
     # -- completions beside those that are trained on: sampled anew, or decoded greedily ----------------------------
 
     def choose_completions(self, rows: list[dict[str, Any]], prompt_ids: Any, ids: Any, texts: Any) -> Any:
-        """With `resample_equal_groups`, samples prompts anew while all their completions get the same reward."""
+        """Samples prompts anew, `resample_equal_groups` times at most, while their completions get equal rewards."""
         if not (self.args.resample_equal_groups and self.model.training):
             return prompt_ids, ids, texts
         ids = list(ids)
@@ -239,7 +239,7 @@ class ReinforceTrainer(DenseRewardTrainer):
         return found | super().extra_rewards(inputs, prompts)
 
     def _score_greedily(self, rows: list[dict[str, Any]]) -> Tensor:
-        """Returns rewards of greedy completions: one decoded per prompt if this process has its rows, else per row."""
+        """Returns rewards of greedy completions, decoded once per prompt if all its rows are here, else per row."""
         group = self.completions_per_prompt
         step = group if len(rows) % group == 0 else 1
         rows = rows[::step]
