@@ -160,7 +160,7 @@ class CapturedStep:
                 buffer.copy_(arguments[name][:, -1:])
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """Returns the logits of the token after `ids`, of shape (B, S), whose last one is new."""
+        """Returns the logits of the token after `ids`, (B, S), of which only the last column is new."""
         self._ids.copy_(ids[:, -1:])
         if self._graph is None:
             self._logits = self._forward()

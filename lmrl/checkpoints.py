@@ -83,7 +83,7 @@ def newest_first(output_dir: str | Path) -> list[Path]:
 
 
 def _age(checkpoint: Path) -> tuple[float, int]:
-    """Returns a key to sort by: a run started anew in a used folder has newer checkpoints with smaller numbers."""
+    """Returns a sort key, first the time: a run begun anew in a used folder has newer checkpoints of lower steps."""
     listed = checkpoint / MANIFEST
     saved_at = 0.0
     if listed.is_file():

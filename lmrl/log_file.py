@@ -10,8 +10,8 @@ from lmrl.rollouts import LOG_NAME, RolloutFile, as_lines, drop_after
 
 class LogFile(TrainerCallback):
     """
-    The log history as JSON Lines in the output folder, at all times: a line as soon as it is logged, and in a resumed
-    run the history of its checkpoint first. Likewise the rollouts, where the trainer has any.
+    Keeps the log history as JSON Lines in the output folder: each line is written as soon as it is logged, in a
+    resumed run after the history of its checkpoint. The same for rollouts, where the trainer has any.
 
     Args:
         rollout (`dict`, *optional*):

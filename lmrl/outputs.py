@@ -47,7 +47,7 @@ def matching(folder: str | Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def _is_of_run(path: Path, pattern: str) -> bool:
-    """Returns whether what a pattern matches is a run's: no copy, no empty file, no README that is no model card."""
+    """Returns whether a match of a pattern is a run's: no copy, no empty file, and a README only as a model card."""
     if pattern in (*CHECKPOINTS, *SEEDS, *TRIALS):
         return path.name.partition("-")[2].isdigit()
     if path.name == "README.md":
@@ -69,8 +69,8 @@ def remove(folder: str | Path, patterns: Sequence[str]) -> None:
 
 def refuse_results(name: str, folder: str | Path, found: Sequence[Path], remedy: str) -> None:
     """
-    Raises a `ValueError` for results that were found in a folder, the value of the argument `name`; the remedy is what
-    can be done besides naming another folder.
+    Raises a `ValueError` if results were `found` in the folder that the argument `name` names. `remedy` is what the
+    user can do other than naming another folder.
     """
     if found:
         shown = ", ".join(path.name for path in found[:3])
@@ -83,8 +83,8 @@ def refuse_results(name: str, folder: str | Path, found: Sequence[Path], remedy:
 
 def resume_request(value: str | bool | None) -> str | None:
     """
-    Returns what a run goes on from, of the words that `resume_from_checkpoint` takes: `"true"` for its newest
-    checkpoint, `"latest"` for the same where there is one, a folder, or `None` for a start from the beginning.
+    Returns a value of `resume_from_checkpoint` in one form: `"true"` for the run's newest checkpoint, `"latest"` for
+    the same where there is one, a folder, or `None` for a start from the beginning.
     """
     word = str(value).lower()
     if value is None or word in ("", "false", "no", "none"):

@@ -52,8 +52,8 @@ class PackedRows:
 
     def attends(self, mask_function: Callable[..., Tensor] | None = None) -> Tensor:
         """
-        Returns which position attends to which, (R, L, L): a token to those before it in its sequence, as far as the
-        architecture's function of positions lets it (sliding windows, chunks), and padding to itself.
+        Returns which position attends to which, (R, L, L): a token to itself and those before it in its sequence,
+        where the architecture's `mask_function` allows it (sliding windows, chunks), and padding to itself.
         """
         rows, length = self.input_ids.shape
         place = torch.arange(length, device=self.ends.device)
@@ -226,7 +226,7 @@ def takes_positions(backbone: nn.Module) -> bool:
 
 
 def run_backbone(backbone: nn.Module, ids: Tensor, mask: Tensor | None, positions: Tensor, **options: Any) -> Tensor:
-    """Returns the last hidden states of token ids, (B, L, D), at positions, where the architecture takes them."""
+    """Returns the last hidden states of token ids, (B, L, D). Positions are passed if the architecture takes them."""
     if takes_positions(backbone):
         options["position_ids"] = positions
     return backbone(input_ids=ids, attention_mask=mask, use_cache=False, **options).last_hidden_state
@@ -244,7 +244,7 @@ def states_of_rows(backbone: Any, rows: PackedRows) -> Tensor:
     made: list[Tensor] = []
 
     def make_mask(*_: Any, mask_function: Any = None, dtype: torch.dtype = torch.float32, **__: Any) -> Tensor:
-        """Returns a mask of a kind of layer, (R, 1, L, L), in the format of the backbone's attention."""
+        """Returns the mask for one kind of layers, (R, 1, L, L), in the format of the backbone's attention."""
         mask = rows.attends(mask_function)[:, None]
         if implementation == "eager":
             mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)

@@ -17,7 +17,7 @@ def bf16_speedup() -> float:
     """
     Returns how many times as fast this CPU multiplies matrices in bfloat16 as in float32, measured in milliseconds.
 
-    CPUs with AMX or AVX512-BF16 are 2 to 10 times as fast; those without convert, and are far slower.
+    CPUs with AMX or AVX512-BF16 are 2 to 10 times as fast; CPUs without have to convert, and are far slower.
     """
     fastest = {}
     for dtype in (torch.float32, torch.bfloat16):

@@ -151,7 +151,7 @@ def as_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def finite(value: Any) -> Any:
-    """Returns a value for JSON, which has no NaN and no infinities: they become `None`, also within it."""
+    """Returns a value for JSON, which has no NaN or infinities: these become `None`, also in mappings and lists."""
     if isinstance(value, Mapping):
         return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list):

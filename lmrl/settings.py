@@ -132,8 +132,8 @@ def known_direction(metric: str | None, greater_is_better: bool | None) -> bool 
 
 def without_secrets(value: Any, name: str = "") -> Any:
     """
-    Returns a setting, or settings by name, also in groups and lists, with `hidden` in place of access tokens, keys and
-    passwords: texts whose name is that of one, and in other texts what follows a flag or stands in an address.
+    Returns a setting, or settings by name, also nested, with `hidden` in place of access tokens, keys and passwords:
+    texts under such a name, and in other texts what follows a flag of such a name or stands in an address.
     """
     if isinstance(value, Mapping):
         names = {key: name if _SECRET_NAME.search(name) else str(key) for key in value}

@@ -55,7 +55,7 @@ def check_above(limit: float, **values: float | None) -> None:
 
 
 def refuse(rules: Mapping[str, object]) -> None:
-    """Raises a `ValueError` with the first sentence of a table that applies."""
+    """Raises a `ValueError` with the first message in a table whose condition holds."""
     for sentence, applies in rules.items():
         if applies:
             raise ValueError(sentence)
@@ -232,7 +232,7 @@ def check_token_ids(rows: Iterable[Sequence[int]], vocabulary: int) -> None:
 
 
 def columns_of(reward_func: Callable[..., Any], known: Collection[str] = REWARD_ARGUMENTS) -> list[str]:
-    """Returns the columns that a reward reads: those it states, or its required arguments, but for known ones."""
+    """Returns the columns that a reward reads: its `columns`, or else its required arguments, without known ones."""
     stated = getattr(reward_func, "columns", None)
     if stated is not None:
         return list(stated)
@@ -316,8 +316,8 @@ def row_of(error: BaseException, inputs: Mapping[str, Any]) -> int | None:
     """
     Returns the row that a function was at when it raised an error, or `None` if its frames do not show one.
 
-    A frame shows a row if a variable is an object of it: an argument, what a loop around the line goes through, or
-    what the line names. Nothing is called again, as a call may cost money or change something.
+    A frame shows a row if a variable holds an object of that row: an argument, the variable of a loop around the line,
+    or a name on the line. The function is not called again, as a call may cost money or change something.
 
     Args:
         error (`BaseException`):

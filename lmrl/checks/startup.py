@@ -56,7 +56,7 @@ def check_columns(rewards: Sequence[CheckedReward], datasets: Mapping[str, Any],
 
 
 def _columns(dataset: Any, remove_unused: Any) -> list[str]:
-    """Returns the columns that a row has when it is read, which a transform may make; none if they are not known."""
+    """Returns the columns of a row as it is read, after transforms of the dataset; none if they are not known."""
     columns = list(getattr(dataset, "column_names", None) or [])
     if remove_unused:
         return [name for name in columns if name == "prompt"] or columns
@@ -159,7 +159,7 @@ def check_first_rollout(rollout: Any, model: Any, scorer: Any, eos_token_ids: li
 
 
 def _distils(args: Any) -> bool:
-    """Returns whether the KL to a named reference teaches token by token, in each prompt, whatever its rewards."""
+    """Returns whether a named reference teaches each token, in every prompt, whatever the rewards are."""
     has_teacher = args.reference_model_name_or_path is not None
     return has_teacher and args.kl_scope == "token" and not getattr(args, "drop_equal_groups", False)
 

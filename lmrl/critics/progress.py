@@ -57,7 +57,7 @@ class RewardProgress:
 
     def potentials(self, completion_ids: Tensor, mask: Tensor) -> Tensor:
         """
-        Returns what the total reward would be if the text ended before each token, (B, T), of rewards that all have a
+        Returns what the total reward would be if the text ended before each token, (B, T). Every reward must have a
         potential.
         """
         prefixes, found = self._of_each(completion_ids, mask)

@@ -147,8 +147,8 @@ def untie_targets(model: PreTrainedModel) -> None:
 
 def adapter_config(model: PreTrainedModel, peft_config: Any) -> Any:
     """
-    Returns the configuration of a policy's adapter: of the one that it has, else the given one for a new adapter. A
-    `ValueError` if it would get a second adapter, or has one that TRL does not find.
+    Returns the configuration of a policy's adapter: that of the adapter it has, else the given one for a new adapter.
+    A `ValueError` if it would get a second adapter, or has one under a name that TRL does not find.
     """
     present = getattr(model, "peft_config", None)
     if present is None:

@@ -270,8 +270,8 @@ def write_merged(folder: str | Path, target: str | Path | None = None, **kwargs:
     """
     Writes an adapter merged into its base, as a model with its tokenizer; returns the folder.
 
-    The base is loaded from the place that the adapter's config names, unquantised also where the adapter was trained
-    on quantised weights, which could not hold the sum.
+    The base is loaded from the place that the adapter's config names. It is not quantised, even if the adapter was
+    trained on quantised weights, which could not hold the sum.
 
     Args:
         folder (`str` or `Path`):

@@ -88,12 +88,12 @@ class DecodingWeights:
 @contextmanager
 def neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
     """
-    Replaces the model's own generation defaults for the time of the context.
+    Replaces the model's own generation defaults within the context.
 
     `generate` takes every option that the caller does not set from the checkpoint's `generation_config.json`, where a
     `no_repeat_ngram_size` or a `min_new_tokens` would change the distribution that is sampled from. NaN in the logits
-    does not raise while sampling, where it would stop one process of several, or break a GPU's context: the scoring
-    pass reports it.
+    raises no error here, where it would stop only one of several processes, or break a GPU's context: the scoring pass
+    reports it.
     """
     own = model.generation_config
     neutral = GenerationConfig(

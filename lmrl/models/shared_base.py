@@ -47,7 +47,7 @@ def _shell(module: Any) -> Any:
 
 def offer_base_model(model: PreTrainedModel, reward_funcs: Iterable[Any]) -> None:
     """
-    Offers the base weights of a policy that is trained with LoRA to the rewards, as [`bare_backbone`].
+    Offers the base weights of a policy that is trained with LoRA to rewards, in backbones of [`bare_backbone`].
 
     A reward that can run on them has a method `use_base_model`, which takes a function that makes such a backbone and
     returns whether the reward uses one: a reward model that is an adapter on the same base then needs no base of its

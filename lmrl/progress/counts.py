@@ -261,12 +261,12 @@ class _Flat:
 
 
 def _changes(values: Integers) -> Integers:
-    """Returns for each place whether its value is another one than that before it; the first one is."""
+    """Returns for each place whether its value differs from the one before it; true at the first place."""
     changes = np.ones(len(values), bool)
     changes[1:] = values[1:] != values[:-1]
     return changes
 
 
 def _at_last(values: Integers, new: Integers) -> Integers:
-    """Returns for each place the value at the last place up to it that is new; the first one is."""
+    """Returns for each place the value at the last place up to it where `new` is true, as it is at the first one."""
     return values[np.maximum.accumulate(np.where(new, np.arange(len(values)), 0))]

@@ -65,7 +65,7 @@ def join_progress(reward_funcs: Sequence[RewardFunc], prefixes: Sequence[Prefixe
 
 def potential_of(reward_func: RewardFunc) -> int | None:
     """
-    Returns which number of a function's `progress` is its reward as if the text ended here; None if none is.
+    Returns the index of the number in a function's `progress` that is its reward as if the text ended here, or None.
 
     A function states it as its attribute `potential`.
     """

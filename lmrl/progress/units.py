@@ -58,7 +58,7 @@ def units_so_far(prefixes: Prefixes, units: Callable[[str], Sequence[str]]) -> U
 
 
 def characters_so_far(prefixes: Prefixes) -> UnitsSoFar:
-    """Returns the characters of a text so far, but for white space at both ends."""
+    """Returns the characters of the texts so far, without white space at both ends."""
     text = prefixes.text
     before = len(text) - len(text.lstrip())
     places = [max(len(text[:end].rstrip()) - before, 0) for end in prefixes.ends]

@@ -1,4 +1,4 @@
-"""What a trainer is given: checks of its arguments, and the policy and its rows in their form for TRL."""
+"""The arguments of a trainer: their checks, and the policy and the rows in the form that TRL takes."""
 
 import copy
 import functools

@@ -175,7 +175,7 @@ class ReinforceTrainer(DenseRewardTrainer):
         return values
 
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
-        """Returns the loss, averaged over completions, or over tokens in the way of `loss_type`."""
+        """Returns the loss, averaged over completions, or over tokens by the rule of `loss_type`."""
         mask = rollout.completion_mask
         if self.args.loss_level == "token":
             clip = (rollout.old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high)
