@@ -8,8 +8,8 @@ from lmrl.version import __version__
 if TYPE_CHECKING:
     from lmrl.trainers import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
 
-# PEFT imports bitsandbytes wherever it is installed, and that warns on some CPUs of a missing kernel for weights in 4
-# bits, also where there are none.
+# PEFT imports bitsandbytes if it is installed, which warns on some CPUs of a missing kernel for weights in 4 bits,
+# also where no weights are in 4 bits.
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
     lambda record: "gemm_4bit_forward from kernels-community" not in record.getMessage()
 )

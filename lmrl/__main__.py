@@ -105,7 +105,7 @@ def _run(words: list[str]) -> NoReturn:
     flags = _resolve(words[:position], "--config_file", "accelerate")
     rest = _resolve(words[position + 1 :], "--config", "configs", words[position] in _recipes())
     recipe = words[position] if words[position].endswith(".py") else str(_recipes()[words[position]])
-    if (text := saved_help(Path(recipe), rest)) is not None:  # which the recipe prints too, but not its launcher
+    if (text := saved_help(Path(recipe), rest)) is not None:  # as the recipe prints it, without the launcher
         sys.stdout.write(text)
         sys.exit(0)
     _check_flags(flags)
@@ -123,18 +123,18 @@ def _run_seeds(flags: list[str], recipe: str, words: list[str]) -> int:
     from lmrl.seeds import run_seeds, split_flags
 
     seeds, parallel, rest = split_flags(words)
-    # The number of processes, by which seeds must be apart, may be in a file, or that of the GPUs.
+    # Seeds must be apart by the number of processes, which a file may set, or which may be the number of GPUs.
     arguments = launch_command_parser().parse_args([*flags, *_launch_defaults(flags), recipe])
     processes = str(_validate_launch_command(arguments)[0].num_processes)
     return run_seeds([*flags, "--num_processes", processes], [recipe, *rest], seeds, parallel)
 
 
 def _launch(words: list[str]) -> int:
-    """Runs `accelerate launch`, and returns its exit status: after Ctrl-C, for which it has a traceback, 130."""
+    """Runs `accelerate launch`, and returns its exit status; 130 after Ctrl-C, without its traceback."""
     from accelerate.commands.launch import launch_command, launch_command_parser
 
     interrupts = []
-    signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))  # the recipe ends, and is waited for
+    signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))  # the recipe ends by itself
     status = 0
     try:
         launch_command(launch_command_parser().parse_args(words))
@@ -148,7 +148,7 @@ def _launch(words: list[str]) -> int:
 
 
 def _check_flags(flags: list[str]) -> None:
-    """Raises an error for a flag before the recipe that is none of `accelerate launch`, which prints three pages."""
+    """Raises an error for a flag before the recipe that `accelerate launch` lacks, which itself prints three pages."""
     from accelerate.commands.launch import launch_command_parser
 
     known = launch_command_parser()._option_string_actions
@@ -182,7 +182,7 @@ def _is_recipe(word: str) -> bool:
 
 
 def _launch_defaults(flags: list[str]) -> list[str]:
-    """Returns the flags of `accelerate launch` that it warns of where they are missing and nothing configures them."""
+    """Returns missing flags of `accelerate launch` of which it would warn, unless a file configures them."""
     import torch
     from accelerate.commands.config.config_args import default_config_file
 
@@ -195,8 +195,8 @@ def _launch_defaults(flags: list[str]) -> list[str]:
 
 def _resolve(words: list[str], flag: str, folder: str, is_lmrls: bool = True) -> list[str]:
     """
-    Returns words in which the name of a shipped file after a flag is replaced by the file's path. Of a script that is
-    not lmrl's, the flag may mean anything else.
+    Returns words in which the name of a shipped file after a flag is replaced by the file's path. In a script that is
+    not lmrl's the flag may mean something else, so unknown names stay.
     """
     shipped = _shipped(f"{folder}/*.yaml")
     resolved = []

@@ -59,9 +59,9 @@ class CapturedSteps:
             ids (`torch.Tensor` of shape `(B, S)`):
                 Token ids so far.
             length (`int`):
-                Most tokens that there will be.
+                The most tokens that a row will have, those of its prompt included.
             on_states (`Callable`, *optional*):
-                Called after each step with what the LM head reads, as a hook of its forward is.
+                Called after each step with the inputs of the LM head, like a hook of its forward.
         """
         model = plain.model
         arguments = plain.arguments
@@ -91,7 +91,7 @@ class CapturedSteps:
         return step
 
     def trim(self) -> None:
-        """Frees the graphs that were not used lately, as far as they are many or large."""
+        """Frees the least recently used graphs as long as there are too many, or their caches are too large."""
         while self._steps:
             first = next(iter(self._steps.values()))
             most = torch.cuda.get_device_properties(first.device).total_memory if self.captures else 2**30
@@ -128,7 +128,7 @@ class CapturedStep:
         self._ids = torch.zeros(len(keys), 1, dtype=torch.long, device=self.device)
         self._layers = [StaticLayer(max_cache_len=length) for _ in cache.layers]
         for static, layer in zip(self._layers, cache.layers, strict=True):
-            static.cumulative_length = torch.zeros((), dtype=torch.long, device=self.device)  # not from the CPU
+            static.cumulative_length = torch.zeros((), dtype=torch.long, device=self.device)  # graphs read no CPU data
             static.lazy_initialization(layer.keys, layer.values)
         self.size = sum(part.nbytes for layer in self._layers for part in (layer.keys, layer.values))
         self._inputs = {
@@ -150,17 +150,17 @@ class CapturedStep:
             static.cumulative_length.fill_(width)
             for buffer, found in ((static.keys, layer.keys), (static.values, layer.values)):
                 buffer[:, :, :width] = found
-                buffer[:, :, width:] = 0.0  # a NaN of another batch would be one here too, masked or not
+                buffer[:, :, width:] = 0.0  # NaN of earlier batches would spread, masked or not
         for name, buffer in self._inputs.items():
             if name == "attention_mask":
                 width = arguments[name].shape[1]
                 buffer[:, :width] = arguments[name]
-                buffer[:, width:] = 1  # what is to come is masked by its position
+                buffer[:, width:] = 1  # places of later tokens are masked by their position
             else:
                 buffer.copy_(arguments[name][:, -1:])
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """Returns the logits of the token after `ids`, of shape (B, S), whose last one is new."""
+        """Returns the logits of the token after `ids`, (B, S), of which only the last column is new."""
         self._ids.copy_(ids[:, -1:])
         if self._graph is None:
             self._logits = self._forward()
@@ -177,7 +177,7 @@ class CapturedStep:
         cache.crop(-1)
         self.fill(cache, arguments)
         found = self(ids).float()
-        # A constant in the logits of a row means nothing, and may be large: GPT-2's are about -100.
+        # A constant added to a row of logits changes no probability, and may be large: GPT-2's are about -100.
         expected = expected - expected.mean(dim=1, keepdim=True)
         found = found - found.mean(dim=1, keepdim=True)
         return float((found - expected).abs().mean() / expected.abs().mean().clamp(min=1e-30))
@@ -209,7 +209,7 @@ class CapturedStep:
         mode = torch.cuda.get_sync_debug_mode()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
-            torch.cuda.set_sync_debug_mode("error")  # a wait while it is captured would do harm to more than this
+            torch.cuda.set_sync_debug_mode("error")  # a wait during the capture would break more than this graph
         try:
             for _ in range(_WARM_UPS):
                 self._forward()
@@ -232,7 +232,7 @@ class CapturedStep:
             finally:
                 graph.capture_end()
         except BaseException:
-            generator.graphsafe_set_state(state)  # it would count as captured for ever
+            generator.graphsafe_set_state(state)  # else the generator counts as captured for ever
             raise
         return graph
 
@@ -256,13 +256,13 @@ def _is_capturable(model: Any) -> bool:
 
 
 def _refuse(model: Any, reason: str) -> None:
-    """Has a model decode without graphs, with a line in the log."""
+    """Makes a model decode without graphs from now on, with a line in the log."""
     logger.warning(f"{type(model).__name__} decodes without CUDA graphs: {reason}.")
     model.use_cuda_graphs = False
 
 
 def _state_of(model: Any, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Returns what a graph of a model depends on: where its weights are, which adapters run, what it is given."""
+    """Returns what a model's graph depends on: the places of its weights, the adapters that run, and its arguments."""
     places = [(tensor.data_ptr(), tensor.dtype) for tensor in (*model.parameters(), *model.buffers())]
     adapters = [
         (module.disable_adapters, tuple(module.active_adapters), tuple(module.merged_adapters))

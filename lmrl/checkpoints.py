@@ -23,9 +23,9 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path, warn: 
 
     Args:
         requested (`str` or `bool`, *optional*), output_dir (`str` or `Path`), warn (`Callable`, *optional*):
-            The folder of a checkpoint; `True` or `"true"` for the newest complete one of the run; `"latest"` for the
-            same, or a start from the beginning where there is none yet: one command starts a run and continues it.
-            `None` starts from the beginning, with a warning if the run's folder has checkpoints. `warn` shows it.
+            What is requested: the folder of a checkpoint; `True` or `"true"` for the newest complete one of the run;
+            `"latest"` for the same, or a start from the beginning where there is none, so that one command starts and
+            continues a run; `None` for the beginning, with a warning if there are checkpoints. `warn` shows messages.
 
     Raises:
         ValueError: If the requested checkpoint is damaged, or there is none.
@@ -78,12 +78,12 @@ def newest_complete(checkpoints: list[Path]) -> Path | None:
 
 
 def newest_first(output_dir: str | Path) -> list[Path]:
-    """Returns the checkpoints of a run by the time they were saved at, those of other tools last, by their steps."""
+    """Returns the checkpoints of a run, last saved first; other tools' come last, in descending order of steps."""
     return sorted((path for path in matching(output_dir, CHECKPOINTS) if path.is_dir()), key=_age, reverse=True)
 
 
 def _age(checkpoint: Path) -> tuple[float, int]:
-    """Returns a key to sort by: a run started anew in a used folder has newer checkpoints with smaller numbers."""
+    """Returns a sort key, first the time: a run begun anew in a used folder has newer checkpoints of lower steps."""
     listed = checkpoint / MANIFEST
     saved_at = 0.0
     if listed.is_file():
@@ -98,8 +98,8 @@ def find_corruption(checkpoint: str | Path) -> str | None:
     """
     Returns what is wrong with a checkpoint, to be read after its name, or None if it is complete.
 
-    Every file is read and compared with the list. A checkpoint of another tool has no list: it must have weights, an
-    optimizer and the state of the trainer, which is written last, and no weights may be cut short.
+    Every file is read and compared with the manifest. A checkpoint of another tool has none: it must have weights, an
+    optimizer and the state of the trainer, which is written last, and no file of weights may be cut short.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
@@ -130,8 +130,8 @@ def _find_missing(checkpoint: Path) -> str | None:
 
 def move_into_place(staged: Path, checkpoint: Path) -> None:
     """
-    Moves a checkpoint that is complete from where it was written to its place. One of the same name stays until now;
-    killed between the two moves, the next clean-up makes the second.
+    Moves a complete checkpoint from where it was written to its place. An earlier one of the same name stays until
+    then; if the run is killed between the two moves, the next clean-up makes the second.
     """
     if checkpoint.exists():
         _move_to_trash(checkpoint)
@@ -149,7 +149,7 @@ def clean_up_unfinished(output_dir: str | Path) -> None:
 
 
 def remove_oldest(output_dir: str | Path, limit: int | None, best: str | Path | None = None) -> None:
-    """Moves the oldest checkpoints beyond a limit to the trash, never the newest nor the best one, which count."""
+    """Moves the oldest checkpoints to the trash until `limit` are left; the newest and the best stay, and count."""
     if not limit or limit < 0:
         return
     found = newest_first(output_dir)
@@ -160,7 +160,7 @@ def remove_oldest(output_dir: str | Path, limit: int | None, best: str | Path | 
 
 
 def _move_to_trash(checkpoint: Path) -> None:
-    """Moves a checkpoint to where the clean-up removes it: one half removed must not look like a checkpoint."""
+    """Moves a checkpoint to where the clean-up removes it: a half-removed one must not look like a checkpoint."""
     trashed = checkpoint.parent / UNFINISHED / f"removed-{checkpoint.name}"
     trashed.parent.mkdir(exist_ok=True)
     checkpoint.rename(trashed)

@@ -130,8 +130,8 @@ def local_rows(gathered: Any) -> Any:
 
 def even_rows(chosen: Any) -> list[int]:
     """
-    Returns the rows of this rank, in their order, that are chosen in a mask of the rows of all, (N,), and others of it
-    to make as many as the rank with most has: what all ranks do together they do with equally many rows.
+    Returns indices of this rank's rows, in order: those chosen by a mask of all ranks' rows, (N,), filled up with
+    others to as many as the rank with most has, so that all ranks process equally many rows.
     """
     own = local_rows(chosen).int()
     most = chosen.view(-1, len(own)).sum(dim=1).max()
@@ -160,8 +160,8 @@ def unsharded(model: Any, reshard_after_forward: bool) -> Iterator[None]:
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
-    # Trainer registers `generate` as a forward of FSDP's, after which the root would be shards again, and transformers
-    # has the ranks wait for each other at every token where it sees FSDP.
+    # Trainer registers `generate` with FSDP as a forward, after which the root would be shards again, and transformers
+    # makes the ranks wait for each other at every token if it sees FSDP: so `generate` is replaced.
     try:
         with replaced(model, "generate", functools.partial(type(model).generate, model, synced_gpus=False)):
             yield
@@ -169,5 +169,5 @@ def unsharded(model: Any, reshard_after_forward: bool) -> Iterator[None]:
         for unit in units:
             unit.reshard()
             unit.set_reshard_after_forward(reshard_after_forward, recurse=False)
-        # What is left to the root is needed again as soon as the backward pass begins.
+        # The root stays gathered after its forward: the backward pass, which begins with it, needs it at once.
         units[0].set_reshard_after_forward(False, recurse=False)

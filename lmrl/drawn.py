@@ -32,13 +32,13 @@ class Drawn:
         self._read: Tensor | None = None
 
     def begin(self, of_row: Tensor) -> None:
-        """Begins a batch; `of_row`, (B,), has the prompt of each row, where each prompt is computed once."""
+        """Begins a batch; `of_row`, (B,), is the index of each row's prompt, as each prompt is computed only once."""
         self._of_row = of_row
         self._log_probs = []
         self._states = []
 
     def keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Keeps what the LM head reads, as a hook of its forward: the states before the next tokens."""
+        """As a hook of the LM head's forward, keeps what the head reads: the states before the next tokens."""
         states = inputs[0][:, -1]
         self._read = states if self._log_probs else states[self._of_row.to(states.device)]
 
@@ -50,8 +50,8 @@ class Drawn:
             tokens, rows (`torch.Tensor` of shape `(R,)`):
                 Token ids, and the rows of the batch that they belong to.
             probs, logits (`torch.Tensor` of shape `(R, V)`):
-                Probabilities that they are drawn with, and logits of the policy: where these are not finite, the
-                log-probability is NaN, though a processor may have made a number of it.
+                Probabilities that they are drawn with, and the policy's logits. Where a logit is not finite, the
+                log-probability is NaN, even if a processor of logits has replaced it by a number.
             batch (`int`):
                 Number of rows of the batch.
         """
@@ -63,7 +63,7 @@ class Drawn:
             self._read = None
 
     def set_lists(self, log_probs: Sequence[Sequence[float | None]]) -> None:
-        """Takes the log-probabilities of an engine, one list per completion; None, for NaN, is one that it lacks."""
+        """Takes the log-probabilities of an engine, one list per completion; a None, which it lacks, becomes NaN."""
         values = [[float("nan") if value is None else value for value in row] for row in log_probs]
         self.put(pad_sequence([torch.tensor(row, dtype=torch.float32) for row in values], batch_first=True), None)
 
@@ -91,7 +91,7 @@ class Drawn:
 
 @contextmanager
 def recording(record: Drawn | None, model: Any, of_row: Tensor) -> Iterator[None]:
-    """Has a record keep the states of a model, which decodes a batch, for the time of the context."""
+    """Makes a record keep the states of a model that decodes a batch in the context."""
     if record is None:
         yield
         return
@@ -104,7 +104,7 @@ def recording(record: Drawn | None, model: Any, of_row: Tensor) -> Iterator[None
 @contextmanager
 def replacing_rows(record: Drawn | None, rows: list[int], is_replaced: list[bool], width: int) -> Iterator[None]:
     """
-    Has a record hold the batch that it has now, but for rows that are drawn anew within the context.
+    Keeps the batch that a record has, except for the rows that are drawn anew in the context.
 
     Args:
         record ([`Drawn`], *optional*):
@@ -112,7 +112,7 @@ def replacing_rows(record: Drawn | None, rows: list[int], is_replaced: list[bool
         rows (`list[int]`):
             Places, in the batch, of the rows that are drawn.
         is_replaced (`list[bool]`):
-            Of each row of the batch, whether it is replaced by the one that is drawn for it.
+            For each row of the batch, whether the one drawn for it replaces it.
         width (`int`):
             Number of tokens that a completion may have.
     """
@@ -132,7 +132,7 @@ def replacing_rows(record: Drawn | None, rows: list[int], is_replaced: list[bool
 
 @contextmanager
 def recording_batches(record: Drawn | None, model: Any) -> Iterator[None]:
-    """Has a record keep what a model samples by transformers' continuous batching, for the time of the context."""
+    """Makes a record keep the log-probabilities of what transformers' continuous batching samples in the context."""
     if record is None:
         yield
         return
@@ -153,7 +153,7 @@ def recording_batches(record: Drawn | None, model: Any) -> Iterator[None]:
 
 
 def recording_vllm(record: Drawn, generation: Any) -> None:
-    """Has TRL's `VLLMGeneration` ask for the log-probabilities of tokens, and a record keep them."""
+    """Makes TRL's `VLLMGeneration` request the log-probabilities of tokens, and a record keep them."""
     generation.logprobs = 0  # of the sampled token alone, and of no others
     inner = generation.generate
 
@@ -168,5 +168,5 @@ def recording_vllm(record: Drawn, generation: Any) -> None:
 
 def _in_batch(values: Tensor, rows: Tensor, batch: int) -> Tensor:
     if len(rows) == batch:
-        return values.clone()  # which a graph overwrites
+        return values.clone()  # a copy: a graph overwrites them
     return values.new_zeros((batch, *values.shape[1:])).index_copy(0, rows, values)

@@ -21,9 +21,9 @@ def make_frozen_model(
     policy: Any, given: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, args: Any
 ) -> Any:
     """
-    Returns the frozen model that the KL is measured to: the one named by `reference_model_name_or_path`, else a copy
-    of the policy as it is now, before it gets its scoring forward. None without a KL penalty, and with LoRA where none
-    is named, unless there is a copy of the policy as it was `given`. A `ValueError` if it cannot follow the policy.
+    Returns the frozen model that the KL is measured to: the one that `reference_model_name_or_path` names, else a copy
+    of the policy as it is now, before it gets its scoring forward. None without a KL penalty, and for LoRA with no
+    name, unless there is a copy of the policy as it was `given`. A `ValueError` if the model does not fit the policy.
     """
     name = args.reference_model_name_or_path
     has_adapter = is_peft_model(policy)
@@ -47,7 +47,7 @@ def make_frozen_model(
 
 
 def _load_reference(name: str, policy: Any, tokenizer: PreTrainedTokenizerBase, args: Any) -> Any:
-    """It is given the ids that the policy has sampled. Rows of its embedding past these do no harm."""
+    """Returns the named reference, in which token ids must mean the same. More rows of embeddings do no harm."""
     source = {"trust_remote_code": args.trust_remote_code}
     with known_as("reference_model_name_or_path"):
         reference = load_model(name, base_of(policy).dtype, device=base_of(policy).device, **source)

@@ -1,4 +1,4 @@
-"""LoRA's layers as one function each, with fewer passes over memory than one after the other takes."""
+"""A linear layer and its LoRA adapter as one function, with fewer passes over memory than one after the other."""
 
 import functools
 import types
@@ -15,9 +15,9 @@ from transformers.pytorch_utils import Conv1D
 
 class _WithLowRank(torch.autograd.Function):
     """
-    Computes `inputs @ weight.T + bias + scaling * (inputs @ down.T) @ up.T` in a precision.
+    Computes `inputs @ weight.T + bias + scaling * (inputs @ down.T) @ up.T` in the precision of `states`.
 
-    The last sum is made in the memory of the first product, in the backward pass too. What is kept for that is the
+    The last term is added in the memory of the first product, in the backward pass too. For that pass it keeps the
     cast inputs, once for all layers that read them, and `scaling * (inputs @ down.T)`; a frozen weight is cast again.
     """
 
@@ -47,7 +47,7 @@ class _WithLowRank(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the gradients at inputs, `down` and `up`; autograd casts those of the two to float32."""
+        """Returns the gradients for the inputs, in their dtype, and for `down` and `up`, in float32."""
         states, weight, down, up, hidden = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])
         grad_hidden = (grad @ up).mul_(ctx.scaling)
@@ -68,7 +68,7 @@ class _Cast:
         self._version = -1
         self._states: Tensor | None = None
 
-    def __reduce__(self) -> Any:  # of a copy of the model
+    def __reduce__(self) -> Any:  # a copy of the model gets a new one
         return _Cast, ()
 
     def __call__(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
@@ -91,16 +91,16 @@ class _Cast:
 
 def fuse_adapters(model: nn.Module) -> None:
     """
-    Has LoRA on the linear layers of a model computed by one function for a layer and its adapter, in passes.
+    Makes one function compute each linear layer of a model with its LoRA adapter, under autocast or with gradients.
 
-    PEFT runs the two layers of an adapter beside another, casts the inputs to the adapter's float32, from where
-    autocast casts them back, and reads and writes the output four times. Here the adapter is added where the output
-    lies. In float32 outputs and gradients are those of PEFT to rounding, and in 16 bits no further from the exact
-    ones. No weight is changed or copied, so what is saved and merged is what it would be.
+    PEFT runs the adapter's two layers separately, casts their inputs to the adapter's float32, from where autocast
+    casts them back, and reads and writes the output four times. Here the adapter's term is added to the output in
+    place. In float32 outputs and gradients are those of PEFT up to rounding, and in 16 bits no further from the exact
+    ones. No weight is changed or copied, so saving and merging work as before.
 
-    PEFT's own forward runs wherever more is needed: DoRA and other variants, several active adapters, dropout, an
-    adapter with a bias, a layer that is trained too, quantised, sharded or wrapped, and adapters that are merged or
-    turned off. And it decodes, without autocast and gradient: for few rows it is as fast.
+    PEFT's own forward still runs wherever more is needed: DoRA and other variants, several active adapters, dropout,
+    an adapter with a bias, a layer that is trained too, quantised, sharded or wrapped, and adapters that are merged or
+    turned off. It also decodes, without autocast and gradient: for few rows it is as fast.
     """
     cast = _Cast()
     for layer in model.modules():
@@ -129,7 +129,7 @@ def _forward(layer: Any, inputs: Tensor, *args: Any, **options: Any) -> Any:
 
 
 def _plain_adapter(layer: Any) -> str | None:
-    """Returns the one adapter of a layer that is active, if it is a plain one on a layer that is frozen."""
+    """Returns the name of a layer's only active adapter if it is a plain one on a frozen layer, else None."""
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if len(names) != 1 or layer.disable_adapters or layer.merged:
         return None
@@ -141,7 +141,7 @@ def _plain_adapter(layer: Any) -> str | None:
         and layer.lora_B[name].bias is None
         and not (layer.training and getattr(dropout, "p", 0.0) > 0)
         and not any(weight.requires_grad for weight in layer.base_layer._parameters.values() if weight is not None)
-        # Neither with a forward of its own, by a hook that moves weights or a scoring head, nor shards.
+        # No part has its forward replaced, by a hook that moves weights or a scoring head, or has shards.
         and not any("forward" in vars(part) for part in parts)
         and all(type(part.weight) is nn.Parameter and part.weight.dim() == 2 for part in parts)
     )

@@ -5,7 +5,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-# Of texts, a union with another type is a text too: `"Dataset | None"`.
+# They are strings, so a union with another type must be a string as well: `"Dataset | None"`.
 Array: TypeAlias = "np.typing.NDArray[np.float64]"
 Integers: TypeAlias = "np.typing.NDArray[Any]"
 Tensor: TypeAlias = "torch.Tensor"

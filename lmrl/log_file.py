@@ -10,8 +10,8 @@ from lmrl.rollouts import LOG_NAME, RolloutFile, as_lines, drop_after
 
 class LogFile(TrainerCallback):
     """
-    The log history as JSON Lines in the output folder, at all times: a line as soon as it is logged, and in a resumed
-    run the history of its checkpoint first. Likewise the rollouts, where the trainer has any.
+    Keeps the log history as JSON Lines in the output folder: each line is written as soon as it is logged, in a
+    resumed run after the history of its checkpoint. The same for rollouts, where the trainer has any.
 
     Args:
         rollout (`dict`, *optional*):
@@ -36,7 +36,7 @@ class LogFile(TrainerCallback):
             self._write("a", args, state.log_history[-1:])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Adds the rollout that the step was the first to be made with."""
+        """Adds the newest rollout after the first step that was made with it."""
         if self.rollout and state.is_world_process_zero:
             self.rollouts.add(state.global_step, state.logging_steps, self.rollout)
         self.rollout.clear()

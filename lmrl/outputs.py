@@ -21,7 +21,7 @@ SCORES_OF_TRAINED = ("after.json", "classifier.json", "reward_model.json")
 LOGS = ("log.jsonl", "rollouts.jsonl", "trainer_state.json")
 RESULTS = (*WEIGHTS, *CHECKPOINTS, *SCORES, *LOGS)
 
-# What lies beside it, and is replaced with it. Trackers keep each run in a place of its own.
+# What lies beside these results, and is removed with them. Trackers keep each run in a place of its own.
 _OF_A_MODEL = (
     *("config.json", "generation_config.json", "adapter_config.json", "training_args.bin", "lmrl_files.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
@@ -38,7 +38,7 @@ STUDY_FILES = (*STUDY, *TRIALS, "study.journal.lock", "objective.svg", "kl.svg")
 
 
 def matching(folder: str | Path, patterns: Sequence[str]) -> list[Path]:
-    """Returns the files and folders inside of a folder that match a pattern, by the patterns and by their numbers."""
+    """Returns what matches patterns inside of a folder, in the order of the patterns, then of the numbers in names."""
     found: list[Path] = []
     for pattern in patterns:
         places = [path for path in Path(folder).glob(pattern) if _is_of_run(path, pattern)]
@@ -47,7 +47,7 @@ def matching(folder: str | Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def _is_of_run(path: Path, pattern: str) -> bool:
-    """Returns whether what a pattern matches is a run's: no copy, no empty file, no README that is no model card."""
+    """Returns whether a match of a pattern is a run's: no copy, no empty file, and a README only as a model card."""
     if pattern in (*CHECKPOINTS, *SEEDS, *TRIALS):
         return path.name.partition("-")[2].isdigit()
     if path.name == "README.md":
@@ -69,8 +69,8 @@ def remove(folder: str | Path, patterns: Sequence[str]) -> None:
 
 def refuse_results(name: str, folder: str | Path, found: Sequence[Path], remedy: str) -> None:
     """
-    Raises a `ValueError` for results that were found in a folder, the value of the argument `name`; the remedy is what
-    can be done besides naming another folder.
+    Raises a `ValueError` if results were `found` in the folder that the argument `name` names. `remedy` is what the
+    user can do other than naming another folder.
     """
     if found:
         shown = ", ".join(path.name for path in found[:3])
@@ -83,8 +83,8 @@ def refuse_results(name: str, folder: str | Path, found: Sequence[Path], remedy:
 
 def resume_request(value: str | bool | None) -> str | None:
     """
-    Returns what a run goes on from, of the words that `resume_from_checkpoint` takes: `"true"` for its newest
-    checkpoint, `"latest"` for the same where there is one, a folder, or `None` for a start from the beginning.
+    Returns a value of `resume_from_checkpoint` in one form: `"true"` for the run's newest checkpoint, `"latest"` for
+    the same where there is one, a folder, or `None` for a start from the beginning.
     """
     word = str(value).lower()
     if value is None or word in ("", "false", "no", "none"):
@@ -98,7 +98,7 @@ def clear_run_folder(folder: str | Path, overwrite: bool, resume: str | None, re
     them, unless the run goes on from a checkpoint in that folder; `resume` is `resume_from_checkpoint`.
 
     Raises:
-        ValueError: If there are results, or one of the arguments `reads`, by name, has what is to be removed.
+        ValueError: If there are results, or an argument in `reads` (values by name) names what is to be removed.
     """
     request = resume_request(resume)
     goes_on = request in ("true", "latest") or (request is not None and _is_within(request, folder))
@@ -137,10 +137,10 @@ def clear_study_folder(folder: str | Path, overwrite: bool) -> None:
 
 
 def _check_not_read(folder: str | Path, reads: Mapping[str, Any]) -> None:
-    """Raises an error for an argument that names what would be removed, or the folder around it."""
+    """Raises an error for an argument that names a file to be removed, something in it, or the folder around it."""
     removed = matching(folder, RUN_FILES)
     for name, text in ((name, text) for name, value in reads.items() for text in _texts(value)):
-        if not os.path.exists(text):  # which a text too long for a name does not either; Path's raises
+        if not os.path.exists(text):  # false also for a text too long for a name, where Path's raises
             continue
         place = Path(text).resolve()
         if any(path.parent.resolve() == place or _is_within(text, path) for path in removed):

@@ -1,4 +1,4 @@
-"""Sequences of tokens side by side in rows, what several of them begin with once, and the pass over such rows."""
+"""Packing of sequences into rows, with what several of them begin with only once, and a model's pass over the rows."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +15,16 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 # in each layer and a pair 4, a little slower (0.20 to 0.24 measured at the widths 256 and 768 on a CPU).
 _COST_OF_A_PAIR = 0.25
 _CAPACITIES = tuple(1.07**power for power in range(28))  # of a row, as multiples of the longest sequence
-_LEAST_SAVING = 0.05  # below it the plain pass is run: even batches of different prompts have nothing to save
+_LEAST_SAVING = 0.05  # share of the cost; with less to save, as with unlike prompts of one length, the plain pass runs
 
 
 @dataclass(frozen=True)
 class PackedRows:
     """
-    Sequences of tokens side by side in R rows of L positions. What several of a row begin with is there once.
+    Sequences of tokens side by side in R rows of L positions. What several in a row begin with is there only once.
 
-    A row holds prefix trees, each in the order of a walk that goes into depth first: the tokens that follow a position
-    are those between it and its `end`.
+    A row holds prefix trees in depth-first order: the tokens that continue the one at a position are those between it
+    and its end in `ends`.
 
     Args:
         input_ids (`torch.Tensor` of shape `(R, L)`):
@@ -32,11 +32,11 @@ class PackedRows:
         position_ids (`torch.Tensor` of shape `(R, L)`):
             Position of each token in its sequences.
         ends (`torch.Tensor` of shape `(R, L)`):
-            Place in its row after the last token that follows each token.
+            For each token, the place in its row behind the last token that continues it.
         places (`list[torch.Tensor]`):
             For each sequence, the place of each of its tokens in the R * L positions.
         lengths (`list[int]`, *optional*):
-            Lengths of sequences behind each other in one row, which flash attention separates without a mask.
+            Lengths of sequences that lie behind each other in one row: flash attention reads these, and no mask.
     """
 
     input_ids: Tensor
@@ -46,14 +46,14 @@ class PackedRows:
     lengths: list[int] | None = None
 
     def to(self, device: torch.device) -> "PackedRows":
-        """Returns the rows with what a model reads on a device."""
+        """Returns the rows with the tensors that a model reads moved to a device."""
         ids, positions, ends = torch.stack([self.input_ids, self.position_ids, self.ends]).to(device)  # in one piece
         return replace(self, input_ids=ids, position_ids=positions, ends=ends)
 
     def attends(self, mask_function: Callable[..., Tensor] | None = None) -> Tensor:
         """
-        Returns which position attends to which, (R, L, L): a token to those before it in its sequence, as far as the
-        architecture's function of positions lets it (sliding windows, chunks), and padding to itself.
+        Returns which position attends to which, (R, L, L): a token to itself and those before it in its sequence,
+        where the architecture's `mask_function` allows it (sliding windows, chunks), and padding to itself.
         """
         rows, length = self.input_ids.shape
         place = torch.arange(length, device=self.ends.device)
@@ -68,7 +68,7 @@ class PackedRows:
 
 
 def cost(rows: int, length: int, width: int) -> float:
-    """Returns the cost of a pass over R rows of L positions of a model, in positions without attention."""
+    """Returns the cost of a pass over R rows of L positions; the unit is the cost of a position without attention."""
     return rows * length * (1 + length * _COST_OF_A_PAIR / width)
 
 
@@ -76,7 +76,7 @@ def pack(
     sequences: Sequence[list[int]], width: int, rows: int, length: int, pairs: int, shared: bool = True
 ) -> PackedRows | None:
     """
-    Returns sequences in the rows that cost least, on the CPU, or None where that is hardly less than it is already.
+    Returns sequences in the rows that cost least, as tensors on the CPU, or None if a padded batch hardly costs more.
 
     The longer a row, the less padding and the fewer copies of a prompt there are; but attention compares every
     position of a row with every other.
@@ -111,10 +111,10 @@ def pack(
 
 def pack_into_one_row(sequences: Sequence[list[int]], rows: int, length: int) -> PackedRows | None:
     """
-    Returns sequences behind each other in one row, for flash attention, or None where padding is hardly more.
+    Returns sequences behind each other in one row, for flash attention, or None if a padded batch is hardly longer.
 
-    No pair of positions of two sequences is computed there, so it never costs more than a batch of R rows of L
-    positions, and there is nothing to cut: the rule is the number of positions alone.
+    Flash attention computes no pair of positions of two sequences, so one row never costs more than a batch of R rows
+    of L positions, and only the number of positions matters.
     """
     lengths = list(map(len, sequences))
     if sum(lengths) >= rows * length * (1 - _LEAST_SAVING):
@@ -124,7 +124,7 @@ def pack_into_one_row(sequences: Sequence[list[int]], rows: int, length: int) ->
 
 
 class _Forest:
-    """Sequences in order, where those that begin alike are neighbours, with what each has in common with the last."""
+    """Sequences in an order in which those that begin alike are neighbours, and what each shares with the last."""
 
     def __init__(self, ordered: Sequence[list[int]], shared: bool) -> None:
         self.ordered = ordered
@@ -134,11 +134,11 @@ class _Forest:
         self._cuts: dict[range, int] = {}
 
     def size(self, run: range) -> int:
-        """Returns the number of different positions of neighbours."""
+        """Returns the number of positions that a run of neighbours takes, where shared ones count once."""
         return self.total[run.stop] - self.total[run.start] + self.common[run.start]
 
     def fill(self, capacity: int) -> tuple[list[list[range]], int]:
-        """Returns rows of runs, the largest run first, each in the fullest row it fits into; and the longest row."""
+        """Returns rows of runs, largest run first, each in the fullest row with room; and the longest row's length."""
         rows: list[list[range]] = []
         room: list[int] = []
         for run in sorted(self._runs(capacity), key=lambda run: (-self.size(run), run.start)):
@@ -164,7 +164,7 @@ class _Forest:
                 waiting += [range(run.start, self._cut(run)), range(self._cut(run), run.stop)]
 
     def _cut(self, run: range) -> int:
-        """Returns where a run is to be cut, in the middle of such places."""
+        """Returns where to cut a run: in the middle one of the places where neighbours have least in common."""
         if run not in self._cuts:
             inner = self.common[run.start + 1 : run.stop]
             least = min(inner)
@@ -199,7 +199,7 @@ def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def _padded(rows: list[tuple[Tensor, Tensor, Tensor, list[Tensor]]], order: list[int]) -> PackedRows:
-    """Returns rows with padding at their ends, and the places of sequences by their indices in order."""
+    """Returns rows padded to one length. `order` has the original index of each sequence, as they lie in the rows."""
     ids, positions, ends, places = zip(*rows, strict=True)
     length = max(map(len, ids))
     in_rows = [sequence + length * row for row, sequences in enumerate(places) for sequence in sequences]
@@ -216,7 +216,7 @@ def _padded(rows: list[tuple[Tensor, Tensor, Tensor, list[Tensor]]], order: list
 
 
 def attention_of(backbone: Any) -> str:
-    """Returns the name of the attention that a backbone runs: of a flash kernel it has `flash` in it."""
+    """Returns the name of the attention that a backbone runs; that of a flash kernel contains `flash`."""
     return str(backbone.config.get_text_config()._attn_implementation)
 
 
@@ -226,14 +226,14 @@ def takes_positions(backbone: nn.Module) -> bool:
 
 
 def run_backbone(backbone: nn.Module, ids: Tensor, mask: Tensor | None, positions: Tensor, **options: Any) -> Tensor:
-    """Returns the last hidden states of token ids, (B, L, D), at positions, where the architecture takes them."""
+    """Returns the last hidden states of token ids, (B, L, D). Positions are passed if the architecture takes them."""
     if takes_positions(backbone):
         options["position_ids"] = positions
     return backbone(input_ids=ids, attention_mask=mask, use_cache=False, **options).last_hidden_state
 
 
 def states_of_rows(backbone: Any, rows: PackedRows) -> Tensor:
-    """Returns the hidden states of a backbone at all positions of rows, (R * L, D); a `TypeError` if it cannot."""
+    """Returns hidden states at all positions of rows, (R * L, D); a `TypeError` for a backbone with its own masks."""
     if rows.lengths is not None:
         ends = torch.tensor([0, *accumulate(rows.lengths)], dtype=torch.int32, device=rows.input_ids.device)
         longest = max(rows.lengths)
@@ -244,15 +244,15 @@ def states_of_rows(backbone: Any, rows: PackedRows) -> Tensor:
     made: list[Tensor] = []
 
     def make_mask(*_: Any, mask_function: Any = None, dtype: torch.dtype = torch.float32, **__: Any) -> Tensor:
-        """Returns a mask of a kind of layer, (R, 1, L, L), in the format of the backbone's attention."""
+        """Returns the mask for one kind of layers, (R, 1, L, L), in the format of the backbone's attention."""
         mask = rows.attends(mask_function)[:, None]
         if implementation == "eager":
             mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
         made.append(mask)
         return mask
 
-    # Masks are made once a forward pass, before its layers, which gradient checkpointing runs again without making
-    # them.
+    # A forward pass makes its masks once, before its layers. Gradient checkpointing runs the layers again, and reads
+    # the same masks.
     ALL_MASK_ATTENTION_FUNCTIONS[implementation] = make_mask
     try:
         states = run_backbone(backbone, rows.input_ids, torch.ones_like(rows.input_ids), rows.position_ids)

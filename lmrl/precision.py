@@ -1,4 +1,4 @@
-"""16 bits: how fast a CPU multiplies in them, and whose attention trains in them on a GPU."""
+"""Precision of 16 bits: how fast a CPU multiplies in it, and which attention can train in it on a GPU."""
 
 import re
 import time
@@ -8,7 +8,7 @@ import torch
 BF16_PAYS = 1.25
 """Speed-up of a product of matrices from which mixed precision is faster: it casts weights and states all the time."""
 
-# Of square matrices: three products in float32 take some milliseconds, and start no more threads than a step.
+# Size of square matrices: three products in float32 take some milliseconds, and start no more threads than a step.
 _SIZE = 384
 _TRIALS = 5
 
@@ -17,7 +17,7 @@ def bf16_speedup() -> float:
     """
     Returns how many times as fast this CPU multiplies matrices in bfloat16 as in float32, measured in milliseconds.
 
-    CPUs with AMX or AVX512-BF16 are 2 to 10 times as fast; those without convert, and are far slower.
+    CPUs with AMX or AVX512-BF16 are 2 to 10 times as fast; CPUs without have to convert, and are far slower.
     """
     fastest = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -33,10 +33,10 @@ def bf16_speedup() -> float:
 
 def avoid_cudnn_attention() -> None:
     """
-    Has PyTorch's attention take its other kernels, in this process.
+    Makes PyTorch's attention run other kernels than cuDNN's, in this process.
 
     On Hopper GPUs cuDNN's is PyTorch's first choice in 16 bits. With a mask its gradients are NaN at 64, 192, ...
-    positions, 64 more than a multiple of 128, where a token attends to none, as padding on the left does:
+    positions (64 more than a multiple of 128) if a token attends to nothing, as padding on the left does:
     https://github.com/pytorch/pytorch/issues/196678, of PyTorch 2.11, https://github.com/huggingface/trl/issues/7181.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -35,7 +35,7 @@ class RolloutFile:
         self.path = Path(folder) / ROLLOUTS_NAME
         self.completions = completions
         self.max_bytes = max_bytes
-        self._steps: list[int] | None = None  # of the rollouts in the file, once it was read
+        self._steps: list[int] | None = None  # of the rollouts in the file, once it has been read
         self._interval = 1
 
     def add(self, step: int, logging_steps: int, columns: Mapping[str, Any]) -> None:
@@ -129,7 +129,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _rows(step: int, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns columns as rows; what is not known of all completions is left out."""
+    """Returns columns as rows; a column without a value for every completion is left out."""
     rows: list[dict[str, Any]] = [{"step": step} for _ in columns["prompt"]]
     for name in dict.fromkeys(["prompt", "completion", *columns]):  # texts first, for whoever reads the file
         values = columns[name]
@@ -151,7 +151,7 @@ def as_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def finite(value: Any) -> Any:
-    """Returns a value for JSON, which has no NaN and no infinities: they become `None`, also within it."""
+    """Returns a value for JSON, which has no NaN or infinities: these become `None`, also in mappings and lists."""
     if isinstance(value, Mapping):
         return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list):

@@ -52,7 +52,7 @@ def check_writable(output_dir: str | Path) -> None:
 
 
 def write_manifest(folder: Path) -> None:
-    """Writes the list of all files of a folder once they are on the disk: the last thing that it gets."""
+    """Writes the list of all files of a folder, as the last file, once the others are on the disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     folders = [path for path in folder.rglob("*") if path.is_dir()]
     listed = {path.relative_to(folder).as_posix(): [path.stat().st_size, crc32(path)] for path in files}
@@ -66,7 +66,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """Returns how the files of a folder differ from its list, to be read after its name; None also without a list."""
+    """Returns how a folder differs from its manifest, to be read after its name; None if equal, or without one."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         listed = {name: (int(size), int(crc)) for name, (size, crc) in files.items()}

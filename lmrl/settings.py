@@ -9,14 +9,14 @@ from typing import Any, Self
 COMMAND_LINE = "command line"
 FILE = "file"
 
-# Held-out scores and logged metrics of which less is better, by which transformers would keep the worst checkpoint.
+# Held-out scores and logged metrics of which less is better; transformers would keep the checkpoint with most of it.
 LOWER_IS_BETTER = (
     *("ter", "perplexity", "own_perplexity", "self_bleu", "repetition", "unfinished"),
     *("kl", "kl_per_sequence", "completions/clipped_ratio", "loss"),
 )
 
-# Peak learning rate of LoRA over that of all weights, at any rank, where alpha is divided by the rank: "LoRA Without
-# Regret" (Schulman and Thinking Machines Lab, 2025, https://doi.org/10.64434/tml.20250929).
+# Ratio of LoRA's peak learning rate to that of all weights, at any rank, where alpha is divided by the rank: "LoRA
+# Without Regret" (Schulman and Thinking Machines Lab, 2025, https://doi.org/10.64434/tml.20250929).
 LORA_RATE_RATIO = 10
 
 # Names of settings that are secrets, and where a text has one: behind a flag, in an address and in its query.
@@ -35,11 +35,11 @@ class Settings:
     """
     Base of the dataclasses of arguments.
 
-    `given` has the names that the command line or the file of `--config` gave, whatever their values, each with which
-    of the two it was. It is `None` for an object that was made in Python.
+    `given` has the names of the fields that the user set, even if to their default, each with the place: the command
+    line, or the file of `--config`. It is `None` for an object that was made in Python.
     """
 
-    # No entry of `vars`, which has the fields alone and is passed on as keyword arguments.
+    # A slot, so that `vars`, which is passed on as keyword arguments, has the fields alone.
     __slots__ = ("given",)
     given: Mapping[str, str] | None
 
@@ -52,7 +52,7 @@ class Settings:
 
 @contextmanager
 def giving(places: Mapping[str, str]) -> Iterator[None]:
-    """Makes these names, each with where it stands, the given ones of the groups that are made in the context."""
+    """Makes these names, each with its place, the `given` ones of groups of arguments that are made in the context."""
     token = _GIVEN.set(places)
     try:
         yield
@@ -61,7 +61,7 @@ def giving(places: Mapping[str, str]) -> Iterator[None]:
 
 
 def is_given(arguments: Any, name: str) -> bool:
-    """Returns whether a user gave a field, if only its default; of an object made in Python, another value than it."""
+    """Returns whether a user set a field, even to its default; for one made in Python, if it is not its default."""
     given = getattr(arguments, "given", None)
     if given is not None:
         return name in given
@@ -70,9 +70,9 @@ def is_given(arguments: Any, name: str) -> bool:
 
 def check_unread(arguments: Any, names: Iterable[str], other: str, relation: str = "without") -> None:
     """
-    Raises an error for the first field that is given, where another argument makes it one that nothing reads.
+    Raises an error for the first of the fields that a user set, if because of `other` nothing reads it.
 
-    `None` and a switch that is off ask for nothing, and pass.
+    `None` and a switch that is off request nothing, and pass.
     """
     for name in names:
         value = getattr(arguments, name)
@@ -91,8 +91,8 @@ def check_length(config: Any) -> None:
 
 def lora_learning_rate(config: Any, full: float) -> float:
     """
-    Returns the default learning rate of LoRA, of the `full` one for all weights. A `ValueError` if an optimizer or a
-    schedule of DeepSpeed's configuration has that one already.
+    Returns the default learning rate of LoRA, given `full`, that for all weights. A `ValueError` if DeepSpeed's
+    configuration has already copied `full` into its optimizer or schedule.
     """
     engine = getattr(config, "hf_deepspeed_config", None)
     for name in ("optimizer.params.lr", "scheduler.params.warmup_max_lr"):
@@ -115,7 +115,7 @@ def known_direction(metric: str | None, greater_is_better: bool | None) -> bool 
     """
     Returns whether more of a metric is better: False for one of which less is, else what is given.
 
-    A reward is to rise, also `reward/ter`, and `reward/own_loss`, which transformers takes for a loss.
+    More of a reward is better, also of `reward/ter`, and of `reward/own_loss`, which transformers takes for a loss.
 
     Raises:
         ValueError: If `greater_is_better` is True for a metric of which less is better.
@@ -132,8 +132,8 @@ def known_direction(metric: str | None, greater_is_better: bool | None) -> bool 
 
 def without_secrets(value: Any, name: str = "") -> Any:
     """
-    Returns a setting, or settings by name, also in groups and lists, with `hidden` in place of access tokens, keys and
-    passwords: texts whose name is that of one, and in other texts what follows a flag or stands in an address.
+    Returns a setting, or settings by name, also nested, with `hidden` in place of access tokens, keys and passwords:
+    texts under such a name, and in other texts what follows a flag of such a name or stands in an address.
     """
     if isinstance(value, Mapping):
         names = {key: name if _SECRET_NAME.search(name) else str(key) for key in value}

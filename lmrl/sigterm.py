@@ -39,7 +39,7 @@ class _SigtermCallback(TrainerCallback):
         self.received_at: float | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Called by Python between two instructions, in a process forked from this one too."""
+        """Handles the signal; Python calls it between two instructions, also in processes forked from this one."""
         now = time.monotonic()
         again = self.received_at is not None and now - self.received_at > SIGNAL_DEBOUNCE_SECONDS
         if again or os.getpid() != self.process:

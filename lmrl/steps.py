@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What `generate` passes along with a value for each row, and rows that have left no longer need.
+# Arguments of `generate` with a value for each row; those of rows that leave the batch are removed.
 ROW_ARGUMENTS = ("attention_mask", "position_ids", "token_type_ids")
 LOOK_STEP = 8  # tokens between two looks at whether all rows have ended
 
@@ -52,7 +52,7 @@ def of_rows(arguments: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
 
 
 class EachLook:
-    """Finds out when all rows have ended by a look at each token."""
+    """Finds out when all rows have ended by a look after each token."""
 
     width = None  # as many tokens as there are
 
@@ -66,15 +66,15 @@ class EachLook:
 
 class SeldomLook:
     """
-    Finds out when all rows have ended by a look every few tokens, as a GPU is waited for at each.
+    Finds out when all rows have ended by a look every few tokens, as each look waits for a GPU.
 
-    What was drawn past the end of all rows is no part of the batch, and the generator is put back to before it.
+    Tokens drawn after all rows have ended are no part of the batch, and the generator is set back to before them.
 
     Args:
         device (`torch.device`):
             Where rows are decoded.
         most (`int`):
-            Most tokens that there may be, the first one, which is drawn, included.
+            The most tokens that may be drawn, including the first one, which is drawn already.
 
     Attributes:
         width (`int`):

@@ -21,11 +21,11 @@ from typing import Any
 
 # Arguments that a reward is called with besides the columns of the data, by TRL and, as a method, by Python.
 REWARD_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "self")
-# Columns that the data may not have: of the last two TRL makes pictures, and multimodal chats of their prompts.
+# Columns that the data may not have: TRL takes the last two for pictures, and their prompts for multimodal chats.
 RESERVED_COLUMNS = (*REWARD_ARGUMENTS, "image", "images")
 NOT_PASSED = ("prompt", "completion")  # columns that TRL does not pass on under their names
 
-# Files of which a folder with a model or an adapter has one.
+# A folder with a model or an adapter has one of these files.
 MODEL_CONFIGS = ("config.json", "adapter_config.json")
 
 # Environment variable with the command that the user gave, where `lmrl run` replaces it by another.
@@ -55,7 +55,7 @@ def check_above(limit: float, **values: float | None) -> None:
 
 
 def refuse(rules: Mapping[str, object]) -> None:
-    """Raises a `ValueError` with the first sentence of a table that applies."""
+    """Raises a `ValueError` with the first message in a table whose condition holds."""
     for sentence, applies in rules.items():
         if applies:
             raise ValueError(sentence)
@@ -99,7 +99,7 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "", cutoff: floa
 
 
 def parse_json(text: str) -> Any:
-    """Returns what a JSON text has that a user wrote; raises a `ValueError` for a key that an object has twice."""
+    """Returns the value of a JSON text that a user wrote; raises a `ValueError` for a key that an object has twice."""
     return json.loads(text, object_pairs_hook=_unique_keys)
 
 
@@ -115,7 +115,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Gives an attribute of an object another value for the time of the context; one of its class shows again then."""
+    """Gives an object's attribute another value in the context; afterwards an attribute of its class shows again."""
     kept = {name: vars(owner)[name]} if name in vars(owner) else {}
     setattr(owner, name, value)
     try:
@@ -127,7 +127,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def known_as(argument: str) -> Iterator[None]:
-    """Names `name_or_path` in the message of a `ValueError` by the argument with which the user gave it."""
+    """Replaces `name_or_path` in the message of a `ValueError` by the argument with which the user gave it."""
     try:
         yield
     except ValueError as error:
@@ -219,8 +219,8 @@ def tokenize_prompt(tokenizer: Any, prompt: Any, row: int, **chat_template_kwarg
 
 def check_token_ids(rows: Iterable[Sequence[int]], vocabulary: int) -> None:
     """
-    Raises a `ValueError` for the first row, from 0 on, with a token that the model does not have: one of `vocabulary`
-    tokens.
+    Raises a `ValueError` for the first row, counted from 0, with a token that a model of `vocabulary` tokens does not
+    have.
     """
     for row, ids in enumerate(rows):
         if ids and max(ids) >= vocabulary:
@@ -232,7 +232,7 @@ def check_token_ids(rows: Iterable[Sequence[int]], vocabulary: int) -> None:
 
 
 def columns_of(reward_func: Callable[..., Any], known: Collection[str] = REWARD_ARGUMENTS) -> list[str]:
-    """Returns the columns that a reward reads: those it states, or its required arguments, but for known ones."""
+    """Returns the columns that a reward reads: its `columns`, or else its required arguments, without known ones."""
     stated = getattr(reward_func, "columns", None)
     if stated is not None:
         return list(stated)
@@ -255,8 +255,8 @@ def check_prompts(
     images: Any = None,
 ) -> None:
     """
-    Raises a `ValueError` for a prompt of a data set, by its name, that is empty or has a token that there is not, for
-    the longest one if it does not fit the limits of models, by what they are, with so many new tokens, or for images.
+    Raises a `ValueError` for a prompt of the data set `name` that is empty or has a token outside the vocabulary, for
+    images, or if the longest prompt and `new_tokens` exceed one of `limits`, the contexts of models by their kind.
     """
     if images is not None:
         raise ValueError(
@@ -316,8 +316,8 @@ def row_of(error: BaseException, inputs: Mapping[str, Any]) -> int | None:
     """
     Returns the row that a function was at when it raised an error, or `None` if its frames do not show one.
 
-    A frame shows a row if a variable is an object of it: an argument, what a loop around the line goes through, or
-    what the line names. Nothing is called again, as a call may cost money or change something.
+    A frame shows a row if a variable holds an object of that row: an argument, the variable of a loop around the line,
+    or a name on the line. The function is not called again, as a call may cost money or change something.
 
     Args:
         error (`BaseException`):
@@ -339,7 +339,7 @@ def row_of(error: BaseException, inputs: Mapping[str, Any]) -> int | None:
 
 
 def _names_at(frame: FrameType, line: int) -> set[str]:
-    """Returns the arguments of a function, and the names on a line of it and of the loops around the line."""
+    """Returns the arguments of a frame's function, and the names on a line and in the heads of the loops around it."""
     code = frame.f_code
     names = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     try:
@@ -356,7 +356,7 @@ def _names_at(frame: FrameType, line: int) -> set[str]:
 
 
 def _holds(cell: Any, value: Any) -> bool:
-    """Returns whether a cell is an object or has it: a reference of a list, a message of a chat, its content."""
+    """Returns whether a cell is the object or contains it: a reference of a list, a message of a chat, its content."""
     parts = cell.values() if isinstance(cell, Mapping) else cell if isinstance(cell, list | tuple) else ()
     return cell is value or any(_holds(part, value) for part in parts)
 
@@ -371,12 +371,12 @@ def line_of(error: BaseException) -> str:
 
 
 def name_of(function: Any) -> str:
-    """Returns the name of a function, of `functools.partial` that of the function within, else that of a class."""
+    """Returns the name of a function, for `functools.partial` that of the inner one, or else of the value's class."""
     function = function.func if isinstance(function, functools.partial) else function
     return str(getattr(function, "__name__", type(function).__name__))
 
 
 def is_picklable(value: Any) -> bool:
-    """Returns whether a value is no function, or one that another process finds by its name: not a lambda."""
+    """Returns whether a value is no function, or one that another process can find by its name, unlike a lambda."""
     module = sys.modules.get(getattr(value, "__module__", ""))
     return not callable(value) or getattr(module, getattr(value, "__qualname__", ""), None) is value

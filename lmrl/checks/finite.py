@@ -49,7 +49,7 @@ class FiniteChecks:
             self._stop(f"After step {step} weights of the policy are NaN or infinite, and were not saved.")
 
     def _stop(self, reason: str, suspect: int | None = None) -> NoReturn:
-        """Raises, with where to go on from. A checkpoint of the very weights that gave NaN may be broken too."""
+        """Raises an error with the checkpoint to go on from; one of the step `suspect`, which gave NaN, is doubted."""
         args = self.args
         checkpoints = newest_first(args.output_dir)
         last = "There is no checkpoint to go back to (`save_steps` makes them)."

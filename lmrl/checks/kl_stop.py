@@ -1,4 +1,4 @@
-"""The stop within the updates of a rollout, where the policy has gone too far from the one that sampled it."""
+"""Stops the updates of a rollout early where the policy has moved too far from the one that sampled it."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from lmrl import core
 
-# How many times `target_kl` an update may be away: Stable-Baselines3's factor.
+# Updates are left out above this multiple of `target_kl`, which is the factor of Stable-Baselines3.
 TOLERANCE = 1.5
 
 
@@ -29,18 +29,18 @@ class KLStop(TrainerCallback):
                 "pass, where no update can be left out: take DDP or FSDP, or lower `num_iterations`."
             )
         self.target = args.target_kl
-        self.batches = args.steps_per_generation * args.num_iterations  # that a rollout is served
+        self.batches = args.steps_per_generation * args.num_iterations  # served from one rollout
         self.accumulated = args.gradient_accumulation_steps
         self.device = accelerator.device
         self.meter = meter
-        self.until = 0  # the batch that the next rollout begins with, if the rest of this one is left out
+        self.until = 0  # batches before this number are left out: there the next rollout begins
         self.left_out = 0  # updates of the run
         self._kl = [0.0, 0.0]  # of the update: sum over tokens, and their number
         self._batch = 0
 
     @torch.no_grad()
     def watch(self, log_probs: Tensor, rollout: Any, batch: int) -> None:
-        """Counts a batch of an update, the one with this number in the run; nothing is done in an evaluation."""
+        """Adds the KL of a batch, number `batch` of the run, to that of its update; does nothing in an evaluation."""
         if self.target is None or self.meter.mode == "eval":
             return
         moments = self.meter.moments(core.k3(rollout.old_log_probs, log_probs), rollout.completion_mask)
@@ -60,7 +60,7 @@ class KLStop(TrainerCallback):
             self._count()
 
     def skipped(self, batch: int) -> Tensor | None:
-        """Returns the loss, 0, of a batch of an update that is left out, which needs no pass; else None."""
+        """Returns the loss 0 for a batch whose update is left out, which needs no pass; None for any other batch."""
         if batch >= self.until:
             return None
         if (batch + 1) % self.accumulated == 0:
@@ -72,7 +72,7 @@ class KLStop(TrainerCallback):
         self.meter.values["train"]["updates_left_out"] = [float(self.left_out)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a run goes on with."""
+        """Returns the state that a resumed run goes on with."""
         return {} if self.target is None else {"kl_stop": [self.until, self.left_out]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -25,8 +25,8 @@ class CheckedReward:
     """
     A reward function whose failures name the reward and the row.
 
-    On several processes a failure is kept until [`raise_on_all_ranks`], and the rewards are `None`: the others are
-    about to gather their rewards, and would wait for a process that had raised. It is logged under `name`.
+    On several processes a failure is kept until [`raise_on_all_ranks`], and its rewards are `None`: the others are
+    about to gather their rewards, and would wait for one that had raised. The reward is logged under `name`.
     """
 
     def __init__(self, reward_func: Callable[..., Any], name: str) -> None:
@@ -91,11 +91,11 @@ class AsyncCheckedReward(CheckedReward):
 
 
 def raise_on_all_ranks(rewards: Sequence[CheckedReward]) -> None:
-    """Raises on every process alike the first failure of a reward on the first of them; returns if none failed."""
+    """Raises the same failure of a reward on every process, the first of the lowest rank; returns if none failed."""
     failures = [reward.failure for reward in rewards if reward.failure is not None]
     for reward in rewards:
         reward.failure = None
-    # Statistics that all processes take part in fail on each of them if one fails: such an echo is no reason.
+    # Where all processes compute statistics together, a failure of one makes the others fail: an echo, not a cause.
     failures.sort(key=_is_echo)
     own = failures[0] if failures else None
     rank, world_size = rank_and_world_size()
@@ -112,9 +112,9 @@ def _is_echo(failure: RewardError) -> bool:
 
 def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
     """
-    Returns the reward functions, given as TRL takes them, each wrapped in its checks and with a name of its own. Not
-    models or their names: TRL would load one with a fresh head where the checkpoint is a classifier, and read it
-    without its special tokens.
+    Returns the reward functions, given as TRL takes them, each wrapped in its checks and with a name of its own.
+    Models and their names are refused: TRL would give a classifier's checkpoint a fresh head, and leave out the
+    special tokens of the texts that it reads.
     """
     reward_funcs = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
     if not reward_funcs:
@@ -135,7 +135,7 @@ def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
 
 
 def reward_states(rewards: Sequence[CheckedReward]) -> dict[str, dict[str, Any]]:
-    """Returns the states, by the names of the rewards, of those that have a `state_dict`, unless it is empty."""
+    """Returns, by reward name, the state of each reward that has a `state_dict`, unless it is empty."""
     return {name: state for name, state in _all_states(rewards).items() if state}
 
 
@@ -156,7 +156,7 @@ def load_reward_states(rewards: Sequence[CheckedReward], states: dict[str, dict[
 
 @contextmanager
 def unlearned(rewards: Sequence[CheckedReward]) -> Iterator[None]:
-    """Puts the states of rewards back: what they score within is not trained on."""
+    """Restores the states of rewards at the end, as what they score in the context is not trained on."""
     states = _all_states(rewards)
     try:
         yield
@@ -166,7 +166,7 @@ def unlearned(rewards: Sequence[CheckedReward]) -> Iterator[None]:
 
 @contextmanager
 def unlearned_on_failure(rewards: Sequence[CheckedReward]) -> Iterator[None]:
-    """Puts the states of rewards back if one fails within: the run that goes on from here calls them once more."""
+    """Restores the states of rewards if one fails in the context, as a resumed run calls them once more."""
     states = _all_states(rewards)
     try:
         yield

@@ -21,8 +21,8 @@ logger = get_logger(__name__)
 MAX_CHECKED_PROMPTS = 100_000
 CHECKED_ROWS = 8  # of a rollout, for the checks that cost a forward pass
 
-# How far the same policy may be from itself in a token's log-probability, and in the mean of all, which rounding alone
-# makes 0.005: 16 bits have two or three digits.
+# Largest difference between two passes of the same policy, of one token's log-probability, and of the mean over all
+# tokens. Numbers of 16 bits have two or three digits: there rounding alone makes the mean 0.005.
 TOLERANCES = (1e-3, 1e-3)
 TOLERANCES_IN_16_BITS = (0.5, 0.02)
 
@@ -56,7 +56,7 @@ def check_columns(rewards: Sequence[CheckedReward], datasets: Mapping[str, Any],
 
 
 def _columns(dataset: Any, remove_unused: Any) -> list[str]:
-    """Returns the columns that a row has when it is read, which a transform may make; none if they are not known."""
+    """Returns the columns of a row as it is read, after transforms of the dataset; none if they are not known."""
     columns = list(getattr(dataset, "column_names", None) or [])
     if remove_unused:
         return [name for name in columns if name == "prompt"] or columns
@@ -68,8 +68,8 @@ def check_rows(
 ) -> Callable[..., None]:
     """
     Checks that completions can end, that there are prompts enough for one rollout, and the prompts of each set, by its
-    name. Returns [`~lmrl.utils.check_prompts`] as a function of the name of a set and of token ids, for the prompts of
-    a stream as they are read.
+    name. Returns [`~lmrl.utils.check_prompts`] as a function of a set's name and token ids, with which the prompts of
+    a stream are checked as they are read.
     """
     vocabulary = model.config.get_text_config().vocab_size
     if outside := [token for token in eos_token_ids if token is None or token >= vocabulary]:
@@ -107,8 +107,8 @@ def check_first_rollout(
     rollout: Any, model: Any, scorer: Any, reference: Any, eos_token_ids: list[int], args: Any
 ) -> None:
     """
-    Checks the first rollout of this process, from the policy in its engine: rewards that differ, completions that end,
-    a ratio of 1 and a KL of 0. Else training could learn nothing, or would not train the policy that is sampled.
+    Checks the first rollout, with the policy in its engine: rewards that differ, completions that end, a ratio of 1
+    and a KL of 0. Otherwise training could learn nothing, or would train another policy than the one that samples.
 
     The [`~lmrl.trainers.Rollout`] has the rewards. The scorer's `forward(model, rollout)` gives log-probabilities, and
     it has the `accelerator`; the reference's `running(model)` gives the model that is the reference, if there is one.
@@ -164,7 +164,7 @@ def check_first_rollout(
 
 
 def _distils(args: Any) -> bool:
-    """Returns whether the KL to a named reference teaches token by token, in each prompt, whatever its rewards."""
+    """Returns whether a named reference teaches each token, in every prompt, whatever the rewards are."""
     has_teacher = args.reference_model_name_or_path is not None
     return has_teacher and args.kl_scope == "token" and not getattr(args, "drop_equal_groups", False)
 

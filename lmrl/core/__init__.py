@@ -11,9 +11,9 @@ Arguments that mean the same in every function, tensors of shape (B, T), or (B,)
 
 - `log_probs`, `old_log_probs`, `ref_log_probs`: log-probabilities, <= 0, of the sampled tokens under the policy being
   trained, that policy as it was at the rollout, and the reference
-- `sampling_log_probs`: the same as the sampler has computed them, in its own precision
+- `sampling_log_probs`: log-probabilities of the sampled tokens as the sampler computed them, in its own precision
 - `advantages`: reward minus baseline, or those of [`generalized_advantages`]; detached
-- `values`: any numbers, which where the mask is 0 may be NaN; of a critic, the value of the state before each token
+- `values`: any numbers, possibly NaN where the mask is 0; a critic's are the values of the state before each token
 - `rewards` (B,): reward of each completion, over all processes; `token_rewards` (B, T): of each token
 - `dim`: dimension to reduce; all of them by default, which gives a scalar
 

@@ -1,4 +1,4 @@
-"""Baselines of REINFORCE: the reward to expect of a completion before it is seen. The caller subtracts.
+"""Baselines of REINFORCE: the reward to expect of a completion before it is seen. The caller subtracts it.
 
 A baseline that does not depend on the completion it is subtracted from leaves the expected gradient as it is and
 lowers its variance: "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning"
@@ -63,7 +63,7 @@ def group_mean(rewards: Tensor, num_generations: int) -> Tensor:
 
 
 def _without_rounding(means: Tensor, groups: Tensor) -> Tensor:
-    """Returns means of rewards of prompts, (P, G), as (B,): of equal ones the reward, from which rounding may part."""
+    """Returns the means of groups, (P, G), as (B,); of a group of equal rewards just that reward, without rounding."""
     smallest = groups.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
     is_equal = smallest == groups.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
     return torch.where(is_equal & ~means.isnan(), smallest, means).reshape(-1)
@@ -71,10 +71,10 @@ def _without_rounding(means: Tensor, groups: Tensor) -> Tensor:
 
 def group_std(rewards: Tensor, num_generations: int) -> Tensor:
     """
-    Returns, for each completion, the standard deviation of the rewards of the G completions of its prompt, divided by
-    n - 1, with the epsilon of [`standardize`] added to the variance. With G = B it is that of the batch.
+    Returns, for each completion, the standard deviation (divisor n - 1) of the rewards of its prompt's G completions,
+    with the epsilon of [`standardize`] added to the variance. With G = B it is that of the batch.
 
-    Infinite where all are equal, so that what is divided by it is 0: equal rewards have no scale.
+    Infinite where all rewards of a prompt are equal, so that what is divided by it is 0: equal rewards have no scale.
     """
     check_shapes(1, rewards=rewards)
     groups = rewards.view(-1, num_generations)
@@ -88,8 +88,8 @@ def moving_average(rewards: Tensor, average: Tensor | None) -> Tensor:
     """
     Returns the average over the rollouts *before* this one, for every completion.
 
-    The first rollout with a reward has no past and uses its own mean, as [`batch_mean`] does: its `average`, a scalar
-    from [`update_average`], is `None`, or NaN.
+    `average` is the scalar that [`update_average`] returned. It is `None` or NaN until a rollout has had a reward;
+    then this rollout's own mean is returned, as by [`batch_mean`].
     """
     if average is None or average.isnan().all():
         return batch_mean(rewards)
@@ -100,15 +100,15 @@ def moving_average(rewards: Tensor, average: Tensor | None) -> Tensor:
 
 def update_average(average: Tensor | None, rewards: Tensor, decay: float) -> Tensor:
     """
-    Returns the average of [`moving_average`], a scalar, with one more rollout counted in.
+    Returns the scalar average that [`moving_average`] reads, updated by the rewards of one more rollout.
 
         b <- decay * b + (1 - decay) * mean(r)
 
     Args:
         average (`torch.Tensor`, *optional*):
-            Scalar average so far; `None`, or NaN, before the first rollout with a reward, whose mean it becomes.
+            Average so far, a scalar; `None` or NaN until a rollout has a reward, whose mean it then becomes.
         rewards (`torch.Tensor` of shape `(B,)`):
-            Of this rollout; one without any reward changes nothing.
+            Rewards of this rollout. If all of them are NaN, the average stays as it is.
         decay (`float`):
             Share of the past that is kept, in [0, 1).
     """
@@ -120,8 +120,8 @@ def update_average(average: Tensor | None, rewards: Tensor, decay: float) -> Ten
     return decay * average + (1 - decay) * mean.nan_to_num(average.item())
 
 
-# The baselines by their names in a configuration. Each takes `rewards` (B,), the completions of a prompt side by side,
-# and, as keywords, what any of them reads: `num_generations`, `average` (of the rollouts before) and `greedy_rewards`
+# The baselines by their names in a configuration. Each is called with `rewards` (B,), the completions of a prompt side
+# by side, and with all of these keywords: `num_generations`, `average` (of the rollouts before) and `greedy_rewards`
 # (B,), the rewards of the greedy completions of the same prompts, which are the self-critical baseline of
 # "Self-Critical Sequence Training for Image Captioning" (Rennie et al., 2017, https://huggingface.co/papers/1612.00563).
 BASELINES: dict[str, Callable[..., Tensor]] = {

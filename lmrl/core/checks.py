@@ -1,14 +1,14 @@
-"""The check of shapes that every function of this package makes."""
+"""The shape check that functions of this package run on their tensors."""
 
 from torch import Tensor
 
 
 def check_shapes(*ranks: int, **tensors: Tensor) -> None:
     """
-    Raises an error unless the tensors have one of the ranks, and all of them the same shape.
+    Raises an error unless each tensor has one of the ranks, and all tensors have the same shape.
 
-    Tensors of unlike shapes would broadcast, and a loss of `(B,)` advantages against `(B, T)` log-probabilities is
-    a number like any other. The `ValueError` names them by the arguments that they are.
+    Tensors of different shapes could broadcast: advantages (B,) with log-probabilities (B, T) may give a loss that is
+    wrong and looks right. The `ValueError` names each tensor by the keyword it is passed under.
     """
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():

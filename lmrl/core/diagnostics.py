@@ -9,7 +9,7 @@ from .checks import check_shapes
 def clipped(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, epsilon_low: float, epsilon_high: float
 ) -> tuple[Tensor, Tensor]:
-    """Returns which elements have a gradient that the clipping of [`clipped_policy_loss`] stops, below and above."""
+    """Returns two masks, below and above: where the clipping of [`clipped_policy_loss`] makes the gradient 0."""
     check_shapes(1, 2, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     ratio = torch.exp(log_probs - old_log_probs)
     return (ratio < 1 - epsilon_low) & (advantages < 0), (ratio > 1 + epsilon_high) & (advantages > 0)
@@ -35,8 +35,8 @@ def explained_variance(error_moments: Tensor, return_moments: Tensor) -> Tensor:
 
 def quarters(mask: Tensor) -> Tensor:
     """
-    Returns in which quarter of its completion each token is, (B, T) and int64: 0 to 3 by its place over the number of
-    tokens where the mask, (B, T), is 1, and -1 where it is 0.
+    Returns the quarter of its completion that each token is in, (B, T), int64: 0 to 3, from its index among the tokens
+    where the mask (B, T) is 1; -1 where the mask is 0.
     """
     check_shapes(2, mask=mask)
     places = 4 * (mask.cumsum(dim=1) - 1) // mask.sum(dim=1, keepdim=True).clamp(min=1)
@@ -46,4 +46,4 @@ def quarters(mask: Tensor) -> Tensor:
 def _sum_of_squared_deviations(moments: Tensor) -> Tensor:
     count, total, squares = moments.unbind()
     deviations = squares - total * total / count
-    return torch.where(deviations > 1e-12 * squares, deviations, 0.0)  # of equal values rounding leaves as much
+    return torch.where(deviations > 1e-12 * squares, deviations, 0.0)  # smaller: rounding of equal values

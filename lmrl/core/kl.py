@@ -1,8 +1,8 @@
 """Estimators of KL(policy || reference) from samples of the policy, and the controller of its coefficient.
 
-With `r = log p(token) - log q(token)`, p the policy sampled from and q the reference. From "Approximating KL
-Divergence" (John Schulman, http://joschu.net/blog/kl-approx.html). In a reward use [`k1`], whose gradient through the
-score function is the gradient of the KL; [`k3`] is for watching, or for a loss.
+Below, `r = log p(token) - log q(token)`, where p is the policy that sampled and q the reference. See "Approximating KL
+Divergence" (John Schulman, http://joschu.net/blog/kl-approx.html). As a penalty in the reward use [`k1`]: its policy
+gradient is, in expectation, the gradient of the KL. [`k3`] is for monitoring, or for a loss.
 """
 
 import torch
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from .checks import check_shapes
 
-MAX_KL_ERROR = 0.2  # of the controller, as in Ziegler et al.: one rollout far off the target moves it no further
+MAX_KL_ERROR = 0.2  # clip of the controller's error (Ziegler et al.), so that one rollout far off does not move it far
 
 
 def k1(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """Returns `r`: unbiased, of either sign at a single token."""
+    """Returns `r`: an unbiased estimate, which may be negative at a single token."""
     check_shapes(1, 2, log_probs=log_probs, ref_log_probs=ref_log_probs)
     return log_probs - ref_log_probs
 
 
 def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """Returns `exp(-r) - 1 + r`: unbiased and never negative."""
+    """Returns `exp(-r) - 1 + r`: an unbiased estimate, which is never negative."""
     check_shapes(1, 2, log_probs=log_probs, ref_log_probs=ref_log_probs)
     r = log_probs - ref_log_probs
     return torch.expm1(-r) + r
@@ -44,12 +44,12 @@ def adaptive_coefficient(coefficient: float, kl: float, target: float, horizon: 
         target (`float`):
             KL per completion to steer to, in nats, > 0.
         horizon (`float`):
-            Completions over which a full correction would be made, > 0.
+            Number of completions after which the coefficient has changed by the full factor `1 + error`, > 0.
         num_samples (`int`):
             Completions in the rollout of all processes.
 
     Returns:
-        `float`: the new coefficient, > 0 as long as `num_samples <= 5 * horizon`.
+        `float`: the new coefficient, > 0 as long as `num_samples < 5 * horizon`.
     """
     error = min(max(kl / target - 1, -MAX_KL_ERROR), MAX_KL_ERROR)
     return coefficient * (1 + error * num_samples / horizon)

@@ -2,12 +2,12 @@
 
 The linear baseline of "Benchmarking Deep Reinforcement Learning for Continuous Control" (Duan et al., 2016,
 https://huggingface.co/papers/1604.06778), for the states of a text. Its features may see the references, as the critic
-of "An Actor-Critic Algorithm for Sequence Prediction" (Bahdanau et al., 2017, https://huggingface.co/papers/1607.07086)
-does: a baseline may depend on anything but the action.
+of "An Actor-Critic Algorithm for Sequence Prediction" (Bahdanau et al., 2017,
+https://huggingface.co/papers/1607.07086) does: a baseline may depend on anything but the action.
 
-Everything is computed from one matrix of sums, `moments` (F + 2, F + 2) for F features: of `z = [1, features, target]`
-over all tokens it is the sum of `z z'`. Matrices of micro-batches, processes and rollouts add up, and a factor below 1
-forgets. `weights` (F + 1,) are the bias and a weight for each feature. Both are float64.
+Everything is computed from one matrix of sums, `moments` (F + 2, F + 2) for F features: the sum of `z z'` over all
+tokens, with `z = [1, features, target]`. Matrices of micro-batches, processes and rollouts add up; a factor below 1
+lets older ones count less. `weights` (F + 1,) are the bias and a weight for each feature. Both are float64.
 """
 
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from .checks import check_shapes
 
-MAX_WIDTH = 1_024  # of the states: the fit costs the third power of it
+MAX_WIDTH = 1_024  # of states; wider ones are projected, as the cost of the fit grows with the cube of the width
 PROJECTION_SEED = 0
-CONSTANT = 1e-10  # share of a mean square below which a feature's variance is a rounding error of a constant
+CONSTANT = 1e-10  # a feature with a variance below this share of a mean square is a constant plus rounding
 
 
 def regression_moments(features: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -41,15 +41,15 @@ def regression_moments(features: Tensor, targets: Tensor, mask: Tensor) -> Tenso
 
 def fit_ridge(moments: Tensor, shrinkage: float | Tensor) -> Tensor:
     """
-    Returns the weights that minimize the mean squared error plus `shrinkage` times the squared weights, (F + 1,).
+    Returns the weights that minimize the mean squared error plus `shrinkage` times the squared weights: (F + 1,).
 
     The penalty is on the weights of standardized features (mean 0, variance 1), so it means the same for each of them
-    and for any number of tokens; the bias is free. A feature that does not vary gets the weight 0. Without any token
-    all weights are 0.
+    and for any number of tokens; the bias is not penalized. A feature that does not vary gets the weight 0. Without
+    any token all weights are 0.
 
     Args:
         shrinkage (`float` or `torch.Tensor` of shape `(F,)`):
-            Above 0: the share of a feature's own variance that is added to it, of all or of each.
+            Strength of the penalty, > 0, for all features or for each: the share of its variance added to it.
     """
     check_shapes(2, moments=moments)
     count = moments[0, 0]
@@ -58,7 +58,7 @@ def fit_ridge(moments: Tensor, shrinkage: float | Tensor) -> Tensor:
     covariance = second - torch.outer(means, means)
     variances = covariance.diagonal()[1:-1]
     squares = second.diagonal()[1:-1]
-    varies = variances > CONSTANT * squares.maximum(squares.median())  # all of a state is rounded together
+    varies = variances > CONSTANT * squares.maximum(squares.median())  # a state's features have one rounding error
     scales = torch.where(varies, variances, torch.inf).rsqrt()  # 0 for a constant
     correlation = scales.unsqueeze(1) * covariance[1:-1, 1:-1] * scales
     regularized = correlation + torch.diag(torch.where(varies, shrinkage, 1.0))  # a constant: a row of the identity
@@ -67,7 +67,7 @@ def fit_ridge(moments: Tensor, shrinkage: float | Tensor) -> Tensor:
 
 
 def squared_error(moments: Tensor, weights: Tensor) -> Tensor:
-    """Returns the sum of the squared errors of the weights over the tokens of the moments, a scalar >= 0."""
+    """Returns the sum of the squared errors of the weights on the tokens summed up in the moments: a scalar >= 0."""
     check_shapes(2, moments=moments)
     check_shapes(1, weights=weights)
     residual = torch.cat([weights, weights.new_tensor([-1.0])])
@@ -82,7 +82,7 @@ def linear_values(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def narrow(vectors: Tensor, width: int = MAX_WIDTH) -> Tensor:
-    """Returns vectors (..., D) of at most `width` numbers each, of wider ones always the same random projection."""
+    """Returns vectors (..., D) in float32; wider ones are projected to `width` numbers by a fixed random matrix."""
     if vectors.shape[-1] <= width:
         return vectors.float()
     generator = torch.Generator().manual_seed(PROJECTION_SEED)
@@ -101,9 +101,9 @@ def sums_so_far(embeddings: Tensor, mask: Tensor) -> Tensor:
 
 def join_features(states: Tensor, others: Tensor) -> Tensor:
     """
-    Returns the features of a critic, (B, T, F): states (B, T, D), other numbers known of the text so far, (B, T, K),
-    the number of the token, and its products with those others, which mean something else at the end than at the
-    beginning.
+    Returns the features of a critic, (B, T, F), side by side: the states (B, T, D), other numbers known of the text so
+    far (B, T, K), the index of the token, and that index times each of the numbers, as a number may mean something
+    else late in a text than early.
     """
     check_shapes(3, states=states)
     check_shapes(3, others=others)

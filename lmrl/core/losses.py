@@ -11,10 +11,10 @@ LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
 
 def reinforce_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
     """
-    Returns `-A * log p`, whose gradient is that of the expected reward.
+    Returns `-A * log p`, whose gradient is, in expectation, that of the expected reward with its sign reversed.
 
     From "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning" (Williams, 1992,
-    https://link.springer.com/article/10.1007/BF00992696). Its value is of no use as a figure: watch the reward.
+    https://link.springer.com/article/10.1007/BF00992696). Its value does not measure progress: watch the reward.
     """
     check_shapes(1, 2, log_probs=log_probs, advantages=advantages)
     return -advantages * log_probs
@@ -69,8 +69,8 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
 
 def average_tokens(per_token: Tensor, mask: Tensor, loss_type: str, mean_length: Tensor, max_length: int) -> Tensor:
     """
-    Returns the average of losses of tokens, (B, T), under a name of TRL's: a scalar whose mean over the batches of a
-    rollout is that of the rollout, given the mean length of a completion in it.
+    Returns the average of per-token losses (B, T) by a rule of TRL's, a scalar. Its mean over the batches of a rollout
+    is the average over the rollout; `mean_length` is that of the completions of the rollout.
 
         dapo:     sum over all tokens / (B * mean_length), each token weighs the same
         grpo:     mean over completions of the mean over their tokens

@@ -1,6 +1,6 @@
 """Sums, means and moments over the tokens that count.
 
-Masked positions are selected away, never multiplied by zero: a NaN or an infinity on padding stays on padding.
+Masked positions are replaced by `where`, never multiplied by 0, so NaN and infinities on padding leave no trace.
 """
 
 import torch
@@ -29,7 +29,7 @@ def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
     """
     Returns the count, the sum and the sum of squares of the values where the mask is 1.
 
-    Moments add up over processes, which means and variances do not: reduce these three, then [`standardize`].
+    Unlike means and variances, these three can be summed over processes: reduce them, then call [`standardize`].
 
     Returns:
         `torch.Tensor` of shape `(3,)`, float64, so that the variance survives the subtraction of two large sums
@@ -60,7 +60,7 @@ def standardize(values: Tensor, moments: Tensor, epsilon: float = VARIANCE_EPSIL
     if count < 2:
         return values
     mean = total / count
-    variance = ((squares - total * mean) / (count - 1)).clamp(min=0)  # of equal values rounding may leave it below 0
+    variance = ((squares - total * mean) / (count - 1)).clamp(min=0)  # rounding may make it negative for equal values
     return (values - mean.to(values.dtype)) * torch.rsqrt(variance + epsilon).to(values.dtype)
 
 

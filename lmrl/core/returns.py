@@ -1,6 +1,6 @@
-"""From a score per completion to rewards, returns and advantages per token.
+"""From a reward per completion to rewards, returns and advantages per token.
 
-Time runs so that `values[:, t]` is the value of the state *before* token t, `V(s_t)`, and `token_rewards[:, t]` is
+Indices: `values[:, t]` is the value of the state *before* token t, `V(s_t)`, and `token_rewards[:, t]` is the reward
 received for token t. The state after the last real token has the value 0.
 """
 
@@ -13,10 +13,9 @@ from .masking import last_index
 
 def place_at_end(rewards: Tensor, mask: Tensor) -> Tensor:
     """
-    Returns token rewards that are 0 but for each completion's reward at its last real token.
+    Returns token rewards, (B, T): the reward of each completion at its last real token, and 0 everywhere else.
 
-    That is the EOS where there is one, and the last token sampled where there is none. A row without any token gets no
-    reward.
+    The last real token is the EOS, or, without one, the last token sampled. A row without any token gets no reward.
     """
     check_shapes(1, rewards=rewards)
     check_shapes(2, mask=mask)
@@ -30,9 +29,9 @@ def shaped_rewards(rewards: Tensor, potentials: Tensor, mask: Tensor, gamma: flo
 
         r_t = gamma * Phi(s_{t+1}) - Phi(s_t), plus the completion's reward at its last real token
 
-    with Phi the potential less that of the state before the first token, and 0 after the last. So the discounted sum
-    over the tokens is that of [`place_at_end`], and no policy becomes better or worse than another. From "Policy
-    Invariance under Reward Transformations" (Ng, Harada and Russell, 1999).
+    Here Phi is the potential minus that of the state before the first token, and 0 after the last token. So the
+    discounted sum over the tokens is the same as with [`place_at_end`], and the order of policies from better to worse
+    does not change. From "Policy Invariance under Reward Transformations" (Ng, Harada and Russell, 1999).
 
     Args:
         rewards (`torch.Tensor` of shape `(B,)`):
@@ -65,13 +64,13 @@ def generalized_advantages(
         delta_t = r_t + gamma * V(s_{t+1}) - V(s_t)
         A_t = delta_t + gamma * lam * A_{t+1}
 
-    with `V = A = 0` after the last real token, of a completion that was cut off too: a completion is an episode of at
-    most T tokens. From "High-Dimensional Continuous Control Using Generalized Advantage Estimation" (Schulman et al.,
-    2015, https://huggingface.co/papers/1506.02438), equation 16. The returns that a critic learns are `A + values`.
+    with `V = A = 0` after the last real token, also if the completion was cut off there: an episode has at most T
+    tokens. From "High-Dimensional Continuous Control Using Generalized Advantage Estimation" (Schulman et al., 2015,
+    https://huggingface.co/papers/1506.02438), equation 16. The returns that a critic learns are `A + values`.
 
     Args:
         mask (`torch.Tensor` of shape `(B, T)`):
-            1 where a token counts; what stands elsewhere is not read, and the advantages there are 0.
+            1 where a token counts. Elsewhere rewards and values are ignored, and the advantages are 0.
         gamma (`float`, *optional*, defaults to `1.0`):
             Discount in [0, 1].
         lam (`float`, *optional*, defaults to `0.95`):

@@ -1,4 +1,4 @@
-"""Rewards of completions: their weighted sum, which are equal in a group, and which completions have ended."""
+"""Rewards of completions: their weighted sum, groups whose rewards are equal, and which completions have ended."""
 
 import torch
 from torch import Tensor
@@ -28,8 +28,8 @@ def weighted_rewards(per_func: Tensor, weights: Tensor, clip_range: tuple[float,
 
 def equal_groups(rewards: Tensor, num_generations: int, tolerance: float = 0.0) -> Tensor:
     """
-    Returns which completions are of a prompt whose completions all got the same reward, bool, (B,): the largest of a
-    group is above its smallest by no more than the tolerance, in units of the reward. NaN, of no reward, is left out.
+    Returns, for each completion, whether all completions of its prompt got the same reward, bool, (B,): the largest is
+    above the smallest by at most `tolerance`. NaN (no reward) is left out; with no reward at all they are the same.
     """
     check_shapes(1, rewards=rewards)
     groups = rewards.view(-1, num_generations)
@@ -39,7 +39,7 @@ def equal_groups(rewards: Tensor, num_generations: int, tolerance: float = 0.0) 
 
 
 def ended(completion_ids: Tensor, mask: Tensor, eos_token_ids: list[int]) -> Tensor:
-    """Returns which completions, (B, T), have one of the EOS among their tokens that count: bool, (B,)."""
+    """Returns which of the completions (B, T) contain an EOS where the mask is 1: bool, (B,)."""
     check_shapes(2, completion_ids=completion_ids, mask=mask)
     is_eos = torch.isin(completion_ids, torch.tensor(eos_token_ids, device=completion_ids.device))
     return (is_eos & mask.bool()).any(dim=1)

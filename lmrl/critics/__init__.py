@@ -1,4 +1,4 @@
-"""Critics of PPO: learned heads on a policy's states, and a regression that is fitted anew for every rollout."""
+"""Critics: learned heads on a policy's states, and a regression that is fitted anew for every rollout."""
 
 from .epochs import train_on_states
 from .learned import (

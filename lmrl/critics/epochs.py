@@ -21,11 +21,11 @@ def train_on_states(
     cliprange: float,
 ) -> None:
     """
-    Trains the head of a critic on the policy's states, which learning values does not change: no pass of the policy.
+    Trains the head of a critic on the policy's states. It does not change these, so the policy need not be run.
 
     An epoch is one step of Adam (Kingma and Ba, 2015, https://huggingface.co/papers/1412.6980) on the tokens of all
-    processes, which all must call this. Its averages begin anew with each rollout, so a checkpoint needs nothing of
-    them. The loss is [`~lmrl.core.clipped_value_loss`], averaged over the tokens.
+    processes, and every process must call this. Adam's averages begin anew with each rollout, so checkpoints need not
+    have them. The loss is [`~lmrl.core.clipped_value_loss`], averaged over the tokens.
 
     Args:
         states (`torch.Tensor` of shape `(B, T, D)`):
@@ -39,7 +39,7 @@ def train_on_states(
     optimizer = torch.optim.Adam(weights, lr=learning_rate)
     returns = returns.nan_to_num(0.0)  # of completions without a reward, which are masked out
     tokens = accelerator.reduce(mask.sum(), reduction="sum").clamp(min=1)
-    kept = [weight.grad for weight in weights]  # of steps that are accumulated
+    kept = [weight.grad for weight in weights]  # gradients accumulated so far
     for _ in range(epochs):
         with torch.enable_grad():
             per_token = core.clipped_value_loss(critic.head(states), old_values, returns, cliprange)

@@ -1,4 +1,4 @@
-"""Learned critics: a value head on the policy's hidden states, a second adapter of the policy, or its own backbone."""
+"""Learned critics: a value head on the policy's states, on a second adapter of the policy, or on its own backbone."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -27,7 +27,7 @@ CRITIC_FILE = "critic/critic.safetensors"
 
 
 class StateReader(nn.Module):
-    """In place of a [`Critic`], for one that is fitted in closed form: gives the states, and has no weights."""
+    """Takes the place of a [`Critic`] where the critic is fitted in closed form: returns states, has no weights."""
 
     def forward(self, policy_states: Tensor, read: Callable[[nn.Module | None], Tensor]) -> Tensor:
         """Returns the policy's hidden states before each completion token, (M, D)."""
@@ -43,8 +43,8 @@ class Critic(nn.Module):
     reward there ([`~Critic.start_at`]), the first advantages are those of the batch-mean baseline. `start` is a buffer
     and not a weight, so that engines which shard weights, or keep a float32 copy of them, leave it alone.
 
-    A critic that starts from a reward model keeps that model's head and adds it, so that its first values are the
-    scores of the texts so far; one that starts from an earlier critic has all of that one's weights.
+    A critic that starts from a reward model adds the output of that model's head, so that its first values are the
+    scores of the texts so far; one that starts from an earlier critic gets all weights of that critic.
 
     Args:
         hidden_size (`int`):
@@ -58,7 +58,7 @@ class Critic(nn.Module):
             Head of a reward model, added to that of the critic.
     """
 
-    gives_states = False  # beside the values, for more epochs on them: see `train_on_states`
+    gives_states = False  # whether it returns states beside the values, for `train_on_states`
 
     def __init__(
         self,
@@ -81,9 +81,9 @@ class Critic(nn.Module):
 
     def forward(self, policy_states: Tensor, read: Callable[[nn.Module | None], Tensor]) -> Tensor:
         """
-        Returns the values of M states, (M,), float32: of the policy's, (M, D), or of what `read` returns at the same
-        places, which runs a backbone, the policy's if it is given `None`. With `gives_states` the states come after
-        the values, (M, 1 + D).
+        Returns the values of M states, (M,), float32. The states are the policy's, (M, D), unless the critic has a
+        backbone or an adapter: then `read` computes them, by that backbone, or by the policy's if it is given None.
+        With `gives_states` it returns values and states side by side, (M, 1 + D).
         """
         if self.backbone is None and self.adapter is None:
             states = policy_states.detach()
@@ -94,7 +94,7 @@ class Critic(nn.Module):
         return torch.cat([values.unsqueeze(-1), states.float()], dim=-1) if self.gives_states else values
 
     def head(self, states: Tensor) -> Tensor:
-        """Returns the values of states, (..., D), as the head gives them, (...), float32."""
+        """Returns the values that the head computes of states (..., D): (...), float32."""
         with torch.autocast(states.device.type, enabled=False):
             states = states.to(self.value.weight.dtype)
             values: Tensor = self.value(self.hidden(states))
@@ -143,11 +143,11 @@ def make_critic(
 
     Args:
         name (`str`, *optional*):
-            What it starts from: the folder of a run with a critic of its kind, or, for a separate one, a model, of a
-            reward model with its head. By default a separate one has a copy of the policy's backbone.
+            What it starts from: the folder of a run with a critic of its kind or, for a separate one, a model; of a
+            reward model the head is used, too. By default a separate one starts from a copy of the policy's backbone.
 
     Raises:
-        ValueError: If it reads other tokens than the policy's, or if `name` is neither.
+        ValueError: If the model of `name` has another vocabulary than the policy, or `name` is none of these.
     """
     base = base_of(policy)
     if kind == "least_squares":
@@ -179,7 +179,7 @@ def make_critic(
 def _copy_or_load_backbone(
     policy: PreTrainedModel, base: PreTrainedModel, name: str | None
 ) -> tuple[PreTrainedModel, nn.Linear | None]:
-    """Returns the backbone of a critic, and the head of a reward model that it is loaded from."""
+    """Returns the backbone of a critic, and the head of the reward model that it is loaded from, or None."""
     if name is None and not getattr(base, "is_quantized", False):
         return copy_backbone(policy), None
     with known_as("critic_model_name_or_path"):
@@ -196,8 +196,8 @@ def _copy_or_load_backbone(
 
 def set_critic_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, learning_rate: float | None) -> None:
     """
-    Puts the weights of a policy's critic into parameter groups of their own, with their learning rate if there is one.
-    An optimizer that was made before the critic gets them.
+    Puts a critic's weights into parameter groups of their own with a learning rate, if it is not None. An optimizer
+    that was made before the critic, and so lacks its weights, gets them in either case.
     """
     critic = [parameter for name, parameter in model.named_parameters() if "critic." in name]
     if not critic:
@@ -228,7 +228,7 @@ def save_critic(state_dict: dict[str, Tensor], folder: str | Path) -> None:
     Writes the critic's weights, by their names in [`Critic`] and gathered from all processes, into the folder of a
     policy, as `critic/critic.safetensors`.
     """
-    if not state_dict:  # one that is fitted is in the state of the run
+    if not state_dict:  # a critic that is fitted is in the state of the run
         return
     complete = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state_dict.items()}
     path = Path(folder) / CRITIC_FILE
@@ -252,8 +252,8 @@ def load_critic(critic: Critic, folder: str | Path) -> None:
 
 def reload_critic(model: nn.Module, folder: str, accelerator: Accelerator) -> None:
     """
-    Loads the critic of a model, if it has one, that lies beside a checkpoint. Not under DeepSpeed or FSDP, whose
-    checkpoints have the complete module with it: what they have loaded is shards.
+    Loads the critic of a model, if it has one, from the folder of a checkpoint. Not under DeepSpeed or FSDP: their
+    checkpoints have the complete module, critic included, and have loaded it already, in shards.
     """
     critic = getattr(base_of(model), "critic", None)
     if critic is not None and accelerator.distributed_type not in (DistributedType.DEEPSPEED, DistributedType.FSDP):
@@ -261,7 +261,7 @@ def reload_critic(model: nn.Module, folder: str, accelerator: Accelerator) -> No
 
 
 def _read_critic(path: Path) -> dict[str, Tensor] | None:
-    """Returns the weights of a critic that was saved, None if there is none."""
+    """Returns the weights of a saved critic, or None if there is no such file."""
     return load_file(path) if path.is_file() else None
 
 

@@ -10,32 +10,32 @@ from torch import Tensor
 from lmrl import core
 from lmrl.distributed import local_rows
 
-# Candidates for the shrinkage; the one that has predicted rollouts best before they were fitted is taken.
+# Candidates for the shrinkage. The one that has best predicted rollouts, before it was fitted to them, is used.
 SHRINKAGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0, 100.0)
-PER_FEATURE = 20.0  # times features per token: the shrinkage as long as none has predicted anything
-MAX_OF_NUMBERS = 1e-2  # shrinkage of what is known of the text: few numbers, each of which states more than a state's
+PER_FEATURE = 20.0  # times features per token is the least shrinkage, until one has predicted a rollout
+MAX_OF_NUMBERS = 1e-2  # largest shrinkage of numbers known of the text: each is worth more than one of a state's
 WORDS_WIDTH = 128  # of the embeddings that are summed where rewards have no progress
 VOCABULARY_PART = 8_192  # tokens whose embeddings are projected at once, in float32
-FOLDS = 8  # parts of the prompts of a first rollout
+FOLDS = 8  # parts of the first rollout's prompts, each valued by a fit to the others
 
 
 class LeastSquaresCritic:
     """
     Ridge regression of returns on features of states; see [`~lmrl.core.fit_ridge`].
 
-    Its sums forget earlier rollouts, whose policy was another one, by a factor. It has no weights that are trained, so
-    no engine needs to know of it, and all processes hold the same.
+    Earlier rollouts, whose policy was another one, count less and less in its sums. It has no weights that are
+    trained, so no engine needs to know of it, and all processes hold the same numbers.
 
     Args:
         forgetting (`float`):
-            Factor, in (0, 1], on the sums of earlier rollouts with each new one.
+            Factor in (0, 1] by which the sums of earlier rollouts are multiplied at each new one.
         num_generations (`int`):
-            Completions per prompt in training. From 2 on, what the others of a prompt got is a feature.
+            Completions per prompt in training. If above 1, the mean reward of a prompt's others is a feature.
         accelerator (`accelerate.Accelerator`):
             Sums over all processes.
         embeddings (`torch.Tensor` of shape `(V, D)`, *optional*):
-            Embeddings of the policy's tokens. Where no reward has progress, the sum of those so far is a feature: what
-            has been written, where a state is mostly of what comes next. They stay as they are now.
+            Embeddings of the policy's tokens, copied as they are now. Where no reward has progress, their sum over the
+            text so far is a feature: it shows what has been written, and a state mostly what comes next.
     """
 
     def __init__(
@@ -48,16 +48,16 @@ class LeastSquaresCritic:
             self._embeddings = torch.cat([core.narrow(part, WORDS_WIDTH) for part in parts])
         self.num_generations = num_generations
         self._accelerator = accelerator
-        self._numbers = 0  # how many features are no states: the last ones
+        self._numbers = 0  # how many of the features, the last ones, are not states
         self._moments: Tensor | None = None
         self._errors = torch.zeros(len(SHRINKAGES), dtype=torch.float64)
         self._weights: Tensor | None = None
-        self._has_tokens = True  # of the first rollout, once it is valued: none count where no reward applied
+        self._has_tokens = True  # whether the first rollout has tokens that count: not where no reward applied
 
     def choose(self, moments: Tensor, tokens: float | None = None) -> int:
         """
-        Returns which of `SHRINKAGES` values have that are fitted to moments, (F + 2, F + 2). `tokens` is their number,
-        where it is known: to read it of the moments a GPU is waited for.
+        Returns the index in `SHRINKAGES` of the one to use with moments, (F + 2, F + 2). `tokens` is the number of
+        tokens in them, if it is known: reading it from the moments waits for a GPU.
         """
         if self._errors.any():
             return int(self._errors.argmin())
@@ -76,18 +76,18 @@ class LeastSquaresCritic:
         group: int,
     ) -> tuple[Tensor, Tensor]:
         """
-        Returns the values of a rollout, (B, T), which do not depend on the completion that they are values of, and its
+        Returns the values of a rollout, (B, T), none of which depends on the rest of its own completion, and its
         features, (B, T, F), for [`~LeastSquaresCritic.update`].
 
         Args:
             states (`torch.Tensor` of shape `(B, T, D)`), completion_ids (`torch.Tensor` of shape `(B, T)`):
-                The policy's states, of which wide ones are projected, and the tokens.
+                The policy's states, which are projected if they are wide, and the token ids.
             progress (`torch.Tensor` of shape `(B, T, K)`):
                 What rewards know of the text so far: see [`RewardProgress.numbers`].
             totals (`torch.Tensor` of shape `(N,)`):
-                What the completions of all processes got; NaN where no reward applied.
+                Rewards of the completions of all processes; NaN where no reward applied.
             returns (`torch.Tensor` of shape `(B, T)`):
-                Returns, which a first rollout reads.
+                Returns of the tokens, which are read for the values of the first rollout only.
             group (`int`):
                 Completions per prompt.
         """
@@ -99,7 +99,7 @@ class LeastSquaresCritic:
         features = core.join_features(self._with_words(core.narrow(states), completion_ids, progress, mask), numbers)
         known = features.shape[-1] if self._moments is None else len(self._moments) - 2
         if features.shape[-1] != known:
-            if not self._sum(mask.sum()):  # no token counts, and of no text rewards know nothing
+            if not self._sum(mask.sum()):  # no token counts, so rewards gave no numbers
                 return torch.zeros_like(returns), features.new_zeros(*mask.shape, known)
             raise ValueError(
                 f"`resume_from_checkpoint` must be of a run whose critic had {features.shape[-1]} features, got one "
@@ -110,7 +110,7 @@ class LeastSquaresCritic:
         return self.values(features, returns, mask, fold=rows // group % FOLDS), features
 
     def _with_words(self, states: Tensor, completion_ids: Tensor, progress: Tensor, mask: Tensor) -> Tensor:
-        """Returns states with the words so far beside them, if rewards know nothing of these."""
+        """Returns states, beside them the summed embeddings of the text so far if no reward has progress."""
         if self._embeddings is None or progress.shape[-1] > 0:
             return states
         self._embeddings = self._embeddings.to(states.device)
@@ -119,10 +119,10 @@ class LeastSquaresCritic:
 
     def values(self, features: Tensor, returns: Tensor, mask: Tensor, fold: Tensor) -> Tensor:
         """
-        Returns the values of states, (B, T), which do not depend on the completion that they are values of.
+        Returns the values of states, (B, T), none of which depends on the rest of its own completion.
 
-        They are those of the earlier rollouts' weights. Before there are any, each part of the prompts gets those of
-        the other parts.
+        They come from weights that were fitted to earlier rollouts. In the first rollout, each part of the prompts is
+        valued by weights fitted to the other parts.
 
         Args:
             features (`torch.Tensor` of shape `(B, T, F)`), returns (`torch.Tensor` of shape `(B, T)`):
@@ -146,7 +146,7 @@ class LeastSquaresCritic:
         return values
 
     def update(self, features: Tensor, returns: Tensor, mask: Tensor) -> None:
-        """Fits the rollout too, for those after it. All processes must call it."""
+        """Adds a rollout to the sums, and fits the weights for later rollouts. All processes must call it."""
         new = self._sum(core.regression_moments(features, returns, mask))
         if self._moments is None or self._weights is None:
             if not self._has_tokens:
@@ -154,7 +154,7 @@ class LeastSquaresCritic:
             self._moments = new
         else:
             errors = [core.squared_error(new, weights) for weights in self._weights]
-            measured = torch.stack([*errors, new[0, 0]]).cpu()  # at once: a GPU is waited for
+            measured = torch.stack([*errors, new[0, 0]]).cpu()  # in one piece, as it waits for a GPU
             if not measured[-1]:
                 return
             self._errors = self.forgetting * self._errors + measured[:-1]
@@ -162,7 +162,7 @@ class LeastSquaresCritic:
         self._weights = torch.stack([self._fit(self._moments, shrinkage) for shrinkage in SHRINKAGES])
 
     def _fit(self, moments: Tensor, shrinkage: float) -> Tensor:
-        """Returns the weights of a regression that shrinks its numbers less than its states, (F + 1,)."""
+        """Returns the weights, (F + 1,), of a regression that shrinks numbers known of the text less than states."""
         shrinkages = torch.full_like(moments[0, 1:-1], shrinkage)
         shrinkages[len(shrinkages) - self._numbers :].clamp_(max=MAX_OF_NUMBERS)
         return core.fit_ridge(moments, shrinkages)

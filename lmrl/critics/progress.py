@@ -16,13 +16,13 @@ RewardFuncs = Sequence[Callable[..., Any]]
 
 class RewardProgress:
     """
-    Reads the `progress` of rewards: see [`~lmrl.progress.progress_of_each`]. A rollout is read once.
+    Reads the `progress` of rewards: see [`~lmrl.progress.progress_of_each`]. Each rollout is read only once.
 
     Args:
         reward_funcs (`list[Callable]`), weights (`torch.Tensor` of shape `(F,)`), clip_range (`tuple`, *optional*):
             The rewards, and how they are summed up: see [`~lmrl.core.weighted_rewards`].
         accelerator (`accelerate.Accelerator`), tokenizer (`transformers.PreTrainedTokenizerBase`):
-            The processes, which all get as many numbers; the texts of completions.
+            Gives all processes tensors of the same width; decodes the completions.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RewardProgress:
 
     def potentials(self, completion_ids: Tensor, mask: Tensor) -> Tensor:
         """
-        Returns what the total reward would be if the text ended before each token, (B, T), of rewards that all have a
+        Returns what the total reward would be if the text ended before each token, (B, T). Every reward must have a
         potential.
         """
         prefixes, found = self._of_each(completion_ids, mask)

@@ -37,10 +37,10 @@ class LowRank(nn.Module):
 
 class TrunkAdapter(nn.Module):
     """
-    A second LoRA adapter on the layers of a policy that is trained with LoRA, initialized with the policy's weights.
+    A second LoRA adapter on the layers of a policy that is trained with LoRA, initialized as a copy of the first.
 
-    It is applied only within [`~TrunkAdapter.active`], where the policy's own adapters are not. It is not registered
-    with PEFT, so that PEFT saves, merges, freezes and disables the policy's adapters only.
+    It is applied only within [`~TrunkAdapter.active`], where the policy's own adapters are turned off. It is not
+    registered with PEFT, so PEFT saves, merges, freezes and disables the policy's adapters only.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -72,7 +72,7 @@ class TrunkAdapter(nn.Module):
         Applies this adapter in the policy's layers, in place of their own.
 
         Gradient checkpointing runs layers a second time in the backward pass, when this context has been left: layers
-        that ran in it run in a new one. This requires checkpointing that is not reentrant.
+        that ran inside it then run in a new one. This requires checkpointing that is not reentrant.
         """
         with ExitStack() as stack:
             for layer in self._off.values():
@@ -86,7 +86,7 @@ class TrunkAdapter(nn.Module):
             yield
 
     def _contexts(self) -> tuple[Any, Any]:
-        """Returns the contexts of a checkpointed forward pass, which is in an active one, and of its repetition."""
+        """Returns the contexts of a checkpointed forward, which is in an active one, and of its recomputation."""
         return nullcontext(), self.active()
 
 
@@ -109,7 +109,7 @@ def base_of(model: Any) -> Any:
 
 
 def backbone_of(model: PreTrainedModel) -> PreTrainedModel:
-    """Returns the part of a model that gives hidden states; of Llama 4 `base_model` is the model itself."""
+    """Returns the part of a model that computes hidden states. (In Llama 4 `base_model` is the model itself.)"""
     backbone = model.base_model
     return model.model if backbone is model else backbone
 
@@ -117,7 +117,7 @@ def backbone_of(model: PreTrainedModel) -> PreTrainedModel:
 def upcast_adapters_to_fp32(model: nn.Module) -> None:
     """
     Casts the trainable weights on a quantised base to float32, as TRL has rounded them to bfloat16. Call it before an
-    engine wraps the model: autograd drops what hangs on the gradient of a weight whose data changes its type.
+    engine wraps the model: autograd drops the hooks on the gradient of a weight whose data changes its type.
     """
     if getattr(model, "is_quantized", False):
         for weight in model.parameters():
@@ -147,8 +147,8 @@ def untie_targets(model: PreTrainedModel) -> None:
 
 def adapter_config(model: PreTrainedModel, peft_config: Any) -> Any:
     """
-    Returns the configuration of a policy's adapter: of the one that it has, else the given one for a new adapter. A
-    `ValueError` if it would get a second adapter, or has one that TRL does not find.
+    Returns the configuration of a policy's adapter: that of the adapter it has, else the given one for a new adapter.
+    A `ValueError` if it would get a second adapter, or has one under a name that TRL does not find.
     """
     present = getattr(model, "peft_config", None)
     if present is None:
@@ -171,7 +171,7 @@ def _added(layer: nn.Module, addition: nn.Module) -> RemovableHandle:
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Returns a model's linear layers by name, but for its LM head and for layers that an adapter trains in full."""
+    """Returns a model's linear layers by name, without its LM head and layers that an adapter trains in full."""
     wrapped = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
     left_out = {id(part) for module in wrapped for part in module.modules()}
     left_out.add(id(model.get_output_embeddings()))
@@ -180,7 +180,7 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def expert_parameters(model: nn.Module) -> list[str]:
-    """Returns the ends of the names of weights that are matrices of several experts, and no layers."""
+    """Returns the name endings of weights that stack matrices of several experts, and so are no linear layers."""
     names = [
         f"{name.rpartition('.')[2]}.{weight_name}"
         for name, module in model.named_modules()
@@ -194,7 +194,7 @@ def check_lora_targets(
     model: PreTrainedModel, targets: str | list[str], parameters: Iterable[str] | None = None
 ) -> None:
     """
-    Raises an error for layers of a new adapter that a model does not have; PEFT passes over one name of several.
+    Raises an error for a target of a new adapter that the model lacks; PEFT ignores one such name among several.
 
     Args:
         model (`transformers.PreTrainedModel`):

@@ -131,14 +131,14 @@ def load_policy(
     """
     Returns a policy to train, or an adapter to train further, and its tokenizer.
 
-    EOS becomes the pad token of a tokenizer that has one for which the model has no row, as it was added without
-    resizing the model.
+    If the tokenizer's pad token was added without resizing the model, which then has no row for it, the pad token is
+    changed to EOS.
 
     Args:
         model (`str` or `Path` or [`~transformers.PreTrainedModel`]):
             Hub id or folder, or a model, which is returned as it is.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Its tokenizer. It is loaded if `model` is a name, and `None` is returned if not.
+            Its tokenizer. Without one it is loaded if `model` is a name, and else `None` is returned.
         visible_tokens (list of `str`, *optional*):
             Tokens for [`show_special_tokens`].
         **kwargs:
@@ -157,8 +157,8 @@ def load_policy(
 
 def show_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
     """
-    Makes special tokens of a tokenizer, such as `"<row>"`, ordinary ones, in place: decoded texts have them from then
-    on, also with `skip_special_tokens`, and so has the tokenizer as it is saved.
+    Makes special tokens of a tokenizer, such as `"<row>"`, ordinary ones, in place: from then on decoded texts show
+    them, also with `skip_special_tokens`, and so it is in the tokenizer that is saved.
 
     Raises:
         ValueError: For a token that is not there, or has a role (EOS, padding).
@@ -185,7 +185,7 @@ def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32"
 def load_backbone_and_head(
     name_or_path: str | Path, dtype: str | torch.dtype = "float32"
 ) -> tuple[PreTrainedModel, nn.Linear | None]:
-    """Returns what [`load_backbone`] does, and of a reward model, which has one label, the head that scores states."""
+    """Returns a backbone as [`load_backbone`] does, and the head of a reward model, which has one label, else None."""
     folder = _check_folder(name_or_path)
     try:
         if folder is not None and (folder / "adapter_config.json").is_file():
@@ -209,7 +209,7 @@ def load_backbone_and_head(
 def _apart(
     model: PreTrainedModel, loading: Mapping[str, Any] | None = None
 ) -> tuple[PreTrainedModel, nn.Linear | None]:
-    """Returns the backbone of a model, and its head if it is the one of a reward model, and was loaded."""
+    """Returns the backbone of a model, and its head if that is a reward model's and was loaded, not made anew."""
     head = getattr(model, "score", None)
     is_random = loading is not None and any(name.startswith("score.") for name in loading["missing_keys"])
     is_reward_model = isinstance(head, nn.Linear) and head.out_features == 1 and not is_random
@@ -256,7 +256,7 @@ def context_length(model: PreTrainedModel) -> int | None:
     """
     Returns the number of positions of a model, prompt and completion together; `None` without a limit.
 
-    Models like RoBERTa count positions from the one after that of padding, and have so many fewer.
+    Models like RoBERTa begin to count positions after the index of padding, and so have fewer than the config states.
     """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for name, module in model.named_modules():
@@ -270,8 +270,8 @@ def write_merged(folder: str | Path, target: str | Path | None = None, **kwargs:
     """
     Writes an adapter merged into its base, as a model with its tokenizer; returns the folder.
 
-    The base is loaded from the place that the adapter's config names, unquantised also where the adapter was trained
-    on quantised weights, which could not hold the sum.
+    The base is loaded from the place that the adapter's config names. It is not quantised, even if the adapter was
+    trained on quantised weights, which could not hold the sum.
 
     Args:
         folder (`str` or `Path`):
@@ -337,7 +337,7 @@ def _load_adapter(folder: Path, trainable: bool, dtype: str | torch.dtype, **kwa
 
 
 def _add_tokens_of(folder: Path, base: PreTrainedModel, trust_remote_code: bool = False, **_: Any) -> None:
-    """Gives the base of an adapter the tokens that it had when the adapter was trained."""
+    """Resizes the base of an adapter to the vocabulary that it had when the adapter was trained."""
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         return
     vocabulary = len(AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code))

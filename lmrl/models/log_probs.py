@@ -30,7 +30,7 @@ class LogitTransform:
         return logits if factor == 1 else logits.mul_(factor)
 
     def backward(self, grad: Tensor, logits: Tensor) -> Tensor:
-        """Returns the gradient at the raw logits, from the gradient at the logits (overwritten) and the logits."""
+        """Returns the gradient for the raw logits, given that for the logits, which is overwritten, and the logits."""
         factor = self.scale / self.temperature
         grad = grad if factor == 1 else grad.mul_(factor)
         if self.softcap is None:
@@ -82,7 +82,7 @@ class _TokenLogProbs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight: Any = None
         grad_bias = None if bias is None else torch.zeros_like(bias)
-        has_entropy = bool(grad_entropy.any())  # once, as a GPU waits for it
+        has_entropy = bool(grad_entropy.any())  # read once: the CPU waits for a GPU here
         for rows in _chunks(hidden, weight):
             logits = ctx.transform.apply(linear(hidden[rows], weight, bias))
             grad_of_rows = grad_entropy[rows] if has_entropy else None
@@ -130,8 +130,8 @@ def all_log_probs(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform, base: Tensor | None = None
 ) -> Tensor:
     """
-    Returns the log-probabilities of all tokens, (N, V) in float32, after each hidden state, (N, D); or, with those of
-    another model as `base`, (N, V), KL(base || this) after each, (N,), a chunk of its own logits in memory at a time.
+    Returns the log-probabilities of all tokens after each hidden state (N, D): (N, V), float32. With another model's
+    as `base`, (N, V), returns KL(base || this model) after each state, (N,), with one chunk of logits in memory.
     """
     hidden, weight, bias = _in_autocast(hidden, weight, bias)
     found = []
@@ -146,7 +146,7 @@ def all_log_probs(
 
 
 def _in_autocast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Returns what a projection reads in the precision of autocast, where that is on."""
+    """Returns hidden states, weight and bias of a projection in the precision of autocast, if that is on."""
     device = hidden.device.type
     if not torch.is_autocast_enabled(device):
         return hidden, weight, bias

@@ -43,12 +43,12 @@ class DecodingWeights:
     def __init__(self, mixed_precision: str) -> None:
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
         self._copies: dict[nn.Parameter, nn.Parameter] = {}
-        self.graphs = CapturedSteps()  # which read the copies, and so stay good for the next rollout
+        self.graphs = CapturedSteps()  # they read the copies, so they stay valid in the next rollout
 
     @contextmanager
     def replacing(self, model: PreTrainedModel) -> Iterator[None]:
         """
-        Runs the model with the copies, and its forward without wrappers; the parameters are back at the end.
+        Runs the model with the copies, and with its forward unwrapped, until the context is left.
 
         Not for parameters that are shards (ZeRO-3, FSDP), nor for a model wrapped by PEFT (pass its base model; its
         adapters are cast too). The critic is left as it is.
@@ -88,12 +88,12 @@ class DecodingWeights:
 @contextmanager
 def neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
     """
-    Replaces the model's own generation defaults for the time of the context.
+    Replaces the model's own generation defaults within the context.
 
     `generate` takes every option that the caller does not set from the checkpoint's `generation_config.json`, where a
     `no_repeat_ngram_size` or a `min_new_tokens` would change the distribution that is sampled from. NaN in the logits
-    does not raise while sampling, where it would stop one process of several, or break a GPU's context: the scoring
-    pass reports it.
+    raises no error here, where it would stop only one of several processes, or break a GPU's context: the scoring pass
+    reports it.
     """
     own = model.generation_config
     neutral = GenerationConfig(
@@ -103,19 +103,19 @@ def neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
         yield
 
 
-# What reads each row by itself; others, such as a penalty of repetition, may hold the rows of the batch.
+# Processors and criteria that read each row by itself; others may keep state for all rows of the batch.
 _ROW_PROCESSORS = (
     *(InfNanRemoveLogitsProcessor, MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper),
     *(EosTokenCriteria, MaxLengthCriteria),
 )
-_SHARE_ENDED = 0.125  # of the rows that are left: so many leave at once, as it copies the cache
+_SHARE_ENDED = 0.125  # ended rows leave once they are this share of the batch, as that copies the cache
 
 
 @contextmanager
 def sampling_together(
     model: PreTrainedModel, record: Drawn | None = None, graphs: CapturedSteps | None = None
 ) -> Iterator[None]:
-    """Has `generate` of a model decode by [`draw`], for the time of the context."""
+    """Makes `generate` of a model decode by [`draw`] within the context."""
     decode = functools.partial(draw, record=record, graphs=graphs)
     with replaced(model, "generate", functools.partial(model.generate, custom_generate=decode)):
         yield
@@ -134,14 +134,14 @@ def draw(
     **others: Any,
 ) -> Any:
     """
-    Returns sequences as `generate` does, by its decoding loop for `custom_generate=draw`: each distinct prompt is
+    Returns sequences as `generate` does: it is the decoding loop for `custom_generate=draw`. Each distinct prompt is
     computed once, and rows that have ended leave the batch, unless a processor of logits may depend on the batch.
-    Where a GPU can decode by a CUDA graph, rows stay; `graphs` keeps it for the next batch.
+    Where a GPU can decode by a CUDA graph, rows stay; `graphs` keeps the graph for the next batch.
 
-    `generate` prepares everything else, its processors of logits and criteria of stopping. Tokens are drawn as
-    `torch.multinomial` draws them, with the random numbers of the complete batch, so that they are those of `generate`
-    from the same seed; their log-probabilities and states go into `record`. Where the cache is not one of keys and
-    values in a list, or more than the sequences is to be returned, `generate` decodes by itself.
+    `generate` prepares everything else, such as processors of logits and stopping criteria. Tokens are drawn as by
+    `torch.multinomial`, with random numbers for the complete batch, so the same seed gives the same tokens as
+    `generate`; their log-probabilities and states go into `record`. Where the cache is no plain list of keys and
+    values, or more than sequences is to be returned, `generate`'s own loop decodes.
     """
     tensors = {name: value for name, value in others.items() if isinstance(value, Tensor)}
     cache: Any = others.get("past_key_values")
@@ -186,28 +186,28 @@ def draw(
             count = step.ends.count(is_left)
             if count == 0:
                 return torch.cat([input_ids, torch.stack(drawn[: step.ends.width], dim=1)], dim=1)
-            if len(drawn) == 1:  # the next is the first to be computed with keys and values
+            if len(drawn) == 1:  # the next forward is the first that reads the cache
                 on_states = record.keep if record is not None and record.with_states else None
                 store = CapturedSteps() if graphs is None else graphs
                 step = store.begin(step, ids, generation_config.max_length, on_states) or step
             if may_leave and step.rows_leave and count <= (1 - _SHARE_ENDED) * len(rows):
-                kept = is_left.int().argsort(descending=True, stable=True)[:count]  # which a GPU need not wait for
+                kept = is_left.int().argsort(descending=True, stable=True)[:count]  # needs no wait for a GPU
                 rows, ids, is_left = (value[kept] for value in (rows, ids, is_left))
                 step.keep(kept)
             logits = step(ids)
 
 
 def _filler(generation_config: GenerationConfig) -> int:
-    """Returns the token that follows the end of a row."""
+    """Returns the token that fills a row after its end."""
     filler: int | None = generation_config.pad_token_id
-    if filler is None:  # `generate` fills with EOS then; reading it, a GPU is waited for
+    if filler is None:  # `generate` fills with EOS then; to read it waits for the GPU
         padding: Tensor | None = generation_config._pad_token_tensor
         filler = 0 if padding is None else int(padding)
     return filler
 
 
 def _is_plain(cache: Any) -> bool:
-    """Returns whether a cache is empty, and a list of keys and values of rows that can be selected."""
+    """Returns whether a cache is empty and holds plain keys and values, of which rows can be selected."""
     layers = getattr(cache, "layers", [])
     is_list = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
     return type(cache) is DynamicCache and is_list and cache.get_seq_length() == 0

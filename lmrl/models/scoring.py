@@ -136,7 +136,7 @@ def _score(
 
 
 def scatter_to_padded(values: Tensor, mask: Tensor) -> Tensor:
-    """(N,) -> (B, T) or (N, D) -> (B, T, D). `masked_scatter` keeps the graph also of a micro-batch without tokens."""
+    """Returns (N,) as (B, T), (N, D) as (B, T, D). `masked_scatter` keeps the graph even of a batch without tokens."""
     padded = values.new_zeros(mask.shape + values.shape[1:])
     return padded.masked_scatter(mask.view(mask.shape + (1,) * (values.dim() - 1)), values)
 
@@ -155,8 +155,8 @@ def logit_transform(model: PreTrainedModel, temperature: float) -> LogitTransfor
 def check_scoring_forward(model: PreTrainedModel, temperature: float, scoring_pass: str = "plain") -> None:
     """
     Checks on two tokens that the scoring pass and the model's own logits give the same log-probability. Model and
-    temperature are those that were passed to [`add_scoring_forward`]. Unless `scoring_pass` is `"plain"`,
-    prompts are shared from then on, where that changes nothing, on a GPU with `"shared"` only: [`share_prompts`].
+    temperature are those that were passed to [`add_scoring_forward`]. Unless `scoring_pass` is `"plain"`, the pass
+    then shares prompts where that changes nothing, on a GPU only with `"shared"`: see [`share_prompts`].
 
     Raises:
         ValueError: If they differ, as for an architecture that changes its logits in a way that is not supported, or
@@ -184,8 +184,8 @@ def check_scoring_forward(model: PreTrainedModel, temperature: float, scoring_pa
 @torch.no_grad()
 def check_padding(model: PreTrainedModel) -> None:
     """
-    Checks that padding on the left of a prompt leaves the log-probabilities of a model with the scoring forward: not
-    where a recurrent state reads the padding, or positions count it. Else it raises a `ValueError`.
+    Raises a `ValueError` if padding on the left of a prompt changes the log-probabilities of a model with the scoring
+    forward, as where a recurrent state reads the padding, or positions count it.
     """
     was_training = model.training
     model.eval()

@@ -18,9 +18,9 @@ def bare_backbone(model: PreTrainedModel) -> PreTrainedModel:
     """
     Returns a policy's backbone without its head and its adapters, as new modules around the same base weights.
 
-    It needs hardly any memory, and changes of it (an adapter added, another mode) do not affect the policy. Changes of
-    the base weights do affect it: do not merge the policy's adapter in place. The policy is the base model inside
-    PEFT's wrapper. What its scoring pass leaves out, the backbone's own forward does too: [`share_in_forward`].
+    It needs hardly any memory, and changing it (adding an adapter, another mode) does not affect the policy. Changes
+    of the policy's base weights do affect it: do not merge the policy's adapter in place. `model` is the base model
+    inside PEFT's wrapper. If its scoring pass shares beginnings, so does the backbone's forward: [`share_in_forward`].
     """
     backbone: PreTrainedModel = _shell(backbone_of(model)).eval()
     if getattr(backbone, "pass_form", None):
@@ -47,7 +47,7 @@ def _shell(module: Any) -> Any:
 
 def offer_base_model(model: PreTrainedModel, reward_funcs: Iterable[Any]) -> None:
     """
-    Offers the base weights of a policy that is trained with LoRA to the rewards, as [`bare_backbone`].
+    Offers the base weights of a policy that is trained with LoRA to rewards, in backbones of [`bare_backbone`].
 
     A reward that can run on them has a method `use_base_model`, which takes a function that makes such a backbone and
     returns whether the reward uses one: a reward model that is an adapter on the same base then needs no base of its

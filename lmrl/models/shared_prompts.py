@@ -1,4 +1,4 @@
-"""Hidden states of a batch without its padding, in which what several sequences begin with is computed once."""
+"""Hidden states of a batch: padding is not computed, and what several sequences begin with only once."""
 
 import functools
 import types
@@ -25,15 +25,15 @@ from .loading import context_length
 
 logger = logging.get_logger(__name__)
 
-# How far the states of two passes may be apart, in their norm: 16 bits have two or three digits.
+# Largest relative difference, in norm, of the states of two passes: 16 bits have two or three digits.
 _TOLERANCE = 1e-3
 _TOLERANCE_IN_16_BITS = 0.05
 
 
 class StatesBefore:
     """
-    Reads the hidden state before each completion token, from one backbone or another. `input_ids` and
-    `attention_mask`, (B, L), are prompts, padded on the left, and completions, padded on the right, of width T.
+    Reads the hidden state before each completion token, from any backbone. `input_ids` and `attention_mask`, (B, L),
+    are prompts, padded on the left, followed by completions of width T, padded on the right.
     """
 
     def __init__(self, input_ids: Tensor, attention_mask: Tensor, completion_length: int) -> None:
@@ -43,7 +43,7 @@ class StatesBefore:
         self._packed: dict[Any, tuple[PackedRows, Tensor] | None] = {}
 
     def __call__(self, backbone: nn.Module) -> Tensor:
-        """Returns the states of M tokens, (M, D), in the order of `attention_mask[:, -T:]`."""
+        """Returns the states before the M completion tokens, (M, D), in the order of `attention_mask[:, -T:]`."""
         packed = self._packed_for(backbone)
         if packed is not None:
             rows, before = packed
@@ -53,9 +53,9 @@ class StatesBefore:
         return states[:, -self.completion_length - 1 : -1][self.attention_mask[:, -self.completion_length :].bool()]
 
     def _packed_for(self, backbone: Any) -> tuple[PackedRows, Tensor] | None:
-        """Returns what [`_pack`] returns, which is the same for a critic's backbone of the policy's kind."""
+        """Returns the result of [`_pack`], which backbones of a kind share, such as the policy's and a critic's."""
         form = getattr(backbone, "pass_form", None)
-        if form is None:  # of a backbone that may have another kind of configuration, or none
+        if form is None:  # its configuration may be of another kind, or missing
             return None
         options = (backbone.config.get_text_config().hidden_size, attention_of(backbone), form)
         if options not in self._packed:
@@ -64,8 +64,8 @@ class StatesBefore:
 
     def _pack(self, backbone: Any) -> tuple[PackedRows, Tensor] | None:
         """
-        Returns the sequences in rows, and the places of the M states in them, (M,), or None if there is nothing to
-        save. The last token of a completion is left out, as nothing follows it.
+        Returns the sequences packed into rows, and the places in them of the M states, (M,), or None if that saves
+        nothing. The last token of each completion is left out, as no token follows its state.
         """
         ids = self.input_ids.cpu()
         mask = self.attention_mask.bool().cpu()
@@ -83,12 +83,12 @@ class StatesBefore:
 
 
 def _rows_of(sequences: list[list[int]], backbone: Any, batch: int, length: int) -> PackedRows | None:
-    """Returns sequences in the cheapest rows for a backbone, or None where their batch of (B, L) is as cheap."""
+    """Returns sequences in the rows that are cheapest for a backbone, or None if a padded batch (B, L) is as cheap."""
     if backbone.pass_form == "flash":
         return pack_into_one_row(sequences, batch, length)
     width = backbone.config.get_text_config().hidden_size
-    # Eager attention keeps weights for the backward pass, of each pair of positions in each head. Otherwise there is
-    # but a mask, of no more bytes than a layer's states have numbers.
+    # Limits the pairs of positions: eager attention keeps a weight of each pair and head for the backward pass. Others
+    # have only a mask, which may take as many bytes as a layer's states have numbers.
     most = length if attention_of(backbone) == "eager" else max(length, width)
     return pack(sequences, width, batch, length, batch * length * most, backbone.pass_form == "shared")
 
@@ -96,14 +96,13 @@ def _rows_of(sequences: list[list[int]], backbone: Any, batch: int, length: int)
 @torch.no_grad()
 def share_prompts(backbone: PreTrainedModel, may_share: bool = True) -> None:
     """
-    Has the scoring pass of a complete backbone, not in its engine yet, compute no padding, and what several
-    completions begin with once; sets its `pass_form`.
+    Makes the scoring pass of a backbone, which must be complete and not in its engine yet, leave out padding and
+    compute only once what several completions begin with; sets its `pass_form`.
 
-    That is `"shared"` where a comparison finds the states of the plain pass; `"apart"`, with sequences side by side
-    but nothing shared, for an architecture that takes no positions (ALiBi); `"flash"`, with all of them behind each
-    other in one row, where attention is a flash kernel; else None. With recurrent layers, or attention that makes
-    masks of its own, the plain pass stays. What falls short of sharing is a line in the log; without `may_share`
-    there is none, and nothing but flash attention is used.
+    The form is `"shared"` if a comparison finds the states of the plain pass; `"apart"`, with sequences side by side
+    but nothing shared, if it does not, or the architecture takes no positions (ALiBi); `"flash"`, with all sequences
+    behind each other in one row, for a flash kernel; else None, the plain pass, as with recurrent layers or attention
+    that makes its own masks. Less than sharing is a line in the log. Without `may_share` only `"flash"` is tried.
     """
     backbone.pass_form = None
     if not may_share and "flash" not in attention_of(backbone):
@@ -117,7 +116,7 @@ def share_prompts(backbone: PreTrainedModel, may_share: bool = True) -> None:
 
 
 def _reason_against(backbone: Any) -> str | None:
-    """Returns the reason why a backbone shares nothing, or None; sets its `pass_form`."""
+    """Returns the reason why a backbone shares no beginnings, or None; sets its `pass_form`."""
     if getattr(backbone, "_is_stateful", False) or any(isinstance(module, nn.Conv1d) for module in backbone.modules()):
         return "its layers carry a state from token to token"
     implementation = attention_of(backbone)
@@ -158,10 +157,10 @@ def _reason_against(backbone: Any) -> str | None:
 
 def share_in_forward(backbone: Any) -> None:
     """
-    Has the own forward of a backbone compute no padding and shared beginnings once, as its scoring pass does.
+    Makes a backbone's own forward leave out padding and compute shared beginnings once, as its scoring pass does.
 
-    It does so for token ids and a mask of texts, padded on the right, without gradient, where that saves something,
-    and returns the states that the forward would, zeros on padding. With any other argument the forward runs as ever.
+    It does so for calls with just token ids and a mask, of texts padded on the right, without gradient, where it saves
+    something, and returns the same states, with zeros on padding. Other calls run the forward as it was.
     """
     inner = backbone.forward
     unread = ("use_cache", "return_dict")

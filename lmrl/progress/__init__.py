@@ -1,6 +1,6 @@
 """What a reward knows of a text that is not finished yet: a few numbers before each token.
 
-Rewards make these numbers of what stands here, and critics and dense rewards read them. Only the text so far is read,
+Rewards compute these numbers with this package, and critics and dense rewards read them. Only the text so far is read,
 never the token that comes next: otherwise a value would depend on the action that it is a baseline of.
 """
 

@@ -1,7 +1,7 @@
 """Edit distances and longest common subsequences of texts so far with their references, in one pass over each text.
 
-The columns of the table of dynamic programming are bits of an integer, and one integer has those of all references of
-a row, each with a bit of its own above it that takes what is carried over.
+The columns of the dynamic-programming table are the bits of an integer. One integer holds those of all references of a
+row side by side, each with one more bit above it that takes the carry of additions.
 """
 
 import itertools
@@ -32,7 +32,7 @@ class _Columns:
 
     def lcs_step(self, state: State, unit: str) -> State:
         """
-        Returns the state after one more unit, whose zeros are the length of the longest common subsequence.
+        Returns the state after one more unit: its zeros are as many as the longest common subsequence has units.
 
         From "Bit-Parallel LCS-length Computation Revisited" (Hyyrö, 2004).
         """
@@ -42,8 +42,8 @@ class _Columns:
 
     def edit_step(self, state: State, unit: str) -> State:
         """
-        Returns the state after one more unit: where the distance grows from one unit of a reference to the next, and
-        where it falls.
+        Returns the state after one more unit: bits where the distance grows from one unit of a reference to the next,
+        and bits where it falls.
 
         From "A Bit-Vector Algorithm for Computing Levenshtein and Damerau Edit Distances" (Hyyrö, 2003).
         """
@@ -67,7 +67,7 @@ class _Columns:
 
 
 def _states(text: UnitsSoFar, state: State, step: Callable[[State, str], State]) -> list[State]:
-    """Returns the state of the text so far of each token."""
+    """Returns the state of the text so far before each token."""
     states = [state]
     for unit in text.units:
         state = step(state, unit)

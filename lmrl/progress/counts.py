@@ -1,4 +1,4 @@
-"""N-grams of texts so far that their references have too, counted for a batch at once."""
+"""How many n-grams texts so far share with their references, counted for a batch at once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from lmrl.libraries import Integers, np
 from .ngrams import numbered
 from .units import UnitsSoFar
 
-ORDER = 4  # of the longest n-grams among the numbers
+ORDER = 4  # length of the longest n-grams among the numbers of a text
 _MOST_UNITS = 2**13  # counted at a time: more take memory and save no time
 
 
@@ -23,9 +23,9 @@ class Counts:
             N-grams of 1 to `order` units that are in each of R references too, each as often as in both; 0 for a
             reference that a row does not have.
         together (`numpy.ndarray` of shape `(N, order)`):
-            Those that are in any of them, each at most as often as in the reference that has it most often.
+            N-grams that are in any reference, each at most as often as in the one that has it most often.
         allowed (`numpy.ndarray` of shape `(N, order)`):
-            The most that `together` can become; beyond n-grams of `ORDER` units, of those of which there are any.
+            The most that `together` can become; of more than `ORDER` units only by n-grams with shared parts.
     """
 
     shared: Integers
@@ -39,8 +39,8 @@ def count_shared(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequ
 
     Args:
         texts, references:
-            Units of each text, and of its references, one at least. Texts share the work if they share the object with
-            their references.
+            Units of each text, and of its references, one at least. Texts share the work if the sequence of their
+            references is the same object.
         order (`int`):
             Length of the longest n-grams, at least 1.
     """
@@ -63,7 +63,7 @@ def count_shared(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequ
 
 
 def _parts(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequence[str]]]) -> Iterator[list[int]]:
-    """Yields the rows that are counted together: those of the same references, and of others as long as they fit."""
+    """Yields the rows to count together: those with the same references, and more up to `_MOST_UNITS` units."""
     groups: dict[int, list[int]] = {}
     for row, of_row in enumerate(references):
         groups.setdefault(id(of_row), []).append(row)
@@ -84,8 +84,8 @@ class _Flat:
     """
     The units of texts and of their references as one sequence, in the order of time.
 
-    Where a word was another one before it went on, its units follow as a branch. After a branch the units before it
-    come again, as the context of what follows, and are not counted.
+    Where an unfinished word has other units than the finished one, as "cat" in "cats", its units follow as a branch.
+    After a branch the units before it are repeated, as the context of what follows, and are not counted again.
     """
 
     def __init__(
@@ -104,14 +104,14 @@ class _Flat:
         self._known: dict[int, set[str]] = {}  # units of the references of groups
         self._groups: dict[int, int] = {}
         self._rows = len(texts)
-        starts: list[int] = []  # of the text of each token
+        starts: list[int] = []  # where the units of each text begin
         of_tokens: list[tuple[int, int]] = []  # where the branch of a token begins, and where its text so far ends
         for of_row in references:
             if id(of_row) not in self._groups:
                 group = self._groups[id(of_row)] = len(self._groups)
                 for place, reference in enumerate(of_row):
                     self._add(reference, group, place, self._end)
-        self._first_text = self._end  # where those of texts begin
+        self._first_text = self._end  # where the units of texts begin
         group_of_text = [self._groups[id(of_row)] for of_row in references]
         for row, text in enumerate(texts):
             starts.append(self._end)
@@ -126,11 +126,11 @@ class _Flat:
         self._counts = counts.astype(bool)
         self._before = np.arange(self._end) - beginning  # units of the same text before this one
         units = numbered(self._segments)
-        # Numbers of two bytes are sorted in a time that grows with how many there are, and no more.
+        # numpy sorts numbers of two bytes in linear time.
         self._small = np.uint16 if self._end < 2**16 else np.int64
         self._units = units.astype(self._small)
         self._by_unit = self._units.argsort(kind="stable")
-        self._prefixes = self._group.astype(self._small)  # of each place the number of the n-gram before its unit
+        self._prefixes = self._group.astype(self._small)  # for each place the number of the n-gram before its unit
         self._candidates = np.ones(self._end, bool)  # places where n-grams end that may match, and all of references
 
     def _add(
@@ -144,15 +144,15 @@ class _Flat:
         self, text: UnitsSoFar, group: int, row: int, references: Sequence[Sequence[str]]
     ) -> list[tuple[int, int]]:
         """
-        Returns for each token where the units of its branch begin, its end if it has none, and where those of its text
-        so far end.
+        Adds a text. Returns for each token where the units of its branch begin, or, without a branch, where its text
+        so far ends; and where its text so far ends.
         """
         start = self._end
         endings = self._shared_endings(text, group, references)
         if not endings:
             self._add(text.units, group, row, start)
             return [(start + place, start + place) for place in text.places]
-        after = [start]  # where so many units of the complete text end
+        after = [start]  # for 0, 1, ... units of the complete text, where they end
         branches = {}
         beginning = start
         on_trunk = True
@@ -180,7 +180,7 @@ class _Flat:
     def _shared_endings(
         self, text: UnitsSoFar, group: int, references: Sequence[Sequence[str]]
     ) -> dict[int, Sequence[str]]:
-        """Returns the endings that references have a unit of: of most words that go on they have none."""
+        """Returns the endings that have a unit which references have too; those of most unfinished words have none."""
         if not text.endings:
             return {}
         if group not in self._known:
@@ -190,12 +190,12 @@ class _Flat:
 
     def count(self, before: int) -> tuple[Integers, Integers]:
         """
-        Returns for each of N tokens the n-grams of its text so far that are in each of R references, and at last in
-        any, (R + 1, N), and how many there are in all references together, (N,), for n-grams of `before + 1` units,
-        after those of `before` units. Of more than `ORDER` units only those that match are among the last.
+        Returns how many n-grams of the text so far of each of N tokens are in each of R references, and, as the last
+        row, in any of them, (R + 1, N); and how many all references together have, (N,), above `ORDER` units only
+        those that may match. N-grams have `before + 1` units; those of `before` units must be counted first.
         """
-        # 1. The n-grams that end at each place, the same ones of a group side by side, in the order of time and so of
-        # the texts; and how often each reference has them.
+        # 1. The n-grams that end at each place, sorted so that equal ones of a group are side by side, in the order of
+        # time and so of the texts; and how often each reference has them.
         ends = self._by_unit[self._candidates[self._by_unit]]
         prefixes = self._prefixes[ends]
         order = prefixes.argsort(kind="stable")
@@ -215,7 +215,7 @@ class _Flat:
         allowed = np.vstack([allowed, allowed.max(axis=0, initial=0)])
         totals = np.bincount(groups, weights=allowed[-1], minlength=len(self._groups))
 
-        # 2. Which occurrence it is in its text so far, from 0 on.
+        # 2. The number of each occurrence among those of the n-gram in its text so far, from 0 on.
         in_texts = np.bincount(grams[~is_reference], minlength=len(groups)) > 0
         self._go_on(all_ends, all_grams, (allowed[-1] > 0) & in_texts, before + 1)
         known = ~is_reference & (allowed[-1, grams] > 0)
@@ -229,9 +229,9 @@ class _Flat:
         occurrence = earlier - _at_last(earlier, new)
         places = np.arange(len(runs))
         new |= _changes(branches)
-        occurrence += np.where(is_trunk, 0, places - _at_last(places, new))  # those of its own branch
+        occurrence += np.where(is_trunk, 0, places - _at_last(places, new))  # and those in its own branch
 
-        # 3. It is shared where the reference has as many: in complete texts, and in branches.
+        # 3. It is shared if the reference has that many: in complete texts, and in branches.
         is_shared = occurrence < allowed.take(grams, axis=1)  # which is faster than to index
         if not self._branches:
             return self._count_between(ends, is_shared, self._starts), totals[self._group_of_token]
@@ -240,7 +240,7 @@ class _Flat:
         return matches, totals[self._group_of_token]
 
     def _go_on(self, ends: Integers, grams: Integers, is_shared: Integers, before: int) -> None:
-        """Keeps what the next longer n-grams are made of: of those of texts, parts that are shared."""
+        """Prepares the n-grams with one unit more: those of texts can match only if both parts are shared."""
         may_match = np.zeros(self._end, bool)
         may_match[ends] = is_shared[grams]
         self._candidates = self._before >= before
@@ -251,7 +251,7 @@ class _Flat:
         self._prefixes[ends[ends + 1 < self._end] + 1] = grams[ends + 1 < self._end]
 
     def _count_between(self, ends: Integers, is_shared: Integers, starts: Integers) -> Integers:
-        """Returns for each token how many n-grams that end from a start on to its end are shared, of those given."""
+        """Returns for each token how many of the given n-grams, ending from its start up to its end, are shared."""
         shared = np.zeros((self._width + 1, self._end - self._first_text + 1), np.int32)
         shared[:, ends - self._first_text + 1] = is_shared
         shared.cumsum(axis=1, out=shared)
@@ -261,12 +261,12 @@ class _Flat:
 
 
 def _changes(values: Integers) -> Integers:
-    """Returns for each place whether its value is another one than that before it; the first one is."""
+    """Returns for each place whether its value differs from the one before it; true at the first place."""
     changes = np.ones(len(values), bool)
     changes[1:] = values[1:] != values[:-1]
     return changes
 
 
 def _at_last(values: Integers, new: Integers) -> Integers:
-    """Returns for each place the value at the last place up to it that is new; the first one is."""
+    """Returns for each place the value at the last place up to it where `new` is true, as it is at the first one."""
     return values[np.maximum.accumulate(np.where(new, np.arange(len(values)), 0))]

@@ -1,4 +1,4 @@
-"""What a model's head gives for each token of a text, of the pass that a reward makes anyway."""
+"""The outputs of a model's head for each token of a text, taken from the pass that a reward makes anyway."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from .prefixes import Prefixes, Progress
 from .units import at_words
 
-TOLERANCE = 1e-3  # of outputs whose last token becomes another one: what packing and rounding change is less
+TOLERANCE = 1e-3  # largest change of outputs if the last token changes; packing and rounding change less
 Ids = tuple[int, ...]
 
 
@@ -55,7 +55,7 @@ class HeadOutputs:
             encoded (list of [`~transformers.BatchEncoding`]):
                 Tokens of both together, with their offsets.
             score (`Callable`):
-                Runs the model on texts that it has not seen.
+                Runs the model on token ids of texts whose outputs are not known yet.
             vocab_size (`int`):
                 Number of tokens of the model.
         """
@@ -73,7 +73,7 @@ class HeadOutputs:
         ]
 
     def _reads_left_alone(self, ids: Ids, score: Callable[[list[Ids]], Any], vocab_size: int) -> bool:
-        """Returns whether the outputs stay as they are when the last token becomes another one."""
+        """Returns whether the model is causal: the outputs before the last token stay when that is another one."""
         if self._is_causal is None:
             ids = ids if len(ids) > 2 else ids * 3
             other = (*ids[:-1], (ids[-1] + 1) % vocab_size)

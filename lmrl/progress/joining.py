@@ -65,7 +65,7 @@ def join_progress(reward_funcs: Sequence[RewardFunc], prefixes: Sequence[Prefixe
 
 def potential_of(reward_func: RewardFunc) -> int | None:
     """
-    Returns which number of a function's `progress` is its reward as if the text ended here; None if none is.
+    Returns the index of the number in a function's `progress` that is its reward as if the text ended here, or None.
 
     A function states it as its attribute `potential`.
     """
@@ -91,8 +91,8 @@ def join_progress_and_potential(
     **columns: Any,
 ) -> Progress:
     """
-    Returns the numbers of all functions side by side, and at last what `combine` makes of their potentials, 0 for
-    `None`: the potential of a reward that is made of others. Without a potential of each there is none.
+    Returns the numbers of all functions side by side, followed by what `combine` computes from their potentials (0 for
+    `None`): the potential of a reward made of these functions. It is left out if one of them has no potential.
     """
     found = progress_of_each(reward_funcs, prefixes, **columns)
     if all(potential_of(reward_func) is not None for reward_func in reward_funcs):
@@ -110,7 +110,7 @@ def as_if_ended(
     """
     Returns one number before each token: the score of the text so far, as if it ended there, 0 for `None`.
 
-    Every text so far is scored anew, all in one call: for what takes microseconds a text.
+    Each text so far is scored from its beginning, all in one call: for scores that take microseconds for a text.
     """
     rows = [row for row, each in enumerate(prefixes) for _ in each.ends]
     inputs = {name: [values[row] for row in rows] for name, values in columns.items()}

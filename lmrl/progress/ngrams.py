@@ -20,11 +20,11 @@ def numbered(texts: Sequence[Sequence[str]]) -> Integers:
 
 def ngram_codes(texts: Sequence[Sequence[str]], order: int, most_bits: int) -> Integers:
     """
-    Returns for each length up to `order` and place an integer that stands for the n-gram that begins there in the
-    joined texts, of shape `(order, places)`.
+    Returns integers that stand for the n-grams of the joined texts, one for each length up to `order` and each place
+    where an n-gram begins, of shape `(order, places)`.
 
-    Its digits are the numbers of the units. Where these take more than `most_bits`, the shorter n-grams are numbered
-    anew first: there are no more of them than places.
+    The digits of an integer are the numbers of the units. Where they would take more than `most_bits`, the shorter
+    n-grams are numbered consecutively first: there are no more of them than places.
     """
     symbols = numbered(texts)
     codes = np.zeros((order, len(symbols)), np.int64)
@@ -61,12 +61,12 @@ def shared_ngrams(
 
     Args:
         texts, references:
-            Symbols of each text, which may have none, and of its references, one at least. Texts share the work if
-            they share the object with their references.
+            Symbols of each text, which may have none, and of its references, one at least. Texts share the work if the
+            sequence of their references is the same object.
         order (`int`):
             Length of the longest n-grams, at least 1.
         together (`bool`, *optional*, defaults to `False`):
-            Whether the references of a text are taken for one that has each n-gram as often as any of them.
+            Whether to take a text's references for one that has each n-gram as often as the one with most of it.
 
     Returns:
         `numpy.ndarray` of shape `(texts, references, order)`, 0 where a text has fewer references than others; with
@@ -88,7 +88,7 @@ def shared_ngrams(
 
 def _shared(texts: Sequence[Symbols], references: Sequence[Sequence[Symbols]], order: int, together: bool) -> Integers:
     """Returns [`shared_ngrams`] of texts that are counted in one table: a row per text of a group."""
-    # 1. A group are references and the texts that have these. The table's first rows are those of references.
+    # 1. A group is a set of references with the texts that have it. The first rows of the table are the references.
     width = max(map(len, references))
     groups: dict[int, int] = {}
     rows: list[int] = []  # of each group so far

@@ -10,8 +10,8 @@ from .counts import ORDER, Counts, count_shared
 from .prefixes import Prefixes, Progress, common_beginning, per_completion
 from .units import UnitsSoFar, units_so_far
 
-LEAST_PRECISION = 0.05  # of the n-grams of an order, in a logarithm: none may match
-LEAST_BREVITY = -3.0  # logarithm of the brevity penalty: of no unit it is minus infinity
+LEAST_PRECISION = 0.05  # lower bound in a logarithm, as no n-gram of an order may match
+LEAST_BREVITY = -3.0  # lower bound of the logarithm of the brevity penalty: without a unit it is minus infinity
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Overlap:
         so_far: Callable[[Prefixes, Callable[[str], Sequence[str]]], UnitsSoFar] = units_so_far,
     ) -> "Overlap":
         """
-        Returns the overlap in `units` of a text; `so_far` returns those of a text so far, by default those of its
-        words one after the other.
+        Returns the overlap of texts that `units` splits into units. `so_far` splits the texts so far, by default word
+        by word.
         """
         split = {of_row: [units(text) for text in of_row] for of_row in references}
         units = functools.cache(units)  # of words, which come again in most texts
@@ -68,7 +68,7 @@ class Overlap:
         return self.reference_lengths >= 0
 
     def of_references(self, values: Sequence[Sequence[int]], missing: int) -> Integers:
-        """Returns numbers of the references of each completion for each of its tokens, (N, R)."""
+        """Returns values per completion and reference, repeated for each token of the completion, (N, R)."""
         table = np.full((len(values), max(map(len, values), default=1)), missing, np.int64)
         for row, of_row in enumerate(values):
             table[row, : len(of_row)] = of_row
@@ -125,7 +125,7 @@ class Overlap:
         )
 
     def _beginnings(self) -> tuple[Array, Array]:
-        """Returns the share of a reference that a text so far begins like, and whether that is all of it."""
+        """Returns the largest share of a reference that a text so far begins like, and if it is one's beginning."""
         pairs = zip(self.prefixes, self.references, strict=True)
         alike = [[common_beginning(each.text, text) for text in references] for each, references in pairs]
         ends = np.array([end for prefixes in self.prefixes for end in prefixes.ends], np.int64)
@@ -134,7 +134,7 @@ class Overlap:
         return self.best(np.minimum(common, ends[:, None]) / characters.clip(min=1)), common.max(axis=1) >= ends
 
     def progress(self, as_if_ended: "Array | None") -> Progress:
-        """Returns the numbers before each token, the rewards of the texts so far (N,) in front, if they are given."""
+        """Returns the numbers before each token, after the reward of the text so far, `as_if_ended` (N,), if given."""
         numbers = self.numbers()
         if as_if_ended is not None:
             numbers = np.column_stack([as_if_ended, numbers])

@@ -22,8 +22,8 @@ def lengths_so_far(prefixes: Prefixes, unit: str) -> list[int]:
 def distinct_so_far(prefixes: Prefixes, n: int) -> list[float]:
     """Returns the share of distinct n-grams of words among those of the text so far, 1 if it has none."""
     text = units_so_far(prefixes, str.split)
-    known: dict[tuple[str, ...], int] = {}  # for each n-gram the words up to its first end
-    distinct = [0] * (len(text.units) + 1)  # of so many words
+    known: dict[tuple[str, ...], int] = {}  # for each n-gram the number of words up to its first end
+    distinct = [0] * (len(text.units) + 1)  # n-grams among the first 0, 1, ... words
     for length in range(1, len(text.units) + 1):
         if length >= n:
             known.setdefault(tuple(text.units[length - n : length]), length)
@@ -54,7 +54,7 @@ def phrase_pattern(phrase: str, whole_words: bool = True, ignore_case: bool = Tr
 
 @functools.lru_cache(maxsize=4096)
 def _begun_phrase(phrase: str, whole_words: bool, ignore_case: bool) -> re.Pattern[str]:
-    """Returns a pattern whose group is a phrase, whatever follows; so occurrences may overlap."""
+    """Returns a pattern whose group is a phrase, whatever follows it; it also finds occurrences that overlap."""
     return _pattern(phrase, whole_words, ignore_case, "(?=({}))")
 
 
@@ -64,7 +64,7 @@ def found_so_far(
     """
     Returns whether the text so far has one of some phrases, before each token.
 
-    A phrase at the end of the text so far is there, and with `whole_words` no longer if its last word then goes on.
+    A phrase at the end of the text so far counts, but with `whole_words` no longer once its last word goes on.
     """
     text = prefixes.text
     patterns = [_begun_phrase(phrase, whole_words, ignore_case) for phrase in phrases]

@@ -38,7 +38,7 @@ class Prefixes:
 
     @functools.cached_property
     def complete(self) -> list[tuple[int, str]]:
-        """For each token how many words of the text so far white space follows, and what there is of the next one."""
+        """For each token, how many words before it are complete (white space follows), and the begun next word."""
         spans = [match.span() for match in WORD.finditer(self.text)]
         spans.append((len(self.text), len(self.text)))
         found = []
@@ -66,9 +66,9 @@ class PrefixFinder:
     """
     Finds for each token of a completion how many characters of the text stand before it.
 
-    No tokenizer gives such numbers for tokens that were sampled. What a token adds to the text depends, in nearly
-    every text, on the token before it alone, so it is kept for each pair. A text for which these numbers do not add
-    up, or which has characters made of several tokens, is decoded up to each of its tokens.
+    Tokenizers give such offsets for texts that they encode, but not for tokens that were sampled. In nearly every text
+    the characters that a token adds depend only on the token before it, so their number is kept for each pair. A text
+    for which the numbers do not add up, or with characters made of several tokens, is decoded up to each token.
 
     Args:
         tokenizer (`transformers.PreTrainedTokenizerBase`):
@@ -94,7 +94,7 @@ class PrefixFinder:
         return list(itertools.accumulate(added[:-1], initial=0)) if ids else []
 
     def _added_by(self, pair: tuple[int, ...]) -> int | None:
-        """Returns the characters that the last of two tokens adds, or the first of a text; None of broken ones."""
+        """Returns how many characters the last token of a pair adds, or a text's first; None of broken characters."""
         if pair not in self._added:
             texts = self._decode(list(pair[:-1])), self._decode(list(pair))
             self._added[pair] = None if "\ufffd" in "".join(texts) else len(texts[1]) - len(texts[0])
@@ -105,5 +105,5 @@ class PrefixFinder:
 
 
 def common_beginning(text: str, other: str) -> int:
-    """Returns the number of characters at their beginning that two texts share."""
+    """Returns the number of characters that two texts share at their beginnings."""
     return int(rapidfuzz.distance.Prefix.similarity(text, other))

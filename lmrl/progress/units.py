@@ -37,9 +37,9 @@ class UnitsSoFar:
 
 def units_so_far(prefixes: Prefixes, units: Callable[[str], Sequence[str]]) -> UnitsSoFar:
     """
-    Returns the units of a text so far, where those of a text are those of its words one after the other.
+    Returns the units of texts so far, where the units of a text are those of its words, one after the other.
 
-    Words are what white space separates. Each is read once, and once more for every token inside it.
+    Words are separated by white space. Each is split once, and its beginning once more for every token inside it.
     """
     of_words = [units(word) for word in prefixes.words]
     firsts = [0, *itertools.accumulate(map(len, of_words))]  # place of the first unit of each word
@@ -58,7 +58,7 @@ def units_so_far(prefixes: Prefixes, units: Callable[[str], Sequence[str]]) -> U
 
 
 def characters_so_far(prefixes: Prefixes) -> UnitsSoFar:
-    """Returns the characters of a text so far, but for white space at both ends."""
+    """Returns the characters of the texts so far, without white space at both ends."""
     text = prefixes.text
     before = len(text) - len(text.lstrip())
     places = [max(len(text[:end].rstrip()) - before, 0) for end in prefixes.ends]
@@ -71,7 +71,7 @@ def at_words(
     """
     Returns for each token the value at the end of the last complete word of the text so far, 0 before the first.
 
-    Another tokenizer's tokens of a complete word do not depend on what follows it; those of a word that goes on do.
+    In another tokenizer, the tokens of a complete word do not depend on what follows; those of an unfinished word do.
 
     Args:
         prefixes ([`Prefixes`]), before (`str`):

@@ -40,13 +40,13 @@ def load_trainable_classifier(
     Returns a model with a new head of one logit per label, and its tokenizer, which pads on the right.
 
     A tokenizer without a pad token gets its EOS as pad token, as in TRL's `RewardTrainer`. A decoder takes its score
-    from the last token that is not padding, for which the id is written into the model's config.
+    from the last token that is not padding; to find it, it needs the id of padding, which is written into its config.
 
     Args:
         model_name_or_path (`str`):
             Hub id or folder of any pretrained model with a tokenizer, or `"scratch"`: [`small_encoder`].
         labels (`Sequence[str]`):
-            Names of the labels, saved in the config; of a reward model one.
+            Names of the labels, saved in the config; a reward model has one.
         texts (iterable of `str`):
             The training texts, from which the vocabulary of a model from scratch is built.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"float32"`):
@@ -54,7 +54,7 @@ def load_trainable_classifier(
         revision (`str`, *optional*, defaults to `"main"`), trust_remote_code (`bool`, *optional*):
             Which files of the hub are loaded, and whether their code may be run.
         with_adapter (`bool`, *optional*, defaults to `False`):
-            Whether it is to be trained with LoRA, of which the adapter and the head are saved, and no other weights.
+            Whether the model is to be trained with LoRA; then only the adapter and the head are saved.
         **kwargs:
             Passed on to the model's `from_pretrained`, such as `attn_implementation`.
 
@@ -100,7 +100,7 @@ def load_trainable_classifier(
 
 
 def _check_saved(name: str, with_adapter: bool, new: Iterable[str]) -> None:
-    """Raises an error for new weights of a model, by name, that would be lost beside an adapter."""
+    """Raises an error if a model that gets an adapter has `new` weights, by name, which no adapter would save."""
     lost = {re.sub(r"\.(weight|bias)$", "", weight) for weight in new if weight.split(".")[0] not in HEADS}
     if with_adapter and lost:
         raise ValueError(

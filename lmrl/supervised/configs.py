@@ -31,7 +31,7 @@ class RecipeConfig(OutputArguments):
     )
 
     def __post_init__(self) -> None:
-        """Sets it to a CPU where there is no GPU, and the two defaults above."""
+        """Chooses the CPU where there is no GPU, and sets the two defaults above; checks values."""
         base: Any = super()
         check_length(self)
         avoid_cudnn_attention()
@@ -48,7 +48,7 @@ class RecipeConfig(OutputArguments):
 
 
 def _multiplies_bf16_faster(config: Any) -> bool:
-    """Returns what the main process measures, on every process; an engine has its own setting."""
+    """Returns what the main process measures, on every process; False where fp16, Accelerate or an engine decides."""
     given = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
     by_engine = config.deepspeed or any(f"ACCELERATE_USE_{name}" in os.environ for name in ("DEEPSPEED", "FSDP"))
     if config.fp16 or given or by_engine:

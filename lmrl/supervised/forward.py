@@ -19,9 +19,9 @@ def add_supervised_forward(model: Any) -> None:
     Patches the forward that `trl.SFTTrainer` calls to project labelled positions only, with equal results.
 
     On a GPU TRL does so itself. On a CPU it projects every position, prompts and padding included, through the LM
-    head, forward and backward, and multiplies in float32 in the backward pass: half of a step of a small model. What
-    it averages, and what it logs, is computed from this forward's outputs as from those of its own. Padding is left
-    out of the layers too, and what several rows begin with, such as the prompt of several references, runs once.
+    head, forward and backward, and multiplies in float32 in the backward pass: half of a step of a small model. TRL
+    computes its loss and its logs from this forward's outputs as from those of its own. The layers, too, leave out
+    padding, and compute only once what several rows begin with, such as a prompt with several references.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `peft.PeftModel`):
@@ -44,8 +44,8 @@ def add_supervised_forward(model: Any) -> None:
         num_items_in_batch: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Scores the labels on a CPU, and else runs the forward that was there."""
-        # A mixture of experts balances their load with the router's logits; parallel sequences have shifted labels.
+        """Scores the labels on a CPU; otherwise runs the forward that was patched."""
+        # The router's logits balance the load of experts; sequences that are spread over devices have shifted labels.
         is_other = kwargs.get("output_router_logits") or kwargs.get("shift_labels") is not None
         if not fused_lm_head or labels is None or labels.device.type != "cpu" or is_other:
             given = {"labels": labels, "num_items_in_batch": num_items_in_batch}

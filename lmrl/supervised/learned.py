@@ -1,4 +1,4 @@
-"""Held-out evaluations of classifiers and of reward models, beside those of a rule that has read no text."""
+"""Held-out evaluations of classifiers and of reward models, each beside that of a simple rule."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -19,15 +19,15 @@ from lmrl.supervised.scores import bins_of, clustered, clustered_interval, decid
 Table = list[list[str]]
 
 _BINS = 10  # of the confidence
-_MOST_LABELS = 20  # of a table of confusions that one can read
+_MOST_LABELS = 20  # a table of confusions with more cannot be read
 
 
 def evaluate_labels(
     logits: ArrayLike, rows: Dataset, train_labels: Sequence[int], names: Sequence[str]
 ) -> tuple[Dataset, dict[str, Evaluation]]:
     """
-    Returns held-out texts, those that the classifier got most wrong first, and the evaluations of the most frequent
-    label of the training rows and of the classifier.
+    Returns the held-out texts, those that the classifier got most wrong first, and two evaluations: of a rule that
+    always predicts the most frequent label of the training rows (`majority`), and of the `classifier`.
 
     Args:
         logits (array of shape `(rows, labels)`):
@@ -82,8 +82,8 @@ def _evaluate_labels(probabilities: Array, labels: Any, names: Sequence[str], id
 
 def evaluate_pairs(margins: Sequence[float], pairs: Dataset) -> tuple[Dataset, dict[str, Evaluation]]:
     """
-    Returns held-out pairs, those that the reward model got most wrong first, and the evaluations of a rule that goes
-    by length, prefers the longer or the shorter completion, whichever is right more often, and of the reward model.
+    Returns the held-out pairs, those that the reward model got most wrong first, and two evaluations: of a rule that
+    prefers the longer or the shorter completion, whichever is right more often (`length`), and of the `reward_model`.
 
     Args:
         margins (list of `float`):

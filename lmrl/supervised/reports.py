@@ -20,7 +20,7 @@ _OF_TRL = ("num_train_epochs", "max_length", "per_device_train_batch_size")  # s
 
 
 def save_warm_start(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Dataset, *argument_groups: Any) -> None:
-    """Saves what [`save_classifier`] does for an [`~trl.SFTTrainer`], from its evaluations before and after."""
+    """Writes evaluations (before, after), report and card of an [`~trl.SFTTrainer`]; uploads with `push_to_hub`."""
     evaluations = with_rows_of_run(evaluations, rows, trainer.args.output_dir)
     card = {"algorithm": "SFT", "template": "card_sft.md", "task_type": "text-generation"}
     _save_report(trainer, evaluations, rows, argument_groups, _OF_TRL, ["reference_perplexity"], tags=(), **card)
@@ -45,7 +45,7 @@ def save_classifier(
         *argument_groups:
             Arguments of the recipe, which the report shows.
     """
-    # Else `predict` may order the rows by length, or leave out the last ones.
+    # With other settings `predict` may order the rows by length, or leave out the last ones.
     with (
         replaced(trainer.args, "train_sampling_strategy", "sequential"),
         replaced(trainer.args, "dataloader_drop_last", False),
@@ -59,7 +59,7 @@ def save_classifier(
 
 
 def save_reward_model(trainer: Any, pairs: Dataset, *argument_groups: Any) -> None:
-    """Saves what [`save_classifier`] does, for a reward model and held-out pairs, which it scores as a reward."""
+    """Does what [`save_classifier`] does for a reward model, which scores the held-out pairs as a reward would."""
     margins = on_main(lambda: _save_preferences(trainer.args.output_dir, pairs))
     shown, evaluations = evaluate_pairs(margins, pairs)
     card = {"algorithm": "reward modeling", "template": "card_reward_model.md", "task_type": "text-classification"}

@@ -33,7 +33,7 @@ def clustered_interval(
 
 
 def clustered(score: Score, groups: Sequence[Hashable]) -> Score:
-    """Returns a score whose intervals are over groups of rows, as pairs of one prompt have texts in common."""
+    """Returns a score whose intervals are over groups of rows: pairs of one prompt, for example, share texts."""
     if score.statistics is None or len(set(groups)) == len(groups):
         return score
     sums: dict[Hashable, Array] = {}
@@ -49,7 +49,7 @@ def decided_right(margins: Array) -> Array:
 
 
 def bins_of(confidence: Array, lowest: float, bins: int = 10) -> NDArray[np.int64]:
-    """Returns the number of each confidence's bin, of `bins` of equal width from the lowest possible one to 1."""
+    """Returns the bin of each confidence, from 0 on, of `bins` of equal width from the lowest possible value to 1."""
     share = (confidence - lowest) / (1 - lowest)
     return np.clip((share * bins).astype(int), 0, bins - 1)
 

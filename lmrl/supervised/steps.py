@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def smallest_limit(model: PreTrainedModel, *limits: int | None) -> int | None:
-    """Returns the smallest of the context of a model and other limits of tokens; `None` without any."""
+    """Returns the smallest of a model's context and other limits in tokens; `None` if there is no limit."""
     return min((limit for limit in (context_length(model), *limits) if limit is not None), default=None)
 
 
@@ -62,7 +62,7 @@ def prepare_step(trainer: Any, rows: Dataset) -> None:
 
 def load_reward_model(model_args: Any, config: Any, pairs: Dataset) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    Returns a model with a new head of one score, and its tokenizer, by arguments as for
+    Returns a model with a new head of one score, and its tokenizer. The arguments are as for
     [`~lmrl.experiment.load_policy`]. A model from scratch takes its vocabulary from the pairs, rows with `prompt`,
     `chosen` and `rejected`.
 

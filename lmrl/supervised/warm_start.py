@@ -23,7 +23,7 @@ def make_supervised_evaluator(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, eval_args: Any
 ) -> Evaluator:
     """
-    Returns the evaluation of the first `eval_subset` held-out rows, whose cost does not grow with the data.
+    Returns an evaluator on the first `eval_subset` held-out rows, so that its cost does not grow with the data.
 
     Completions may be as long as the longest of all references, unless `eval_max_new_tokens` is set.
 
@@ -53,16 +53,16 @@ def make_supervised_evaluator(
 
 
 def first_references(rows: Dataset) -> Dataset:
-    """Returns the prompt and the first reference of each row, as [`~lmrl.data.to_supervised`] gives all of them."""
+    """Returns the prompt and the first reference of each row, in the form of [`~lmrl.data.to_supervised`]."""
     firsts = [{"prompt": row["prompt"], "references": row["references"][:1]} for row in rows]
     return to_supervised(Dataset.from_list(firsts))
 
 
 def evaluate_supervised(trainer: Any, evaluator: Evaluator) -> Evaluation:
     """
-    Returns the evaluation, by [`make_supervised_evaluator`], of the model of an [`~trl.SFTTrainer`] before or after
-    training, with the perplexity of the first references under it, which is e to the held-out loss, and logs its
-    scores. All processes must call it.
+    Returns the evaluation of the model of an [`~trl.SFTTrainer`] before or after training, by an `evaluator` of
+    [`make_supervised_evaluator`], and logs its scores. Among them is the perplexity of the first references under the
+    model, which is e to the power of the held-out loss. All processes must call it.
     """
     rows = evaluator.rows
     texts = [Completion(row, 0, text, 0, True) for row, text in enumerate(_texts(first_references(rows)))]

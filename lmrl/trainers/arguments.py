@@ -1,4 +1,4 @@
-"""What a trainer is given: checks of its arguments, and the policy and its rows in their form for TRL."""
+"""The arguments of a trainer: their checks, and the policy and the rows in the form that TRL takes."""
 
 import copy
 import functools
@@ -30,14 +30,14 @@ logger = get_logger(__name__)
 
 # Values of `init_lora_weights` that leave the weights of the base as they are.
 INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
-# TRL would load a reference from disk (lmrl's is a copy of the policy as given), warn of the options, and take what is
-# cut behind a padding token for ended.
+# Settings that TRL must not see: it would load a reference from disk (lmrl's is a copy of the given policy), warn of
+# the model's options, and take a completion that was cut behind a padding token for one that has ended.
 HIDDEN_FROM_TRL = dict(beta=0.0, sync_ref_model=False, model_init_kwargs=None, mask_truncated_completions=False)
 
 
 @dataclass
 class Given:
-    """The arguments of a trainer, by their names there: checked, the rows as datasets, the policy loaded."""
+    """A trainer's arguments, by their names there: checked, with rows made datasets and the policy loaded."""
 
     trainer: Any  # the class
     unknown: Mapping[str, Any]
@@ -74,24 +74,24 @@ class Given:
         self.frozen_copy = self._copy_before_adapter()
 
     def for_trl(self) -> tuple[Any, ...]:
-        """Returns the first arguments of TRL's trainer, with a configuration that trainers may write to."""
+        """Returns the first arguments of TRL's trainer; the configuration is a copy that trainers may write to."""
         own_args = copy.deepcopy(self.args)
         own_args.choose_learning_rates(isinstance(models.adapter_config(self.model, self.peft_config), LoraConfig))
         vars(own_args).update(HIDDEN_FROM_TRL)
         return self.model, self.reward_funcs, own_args, self.train_dataset, self.eval_dataset, self.processing_class
 
     def sampled_sets(self) -> dict[str, Any]:
-        """Returns the sets that the trainer samples for, by name: not the held-out ones that a function measures."""
+        """Returns by name the data sets that completions are sampled for, without those that a function measures."""
         sets = {} if callable(self.held_out_metrics) else _sets_by_name(self.eval_dataset)
         sampled = {name: rows for name, rows in sets.items() if name not in (self.held_out_metrics or {})}
         return {"train_dataset": self.train_dataset} | sampled
 
     def prepare(self, model: Any, own_args: PolicyGradientConfig) -> None:
         """
-        Prepares the policy for training once TRL has it, and gives its configuration what was hidden.
+        Prepares the policy for training once TRL has it, and restores the settings that were hidden from TRL.
 
-        On a quantised base TRL rounds an adapter to bfloat16, and small steps with it. Of one that is trained further
-        it saves its frozen copy `ref` with each checkpoint, and copies no weights of embeddings. All are undone.
+        It undoes what TRL does to adapters: on a quantised base it rounds them to bfloat16, which loses small steps;
+        of one that is trained further it makes a frozen copy `ref`, without weights of embeddings, and saves it too.
         """
         own_args.__dict__.update({name: getattr(self.args, name) for name in HIDDEN_FROM_TRL})
         if is_peft_model(model):
@@ -148,8 +148,8 @@ class Given:
 
     def _copy_before_adapter(self) -> PreTrainedModel | None:
         """
-        Returns a copy of the policy to be its reference, where turning its adapter off would not give it back: the
-        adapter trains biases of the base along, or a part of the base's weights becomes its start. Else None.
+        Returns a copy of the policy as its reference if turning the adapter off would not restore the given policy: if
+        it also trains biases of the base, or starts from a part of the base's weights. Otherwise None.
         """
         config = models.adapter_config(self.model, self.peft_config)
         trains_bias = getattr(config, "bias", "none") != "none"
@@ -175,7 +175,7 @@ class Given:
 
 
 def check_known(trainer: Any, unknown: Mapping[str, Any]) -> None:
-    """Raises a `TypeError` for an argument that trainers do not have, with what there is in its place."""
+    """Raises a `TypeError` for an argument that trainers do not have, with what to use instead."""
     instead = {
         "ref_model": "The reference is a frozen copy of the policy, or the model that the configuration names as "
         "`reference_model_name_or_path`.",
@@ -186,7 +186,7 @@ def check_known(trainer: Any, unknown: Mapping[str, Any]) -> None:
 
 
 def _as_dataset(rows: Any) -> Any:
-    """Returns rows given as a list of `dict` as a dataset, also in several sets, and others as they are."""
+    """Returns a list of `dict` as a dataset, also inside a `dict` of several sets; other rows as they are."""
     if isinstance(rows, dict):
         return {name: _as_dataset(rows_of_set) for name, rows_of_set in rows.items()}
     return Dataset.from_list(rows) if isinstance(rows, list) else rows
@@ -198,7 +198,7 @@ def _sets_by_name(eval_dataset: Any) -> dict[str, Any]:
 
 
 def held_out_set(metric_key_prefix: str, held_out_metrics: Any) -> tuple[str, Any]:
-    """Returns the name of the held-out set with a prefix, empty for one alone, and the function that measures it."""
+    """Returns the held-out set's name by a metric prefix, empty for a single set, and the function to measure it."""
     name = metric_key_prefix.removeprefix("eval").removeprefix("_")
     if isinstance(held_out_metrics, dict):
         return name, held_out_metrics.get(name or "eval_dataset")
@@ -206,12 +206,12 @@ def held_out_set(metric_key_prefix: str, held_out_metrics: Any) -> tuple[str, An
 
 
 def trains_critic(policy: nn.Module) -> bool:
-    """Returns whether a policy has a critic with weights: one that is fitted has none."""
+    """Returns whether a policy has a critic with weights to train; a critic that is fitted has none."""
     return any("critic." in name for name, _ in policy.named_parameters())
 
 
 def check_training(optimizer: Any, scheduler: Any, policy: nn.Module, experts_loss: float) -> None:
-    """Checks that the policy is trained by an optimizer which was given, and by its loss; else a `ValueError`."""
+    """Raises a `ValueError` if a given optimizer or schedule, or the loss of experts, cannot train this policy."""
     groups = [] if optimizer is None else optimizer.param_groups
     trained = {id(weight) for group in groups for weight in group["params"]}
     schedules = scheduler is not None and trains_critic(policy)
@@ -229,13 +229,13 @@ def check_training(optimizer: Any, scheduler: Any, policy: nn.Module, experts_lo
 
 
 def offer_base_model(policy: Any, reward_funcs: Sequence[Any]) -> None:
-    """Offers the base of a policy with adapters to rewards that read with the same one."""
+    """Offers the base model of a policy with adapters to rewards that can run on the same base."""
     if is_peft_model(policy):
         models.offer_base_model(models.base_of(policy), [reward.reward_func for reward in reward_funcs])
 
 
 def check_callbacks(callbacks: Sequence[Any], policy: nn.Module) -> None:
-    """Checks that each callback can take the policy as it is; else a `ValueError`."""
+    """Raises a `ValueError` for a callback that cannot handle a policy whose critic is trained."""
     averages_critic = trains_critic(policy) and any(isinstance(callback, BEMACallback) for callback in callbacks)
     refuse(
         {

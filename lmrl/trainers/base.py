@@ -31,8 +31,8 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     Args:
         model (`str` or `Path` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Policy. Its reference is a frozen copy of it as given, with LoRA the model without the new adapter, or the
-            model that `args.reference_model_name_or_path` names.
+            The policy. Its KL reference is a frozen copy of it as given (with LoRA, the model without the new
+            adapter), or the model that `args.reference_model_name_or_path` names.
         reward_funcs (`Callable` or `list[Callable]`):
             Functions of `prompts`, `completions` and the dataset's columns.
         args ([`PolicyGradientConfig`], *optional*):
@@ -41,7 +41,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             Rows with a `"prompt"` and the columns that the rewards read.
         held_out_metrics (`Callable` or `dict[str, Callable]`, *optional*):
             What [`~transformers.Trainer.evaluate`] measures in place of the reward of sampled completions: a function
-            of the policy that returns metrics by name, on every process the same; of several sets one for each.
+            that gets the policy and returns metrics by name, the same on every process; for several sets one each.
         eval_dataset, processing_class, callbacks, optimizers, quantization_config, peft_config (*optional*):
             As for [`~trl.RLOOTrainer`]. An optimizer gets the critic's weights too.
     """
@@ -126,27 +126,27 @@ class PolicyGradientTrainer(RLOOTrainer):
     def loss(self, scored: models.ScoredCompletions, rollout: Rollout) -> Tensor:
         """
         Returns the scalar loss of a batch, on a scale that does not depend on how a rollout is cut into batches.
-        `scored` is the policy's forward, with gradient, and `rollout` rows with their credit: never write to either.
+        `scored` is the policy's output, with gradient, and `rollout` the batch with its credit: never write to either.
         """
         raise NotImplementedError
 
     def create_critic(self, policy: PreTrainedModel) -> nn.Module | None:
-        """Returns a new critic, made by [`~lmrl.critics.attach_critic`], to train at the `critic_learning_rate`."""
+        """Returns a critic made by [`~lmrl.critics.attach_critic`], trained at `critic_learning_rate`, or None."""
         return None
 
     def on_first_rewards(self, rewards: Tensor) -> None:
         """Called once with the first rewards of this process, (B,), before any pass over the completions."""
 
     def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
-        """Returns further rewards of a rollout's rows, (B,) each, which become fields or `extra` of the rollout."""
+        """Returns further tensors with B rows, by name, which become fields or `extra` of the rollout."""
         return {}
 
     def choose_completions(self, rows: list[dict[str, Any]], prompt_ids: Any, ids: Any, texts: Any) -> Any:
-        """Returns ids of prompts, and ids and texts of the completions to train on, of those sampled for the rows."""
+        """Returns ids of prompts, and ids and texts of the completions to train on, given those sampled for `rows`."""
         return prompt_ids, ids, texts
 
     def run_state_dict(self) -> dict[str, Any]:
-        """Returns the state that checkpoints have beside Trainer's, as JSON can hold it. A subclass adds its own."""
+        """Returns lmrl's own state in a checkpoint, beside Trainer's, in a form for JSON. A subclass adds its own."""
         return {
             **run_state.progress(self._step, self._tr_loss, self._globalstep_last_logged, self.state, self.args),
             **self.kl_stop.state_dict(),
@@ -170,12 +170,12 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     @property
     def serves_one_update(self) -> bool:
-        """Whether a rollout serves one update in one batch: its old log-probabilities are those of the update."""
+        """Whether a rollout is one batch for one update (or evaluated), whose pass gives old log-probabilities."""
         return not self.model.training or (self.num_iterations == 1 and self.args.steps_per_generation == 1)
 
     @property
     def completions_per_prompt(self) -> int:
-        """Number of completions of each prompt, side by side once gathered: before, some may be on another process."""
+        """Number of completions per prompt, side by side once gathered: before, processes may share a prompt."""
         return self.num_generations if self.model.training else self.num_generations_eval
 
     # -- the walk of a batch -----------------------------------------------------------------------------------------
@@ -228,14 +228,14 @@ class PolicyGradientTrainer(RLOOTrainer):
         return self._rewards_per_func
 
     def call_rewards(self, *args: Any) -> Tensor:
-        """Returns the rewards of completions of all processes by each function, (N, F), checked on all of them."""
+        """Returns the rewards of all processes' completions by function, (N, F); a failure is raised on each."""
         with self.meter.clock("reward"):
             per_func = super()._calculate_rewards(*args)
         checks.raise_on_all_ranks(self.reward_funcs)
         return per_func
 
     def total_rewards(self, per_func: Tensor, has_ended: Tensor) -> Tensor:
-        """Returns the rewards of this process that are trained on, (B,), of those of all, (N, F), by function."""
+        """Returns the total rewards of this process's completions, (B,), given all processes' by function, (N, F)."""
         rewards = local_rows(core.weighted_rewards(per_func, self.reward_weights, self.reward_clip_range))
         return rewards - (self.args.missing_eos_penalty or 0.0) * (~has_ended)
 
@@ -264,8 +264,8 @@ class PolicyGradientTrainer(RLOOTrainer):
         return self.loss(scored, rollout)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Returns the loss of TRL's training step, and counts as update what was not spent on the rollout."""
-        if self._resumed_state is not None:  # what was not logged yet: Trainer has begun with a loss of zero
+        """Returns the loss of TRL's training step; logs its time, without that of a rollout, as the update's."""
+        if self._resumed_state is not None:  # a loss not logged before the checkpoint: Trainer began with zero
             self._tr_loss += self._resumed_state["loss"]
             self._globalstep_last_logged = self._resumed_state["last_logged"]
             self._resumed_state = None
@@ -322,27 +322,27 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the policy, if its weights are finite."""
-        if not _internal_call:  # else it is a part of a checkpoint, and they are
+        if not _internal_call:  # in a checkpoint they are checked already
             self._finite.check_weights(self.model, self.accelerator, self.state.global_step)
         save = functools.partial(super().save_model, output_dir, _internal_call)
         self._writer.save_model(output_dir or self.args.output_dir, save)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        # Before Trainer saves, which takes the critic out of a state_dict that it is given.
+        # The critic's weights first: Trainer, when it saves, removes them from a state_dict that it is given.
         critic = critics.critic_weights(self.model.state_dict() if state_dict is None else state_dict)
         super()._save(output_dir, state_dict)
         if self.has_critic and self.args.should_save:
             critics.save_critic(critic, output_dir or self.args.output_dir)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes `model_card` once there is one, which is then pushed, too; TRL's draft before."""
+        """Writes `model_card`, which is then also what is pushed; as long as it is None, TRL's draft of a card."""
         if self.model_card is None:
             super().create_model_card(*args, **kwargs)
         elif self.is_world_process_zero():
             (Path(self.args.output_dir) / "README.md").write_text(self.model_card, encoding="utf-8")
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._writer.writing:  # it uploads while training goes on
+        if not self._writer.writing:  # not from where it is written: the upload outlasts that folder
             super()._push_from_checkpoint(checkpoint_folder)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -369,7 +369,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         failed_at = self._step
         self._step -= self._step % self.args.gradient_accumulation_steps
         if self._step < failed_at - self.args.steps_per_generation * self.num_iterations:
-            self._buffered_inputs: Any = None  # of a later rollout than the step began in
+            self._buffered_inputs: Any = None  # they are of a later rollout than that step
         checkpoint = checkpoint_folder(self.args.output_dir, self.state.global_step)
         return self._writer.write_before_exit(checkpoint, lambda: self._save_checkpoint(self.model, trial=None))
 
@@ -385,7 +385,7 @@ class PolicyGradientTrainer(RLOOTrainer):
         return self._train_sampler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str) -> None:
-        """Called whatever the engine, when a run is resumed."""
+        """Loads all of a checkpoint that training needs: Trainer calls it under every engine when a run is resumed."""
         super()._load_optimizer_and_scheduler(checkpoint)
         run_state.pass_epochs(getattr(self, "_train_sampler", None), self.state)
         critics.reload_critic(self._base_model, checkpoint, self.accelerator)
@@ -393,7 +393,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             self.load_run_state_dict(self._resumed_state)
             self._buffered_inputs = run_state.load_rollout(checkpoint, self._resumed_state, self._logs, self.args)
         self.reference.load(Path(checkpoint))
-        self._load_rng_state(checkpoint)  # where the run is at its end, the loop, which does it, is not entered
+        self._load_rng_state(checkpoint)  # the training loop does so, but a run at its end does not enter it
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

@@ -19,7 +19,7 @@ _DISTRIBUTION = (
     "Another value changes the distribution that is sampled from, and the policy gradient needs the log-probabilities "
     "of just that distribution, while the loss has those of the model. Leave it out."
 )
-# Arguments of TRL and transformers with the values that can be followed, and why others cannot.
+# Arguments of TRL and transformers: the values that are allowed in training, and why others are not.
 ALLOWED: dict[str, tuple[tuple[Any, ...], str]] = {
     "top_k": ((0, None), _DISTRIBUTION),
     "top_p": ((1.0,), _DISTRIBUTION),
@@ -37,7 +37,7 @@ ALLOWED: dict[str, tuple[tuple[Any, ...], str]] = {
     "enable_jit_checkpoint": ((False,), "A run is saved on SIGTERM anyway."),
 }
 
-# Options of `generate` that do so whatever their value; vLLM has none of them.
+# Options of `generate` that change no distribution, whatever their value; vLLM has none of them.
 NEUTRAL_GENERATION_KWARGS = {"use_cache", "cache_implementation", "prefill_chunk_size"}
 
 
@@ -140,7 +140,7 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         self.given_greater_is_better = self.greater_is_better  # transformers fills it in by the metric's name
         self.greater_is_better = known_direction(self.metric_for_best_model, self.greater_is_better)
         given_rate = self.learning_rate
-        # DeepSpeed's configuration takes over what is here.
+        # DeepSpeed's configuration, made by TrainingArguments below, copies the learning rate.
         self.learning_rate = self.full_learning_rate if given_rate is None else given_rate
         try:
             super().__post_init__()
@@ -153,7 +153,7 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         self._check_schedule()
 
     def choose_learning_rates(self, has_lora: bool) -> None:
-        """Sets the learning rate if it is None, in the copy of a trainer, which knows whether it trains LoRA."""
+        """Sets a learning rate that is None. A trainer calls it on its copy, as it knows whether LoRA is trained."""
         if self.learning_rate is None:
             full = self.full_learning_rate
             self.learning_rate = lora_learning_rate(self, full) if has_lora else full
@@ -162,25 +162,25 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         """Returns a copy that a trainer may write to, as TRL and Trainer do to their configurations."""
         copied = object.__new__(type(self))
         for name, value in vars(self).items():
-            # What configures an engine stays the very object: transformers holds on to it by a weak reference.
+            # An object that configures an engine is not copied: transformers has a weak reference to it.
             is_plain = isinstance(value, dict | list | AcceleratorConfig)
             setattr(copied, name, copy.deepcopy(value, memo) if is_plain else value)
         return copied
 
     def __copy__(self) -> Self:
-        """Returns a copy with the very functions that this configuration has."""
+        """Returns a copy; fields that are functions are the same objects in it."""
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns what Trainer pickles beside each model: no secrets, and of functions that cannot be, the names."""
+        """Returns what Trainer pickles beside each model: no secrets, and names of functions that do not pickle."""
         return {n: without_secrets(v, n) if is_picklable(v) else name_of(v) for n, v in vars(self).items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as reports and trackers take them: without secrets, and of a function its name."""
+        """Returns the fields for reports and trackers: without secrets, and with names in place of functions."""
         return {n: name_of(v) if callable(v) else without_secrets(v) for n, v in super().to_dict().items()}
 
     def _choose_by_device(self) -> None:
-        """TRL's default is bfloat16 wherever it runs. Here it is where there is a GPU made for it."""
+        """Sets bfloat16, TRL's default everywhere, only where a GPU supports it, and the CPU where there is no GPU."""
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = not self.fp16 and on_gpu and torch.cuda.is_bf16_supported()
@@ -189,7 +189,7 @@ class PolicyGradientConfig(RLOOConfig, Settings):
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed finds no other either, but warns
 
     def _check_batches(self) -> None:
-        """Checks that batches have all completions of each prompt, before TRL does in words of its own."""
+        """Checks that a rollout has all completions of its prompts, before TRL does with a message of its own."""
         processes = get_int_from_env(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1)
         size = self.per_device_train_batch_size
         batch = size * processes
@@ -287,7 +287,7 @@ class PolicyGradientConfig(RLOOConfig, Settings):
             )
 
     def _check_schedule(self) -> None:
-        """Makes the schedule once, of a weight that nothing uses: transformers would only when training begins."""
+        """Makes the schedule once, for a dummy weight, so that wrong options fail now, not when training begins."""
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         kind = self.lr_scheduler_type
         options = self.lr_scheduler_kwargs or {}
@@ -379,7 +379,7 @@ class PPOConfig(PolicyGradientConfig):
         check_unread(self, ["critic_forgetting"], "critic='least_squares'")
 
     def choose_learning_rates(self, has_lora: bool) -> None:
-        """Sets that of a critic that is trained, too; of a separate one all weights are, also with LoRA."""
+        """Also sets the rate of a critic that is trained. A separate one trains all its weights, also beside LoRA."""
         full = self.full_learning_rate if self.learning_rate is None else self.learning_rate
         super().choose_learning_rates(has_lora)
         if self.critic_learning_rate is None and self.critic != "least_squares":

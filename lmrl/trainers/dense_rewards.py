@@ -12,16 +12,16 @@ from .base import PolicyGradientTrainer
 
 class DenseRewardTrainer(PolicyGradientTrainer):
     """
-    A trainer that reads what its rewards know of the texts so far: for a fitted critic ([`LeastSquaresCritic`]), which
-    has it as features, and for dense rewards (`args.shaping`), which are its differences.
+    A trainer that reads what its rewards know of unfinished texts, their `progress`: features of a fitted critic
+    ([`LeastSquaresCritic`]), and a potential, whose differences are dense rewards (`args.shaping`).
 
-    A subclass may set `fitted`, whose sums checkpoints then have.
+    A subclass may set `fitted`, a critic whose sums are then saved in checkpoints.
     """
 
     fitted: LeastSquaresCritic | None = None
 
     def create_critic(self, policy: PreTrainedModel) -> nn.Module | None:
-        """Returns no critic; makes the reader of rewards, which a `ValueError` refuses if they cannot be shaped."""
+        """Makes the reader of rewards' progress; a `ValueError` if `shaping` lacks a potential. Returns no critic."""
         rewards = [reward.reward_func for reward in self.reward_funcs]
         if self.args.shaping is not None:
             check_potentials(rewards)
@@ -30,12 +30,12 @@ class DenseRewardTrainer(PolicyGradientTrainer):
         return None
 
     def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
-        """Keeps the columns of the rows, which are read again with each beginning of a completion."""
+        """Keeps the columns of the rows, which the rewards read again for unfinished texts; adds no rewards."""
         self.reward_progress.keep_columns(inputs, prompts)
         return {}
 
     def potentials(self, completion_ids: Tensor, mask: Tensor) -> Tensor:
-        """Returns the rewards as if completions ended before each token, (B, T)."""
+        """Returns what the total reward would be if the completion ended before each token, (B, T)."""
         with self.meter.clock("reward"):
             return self.reward_progress.potentials(completion_ids, mask)
 
@@ -43,8 +43,8 @@ class DenseRewardTrainer(PolicyGradientTrainer):
         self, states: Tensor, completion_ids: Tensor, totals: Tensor, returns: Tensor, mask: Tensor
     ) -> Tensor:
         """
-        Returns the values of states, (B, T), by a critic that is fitted, and then has it learn this rollout, too.
-        Arguments are those of [`LeastSquaresCritic.value_rollout`].
+        Returns the values of states, (B, T), by the fitted critic, which afterwards learns from this rollout too, but
+        not in an evaluation. The arguments are those of [`LeastSquaresCritic.value_rollout`].
         """
         fitted: Any = self.fitted
         with self.meter.clock("reward"):
@@ -56,7 +56,7 @@ class DenseRewardTrainer(PolicyGradientTrainer):
         return values
 
     def run_state_dict(self) -> dict[str, Any]:
-        """Adds a fitted critic."""
+        """Adds the state of a fitted critic."""
         state = super().run_state_dict()
         return state if self.fitted is None else state | {"critic": self.fitted.state_dict()}
 

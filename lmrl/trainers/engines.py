@@ -26,14 +26,14 @@ def gathered_policy(
     model_wrapped: Any, accelerator: Accelerator, args: Any, weights: DecodingWeights | None = None
 ) -> Iterator[PreTrainedModel]:
     """
-    Yields the policy out of its engine, with all its weights on every process and on the device that trains, as for
-    [`~PolicyGradientTrainer.gathered_policy`]. A model that is loaded within is complete too. What is done to the
-    weights in it is lost where they are shards. The graphs of `weights` give back their memory.
+    Yields the policy out of its engine, with all its weights on every process and on the device that trains: see
+    [`~PolicyGradientTrainer.gathered_policy`]. Models that are loaded within the context are not sharded either.
+    Changes to weights that are shards are lost afterwards. The memory of the graphs in `weights` is freed.
     """
     with ExitStack() as stack:
         if weights is not None:
             weights.graphs.clear()
-        if DistributedBackend(accelerator).is_zero3:  # models are loaded as if it were not there
+        if DistributedBackend(accelerator).is_zero3:  # so that models loaded within are not sharded
             config = deepspeed._hf_deepspeed_config_weak_ref
             stack.callback(setattr, deepspeed, "_hf_deepspeed_config_weak_ref", config)
             deepspeed.unset_hf_deepspeed_config()
@@ -52,7 +52,7 @@ def gathered_policy(
         if device != accelerator.device and not hasattr(model, "hf_device_map"):
             stack.callback(model.to, device)
             model.to(accelerator.device)
-        # Accelerate leaves autocast on it once training has begun: before and after would differ in precision.
+        # Once training has begun, Accelerate's autocast is part of the forward: precision would change.
         if "_original_forward" in vars(model):
             stack.callback(setattr, model, "forward", model.forward)
             model.forward = model._original_forward
@@ -69,11 +69,11 @@ def decoding_policy(
     record: Drawn | None = None,
 ) -> Iterator[None]:
     """
-    Prepares the policy for sampling: its weights at hand, in 16 bits if it trains so, and no generation settings
-    that change the distribution. Without `weights`, vLLM samples with its own. Log-probabilities go into `record`.
+    Prepares the policy for sampling: complete weights, in 16 bits under mixed precision, and no generation settings
+    that change the distribution. Without `weights` vLLM samples, with its own. `record` gets log-probabilities.
     """
     backend = DistributedBackend(accelerator)
-    is_spread = len(set(getattr(policy, "hf_device_map", {}).values())) > 1  # by hooks of Accelerate on its forward
+    is_spread = len(set(getattr(policy, "hf_device_map", {}).values())) > 1  # over devices, by Accelerate's hooks
     with ExitStack() as stack:
         if weights is None:
             pass
@@ -84,7 +84,7 @@ def decoding_policy(
         stack.enter_context(neutral_generation_config(policy))
         stack.enter_context(sampling_together(policy, record, weights.graphs if weights else None))
         stack.enter_context(recording_batches(record, policy))
-        # Continuous batching in TRL 1.16 casts the weights for good, and leaves the policy in training mode.
+        # Continuous batching in TRL 1.16 casts weights for good (bf16, fp16), and leaves the policy in training mode.
         stack.callback(vars(args).update, bf16=args.bf16, fp16=args.fp16)
         stack.callback(model_wrapped.train, model_wrapped.training)
         vars(args).update(bf16=False, fp16=False)
@@ -92,7 +92,7 @@ def decoding_policy(
 
 
 def keep_outputs_in_fp32(accelerator: Accelerator) -> None:
-    """Has FSDP2 neither round what leaves a forward to 16 bits, nor average gradients in them."""
+    """Makes FSDP2 leave the outputs of a forward in their precision, and average gradients in float32."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):
         plugin.mixed_precision_policy = dataclasses.replace(
@@ -101,14 +101,14 @@ def keep_outputs_in_fp32(accelerator: Accelerator) -> None:
 
 
 def match_dtype(critic: nn.Module | None, policy: PreTrainedModel, accelerator: Accelerator) -> None:
-    """Gives a critic the policy's dtype under ZeRO-3: shards are in one buffer. The optimizer has them in float32."""
+    """Casts a critic to the policy's dtype under ZeRO-3, whose shards share a buffer (float32 in the optimizer)."""
     if critic is not None and DistributedBackend(accelerator).is_zero3:
         for weight in critic.parameters():
             weight.data = weight.data.to(policy.dtype)
 
 
 def prepare_frozen(model: Any, accelerator: Accelerator) -> Any:
-    """Returns a model that is not trained, under the engine of the policy."""
+    """Returns a frozen model, prepared for the engine that the policy runs under."""
     if accelerator.state.deepspeed_plugin is not None:
         return prepare_deepspeed(model, accelerator)
     if DistributedBackend(accelerator).is_fsdp:
@@ -117,16 +117,16 @@ def prepare_frozen(model: Any, accelerator: Accelerator) -> Any:
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Returns whether every process has a part of each weight only."""
+    """Returns whether each process holds only a part of each weight."""
     backend = DistributedBackend(accelerator)
     return backend.is_zero3 or backend.is_fsdp
 
 
 def send_policy_to_vllm(generation: VLLMGeneration, record: Drawn | None = None) -> None:
     """
-    Makes TRL send vLLM the weights of the policy without its critic, which vLLM has none of, and leave the base of
-    adapters as it is. Log-probabilities of what it samples go into `record`. Raises a `ValueError` if the policy with
-    its adapters is not of the base's kind, which vLLM has.
+    Makes TRL send vLLM the policy's weights without the critic's, which vLLM does not know, and leave the base under
+    adapters unchanged. The log-probabilities of what vLLM samples go into `record`. Raises a `ValueError` if the
+    policy, with its adapters merged, is not a plain model of the base's kind, as vLLM has only that.
     """
     model: Any = generation.model
     all_params = generation._iter_named_params
@@ -139,7 +139,7 @@ def send_policy_to_vllm(generation: VLLMGeneration, record: Drawn | None = None)
             )
 
     def policy_params() -> Iterator[tuple[str, Tensor]]:
-        """Iterates over all: under ZeRO-3 each weight is gathered, on every process, as it is passed."""
+        """Yields the weights. Each process must iterate over all: ZeRO-3 gathers each weight when it is reached."""
         # TRL merges adapters in place and out again. In bfloat16 both round: the base would drift with each time.
         base = [weight for name, weight in model.named_parameters() if ".base_layer." in name]
         kept = [weight.detach().to("cpu", copy=True) for weight in base]

@@ -21,9 +21,9 @@ THROUGHPUT = ("samples_per_second", "tokens_per_second")
 
 class Meter:
     """
-    What a trainer logs, from the very tensors that are trained on. It never changes them. The names are TRL's where it
-    has them; docs/trainers.md has them all. `values` is the store of TRL: for `"train"` and `"eval"`, by the mode of
-    the policy, the values of each name since the last log, whose means it logs.
+    Computes what a trainer logs, from the same tensors that are trained on, which it never changes. Names are TRL's
+    where TRL has one; docs/trainers.md lists them. `values` is TRL's store: for `"train"` and `"eval"`, chosen by the
+    mode of the policy, the values of each name since the last log. TRL logs their means.
     """
 
     def __init__(self, accelerator: Accelerator, values: dict[str, dict[str, list[float]]], policy: nn.Module) -> None:
@@ -42,15 +42,15 @@ class Meter:
         return "train" if self.policy.training else "eval"
 
     def log(self, name: str, value: float | Tensor) -> None:
-        """Adds a value that all processes have; the mean of those since the last log is logged."""
+        """Adds a value that is the same on all processes; what is logged is the mean of those since the last log."""
         self.values[self.mode][name].append(float(value))
 
     def replace(self, name: str, value: float) -> None:
-        """Replaces the value that TRL has added under this name, of something that lmrl computes otherwise."""
+        """Replaces the newest value that TRL has added under this name by that which lmrl computes."""
         self.values[self.mode][name][-1] = value
 
     def rename_eval(self, data_set: str) -> None:
-        """Puts the name of a held-out data set before the names of its values; an empty one leaves them."""
+        """Prefixes the names of the evaluation's values with that of a held-out data set, unless it is empty."""
         if data_set:
             values = self.values["eval"]
             for name in list(values):
@@ -61,9 +61,9 @@ class Meter:
         return self.accelerator.reduce(core.masked_moments(values.detach(), mask), reduction="sum")
 
     def log_ratio(self, name: str, total: float, count: float) -> None:
-        """Logs a total by a count, both summed up since the last log: the same however a rollout is cut."""
+        """Logs total / count, both summed since the last log, which does not depend on how a rollout is cut."""
         sums = self.sums[self.mode]
-        if name not in self.values[self.mode] or name not in sums:  # it is logged
+        if name not in self.values[self.mode] or name not in sums:  # it has been logged: begin anew
             sums[name] = [0.0, 0.0]
         sums[name][0] += total
         sums[name][1] += count
@@ -84,9 +84,9 @@ class Meter:
 
     def log_explained(self, values: Tensor, returns: Tensor, mask: Tensor, totals: Tensor, group: int) -> None:
         """
-        Logs the share of the variance of returns that values explain, both (B, T), or (B, 1) of completions: over all
-        positions where the mask is 1, by quarter of the completions, and what the mean of the other completions of a
-        prompt would explain, of which there are `group`; `totals` is what those of all processes got, (N,).
+        Logs the share of the returns' variance that values explain, both (B, T), or (B, 1) per completion: over all
+        positions where the mask is 1, and by quarter of the completions. If a prompt has `group` > 1 completions, also
+        the share that the mean of the others explains, from the rewards `totals`, (N,), of all processes.
         """
         parts = {"value/explained_variance": (values, mask.bool())}
         if mask.shape[1] > 1:
@@ -113,7 +113,7 @@ class Meter:
             self.log_ratio(name, total, count)
 
     def log_clipping(self, low: Tensor, high: Tensor, mask: Tensor) -> None:
-        """Logs the shares of elements, (B,) or (B, T), that are clipped below and above; extremes of a completion."""
+        """Logs the shares of elements, (B,) or (B, T), clipped below and above, and the extremes of completions."""
         shares = {"low_mean": low, "high_mean": high, "region_mean": low | high}
         self.log_means({f"clip_ratio/{name}": stopped for name, stopped in shares.items()}, mask)
         counts = mask.bool()
@@ -124,13 +124,13 @@ class Meter:
         self.log_extreme("clip_ratio/high_max", max, torch.where(counts, high.float(), torch.nan))
 
     def log_extreme(self, name: str, extreme: Callable[[list[float]], float], values: Tensor) -> None:
-        """Logs the least or the largest of the values, (B,), of all processes and since the last log, but for NaN."""
+        """Logs the `extreme`, `min` or `max`, of values (B,) over all processes since the last log, without NaN."""
         known = self.values[self.mode][name]
         known += [value for value in self.accelerator.gather(values).tolist() if not math.isnan(value)]
         known[:] = [extreme(known)] if known else []
 
     def log_importance(self, difference: Tensor, ratio: Tensor, is_outside: Tensor, mask: Tensor) -> None:
-        """Logs how far sampling was from the policy, (B, T), and the ratio that corrects it, (B,) or (B, T)."""
+        """Logs how far the sampler's log-probabilities are off, (B, T), and the correcting ratio, (B,) or (B, T)."""
         of_ratio = mask if ratio.dim() == 2 else mask.any(dim=1)
         largest = torch.where(of_ratio.bool(), ratio, 0.0).view(len(mask), -1).amax(dim=1)
         name = "sampling/importance_sampling_ratio"
@@ -141,7 +141,7 @@ class Meter:
         self.log_mean(f"{name}/clipped", is_outside.float(), of_ratio)
 
     def log_ended(self, sampled: Any, eos_token_ids: list[int]) -> Any:
-        """Logs lengths of what has ended (TRL counts what is cut behind a padding token); returns what is given."""
+        """Logs lengths of ended completions; TRL also counts those cut behind a padding token. Returns `sampled`."""
         lengths = [len(row) if row[-1] in eos_token_ids else math.nan for row in sampled[1]]
         of_all = self.accelerator.gather(torch.tensor(lengths, dtype=torch.float32, device=self.accelerator.device))
         of_ended = of_all[~of_all.isnan()]
@@ -152,7 +152,7 @@ class Meter:
         return sampled
 
     def log_rewards(self, rewards: Tensor, lengths: Tensor, has_ended: Tensor, group: int) -> None:
-        """Logs the rewards (B,) that are trained on, and counts completions, of which each prompt has `group`."""
+        """Logs the rewards (B,) that are trained on, `group` per prompt, and counts completions and their tokens."""
         gathered = self.accelerator.gather(rewards)
         lengths, finished = self.accelerator.gather(torch.stack([lengths, has_ended], dim=1)).float().unbind(dim=1)
         ends = {"length": lengths.long().tolist(), "finished": finished.bool().tolist()}
@@ -167,7 +167,7 @@ class Meter:
             self.tokens += int(lengths.sum())
 
     def log_kl(self, rollout: Rollout, coefficient: float) -> float:
-        """Logs KL and coefficient; returns the KL in nats, the mean over completions that count: 0 without one."""
+        """Logs the KL and its coefficient; returns the mean KL per completion, in nats, 0 if there is none."""
         if rollout.ref_log_probs is None:
             return 0.0
         mask = rollout.completion_mask
@@ -182,8 +182,8 @@ class Meter:
 
     def log_advantages(self, advantages: Tensor, mask: Tensor, table: Any) -> None:
         """
-        Logs the advantages, (B,) or (B, T). In place of TRL's own (huggingface/trl#7298), those that are trained on
-        become the newest rows of `advantages` in its table, one per completion of all processes.
+        Logs the advantages, (B,) or (B, T). In TRL's table they replace TRL's own, which are not trained on
+        (huggingface/trl#7298), as the newest rows of `advantages`: a mean for each completion of all processes.
         """
         of_tokens = advantages.dim() == 2
         self.log_moments("advantages", advantages, mask if of_tokens else mask.any(dim=1))
@@ -199,17 +199,17 @@ class Meter:
     @contextmanager
     def clock(self, stage: str) -> Iterator[None]:
         """
-        Logs the seconds within as those of a stage, but for what a clock inside of it counts as another's, and the
-        throughput: sums since the last log of training.
+        Logs the seconds spent in the context as those of a stage, without those that clocks inside it count for
+        another, and the throughput. All of it is summed up since the last log of training.
         """
         train = self.values["train"]
-        if THROUGHPUT[0] not in train:  # which is logged
+        if THROUGHPUT[0] not in train:  # it has been logged: count anew
             self.completions = self.tokens = 0
         seconds = [train.setdefault(f"time/{name}", [0.0]) for name in STAGES]
         others = sum(total for (total,) in seconds)
         started = time.perf_counter()
         yield
-        getattr(torch, self.accelerator.device.type).synchronize()  # a GPU still computes what was launched
+        getattr(torch, self.accelerator.device.type).synchronize()  # waits for what a GPU still computes
         others = sum(total for (total,) in seconds) - others
         train[f"time/{stage}"][0] += time.perf_counter() - started - others
         spent = sum(total for (total,) in seconds)
@@ -217,7 +217,7 @@ class Meter:
         train[THROUGHPUT[1]] = [self.tokens / spent]
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the values of training that were not logged yet, but for times."""
+        """Returns the values of training that are not logged yet, without times and throughput."""
         times = (*(f"time/{stage}" for stage in STAGES), *THROUGHPUT)
         kept = {name: [float(value) for value in values] for name, values in self.values["train"].items()}
         kept = {name: [v for v in kept[name] if not math.isnan(v)] for name in kept if name not in times}

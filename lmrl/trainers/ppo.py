@@ -53,7 +53,7 @@ class PPOTrainer(DenseRewardTrainer):
     )
 
     def create_critic(self, policy: PreTrainedModel) -> nn.Module:
-        """Returns the critic that the configuration names."""
+        """Returns the critic that the configuration names, or for a fitted one the module that gives it states."""
         args = self.args
         is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         is_reentrant = args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
@@ -79,7 +79,7 @@ class PPOTrainer(DenseRewardTrainer):
         return critic
 
     def on_first_rewards(self, rewards: Tensor) -> None:
-        """Initializes the critic's bias to the mean reward of the first rollout, unless it starts from another one."""
+        """Makes values start at the mean reward of the first rollout, unless the critic has a start of its own."""
         if self.fitted is None:
             mean = torch.nanmean(self.accelerator.gather(rewards)).nan_to_num(0.0).item()  # where none applied
             get_critic(self.accelerator.unwrap_model(self.model)).start_at(mean)
@@ -96,11 +96,11 @@ class PPOTrainer(DenseRewardTrainer):
             values = self.fitted_values(values, rollout.completion_ids, totals, to_come, mask)
         advantages = core.generalized_advantages(token_rewards, values, mask, self.args.gamma, self.args.lam)
         returns = advantages + values
-        # The exact KL of a state is no consequence of the token drawn in it: to the token goes what it has caused.
+        # The exact KL of a state does not depend on the token drawn there, which is charged its own KL (k1) instead.
         advantages = advantages + (penalty - own_penalty)
 
         self.meter.log_moments("returns", returns, mask)
-        # Of what came, and not of the returns with lam below 1, which are made of the values themselves.
+        # Compared with what really came: returns with lam below 1 contain the values themselves.
         self.meter.log_explained(values, to_come, mask, totals, self.completions_per_prompt)
         self.meter.log_mean("value/mean", values, mask)
         if states is not None and self.model.training:
@@ -113,11 +113,11 @@ class PPOTrainer(DenseRewardTrainer):
         return Credit(advantages=advantages * mask, returns=returns, values=values)
 
     def _values_and_states(self, found: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns what a critic gives as values, (B, T), and the states that one gives which learns more of them."""
+        """Returns the values, (B, T), in a critic's output, and for extra epochs the states in it, (B, T, D)."""
         return (found[..., 0], found[..., 1:]) if self.args.critic_extra_epochs else (found, None)
 
     def _token_rewards(self, rollout: Rollout) -> Tensor:
-        """Returns the reward at the last token, or what each token adds to the reward as if the text ended, (B, T)."""
+        """Returns token rewards, (B, T): the reward at the last token, or what each token adds to the potential."""
         mask = rollout.completion_mask
         if self.args.shaping is None:
             return core.place_at_end(rollout.rewards, mask)
@@ -130,7 +130,7 @@ class PPOTrainer(DenseRewardTrainer):
         clip = (rollout.old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high)
         policy_loss = core.clipped_policy_loss(scored.log_probs, *clip)
         is_warming_up = self.state.global_step < self.args.critic_warmup_steps
-        # Still a part of the graph while the critic alone learns: an engine waits for a gradient of each weight.
+        # Kept in the graph, times 0, while the critic alone learns: an engine waits for a gradient of each weight.
         per_token = policy_loss * 0.0 if is_warming_up else policy_loss
         if self.fitted is None:
             per_token = per_token + self.args.vf_coef * self._value_loss(scored, rollout)

@@ -32,11 +32,11 @@ REFERENCE_ADAPTER = "ref"  # TRL's name
 
 class Reference:
     """
-    The frozen policy, the penalty for leaving it, and the coefficient of that.
+    The reference policy, the KL penalty for moving away from it, and the coefficient of the penalty.
 
-    KLs are in nats per completion, the mean over a rollout of all processes. `model` is the frozen model, which is put
-    under the engine of the policy. It is None without a KL penalty, and for a policy with LoRA where no model is
-    named: that is its own reference, without its adapter.
+    KLs are in nats per completion, the mean over a rollout of all processes. `model` is the frozen model, put under
+    the engine of the policy. It is None without a KL penalty, and for a policy with LoRA where no model is named: then
+    the policy is its own reference, with its adapter off.
     """
 
     def __init__(self, model: Any, args: PolicyGradientConfig, accelerator: Accelerator) -> None:
@@ -47,8 +47,8 @@ class Reference:
 
     def sync_callback(self, policy: Any) -> TrainerCallback:
         """
-        Returns the callback that moves the reference after the policy (`sync_ref_model`). Where the reference is the
-        policy without its adapter, that becomes a frozen copy of the adapter as it is now.
+        Returns the callback that moves the reference towards the policy (`sync_ref_model`). Where the reference was
+        the policy with its adapter off, it becomes the policy with a frozen copy of its adapter as it is now.
         """
         if self.model is not None:
             return ReferenceSync(self.accelerator.unwrap_model(self.model), self.accelerator)
@@ -57,7 +57,7 @@ class Reference:
                 "`sync_ref_model` must be False for an adapter under ZeRO-3 or FSDP, got True. Each process has a "
                 "part of its weights only: take DDP or ZeRO-2."
             )
-        if REFERENCE_ADAPTER not in policy.peft_config:  # else it is trained further, and TRL has made it
+        if REFERENCE_ADAPTER not in policy.peft_config:  # TRL makes it for an adapter that is trained further
             policy.add_adapter(REFERENCE_ADAPTER, copy.deepcopy(policy.active_peft_config))
         for name, weight, source in _adapter_pairs(policy):
             weight.data.copy_(source)
@@ -67,8 +67,8 @@ class Reference:
     @contextmanager
     def running(self, policy: Any) -> Iterator[Any]:
         """
-        Yields the model to score a rollout with: without one of its own the policy, with its adapter off or replaced
-        by TRL's frozen copy of the one that training started from.
+        Yields the model that scores as the reference: its own or, without one, the policy with its adapter off, or
+        with the frozen copy `ref` in place of it (for an adapter that is trained further, and with `sync_ref_model`).
         """
         if self.model is not None:
             yield self.model
@@ -82,9 +82,9 @@ class Reference:
     def penalty(self, rollout: Rollout, beta: float) -> Tensor:
         """
         Returns the KL penalty at each token, (B, T), and zeros where there is no reference: `beta * k1`, or `beta`
-        times the exact KL over the vocabulary, which is a fact of the state before the token, whatever the token.
+        times the exact KL over the vocabulary, which depends on the state before the token, not on the token.
 
-        A `ValueError` with `kl_scope="token"`, whose penalty is no part of a reward: see [`~Reference.penalties`].
+        Raises a `ValueError` with `kl_scope="token"`, where it is no part of the reward: see [`~Reference.penalties`].
         """
         if self.args.kl_scope == "token":
             raise ValueError(
@@ -96,16 +96,16 @@ class Reference:
         return beta * rollout.exact_kl
 
     def own_penalty(self, rollout: Rollout, beta: float) -> Tensor:
-        """Returns the part of the penalty that a token itself has caused, `beta * k1`, (B, T), by any estimator."""
+        """Returns the penalty that each token itself causes, `beta * k1`, (B, T), with either estimator."""
         if rollout.ref_log_probs is None:
             return torch.zeros_like(rollout.old_log_probs)
         return beta * core.k1(rollout.old_log_probs, rollout.ref_log_probs)
 
     def penalties(self, rollout: Rollout, beta: float) -> tuple[Tensor, Tensor]:
         """
-        Returns the penalty at each token that counts for all tokens before it, (B, T), as a part of the reward: 0 with
-        `kl_scope="token"`; and the one that counts for the token itself, by either scope. With `kl_scope="token"` and
-        the exact KL that is `beta * (k1 - KL)`: k1 above its mean in this state, which changes no expected gradient.
+        Returns two penalties at each token, (B, T). The first, a part of the reward, counts for all tokens before; it
+        is 0 with `kl_scope="token"`. The second counts for the token itself: `beta * k1`, or, with that scope and the
+        exact KL, `beta * (k1 - KL)`: k1 minus its mean in this state, which changes no expected gradient.
         """
         own_penalty = self.own_penalty(rollout, beta)
         if self.args.kl_scope == "token":
@@ -131,7 +131,7 @@ class Reference:
         return True
 
     def save(self, folder: Path) -> None:
-        """Writes a reference that moves into a checkpoint, on the process that saves."""
+        """Writes a moving reference (`sync_ref_model`) into a checkpoint, on the process that saves."""
         if self.args.sync_ref_model and self.args.should_save and not is_sharded(self.accelerator):
             weights = self._moving_adapter or dict(self.accelerator.unwrap_model(self.model).named_parameters())
             safetensors.torch.save_file(weights, folder / REFERENCE_NAME)
@@ -173,8 +173,8 @@ class Scorer:
         self, rollout: Rollout, policy: Any, reference: Reference, with_policy: bool, has_critic: bool
     ) -> Rollout:
         """
-        Returns a rollout with its log-probabilities under the reference, and, unless the training pass is to give
-        them, those under the policy that sampled it, and the values of its critic. It is run in batches.
+        Returns a rollout with its log-probabilities under the reference and, with `with_policy`, those under the
+        policy that sampled it and its critic's values, unless they came with the tokens. Runs in batches.
         """
         args = self.args
         batch_size = args.per_device_train_batch_size if policy.training else args.per_device_eval_batch_size
@@ -197,7 +197,7 @@ class Scorer:
         return scored
 
     def _exact_kl(self, batch: Rollout, policy: Any, reference: Reference) -> tuple[Tensor, Tensor]:
-        """Returns the log-probabilities under the reference, and the KL over the vocabulary to it, (B, T) each."""
+        """Returns log-probabilities under the reference, and the KL over the vocabulary to it, (B, T) each."""
         every = self.forward(policy, batch, with_all=True).all_log_probs  # of one batch at a time: it is large
         with reference.running(policy) as model:
             scored = self.forward(model, batch, kl_from=every)
@@ -205,7 +205,7 @@ class Scorer:
 
 
 class ReferenceSync(SyncRefModelCallback):
-    """TRL's, with the weights paired by their names: a policy with a critic has more, one with adapters is its own."""
+    """TRL's callback with weights paired by name: a policy may also have a critic, or be its own reference (LoRA)."""
 
     @staticmethod
     def sync_target_model(model: nn.Module, target_model: nn.Module, alpha: float) -> None:
@@ -220,7 +220,7 @@ class ReferenceSync(SyncRefModelCallback):
 
 
 def _adapter_pairs(policy: Any) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
-    """Returns name and weight of the reference's adapter, and the weight of the one that is trained."""
+    """Returns, for each weight of the reference's adapter, its name, itself and the weight of the trained adapter."""
     weights = {tuple(name.split(".")): weight for name, weight in policy.named_parameters()}
     trained = policy.active_adapters[0]
     return [

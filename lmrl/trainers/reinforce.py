@@ -34,15 +34,15 @@ class ReinforceTrainer(DenseRewardTrainer):
         A_i = r_i - beta * sum_t k1_it - b_i    or, with `kl_scope="token"`,    A_it = r_i - b_i - beta * k1_it
 
     where the baseline is one of [`lmrl.core.BASELINES`], the value of the prompt by a fitted critic, or a function
-    (`args.baseline`, see [`ReinforceConfig`]). All but `greedy` are taken of the reward less its KL penalty. Where a
-    rollout serves several updates, the ratio of completions is clipped as RLOO does, or that of tokens
-    (`args.loss_level`), as GRPO and its successors do: docs/choosing.md has their settings.
+    (`args.baseline`, see [`ReinforceConfig`]). All but `greedy` are computed from the reward minus its KL penalty,
+    unless `scale_rewards` keeps it apart. Where a rollout serves several updates, the ratio is clipped by completion,
+    as in RLOO, or by token (`args.loss_level`), as in GRPO and its successors: docs/choosing.md has their settings.
 
-    With `args.shaping` a token has what is still to come, less a baseline of just that at its place:
+    With `args.shaping` the advantage of a token is the reward still to come, minus a baseline for its place:
 
         R_it = r_i - (Phi_it - Phi_i0) - beta * sum_{s >= t} k1_is        A_it = R_it - b_it
 
-    where Phi is the reward as if the text ended before the token: one more baseline, which the token cannot change.
+    where Phi is the reward as if the text ended before the token. It is one more baseline: the token cannot change it.
 
     Args:
         model, reward_funcs, args, train_dataset, **kwargs:
@@ -61,10 +61,10 @@ class ReinforceTrainer(DenseRewardTrainer):
         *PolicyGradientTrainer.reported_settings,
     )
 
-    _average: Tensor | None = None  # (L,), of the rewards of the rollouts before, or of those to come at each place
+    _average: Tensor | None = None  # (L,), average reward of earlier rollouts, with `shaping` by place
 
     def create_critic(self, policy: PreTrainedModel) -> nn.Module | None:
-        """Returns a critic that is fitted, if its values are the baseline."""
+        """Returns the module that gives a fitted critic its states if that is the baseline, and makes the critic."""
         super().create_critic(policy)
         if self.args.baseline != "critic":
             return None
@@ -72,24 +72,24 @@ class ReinforceTrainer(DenseRewardTrainer):
         return make_critic(policy, "least_squares")
 
     def credit(self, rollout: Rollout) -> Credit:
-        """Returns advantages, (B,), or of tokens, (B, T)."""
+        """Returns the advantages of completions, (B,), or with `loss_level="token"` of tokens, (B, T)."""
         mask = rollout.completion_mask
         penalty, own_penalty = self.reference.penalties(rollout, self.beta)
         total = core.masked_sum(penalty, mask, dim=1).unsqueeze(1)
-        remaining = total - penalty.cumsum(dim=1) + penalty  # from each token on
+        remaining = total - penalty.cumsum(dim=1) + penalty  # penalty from each token on
         charge = total if self.args.shaping is None else remaining
         rewards = self._rewards_to_come(rollout.rewards, rollout.completion_ids, mask)
         if self.args.scale_rewards == "none":
             rewards = rewards - charge
             advantages = rewards - self._baseline(rewards, rollout)
-        else:  # the penalty is not scaled: among equal rewards it would be by next to nothing
+        else:  # the penalty is not scaled: nearly equal rewards would make it huge
             every = self.accelerator.gather(rollout.rewards)
             group = self.completions_per_prompt if self.args.scale_rewards == "group" else len(every)
             scale = local_rows(core.group_std(every, group)).unsqueeze(1)
             advantages = (rewards - self._baseline(rewards, rollout)) / scale - charge
         weights = self._weights(rollout).unsqueeze(1)
         if self.args.loss_level == "token":
-            # No token can change the penalty before it, which is given back, and of its own only what it has caused.
+            # A token is charged its own KL (k1) and the penalty of later tokens; earlier ones it cannot change.
             advantages = advantages + charge - remaining + penalty - own_penalty
             weights = weights * mask
         if self.args.normalize_advantages:
@@ -100,8 +100,8 @@ class ReinforceTrainer(DenseRewardTrainer):
 
     def _rewards_to_come(self, rewards: Tensor, completion_ids: Tensor, mask: Tensor) -> Tensor:
         """
-        Returns the rewards of completions, (B, 1), or with `shaping` what is to come of them from each token on,
-        (B, T): the sum of its dense rewards, which is the reward less the potential before it.
+        Returns the rewards of completions, (B, 1), or with `shaping` the reward still to come from each token on, (B,
+        T): the sum of the dense rewards from there, which is the reward minus the potential before the token.
         """
         rewards = rewards.unsqueeze(1)
         if self.args.shaping is None:
@@ -111,8 +111,8 @@ class ReinforceTrainer(DenseRewardTrainer):
 
     def _to_longest(self, rewards: Tensor, mask: Tensor) -> Tensor:
         """
-        Returns rewards of completions as they are, (B, 1), and those to come at each place of the longest that there
-        may be, (B, L), for baselines over several: after its end a completion has that of its last token.
+        Returns rewards (B, 1) as they are, and rewards to come (B, T) at each place of the longest possible
+        completion, (B, L), so that baselines can compare them; past its end a completion has that of its last token.
         """
         length = 1 if self.args.shaping is None else self.args.max_completion_length
         last = core.last_index(mask).clamp(min=0).unsqueeze(1)
@@ -120,8 +120,8 @@ class ReinforceTrainer(DenseRewardTrainer):
 
     def _weights(self, rollout: Rollout) -> Tensor:
         """
-        Returns the weights of the completions, (B,): 1 by default. With `drop_equal_groups` 0 where all completions of
-        a prompt got the same reward, and for the others what makes a mean over all one over the others.
+        Returns the weights of completions, (B,): 1 by default. With `drop_equal_groups` 0 where all completions of a
+        prompt got the same reward, and elsewhere such that a mean over all completions is the mean over the others.
         """
         if not self.args.drop_equal_groups:
             return torch.ones_like(rollout.rewards)
@@ -133,11 +133,11 @@ class ReinforceTrainer(DenseRewardTrainer):
         return local_rows(~equal * (sizes.sum() / sizes[~equal].sum().clamp(min=1)))
 
     def _equal_groups(self, rewards: Tensor) -> Tensor:
-        """Returns which completions of all processes, (N,), are of a prompt whose completions got the same reward."""
+        """Returns, for the completions of all processes, whether all of their prompt got the same reward, (N,)."""
         return core.equal_groups(rewards, self.completions_per_prompt, self.args.equal_groups_tolerance)
 
     def _baseline(self, rewards: Tensor, rollout: Rollout) -> Tensor:
-        """Returns the baseline of rewards, both (B, 1), or of those to come, both (B, T): each place has its own."""
+        """Returns the baseline of the rewards, (B, 1), or for rewards to come, (B, T), a baseline at each place."""
         if self.fitted is not None:
             return self._values(rewards, rollout)
         places = self.accelerator.gather(self._to_longest(rewards, rollout.completion_mask)).T
@@ -145,7 +145,7 @@ class ReinforceTrainer(DenseRewardTrainer):
         averages: Any = [None] * len(places)
         if rollout.greedy_rewards is not None:
             greedy = self.accelerator.gather(rollout.greedy_rewards).view(-1, len(places)).T
-        if self._average is not None:  # of a run that goes on with other arguments there may be more or fewer
+        if self._average is not None:  # a resumed run may have another number of places
             known = torch.arange(len(places), device=places.device).clamp(max=len(self._average) - 1)
             averages = self._average[known]
         found = [self._baseline_of(*of_place) for of_place in zip(places, averages, greedy, strict=True)]
@@ -153,10 +153,10 @@ class ReinforceTrainer(DenseRewardTrainer):
             pairs = zip(averages, places, strict=True)
             self._average = torch.stack([core.update_average(*pair, self.args.baseline_decay) for pair in pairs])
         baseline = local_rows(torch.stack(found, dim=1))
-        return pad(baseline, (0, rewards.shape[1] - baseline.shape[1]))  # to the padding of the rollout, or cut to it
+        return pad(baseline, (0, rewards.shape[1] - baseline.shape[1]))  # padded or cut to the rollout's width
 
     def _baseline_of(self, rewards: Tensor, average: Tensor | None, greedy_rewards: Tensor | None) -> Tensor:
-        """Returns the baseline of the completions of all processes, (N,)."""
+        """Returns the baseline at one place for the completions of all processes, (N,)."""
         group = self.completions_per_prompt
         if callable(self.args.baseline):
             return self.args.baseline(rewards, group)
@@ -165,7 +165,7 @@ class ReinforceTrainer(DenseRewardTrainer):
 
     def _values(self, returns: Tensor, rollout: Rollout) -> Tensor:
         """Returns the fitted values of prompts, (B, 1), or with `shaping` of the states before tokens, (B, T)."""
-        # The state before the first token knows nothing of the completion.
+        # Without `shaping`, only the state before the first token, which knows nothing of the completion.
         kept = slice(1 if self.args.shaping is None else None)
         tensors = (rollout.old_values, rollout.completion_ids, rollout.completion_mask)
         states, completion_ids, mask = (tensor[:, kept] for tensor in tensors)
@@ -175,7 +175,7 @@ class ReinforceTrainer(DenseRewardTrainer):
         return values
 
     def loss(self, scored: ScoredCompletions, rollout: Rollout) -> Tensor:
-        """Returns the loss, averaged over completions, or over tokens in the way of `loss_type`."""
+        """Returns the loss, averaged over completions, or over tokens by the rule of `loss_type`."""
         mask = rollout.completion_mask
         if self.args.loss_level == "token":
             clip = (rollout.old_log_probs, rollout.advantages, self.epsilon_low, self.epsilon_high)
@@ -197,7 +197,7 @@ class ReinforceTrainer(DenseRewardTrainer):
         return state if self._average is None else {**state, "reward_average": self._average.tolist()}
 
     def load_run_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores it, too."""
+        """Restores the moving average, too."""
         super().load_run_state_dict(state)
         if "reward_average" in state:
             self._average = torch.tensor(state["reward_average"], device=self.accelerator.device).view(-1)
@@ -205,7 +205,7 @@ class ReinforceTrainer(DenseRewardTrainer):
     # -- completions beside those that are trained on: sampled anew, or decoded greedily ----------------------------
 
     def choose_completions(self, rows: list[dict[str, Any]], prompt_ids: Any, ids: Any, texts: Any) -> Any:
-        """Samples prompts anew, with `resample_equal_groups`, while their completions get the same reward."""
+        """Samples prompts anew, `resample_equal_groups` times at most, while their completions get equal rewards."""
         if not (self.args.resample_equal_groups and self.model.training):
             return prompt_ids, ids, texts
         ids = list(ids)
@@ -217,7 +217,7 @@ class ReinforceTrainer(DenseRewardTrainer):
                 self.meter.log("resampling/equal_groups", equal.float().mean())
             if attempts == self.args.resample_equal_groups or not equal.any():
                 break
-            # vLLM samples complete groups of all processes at once: there it is every prompt.
+            # vLLM samples complete groups for all processes at once, so there every prompt is sampled anew.
             places = list(range(len(rows))) if self.use_vllm else even_rows(equal)
             own = local_rows(equal).tolist()
             with replacing_rows(self.sampled.record, places, own, self.args.max_completion_length):
@@ -232,14 +232,14 @@ class ReinforceTrainer(DenseRewardTrainer):
 
     def extra_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any]) -> dict[str, Tensor]:
         """
-        Returns the rewards of the greedy completions, (B, 1), or those to come at each of their places, (B, L), if
-        they are the baseline.
+        Returns, for the baseline `greedy`, the rewards of the greedy completions, (B, 1), or with `shaping` the
+        rewards to come at each of their places, (B, L).
         """
         found = {"greedy_rewards": self._score_greedily(inputs)} if self.args.baseline == "greedy" else {}
         return found | super().extra_rewards(inputs, prompts)
 
     def _score_greedily(self, rows: list[dict[str, Any]]) -> Tensor:
-        """Decodes once per prompt where the completions of a prompt are all on this process, else once per row."""
+        """Returns rewards of greedy completions, decoded once per prompt if all its rows are here, else per row."""
         group = self.completions_per_prompt
         step = group if len(rows) % group == 0 else 1
         rows = rows[::step]
@@ -262,7 +262,7 @@ class ReinforceTrainer(DenseRewardTrainer):
         return [[{"role": "assistant", "content": text}] for text in texts]
 
     def _score_aside(self, rows: list[dict[str, Any]], ids: list[list[int]]) -> Tensor:
-        """Returns rewards, (B,), and leaves states and logs of the rewards as they were: of what is trained on."""
+        """Returns rewards (B,) of completions not (yet) trained on; states and logs of the rewards do not change."""
         has_ended = torch.tensor([row[-1] in self.eos_token_ids for row in ids], device=self.accelerator.device)
         with ExitStack() as put_back:
             put_back.enter_context(unlearned(self.reward_funcs))

@@ -25,10 +25,10 @@ class ReinforceConfig(PolicyGradientConfig):
     """
     Configuration of [`ReinforceTrainer`].
 
-    `baseline` is a name, or in Python a function `baseline(rewards, num_generations)` of the rewards of a rollout of
-    all processes, `(N,)`, less their KL penalty unless `scale_rewards` keeps that apart, the completions of a prompt
-    side by side, NaN where no reward applied. It returns what to subtract, `(N,)`. With `shaping` it is called for
-    what is to come at each place.
+    `baseline` is a name or, in Python, a function `baseline(rewards, num_generations)`. It gets the rewards of a
+    rollout of all processes, `(N,)`, minus their KL penalty unless `scale_rewards` keeps that apart: completions of a
+    prompt are side by side, and NaN is where no reward applied. It returns what to subtract, `(N,)`. With `shaping` it
+    is called for each place of the completions, with the rewards still to come there.
     """
 
     num_generations: int | None = option(

@@ -13,7 +13,7 @@ from lmrl.models import ScoredCompletions
 @dataclass(frozen=True)
 class Credit:
     """
-    Result of [`~PolicyGradientTrainer.credit`]. NaN, as of a completion that no reward applied to, becomes 0.
+    Result of [`~PolicyGradientTrainer.credit`]. NaN, as in completions without a reward, becomes 0.
 
     Args:
         advantages (`torch.Tensor` of shape `(B,)` or `(B, T)`):
@@ -21,7 +21,7 @@ class Credit:
         returns (`torch.Tensor` of shape `(B, T)`, *optional*):
             What a critic's values should have been.
         values (`torch.Tensor` of shape `(B, T)`, *optional*):
-            Values in place of what the pass of the policy gave as `old_values`.
+            Values that replace the `old_values` from the policy's pass.
         extra (`dict[str, torch.Tensor]`, *optional*):
             Further tensors that the loss reads, each with B rows, by names that no field of [`Rollout`] has.
     """
@@ -49,28 +49,28 @@ class Rollout:
         rewards (`torch.Tensor` of shape `(B,)`):
             Weighted sum of the rewards, clipped, less the penalty for not ending; NaN where no reward applied.
         mean_length (`torch.Tensor` of shape `(B,)`):
-            Mean length of a completion, those without reward included, over the rollout of all processes; in each row
-            the same. A loss that is divided by it weighs every token alike, however the rollout is cut.
+            Mean length of the completions of all processes, those without reward included; the same in every row. A
+            loss that is divided by it gives each token the same weight, however the rollout is cut into batches.
         lengths (`torch.Tensor` of shape `(B,)`, *optional*):
-            Lengths of the completions in tokens, of those without reward too. There in `credit`.
+            Lengths of the completions in tokens, also of those without reward. Present in `credit`.
         old_log_probs (`torch.Tensor` of shape `(B, T)`, *optional*):
-            Log-probabilities under the policy that sampled. There in `credit` and `loss`.
+            Log-probabilities under the policy that sampled. Present in `credit` and `loss`.
         sampling_log_probs (`torch.Tensor` of shape `(B, T)`, *optional*):
-            The same as the sampler has computed them. There if `vllm_importance_sampling_correction` is on.
-        old_values (`torch.Tensor` of shape `(B, T)`, *optional*):
-            Values of the critic at that time, of the state before each token. There if the trainer has a critic.
+            The same, as computed by the sampler. Present if `vllm_importance_sampling_correction` is on.
+        old_values (`torch.Tensor` of shape `(B, T)`, or in `credit` `(B, T, ...)`, *optional*):
+            The critic's values at that time, of the state before each token; until `credit` also, or instead, states.
         ref_log_probs (`torch.Tensor` of shape `(B, T)`, *optional*):
-            Log-probabilities under the reference. There if `beta` is above 0.
+            Log-probabilities under the reference. Present if `beta` is above 0.
         exact_kl (`torch.Tensor` of shape `(B, T)`, *optional*):
-            KL over the vocabulary of the policy that sampled to the reference, in nats, in the state before each
-            token. There with `kl_estimator="exact"`.
+            KL(policy that sampled || reference) over the vocabulary, in nats, in the state before each token. Present
+            with `kl_estimator="exact"`.
         greedy_rewards (`torch.Tensor` of shape `(B, 1)` or `(B, L)`, *optional*):
-            Rewards of the greedy completions of the same prompts, or what is to come of them at each place of the
-            longest completion that there may be. There with `baseline="greedy"`.
+            Rewards of the greedy completions of the same prompts, or with `shaping` the rewards to come at each place
+            of the longest possible completion. Present with `baseline="greedy"`.
         position (`torch.Tensor` of shape `(B,)`, *optional*):
             Place of each row in the order of generation.
         advantages, returns (`torch.Tensor`, *optional*):
-            From [`Credit`]. There in `loss`.
+            From [`Credit`]. Present in `loss`.
         extra (`dict[str, torch.Tensor]`, *optional*):
             Further tensors, of [`Credit`] or of [`~PolicyGradientTrainer.extra_rewards`].
     """
@@ -81,7 +81,7 @@ class Rollout:
     completion_mask: Tensor
     rewards: Tensor
     mean_length: Tensor
-    # `Any` as in ScoredCompletions: where one is there is known by the algorithm, and not by its type.
+    # `Any` as in ScoredCompletions: which of them are present follows from the algorithm, not from a type.
     lengths: Any = None
     old_log_probs: Any = None
     sampling_log_probs: Any = None
@@ -121,7 +121,7 @@ class Rollout:
         return cls(**own, extra=extra)
 
     def to_dict(self) -> dict[str, Tensor]:
-        """Returns the tensors that are there by their names, `extra` among them."""
+        """Returns the tensors that are present by name, those of `extra` included."""
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "extra"}
         return {name: tensor for name, tensor in own.items() if tensor is not None} | dict(self.extra)
 
@@ -169,7 +169,7 @@ class Rollout:
         return self.map(lambda tensor: tensor[order])
 
     def split(self, batch_size: int) -> Iterator["Rollout"]:
-        """Yields the rollout in batches of so many rows, the last one maybe smaller."""
+        """Yields the rollout in batches of `batch_size` rows; the last one may be smaller."""
         batches = {name: tensor.split(batch_size) for name, tensor in self.to_dict().items()}
         for tensors in zip(*batches.values(), strict=True):
             yield Rollout.from_dict(dict(zip(batches, tensors, strict=True)))

@@ -21,17 +21,17 @@ from .rollout import Rollout
 
 logger = get_logger(__name__)
 
-# How far a token's log-probability may be from that of the pass: rounding in float32 makes it 1e-5.
+# Largest difference of a token's log-probability from that of the pass; rounding in float32 makes it 1e-5.
 TOLERANCE = 1e-4
 
 
 class SampledLogProbs:
     """
-    Uses what the sampler has computed of the tokens that it drew.
+    Uses what the sampler has computed for the tokens that it drew: log-probabilities, and states for a critic.
 
-    Where it decodes in the precision of the scoring pass, and a comparison on the first rollout finds the same, the
-    pass that gives old log-probabilities and values is not made. Where another engine samples, advantages are weighed
-    by the ratio of the two policies.
+    If it decodes in the precision of the scoring pass, and a comparison on the first rollout finds equal numbers, the
+    pass that gives old log-probabilities and values is left out. If another engine samples, advantages are weighed by
+    the ratio of the two policies.
 
     Args:
         args ([`PolicyGradientConfig`]):
@@ -56,14 +56,14 @@ class SampledLogProbs:
             or (args.num_iterations == 1 and args.steps_per_generation == 1)
             or needs_pass
         )
-        self._is_same: bool | None = None  # as the pass, once it is known
+        self._is_same: bool | None = None  # whether both give the same, once compared
         is_needed = args.corrects_for_sampler or self._may_replace
         self.record = Drawn(with_states=critic is not None and self._may_replace) if is_needed else None
 
     def add_to(self, rollout: Rollout, policy: Any, with_policy: bool) -> Rollout:
         """
-        Returns a rollout with the log-probabilities of the sampler, if they are to correct it, and as its old ones, if
-        these are needed (`with_policy`) and a pass of the policy, in its engine, would give the same.
+        Returns a rollout with the sampler's log-probabilities: as `sampling_log_probs` if they are to correct it, and
+        as the old ones if these are needed (`with_policy`) and a pass of the policy, in its engine, gives the same.
         """
         if self.record is None:
             return rollout
@@ -91,7 +91,7 @@ class SampledLogProbs:
 
     @torch.no_grad()
     def _compare(self, rollout: Rollout, policy: Any) -> bool:
-        """Returns whether a pass of the policy gives the same for the first rows of all processes, to rounding."""
+        """Returns whether a pass of the policy gives the same for the first rows of each process, up to rounding."""
         args = self.args
         rows = next(rollout.split(min(CHECKED_ROWS, args.per_device_train_batch_size)))
         scored = self.scorer.forward(policy, rows, self._critic is not None)
@@ -102,7 +102,7 @@ class SampledLogProbs:
         differences = torch.stack([(one - other).abs().max() for one, other in pairs])
         largest = self.scorer.accelerator.gather(differences).max().item()
         is_quantized = getattr(self.scorer.accelerator.unwrap_model(policy), "is_quantized", False)
-        if largest <= TOLERANCE and not is_quantized:  # not of NaN
+        if largest <= TOLERANCE and not is_quantized:  # false for NaN
             return True
         self._log_and_keep_pass(f"those of the sampler differ by {largest:.2g}")
         return False

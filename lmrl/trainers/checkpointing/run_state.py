@@ -25,12 +25,12 @@ ROLLOUT_NAME = "rollout.safetensors"
 # Names that tensors of a rollout had in the first checkpoints of lmrl.
 OLD_NAMES = {"old_per_token_logps": "old_log_probs", "ref_per_token_logps": "ref_log_probs"}
 
-# Loaded with the optimizer: those of the checkpoint are what the run goes on with.
+# Arguments whose values are loaded with the optimizer: a resumed run goes on with those of the checkpoint.
 KEPT = ("learning_rate", "critic_learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
-# What the saved weights and states belong to: the optimizer, and of an adapter all that its weights depend on.
+# Arguments that may not change: saved states depend on the optimizer, and saved weights on the adapter's form.
 ADAPTER = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "bias", "use_dora", "use_rslora")
 FIXED = ("optim", *ADAPTER)
-# Where and how a run is shown.
+# Where and how a run is shown: not compared.
 IGNORED = ("output_dir", "run_name", "resume_from_checkpoint", "report_to", "disable_tqdm")
 
 
@@ -43,9 +43,9 @@ def save_run_state(
     model: Any,
 ) -> None:
     """
-    Writes the state of a process, as JSON can hold it, into a new checkpoint: `lmrl_state.json`, of the second process
-    `lmrl_state_1.json`; and of a rollout that is not used up yet the completions in TRL's table, and the batches as
-    `rollout.safetensors`.
+    Writes the state of this process into a new checkpoint as JSON: `lmrl_state.json`, for the second process
+    `lmrl_state_1.json`. For a rollout that is not used up yet the file also has the completions of TRL's table, and
+    `rollout.safetensors` the batches.
     """
     arguments = _plain_arguments(args, model)
     state = {**state, "completions": completions, "arguments": arguments, "num_processes": args.world_size}
@@ -53,19 +53,19 @@ def save_run_state(
     if batches is not None:
         rollout = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         save_file(rollout, _rank_file(folder, ROLLOUT_NAME, args.process_index))
-    # Of the columns of TRL's table of completions a reward may log anything.
+    # A reward may log values of any type as a column of TRL's table of completions.
     plain = json.dumps(state, indent=2, default=lambda v: list(v) if isinstance(v, deque) else str(v))
     _rank_file(folder, STATE_NAME, args.process_index).write_text(plain, encoding="utf-8")
 
 
 def load_run_state(checkpoint: str | None, args: RLOOConfig, model: Any) -> dict[str, Any] | None:
     """
-    Returns the state that a process has in a checkpoint, or that of the first if there were fewer processes then. None
+    Returns the state of this process from a checkpoint, or that of the first process if there were fewer then. None
     without a checkpoint, and, with a warning, for one of another tool.
 
-    The arguments of the run are compared with those in it. Those that go with its optimizer are kept, and written into
-    `args`, which reports read; the others are taken; a warning has both. A `ValueError` if the optimizer is another
-    one, or the adapter.
+    The run's arguments are compared with the saved ones. Where they differ, those that belong to the optimizer
+    (`KEPT`) keep the saved values, which are written into `args` for reports; the others get the new values; a warning
+    lists both. A `ValueError` if the optimizer or the adapter is another one.
     """
     if checkpoint is None:
         return None
@@ -80,7 +80,7 @@ def load_run_state(checkpoint: str | None, args: RLOOConfig, model: Any) -> dict
 
 
 def _plain_arguments(args: RLOOConfig, model: Any) -> dict[str, Any]:
-    """Returns the arguments of a run, those of its policy's adapter among them, as JSON has them."""
+    """Returns the arguments of a run, with those of its policy's adapter, as values of JSON."""
     config = model.active_peft_config.to_dict() if is_peft_model(model) else {}
     adapter = {name: config.get(name) for name in ADAPTER}
     plain = json.dumps({**args.to_dict(), **adapter}, default=lambda v: sorted(v) if isinstance(v, set) else str(v))
@@ -112,8 +112,8 @@ def progress(
     batch: int, loss: Tensor, last_logged: int, state: TrainerState, args: RLOOConfig
 ) -> dict[str, int | float | tuple[int, int]]:
     """
-    Returns how far a run is: batches, the loss since the step that was logged last, and of a stream the passes over
-    it, and the batches since. Trainer takes each pass to be as long as the run.
+    Returns how far a run is: the number of batches, the loss since the last logged step, and, for a stream of rows,
+    the finished passes and the batches since. Trainer's epochs take a pass over a stream to be as long as the run.
     """
     batches = state.max_steps * args.gradient_accumulation_steps
     stream = divmod(round((state.epoch or 0) * batches), batches)
@@ -123,13 +123,13 @@ def progress(
 def resumed_place(
     state: dict[str, Any] | None, dataset: Any, args: RLOOConfig, place: tuple[int, int]
 ) -> tuple[int, int]:
-    """Returns the epoch and the batch in it to go on from: the place that Trainer has found, but for a stream."""
+    """Returns the epoch and the batch in it to go on from: Trainer's `place`, or for a stream the saved one."""
     is_stream = isinstance(dataset, IterableDataset) and not args.ignore_data_skip
     return (state or {}).get("stream", place) if is_stream else place
 
 
 def pass_epochs(sampler: Any, state: TrainerState) -> None:
-    """Has a sampler pass the epochs that are done: TRL's shuffles anew in each, and would begin with the first."""
+    """Starts a sampler once per finished epoch: TRL's shuffles anew each time, and would repeat the first order."""
     for _ in range(int(state.epoch or 0)):
         next(iter(sampler or ()), None)
 
@@ -138,8 +138,8 @@ def load_rollout(
     checkpoint: str, state: dict[str, Any], logs: Any, args: RLOOConfig
 ) -> list[dict[str, Tensor]] | None:
     """
-    Returns the batches of the rollout that a process had begun to train on, and puts its completions back into the
-    logs for TRL's table. None if a rollout has another size now, or the run, with a warning, another number of ranks.
+    Returns the batches of the rollout that this process had begun to train on, and puts its completions back into
+    TRL's logs. None if there is none or one of another size, and, with a warning, for another number of processes.
     """
     saved_by = state.get("num_processes", args.world_size)
     if saved_by != args.world_size:
@@ -159,7 +159,7 @@ def load_rollout(
 
 
 def _restore_completions(logs: Any, saved: dict[str, Any]) -> None:
-    """They are columns, or groups of columns, by their names."""
+    """Puts saved columns back into the logs by name; a name may also stand for a group of columns."""
     for name, rows in saved.items():
         if isinstance(rows, dict):
             _restore_completions(logs[name], rows)

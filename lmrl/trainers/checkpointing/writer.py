@@ -24,9 +24,9 @@ Save = Callable[..., None]
 
 class CheckpointWriter:
     """
-    Writes checkpoints aside and moves them into place: a kill or a full disk at any moment leaves those before.
+    Writes checkpoints aside and moves them into place: earlier ones survive a kill or a full disk at any moment.
 
-    The process with `should_save` moves and removes folders.
+    Only the process with `should_save` moves and removes folders.
     """
 
     def __init__(self, should_save: bool, save_total_limit: int | None = None) -> None:
@@ -40,7 +40,7 @@ class CheckpointWriter:
         return str(Path(run_dir) / UNFINISHED) if self.writing else run_dir
 
     def find(self, requested: str | bool | None, output_dir: str) -> str | None:
-        """Returns the checkpoint that [`find_checkpoint`] finds, on all processes, in a folder that is cleaned up."""
+        """Cleans up the folder of a run; returns on all processes the checkpoint of [`find_checkpoint`] there."""
         rank, _ = rank_and_world_size()
 
         def _clean_up_and_find() -> str | None:
@@ -54,14 +54,14 @@ class CheckpointWriter:
 
     def write(self, checkpoint: Path, save_run_state: Save, save_trainer: Save, state: TrainerState) -> None:
         """
-        Writes a checkpoint, from all processes: `save_run_state` the state of the run, into a new folder that it is
-        given, and `save_trainer` Trainer's part, into that of [`~CheckpointWriter.redirect`]. The state of the trainer
-        has the name of the best checkpoint. If one process cannot write, all raise a [`SaveError`].
+        Writes a checkpoint; all processes must call it. `save_run_state` gets the new folder and writes the state of
+        the run into it; `save_trainer` writes Trainer's part, where [`~CheckpointWriter.redirect`] points. `state` is
+        that of Trainer, with the name of the best checkpoint. If one process cannot write, all raise a [`SaveError`].
         """
         staged = checkpoint.parent / UNFINISHED / checkpoint.name
         steps = (
             # 1. All processes write into a folder that nothing takes for a checkpoint: first their own state, then
-            #    Trainer's part, in which they meet again. One that fails before must not leave the others there.
+            #    Trainer's part, where they wait for each other. One that fails before must not leave others waiting.
             lambda: save_run_state(staged),
             lambda: self._stage(staged, checkpoint, save_trainer, state),
             # 2. One process lists the files with their checksums, and moves the folder to its place.
@@ -92,7 +92,7 @@ class CheckpointWriter:
     def save_model(self, folder: str, save: Save) -> None:
         """
         Writes a model to a folder, within a checkpoint or on its own. Raises a [`SaveError`] if it cannot be written;
-        within a checkpoint on every process, since all of them meet again.
+        within a checkpoint on every process, since there all of them wait for each other.
         """
         guarded = save_errors(self.writing or folder)(save)  # each process has its own failure as a SaveError
         if self.writing:
