@@ -151,7 +151,7 @@ class Combined(Reward):
         results = {}
         failures = []
         for name, reward in zip(self.names, self.components, strict=True):
-            try:  # despite a failure, as a later component may wait for the other processes of a run
+            try:  # also after a failure: a later component may wait for the other processes of a run
                 results[name] = call_reward(reward, **inputs)
             except Exception as error:
                 failures.append(error)

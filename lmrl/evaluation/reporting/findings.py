@@ -23,7 +23,7 @@ _OF_ROWS = ("reward against held-out metrics", "diversity", "length", "unfinishe
 # Not listed as missing if there are no completions, as for a classifier, or no rewards.
 _OF_COMPLETIONS = ("diversity", "length", "unfinished completions", "entropy")
 _OF_REWARDS = ("reward against held-out metrics", "KL")
-# A critic that explains less than this share of the returns' variance, over this many rollouts, is of no use.
+# A critic that explains less than this share of the returns' variance over so many rollouts is a constant baseline.
 _MIN_EXPLAINED, _MIN_ROLLOUTS = 0.1, 20
 
 
@@ -76,11 +76,11 @@ def find_warnings(
     Returns warnings about checkpoints and the runs that trained them.
 
     They are about: rows that a checkpoint was trained on; settings that differ; a reward that rose while no held-out
-    quality did; an entropy below 25 % of its initial value (last tenth of a log against the first); distinct-n below
-    70 % of the baseline's; a mean length more than 25 % from the baseline's; a KL above `kl_bound`; more than 5 % of
-    the completions unfinished, and more than before; a critic that explains less than 10 % of the variance of returns,
-    in the mean over the last 20 rollouts. A check of held-out rows that finds nothing counts only with at least 50 of
-    them.
+    measure of quality did; an entropy below 25 % of its initial value (last tenth of a log against the first);
+    distinct-n below 70 % of the baseline's; a mean length more than 25 % from the baseline's; a KL above `kl_bound`;
+    more than 5 % of the completions unfinished, and more than before; a critic that explains less than 10 % of the
+    variance of returns, in the mean over the last 20 rollouts. A check of held-out rows that finds nothing counts only
+    with at least 50 of them.
 
     A reward may have been gamed if it rose significantly (with a star in the table), on at least 50 rows, while no
     held-out measure of quality improved. For these measures, and for a change of length, an uncorrected p-value below
