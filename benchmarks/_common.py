@@ -1,4 +1,4 @@
-"""What the benchmarks share: settings of a model and its batch, arguments, the environment of a child, tables."""
+"""Shared code of the benchmarks: settings of a model and its batch, arguments, the environment of a child, tables."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ NUM_GENERATIONS = 4
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a child process. `folder` holds the model and its tokenizer."""
+    """Settings of a child process. `folder` contains the model and its tokenizer."""
 
     folder: str
     precision: str
@@ -31,20 +31,20 @@ class Settings:
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace, **others: Any) -> "Settings":
-        """Returns the settings that the arguments have, and the others."""
+        """Returns the settings, taken from the arguments of the same names and from `others`."""
         fields = {name: value for name, value in vars(arguments).items() if name in cls.__annotations__}
         return cls(**(fields | others))
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Returns a parser whose help begins with the description as it is."""
+    """Returns a parser whose help begins with the description, not reformatted."""
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_numbers(
     parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int | None, str]], least: int = 1
 ) -> None:
-    """Adds arguments that are integers of at least `least`: by name the default and the help."""
+    """Adds arguments that are integers of at least `least`; `numbers` has default and help by name."""
     for name, (default, text) in numbers.items():
         shown = text if default is None else f"{text} (default: %(default)s)"
         flag = f"--{name.replace('_', '-')}"
@@ -52,13 +52,13 @@ def add_numbers(
 
 
 def add_names(parser: argparse.ArgumentParser, flag: str, known: Collection[str]) -> None:
-    """Adds an argument that is some of the known names, separated by commas; all of them by default."""
+    """Adds an argument for some of the known names, separated by commas; by default all of them."""
     kind = names_of(known)
     parser.add_argument(flag, type=kind, default=list(known), metavar="A,B", help=f"some of {','.join(known)}")
 
 
 def integer_from(least: int) -> Callable[[str], int]:
-    """Returns a reader of integers of at least `least`."""
+    """Returns a function that reads an integer of at least `least`."""
 
     def integer(text: str) -> int:
         if int(text) < least:
@@ -69,7 +69,7 @@ def integer_from(least: int) -> Callable[[str], int]:
 
 
 def names_of(known: Collection[str]) -> Callable[[str], list[str]]:
-    """Returns a reader of some of the known names, separated by commas, in their order."""
+    """Returns a function that reads some of the known names, separated by commas, and returns them in known order."""
 
     def names(text: str) -> list[str]:
         wanted = text.split(",")
@@ -81,7 +81,7 @@ def names_of(known: Collection[str]) -> Callable[[str], list[str]]:
 
 
 def child_environment(threads: int, cpu: bool) -> dict[str, str]:
-    """Returns the environment of a child: as many threads for each library, one GPU at most, no network."""
+    """Returns the environment of a child: `threads` threads for each library, at most one GPU, no network."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH")]
     first_gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return os.environ | {
@@ -94,7 +94,7 @@ def child_environment(threads: int, cpu: bool) -> dict[str, str]:
 
 
 def aligned(rows: list[list[str]], left: int = 1) -> str:
-    """Returns rows as an aligned table: the first `left` columns to the left, the others to the right."""
+    """Returns rows as a table with the first `left` columns left-aligned and the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -107,7 +107,7 @@ def aligned(rows: list[list[str]], left: int = 1) -> str:
 
 
 def write_results(path: Path | None, arguments: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Writes the arguments and the results as JSON, if there is a path."""
+    """Writes the arguments and the results as JSON to `path`, if that is not None."""
     if path is not None:
         given = {name: value for name, value in vars(arguments).items() if name != "json"}
         path.write_text(

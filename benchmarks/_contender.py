@@ -1,4 +1,4 @@
-"""The child process of step.py: it sets up, then makes one step for each "go" that it reads."""
+"""The child process of step.py: it sets up a contender, then makes one step for each "go" that it reads."""
 
 import json
 import sys
@@ -25,22 +25,22 @@ def share_of_even(completions: list[str], **_: Any) -> list[float]:
 
 
 class Floor:
-    """A step in plain torch, rewards drawn at random. In bf16 it decodes from a copy of the weights in bfloat16."""
+    """A step in plain torch, with random rewards. In bf16 it decodes with a copy of the weights in bfloat16."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.clock = StageClock()
         self.bf16 = settings.precision == "bf16"
         self.policy = load_model(settings).to(DEVICE)
-        # Not `requires_grad_(False)`: where no weight needs a gradient, torch 2.13 copies the LM head for every row
-        # of the batch at the prefill, whose last states are no contiguous tensor (`bmm` where it would fold to `mm`).
+        # Not `requires_grad_(False)`: if no weight needs a gradient, torch 2.13 copies the LM head for every row of
+        # the batch at the prefill, whose last states are not contiguous (it uses `bmm` instead of folding to `mm`).
         self.reference = load_model(settings).to(DEVICE).eval()
         self.decoder = load_model(settings).to(DEVICE, torch.bfloat16) if self.bf16 else self.policy
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
         self.prompts = torch.tensor(random_prompts(settings, settings.prompts), device=DEVICE)
 
     def step(self) -> dict[str, Any]:
-        """Makes one step, and returns its reply."""
+        """Makes one step, and returns the reply for it."""
         self.clock.start()
         with self.clock.stage("generation"):
             ids = self._generate()
@@ -55,7 +55,7 @@ class Floor:
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        loss.item()  # Trainer looks at each loss too
+        loss.item()  # Trainer reads each loss too
         reply = self.clock.stop()
         eos = self.settings.vocabulary - 2
         if ids.shape[1] != self.settings.prompt_length + self.settings.new_tokens or (ids >= eos).any():
@@ -72,7 +72,7 @@ class Floor:
         return self.decoder.generate(input_ids=self.prompts, attention_mask=mask, **sampling)
 
     def _log_probs(self, model: GPT2LMHeadModel, ids: Tensor) -> Tensor:
-        """The log-probabilities of the completions' tokens, (B, T)."""
+        """Returns the log-probabilities of the completions' tokens, (B, T)."""
         prompt = self.settings.prompt_length
         length = ids.shape[1]
         before = torch.arange(prompt - 1, length - 1, device=DEVICE)
@@ -82,7 +82,7 @@ class Floor:
 
 
 def run_floor(make_floor: Callable[[], Any], channel: Channel) -> None:
-    """Makes the steps of plain torch."""
+    """Makes a step of plain torch for each "go"."""
     channel.mark_imports()
     floor = make_floor()
     channel.send_ready(floor.policy)
@@ -96,9 +96,9 @@ def run_floor(make_floor: Callable[[], Any], channel: Channel) -> None:
 
 class Gate(TrainerCallback):
     """
-    Stops a trainer before each step until the parent sends "go". Logging after a step is not timed.
+    Makes a trainer wait before each step until the parent sends "go". Logging after a step is not timed.
 
-    The reply to a step is sent before the next one, so that nothing runs here while another contender does.
+    The reply to a step is sent just before waiting for the next one, so that nothing runs here while others run.
     """
 
     def __init__(self, channel: Channel, settings: Settings) -> None:
@@ -108,7 +108,7 @@ class Gate(TrainerCallback):
         self._reply: dict[str, Any] | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Before the rollout: Trainer has only drawn the prompts."""
+        """Sends the last reply and waits, before the rollout: Trainer has only drawn the prompts."""
         if self._reply is None:
             self.channel.send_ready(model)
         else:
@@ -117,11 +117,11 @@ class Gate(TrainerCallback):
         self.clock.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """After the optimiser's step and zeroing the gradients."""
+        """Stops the clock, after the optimiser's step and zeroing of gradients."""
         self._reply = self.clock.stop()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
-        """After each step: checks that no completion ended early."""
+        """Checks after each step that no completion ended early."""
         length = logs["completions/mean_length"]
         unfinished = logs["completions/clipped_ratio"]
         if length != self.settings.new_tokens or unfinished != 1.0:
@@ -140,7 +140,7 @@ def trainer_classes(name: str) -> tuple[Any, Any]:
 
 
 def run_trainer(name: str, settings: Settings, channel: Channel) -> None:
-    """Makes the steps of a trainer."""
+    """Trains with a trainer that makes a step for each "go"."""
     from datasets import Dataset
 
     trainer_class, config_class = trainer_classes(name)
@@ -148,7 +148,7 @@ def run_trainer(name: str, settings: Settings, channel: Channel) -> None:
     options = {"reinforce": {"baseline": "leave_one_out"}, "ppo": {"critic": "shared"}}.get(name, {})
     args = config_class(
         output_dir=f"{settings.folder}/{name}",
-        max_steps=settings.steps + 1,  # before the last it waits to be ended: to end would disturb the next contender
+        max_steps=settings.steps + 1,  # killed while waiting for the last: ending would disturb the next contender
         per_device_train_batch_size=settings.prompts,
         gradient_accumulation_steps=1,
         max_completion_length=settings.new_tokens,

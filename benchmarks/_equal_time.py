@@ -1,4 +1,4 @@
-"""The child process of equal_time.py: it trains one contender, and evaluates it at marks of training time."""
+"""The child process of equal_time.py: it trains one contender, and evaluates it at given training times (marks)."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from lmrl.trainers import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrain
 
 GROUPS = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, OutputArguments)
 ENDLESS = 10**9
-# Sizes of a rollout that either configuration makes of the others, and of which it takes one alone.
+# Sizes of a rollout: a configuration accepts only one of them, and derives the other.
 OF_ROLLOUT = ("generation_batch_size", "steps_per_generation")
 
 
@@ -28,7 +28,7 @@ class Marks(TrainerCallback):
     """
     Evaluates the policy when the clock of training passes each mark, and stops after the last.
 
-    The clock runs from the first step on, and stands still during an evaluation.
+    The clock runs only during steps, not during an evaluation.
     """
 
     def __init__(self, marks: list[float], evaluator: Evaluator, folder: Path) -> None:
@@ -39,16 +39,16 @@ class Marks(TrainerCallback):
         self.found: list[dict[str, Any]] = []
 
     def watch(self, trainer: Any) -> None:
-        """Names the trainer, and evaluates its policy before training."""
+        """Sets the trainer, and evaluates its policy before training."""
         self.trainer = trainer
         write_json(self.folder / "before.json", self._evaluate(0))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Trainer has only drawn the prompts: the rollout follows."""
+        """Starts the clock before the rollout: Trainer has only drawn the prompts."""
         self.started = now()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """After the optimizer's step."""
+        """Stops the clock, and evaluates if a mark has been passed."""
         self.trained += now() - self.started
         if self.trained < self.left[0]:
             return
@@ -75,7 +75,7 @@ class Marks(TrainerCallback):
 
 
 def make_trainer(name: str, given: dict[str, Any], config: Any) -> Any:
-    """Returns the trainer of a contender, from what all three take and lmrl's configuration."""
+    """Returns the trainer of a contender, from the arguments `given` to all three and lmrl's configuration."""
     if name == "ppo":
         return PPOTrainer(args=config, **given)
     if name == "reinforce":

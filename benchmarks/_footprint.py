@@ -1,4 +1,4 @@
-"""The child process of memory.py: it trains one variant, and prints its peak of memory."""
+"""The child process of memory.py: it trains one variant, and prints its peak memory."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
 
 
 def make_models(settings: Settings) -> None:
-    """Writes the policy, a reward model of its size, and one that is an adapter on it; all with random weights."""
+    """Writes a policy, a reward model of its size, and one that is an adapter on that, all with random weights."""
     from peft import LoraConfig, get_peft_model
 
     make_model(settings)
@@ -62,14 +62,14 @@ def make_trainer(variant: Variant, settings: Settings) -> Any:
         load_model(settings.folder, **loading),
         RewardModel(f"{settings.folder}/{variant.reward}", quantized_base=variant.four_bits),
         args,
-        Dataset.from_dict({"prompt": [" ".join([*row, ""]) for row in rows]}),  # the reward model reads on from there
+        Dataset.from_dict({"prompt": [" ".join([*row, ""]) for row in rows]}),  # the completion follows the space
         processing_class=AutoTokenizer.from_pretrained(settings.folder),
         peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA) if variant.lora else None,
     )
 
 
 def reset_peak() -> None:
-    """Forgets the peak so far, which may be that of loading; where that cannot be done it counts too."""
+    """Resets the peak, which may be from loading the models; where that is not possible, the old peak counts."""
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif Path("/proc/self/clear_refs").exists():
@@ -77,7 +77,7 @@ def reset_peak() -> None:
 
 
 def measure(variant: Variant, settings: Settings) -> dict[str, Any]:
-    """Returns the peaks in bytes, less what the imports take, and how many parameters there are."""
+    """Returns the peaks in bytes, less the memory of the imports, and the number of trained parameters."""
     import lmrl.models
     import lmrl.trainers  # noqa: F401
 

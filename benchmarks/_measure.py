@@ -1,4 +1,4 @@
-"""The pipe between step.py and its children, and the measurement of time and memory."""
+"""The pipe of the children of step.py and rollout.py to their parent, and measurements of time and memory."""
 
 import ctypes
 import importlib.metadata
@@ -28,24 +28,24 @@ class Channel:
         self._imported = 0
 
     def send(self, **message: Any) -> None:
-        """Sends one reply, with the memory so far. Until the next "go" the process holds its tensors alone."""
+        """Sends one reply, with the peak memory so far, after freeing all memory but that of live tensors."""
         memory = {"peak": peak_memory(), "imported": self._imported}
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc, which keeps what was freed
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps freed memory
         if trim is not None:
             trim(0)
         print(json.dumps(message | memory), file=self._replies, flush=True)
 
     def wait_for_go(self) -> None:
-        """Returns when the parent sends "go", and ends the process when the parent has closed the pipe."""
+        """Returns when the parent sends "go"; ends the process if the parent has closed the pipe."""
         if sys.stdin.readline().strip() != "go":
             raise SystemExit(0)
 
     def mark_imports(self) -> None:
-        """Records the memory where everything is imported and nothing is loaded."""
+        """Records the memory at a point where everything is imported, but nothing is loaded."""
         self._imported = 0 if DEVICE.type == "cuda" else peak_memory()
 
     def send_ready(self, model: torch.nn.Module) -> None:
-        """Sends that the next reply is a step, and the machine."""
+        """Sends facts about the machine and the model, as a sign that the contender is ready for its first step."""
         cuda = DEVICE.type == "cuda"
         self.send(
             kind=DEVICE.type,
@@ -58,11 +58,11 @@ class Channel:
 
 
 def peak_memory() -> int:
-    """Returns the largest size so far in bytes: of the tensors on the GPU, or else of the process."""
+    """Returns the peak memory so far in bytes: of the tensors on the GPU, or without one of the process."""
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss may start at the size of the process that started this one
+    if status.is_file():  # ru_maxrss may start at the size of the parent
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -70,14 +70,14 @@ def peak_memory() -> int:
 
 
 def now() -> float:
-    """Returns the time in seconds, when the GPU has done all it was given."""
+    """Waits for the GPU to finish its work, and returns the time in seconds."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class StageClock:
-    """Seconds of a step by stage, with the same stages for every contender."""
+    """Measures the seconds of a step by stage, with the same stages for every contender."""
 
     def start(self) -> None:
         self._stages = dict.fromkeys(STAGES, 0.0)
@@ -102,7 +102,7 @@ class StageClock:
         return {"seconds": seconds, "stages": self._stages}
 
     def listen(self, trainer: Any) -> None:
-        """Times the stages of a trainer, at the methods of TRL that its stages begin and end with."""
+        """Wraps the methods of a TRL trainer that make up its stages, so that they are timed."""
         generate = trainer._generate_single_turn
         score = trainer._get_per_token_logps_and_entropies
         trainer._generate_single_turn = self._timed("generation", generate)

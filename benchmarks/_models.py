@@ -1,4 +1,4 @@
-"""The model of random weights that the children of step.py and memory.py train, and its prompts."""
+"""The model with random weights that the children of step.py and memory.py train, and its prompts."""
 
 import random
 
@@ -6,11 +6,11 @@ import torch
 from _common import Settings
 from transformers import GPT2Config, GPT2LMHeadModel
 
-EOS_LOGIT = -40.0  # with this one, the EOS is sampled once in 1e22 tokens
+EOS_LOGIT = -40.0  # with which EOS is sampled once in 1e22 tokens
 
 
 def make_model(settings: Settings) -> None:
-    """Writes a GPT-2 of random weights, which never samples its EOS, and a tokenizer of words "t0", "t1" ..."""
+    """Writes a GPT-2 with random weights that never samples its EOS, and a tokenizer of words "t0", "t1" ..."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -34,7 +34,8 @@ def make_model(settings: Settings) -> None:
     )
     torch.manual_seed(0)
     model = GPT2LMHeadModel(config)
-    # A layer norm's output sums to 0, with a bias of ones to the width: so the logit of a constant row is a constant.
+    # A layer norm's output sums to 0, with a bias of ones to the width: a constant row of the head has a constant
+    # logit.
     with torch.no_grad():
         model.transformer.ln_f.bias.fill_(1.0)
         model.transformer.wte.weight[eos:] = EOS_LOGIT / settings.width

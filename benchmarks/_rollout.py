@@ -1,4 +1,4 @@
-"""The child process of rollout.py: a model whose completions have given lengths, and one step for each "go"."""
+"""The child process of rollout.py: a model whose completions have given lengths, and a step for each "go"."""
 
 import json
 import math
@@ -15,13 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GPT2
 
 BETA = 0.05
 LEARNING_RATE = 1e-6
-SURE = 12.0  # logit of each token that may follow, above that of any other
+SURE = 12.0  # by how much the logits of the tokens that may follow exceed all others
 
 
 @dataclass(frozen=True)
 class Workload:
     """
-    A model, its batch and its lengths: those of prompts are uniform, those of completions normal in [1, longest].
+    A model, its batch, and lengths in tokens: prompts have uniform lengths, completions normal ones within [1,
+    longest].
     """
 
     title: str
@@ -39,7 +40,7 @@ class Workload:
     longest: int
     lora: bool = False
     precision: str = "fp32"
-    trl_batch: int = 0  # rows of TRL's pass with gradient, whose gradients it sums up, where all at once are too many
+    trl_batch: int = 0  # rows of each of TRL's passes with gradient, if all at once need too much memory
     attention: str = "sdpa"
     scoring_pass: str = "auto"
     folder: str = ""
@@ -49,10 +50,10 @@ class Workload:
 
 def make_model(load: Workload) -> None:
     """
-    Writes a model of random weights, whose completions have the lengths of a workload, and its tokenizer.
+    Writes a model with random weights whose completions have the lengths of a workload, and its tokenizer.
 
-    Tokens have an age: that of a token's successor is one more, and after each age the end has the probability that
-    gives the distribution of lengths. So the LM head has weights of its own.
+    Every token has an age, and is followed by a token whose age is one more, or by EOS, with a probability for each
+    age that results in the distribution of lengths. For this the LM head is not tied to the embeddings.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -92,8 +93,8 @@ def _set_lengths(model: Any, load: Workload, eos: int) -> None:
     head = model.get_output_embeddings().weight
     directions = nn.init.orthogonal_(torch.empty(ages, load.width))
     age = torch.arange(eos) % ages
-    embedding[:eos] += 20 * directions[age]  # far above what the layers add
-    # The state after a token of an age is `directions[age]`, of a norm that is the root of the width.
+    embedding[:eos] += 20 * directions[age]  # much larger than what the layers add
+    # The state after a token is about `directions[age]`, scaled to the norm sqrt(width).
     head.zero_()
     successor = age > 0
     head[:eos][successor] = SURE / math.sqrt(load.width) * directions[age[successor] - 1]
@@ -106,7 +107,7 @@ def _set_lengths(model: Any, load: Workload, eos: int) -> None:
 
 
 def random_prompts(load: Workload, count: int) -> list[list[int]]:
-    """Returns the ids of prompts, the same for every child; the last token of each is of age 0."""
+    """Returns the ids of prompts, the same for every child; the last token of each prompt has age 0."""
     draw = random.Random(0)
     ages = load.longest + 1
     lengths = [draw.randint(load.prompt_low, load.prompt_high) for _ in range(count)]
@@ -119,8 +120,8 @@ def random_prompts(load: Workload, count: int) -> list[list[int]]:
 
 def load_model(load: Workload) -> Any:
     """
-    Returns the model in float32, or in bfloat16 where its attention is a flash kernel, which reads nothing else; with
-    LoRA on all linear layers where the workload has it.
+    Returns the model in float32, or in bfloat16 for a flash attention kernel, which requires it; with LoRA on all
+    linear layers if the workload has it.
     """
     dtype = torch.bfloat16 if "flash" in load.attention else torch.float32
     model = AutoModelForCausalLM.from_pretrained(load.folder, dtype=dtype, attn_implementation=load.attention)
@@ -132,14 +133,14 @@ def load_model(load: Workload) -> Any:
 
 
 class PositionCounter:
-    """Counts the positions that are embedded, while tokens are drawn and in passes, by any model."""
+    """Counts the positions that the watched models compute, while completions are generated and in other passes."""
 
     def __init__(self, clock: StageClock) -> None:
         self.clock = clock
         self.drawn = self.scored = self.useful = 0
 
     def watch(self, model: Any) -> None:
-        """Counts those of a model."""
+        """Counts the positions of a model, too."""
 
         def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if self.is_drawing:
@@ -152,7 +153,7 @@ class PositionCounter:
     is_drawing = False
 
     def reply(self, passes: int) -> dict[str, float]:
-        """Returns the positions computed for each that counts: a distinct prompt, and the completions."""
+        """Returns the positions computed per useful one (of distinct prompts and completions), and resets."""
         useful = max(self.useful, 1)
         found = {"drawn": self.drawn / useful, "scored": self.scored / useful / passes}
         self.drawn = self.scored = self.useful = 0
@@ -164,8 +165,8 @@ class PositionCounter:
 
 class Floor:
     """
-    The useful positions in plain torch: prompts once, a row leaves when it ends, and passes over rows of one length
-    that have as many positions as there are tokens. Rewards are drawn at random.
+    A step in plain torch that computes only useful positions: each prompt once, without rows that have ended, and with
+    passes over rows of equal length that have as many positions as there are tokens. Rewards are random.
     """
 
     def __init__(self, load: Workload) -> None:
@@ -202,7 +203,7 @@ class Floor:
         return torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.load.precision == "bf16")
 
     def _generate(self) -> Tensor:
-        """Returns the lengths of completions; each row has a cache as long as its prompt."""
+        """Generates, and returns the lengths of completions; prompts have the mean length, without padding."""
         load = self.load
         self.policy.eval()
         lengths = torch.normal(load.mean, load.deviation, (load.prompts * load.group,))
@@ -227,7 +228,7 @@ class Floor:
         return lengths
 
     def _log_probs(self, ids: Tensor, count: int, is_reference: bool = False) -> Tensor:
-        """Returns the log-probabilities of so many tokens, (count,)."""
+        """Returns the log-probabilities of the first `count` tokens, (count,)."""
         model = self.policy if self.reference is None or not is_reference else self.reference
         base = model.get_base_model() if self.load.lora else model
         states = base.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[:count]
@@ -250,7 +251,7 @@ class RolloutGate(Gate):
         self._reply["positions"] = self.counter.reply(passes=2)
 
     def on_log(self, *_: Any, **__: Any) -> None:
-        """Completions end at any length here."""
+        """Checks nothing: completions may have any length here."""
 
 
 def _watch(trainer: Any, counter: PositionCounter, clock: StageClock) -> None:
@@ -259,7 +260,7 @@ def _watch(trainer: Any, counter: PositionCounter, clock: StageClock) -> None:
     reference = getattr(trainer, "ref_model", None)
     if reference is not None:
         counter.watch(reference)
-    if hasattr(trainer, "scorer"):  # lmrl's passes come when the rewards are known
+    if hasattr(trainer, "scorer"):  # lmrl scores once the rewards are known
         trainer.scorer.score = clock._timed("scoring", trainer.scorer.score)
     generate = trainer._generate_single_turn
 
@@ -290,7 +291,7 @@ def run_trainer(name: str, load: Workload, channel: Channel) -> None:
     options = own[name] | {"scoring_pass": load.scoring_pass} if name in own else {}
     args = config_class(
         output_dir=f"{load.folder}/{name}",
-        max_steps=load.steps + 1,  # before the last it waits to be ended
+        max_steps=load.steps + 1,  # waits to be killed before the last
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=completions // batch,
         max_completion_length=load.longest,

@@ -1,4 +1,4 @@
-"""The texts of rewards.py: like those of training, and the same in every run."""
+"""The texts of rewards.py, which resemble those of training and are the same in every run."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lmrl.data import demo_rows
 
-DATA = Path(os.environ.get("LMRL_DATA", os.devnull))  # nothing lies below it where the variable is not set
+DATA = Path(os.environ.get("LMRL_DATA", os.devnull))  # without the variable, no file exists below it
 E2E = DATA / "data/e2e/dev.jsonl"
 STORIES = DATA / "data/tinystories/tinystories_1000.json"
 SUMMARY_WORDS = 200
@@ -18,7 +18,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 @dataclass(frozen=True)
 class Texts:
-    """The references of each row, and for each pass over the rows the completions of each row."""
+    """The references of each row, and the completions of each row for each pass over the rows."""
 
     source: str
     references: list[list[str]]
@@ -36,7 +36,7 @@ def sentences(rows: int, per_row: int, passes: int) -> Texts:
 
 
 def summaries(rows: int, per_row: int, passes: int) -> Texts:
-    """Returns texts of 200 words, each sentence on its line: TinyStories, or else sentences of the demo corpus."""
+    """Returns texts of 200 words, one sentence per line: TinyStories, or else sentences of the demo corpus."""
     source = "demo corpus"
     stories = [row["references"][0] for row in demo_rows("train")]
     if STORIES.is_file():
@@ -60,7 +60,7 @@ def _with_completions(source: str, references: list[list[str]], per_row: int, pa
 
 
 def _written_like(text: str, other: str, rng: random.Random) -> str:
-    """Returns the text as a model might write it on its way: a word in ten missing, one in five from another text."""
+    """Returns the text as a half-trained model might write it: one word in ten missing, one in five another's."""
     others = other.split(" ")
     words = [rng.choice(others) if rng.random() < 0.2 else word for word in text.split(" ") if rng.random() > 0.1]
     return " ".join(words)

@@ -1,14 +1,14 @@
 """
-Seconds of a decoded token and of a rollout on a GPU: `generate`, lmrl's decoding loop, and its CUDA graph.
+Seconds per decoded token and per rollout on a GPU, with `generate`, lmrl's decoding loop, and its CUDA graph.
 
     python benchmarks/decoding.py                                    # a minute; needs a GPU
     python benchmarks/decoding.py --only gpt2 --ways loop,graph --rows 16 --json decoding.json
     python benchmarks/decoding.py --cpu --only tiny --ways generate,loop,buffers --rows 4 --new-tokens 16
 
-Models have random weights: GPT-2 small, SmolLM2-135M's shape, and that with LoRA on all linear layers. Each row has
-another prompt, and no row ends before the last token, unless `--mean-length` has tokens end a completion. Ways take
-turns, after one call each that does not count; of a graph that one captures it. `static` is `generate` with a static
-cache and the forward compiled by transformers, which takes a minute for each model.
+Models have random weights: GPT-2 small, SmolLM2-135M's shape, and that with LoRA on all linear layers. Each row has a
+different prompt, and no row ends before the last token, unless `--mean-length` makes some tokens end a completion. The
+ways take turns, after one call each that does not count; with a graph, that call captures it. `static` is `generate`
+with a static cache and the forward compiled by transformers, which takes a minute for each model.
 """
 
 import argparse
@@ -54,7 +54,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def parse() -> argparse.Namespace:
-    """Returns the arguments."""
+    """Returns the arguments of the command line."""
     parser = make_parser(__doc__)
     add_names(parser, "--only", CONFIGS)
     add_names(parser, "--ways", WAYS)
@@ -77,7 +77,7 @@ def parse() -> argparse.Namespace:
 
 
 def make_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """Returns a model with random weights, as it decodes in training."""
+    """Returns a model with random weights, in the form in which it decodes in training."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[name](), dtype=dtype)
     model.generation_config.eos_token_id = None
@@ -88,7 +88,7 @@ def make_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 class Decoder:
-    """A way to decode a batch of a model. A call returns what `generate` returns."""
+    """One way to decode a batch with a model. A call returns the result of `generate`."""
 
     def __init__(self, way: str, model: Any, arguments: argparse.Namespace) -> None:
         self.way = way
@@ -157,7 +157,7 @@ def measure(name: str, arguments: argparse.Namespace, device: torch.device) -> d
 
 
 def table(name: str, results: dict[str, Any]) -> str:
-    """Returns the aligned table of a model, with ratios to the first way."""
+    """Returns the aligned table of a model, with the speed relative to the first way."""
     first = median(next(iter(results.values()))["seconds"])
     rows = [[name, "rollout, s", "token, ms", "faster", "first call, s", "peak, MiB", "same tokens"]]
     for way, result in results.items():

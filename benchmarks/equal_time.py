@@ -5,11 +5,11 @@
     python benchmarks/equal_time.py --minutes 1 --marks 2 --seeds 0 \\
         --reinforce recipes/configs/demo_reinforce.yaml --ppo recipes/configs/demo_ppo.yaml
 
-Arguments behind `--` are the recipes', for all. Each run is a process of its own, one after another. Its clock runs
-during the steps alone: loading, and the evaluations at the marks, cost nothing. TRL's RLOO has the settings of
-REINFORCE's file and the same rewards, and is evaluated by the same code. The last table has the differences over seeds
-and rows. A run whose figures are in its folder is not made again. `<out>/equal_time.svg` shows the metric
-against the time, a line for each seed.
+Arguments after `--` are passed to all recipes. Runs are separate processes, one after another. The clock of a run
+counts only its steps, not loading or the evaluations at the marks. TRL's RLOO has the settings of REINFORCE's file and
+the same rewards, and is evaluated by the same code. The last table has the differences over seeds and rows. A run
+whose results are in its folder is not repeated. `<out>/equal_time.svg` shows the metric against the time, a line for
+each seed.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Marks = list[dict[str, Any]]
 
 
 def parse() -> argparse.Namespace:
-    """Returns the arguments."""
+    """Returns the arguments of the command line."""
     parser = make_parser(__doc__)
     numbers: dict[str, tuple[int | None, str]] = {
         "minutes": (4, "minutes of training of each run"),
@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
 
 
 def train(name: str, seed: int, arguments: argparse.Namespace) -> Path:
-    """Trains a contender with a seed, unless that was done, and returns the folder with its figures."""
+    """Trains a contender with a seed, unless that was done before, and returns the folder with its results."""
     folder = arguments.out / name / f"seed-{seed}"
     if (folder / "marks.json").is_file():
         print(f"{CONTENDERS[name]}, seed {seed}: taken from {folder}", file=sys.stderr, flush=True)
@@ -74,7 +74,7 @@ def train(name: str, seed: int, arguments: argparse.Namespace) -> Path:
 
 
 def check_metric(name: str, folder: Path) -> None:
-    """Ends the comparison, whose finished runs are not made again, unless the scores of a run have the metric."""
+    """Exits with an error if the scores of a run do not have the metric; finished runs are kept."""
     names = list(read_json(folder / "after.json").scores)
     if name not in names:
         sys.exit(f"error: --metric must be one of {', '.join(names)}, got {name!r}. {folder} is kept: give another.")
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def table(marks: dict[str, list[Marks]], metric: str) -> str:
-    """Returns the means over the seeds at each mark: what was trained on, the metric, KL, length and memory."""
+    """Returns the table of means over seeds at each mark: time, updates, completions, scores and memory."""
     rows = [["", "minutes", "updates", "completions", metric, "of the seeds", "KL", "length", "GiB"]]
     for name, runs in marks.items():
         for at in zip(*runs, strict=True):
@@ -122,8 +122,8 @@ def table(marks: dict[str, list[Marks]], metric: str) -> str:
 
 def differences(folders: dict[str, list[Path]]) -> str:
     """
-    Returns the differences of each two contenders in each score after all of the time, over seeds and rows, without
-    an interval for fewer than three seeds. They are not corrected for their number.
+    Returns the differences between every two contenders in each score at the end, over seeds and rows. They have no
+    interval with fewer than three seeds, and p-values are not corrected for their number.
     """
     last = {name: [read_json(folder / "after.json").scores for folder in own] for name, own in folders.items()}
     rows = [["", "minus", "score", "difference", "95 %", "p"]]

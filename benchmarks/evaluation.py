@@ -1,12 +1,12 @@
-"""Seconds to score a corpus with each metric, for its confidence interval and for a comparison, on one core.
+"""Seconds to score a corpus with each metric, to compute its confidence interval, and to compare, on one core.
 
     python benchmarks/evaluation.py train.jsonl                # 10,000 completions of 8 references
     python benchmarks/evaluation.py train.jsonl --rows 200     # seconds, to see that it runs
 
-The file has a row with `references` (a list of texts) on each line. A completion is another reference of its row with
-two words left out, or of the next row for every fourth: near hits and misses, as models write them. Rows with too few
-references get those of the next row as well; where the file has fewer rows than --rows, they come again in the same
-order, too far apart for a cache of their references to help.
+The file has a row with `references` (a list of texts) on each line. A completion is the last reference of its row (of
+the next row for every fourth one) with two words left out, so that there are near hits and misses, as with models.
+Rows with too few references get those of the next row as well; if the file has fewer rows than --rows, its rows are
+repeated in the same order, too far apart for a cache of references to help.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from lmrl.evaluation.metrics import METRICS, REFERENCE_METRICS
 
 
 def parse() -> argparse.Namespace:
-    """Returns the arguments."""
+    """Returns the arguments of the command line."""
     parser = make_parser(__doc__)
     parser.add_argument("file", type=Path, help="rows with references, one JSON object per line")
     numbers: dict[str, tuple[int | None, str]] = {
@@ -58,19 +58,19 @@ def corpus(arguments: argparse.Namespace, seed: int) -> tuple[list[str], list[li
 
 
 def as_corpus(texts: list[str], references: list[list[str]] | None) -> Corpus:
-    """Returns the texts as completions of prompts of their own."""
+    """Returns a corpus in which each text is the only completion of its prompt."""
     lengths = [len(text.split()) for text in texts]
     return Corpus(texts, references, range(len(texts)), lengths, [True] * len(texts))
 
 
 def score(arguments: argparse.Namespace, texts: list[str], references: list[list[str]]) -> dict[str, Any]:
-    """Returns for each metric the seconds that it took, and its score."""
+    """Prints and returns for each metric the seconds that it took, and its score."""
     found = {}
     for name in arguments.metrics:
         golds = references if name in REFERENCE_METRICS else None
         few = golds and golds[:2]
-        score_completions(as_corpus(texts[:2], few), [name])  # what it imports
-        start = time.process_time()  # of this process: what else the machine does takes no part
+        score_completions(as_corpus(texts[:2], few), [name])  # its imports
+        start = time.process_time()  # of this process only, whatever else runs
         scores = score_completions(as_corpus(texts, golds), [name])
         found[name] = time.process_time() - start, scores[name]
         print(f"{name:12}{found[name][0]:7.2f}{scores[name].value:9.2f}", flush=True)

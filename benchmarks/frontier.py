@@ -3,10 +3,10 @@
     python benchmarks/frontier.py --config recipes/configs/tinystories_sentiment.yaml --betas 0.02 0.1 0.5
     python benchmarks/frontier.py --recipe ppo_gen --betas 0.02 0.2 --out runs/frontier -- --max_steps 20
 
-Arguments behind `--` are the recipe's. `<out>/frontier.svg` shows the metric against the KL. The control trains on a
-reward that is 0 for every text: a score that moves there is not moved by the reward. A run whose scores are in its
-folder is not made again: with `--only` runs can be made side by side, and a last call without it shows them together.
-`--beside` shows the runs of other such folders too, for example of another recipe:
+Arguments after `--` are passed to the recipe. `<out>/frontier.svg` shows the metric against the KL. The control trains
+on a reward that is 0 for every text: a score that changes there does not change because of the reward. A run whose
+scores are in its folder is not repeated: `--only` allows making runs in parallel, and a last call without it shows
+them together. `--beside` also shows the runs of other such folders, for example of another recipe:
 
     python benchmarks/frontier.py --betas 0.02 0.2 --out runs/frontier --beside runs/frontier_of_ppo
 """
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _metric(name: str | None, names: list[str]) -> str:
-    """Returns the score on the vertical axis, which must be one of the names; by default their first."""
+    """Returns the score for the vertical axis, which must be one of the names; by default the first of them."""
     if name not in (None, *names):
         known = ", ".join(dict.fromkeys(names))
         sys.exit(f"error: --metric must be one of {known}, got {name!r}. The runs are kept: give another.")
@@ -73,7 +73,7 @@ def _metric(name: str | None, names: list[str]) -> str:
 
 
 def _train(args: argparse.Namespace, settings: list[str], folder: Path) -> None:
-    """Runs the recipe, whose output goes into a file; its end is shown if the recipe fails."""
+    """Runs the recipe with its output in a file, and exits with the end of the output if the recipe fails."""
     config = ["--config", str(args.config)] if args.config else []
     path = args.recipe if args.recipe.endswith(".py") else str(RECIPES / f"{args.recipe}.py")
     command = [sys.executable, path, *config, *args.rest, *settings]

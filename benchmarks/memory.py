@@ -1,14 +1,14 @@
 """
-Peak memory of PPO with four models, and with LoRA where more and more of them share one set of base weights.
+Peak memory of PPO with four models, and with LoRA as more and more of them share one set of base weights.
 
     python benchmarks/memory.py                            # GPT-2 small in float32
     python benchmarks/memory.py --layers 2 --width 128     # half a minute, to see that it runs
     python benchmarks/memory.py --only full,shared --json memory.json
 
 Each variant trains two steps of PPO in a process of its own, with a policy, a reference, a critic and a reward model
-of the same size with random weights, AdamW, and few short completions: what is compared is weights, gradients and
-optimizer states. The peak is that of the steps, less that of the imports; loading has a column of its own. On a CPU
-it is the largest resident size of the process, on a GPU the largest size of tensors.
+of the same size with random weights, AdamW, and few short completions, so that weights, gradients and optimizer states
+are compared. The peak is that of the steps, less that of the imports; loading has a column of its own. On a CPU it is
+the largest resident size of the process, on a GPU the largest size of all tensors.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from typing import Any, Literal
 from _common import Settings, add_names, add_numbers, aligned, child_environment, make_parser, write_results
 
 CHILD = Path(__file__).with_name("_footprint.py")
-# glibc would keep freed tensors of up to 32 MiB, and the size of the process would be that of its leavings.
+# Without this, glibc would keep freed tensors of up to 32 MiB, which would count as size of the process.
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Which models there are. `reward` is the folder of the reward model."""
+    """The models of a run. `reward` is the folder of the reward model."""
 
     what: str
     lora: bool = True
@@ -54,7 +54,7 @@ VARIANTS = {
 
 
 def parse() -> argparse.Namespace:
-    """Returns the arguments."""
+    """Returns the arguments of the command line."""
     parser = make_parser(__doc__)
     add_names(parser, "--only", VARIANTS)
     numbers: dict[str, tuple[int | None, str]] = {
@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
 
 
 def run_child(name: str, settings: Settings, environment: dict[str, str]) -> dict[str, Any]:
-    """Returns the JSON in the last line of a child's output."""
+    """Runs a child, and returns the JSON in the last line of its output."""
     done = subprocess.run(
         [sys.executable, str(CHILD), name, json.dumps(asdict(settings))],
         capture_output=True,

@@ -1,11 +1,10 @@
-"""How often length, BLEU, chrF and reward models prefer the text that people graded better, on the same pairs.
+"""How often length, BLEU, chrF and reward models prefer the text that people graded higher, on the same pairs.
 
     python benchmarks/pair_accuracy.py --config recipes/configs/webnlg_minilm.yaml --reward_models runs/webnlg_minilm
 
 The pairs are those that `recipes/train_reward_model.py` holds out with this file. The data have no references: BLEU
-and chrF compare a text with what all other systems wrote about the same record, without the two texts of the pair;
-pairs of a record that has no further text are left out.
-Intervals are over records.
+and chrF compare a text with the texts of all other systems about the same record, without the two of the pair; pairs
+of a record without further texts are left out. Intervals are over records.
 """
 
 import argparse
@@ -28,7 +27,7 @@ Pairs = Sequence[Mapping[str, Any]]
 
 
 def main() -> None:
-    """Prints one line for each of them."""
+    """Prints a line for each of these rewards."""
     args = _arguments()
     settings = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     settings |= {"dataset_name": args.dataset_name or settings["dataset_name"]}
@@ -65,7 +64,7 @@ def main() -> None:
 
 
 def _others(pairs: Pairs) -> list[list[str]]:
-    """Returns for each pair the further texts about its record; none of a record that has two texts alone."""
+    """Returns for each pair the other texts about its record, none if the record has only the two of the pair."""
     texts: defaultdict[str, dict[str, None]] = defaultdict(dict)  # in the order of the rows
     for pair in pairs:
         texts[repr(pair["prompt"])] |= dict.fromkeys((pair["chosen"], pair["rejected"]))

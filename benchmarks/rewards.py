@@ -1,15 +1,15 @@
-"""Speed of the rewards beside the library that defines each: the same texts, one core, the same scores.
+"""Speed of each reward compared with the library that defines it: same texts, one core, same scores.
 
     python benchmarks/rewards.py                            # a few minutes
     python benchmarks/rewards.py --only bleu,rougeL --json speed.json
-    python benchmarks/rewards.py --progress                 # what is read before each token, a minute
+    python benchmarks/rewards.py --progress                 # the numbers before each token, a minute
 
-Texts are scored in small batches, by lmrl and the library in turn, so that a machine that is slower for a while is so
-for both, and what counts is the processor's time. Each round begins with empty caches, the library's included, and
-has two passes: in the first, the references of each row are new and come with several completions, as in training; in
-the second, the same references come back with other completions, as in a later epoch. Ratios are medians over the
-rounds. Slow metrics have fewer rows. Scores that differ by more than 1e-9 are an error: the exit status is 1.
-`--progress` measures what a critic or dense rewards read before each token, of 256 completions with 8 references.
+Texts are scored in small batches, by lmrl and the library in turn, so that a machine that is slow for a while slows
+down both, and only processor time counts. Each round begins with empty caches, also the library's, and has two passes:
+in the first, the references of each row are new and come with several completions, as in training; in the second, the
+same references come back with other completions, as in a later epoch. Ratios are medians over the rounds. Slow metrics
+have fewer rows. Scores that differ by more than 1e-9 are an error: the exit status is 1. `--progress` measures the
+numbers that a critic or dense rewards read before each token, for 256 completions with 8 references.
 """
 
 import argparse
@@ -57,7 +57,7 @@ from lmrl.rewards import (
 EXACT = 1e-9
 BATCH = 16  # rows scored at a time
 CACHING = ("lmrl", "nltk", "rouge_score", "sacrebleu")
-PASSES = ("new", "known")  # the references
+PASSES = ("new", "known")  # whether the references were seen before
 LEGEND = """\
 Completions scored per second of processor time, and how many times faster lmrl is. new: the references are seen for
 the first time in this pass; known: they were in an earlier one. difference: the largest of two scores."""
@@ -67,12 +67,12 @@ Scorer = Callable[[str, list[str]], list[float]]
 
 @dataclass(frozen=True)
 class Contest:
-    """Rewards of lmrl, and how the library scores a completion with each; both are made anew in every round."""
+    """Rewards of lmrl, and the library's function for the same scores; both are made anew in every round."""
 
     rewards: Callable[[], list[Reward]]
     library: Callable[[], Scorer]
     texts: Callable[[int, int, int], Texts] = sentences
-    fewer: int = 1  # times fewer rows, where the library is slow
+    fewer: int = 1  # divides the number of rows, for a slow library
 
 
 def _sacrebleu(metric: Callable[[], Any]) -> Scorer:
@@ -156,12 +156,12 @@ PROGRESS: dict[str, Callable[[], Reward]] = {
 PROMPTS_OF_STEP = 64
 GROUP_OF_STEP = 4
 REFERENCES_OF_ROW = 8
-TOKEN = re.compile(r"\s?\w{1,6}|\s?[^\w\s]|\s")  # about as long as those of GPT-2
+TOKEN = re.compile(r"\s?\w{1,6}|\s?[^\w\s]|\s")  # about as long as GPT-2's tokens
 RECORD = "name[The Mill], food[French], area[city centre], near[Burger King]"
 
 
 def measure_progress(rounds: int) -> dict[str, dict[str, Any]]:
-    """Returns the milliseconds of `progress` and of the reward itself by its name, references new in each round."""
+    """Returns by name the milliseconds of a reward's `progress` and of itself; references are new in each round."""
     data = sentences(PROMPTS_OF_STEP, GROUP_OF_STEP, 1)
     shared = [data.references[row:] + data.references[:row] for row in range(PROMPTS_OF_STEP)]
     references = [[text for row in rows for text in row][:REFERENCES_OF_ROW] for rows in shared]
@@ -177,7 +177,7 @@ def measure_progress(rounds: int) -> dict[str, dict[str, Any]]:
         for name, make in PROGRESS.items():
             clear_caches()
             reward = make()
-            prefixes = [dataclasses.replace(each) for each in prefixes]  # of which nothing is known yet
+            prefixes = [dataclasses.replace(each) for each in prefixes]  # copies without cached results
             itself, _ = timed(lambda reward=reward: reward(completions=texts, **columns))
             seconds, _ = timed(lambda reward=reward, new=prefixes: reward.progress(prefixes=new, **columns))
             milliseconds.setdefault(name, []).append((1000 * seconds, 1000 * itself))
@@ -189,7 +189,7 @@ def measure_progress(rounds: int) -> dict[str, dict[str, Any]]:
 
 
 def clear_caches() -> None:
-    """Empties every `lru_cache` of lmrl and of the libraries, which keep tokenized texts too."""
+    """Empties every `lru_cache` of lmrl and of the libraries, which cache tokenized texts too."""
     for thing in gc.get_objects():
         if type(thing) is functools._lru_cache_wrapper and str(thing.__module__).split(".")[0] in CACHING:
             thing.cache_clear()
@@ -203,7 +203,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def one_pass(rewards: list[Reward], library: Scorer, data: Texts, which: int) -> tuple[float, float, float]:
-    """Returns the seconds of lmrl and of the library, and the largest difference of two scores."""
+    """Returns the seconds of lmrl and of the library in a pass, and the largest difference between two scores."""
     lmrl_seconds = 0.0
     library_seconds = 0.0
     largest = 0.0
@@ -221,10 +221,10 @@ def one_pass(rewards: list[Reward], library: Scorer, data: Texts, which: int) ->
 
 
 def measure(contest: Contest, data: Texts, rounds: int) -> dict[str, Any]:
-    """Returns a row of the table: for each pass the texts per second and the ratio, and the largest difference."""
+    """Returns a row of the table: for each pass texts per second and their ratio, and the largest difference."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in PASSES}
     largest = 0.0
-    one_pass(contest.rewards(), contest.library(), contest.texts(1, 1, 1), 0)  # for the imports on first use
+    one_pass(contest.rewards(), contest.library(), contest.texts(1, 1, 1), 0)  # imports happen on first use
     for _ in range(rounds):
         clear_caches()
         rewards = contest.rewards()
@@ -255,7 +255,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def parse() -> argparse.Namespace:
-    """Returns the arguments."""
+    """Returns the arguments of the command line."""
     parser = make_parser(__doc__)
     add_names(parser, "--only", CONTESTS)
     numbers: dict[str, tuple[int | None, str]] = {

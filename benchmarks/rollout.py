@@ -1,4 +1,4 @@
-"""Seconds, memory and positions of a rollout with its update on uneven lengths: plain torch, lmrl, TRL's RLOO.
+"""Seconds, memory and positions of a rollout and its update with uneven lengths: plain torch, lmrl, TRL's RLOO.
 
     python benchmarks/rollout.py                                  # five workloads, 50 minutes
     python benchmarks/rollout.py --against HEAD~20 --json cost.json
@@ -8,10 +8,10 @@
 
 Each contender lives in a process of its own and makes one step at a time in turn (A B C D A B C D ...); ratios are
 medians of the ratios within a round. The model has random weights and ends its completions after a number of tokens
-that has the distribution of the workload. `floor` is plain torch that computes the useful positions only: each
-distinct prompt once, a row leaves when it ends, and passes over rows without padding. `--against` adds lmrl at
-another commit. lmrl cuts its passes itself; with GPT-2 small TRL's completions are given in several batches, since
-one of all needs more than 14 GiB.
+that has the distribution of the workload. `floor` is plain torch that computes only the useful positions: each
+distinct prompt once, no rows that have ended, and passes without padding. `--against` adds lmrl at another commit.
+lmrl splits its passes itself; with GPT-2 small TRL gets the completions in several batches, since a single one needs
+more than 14 GiB.
 """
 
 import argparse
@@ -60,7 +60,7 @@ peak: {memory}. The other columns are seconds by stage, medians."""
 
 
 def parse() -> argparse.Namespace:
-    """Returns the arguments."""
+    """Returns the arguments of the command line."""
     parser = make_parser(__doc__)
     add_names(parser, "--workloads", WORKLOADS)
     add_names(parser, "--only", CONTENDERS)
@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
 def race(
     load: Workload, names: list[str], arguments: argparse.Namespace, before: Path | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Returns the replies of each contender that count, by its name; those of lmrl before have a name with `@`."""
+    """Returns the replies that count by contender; names with `@` are those of lmrl at the other commit."""
     environment = child_environment(arguments.threads, arguments.cpu)
     earlier = environment | {"PYTHONPATH": f"{before}{os.pathsep}{environment['PYTHONPATH']}"}
     if before is not None:
@@ -109,7 +109,7 @@ def race(
                     print(f"{place}: {contender.name} {reply['seconds']:.2f} s", file=sys.stderr)
                     replies[contender.name].append(reply)
                 complete += 1
-        except SystemExit as error:  # of a contender, as for want of memory: complete rounds count
+        except SystemExit as error:  # from a contender, as when it is out of memory: complete rounds count
             if complete <= arguments.warmup:
                 raise
             print(error, file=sys.stderr)
@@ -153,7 +153,7 @@ def table(summary: dict[str, dict[str, Any]]) -> str:
 
 
 def draw(load: Workload, arguments: argparse.Namespace) -> None:
-    """Draws seconds of a step of lmrl and TRL against group size, lengths and batch, each changed alone."""
+    """Draws the seconds of a step of lmrl and TRL against group size, lengths and batch, varying one at a time."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -5,10 +5,10 @@
     python benchmarks/step.py --layers 2 --width 128      # a minute, to see that it runs
 
 Each contender lives in a process of its own and makes one step at a time in turn (A B C D A B C D ...), so that a
-machine that is slower for a while is so for all of them. The first rounds are thrown away; ratios are medians of the
+machine that is slow for a while slows down all of them. The first rounds are thrown away; ratios are medians of the
 ratios within a round. All have a reference model, AdamW and 16 completions of 32 tokens: the model never samples its
-EOS, and every step is checked. `floor` has no trainer: `generate`, a pass of the reference, a
-pass of the policy and back, clipping, AdamW.
+EOS, and every step is checked. `floor` has no trainer: `generate`, a pass of the reference, a forward and backward
+pass of the policy, clipping, AdamW.
 """
 
 import argparse
@@ -64,7 +64,7 @@ class Contender:
         self._log = Path(settings.folder) / f"{name}-{settings.precision}.log"
         replies, child_end = os.pipe()
         command = [sys.executable, str(child), name, json.dumps(asdict(settings)), str(child_end)]
-        with self._log.open("w") as log:  # what trainers print; the protocol has a pipe of its own
+        with self._log.open("w") as log:  # for the trainers' output; replies have a pipe of their own
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -86,7 +86,7 @@ class Contender:
         self._replies.close()
 
     def receive(self) -> dict[str, Any]:
-        """Returns the next reply: one when the contender is ready, then one for each step."""
+        """Returns the next reply; the contender sends one when it is ready, then one for each step."""
         line = self._replies.readline()
         if not line:
             tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-30:])
@@ -94,7 +94,7 @@ class Contender:
         return json.loads(line)
 
     def step(self) -> dict[str, Any]:
-        """Returns the reply to one step: its `seconds`, its `stages`, and the `peak` of memory so far, in bytes."""
+        """Makes one step, and returns the reply: its `seconds`, `stages`, and the `peak` memory so far, in bytes."""
         if self._process.poll() is None and self._process.stdin is not None:
             self._process.stdin.write("go\n")
             self._process.stdin.flush()
@@ -102,7 +102,7 @@ class Contender:
 
 
 def parse() -> argparse.Namespace:
-    """Returns the arguments."""
+    """Returns the arguments of the command line."""
     parser = make_parser(__doc__)
     parser.add_argument("--precision", choices=(*PRECISIONS, "both"), default="fp32", help="(default: %(default)s)")
     add_names(parser, "--only", CONTENDERS)
@@ -131,7 +131,7 @@ def parse() -> argparse.Namespace:
 
 
 def race(arguments: argparse.Namespace, settings: Settings, environment: dict[str, str]) -> dict[str, Any]:
-    """Returns the measurements of one precision: about the machine, and of each contender the replies that count."""
+    """Returns the measurements of one precision: facts about the machine, and the replies that count by contender."""
     replies: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.only}
     machine: dict[str, Any] = {}
     with ExitStack() as stack:
@@ -154,7 +154,7 @@ def race(arguments: argparse.Namespace, settings: Settings, environment: dict[st
 
 
 def paired_ratio(seconds: dict[str, list[float]], name: str, base: str) -> float | None:
-    """Returns the median over rounds of the seconds of one contender by those of another, None without the other."""
+    """Returns the median over rounds of one contender's seconds divided by another's; None without the other."""
     if base not in seconds:
         return None
     return median(own / other for own, other in zip(seconds[name], seconds[base], strict=True))
@@ -196,7 +196,7 @@ def table(summary: dict[str, dict[str, Any]], on_gpu: bool) -> str:
 
 
 def headline(arguments: argparse.Namespace, precision: str, machine: dict[str, Any]) -> str:
-    """Returns what was measured, in two lines."""
+    """Returns a description of the measurement, in two lines."""
     return (
         f"{precision} on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, TRL "
         f"{machine['trl']}; {machine['parameters'] / 1e6:.1f}M parameters ({arguments.layers} layers of "

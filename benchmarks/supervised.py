@@ -4,10 +4,10 @@
     python benchmarks/supervised.py --model ~/models/SmolLM2-135M-Instruct --precision fp32 --json step.json
     python benchmarks/supervised.py --layers 2            # a minute, to see that it runs
 
-All have the same rows, right-padded, and take turns in one process (A B C A B C ...), so that a machine that is slower
-for a while is so for all. `pass` has no trainer: lmrl's scoring pass of prompts and completions, the mean loss of the
-completions and its backward pass. CPU-seconds are user and system time of the process: another load on the machine
-moves them less than it moves the clock.
+All have the same rows and take turns in one process (A B C A B C ...), so that a machine that is slow for a while
+slows down all. `pass` has no trainer and no optimizer: it is lmrl's scoring pass of prompts and completions, the mean
+loss of the completions and its backward pass. CPU-seconds are user and system time of the process: other load on the
+machine changes them less than it changes the clock.
 """
 
 import argparse
@@ -32,7 +32,7 @@ IGNORED = -100
 
 
 def parse() -> argparse.Namespace:
-    """Returns the arguments."""
+    """Returns the arguments of the command line."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", type=Path, help="folder of a model in place of random weights")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="(default: %(default)s)")
@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
 
 
 def load(arguments: argparse.Namespace) -> Any:
-    """Returns the model with LoRA on its queries and values, the same weights at each call."""
+    """Returns the model without an adapter, with the same weights at each call."""
     torch.manual_seed(0)
     if arguments.model is not None:
         return AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
@@ -60,12 +60,12 @@ def load(arguments: argparse.Namespace) -> Any:
 
 
 def lora() -> LoraConfig:
-    """Returns the adapter of all three."""
+    """Returns the LoRA configuration of all three contenders, on queries and values."""
     return LoraConfig(r=16, task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])
 
 
 def draw_rows(arguments: argparse.Namespace) -> list[tuple[list[int], list[int]]]:
-    """Returns the ids of prompts and completions, of lengths between half and one and a half of the means."""
+    """Returns ids of prompts and completions, with lengths from half to one and a half times the means."""
     draw = random.Random(0)
     rows = []
     for _ in range(arguments.rows):
@@ -77,7 +77,7 @@ def draw_rows(arguments: argparse.Namespace) -> list[tuple[list[int], list[int]]
 
 
 def make_trainer_step(arguments: argparse.Namespace, rows: list[tuple[list[int], list[int]]], fast: bool) -> Any:
-    """Returns the training step of TRL's trainer on the rows, as it is or as `sft.py` prepares it."""
+    """Returns the training step of TRL's trainer on the rows, unchanged or, if `fast`, prepared as `sft.py` does."""
     from datasets import Dataset
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -117,7 +117,7 @@ def make_trainer_step(arguments: argparse.Namespace, rows: list[tuple[list[int],
 
 
 def make_pass(arguments: argparse.Namespace, rows: list[tuple[list[int], list[int]]]) -> Callable[[], float]:
-    """Returns lmrl's scoring pass of the rows, with the backward pass of their loss."""
+    """Returns a function that makes lmrl's scoring pass of the rows and the backward pass of their loss."""
     model = load(arguments)
     add_scoring_forward(model)
     share_prompts(backbone_of(model))

@@ -1,4 +1,4 @@
-"""Rewards on a command line, and checks that several groups of arguments make."""
+"""Reads rewards from a command line, and checks that several groups of arguments share."""
 
 import argparse
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ def reward_spec(text: str) -> str | dict[str, Any]:
         raise argparse.ArgumentTypeError(f"must be valid JSON, got {text!r} ({error}). Quote it in '...'.") from error
 
 
-# The parser calls the type of a list's items to read each, so at run time the type is that function.
+# The parser calls the item type of a list to read each item, so at run time this type is the function.
 if TYPE_CHECKING:
     RewardSpec = str | dict[str, Any]
 else:
@@ -43,7 +43,7 @@ def check_specs(name: str, specs: Iterable[str | dict[str, Any]]) -> None:
 
 
 def json_object(name: str, text: str) -> dict[str, Any]:
-    """Returns the JSON object in a text, the value of an argument. Raises `ValueError` if it is none."""
+    """Returns the JSON object that is the value of the argument `name`; raises a `ValueError` if it is none."""
     try:
         return dict(parse_json(text))
     except (TypeError, ValueError) as error:

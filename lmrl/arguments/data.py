@@ -9,7 +9,7 @@ from lmrl.utils import check_at_least, option
 
 @dataclass
 class EvalRowArguments(Settings):
-    """Held-out rows, whatever their columns are."""
+    """Held-out rows with any columns."""
 
     _argument_group_name = "Data"
 
@@ -36,7 +36,7 @@ class EvalRowArguments(Settings):
 
 @dataclass
 class RowArguments(EvalRowArguments):
-    """Rows to train on and rows held out, whatever their columns are."""
+    """Training rows and held-out rows with any columns."""
 
     dataset_train_split: str = option("train", "Split to train on.")
     max_train_rows: int | None = option(None, "Number of rows to train on, the first ones. Default: all.")

@@ -90,7 +90,7 @@ class ScoringArguments(Settings):
         check_specs("win_rate", self.win_rate or [])
 
     def decoding(self, max_new_tokens: int) -> dict[str, Any]:
-        """Returns the options of decoding, with a default for the length."""
+        """Returns the options of decoding; `max_new_tokens` is the default for the length."""
         return {
             "max_new_tokens": self.eval_max_new_tokens or max_new_tokens,
             "do_sample": self.eval_do_sample,
@@ -185,10 +185,10 @@ class ComparisonArguments(OutputArguments):
         self, model_args: CheckpointArguments, eval_args: ScoringArguments, default: Mapping[str, str]
     ) -> tuple[dict[str, str], dict[str, str]]:
         """
-        Returns the paths of the checkpoints and those of the files of texts, by label.
+        Returns the paths of the checkpoints, and those of the files of texts, each by label.
 
-        Without `checkpoints` it is the model of `model_args`; without either, `default`, where there is a `run` or
-        nothing else.
+        Without `checkpoints`, the only checkpoint is the model of `model_args`. Without either, they are those of
+        `default` if there is a `run`, or if there are no texts either.
 
         Raises:
             ValueError: If two of them have the same label, `compare_with` is none of the labels, both a model and
@@ -213,12 +213,12 @@ class ComparisonArguments(OutputArguments):
         return checkpoints, outputs
 
     def baseline_first(self, by_label: Mapping[str, T]) -> dict[str, T]:
-        """Returns what belongs to checkpoints by their labels, that which the others are compared with first."""
+        """Returns the items in a new order: first that of the label with which the others are compared."""
         labels = sorted(by_label, key=lambda label: label != self.compare_with)
         return {label: by_label[label] for label in labels}
 
     def sampling(self, do_sample: bool) -> dict[str, Any]:
-        """Returns the options of sampling, which greedy decoding refuses, and the variables of the chat template."""
+        """Returns the options of sampling, which must not be given for greedy decoding, and `chat_template_kwargs`."""
         if not do_sample:
             check_unread(self, ("eval_num_samples", "eval_temperature", "eval_seed"), "eval_do_sample")
         sampling = {"num_samples": self.eval_num_samples, "temperature": self.eval_temperature, "seed": self.eval_seed}

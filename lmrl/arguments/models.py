@@ -9,7 +9,7 @@ from trl import ModelConfig
 from lmrl.settings import Settings, check_unread, is_given
 from lmrl.utils import check_at_least, option, read_adapter_config
 
-# Settings of a new adapter, where none are given.
+# Defaults for the settings of a new adapter.
 _NEW_ADAPTER = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_target_modules": "all-linear"}
 
 # Settings of an adapter, and their names in its adapter_config.json.
@@ -67,7 +67,7 @@ class ModelArguments(Settings, ModelConfig):
         "Layers with LoRA; by default all linear ones. Names, one regular expression, or all-linear, which leaves out "
         "the embeddings and the LM head. An adapter that is trained further keeps its own.",
     )
-    lora_task_type: str = field(default="CAUSAL_LM", init=False)  # of the recipe, not of the user
+    lora_task_type: str = field(default="CAUSAL_LM", init=False)  # set by the recipe, not by the user
     merge: bool = option(
         False,
         "Also write the adapter merged into its base. A plain model in the folder `merged` inside output_dir.",
@@ -76,7 +76,7 @@ class ModelArguments(Settings, ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         target: Any = self.lora_target_modules
-        # TRL makes a text of a list of one, for `all-linear`; PEFT takes a text for a pattern of complete names.
+        # TRL turns a list of one into a text, for `all-linear`; PEFT reads a text as a pattern for complete names.
         if isinstance(target, str) and target.replace(".", "").isidentifier():
             self.lora_target_modules = [target]
         if self.load_in_8bit:
@@ -95,7 +95,7 @@ class ModelArguments(Settings, ModelConfig):
             check_unread(self, [name for name in vars(self) if "bnb_" in name], "load_in_4bit")
 
     def peft_config(self) -> Any:
-        """Returns the configuration of a new adapter; `None` where none is made, as for a model that is one."""
+        """Returns the configuration of a new adapter; `None` if none is to be made, as for a model that is one."""
         from trl import get_peft_config  # imports torch
 
         return None if self._given_adapter() is not None else get_peft_config(self)
@@ -105,7 +105,7 @@ class ModelArguments(Settings, ModelConfig):
         return read_adapter_config(self.model_name_or_path) if self.model_name_or_path else None
 
     def _set_lora(self, adapter: dict[str, Any] | None) -> None:
-        """Fills in the settings of LoRA: of the adapter that is trained further, or the defaults of a new one."""
+        """Fills in the settings of LoRA: those of the adapter that is trained further, or a new one's defaults."""
         if adapter is not None:
             self._go_on_with(adapter)
         elif not self.use_peft:
@@ -116,14 +116,14 @@ class ModelArguments(Settings, ModelConfig):
                     setattr(self, name, default)
 
     def _go_on_with(self, adapter: dict[str, Any]) -> None:
-        """Takes the settings of an adapter that is trained further, and raises an error for one given otherwise."""
+        """Takes the settings of an adapter that is trained further; raises an error for a different given one."""
         for name, name_in_peft in _ADAPTER_SETTINGS.items():
             given = getattr(self, name)
             found = adapter.get(name_in_peft)
             is_same = set(given) == set(found or ()) if isinstance(given, list) else given == found
             if given is None or not is_given(self, name):
                 setattr(self, name, found)
-            elif not is_same and given != "all-linear":  # which layers these are is known once the model is loaded
+            elif not is_same and given != "all-linear":  # its layers are known once the model is loaded
                 raise ValueError(
                     f"`{name}` must be that of the adapter {self.model_name_or_path!r}, {found}, which is trained "
                     f"further, got {given}. Leave it out. To train a new adapter, merge this one into its base first: "
@@ -131,7 +131,7 @@ class ModelArguments(Settings, ModelConfig):
                 )
 
     def loading(self, bf16: bool = False) -> dict[str, Any]:
-        """Returns the options as above; `bf16`: products with quantized weights are in bfloat16, not in `dtype`."""
+        """Returns the options of `from_pretrained`; `bf16`: quantized weights compute in bfloat16, not in `dtype`."""
         return _loading(self, bf16)
 
 

@@ -8,7 +8,7 @@ from lmrl.utils import option
 
 @dataclass
 class OutputArguments(Settings):
-    """What happens to the results of an earlier run."""
+    """The treatment of results of an earlier run."""
 
     _argument_group_name = "Output"
 

@@ -1,4 +1,4 @@
-"""The command line of the recipes: YAML and flags into dataclasses, their help, and errors in one line."""
+"""The command line of the recipes: turns YAML and flags into dataclasses, prints help, and errors in one line."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ __all__ = ["parse", "read_yaml", "recipe_arguments", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """Returns a function of the parser, loaded at its first use: TRL, which it is made of, loads torch."""
+    """Returns a function of the parser, which is imported at first use, as it imports TRL and so torch."""
     if name not in ("parse", "read_yaml"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import parser

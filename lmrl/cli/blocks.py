@@ -9,19 +9,19 @@ from lmrl.utils import did_you_mean, shorten
 
 from .catalog import recipe_names
 
-SHARED = {"data": "Data", "model": "Model"}  # blocks that every recipe reads, and the group of their arguments
+SHARED = {"data": "Data", "model": "Model"}  # the blocks that every recipe reads, with the group of their arguments
 
-Entries = dict[str, tuple[Any, Any]]  # by name, the value and the text that was written
+Entries = dict[str, tuple[Any, Any]]  # by name: the value, and the text in the file
 
 
 def entries_of_recipe(config: Mapping[Any, Any], written: Mapping[Any, Any], own: Collection[str]) -> Entries:
     """
-    Returns the entries of a YAML file that are those of the recipe that runs, by name.
+    Returns the entries of a YAML file that apply to the running recipe, by name.
 
-    Names at the top are the recipe's. Those in `data:` and `model:` are every recipe's; what this one does not have
-    and another one has is left out. The block with the recipe's name overrides them, the others are only checked.
+    Names at the top are the recipe's. `data:` and `model:` are for all recipes; names that only other recipes have are
+    left out. The block with the recipe's name overrides both, other recipes' blocks are only checked.
 
-    `written` has every number, switch and date as its text; `own` are the recipe's arguments, former names included.
+    `written` has every number, switch and date as text; `own` are the recipe's arguments, former names included.
 
     Raises:
         ValueError: For a name that no recipe has, one at the top that is another recipe's, or one given twice.
@@ -31,7 +31,7 @@ def entries_of_recipe(config: Mapping[Any, Any], written: Mapping[Any, Any], own
     of_recipe: Entries = {}
     for name, value in config.items():
         text = written.get(name, value)
-        is_script = (Path(sys.argv[0]).parent / f"{name}.py").is_file()  # another one beside this
+        is_script = (Path(sys.argv[0]).parent / f"{name}.py").is_file()  # another script beside this one
         if name in own or not (is_script or name in (*SHARED, recipe, *recipe_names())):
             _check_own(name, own)
             _add(at_top, name, (value, text))
@@ -51,7 +51,7 @@ def entries_of_recipe(config: Mapping[Any, Any], written: Mapping[Any, Any], own
 
 
 def owners_of(name: str) -> str:
-    """Returns the recipes of lmrl that have an argument, as text; an empty one if none has."""
+    """Returns the names of lmrl's recipes that have an argument, as text, which may be empty."""
     owners = [recipe for recipe, groups in recipe_names().items() if name in groups]
     return " and ".join([", ".join(owners[:-1]), owners[-1]] if len(owners) > 1 else owners)
 
@@ -63,7 +63,7 @@ def _add(entries: Entries, name: str, entry: tuple[Any, Any]) -> None:
 
 
 def _check_own(name: Any, own: Collection[str]) -> None:
-    """Raises an error for a name that is no argument of the recipe that runs."""
+    """Raises an error for a name that is no argument of the running recipe."""
     if name in own:
         return
     if owners := owners_of(str(name)):
@@ -74,9 +74,9 @@ def _check_own(name: Any, own: Collection[str]) -> None:
 
 
 def _check_other(name: Any, recipe: str) -> None:
-    """Raises an error for a name in the block of another recipe that is no argument of it."""
+    """Raises an error for a name in another recipe's block that is no argument of that recipe."""
     names = recipe_names().get(recipe)
-    if names is None or name in names:  # of a recipe that is not lmrl's nothing is known
+    if names is None or name in names:  # the arguments of a recipe outside lmrl are unknown
         return
     owners = owners_of(name)
     belongs = f" It belongs to {owners}." if owners else did_you_mean(str(name).replace("-", "_"), names)
@@ -84,7 +84,7 @@ def _check_other(name: Any, recipe: str) -> None:
 
 
 def _is_shared(name: str, block: str, own: Collection[str]) -> bool:
-    """Returns whether a name in a shared block is one of the recipe that runs; raises an error if it is of none."""
+    """Returns whether the running recipe has a name in a shared block; raises an error if no recipe has it."""
     groups = {names[name] for names in recipe_names().values() if name in names}
     if groups and SHARED[block] not in groups:
         raise ValueError(

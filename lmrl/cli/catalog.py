@@ -1,10 +1,10 @@
 """
 The arguments of the recipes of lmrl, saved in `catalog.json`, so that they are known without importing TRL and torch.
 
-    python -m lmrl.cli.catalog        writes the file anew, after a change of arguments
+    python -m lmrl.cli.catalog        rewrites the file, after a change of arguments
 
-What is saved of a recipe is used only while the recipe, the classes of its arguments and the libraries are those that
-it was saved from: a recipe that was changed shows its own arguments.
+The saved arguments of a recipe are used only if the recipe, the classes of its arguments and the libraries have not
+changed since: a changed recipe shows its own arguments.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ _LIBRARIES = ("transformers", "trl")
 
 def saved_help(recipe: Path, argv: Sequence[str]) -> str | None:
     """
-    Returns the help of a recipe, a file, if its arguments request it and what is saved of the recipe applies, else
-    `None`.
+    Returns the help of a recipe (a file) if its arguments `argv` request help and its saved arguments still apply,
+    else `None`.
     """
-    own = list(argv[: argv.index("--")] if "--" in argv else argv)  # those behind are another recipe's
+    own = list(argv[: argv.index("--")] if "--" in argv else argv)  # those after it are another recipe's
     scope = wants_help(own)
     if scope is None:
         return None
@@ -55,7 +55,7 @@ def saved_help(recipe: Path, argv: Sequence[str]) -> str | None:
 
 
 def recipe_names() -> dict[str, dict[str, str]]:
-    """Returns the group of each argument by its name, by recipe, as they are saved."""
+    """Returns the saved group of each argument, as `[recipe][argument]`."""
     saved = _read()
     rows = saved["arguments"]
     return {
@@ -68,8 +68,8 @@ def catalog_entry(
     arguments: Iterable[Argument], dataclass_types: Iterable[type], demo: tuple[Path, Mapping[str, Any]] | None
 ) -> str:
     """
-    Returns what is saved of a recipe, as JSON: its arguments, the files of the classes that they are fields of, and
-    the YAML file of its demo with what it has.
+    Returns the entry of a recipe in the catalog, as JSON: its arguments, the files of the classes that declare them,
+    and the YAML file of its demo with its content.
     """
     modules = {base.__module__ for kind in dataclass_types for base in kind.__mro__}
     files = [Path(str(sys.modules[name].__file__)) for name in modules if name.split(".")[0] == "lmrl"]
@@ -84,14 +84,14 @@ def catalog_entry(
 
 
 def build(recipes: Iterable[Path]) -> str:
-    """Returns the text of the catalog of recipes, files that are run as far as they parse their arguments."""
+    """Returns the text of the catalog; each recipe (a file) is run until it has parsed its arguments."""
     rows: dict[tuple[str, ...], int] = {}
     entries = {}
     for recipe in sorted(recipes):
         entry = _described(recipe)
         numbers = [rows.setdefault(tuple(row), len(rows)) for row in entry.pop("arguments")]
         entries[recipe.stem] = {"recipe": _digest(recipe), **entry, "arguments": numbers}
-    # A line for each argument, so that a change of one is a line of a diff.
+    # A line for each argument, so that a changed argument is one line in a diff.
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     places = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries.items())
     libraries = json.dumps(_versions())
@@ -99,7 +99,7 @@ def build(recipes: Iterable[Path]) -> str:
 
 
 def _described(recipe: Path) -> dict[str, Any]:
-    """Returns the entry of a recipe, which prints it."""
+    """Returns the entry of a recipe, which the recipe itself prints."""
     printed = io.StringIO()
     argv = sys.argv
     sys.argv = [str(recipe), DESCRIBE_ARGUMENTS]
@@ -121,7 +121,7 @@ def _versions() -> dict[str, str]:
 
 
 def _digest(path: Path) -> str | None:
-    """Returns a hash of a text file, whatever its ends of lines are; `None` if there is no such file."""
+    """Returns a hash of a text file, independent of its line endings; `None` if there is no such file."""
     if not path.is_file():
         return None
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]

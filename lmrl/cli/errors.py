@@ -1,4 +1,4 @@
-"""The end of a recipe: errors in one line with an exit status, and the shutdown of a distributed run."""
+"""The end of a recipe: one-line errors with an exit status, and the shutdown of a distributed run."""
 
 import io
 import logging
@@ -14,10 +14,10 @@ from typing import Any
 
 from .interruption import PARSED, interruption_message
 
-# Seconds in which a launcher ends the other processes once one has ended.
+# Seconds within which a launcher ends the other processes once one has ended.
 _LAUNCHER_GRACE_SECONDS = 5.0
 
-# Parts of the messages of gloo and NCCL where another process has ended or does not respond.
+# Parts of the messages of gloo and NCCL when another process has ended or does not respond.
 _PEER_FAILURE_PATTERNS = (
     "Broken pipe",
     "Connection closed by peer",
@@ -35,14 +35,14 @@ _DAMAGED_FILE_ERRORS = ("SafetensorError", "UnpicklingError")
 
 def run(main: Callable[[], object]) -> None:
     """
-    Calls the `main` of a recipe, and exits with one line where an argument, a file or the environment is wrong.
+    Calls the `main` of a recipe, and exits with one line if an argument, a file or the environment is wrong.
 
     `LMRL_DEBUG=1` also prints the traceback. Of several processes that stop for the same reason only one prints.
 
     Args:
         main (`Callable`):
-            A `ValueError`, an `OSError`, a library that is not installed or another process that has died becomes
-            `error: ...` and exit status 2. Ctrl-C prints the command that goes on, with exit status 130.
+            Function to call. Its `ValueError`, `OSError`, missing library or dead peer process becomes `error: ...`
+            and exit status 2. Ctrl-C prints the command that continues the run, with exit status 130.
     """
     # TRL 1.16 still uses names that transformers 5.23 deprecates, which nobody who runs a recipe can change.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
@@ -52,7 +52,7 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
         _shutdown_process_group()
-    except SystemExit:  # a run stopped by a signal ends so, all processes after the same step
+    except SystemExit:  # a run stopped by a signal ends like this, all processes after the same step
         _shutdown_process_group()
         raise
     except KeyboardInterrupt:
@@ -71,7 +71,7 @@ def run(main: Callable[[], object]) -> None:
 
 
 class _Formatter(logging.Formatter):
-    """Formats warnings without the rank that accelerate puts before them, as only the first process logs them."""
+    """Formats warnings without the rank that accelerate puts in front, as only the first process logs them."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the text of a warning."""
@@ -79,35 +79,35 @@ class _Formatter(logging.Formatter):
 
 
 def quieten_libraries() -> None:
-    """Formats warnings as plain sentences, and turns off transformers' bar of each model that is loaded."""
+    """Formats warnings as plain sentences, and turns off transformers' progress bar for loading a model."""
     # Python's own form shows a line of lmrl's source, which helps nobody who runs a recipe.
     warnings.formatwarning = lambda message, *args, **kwargs: f"warning: {message}\n"
-    if logging.lastResort is not None:  # the handler of all loggers that have none
+    if logging.lastResort is not None:  # the handler for loggers without one
         logging.lastResort.setFormatter(_Formatter())
     transformers_logging: Any = sys.modules.get("transformers.utils.logging")
-    if transformers_logging is not None:  # bars of training and of downloads are made elsewhere
+    if transformers_logging is not None:  # other modules make the bars of training and downloads
         transformers_logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
 
 
 def _replace_unprintable_characters() -> None:
-    """Lets a terminal in cp1252 or ASCII, which lacks characters of tables and of texts, print the others."""
+    """Makes a terminal in cp1252 or ASCII print `?` for the characters of tables and texts that it lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def _close_progress_bars() -> None:
-    """Ends the lines of progress bars, which would be drawn once more below the message."""
+    """Closes progress bars, which would otherwise be drawn again below the message."""
     library: Any = sys.modules.get("tqdm")
     for bar in list(getattr(getattr(library, "tqdm", None), "_instances", ())):
         bar.close()
 
 
 def _shutdown_process_group() -> None:
-    """Destroys the process group. A thread of gloo that still frees a tensor when Python exits aborts the process."""
+    """Destroys the process group. A gloo thread that frees a tensor while Python exits would abort the process."""
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        # The thread waits for the interpreter's lock, which it would no longer get while Python exits.
+        # Time for the thread to get the interpreter's lock, which it cannot get any more once Python exits.
         time.sleep(0.2)
         distributed.destroy_process_group()
 
@@ -140,13 +140,13 @@ def _error_message(error: Exception) -> str | None:
 
 
 def _is_of_lmrl(error: Exception) -> bool:
-    """Returns whether a template of lmrl's charts, page or cards failed, which is a bug, and not that of a chat."""
+    """Returns whether a template of lmrl's charts, pages or cards failed, which is a bug, and not a chat template."""
     own = Path(__file__).parents[1] / "display" / "templating.py"
     return any(Path(frame.filename) == own for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _is_wrong_option(error: Exception) -> bool:
-    """Returns whether a library called its own function with a user's option. A wrong call of lmrl's is a bug."""
+    """Returns whether a library called its own function with a user's option; a wrong call by lmrl is a bug."""
     if not isinstance(error, TypeError) or "unexpected keyword argument" not in str(error):
         return False
     caller = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -155,11 +155,11 @@ def _is_wrong_option(error: Exception) -> bool:
 
 
 def _print_error(message: str) -> None:
-    """Prints an error on the first process; on another only if the first has not ended meanwhile."""
+    """Prints an error on the first process; on another process only if the first has not ended meanwhile."""
     line = f"error: {message}"
     rank = os.environ.get("RANK", "0")
     if rank != "0":
-        # The launcher sends SIGTERM once the first process has ended: nothing more has to be saved then.
+        # The launcher sends SIGTERM once the first process has ended; this process may then die at once.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(_LAUNCHER_GRACE_SECONDS)
         line = f"process {rank}: {line}"

@@ -7,32 +7,32 @@ from typing import NoReturn
 
 from lmrl.utils import did_you_mean
 
-# argparse's messages, and the rule that each stands for.
+# argparse's messages, and the rule that replaces each.
 _ARGPARSE_MESSAGES = (
     (r"invalid float value: (.*)", r"must be a number, got \1."),
     (r"invalid int value: (.*)", r"must be an integer, got \1."),
     (r"invalid (\S+) value: (.*)", r"must be of type \1, got \2."),
     (r"Truthy value expected: got (.*) but expected.*", r"must be yes or no, got '\1'."),
     (r"expected (?:at least )?one argument", r"must have a value, got none."),
-    (r"(must be .*)", r"\1"),  # of lmrl.arguments
+    (r"(must be .*)", r"\1"),  # from lmrl.arguments
 )
 
 
 class FlagParser(argparse.ArgumentParser):
     """
-    A parser of flags and of the words before and between them, which raises errors instead of exiting. With a usage,
-    `--help` prints that, the description and the flags.
+    A parser of flags and positional words that raises errors instead of exiting. If `usage` is given, `--help` prints
+    it with the description and the flags.
     """
 
     def __init__(self, usage: str | None = None, description: str | None = None) -> None:
         super().__init__(usage=usage, description=description, add_help=usage is not None, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print before it exits."""
+        """Raises a `ValueError` with the message that argparse would print before it exits."""
         raise ValueError(as_rule(message))
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """Returns the values of the flags and of the positional arguments; raises a `ValueError` for another flag."""
+        """Returns the values of flags and positional arguments; raises a `ValueError` for an unknown flag."""
         values, unknown = self.parse_known_intermixed_args(list(words))
         if unknown:
             flags = [action.option_strings[-1] for action in self._actions if action.option_strings]

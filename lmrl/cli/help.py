@@ -10,10 +10,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-_COLUMN = 33  # where the descriptions begin
+_COLUMN = 33  # at which the descriptions begin
 
-# By group, the arguments that come first: those of TRL and transformers that most users set, with a description where
-# the library's first sentence is long or does not stand alone, and a few of lmrl's trainers.
+# By group, the arguments that come first: those of TRL and transformers that most users set, with a description if the
+# library's first sentence is long or does not stand alone, and a few of lmrl's trainers.
 _COMMON: dict[str, dict[str, str]] = {
     "Model": {
         "model_name_or_path": "",
@@ -85,22 +85,22 @@ _ADVANCED = (
     "vllm_importance_sampling_mode",
     "vllm_importance_sampling_clip_max",
     "vllm_importance_sampling_clip_min",
-)  # arguments of lmrl that `--help all` alone prints
-_OF_COMPARISON = ("win_rate", "eval_tie_tolerance")  # so too where a recipe compares no systems but its own two
-_LAST = ("Evaluation", "Output")  # the trainer's own group stands before these
+)  # arguments of lmrl that only `--help all` prints
+_OF_COMPARISON = ("win_rate", "eval_tie_tolerance")  # too, in recipes that compare only their own two models
+_LAST = ("Evaluation", "Output")  # come after the trainer's own group
 _REST = "Other arguments of TRL and transformers"
 
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument as it is printed."""
+    """An argument in the form in which it is printed."""
 
-    group: str  # heading under which it stands
+    group: str  # heading above it
     name: str
     form: str  # what to write as a value
-    summary: str  # of one sentence
+    summary: str  # one sentence
     description: str
-    default: str  # empty if it is not worth printing
+    default: str  # empty if not worth printing
 
 
 def wants_help(argv: Sequence[str]) -> str | None:
@@ -114,7 +114,7 @@ def wants_help(argv: Sequence[str]) -> str | None:
 
 
 def describe(dataclass_types: Iterable[type]) -> list[Argument]:
-    """Returns the arguments that are the fields of dataclasses, and `--config`."""
+    """Returns the arguments for the fields of dataclasses, and `--config`."""
     arguments = [_describe(field, kind) for kind in dataclass_types for field in fields(kind) if field.init]
     config = "YAML file with any of these arguments."
     return [*arguments, Argument("Output", "config", "FILE", config, config, "")]
@@ -130,12 +130,12 @@ def write_help(
         arguments (list of [`Argument`]):
             Its arguments, from [`describe`].
         program (`str`):
-            Name of the recipe, as it was called.
+            Name of the recipe's file.
         everything (`bool`):
-            Whether to print all arguments with their complete descriptions, or lmrl's and the most used ones with the
-            first sentence of each.
+            Whether to print all arguments with their complete descriptions, or only lmrl's and the most used ones with
+            a one-sentence summary.
         demo (`Path` and `dict`, *optional*):
-            The file that applies where neither a file nor a model nor a dataset is given, and its values.
+            The YAML file that applies if neither a file nor a model nor a dataset is given, and its values.
     """
     width = min(shutil.get_terminal_size((100, 24)).columns, 119)
     lines = [
@@ -165,20 +165,20 @@ def write_help(
 
 
 def _in_order(groups: set[str]) -> list[str]:
-    """Returns the groups in the order of the help: those of a recipe's own after the training."""
+    """Returns the groups in the order of the help: a recipe's own groups come after `Training`."""
     first = [group for group in _COMMON if group not in _LAST]
     own = sorted(groups - {*_COMMON, _REST})
     return [group for group in (*first, *own, *_LAST, _REST) if group in groups]
 
 
 def _sort(group: str, arguments: list[Argument]) -> list[Argument]:
-    """Returns arguments in the order of the table, the others after them as they are declared."""
+    """Returns the arguments of a group: first those of `_COMMON` in its order, then the others as declared."""
     places = {name: place for place, name in enumerate(_COMMON.get(group, ()))}
     return sorted(arguments, key=lambda argument: places.get(argument.name, len(places)))
 
 
 def _describe(field: "Field[Any]", kind: type) -> Argument:
-    """Returns what is printed about a field of a dataclass."""
+    """Returns the argument for a field of a dataclass."""
     owner = next(base for base in kind.__mro__ if field.name in inspect.get_annotations(base))
     from_library = owner.__module__.split(".")[0] in ("trl", "transformers")
     group = _group(field.name, kind, owner, from_library)
@@ -189,7 +189,7 @@ def _describe(field: "Field[Any]", kind: type) -> Argument:
 
 
 def _group(name: str, kind: type, owner: type, from_library: bool) -> str:
-    """Returns the group of a field that `owner`, one of the bases of `kind`, declares."""
+    """Returns the group of a field of `kind` that `owner`, one of its base classes, declares."""
     if kind.__name__.endswith("Arguments") and not from_library:
         return str(getattr(kind, "_argument_group_name", kind.__name__.removesuffix("Arguments")))
     for group, names in _COMMON.items():
@@ -197,17 +197,17 @@ def _group(name: str, kind: type, owner: type, from_library: bool) -> str:
             return group
     if from_library:
         return _REST
-    # Fields of a configuration stand under its name; those of a class between it and the library's under Training.
+    # Fields of a configuration are under its name; those of a class between it and the library's, under Training.
     return kind.__name__.removesuffix("Config") if owner is kind else "Training"
 
 
 def members_of(hint: Any) -> Sequence[Any]:
-    """Returns the types of a union, of another type that alone."""
+    """Returns the types in a union; for any other type, only that type."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _form(hint: Any) -> str:
-    """Returns what to write as a value: a kind of value, or the choices; nothing for a switch."""
+    """Returns the placeholder for a value: its kind, or the choices; an empty text for a switch."""
     members = [one for one in members_of(hint) if one is not NoneType]
     first = members[0]
     if get_origin(first) is Literal:
@@ -222,7 +222,7 @@ def _form(hint: Any) -> str:
 
 
 def _default(field: "Field[Any]") -> str:
-    """Returns a default worth printing; the descriptions have the others."""
+    """Returns a default as text; empty if it is not worth printing, as for `None`, off or an empty text."""
     value = field.default if field.default_factory is MISSING else field.default_factory()
     if isinstance(value, Enum):
         value = value.value
@@ -232,7 +232,7 @@ def _default(field: "Field[Any]") -> str:
 
 
 def _format(argument: Argument, width: int, complete: bool) -> list[str]:
-    """Returns the lines of an argument: its name and form, its description beside or below."""
+    """Returns the lines of an argument: its name and placeholder, and its description beside or below."""
     head = f"  --{argument.name} {argument.form}".rstrip()
     text = argument.description if complete else argument.summary
     if argument.default:
@@ -245,6 +245,6 @@ def _format(argument: Argument, width: int, complete: bool) -> list[str]:
 
 
 def _first_sentence(text: str) -> str:
-    """Returns a text up to its first full stop that ends a sentence."""
+    """Returns a text up to the first full stop before a space."""
     sentence, stop, _ = text.partition(". ")
     return sentence + stop.rstrip()

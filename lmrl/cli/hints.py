@@ -1,4 +1,4 @@
-"""Remedies for what stands on a command line or in a YAML file and cannot be read."""
+"""Remedies for words of a command line, or lines of a YAML file, that cannot be read."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -15,7 +15,7 @@ _OF_LAUNCHER = (
     *("config_file", "gpu_ids", "multi_gpu", "cpu", "dynamo_*", "use_fsdp", "fsdp_*", "use_deepspeed", "zero_*"),
 )
 
-# What several other programs call an argument.
+# Names that other programs use for an argument.
 _ELSEWHERE = {"lr": "learning_rate", "n_epochs": "num_train_epochs", "output": "output_dir"}
 
 
@@ -29,13 +29,13 @@ def remedy_for(text: str, known: Iterable[str], of_other_recipes: str = "") -> s
         known (iterable of `str`):
             Names of the recipe's arguments.
         of_other_recipes (`str`, *optional*, defaults to `""`):
-            What to do with arguments of other recipes, besides the names of those.
+            Advice to add if the argument belongs to other recipes.
     """
     known = list(known)
     name = text.lstrip("-").partition("=")[0].replace("-", "_")
     if not text.startswith("-") and name in known:
         return f" Did you mean `--{text}`?"
-    # The evaluation has the folder of results, for one, under a name of its own.
+    # evaluate_gen.py, for example, has the folder of results under a name of its own.
     owners = None if f"eval_{name}" in known else owners_of(name)
     if owners:
         return f" It belongs to {owners}.{of_other_recipes}"
@@ -51,7 +51,7 @@ def remedy_for(text: str, known: Iterable[str], of_other_recipes: str = "") -> s
 
 
 def yaml_problem(error: Exception, text: str) -> str:
-    """Returns where a YAML text is malformed, how, and what is most often the reason: a tab, or braces in a text."""
+    """Returns where and how a YAML text is malformed, with a remedy for common reasons: a tab, braces, a colon."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return f"is not valid YAML: {error}"
     mark = error.problem_mark

@@ -1,6 +1,6 @@
 """
-Imported first by a recipe: where its command has `--help`, prints the help from what is saved of the recipe and exits,
-before TRL and torch are imported, which takes seconds. Where nothing saved applies, `lmrl.cli.parse` prints it.
+A recipe imports this first: if its command has `--help`, this prints the saved help and exits, before TRL and torch
+are imported, which takes seconds. If no saved help applies, `lmrl.cli.parse` prints it.
 """
 
 import sys

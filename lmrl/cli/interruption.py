@@ -1,4 +1,4 @@
-"""What a recipe prints when it is interrupted: what is lost, and the command that goes on."""
+"""The message of an interrupted recipe: the steps that are lost, and the command that continues."""
 
 import os
 import shlex
@@ -12,12 +12,12 @@ from lmrl.rollouts import LOG_NAME, read_lines
 from lmrl.settings import without_secrets
 from lmrl.utils import COMMAND_VARIABLE
 
-# The arguments that were parsed last, by name, for what is printed when a recipe is interrupted.
+# The arguments that were parsed last, by name, for the message of an interrupted recipe.
 PARSED: dict[str, Any] = {}
 
 
 def interruption_message(arguments: Mapping[str, Any]) -> str:
-    """Returns what is lost and the command that goes on, from a recipe's arguments: none before they were read."""
+    """Returns the message: what is lost, and the command that continues. `arguments` is empty before parsing."""
     if not arguments:
         return "interrupted"
     if "resume_from_checkpoint" not in arguments:
@@ -42,7 +42,7 @@ def _lost(steps: int, after: str = "") -> str:
 
 
 def _logged_steps(log: Path) -> int:
-    """Returns the last step in the log of a run; 0 without one, or if it is damaged."""
+    """Returns the last step in the log of a run; 0 if there is no log, or if it is damaged."""
     try:
         rows = read_lines(log) if log.is_file() else []
     except ValueError:
@@ -51,15 +51,15 @@ def _logged_steps(log: Path) -> int:
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    """Returns the checkpoint that was saved last; the state of the trainer is written at its end."""
+    """Returns the checkpoint that was completed last; the trainer's state is the last file of a checkpoint."""
     found = [path for path in matching(folder, CHECKPOINTS) if (path / "trainer_state.json").is_file()]
     return max(found, key=lambda path: (path / "trainer_state.json").stat().st_mtime, default=None)
 
 
 def _resuming(arguments: Mapping[str, Any], checkpoint: Path | None) -> list[str]:
-    """Returns the words to add to the command."""
+    """Returns the arguments to add to the command so that it resumes."""
     given = arguments["resume_from_checkpoint"]
-    if checkpoint is None and given and Path(str(given)).is_dir():  # of another run, from which this one began
+    if checkpoint is None and given and Path(str(given)).is_dir():  # another run's, from which this one started
         return ["--resume_from_checkpoint", str(given), "--overwrite"]
     added = ["--resume_from_checkpoint", "latest"]
     in_a_file = arguments.get("overwrite") and not any(word.startswith("--overwrite") for word in sys.argv)
@@ -67,7 +67,7 @@ def _resuming(arguments: Mapping[str, Any], checkpoint: Path | None) -> list[str
 
 
 def _command(added: Sequence[str] = ()) -> str:
-    """Returns the command of this process as it was given, without secrets, and with words in place of others."""
+    """Returns the command of this process as typed, without secrets; `added` replaces flags of the same names."""
     words = shlex.split(os.environ.get(COMMAND_VARIABLE, "")) or [*_launcher(), *sys.argv]
     kept = []
     replaced = {"--overwrite", *added}
@@ -81,8 +81,8 @@ def _command(added: Sequence[str] = ()) -> str:
 
 
 def _launcher() -> list[str]:
-    """Returns the words before those of the recipe: of this process, or of the launcher that started it with them."""
-    own = [word for word in sys.orig_argv[: -len(sys.argv)] if word != "-m"]  # argv has the file of a module
+    """Returns the words of the command before the recipe's: Python's, or those of the launcher of this process."""
+    own = [word for word in sys.orig_argv[: -len(sys.argv)] if word != "-m"]  # for a module, argv has its file
     try:
         content = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
     except OSError:  # not on Linux

@@ -1,4 +1,4 @@
-"""The parser of the recipes: YAML and flags into dataclasses."""
+"""The parser of the recipes: turns YAML and flags into dataclasses."""
 
 import json
 import math
@@ -30,13 +30,13 @@ from .unread import check_places
 
 _REMOVAL_OF_OLD_NAMES = "0.3.0"
 
-# What Trainer divides by, and does not check.
+# Settings that Trainer divides by, but does not check.
 _DIVISORS = (
     *("gradient_accumulation_steps", "eval_accumulation_steps"),
     *("per_device_train_batch_size", "per_device_eval_batch_size"),
 )
 
-# Mappings that may also be given as the path of a file.
+# Arguments that are mappings, or the path of a file with one.
 _FROM_FILES = ("accelerator_config", "deepspeed", "fsdp_config", "space")
 
 
@@ -44,7 +44,7 @@ class _Parser(TrlParser):
     """TRL's parser, which raises errors instead of printing them below a page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print before it exits."""
+        """Raises a `ValueError` with the message that argparse would print before it exits."""
         raise ValueError(as_rule(message))
 
 
@@ -67,10 +67,10 @@ def parse(
         argv (`list[str]`, *optional*):
             Defaults to the command line.
         demo (`str` or `Path`, *optional*):
-            The YAML file read where neither a `--config` nor a model nor a dataset is given.
+            The YAML file to read if neither `--config` nor a model nor a dataset is given.
         defaults (`Callable`, *optional*):
-            Function of the values that the command line or the file gives, by name, which override it. It returns
-            other defaults for some of the rest, as those of an earlier run.
+            Takes the values that the command line or the file gives, by name, and returns other defaults for arguments
+            that are not given, such as those of an earlier run.
 
     Returns:
         `tuple`, in the order of `dataclass_types`.
@@ -95,7 +95,7 @@ def parse(
     on_line = _names_in(argv, parser)
     file = given.config if given.config is not None or on_line & {"model_name_or_path", "dataset_name"} else demo
     in_file = {} if file is None else _read_config(str(file), parser, hints, renamed)
-    if given.config is None and "rewards" in on_line:  # the demo's weights, which nobody wrote, are of other rewards
+    if given.config is None and "rewards" in on_line:  # the demo's weights are for its own rewards
         in_file.pop("reward_weights", None)
     parser.set_defaults_with_config(**in_file)
     places = dict.fromkeys(in_file, FILE) | dict.fromkeys(on_line, COMMAND_LINE)
@@ -105,7 +105,7 @@ def parse(
         known = {name: value for name, value in other.items() if name in hints and name not in places}
         parser.set_defaults_with_config(**known)
         values = vars(parser.parse_known_args(argv)[0])
-    # 2. Values that a library would accept and fail on later are refused here.
+    # 2. Values that a library would accept, but fail on later, are refused here.
     for name, value in values.items():
         if name in hints:
             _check_value(name, value, hints[name])
@@ -115,7 +115,7 @@ def parse(
     try:
         with giving(places):
             parsed = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(dataclass_types)]
-    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of a library, which checks less
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # from a library that checks less
         raise ValueError(f"These arguments cannot be used together ({type(error).__name__}: {error}).") from error
     if prints_arguments:
         print(arguments_as_json(parsed))
@@ -126,7 +126,7 @@ def parse(
 
 
 def _print_arguments(dataclass_types: Sequence[type], argv: Sequence[str], demo: Path | None) -> NoReturn:
-    """Prints the help, or what is saved of a recipe for the help, and exits."""
+    """Prints the help, or the recipe's entry for the catalog of saved help, and exits."""
     arguments = describe(dataclass_types)
     example = None if demo is None else (demo, read_yaml(demo.read_text("utf-8"), str(demo)))
     if DESCRIBE_ARGUMENTS in argv:
@@ -137,7 +137,7 @@ def _print_arguments(dataclass_types: Sequence[type], argv: Sequence[str], demo:
 
 
 def arguments_as_json(parsed: Iterable[Any]) -> str:
-    """Returns the type and the value of each field of parsed dataclasses by name, except for tokens, in one line."""
+    """Returns a line of JSON with the type and value of each field of parsed dataclasses, except for tokens."""
     arguments = {}
     for group in parsed:
         hints = get_type_hints(type(group))
@@ -150,14 +150,14 @@ def arguments_as_json(parsed: Iterable[Any]) -> str:
 
 
 def _old_names(dataclass_types: Iterable[type]) -> dict[str, str]:
-    """Returns the present name of each argument that was renamed, by its old name."""
+    """Returns the present names of renamed arguments, by old name."""
     present = {field.name for kind in dataclass_types for field in fields(kind)}
     renamed = [pair for kind in dataclass_types for pair in getattr(kind, "_old_names", {}).items()]
     return {old: new for old, new in renamed if old not in present}
 
 
 def _rename_flags(argv: list[str], renamed: dict[str, str]) -> list[str]:
-    """Returns a command line with the present names of its arguments; warns of each old one."""
+    """Returns a command line with old names of arguments replaced by the present ones, and warns of each."""
     words = []
     for word in argv:
         flag, equals, value = word.partition("=")
@@ -170,7 +170,7 @@ def _rename_flags(argv: list[str], renamed: dict[str, str]) -> list[str]:
 
 
 def _names_in(argv: Sequence[str], parser: _Parser) -> set[str]:
-    """Returns the names of the arguments that a command line gives, if only their defaults."""
+    """Returns the names of the arguments that a command line gives, even if with their default values."""
     nothing = object()
     names = [action.dest for action in parser._actions]
     given, _ = parser.parse_known_args(argv, Namespace(**dict.fromkeys(names, nothing)))
@@ -178,14 +178,14 @@ def _names_in(argv: Sequence[str], parser: _Parser) -> set[str]:
 
 
 def _refuse_unknown(unknown: Sequence[str], known: Iterable[str], dataclass_types: Iterable[type]) -> None:
-    """Raises an error for the first word of a command line that nothing takes: flags first, then stray values."""
+    """Raises an error for the first word of a command line that no argument takes: flags first, then values."""
     for text in sorted(unknown, key=lambda text: not text.startswith("-"))[:1]:
         of_others = "".join(getattr(kind, "_remedy_for_others", "") for kind in dataclass_types)
         raise ValueError(f"Unknown argument `{text}`.{remedy_for(text, known, of_others)}")
 
 
 def _check_value(name: str, value: Any, hint: Any) -> None:
-    """Raises an error for a value of the right form that no library can use."""
+    """Raises an error for a value that has the right form, but that no library can use."""
     kinds = _kinds(hint)
     if isinstance(value, list) and {list, Any}.isdisjoint(kinds):
         raise ValueError(f"`{name}` must have a value, got `--`.")
@@ -196,11 +196,11 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
             raise ValueError(f"`{name}` must be a finite number, got {number}.")
         if isinstance(number, int) and abs(number) >= 2**63:
             raise ValueError(f"`{name}` must be a number of at most 64 bits, got {number}.")
-    if dict in kinds and isinstance(value, str) and not os.path.isfile(value):  # Path's raises where it is long
+    if dict in kinds and isinstance(value, str) and not os.path.isfile(value):  # Path.is_file raises for long texts
         try:
             parse_json(value).keys()
         except (ValueError, AttributeError) as error:
-            reason = f" ({error})" if type(error) is ValueError else ""  # of a key that is there twice
+            reason = f" ({error})" if type(error) is ValueError else ""  # a key that occurs twice
             file = " or an existing file" if name in _FROM_FILES else ""
             rule = f'`{name}` must be a JSON object such as {{"name": 1}}{file}, got {value!r}'
             raise ValueError(f"{rule}{reason}.") from error
@@ -224,7 +224,7 @@ def _read_config(path: str, parser: _Parser, hints: dict[str, Any], renamed: dic
 
 
 def _load_config(path: str) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Returns what a YAML file has, and the same with every number, switch and date as its text."""
+    """Returns the content of a YAML file, and the same with every number, switch and date as text."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         config = read_yaml(text, path)
@@ -233,7 +233,7 @@ def _load_config(path: str) -> tuple[dict[Any, Any], dict[Any, Any]]:
         raise ValueError(f"`--config` must be a file that can be read, got {path!r}: {error.strerror}.") from error
     except (RecursionError, UnicodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    except yaml.YAMLError as error:  # of the second pass: an alias of what it stands in
+    except yaml.YAMLError as error:  # from the second pass: an alias inside its own anchor
         raise ValueError(f"{path} {yaml_problem(error, text)}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} must have lines `name: value`, got {shorten(config)}.")
@@ -241,7 +241,7 @@ def _load_config(path: str) -> tuple[dict[Any, Any], dict[Any, Any]]:
 
 
 def _read_value(name: str, value: Any, written: Any, parser: _Parser, hint: Any) -> Any:
-    """Returns a value of a YAML file as the command line has it, where `no` and `1.10` can be texts."""
+    """Returns a value of a YAML file, read as on the command line, where `no` and `1.10` can be texts."""
     kinds = _kinds(hint)
     if tuple in kinds and isinstance(value, list):  # a tuple has no form on a command line
         return tuple(value)
@@ -258,7 +258,7 @@ def _read_value(name: str, value: Any, written: Any, parser: _Parser, hint: Any)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which reads 1e-6 as a number too, and refuses a name that is given twice."""
+    """PyYAML's safe loader that also reads 1e-6 as a number, and refuses a name that is given twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Returns a mapping whose names all differ."""
@@ -272,7 +272,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 asks for a point before the exponent and for its sign; YAML 1.2 and Python do not.
+# YAML 1.1 requires a decimal point and a sign of the exponent; YAML 1.2 and Python do not.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )
@@ -280,10 +280,10 @@ _Loader.add_implicit_resolver(
 
 def read_yaml(text: str, path: str) -> Any:
     """
-    Returns what a YAML text has.
+    Returns the content of a YAML text; `path` is for messages.
 
     Raises:
-        ValueError: If it is malformed, with the line, or a name is given twice in one mapping, with both lines.
+        ValueError: If it is malformed, or a name is given twice in one mapping; the message has the lines.
     """
     try:
         return yaml.load(text, _Loader)
@@ -296,7 +296,7 @@ def read_yaml(text: str, path: str) -> Any:
 
 
 def _kinds(hint: Any) -> list[Any]:
-    """Returns the types that a value may have, without those of what is in it: `list` of `list[str]`."""
+    """Returns the types that a value may have, without the types of its items: `list` for `list[str]`."""
     return [get_origin(member) or member for member in members_of(hint)]
 
 

@@ -1,4 +1,4 @@
-"""The process of a recipe that another program runs, and what it writes: its arguments, its log, why it failed."""
+"""Runs recipes in processes of their own, and reads what they write: arguments, log, the reason of a failure."""
 
 import json
 import os
@@ -12,17 +12,17 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-# The shell reads a pipe that closes when the program dies, and then kills the process group of the recipe.
+# A shell reads from a pipe that closes when this program dies; it then kills the recipe's process group.
 _GUARD = 'read line || kill -s KILL -- "-$1"'
 _POLL_SECONDS = 0.2
 
-# The flag with which a recipe prints its arguments, once they are checked, and exits.
+# The flag that makes a recipe check its arguments, print them and exit.
 PRINT_ARGUMENTS = "--print_arguments"
 
 
 def recipe_arguments(command: Sequence[str]) -> dict[str, dict[str, Any]] | None:
     """
-    Returns the arguments of a recipe, each with its `type` and `value`; `None` if its parser is not lmrl's.
+    Returns the arguments of a recipe, each with `type` and `value`; `None` if it does not use lmrl's parser.
 
     Args:
         command (list of `str`):
@@ -43,7 +43,7 @@ def recipe_arguments(command: Sequence[str]) -> dict[str, dict[str, Any]] | None
 
 @contextmanager
 def running(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Yields the process of a command that writes into a file; it ends with the block, or when this program dies."""
+    """Yields the process of a command, whose output goes to `log`; it ends with the block, or if this program dies."""
     with log.open("wb") as stream:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
@@ -63,7 +63,7 @@ def running(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[byt
 
 
 def looks(process: "subprocess.Popen[bytes]", stop: Event) -> Iterator[bool]:
-    """Yields whether a process has ended, five times a second until it has; nothing more once `stop` is set."""
+    """Yields five times a second whether a process has ended, until it has, or until `stop` is set."""
     has_ended = False
     while not has_ended and not stop.is_set():
         has_ended = process.poll() is not None
@@ -73,7 +73,7 @@ def looks(process: "subprocess.Popen[bytes]", stop: Event) -> Iterator[bool]:
 
 
 def read_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
-    """Returns the complete rows of a JSON Lines file after a position, and the position after them."""
+    """Returns the complete rows of a JSON Lines file from a byte position on, and the position after them."""
     if not path.is_file():
         return [], position
     with path.open("rb") as stream:
@@ -86,12 +86,12 @@ def read_rows(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
 def failure_reason(log: Path, status: int) -> str:
     """Returns the last line of a process's output that begins with `error: `, or its exit status and last line."""
     lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    # A progress bar leaves the line open, and ends in a bracket.
+    # A message may follow a progress bar, which ends in a bracket, on the same line.
     errors = [found[1] for line in lines if (found := re.search(r"(?:^|\])error: (.*)", line))]
     return errors[-1] if errors else ": ".join([f"exit status {status}", *lines[-1:]])
 
 
 def outcome_line(run: str, outcome: str, scores: Mapping[str, float], reason: str = "") -> str:
-    """Returns the line about a run that has ended: `trial 3: complete, bleu 82.1`."""
+    """Returns a line about a run that has ended, such as `trial 3: complete, bleu 82.1`."""
     parts = [outcome, *(f"{name} {value:.6g}" for name, value in scores.items()), reason]
     return f"{run}: {', '.join(filter(None, parts))}"

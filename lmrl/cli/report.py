@@ -1,4 +1,4 @@
-"""`lmrl report`: pages made from the folders of runs, that of one run anew, or one of several overlaid."""
+"""`lmrl report`: writes the page of a run again from its folder, or a page on which several runs are overlaid."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from lmrl.evaluation.matching import matched
 from lmrl.rollouts import read_rollouts
 from lmrl.utils import shorten
 
-# Settings that name the place of a run, and differ in all of them.
+# Settings that name the place of a run, which always differ.
 _PLACES = ("eval_output_dir", "hub_model_id", "logging_dir", "output_dir", "run_name")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What the folder of a run has: its log, its evaluations by their labels, and the facts of its page."""
+    """The content of a run's folder: its log, its evaluations by label, its settings, and the facts of its page."""
 
     folder: Path
     log: list[dict[str, Any]]
@@ -28,9 +28,9 @@ class RunFolder:
 
 def report_runs(folders: Sequence[str | Path], path: str | Path | None = None) -> Path:
     """
-    Writes the page of a run anew, also while it trains, or a page on which several runs are overlaid: their curves,
-    their last scores side by side, each compared with the first run's, their rollouts, of one run at a time, and the
-    settings in which they differ.
+    Writes the page of a run again, also while it trains, or a page on which several runs are overlaid: their curves,
+    their last scores, each compared with the first run's, their rollouts, one run at a time, and the settings in which
+    they differ.
 
     Args:
         folders (list of `str` or `Path`):
@@ -67,7 +67,7 @@ def report_runs(folders: Sequence[str | Path], path: str | Path | None = None) -
 
 
 def labelled_folders(folders: Sequence[str | Path]) -> dict[str, str | Path]:
-    """Returns folders by name, or by path where names are equal; raises a `ValueError` if one is there twice."""
+    """Returns folders by name, or by path if names are equal; raises a `ValueError` if a folder is given twice."""
     places = [Path(folder).resolve() for folder in folders]
     if len({*places}) < len(places) or not places:
         raise ValueError(f"`folders` must be different folders of runs, got {' '.join(map(str, folders))}.")
@@ -80,7 +80,7 @@ def _write_overlay(path: Path, runs: Mapping[str, RunFolder]) -> None:
     compared: dict[str, Any] | None = None
     try:
         matched(finals)
-    except ValueError:  # of different rows
+    except ValueError:  # evaluated on different rows
         compared = {}
     rows: list[Any] = runs[next(iter(finals))].facts.get("rows", []) if finals else []
     rewarded = [name for run in runs.values() for name in run.facts.get("rewarded") or []]
@@ -100,19 +100,19 @@ def _write_overlay(path: Path, runs: Mapping[str, RunFolder]) -> None:
 
 
 def differing_settings(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Returns the settings that are not the same in all runs, by name and run."""
+    """Returns the settings that differ between the runs, as `[name][run]`."""
     names = dict.fromkeys(name for config in configs.values() for name in config if name not in _PLACES)
     known = [config for config in configs.values() if config]
     differing = {}
     for name in names:
-        # A run that does not have a setting is as one in which it is not set.
+        # A run without a setting counts as one in which it is `None`.
         if len({repr(config.get(name)) for config in known}) > 1:
             differing[name] = {label: config[name] for label, config in configs.items() if name in config}
     return differing
 
 
 def read_run_folder(folder: Path) -> RunFolder:
-    """Returns what the folder of a run has; raises a `ValueError` if it has no log."""
+    """Returns the content of a run's folder; raises a `ValueError` if it has no log."""
     log = read_log(folder)
     if not log:
         why = "which has neither log.jsonl nor trainer_state.json" if folder.is_dir() else "which is no folder"
@@ -129,7 +129,7 @@ def read_run_folder(folder: Path) -> RunFolder:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Returns a JSON object of a run, an empty one if there is no such file."""
+    """Returns the JSON object in a file, an empty one if there is no such file."""
     if not path.is_file():
         return {}
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The commands that use a trained model: merge, generate, chat. Torch is imported once their flags are read."""
+"""The commands that use a trained model: merge, generate, chat. Torch is imported after the flags are read."""
 
 import os
 import sys
@@ -32,7 +32,7 @@ def merge(words: Sequence[str]) -> None:
     from lmrl.utils import known_as
 
     quieten_libraries()
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where it is installed, warns that it takes the CPU
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, if installed, warns that it uses the CPU
     with known_as("model"):
         if Path(source, "adapter_config.json").is_file():
             write_merged(source, target, dtype=values.dtype)
@@ -46,7 +46,7 @@ def merge(words: Sequence[str]) -> None:
 
 
 def generate(words: Sequence[str]) -> None:
-    """Prints the completions of prompts, as they are generated."""
+    """Prints the completions of prompts while they are generated."""
     values = generate_flags().read(words)
     if not values.words:
         raise ValueError("`lmrl generate` must have a run, got none. Name its folder.")
@@ -64,7 +64,7 @@ def generate(words: Sequence[str]) -> None:
 
 
 def chat(words: Sequence[str]) -> None:
-    """Completes each message that is typed, with all those before it."""
+    """Completes each message that is typed, given all messages before it."""
     values = chat_flags().read(words)
     if len(values.words) != 1:
         raise ValueError(f"`lmrl chat` must have a run, got {' '.join(values.words) or 'none'}. Name its folder.")
@@ -81,7 +81,7 @@ def chat(words: Sequence[str]) -> None:
             messages = []
             continue
         prompt: Any = settings.make_prompt(text)
-        # The system's message stands at the beginning only.
+        # The system message is only at the beginning.
         messages += [message for message in prompt if not messages or message["role"] != "system"]
         messages.append({"role": "assistant", "content": model.complete(messages)})
 
@@ -123,7 +123,7 @@ def chat_flags() -> FlagParser:
 
 
 def _completion_flags(usage: str, description: str) -> FlagParser:
-    """Returns a parser of what completions are generated with."""
+    """Returns a parser of the flags that determine how completions are generated."""
     parser = FlagParser(usage, description)
     parser.add_argument("words", nargs="*", help=SUPPRESS)
     parser.add_argument("--max_new_tokens", type=int, metavar="N", help="maximum number of tokens of a completion")
@@ -149,7 +149,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _load(path: str, values: Namespace) -> "tuple[TerminalModel, PromptSettings]":
-    """Returns a model, and how texts become prompts; raises a `ValueError` for flags that contradict each other."""
+    """Returns the model and its prompt settings; raises a `ValueError` for flags that contradict each other."""
     if values.temperature is not None and not values.temperature > 0:
         raise ValueError(f"`temperature` must be above 0, got {values.temperature}. The most likely token: --greedy.")
     from transformers import set_seed
@@ -166,7 +166,7 @@ def _load(path: str, values: Namespace) -> "tuple[TerminalModel, PromptSettings]
 
 
 def _next_message() -> str:
-    """Returns the next line of the standard input, and an empty text at its end."""
+    """Returns the next line of the standard input, an empty text at its end."""
     try:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:

@@ -1,4 +1,4 @@
-"""Arguments of TRL and transformers that a run reads only beside another one: given without it, they are errors."""
+"""Arguments of TRL and transformers that are read only together with others: given without them, they are errors."""
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
@@ -8,37 +8,37 @@ from lmrl.settings import COMMAND_LINE, FILE
 
 
 class _Rule(NamedTuple):
-    """Arguments that are read under a condition."""
+    """Arguments that are read only under a condition."""
 
-    names: tuple[str, ...]  # `*` stands for any end
-    deciding: tuple[str, ...]  # what the condition reads; the rule applies to recipes that have all of these
-    is_read: Callable[..., Any]  # of the values of those
-    remedy: str  # when they are read, and what to do
+    names: tuple[str, ...]  # `*` matches any ending
+    deciding: tuple[str, ...]  # arguments in the condition; the rule applies to recipes that have all of these
+    is_read: Callable[..., Any]  # takes the values of these
+    remedy: str  # when the arguments are read, and what to do
 
 
 def _unread(names: tuple[str, ...], remedy: str, *recipe_has: str) -> _Rule:
-    """Returns the rule of arguments that nothing reads in any recipe, or in one that has a certain argument."""
+    """Returns a rule for arguments that are never read, in all recipes or in those that have certain arguments."""
     return _Rule(names, recipe_has, lambda *_: False, remedy)
 
 
 def _beside(names: tuple[str, ...], *others: str) -> _Rule:
-    """Returns the rule of arguments that are read where one of some others is set, of which a user has the first."""
+    """Returns a rule for arguments that are read if any of `others` is set; the message names the first of them."""
     return _Rule(names, others, lambda *values: any(values), f"It is read with `{others[0]}` alone.")
 
 
 def _with_value(names: tuple[str, ...], other: str, *values: str) -> _Rule:
-    """Returns the rule of arguments that are read where another one has one of some values; `*` stands for any end."""
+    """Returns a rule for arguments that are read if another one has one of some values; `*` matches any ending."""
     remedy = f"It is read with --{other} {' or '.join(values)} alone."
     return _Rule(names, (other,), lambda value: any(fnmatch(str(_text(value)), each) for each in values), remedy)
 
 
 def _text(choice: Any) -> Any:
-    """Returns a choice, of which a configuration makes an enumeration, as it is written."""
+    """Returns a choice as text, also if the configuration has turned it into a member of an enumeration."""
     return getattr(choice, "value", choice)
 
 
 def _has_tracker(report_to: Any, *wanted: str) -> bool:
-    """Returns whether there is a tracker: one of those that are wanted, or any."""
+    """Returns whether there is a tracker: one of `wanted` if given, else any."""
     trackers = {report_to} if isinstance(report_to, str) else set(report_to or ())
     return bool(trackers & {*wanted, "all"} if wanted else trackers - {"none"})
 
@@ -61,7 +61,7 @@ _WITHOUT_WARMUP = ("constant", "greedy", "reduce_lr_on_plateau")
 _RULES = (
     _unread(_SCRIPTS, "Only example scripts of transformers read it. Leave it out."),
     _unread(("prediction_loss_only",), "The evaluation decides it. Leave it out."),
-    # What a policy is trained on is sampled, and its evaluation is lmrl's own: docs/trainers.md gives each reason.
+    # A policy is trained on samples, and lmrl evaluates it in its own way: docs/trainers.md gives each reason.
     _unread(_OF_GENERAL_EVALUATION, "Training by rewards has no use for it.", "num_generations"),
     _unread(
         _OF_REWARD_MODELS,
@@ -137,10 +137,10 @@ _RULES = (
 
 def check_places(places: Mapping[str, str], values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """
-    Raises an error for the first argument that is given (`places` has where, by name) and that nothing would read.
+    Raises an error for the first given argument that would not be read; `places` has where each was given.
 
-    `None`, and a switch that is off by default and left so, ask for nothing. A command line may turn off what a file
-    has settings of: those are then read by nobody, as requested.
+    `None`, and a switch that is off as by default, are no error. Nor are settings in a file for something that the
+    command line turns off: that they are not read is what the user wants.
     """
     for name, place in places.items():
         value = values.get(name)

@@ -1,4 +1,4 @@
-"""Comparison of systems text by text: win rates, and what several samples of a prompt are worth."""
+"""Comparison of systems text by text: win rates, and the gain from several samples per prompt."""
 
 from .samples import (
     BestOf,

@@ -1,4 +1,4 @@
-"""What several samples of a prompt are worth: the best, the worst and the most typical of k, and pass@k."""
+"""The gain from several samples per prompt: the best, the worst and the most typical of k, and pass@k."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,17 +24,17 @@ Similarity: TypeAlias = Callable[..., list[float | None]]
 @dataclass(frozen=True)
 class BestOf:
     """
-    What k samples of a prompt are worth by one score, each as a mean over prompts with its 95% bootstrap interval.
+    Results of k samples per prompt by one score, each a mean over prompts with its 95% bootstrap interval.
 
     Args:
         by (`str`), k (`int`), prompts (`int`):
-            Name of the score, number of samples, and number of prompts: those of which every sample has a score.
+            Name of the score, number of samples, and number of prompts, counting those whose samples all have a score.
         best, worst ([`~lmrl.evaluation.Interval`]):
             Expected score of the best and of the worst of k samples. With k = 1 both are the mean of all samples.
         typical ([`~lmrl.evaluation.Interval`], *optional*):
             Expected score of the sample that is most similar to the others of the k: the minimum-Bayes-risk choice.
         passed ([`~lmrl.evaluation.Interval`], *optional*):
-            pass@k, where the score is 0 or 1 or there is a threshold.
+            pass@k, if every score is 0 or 1, or there is a threshold.
     """
 
     by: str
@@ -47,7 +47,7 @@ class BestOf:
 
 
 class BestOfSamples(list[BestOf]):
-    """What k samples of a prompt are worth, for each k; a notebook shows it as a table."""
+    """The results of k samples per prompt, for each k; a notebook shows them as a table."""
 
     def _repr_html_(self) -> str:
         lines = [["by", "k", "best of k [95 % CI]", "worst of k", "most typical of k", "pass@k"]]
@@ -62,21 +62,21 @@ class BestOfSamples(list[BestOf]):
 
 def best_of(values: ArrayLike, k: int) -> Array:
     """
-    Returns the expected maximum of k of the n samples of each prompt, (prompts,): the mean over all subsets of k.
+    Returns the expected maximum (prompts,) of k of the n samples of each prompt: its mean over all subsets of size k.
 
     It is an unbiased estimate of the expected maximum of k new samples. The i-th smallest of n values, counted from 1,
     is the largest of `C(i - 1, k - 1)` of the `C(n, k)` subsets.
 
     Args:
         values (array of shape `(prompts, n)`):
-            Scores of the samples. A prompt with NaN has NaN.
+            Scores of the samples. The result of a prompt with a NaN is NaN.
         k (`int`):
             Size of the subsets, from 1 to n.
 
     Raises:
         ValueError: If k is out of its range.
     """
-    ordered = np.sort(np.asarray(values, dtype=np.float64), axis=1)  # NaN comes last, where the weight is above 0
+    ordered = np.sort(np.asarray(values, dtype=np.float64), axis=1)  # NaN comes last, and its weight is not 0
     n = ordered.shape[1]
     check_at_least(1, k=k)
     if k > n:
@@ -87,10 +87,10 @@ def best_of(values: ArrayLike, k: int) -> Array:
 
 def pass_at(passed: ArrayLike, k: int) -> Array:
     """
-    Returns pass@k of each prompt, (prompts,): the probability that one of k of its n samples at least passes.
+    Returns pass@k (prompts,): the probability that at least one of k out of the n samples of a prompt passes.
 
-    With c of n that pass it is `1 - C(n - c, k) / C(n, k)`, which is unbiased: "Evaluating Large Language Models
-    Trained on Code" (Chen et al., 2021, https://arxiv.org/abs/2107.03374); and the expected maximum of zeros and ones.
+    If c of n pass, it is `1 - C(n - c, k) / C(n, k)`, which is unbiased: "Evaluating Large Language Models Trained on
+    Code" (Chen et al., 2021, https://arxiv.org/abs/2107.03374); this equals the expected maximum of zeros and ones.
 
     Args:
         passed (array of `bool` of shape `(prompts, n)`), k (`int`):
@@ -101,17 +101,17 @@ def pass_at(passed: ArrayLike, k: int) -> Array:
 
 def similarities(texts: Sequence[Sequence[str]], similarity: Similarity) -> list[Array]:
     """
-    Returns the similarity of each sample of a prompt to each, (n, n) per prompt, NaN where the metric has no value.
+    Returns a matrix (n, n) per prompt: the similarity of each sample to each, NaN where the metric has no value.
 
     Args:
         texts (list of lists of `str`):
             The samples of each prompt.
         similarity (`Callable`):
-            A reward that compares completions with one column of references. The text of the row is the completion,
-            that of the column its only reference. Equal texts are compared once.
+            A reward that compares completions with one column of references. In entry (i, j), sample i is the
+            completion and sample j its only reference. Equal texts are compared once.
 
     Raises:
-        ValueError: If it reads another number of columns than one.
+        ValueError: If the reward does not read exactly one column.
     """
     column = reference_column(similarity)
     different = [list(dict.fromkeys(samples)) for samples in texts]
@@ -131,7 +131,7 @@ def similarities(texts: Sequence[Sequence[str]], similarity: Similarity) -> list
 
 
 def reference_column(similarity: Similarity) -> str:
-    """Returns the only column that a metric reads, its references; raises a `ValueError` for another number."""
+    """Returns the only column that a metric reads, its references; raises a `ValueError` if it is not one."""
     columns = columns_of(similarity)
     if len(columns) != 1:
         read = ", ".join(columns) or "none"
@@ -144,13 +144,13 @@ def reference_column(similarity: Similarity) -> str:
 
 def most_typical(similar: Array, k: int) -> list[int]:
     """
-    Returns the minimum-Bayes-risk choices of one prompt, one of each group of k samples that follow each other.
+    Returns the indices of a prompt's minimum-Bayes-risk choices, one for each group of k consecutive samples.
 
-    The choice is the sample with the highest mean similarity to the other samples of its group, of several the first:
+    The choice is the (first) sample with the highest mean similarity to the other samples of its group:
     "Minimum Bayes-Risk Decoding for Statistical Machine Translation" (Kumar and Byrne, 2004,
     https://aclanthology.org/N04-1022), on samples as in "High Quality Rather than High Model Probability" (Freitag et
-    al., 2022, https://aclanthology.org/2022.tacl-1.47). Samples are independent of each other, so the mean over groups
-    is an unbiased estimate for k of them. What remains of n divided by k is left out.
+    al., 2022, https://aclanthology.org/2022.tacl-1.47). As samples are independent of each other, the mean over groups
+    is an unbiased estimate for k samples. If k does not divide n, the remaining samples are left out.
 
     Args:
         similar (array of shape `(n, n)`):
@@ -171,7 +171,7 @@ def most_typical(similar: Array, k: int) -> list[int]:
 
 
 def sizes(n: int) -> list[int]:
-    """Returns 1, 2, 4, ... below n, and n."""
+    """Returns the powers of 2 below n, then n."""
     return [2**power for power in range(n.bit_length()) if 2**power < n] + [n]
 
 
@@ -179,18 +179,18 @@ def best_of_samples(
     score: Score, *, similar: Sequence[Array] | None = None, threshold: float | None = None
 ) -> BestOfSamples:
     """
-    Returns what k samples of a prompt are worth by a score, for k = 1, 2, 4, ..., n; none if no prompt has several.
+    Returns the results of k samples per prompt by a score, for k = 1, 2, 4, ..., n; none if no prompt has several.
 
     Args:
         score ([`~lmrl.evaluation.Score`]):
-            A score of which more or less is better.
+            A score with a better direction.
         similar (list of arrays of shape `(n, n)`, *optional*):
             Similarities of the samples of each prompt, for the minimum-Bayes-risk choice.
         threshold (`float`, *optional*):
-            Score from which on a sample passes. By default 1, where each sample has 0 or 1 and more is better.
+            Least score with which a sample passes. Defaults to 1 if every score is 0 or 1 and higher is better.
 
     Raises:
-        ValueError: If the score has no values of single texts, or neither more nor less is better.
+        ValueError: If the score has no values for single texts, or no better direction.
     """
     sign = check_scores_rows(score)
     values = np.array(values_by_prompt(score), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Win rates and the worth of several samples as tables of evaluations: for the terminal, the page, the card, JSON."""
+"""Adds win rates and results of several samples to evaluations, as tables for terminal, page, card and JSON."""
 
 import itertools
 import math
@@ -35,17 +35,17 @@ def with_win_rates(
     evaluations: Mapping[str, Evaluation], names: Sequence[str], *, all_pairs: bool = False, tolerance: float = 0.0
 ) -> dict[str, Evaluation]:
     """
-    Returns the evaluations, each but the first with a table of its win rates over the first, or over all before it.
+    Returns the evaluations; each but the first gets a table of its win rates over the first, or over all before it.
 
     Args:
         evaluations (`dict` of [`~lmrl.evaluation.Evaluation`]):
             Evaluations of the same rows by label; the first is the baseline.
         names (list of `str`):
-            Names of the scores that win rates are by. One that a system does not have gives none of it.
+            Names of the scores by which win rates are computed. A score that a system lacks gives no win rate for it.
         all_pairs (`bool`, *optional*, defaults to `False`):
             Whether to compare every pair of systems.
         tolerance (`float`, *optional*, defaults to `0.0`):
-            Largest difference of two scores that is a tie.
+            Largest difference of two scores that counts as a tie.
 
     Raises:
         ValueError: As [`win_rate`] does, or if the evaluations are of different rows.
@@ -80,15 +80,15 @@ def with_samples(
     threshold: float | None = None,
 ) -> dict[str, Evaluation]:
     """
-    Returns the evaluations, those of several samples per prompt with a table of what k of them are worth.
+    Returns the evaluations; those with several samples per prompt get a table of the results of k of them.
 
     Args:
         evaluations (`dict` of [`~lmrl.evaluation.Evaluation`]), names:
-            As for [`with_win_rates`]; the table has all rewards besides these scores, and without either BLEU.
+            As for [`with_win_rates`]; the table has all rewards and these scores, or BLEU if there are neither.
         similarity (`Callable`):
             Similarity of the minimum-Bayes-risk choice, as for [`similarities`].
         threshold (`float`, *optional*):
-            Reward from which on a sample passes; by default 1, for scores that are 0 or 1.
+            Least reward with which a sample passes; by default 1, for scores that are 0 or 1.
     """
     made = dict(evaluations)
     choice = reward_name(similarity)
@@ -103,7 +103,7 @@ def with_samples(
             texts.setdefault(completion.row, []).append(completion.text)
         similar = similarities(list(texts.values()), similarity)
         rows: list[BestOf] = []
-        for score in sampled:  # a metric has another scale than the rewards
+        for score in sampled:  # the threshold is for rewards: metrics have another scale
             passes_from = threshold if is_reward(score.name) else None
             rows += best_of_samples(score, similar=similar, threshold=passes_from)
         lines = [["by", "k", "best of k", "worst of k", f"MBR of k ({choice})"]]
@@ -119,7 +119,7 @@ def with_samples(
 
 
 def printed_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
-    """Returns the tables that [`with_win_rates`] and [`with_samples`] made, for the terminal."""
+    """Returns the tables of [`with_win_rates`] and [`with_samples`] for the terminal."""
     return [
         printed_table(f"{heading}: {label}", evaluation.tables[heading], grouped=heading == BEST_OF)
         for heading in (WIN_RATE, BEST_OF)
@@ -129,7 +129,7 @@ def printed_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
 
 
 def printed_table(title: str, lines: Sequence[Sequence[str]], grouped: bool = False) -> Table:
-    """Returns a table of an evaluation for the terminal; with `grouped` a line where its first column changes."""
+    """Returns a table of an evaluation for the terminal; `grouped` draws a line where the first column changes."""
     shown: list[Sequence[str]] = [lines[0]]
     for above, line in itertools.pairwise(line for line in lines if len(line) > 1):
         if grouped and above is not lines[0] and above[0] != line[0]:
@@ -155,7 +155,7 @@ def _win_note(several: bool, tests: int, tolerance: float) -> str:
 
 
 def _ties_notes(evaluations: Mapping[str, Evaluation], label: str, own: Sequence[tuple[str, WinRate]]) -> list[str]:
-    """Returns a sentence for each score that separates no prompt of a system from another's."""
+    """Returns a sentence for each score by which a system ties with another on every prompt."""
     notes = []
     for over, found in own:
         if found.ties < found.prompts or not found.prompts:

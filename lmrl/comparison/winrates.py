@@ -11,7 +11,7 @@ from lmrl.evaluation import Interval, Score, bootstrap_interval
 from lmrl.evaluation.comparison import SIGNIFICANCE_LEVEL, interval_text
 from lmrl.utils import check_at_least
 
-# Scores that differ by less than this share of them differ by rounding: most models compute in float32.
+# Scores with a smaller relative difference are equal up to rounding: most models compute in float32.
 ROUNDING = 1e-6
 
 
@@ -24,10 +24,10 @@ class WinRate:
         by (`str`):
             Name of the score.
         wins, losses, ties (`int`):
-            Prompts of which the system won more than half of the pairs of texts, less than half, and just half.
+            Prompts for which the system wins more than half of the pairs of texts, loses more than half, or neither.
         rate ([`~lmrl.evaluation.Interval`]):
-            Mean over the prompts of the share of pairs that it won, a tied pair counted as half a win, with the 95%
-            bootstrap interval over prompts. With one text per prompt it is `(wins + ties / 2) / prompts`.
+            Mean over prompts of the share of pairs that it wins, a tie counting as half a win, with the 95% bootstrap
+            interval over prompts. With one text per prompt it is `(wins + ties / 2) / prompts`.
         p_value (`float`):
             p-value of the exact sign test of wins against losses; NaN without prompts.
         p_corrected (`float`):
@@ -45,12 +45,12 @@ class WinRate:
 
     @property
     def prompts(self) -> int:
-        """Number of prompts that were compared: those of which every text of both systems has a score."""
+        """Number of prompts that were compared: those for which every text of both systems has a score."""
         return self.wins + self.losses + self.ties
 
     @property
     def significant(self) -> bool:
-        """Whether the corrected p-value is below 0.05, and the rate on the side of the prompts that it counts."""
+        """Whether the corrected p-value is below 0.05, and rate and counts of prompts favour the same system."""
         return self.p_corrected < SIGNIFICANCE_LEVEL and (self.rate.value - 0.5) * (self.wins - self.losses) > 0
 
     def _repr_html_(self) -> str:
@@ -70,24 +70,24 @@ def win_rate(before: Score, after: Score, *, tolerance: float = 0.0) -> WinRate:
     """
     Returns how often the texts of one system score better than those of another one on the same prompts.
 
-    Each text is scored by itself, so that no order of the two could matter, as it does where a model reads both. Of a
-    prompt with n texts of the one system and m of the other, the share of the n * m pairs that are won counts, a tie
+    Each text is scored by itself, so that the order of the two cannot matter, as it does if a model reads both. A
+    prompt with n texts of one system and m of the other counts with the share of the n * m pairs that are won, a tie
     as half a win: the probability that a text of the one is better than a text of the other.
 
-    The interval resamples prompts. The sign test counts the prompts of which more than half of the pairs are won
-    against those of which less than half are, and leaves out the others: "The Statistical Sign Test" (Dixon and Mood,
-    1946, https://doi.org/10.1080/01621459.1946.10501898).
+    The interval resamples prompts. The sign test compares the number of prompts with more pairs won than lost to that
+    with more lost than won, and leaves out the others: "The Statistical Sign Test" (Dixon and Mood, 1946,
+    https://doi.org/10.1080/01621459.1946.10501898).
 
     Args:
         before, after ([`~lmrl.evaluation.Score`]):
-            Of the baseline and of the other system, by one metric or reward on the same rows in the same order.
-            Prompts of which a text has no score are left out. Of a score of which less is better, less wins.
+            Scores of the baseline and of the other system, by one metric or reward, on the same rows in the same
+            order. Prompts with a text that has no score are left out. If lower is better, the lower score wins.
         tolerance (`float`, *optional*, defaults to `0.0`):
-            Largest difference of two scores that is a tie, at least 0. One below a millionth of them is rounding, as
-            of equal texts that a model has read in other batches, and always a tie.
+            Largest difference of two scores that counts as a tie, at least 0. Scores that differ by less than a
+            millionth always tie: a model gives equal texts such scores when it reads them in different batches.
 
     Raises:
-        ValueError: If a score has no values per row or no direction, they are of different numbers of rows, or the
+        ValueError: If a score has no values per row or no better direction, the numbers of rows differ, or the
             tolerance is negative.
     """
     check_at_least(0, tolerance=tolerance)
@@ -121,11 +121,11 @@ def win_rate(before: Score, after: Score, *, tolerance: float = 0.0) -> WinRate:
 
 def sign_test(wins: int, losses: int) -> float:
     """
-    Returns the two-sided p-value of the exact sign test: the probability, if wins and losses were equally likely, of
-    counts at least as uneven, `min(1, 2 P(X <= min(wins, losses)))` with X binomial of wins + losses draws.
+    Returns the two-sided p-value of the exact sign test: the probability of counts at least as uneven if wins and
+    losses are equally likely, `min(1, 2 P(X <= min(wins, losses)))` with X binomial over wins + losses draws.
     """
     draws = wins + losses
-    term = 1  # of draws over i, from i = 0 on
+    term = 1  # binomial coefficient (draws, i), from i = 0
     total = 1
     for i in range(min(wins, losses)):
         term = term * (draws - i) // (i + 1)
@@ -134,16 +134,16 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def values_by_prompt(score: Score) -> list[list[float]]:
-    """Returns the values of the samples of each prompt, of one text where there are no several."""
+    """Returns the values of each prompt's samples, or of its single text."""
     return score.sample_scores or [[value] for value in score.row_scores or []]
 
 
 def check_scores_rows(score: Score) -> int:
     """
-    Returns 1 for a score of which more is better, and -1 for one of which less is.
+    Returns 1 if higher is better for a score, -1 if lower is.
 
     Raises:
-        ValueError: If it has no values of single texts, or neither is better.
+        ValueError: If it has no values for single texts, or no better direction.
     """
     if score.row_scores is None:
         raise ValueError(f"`{score.name}` must have a value of each text to be compared by, got one of all texts.")

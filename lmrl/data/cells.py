@@ -1,4 +1,4 @@
-"""Conversion and validation of single cells: a template filled in, a prompt, references."""
+"""Conversion and validation of single cells: filled-in templates, prompts, references."""
 
 import string
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ Prompt = str | list[dict[str, Any]]
 
 def fill_template(template: str, rows: Dataset) -> list[str]:
     """
-    Returns the template filled in with each row; a list of texts is joined by `; `, or by what follows a colon:
-    `{concepts:, }` is a list joined by a comma and a space.
+    Returns the template filled in with each row. A list of texts is joined by `; `, or by the text after a colon in
+    the field: `{concepts:, }` joins the list by a comma and a space.
 
-    Templates come from configuration files, so they can name complete columns only: `{mr}` is a field, while
+    As templates come from configuration files, fields can only be names of columns: `{mr}` is a field, while
     `{mr.__class__}`, `{mr[0]}`, `{mr!r}` and `{}` are refused. `{{` and `}}` are literal braces.
 
     A text is empty if every field of its row is blank, so that [`make_prompt`] refuses it.
@@ -69,7 +69,7 @@ def _filled_in(parts: list[tuple[str, str | None, str]], row: Mapping[str, Any],
     texts = ["" if cell is None else str(cell) for cell in cells]
     if any(field is not None for _, field, _ in parts) and not "".join(texts).strip():
         return ""
-    # Safe: the fields are names of columns and the cells are scalars; str.format would look up dotted names.
+    # Safer than str.format, which would look up attributes in fields with a dot: here fields are names of columns.
     return "".join(literal + text for (literal, _, _), text in zip(parts, texts, strict=True))
 
 
@@ -95,11 +95,11 @@ def place_of(number: int) -> str:
 
 def make_prompt(prompt: Any, number: int, chat: bool, system_prompt: str | None) -> Prompt:
     """
-    Returns one prompt, of a cell or of the template filled in: text, or a list of messages if `chat` is set or it is
-    one already, which is checked. Errors name its row, by number; the options are those of [`load_prompts`].
+    Returns a cell, or a filled-in template, as a prompt: a text, or messages if `chat` or `system_prompt` is set or
+    the cell has messages, which are checked. Errors name the row by `number`; options are as for [`load_prompts`].
 
     Raises:
-        ValueError: If the prompt is empty, no text or chat, or would have two system messages.
+        ValueError: If the prompt is empty, is neither a text nor a chat, or would have two system messages.
     """
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     if isinstance(prompt, list) and prompt:
@@ -120,7 +120,7 @@ def make_prompt(prompt: Any, number: int, chat: bool, system_prompt: str | None)
 
 def make_references(value: Any, number: int, column: str) -> list[str]:
     """
-    Returns the references in a cell as a list of at least one text; errors name its row, by number, and its column.
+    Returns the references in a cell as a list of at least one text. Errors name the row, by `number`, and the column.
 
     Raises:
         ValueError: If the cell is not text or a list of texts, or is empty, or one of its texts is.
@@ -136,8 +136,8 @@ def make_references(value: Any, number: int, column: str) -> list[str]:
 
 def make_completion(prompt: Prompt, text: str, prefix: str) -> Prompt:
     """
-    Returns a text as the completion of a prompt: as the message of an assistant in a chat, else after a prefix, unless
-    the prompt ends in white space.
+    Returns a text as the completion of a prompt. For a chat it is a message of the assistant; for a text prompt the
+    prefix comes before it, unless the prompt ends in white space.
     """
     if not isinstance(prompt, str):
         return [{"role": "assistant", "content": text}]

@@ -39,7 +39,7 @@ CLIMB_WORDS = {
     "steep": ("steep", "demanding"),
 }
 
-# A slot that is not in the record leaves its place empty; `_opening` skips texts that would then be no sentences.
+# A slot that the record lacks is filled in as empty text; `_opening` skips the templates that would break without it.
 OPENINGS = (
     "{trail} is a {climb} {length} walk {in_area}.",
     "{trail} is a {climb} walk {of_length} {in_area}.",
@@ -114,7 +114,7 @@ def describe(record: Record, rng: random.Random) -> str:
 
 
 def _opening(record: Record, rng: random.Random) -> str:
-    """Returns the first sentence: trail, area, length and climb, as far as they are in the record."""
+    """Returns the first sentence: trail, area, length and climb, those of them that the record has."""
     openings = [
         text
         for text in OPENINGS

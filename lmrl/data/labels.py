@@ -27,16 +27,16 @@ def load_labelled(
     """
     Returns the texts to train on, the held-out texts, and the names of the labels.
 
-    Both have the columns "text" and "label", the index of a name. The labels are those of the training rows: in the
-    order of a dataset's own label names, else sorted as numbers if all are, else alphabetically.
+    Both have the columns "text" and "label", an index into these names. The labels are those of the training rows: in
+    the dataset's own order if it names its labels, else sorted, as numbers if all are numbers.
 
     Args:
         dataset_name (`str`), dataset_config (`str`, *optional*), column_names (`Sequence[str]`, *optional*):
             As for [`~lmrl.data.load_prompts`].
         dataset_train_split (`str`, *optional*, defaults to `"train"`), dataset_test_split (`str`, *optional*):
-            The splits. Where there is no test split, `eval_rows` (100) training rows are held out.
+            The splits. Without a test or validation split, `eval_rows` (100) training rows are held out.
         eval_dataset_name (`str`, *optional*):
-            Held-out rows, as for [`~lmrl.data.load_held_out`]. Defaults to the test split.
+            Data with the held-out rows, as for [`~lmrl.data.load_held_out`]. Defaults to the test split.
         text_column (`str`, *optional*, defaults to `"text"`), label_column (`str`, *optional*):
             Columns with the text and with its label, a text or a number.
         class_names (`Sequence[str]`, *optional*):
@@ -44,11 +44,11 @@ def load_labelled(
         max_train_rows (`int`, *optional*), eval_rows (`int`, *optional*):
             Number of rows to read, from the first.
         eval_split_seed (`int`, *optional*):
-            Chooses held-out rows that are split off; 42 by default.
+            Seed that chooses the rows to split off as held out; 42 by default.
 
     Raises:
         FileNotFoundError: If there is nothing by that name.
-        ValueError: If a column is missing, a cell empty, there is one label only, or `class_names` do not fit.
+        ValueError: If a column is missing, a cell is empty, there is only one label, or `class_names` do not fit.
     """
     train, test = read_train_and_test(
         dataset_name, dataset_config, dataset_train_split, dataset_test_split, column_names, eval_dataset_name

@@ -37,9 +37,9 @@ def load_pairs(
     """
     Returns the pairs to train on and held-out pairs, with the columns "prompt", "chosen" and "rejected".
 
-    The rows are such pairs, of texts or of chat messages (without a prompt column, the prompt is their common
-    beginning), or, with `text_column` and `grade_columns`, graded texts: [`pairs_of_graded`]. Where there is no test
-    split, rows are held out by prompt before pairs are made: no prompt is on both sides.
+    The rows of the data are such pairs, of texts or chat messages (without a prompt column, the common beginning of
+    both is the prompt), or, with `text_column` and `grade_columns`, graded texts: [`pairs_of_graded`]. Without a test
+    split, rows are held out by prompt before pairs are made, so that no prompt is on both sides.
 
     Args:
         dataset_name (`str`), eval_dataset_name, dataset_config, column_names, eval_split_seed:
@@ -55,7 +55,7 @@ def load_pairs(
 
     Raises:
         FileNotFoundError: If there is nothing by that name.
-        ValueError: If a column is missing, or the rows make no pair.
+        ValueError: If a column is missing, or no pair can be made of the rows.
     """
     if (text_column is None) != (not grade_columns):
         raise ValueError(
@@ -82,7 +82,7 @@ def pairs_of_graded(
     completion_prefix: str = " ",
 ) -> Dataset:
     """
-    Returns a pair for each two texts of the same prompt with different grades.
+    Returns one pair for every two texts of the same prompt whose grades differ.
 
     Args:
         rows (`datasets.Dataset`):
@@ -92,7 +92,7 @@ def pairs_of_graded(
         grade_columns (`Sequence[str]`):
             Columns with numbers; the grade of a text is their mean.
         min_grade_difference (`float`, *optional*, defaults to `0.0`):
-            Grades closer than this make no pair; equal ones never do.
+            Two texts whose grades differ by less make no pair, nor do equal grades.
         completion_prefix (`str`, *optional*, defaults to `" "`):
             Put at the beginning of a completion of a text prompt, unless the prompt ends in white space. Not used for
             chats.
@@ -113,7 +113,7 @@ def pairs_of_graded(
     for two in itertools.chain.from_iterable(itertools.combinations(group, 2) for group in groups.values()):
         worse, better = sorted(two, key=lambda graded: graded.grade)
         difference = better.grade - worse.grade
-        # Two systems may write the same text, which no model can grade differently.
+        # Two systems may have written the same text with different grades: a model could not learn from that.
         if difference > 0 and difference >= min_grade_difference and better.text != worse.text:
             chosen, rejected = (make_completion(*graded[:2], completion_prefix) for graded in (better, worse))
             pairs.append({"prompt": better.prompt, "chosen": chosen, "rejected": rejected})

@@ -38,7 +38,7 @@ def load_prompts(
 ) -> Dataset:
     """
     Returns the rows of a split with a "prompt" column, "references" where the data has them, and every other column,
-    except those that TRL would take for something else (`completions`, `image` ...), with a warning.
+    except those whose names mean something else to TRL (`completions`, `image` ...), with a warning.
 
     Args:
         dataset_name (`str`, *optional*, defaults to `"demo"`):
@@ -50,20 +50,20 @@ def load_prompts(
         split (`str`, *optional*, defaults to `"train"`):
             The split. A single file is `"train"`, or what its name begins with.
         column_names (`Sequence[str]`, *optional*):
-            Columns of CSV and TSV files that have no header. Defaults to what their first line names.
+            Names of the columns of CSV and TSV files without a header. Defaults to their first line.
         prompt_template (`str`, *optional*):
-            Makes the prompt of columns: `"{mr} ->"`. `{{` and `}}` are literal braces. A list is joined by `; `, or by
-            what follows a colon: `"{concepts:, } ->"`.
+            Text of the prompt with columns as fields: `"{mr} ->"`. `{{` and `}}` are literal braces. A list is joined
+            by `; `, or by the text after a colon: `"{concepts:, } ->"`.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
-            The prompt where there is no template: text, a list of texts (joined by `; `), or a list of chat messages.
+            Column with the prompt, without a template: text, a list of texts (joined by `; `) or of chat messages.
         reference_column (`str`, *optional*):
-            Text or list of texts that becomes `"references"`. Without it, a column `"references"` is used if there.
+            Column (text or list of texts) that becomes `"references"`. Defaults to a column `"references"` if any.
         chat (`bool`, *optional*, defaults to `False`):
             Whether a text prompt becomes a chat with one user message.
         system_prompt (`str`, *optional*):
             First message of every chat. Implies `chat`.
         max_rows (`int`, *optional*):
-            Reads only the first rows.
+            Number of rows to read, from the first; all by default.
 
     Returns:
         `datasets.Dataset`, at least one row.
@@ -99,19 +99,19 @@ def fit_prompts(
     chat_template_kwargs: dict[str, Any] | None = None,
 ) -> Dataset:
     """
-    Returns the rows, none with a prompt of more than `max_prompt_length` tokens.
+    Returns the rows with no prompt longer than `max_prompt_length` tokens.
 
     Args:
         dataset (`datasets.Dataset`):
             Rows with a "prompt".
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Counts tokens as the trainers do: special tokens and, for chats, the generation prompt included.
+            Counts tokens as the trainers do, including special tokens and, for chats, the generation prompt.
         max_prompt_length (`int`):
-            Tokens that a prompt may have.
+            Largest number of tokens of a prompt.
         long_prompts (`str`, *optional*, defaults to `"error"`):
             What happens to longer ones: `"error"` refuses them, `"drop"` drops the rows, `"cut"` keeps the longest end
-            of the text that fits, `"cut_end"` the words of its beginning that fit (text prompts only). Rows of which
-            some are cut get the column "uncut_prompt".
+            of the text that fits, `"cut_end"` the words at its beginning that fit (text prompts only). If any prompt
+            is cut, the rows get a column "uncut_prompt".
         chat_template_kwargs (`dict`, *optional*):
             Variables of the chat template, as in training.
 
@@ -151,7 +151,7 @@ def fit_prompts(
 
 def to_supervised(dataset: Dataset, completion_prefix: str = " ") -> Dataset:
     """
-    Returns one row with a "prompt" and a "completion" per reference, for `trl.SFTTrainer`.
+    Returns one row, with "prompt" and "completion", for each reference of each row, for `trl.SFTTrainer`.
 
     Args:
         dataset (`datasets.Dataset`):
@@ -179,7 +179,7 @@ def to_supervised(dataset: Dataset, completion_prefix: str = " ") -> Dataset:
 
 
 def with_columns(rows: Dataset, made: dict[str, list[Any]]) -> Dataset:
-    """Returns the rows with new columns in front, in place of columns of the same names."""
+    """Returns the rows with new columns in front; they replace columns of the same names."""
     others = [name for name in rows.column_names if name not in made]
     front = datasets.Dataset.from_dict(made)
     return datasets.concatenate_datasets([front, rows.select_columns(others)], axis=1) if others else front
@@ -202,8 +202,8 @@ def _cut(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, limit: int, number:
     if not isinstance(prompt, str):
         raise ValueError(f"`long_prompts` must be 'drop' for chats, got {how!r} and a chat in {place_of(number)}.")
 
-    # Characters are cut, not tokens: no half characters are left, and the text returned has the counted length, while
-    # some of the tokens, decoded, could be tokenized into more of them.
+    # Characters are cut, not tokens: a cut between tokens may leave half a character, and the decoded rest may become
+    # more tokens when it is tokenized again. The length of the text returned is the one counted here.
     def _length(text: str) -> int:
         return len(tokenizer(text=text)["input_ids"])
 

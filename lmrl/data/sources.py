@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 def read_split(name: str, config: str | None, split: str, column_names: Sequence[str] | None = None) -> Dataset:
     """
-    Returns the rows of one split of a file, a folder, a hub dataset or the demo; there may be none.
+    Returns the rows of one split of a file, a folder, a hub dataset or the demo, possibly none.
 
     The arguments are `dataset_name`, `dataset_config`, `split` and `column_names` of [`~lmrl.data.load_prompts`].
 
@@ -51,7 +51,7 @@ def read_split(name: str, config: str | None, split: str, column_names: Sequence
 
 
 def _check_no_column_names(name: str, column_names: Sequence[str] | None) -> None:
-    """Raises an error for names of columns that nothing would read."""
+    """Raises an error if `column_names` is set for data that ignore it."""
     if column_names is not None:
         raise ValueError(
             f"`column_names` must not be set for {name!r}, got {list(column_names)}: they are for .csv and .tsv "
@@ -82,7 +82,7 @@ def _local_path(name: str) -> Path | None:
 
 
 def _from_hub(name: str, load: Callable[..., T], config: str | None, **options: Any) -> T:
-    """Returns what a function of `datasets` gives for a hub dataset."""
+    """Returns the result of a function of `datasets` for a hub dataset, with a clear error if it is not found."""
     try:
         return load(name, config, **options)
     except (FileNotFoundError, ConnectionError) as error:
@@ -108,7 +108,7 @@ def _read_saved(path: Path, split: str) -> Dataset:
 
 
 def _read_files(path: Path, split: str, column_names: Sequence[str] | None) -> Dataset:
-    """Returns the rows of a file, or of the files of a folder that are one split, in the order of their names."""
+    """Returns the rows of a file, or of all files of a split in a folder, in the order of the files' names."""
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"The suffix of a file must be one of {list(SUFFIXES)}, got {path.suffix!r} of {str(path)!r}. Convert the "
@@ -185,7 +185,7 @@ def _read_parquet(path: Path) -> Dataset:
 
 
 def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequence[str] | None) -> Iterator[Row]:
-    """Yields the rows of a CSV or TSV file, every cell as text. A TSV has no quoting: a tab ends a cell."""
+    """Yields the rows of a CSV or TSV file, every cell as text. In a TSV, quotes are ordinary characters."""
     default_limit = csv.field_size_limit(LONGEST_CELL)
     if suffix == ".tsv":
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -207,11 +207,11 @@ def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequ
     except csv.Error as error:
         raise ValueError(f"{str(path)!r}, line {reader.line_num}: malformed ({error}). Correct that line.") from error
     finally:
-        csv.field_size_limit(default_limit)  # the limit is one for the process
+        csv.field_size_limit(default_limit)  # the limit is global to the process
 
 
 def _json_array(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yields the place and the value of each row of a JSON array; texts become a column `text`."""
+    """Yields the place and the value of each row of a JSON array; an array of texts becomes a column `text`."""
     rows = _parsed(text, str(path), 1)
     only_texts = all(isinstance(row, str) for row in rows)
     for number, row in enumerate(rows):
@@ -227,13 +227,13 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parsed(text: str, path: str, line: int) -> Any:
-    """Returns the value of a JSON text that begins in a line of a file."""
+    """Returns the value of a JSON text that begins at the given line of a file."""
     try:
         return parse_json(text)
     except json.JSONDecodeError as error:
         place = f"{path!r}, line {line + error.lineno - 1}, column {error.colno}"
         raise ValueError(f"{place}: malformed JSON ({error.msg}). Correct it: {shorten(text)}.") from error
-    except ValueError as error:  # of an array, which begins in the first line, the place is not known
+    except ValueError as error:  # in a JSON array the line is not known
         place = f"{path!r}, line {line}" if "\n" not in text else repr(path)
         raise ValueError(f"{place}: {error}. Remove one of them: {shorten(text)}.") from error
     except RecursionError as error:
@@ -258,7 +258,7 @@ def _to_dataset(rows: "list[Row] | Dataset", path: Path) -> Dataset:
 
 
 def _mixed_types(columns: dict[str, list[Any]]) -> str:
-    """Returns the end of the message that names the column whose values have several types."""
+    """Returns the end of the error message: the column whose values have several types, and where."""
     for name, values in columns.items():
         first = next((value for value in values if value is not None), None)
         for number, value in enumerate(values):

@@ -1,4 +1,4 @@
-"""Training rows and held-out rows, from the settings of a recipe or split off."""
+"""Training rows and held-out rows, read as a recipe's settings name them, or split off."""
 
 import inspect
 import json
@@ -12,7 +12,7 @@ from lmrl.data.sources import SPLIT_OF_PREFIX, read_split, splits_of
 from lmrl.libraries import Dataset, PreTrainedTokenizerBase
 from lmrl.utils import check_at_least, did_you_mean, shorten
 
-SPLIT_SEED = 42  # where `eval_split_seed` is left out
+SPLIT_SEED = 42  # default of `eval_split_seed`
 
 
 def load_held_out(
@@ -24,7 +24,7 @@ def load_held_out(
     **columns: Any,
 ) -> Dataset:
     """
-    Returns the rows that a checkpoint is scored on: a split of `eval_dataset_name`, or else of the dataset.
+    Returns the rows to score a checkpoint on: a split of `eval_dataset_name`, or else of the dataset.
 
     The split is `dataset_test_split`, or else the test split, or else the validation split. All rows of a single file
     are taken, whatever its name.
@@ -64,19 +64,19 @@ def load_splits(
     """
     Returns the rows to train on and the held-out rows, none with a prompt that is too long.
 
-    Held out are `eval_dataset_name`, or else `dataset_test_split`, or else the test or the validation split, or else
-    `eval_rows` (100 by default) rows split off from the training rows.
+    The held-out rows are those of `eval_dataset_name` if set, else of `dataset_test_split` if set, else of the test or
+    validation split if there is one, else `eval_rows` (100 by default) rows split off from the training rows.
 
     Args:
         tokenizer (`transformers.PreTrainedTokenizerBase`):
             Tokenizer of the policy, which counts the tokens of prompts.
         max_length (`int`, *optional*):
-            Tokens that a prompt may have so that its completion still fits the context.
+            Largest number of tokens of a prompt that leaves room for its completion in the context.
         chat_template_kwargs (`dict`, *optional*):
             Variables of the chat template, as in training.
         eval_split_seed (`int`, *optional*):
-            42 by default. Chooses the rows that are split off, whatever the seed of the run: a warm start and runs
-            to be compared need the same.
+            Seed that chooses the rows to split off, 42 by default, independent of the run's seed: a warm start and all
+            runs to be compared must hold out the same rows.
         **columns:
             The further fields of [`~lmrl.arguments.DataArguments`], under the same names.
 
@@ -115,8 +115,8 @@ def read_train_and_test(
     """
     Returns the rows of the training split and held-out rows, as [`~lmrl.data.sources.read_split`] reads them.
 
-    The second are those of `eval_name`, which is read as [`load_held_out`] reads it, or else of the test split; `None`
-    where there is no such name and [`held_out_split`] is `None`.
+    The held-out rows are those of `eval_name`, read as [`load_held_out`] does, or else of the test split. They are
+    `None` if neither `eval_name` nor a held-out split exists ([`held_out_split`]).
     """
     source, split = _held_out_from(name, config, test_split, eval_name, train_split)
     train = read_split(name, config, train_split, column_names)
@@ -127,10 +127,10 @@ def _held_out_from(
     name: str, config: str | None, wanted: str | None, eval_name: str | None, train_split: str | None = None
 ) -> tuple[str, str | None]:
     """
-    Returns the data that are held out and their split: `None` where rows must be split off, never with `eval_name`.
+    Returns the data with the held-out rows and its split, which is `None` if rows must be split off (no `eval_name`).
 
     Raises:
-        ValueError: For a split that is wanted of data without splits, which nothing would read, or one to train on.
+        ValueError: If a split other than "train" is wanted of data that have only that, or the split to train on.
     """
     source = eval_name or name
     is_single = splits_of(source, config) == {"train"}
@@ -154,8 +154,8 @@ def held_out_split(name: str, config: str | None, wanted: str | None) -> str | N
     """
     Returns the stored name of a held-out split: the wanted one, or without one the test or the validation split.
 
-    `None` where none is wanted and there is none, so that rows must be split off. A name that the data does not have
-    is returned as it is, and refused on reading.
+    `None` if no split is wanted and there is neither, so that rows must be split off. A wanted name that the data does
+    not have is returned unchanged; reading it will raise the error.
     """
     present = splits_of(name, config)
     names = ("test", "validation", "dev") if wanted is None else (wanted, SPLIT_OF_PREFIX.get(wanted, wanted))
@@ -168,14 +168,14 @@ def split_held_out(
     """
     Returns training rows and held-out rows, for data without a held-out split.
 
-    Rows with the same prompt stay on one side. Where exactly `eval_rows` cannot be taken so, fewer are held out, never
-    more.
+    Rows with the same prompt stay on one side. If that does not allow exactly `eval_rows` rows, fewer are held out,
+    never more.
 
     Args:
         eval_rows (`int`, *optional*):
             Rows to hold out, at least 1. Defaults to 100, and at most half of the rows.
         seed (`int`):
-            Chooses them. The order of the rows is kept on both sides.
+            Chooses the held-out rows. Both sides keep the order of the rows.
         column (`str`, *optional*, defaults to `"prompt"`):
             Column whose equal values stay together.
 
@@ -221,7 +221,7 @@ def hold_out(
     seed: int | None,
     column: str = "prompt",
 ) -> tuple[Dataset, Dataset]:
-    """Returns the first training rows and the first held-out rows, which are split off where `test` is `None`."""
+    """Returns the first training rows and the first held-out rows; these are split off if `test` is `None`."""
     check_at_least(1, max_train_rows=max_train_rows, eval_rows=eval_rows)
     if test is not None and seed is not None:
         raise ValueError(
@@ -234,7 +234,7 @@ def hold_out(
 
 
 def _check_names(columns: Iterable[str]) -> None:
-    """Raises an error for the first name that is no field, as Python does for an unknown argument."""
+    """Raises a `TypeError` for the first name that is not a field, as Python does for an unknown argument."""
     parameters = inspect.signature(load_prompts).parameters
     known = [name for name in parameters if name not in ("split", "max_rows", "dataset_name")]
     for name in columns:

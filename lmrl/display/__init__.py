@@ -1,4 +1,4 @@
-"""What is drawn: charts, cards for notebooks, numbers as text. Plain values in, SVG and HTML out."""
+"""Charts, cards for notebooks, and numbers as text: plain values in, SVG and HTML out."""
 
 from .cards import Picture, card, reward_card, training_curves
 

@@ -31,7 +31,7 @@ class Axis:
 
 
 def axis_of(values: Iterable[float], start: float, end: float, *, margin: float = 0.05) -> Axis:
-    """Returns the axis of all finite values, with a share of its span as margin; 0 to 1 if there are no values."""
+    """Returns an axis for all finite values, with a margin in shares of their span; from 0 to 1 if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return Axis(0.0, 1.0, start, end)
@@ -49,7 +49,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Returns the ticks as short text, no two alike: `0.25` and `0.50`, `1,500`, `20k`, `2e-05`."""
+    """Returns the ticks as short texts that all differ: `0.25` and `0.50`, `1,500`, `20k`, `2e-05`."""
     largest = max(map(abs, ticks), default=0.0)
     for limit, unit, sign in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if largest >= limit:
@@ -82,8 +82,8 @@ def draw(
     Returns a chart as an SVG document: marks (areas, lines, dots and so on, as `templates/chart.svg` draws them) with
     axes, ticks, a title and a legend.
 
-    The description of the values is for screen readers. Without `y` the grid is of vertical lines. The legend has the
-    colour class of each series by its name, and is not drawn for a single one.
+    `description` describes the values for screen readers. Without `y` the grid has vertical lines. The legend has the
+    colour class of each series by name, and is not drawn for a single series.
     """
     return render(
         "chart.svg",
@@ -105,5 +105,5 @@ def draw(
 
 
 def colors_of(names: Iterable[str]) -> dict[str, str]:
-    """Returns the class that gives each series its colour, by its name."""
+    """Returns the CSS class that gives each series its colour, by name."""
     return {name: f"s{index % 6}" for index, name in enumerate(names)}

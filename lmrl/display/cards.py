@@ -1,4 +1,4 @@
-"""Cards that objects show in a notebook in place of a line of text, and pictures of the log of a run."""
+"""Cards that a notebook shows for objects in place of a line of text, and pictures of a run's log."""
 
 import functools
 import inspect
@@ -25,11 +25,11 @@ def card(
     samples: Iterable[Mapping[str, Any]] = (),
 ) -> str:
     """
-    Returns HTML that a notebook shows for an object: self-contained, escaped, light or dark as the page is.
+    Returns HTML that a notebook shows for an object: self-contained, escaped, light or dark like the page.
 
     Args:
         name (`str`), lead (`str`, *optional*):
-            What it is, and a line about it.
+            Heading, and a line below it.
         facts (`dict` of `str`, *optional*):
             Values by name.
         tables (`dict` of lists of lists of `str`, *optional*):
@@ -38,8 +38,8 @@ def card(
         charts (list of `str`, *optional*):
             SVG documents, as [`lmrl.display.charts`] draws them.
         samples (list of `dict`, *optional*):
-            Completions side by side: `prompt`, and `texts`, each a label, pieces of text with whether they are marked,
-            and a line below.
+            Completions side by side: `prompt`, and `texts`, each a label, pieces (text and whether it is marked), and
+            a line below.
     """
     from .templating import render
 
@@ -57,13 +57,13 @@ def card(
 @dataclass(frozen=True, repr=False)
 class Picture:
     """
-    An SVG document that a notebook shows as an image, as do sites that show notebooks.
+    An SVG document, which notebooks, and sites that show notebooks, display as an image.
 
     Args:
         svg (`str`):
             The document.
         text (`str`):
-            A line that a terminal shows.
+            A line for a terminal.
     """
 
     svg: str
@@ -78,16 +78,16 @@ class Picture:
 
 def training_curves(log: Log | Mapping[str, Log], *, columns: int = 2) -> Picture:
     """
-    Returns the curves of a run that the report draws: rewards, KL, entropy, lengths, held-out scores.
+    Returns a picture of a run's curves, as in the report: rewards, KL, entropy, lengths, held-out scores.
 
     Args:
         log (list of `dict`, or `dict` of such lists):
-            `trainer.state.log_history`, or those of several runs by their labels, which share the charts.
+            `trainer.state.log_history`, or those of several runs by label, drawn in the same charts.
         columns (`int`, *optional*, defaults to `2`):
             Number of charts side by side.
 
     Raises:
-        ValueError: If nothing was logged that is drawn, or `columns` is less than 1.
+        ValueError: If the log has no numbers that can be drawn, or `columns` is less than 1.
 
     Example:
 
@@ -110,16 +110,16 @@ def training_curves(log: Log | Mapping[str, Log], *, columns: int = 2) -> Pictur
 
 
 def reward_card(reward: Any) -> str:
-    """Returns the card of a reward: its name and signature, and of it and the rewards it is made of what they want."""
+    """Returns the card of a reward: its class, signature, and a table of it and of the rewards it is made of."""
     parts = getattr(reward, "_parts", ())
     return card(type(reward).__name__, lead=str(reward.signature), tables={"": reward_lines([reward, *parts])})
 
 
 def reward_lines(rewards: Sequence[Any], weights: Sequence[float] | None = None) -> list[list[str]]:
-    """Returns a table of reward functions of any kind: name, weight, range, and what each wants, by its docstring."""
+    """Returns a table of reward functions of any kind: name, weight, range, and purpose according to the docstring."""
     lines = [["reward", "weight", "range", "what it wants"]]
     for place, reward in enumerate(rewards):
-        inner = getattr(reward, "reward_func", reward)  # of a trainer's, which has the name that is logged
+        inner = getattr(reward, "reward_func", reward)  # a trainer wraps rewards under the name that is logged
         low, high = getattr(inner, "range", ("", ""))
         bounds = f"{low:g} to {high:g}" if isinstance(low, float | int) else "any"
         weight = "1" if weights is None else f"{weights[place]:g}"
@@ -130,7 +130,7 @@ def reward_lines(rewards: Sequence[Any], weights: Sequence[float] | None = None)
 
 
 def purpose(reward: Any) -> str:
-    """Returns the first sentence of the docstring of a function, or of the class of an object; empty without one."""
+    """Returns the first sentence of the docstring of a function or of an object's class, else an empty text."""
     reward = reward.func if isinstance(reward, functools.partial) else reward
     described = reward if inspect.isroutine(reward) else type(reward)
     paragraph = " ".join(inspect.cleandoc(described.__doc__ or "").split("\n\n")[0].split())
@@ -140,14 +140,14 @@ def purpose(reward: Any) -> str:
 
 
 def better(text: str, is_better: bool | None) -> str:
-    """Returns the text of a difference with ▲ or ▼ in place of its star, which stays where neither is better."""
+    """Returns the text of a difference with ▲ or ▼ in place of its star, which stays without a better direction."""
     if not text.endswith("*") or is_better is None:
         return text
     return f"{'▲' if is_better else '▼'} {text.removesuffix('*')}"
 
 
 def rates_marked(lines: Lines) -> list[list[str]]:
-    """Returns the lines of a table with ▲ or ▼ in place of the stars of win rates, above and below a half."""
+    """Returns the lines of a table with ▲ or ▼ in place of win rates' stars, for rates above or below a half."""
     return [[_rate_marked(text) for text in line] for line in lines]
 
 

@@ -16,9 +16,9 @@ from .curves import Log, panels, smoothed
 from .wording import number, with_interval
 
 Point = tuple[float, float]
-_MAX_DOTS = 30  # a line of more points has none
-_MIN_SMOOTHED = 20  # a line of fewer points has no moving average
-_ROW_NAME = 32  # letters of the name of a row, which leave room for its intervals
+_MAX_DOTS = 30  # a line with more points is drawn without dots
+_MIN_SMOOTHED = 20  # a line with fewer points has no moving average
+_ROW_NAME = 32  # most letters of a row's name, which leave room for its intervals
 _ACROSS = (LEFT, WIDTH - RIGHT)
 _UP = (HEIGHT - BOTTOM, TOP)
 
@@ -31,11 +31,11 @@ def lines(
     thin: Mapping[str, Sequence[Sequence[Point]]] | None = None,
 ) -> str:
     """
-    Returns a line chart of points by name, from left to right; a line breaks at values that are not finite.
+    Returns a line chart of points by name, from left to right; lines have gaps at values that are not finite.
 
-    A line of few points has dots, too; one of more has, if it is to be smooth, its moving average, and is drawn faint.
-    An empty list takes a colour, so that a run has the same one in all charts. Behind a line stand the thin ones of
-    its name, such as the runs of which it is the mean.
+    A line of few points has dots, too. With `smooth`, a line of many points is drawn faint, with its moving average.
+    An empty list takes up a colour, so that a run has the same one in all charts. `thin` has lines to draw behind the
+    line of the same name, such as the runs of which it is the mean.
     """
     colors = colors_of(series)
     thin = thin or {}
@@ -66,12 +66,12 @@ def lines(
 
 
 def training_charts(logs: Mapping[str, Log]) -> list[str]:
-    """Returns the training curves, all runs in one chart for each logged value."""
+    """Returns the training curves: a chart for each logged value, with all runs."""
     return [lines(series, title=title, smooth=True) for title, series in panels(logs).items()]
 
 
 def stacked(series: Mapping[str, Sequence[Point]], *, title: str) -> str:
-    """Returns a chart of shares in percent, stacked; all series have the same steps."""
+    """Returns a chart of stacked shares in percent; all series must have the same steps."""
     colors = colors_of(series)
     steps = [step for step, _ in next(iter(series.values()))]
     x = axis_of(steps, *_ACROSS, margin=0.0)
@@ -106,7 +106,7 @@ def scatter(
     trails: Mapping[str, Sequence[Point]] | None = None,
 ) -> str:
     """
-    Returns a chart of labelled points, and of trails: thin lines with dots that get darker from first to last.
+    Returns a chart of labelled points, and of trails, thin lines with dots that get darker from first to last.
 
     Args:
         points (`dict` of pairs of `float`):
@@ -114,7 +114,7 @@ def scatter(
         title (`str`), x_label (`str`), y_label (`str`):
             Heading, and the names of the axes.
         trails (`dict` of lists of pairs of `float`, *optional*):
-            Further points in their order, by name.
+            The points of each trail in order, by name.
     """
     trails = trails or {}
     every_point = [*points.values(), *chain.from_iterable(trails.values())]
@@ -149,7 +149,7 @@ def scatter(
 
 def histogram(values: Mapping[str, Sequence[float]], *, title: str, x_label: str, bins: int = 20) -> str:
     """
-    Returns histograms of samples by name, drawn over each other in about `bins` bins, as shares in percent.
+    Returns the histograms of samples by name in one chart, with about `bins` bins, as shares in percent.
 
     Values that are not finite are left out. A dashed line marks each mean.
     """
@@ -183,15 +183,15 @@ def whiskers(
     rows: Mapping[str, Mapping[str, tuple[float, float, float]]], *, title: str, x_label: str, note: str = ""
 ) -> str:
     """
-    Returns a chart of values with their intervals beside a line at 0.
+    Returns a chart of values with their intervals, and a line at 0.
 
-    The rows have triples of value, low and high end by name of the series, by name of the row; a note stands above.
+    `rows` has, as `[row][series]`, triples of value, low end and high end; the note is written above the chart.
     """
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     colors = colors_of(["", *names])  # the first colour is the baseline's
     row_height = max(20, 13 * len(names) + 4)
     shown = {row: row if len(row) <= _ROW_NAME else f"{row[: _ROW_NAME - 1]}…" for row in rows}
-    left = max(LEFT + 62, 16 + 7 * max(map(len, shown.values()), default=0))  # a character is about 7 wide
+    left = max(LEFT + 62, 16 + 7 * max(map(len, shown.values()), default=0))  # a character is about 7 pixels wide
     x = axis_of(chain([0.0], *(triple for row in rows.values() for triple in row.values())), left, WIDTH - RIGHT)
     drawn = []
     for place, (row, series) in enumerate(rows.items()):
@@ -221,14 +221,14 @@ def _path(points: Sequence[Point], x: Axis, y: Axis) -> str:
 
 
 def _kinds(points: Sequence[Point], smooth: bool) -> list[tuple[str, Sequence[Point]]]:
-    """Returns the lines that are drawn of a series, by the class that they have."""
+    """Returns the lines to draw for a series, each with its CSS class."""
     if not smooth or len(points) < _MIN_SMOOTHED:
         return [("line", points)]
     return [("raw", points), ("smooth", smoothed(points))]
 
 
 def _step_strips(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> Iterator[dict[str, Any]]:
-    """Yields a strip for each step, with the values of all series there as its tooltip."""
+    """Yields a vertical strip for each step, whose tooltip has the values of all series at that step."""
     colors = colors_of(series)
     at: dict[float, dict[str, float]] = {}
     for name, points in series.items():
@@ -243,7 +243,7 @@ def _step_strips(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> Ite
 
 
 def _label(name: str, places: Mapping[str, Point]) -> dict[str, Any]:
-    """Returns the place of a point's label: beside it, and lower where it would cover the label of another one."""
+    """Returns the position of a point's label: beside the point, or lower if it would cover another label."""
     px, py = places[name]
     left, right = _label_span(name, px)
     near = (_label_span(other, a) for other, (a, b) in places.items() if other < name and abs(py - b) < 14)
@@ -253,7 +253,7 @@ def _label(name: str, places: Mapping[str, Point]) -> dict[str, Any]:
 
 
 def _label_span(name: str, px: float) -> Point:
-    """Returns where a label begins and ends: to the right of its point, or to the left if there is no room."""
+    """Returns the horizontal ends of a label: to the right of its point, or to the left if there is no room."""
     width = 7 * len(name)
     return (px - 9 - width, px - 9) if px > WIDTH - RIGHT - width - 12 else (px + 9, px + 9 + width)
 

@@ -10,7 +10,7 @@ Curve: TypeAlias = list[tuple[float, float]]
 # Charts are about 450 pixels wide: more points than these cannot be seen.
 POINTS = 240
 
-# Figures behind the progress bar, by their names there.
+# The numbers that the progress bar shows: its names for them, and those in the log.
 PROGRESS = {
     "reward": "reward",
     "kl": "kl_per_sequence",
@@ -19,9 +19,9 @@ PROGRESS = {
     "explained": "value/explained_variance",
 }
 
-STAGES = ("generation", "scoring", "reward", "update")  # of a step, whose seconds are logged as time/<stage>
+STAGES = ("generation", "scoring", "reward", "update")  # stages of a step; their seconds are logged as time/<stage>
 
-# What the critic explains of the variance of returns: over all tokens, and over each quarter of the texts.
+# Share of the variance of returns that the critic explains: over all tokens, and by quarter of the completions.
 EXPLAINED = "value/explained_variance"
 _EXPLAINED = {
     EXPLAINED: "all",
@@ -44,19 +44,19 @@ OPTIMIZER_PANELS = {
 
 
 def curve(log: Log, name: str) -> Curve:
-    """Returns the steps at which a number was logged, with its values."""
+    """Returns pairs of the steps at which a number was logged, and its values."""
     found = ((row.get("step", index), row.get(name)) for index, row in enumerate(log, start=1))
     return [(float(step), float(value)) for step, value in found if isinstance(value, int | float)]
 
 
 def panels(logs: Mapping[str, Log]) -> dict[str, dict[str, Curve]]:
     """
-    Returns the curves of each chart by title and label of the run, thinned to 240 points each.
+    Returns the curves of the training charts as `[title][label of the run]`, each thinned to 240 points.
 
-    The charts are of the total reward and its components (where there is no reward, of the loss and the token
-    accuracy), KL, entropy, length, share unfinished, and every held-out `eval_` value, without times, counts of tokens
-    and those of the start and the end alone, which the tables have. A value that no run logged has no chart; runs that
-    did not log it have empty lists.
+    The charts show the total reward and its components (without rewards, the loss and the token accuracy), KL,
+    entropy, length, share unfinished, and every held-out `eval_` value, except for times, counts of tokens and values
+    known only at the start and the end, which are in the tables. A value that no run logged has no chart; a run that
+    did not log it has an empty list.
     """
     names = list(dict.fromkeys(name for log in logs.values() for row in log for name in row))
     components = [name for name in names if name.startswith("rewards/") and name.endswith("/mean")]
@@ -81,8 +81,8 @@ def _has_ends_alone(title: str, curves: Mapping[str, Curve]) -> bool:
 
 def time_shares(log: Log) -> dict[str, Curve]:
     """
-    Returns the share of each stage in the time of a step, in percent, from moving averages: not every step has a
-    rollout. Nothing if the times were not logged.
+    Returns the share of each stage in the time of a step, in percent, from moving averages, as not every step has a
+    rollout. Empty if no times were logged.
     """
     seconds = {stage: smoothed(thinned(curve(log, f"time/{stage}"))) for stage in STAGES}
     totals = [sum(value for _, value in parts) for parts in zip(*seconds.values(), strict=False)]
@@ -96,18 +96,18 @@ def time_shares(log: Log) -> dict[str, Curve]:
 
 def explained_variance(log: Log) -> dict[str, Curve]:
     """
-    Returns the curves of the variance that a critic explains: over all tokens, by the quarter of the text, and what
-    the mean of the prompt's other completions would; nothing if none was logged.
+    Returns the curves of the variance explained by a critic over all tokens and by quarter of the completions, and by
+    the mean of the prompt's other completions in its place; empty if none was logged.
     """
     return {label: points for name, label in _EXPLAINED.items() if (points := thinned(curve(log, name)))}
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> Curve:
     """
-    Returns an exponential moving average over about a tenth of the points, without the bias of its start (Adam's
-    correction); a point that is not finite stays, and does not count.
+    Returns an exponential moving average over about a tenth of the points, with Adam's correction for the bias at the
+    start; a point that is not finite stays as it is and is left out of the average.
     """
-    decay = max(1 - 2 / (len(points) / 10 + 1), 0.0)  # of less than 10 points none is averaged
+    decay = max(1 - 2 / (len(points) / 10 + 1), 0.0)  # 0 for up to 10 points: no average
     average = weight = 0.0
     averages = []
     for step, value in points:
@@ -120,7 +120,7 @@ def smoothed(points: Sequence[tuple[float, float]]) -> Curve:
 
 
 def curves_of(logs: Mapping[str, Log], titles: Mapping[str, str]) -> dict[str, dict[str, Curve]]:
-    """Returns the curves of names, by title and label of the run, of those that a run logged."""
+    """Returns the curves of `titles` (by logged name) as `[title][label]`, without those that no run logged."""
     series = {
         title: {label: thinned(curve(log, name)) for label, log in logs.items()} for name, title in titles.items()
     }
@@ -128,7 +128,7 @@ def curves_of(logs: Mapping[str, Log], titles: Mapping[str, str]) -> dict[str, d
 
 
 def thinned(points: Curve) -> Curve:
-    """Returns at most 240 points: means of equally many neighbours, each at the step of the last of them."""
+    """Returns at most 240 points, each the mean of a group of neighbours, at the step of the last of them."""
     width = math.ceil(len(points) / POINTS)
     if width < 2:
         return points

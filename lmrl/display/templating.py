@@ -13,10 +13,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def renderer(folder: Path, *filters: Callable[..., object]) -> Callable[..., str]:
     """
-    Returns a function of the name of a template, of a folder or of this package, and of its variables, which fills it.
+    Returns a function that fills a template, named by its file in `folder` or in this package, with variables.
 
-    The templates have these filters, by their names. What is put into `.html` and `.svg` is escaped. A variable that
-    is not given raises `jinja2.UndefinedError`.
+    Templates can use `filters` by the names of the functions. Values in `.html` and `.svg` are escaped. A missing
+    variable raises `jinja2.UndefinedError`.
     """
     environment = Environment(
         loader=FileSystemLoader([folder, TEMPLATES]),

@@ -1,4 +1,4 @@
-"""What a trainer shows in a notebook, and as a line of text."""
+"""The card of a trainer in a notebook, and its line of text."""
 
 from dataclasses import MISSING, fields
 from typing import Any
@@ -9,7 +9,7 @@ from .cards import card, reward_lines, values_text
 from .curves import PROGRESS
 from .wording import counted
 
-# Places, and what a configuration fills in by itself.
+# Settings that are not shown: places, and fields that a configuration fills in by itself.
 LEFT_OUT = {
     *("output_dir", "logging_dir", "run_name", "disable_tqdm", "report_to", "use_cpu"),
     *("accelerator_config", "dataloader_pin_memory", "generation_batch_size", "pad_to_multiple_of"),
@@ -17,12 +17,12 @@ LEFT_OUT = {
 
 
 def trainer_text(trainer: Any) -> str:
-    """Returns a trainer on one line: its class, its policy, how far it has come and its newest figures."""
+    """Returns a line about a trainer: its class, policy, step and newest numbers."""
     return f"{type(trainer).__name__}({_policy(trainer)}, {_progress(trainer.state)})"
 
 
 def trainer_html(trainer: Any) -> str:
-    """Returns a trainer as a card: policy, rewards, settings that are not the defaults, progress and curves."""
+    """Returns the card of a trainer: policy, rewards, settings that differ from the defaults, progress and curves."""
     from .charts import training_charts
 
     settings = ", ".join(f"{name} {value}" for name, value in changed_settings(trainer.args).items())
@@ -45,8 +45,8 @@ def trainer_html(trainer: Any) -> str:
 
 def changed_settings(args: Any) -> dict[str, str]:
     """
-    Returns the fields of a configuration that differ from its defaults, as text, without access tokens, also of its
-    `model_init_kwargs`.
+    Returns the fields of a configuration that differ from their defaults, as text, without access tokens, also those
+    inside `model_init_kwargs`.
     """
     changed = {}
     for field in fields(args):
@@ -55,7 +55,7 @@ def changed_settings(args: Any) -> dict[str, str]:
         is_left_out = field.name in LEFT_OUT or field.name.endswith("_token")
         if not is_left_out and value != default and (value or default):  # None may become False or empty
             changed[field.name] = str(getattr(value, "value", getattr(value, "__name__", without_secrets(value))))
-    if args.steps_per_generation == args.gradient_accumulation_steps:  # which it is by default
+    if args.steps_per_generation == args.gradient_accumulation_steps:  # its default
         changed.pop("steps_per_generation", None)
     return changed
 
@@ -69,7 +69,7 @@ def _policy(trainer: Any) -> str:
 
 
 def _progress(state: Any) -> str:
-    """Returns the step that a run is at, of how many, and the newest figures of the progress bar."""
+    """Returns the step of a run, the number of steps, and the newest numbers of the progress bar."""
     if not state.global_step:
         return "not trained yet"
     logged = {name: value for entry in state.log_history for name, value in entry.items()}

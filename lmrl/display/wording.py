@@ -7,9 +7,9 @@ from typing import Any
 
 def number(value: float, sign: str = "") -> str:
     """
-    Returns a number as text: two decimals from 1 on, four below, powers of ten near 0; `n/a` for NaN.
+    Returns a number as text: two decimals from 1 on, four below 1, exponential notation near 0; `n/a` for NaN.
 
-    A number below a millionth is a rounding error, and is written as 0. With the sign `"+"` positive numbers have one.
+    A number below a millionth counts as a rounding error and is written as 0. `sign="+"` marks positive numbers.
     """
     if not math.isfinite(value):
         return "n/a" if math.isnan(value) else str(value)
@@ -21,7 +21,7 @@ def number(value: float, sign: str = "") -> str:
 
 
 def known(value: Any) -> Any:
-    """Returns a value, or each of a list, as it was before it was written as JSON, which has no NaN."""
+    """Returns a value read from JSON, or each of a list, with NaN in place of `None`."""
     if isinstance(value, list):
         return [known(part) for part in value]
     return math.nan if value is None else value
@@ -32,7 +32,7 @@ def with_interval(value: float, low: float, high: float, sign: str = "+") -> str
     if math.isnan(low):
         return number(value, sign)
     parts = [value, low, high]
-    # The same decimals in all three, unless they would hide on which side of 0 an end is.
+    # The same decimals in all three, unless that would hide on which side of 0 an end is.
     if max(map(abs, parts)) >= 1 and all(part == 0 or abs(part) >= 0.01 for part in parts):
         texts = [f"{part:{sign}.2f}" for part in parts]
     else:

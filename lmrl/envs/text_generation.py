@@ -17,13 +17,13 @@ class TextGeneration(gymnasium.Env[Any, Any]):
     """
     An environment whose episodes are completions of prompts, with the rewards of the trainers.
 
-    The observation is a `dict` of `tokens` (L,) and `mask` (L,), L = `max_prompt_length` + `max_completion_length`,
-    padded on the left, so that the newest token is always the last, where a causal language model has the logits of
-    the next token. An action is a token. All rewards but the last of an episode are 0; the last is the weighted sum of
-    the reward functions, called with the text as the trainers decode it: up to the first EOS, without special tokens.
+    The observation is a `dict` of `tokens` (L,) and `mask` (L,), with L = `max_prompt_length` +
+    `max_completion_length`, padded on the left: the newest token is always the last, where a causal language model has
+    the logits of the next token. An action is a token. The last reward of an episode is the weighted sum of the reward
+    functions, called with the text as the trainers decode it: up to EOS, without special tokens. Others are 0.
 
-    An episode is `terminated` by EOS, or by its `max_completion_length`-th token. The latter is no truncation with a
-    value to be bootstrapped: as in the trainers, the reward is that of the text that was cut off. `info["finished"]`
+    An episode is `terminated` by EOS, or by its `max_completion_length`-th token. The latter is no truncation, whose
+    value would be bootstrapped: as in the trainers, the reward is that of the cut text. `info["finished"]`
     distinguishes the two. A missing EOS is penalized only by a reward that does so.
 
     Args:
@@ -34,11 +34,11 @@ class TextGeneration(gymnasium.Env[Any, Any]):
         reward_funcs (`Callable` or `list[Callable]`):
             Functions of `prompts`, `completions` and the columns, as for the trainers.
         max_completion_length (`int`, *optional*, defaults to `64`):
-            Tokens of a completion at most.
+            Largest number of tokens of a completion.
         max_prompt_length (`int`, *optional*):
-            Tokens of a prompt at most; by default those of the longest.
+            Largest number of tokens of a prompt; by default that of the longest.
         allowed_tokens (list of `int`, *optional*):
-            Ids that may be chosen: action `i` is the `i`-th of them. Defaults to all tokens, each by its id.
+            Ids that may be chosen: action `i` is the `i`-th of them, from 0. By default an action is the id itself.
         reward_weights (list of `float`, *optional*):
             Weights of the rewards. Defaults to 1 each.
         render_mode (`str`, *optional*):
@@ -96,7 +96,7 @@ class TextGeneration(gymnasium.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """
-        Starts an episode; returns the observation of a prompt and `info`: its row, prompt and columns.
+        Starts an episode; returns the observation of a prompt, and `info` with its row, prompt and columns.
 
         Args:
             seed (`int`, *optional*):
@@ -121,7 +121,7 @@ class TextGeneration(gymnasium.Env[Any, Any]):
 
     def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """
-        Returns observation, reward, `terminated`, `truncated` (never) and `info` after a further token.
+        Appends a token; returns the observation, the reward, `terminated`, `truncated` (always false) and `info`.
 
         At the end of an episode `info` has the `completion`, its `completion_ids`, whether it `finished`, and the
         `rewards` by name.
@@ -148,7 +148,7 @@ class TextGeneration(gymnasium.Env[Any, Any]):
         return self._observation(), reward, True, False, info
 
     def render(self) -> str | None:
-        """Returns the prompt and, on a line of its own, the text so far; None without a render mode."""
+        """Returns the prompt and, on a new line, the text so far; `None` without a render mode."""
         prompt = self.rows[self.row]["prompt"]
         text = prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
         return f"{text}\n{self.completion}" if self.render_mode == "ansi" else None

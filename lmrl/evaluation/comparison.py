@@ -21,38 +21,38 @@ SIGNIFICANCE_LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean or a corpus score with the ends of its confidence interval, NaN if unknown, as for less than two rows."""
+    """A mean or corpus score with the ends of its confidence interval; NaN if unknown, as with fewer than two rows."""
 
     value: float
     low: float = math.nan
     high: float = math.nan
 
     def to_json(self) -> dict[str, float | None]:
-        """Returns the interval by name, ready for JSON: what is unknown is `None`."""
+        """Returns value and ends by name, ready for JSON: `None` in place of NaN."""
         return {name: None if math.isnan(number) else number for name, number in vars(self).items()}
 
 
 @dataclass(frozen=True)
 class Difference:
     """
-    The difference of two checkpoints in a metric, with its confidence interval and p-value.
+    The difference between two checkpoints in a metric, with its confidence interval and p-value.
 
     Args:
         effect (`float`):
             The score minus the baseline's, over the rows to which the metric applies in both.
         low, high (`float`):
-            Ends of the interval of the paired bootstrap; NaN if unknown: for less than two rows, or a metric that rows
-            do not add up to.
+            Ends of the interval of the paired bootstrap; NaN if unknown: with fewer than two rows, or for a metric
+            that is not made of a sum over rows.
         p_value (`float`):
-            p-value of approximate randomization in (0, 1]; NaN likewise.
+            p-value of approximate randomization in (0, 1]; NaN in the same cases.
         p_corrected (`float`):
             The p-value corrected by [`holm`] for all comparisons made together; for a single one, the p-value itself.
-            NaN of an exploratory metric.
+            NaN for an exploratory metric.
         rows (`int`):
-            Number of rows that were resampled, 0 where rows do not add up.
+            Number of rows that were resampled, 0 if the metric is not made of a sum over rows.
         primary (`bool`):
-            Whether the metric is one of those that were to be tested; otherwise it is exploratory: it has an interval,
-            and no corrected p-value and no star.
+            Whether the metric is one of those to test; otherwise it is exploratory: it has an interval, but neither a
+            corrected p-value nor a star.
     """
 
     effect: float
@@ -85,7 +85,7 @@ Pairs: TypeAlias = Mapping[tuple[str, str], Mapping[str, Difference]]
 
 class Comparisons(dict[str, dict[str, Difference]]):
     """
-    The differences from a baseline by metric, by the label of each other checkpoint; a notebook shows them as a table.
+    The differences from a baseline: `[label][metric]`, for each other checkpoint; a notebook shows them as a table.
 
     Args:
         found (`dict` of `dict` of [`Difference`]):
@@ -138,22 +138,22 @@ def bootstrap_interval(
     score: Score | Iterable[float], *, samples: int = 1000, confidence: float = 0.95, seed: int = SEED
 ) -> Interval:
     """
-    Returns the value of a score with its percentile bootstrap interval; its ends are NaN if there are less than two
-    rows to which the metric applies, or the score cannot be resampled.
+    Returns the value of a score with its percentile bootstrap interval; its ends are NaN if the metric applies to
+    fewer than two rows, or the score cannot be resampled.
 
-    Rows are drawn with replacement, as many as there are; each draw's statistics are summed and made a score; the
-    interval leaves `(1 - confidence) / 2` of the scores on either side. "Bootstrap Methods: Another Look at the
+    Each draw takes as many rows as there are, with replacement, and computes the score of their summed statistics; the
+    interval leaves out `(1 - confidence) / 2` of these scores at either end. "Bootstrap Methods: Another Look at the
     Jackknife" (Efron, 1979, https://projecteuclid.org/euclid.aos/1176344552).
 
     Args:
         score ([`Score`] or list or array of `float`):
-            The score, or values whose mean it is; its rows are taken as independent ([`per_prompt`] makes them so).
+            The score, or the values whose mean it is. Rows must be independent ([`per_prompt`] makes them so).
         samples (`int`, *optional*, defaults to `1000`):
             Number of draws.
         confidence (`float`, *optional*, defaults to `0.95`):
-            Share of the draws inside, in (0, 1).
+            Share of the draws inside the interval, in (0, 1).
         seed (`int`, *optional*, defaults to `12345`):
-            Seed of the draws; sacrebleu's default, and with it sacrebleu's draws.
+            Seed of the draws. The default is sacrebleu's, and gives the same draws.
 
     Raises:
         `ValueError`: if an argument is out of its range.
@@ -188,8 +188,8 @@ def compare(before: Score, after: Score, *, samples: int = 1000, trials: int = 1
 
     Args:
         before, after ([`Score`]):
-            Of the baseline and of the other checkpoint, on the same rows in the same order. Rows to which the metric
-            does not apply in either are left out of both.
+            Scores of the baseline and of the other checkpoint, on the same rows in the same order. A row to which the
+            metric does not apply in one of them is left out of both.
         samples, trials (`int`, *optional*, default to `1000` and `10_000`):
             Draws of the bootstrap, and trials of the randomization.
         seed (`int`, *optional*, defaults to `12345`):
@@ -219,14 +219,14 @@ def compare(before: Score, after: Score, *, samples: int = 1000, trials: int = 1
 
 def compare_all(columns: Columns, primary: Collection[str] | None = None) -> Comparisons:
     """
-    Returns the differences from the first checkpoint, by metric, by the label of each other checkpoint.
+    Returns the differences of each other checkpoint from the first, as `[label][metric]`.
 
-    The p-values of the primary metrics are corrected together, by [`holm`], for all checkpoints. The other metrics are
-    exploratory, and follow the primary ones.
+    The p-values of the primary metrics of all checkpoints are corrected together, by [`holm`]. The other metrics are
+    exploratory, and come after the primary ones.
 
     Args:
         columns (`dict` of `dict` of [`Score`]):
-            Scores by metric, by the label of the checkpoint.
+            Scores as `[label][metric]`; the first label is the baseline's.
         primary (collection of `str`, *optional*):
             Names of the metrics to test; all by default.
 
@@ -249,7 +249,7 @@ def compare_pairs(
     columns: Columns, pairs: Iterable[tuple[str, str]], primary: Collection[str] | None = None
 ) -> dict[tuple[str, str], dict[str, Difference]]:
     """
-    Returns the differences of pairs of checkpoints, the second minus the first, by metric, by the pair of labels.
+    Returns the differences of pairs of checkpoints, the second minus the first, as `[first, second][metric]`.
 
     The p-values of the primary metrics of all pairs are corrected together; the other arguments are those of
     [`compare_all`].
@@ -273,12 +273,12 @@ def compare_pairs(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """
-    Returns p-values corrected for their number: with those below 0.05 taken as significant, the probability that any
-    of them is a false positive is at most 5%.
+    Returns p-values corrected for their number: if those below 0.05 are called significant, the probability of even
+    one false positive among them is at most 5%.
 
     The k-th smallest of m becomes the largest of `min(1, (m - j + 1) p_j)` over j = 1..k. "A Simple Sequentially
-    Rejective Multiple Test Procedure" (Holm, 1979, https://www.jstor.org/stable/4615733). The p-values are to be those
-    of all comparisons that were made, not only of those that are shown. NaN stays NaN and does not count.
+    Rejective Multiple Test Procedure" (Holm, 1979, https://www.jstor.org/stable/4615733). Pass the p-values of all
+    comparisons that were made, not only of those that are shown. NaN stays NaN and does not count.
 
     Raises:
         `ValueError`: if one is not in [0, 1].
@@ -312,7 +312,7 @@ def difference_text(difference: Difference | None) -> str:
 
 
 def star_note(found: Iterable[Mapping[str, Difference]], has_exploratory: bool) -> str:
-    """Returns what a star means, and which metrics have none."""
+    """Returns the note below a table: what a star means, and that exploratory metrics have none."""
     comparisons = sum(not math.isnan(each.p_corrected) for differences in found for each in differences.values())
     corrected = f"corrected for {counted(comparisons, 'comparison')} (Holm)"
     star = f"* p < {SIGNIFICANCE_LEVEL:g} by approximate randomization, {corrected}"
@@ -326,13 +326,13 @@ def _percentiles(values: Array, confidence: float = 0.95) -> tuple[float, float]
 
 
 def applicable_rows(score: Score) -> NDArray[np.bool_]:
-    """Returns which rows have a score; where none has one of its own, all count."""
+    """Returns a mask of the rows to which the metric applies: all of them if it has no row scores."""
     rows = [0.0] * len(score.statistics or []) if score.row_scores is None else score.row_scores
     return ~np.isnan(np.asarray(rows, dtype=np.float64))
 
 
 def _paired_statistics(before: Score, after: Score) -> tuple[str, Array, Array]:
-    """Returns how both scores are pooled, and the statistics of the rows to which the metric applies in both."""
+    """Returns the common pooling, and each score's statistics of the rows to which the metric applies in both."""
     if before.pooling is None or before.pooling != after.pooling:
         raise ValueError(
             f"`before` and `after` must be scores of one metric, got {before.name!r} pooled by {before.pooling!r} and "

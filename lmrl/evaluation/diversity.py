@@ -19,7 +19,7 @@ SELF_BLEU_SEED = 0  # of the choice of these texts
 
 
 def _distinct(name: str, corpus: Corpus) -> Score:
-    """Returns the different n-grams over all n-grams of the corpus, n being the last digit of the name."""
+    """Returns the share of distinct n-grams among all n-grams of the corpus; n is the last digit of the name."""
     n = int(name[-1])
     total = 0
     different = set()
@@ -32,7 +32,7 @@ def _distinct(name: str, corpus: Corpus) -> Score:
 
 
 def _repetition(name: str, corpus: Corpus) -> Score:
-    """Returns the mean share of the 4-grams of a completion that occur in it before, in percent."""
+    """Returns the mean over completions of the share of their 4-grams that repeat an earlier one, in percent."""
     shares = [100 * (1 - (value or 0.0)) for value in rewards.DistinctN(4)(completions=corpus.texts)]
     return mean_score(name, "n:4|tok:whitespace|case:mixed|per:completion", shares, higher_is_better=False)
 
@@ -49,9 +49,9 @@ def _self_bleu(name: str, corpus: Corpus) -> Score:
     """
     Returns the mean sentence BLEU of each completion against others as references, in [0, 100].
 
-    If prompts have several samples, the others are those of the same prompt; else they are all other completions, of
-    500 drawn at random if there are more. NaN for a single text. The score has no statistics: what a row has depends
-    on the others, so that rows cannot be resampled.
+    If prompts have several samples, the others are those of the same prompt; else they are all other completions, in a
+    random choice of 500 if there are more. NaN for a single text. The score has no statistics: the value of a row
+    depends on the other rows, so that rows cannot be resampled.
     """
     groups: dict[int, list[str]] = {}
     for row, text in zip(corpus.rows, corpus.texts, strict=True):
@@ -84,7 +84,7 @@ def _bleu_against_others(texts: list[str]) -> list[float]:
     """Returns the BLEU of each text with all others as references."""
     group = list(map(SacrebleuTokens("13a", lowercase=False), texts))
     orders = [[occurrences(ngrams(words, n)) for words in group] for n in range(1, MAX_ORDER + 1)]
-    # An n-gram of a text occurs in another one too if two texts or more have it.
+    # An n-gram of a text also occurs in another text if at least two texts have it.
     counts = [Counter(gram for grams in order for gram in grams) for order in orders]
     shared = [{gram for gram, count in frequencies.items() if count > 1} for frequencies in counts]
     lengths = sorted(map(len, group))
@@ -102,7 +102,7 @@ def _bleu_against_others(texts: list[str]) -> list[float]:
 
 
 def _closest_other(lengths: list[int], length: int) -> int:
-    """Returns the closest of the sorted lengths, the shorter of two, after one that is `length` was taken out."""
+    """Returns the closest to `length` (of two the shorter) among the sorted lengths, leaving `length` out once."""
     place = bisect_left(lengths, length)
     neighbours = lengths[max(place - 1, 0) : place] + lengths[place + 1 : place + 2]
     return min(neighbours, key=lambda other: (abs(other - length), other))

@@ -15,9 +15,8 @@ def encode_prompts(
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
     """
-    Returns the token ids of the prompts as in training: texts as the tokenizer encodes them, messages by the chat
-    template, given its variables, with the generation prompt added. An empty prompt becomes the beginning-of-sequence
-    token.
+    Returns the token ids of the prompts as in training: texts go through the tokenizer, messages through the chat
+    template with these variables and the generation prompt. An empty prompt becomes the beginning-of-sequence token.
 
     Raises:
         `ValueError`: if a prompt is empty and the tokenizer has no beginning-of-sequence token, or the chat template
@@ -38,7 +37,7 @@ def encode_prompts(
 
 
 def check_context(model: PreTrainedModel, row: int, prompt_length: int, new_tokens: int) -> None:
-    """Raises `ValueError` if a prompt and `new_tokens` more do not fit into the model's positions, if limited."""
+    """Raises a `ValueError` if a prompt and `new_tokens` more tokens exceed the model's positions, if limited."""
     from lmrl.models import context_length
 
     limit = context_length(model)
@@ -54,7 +53,7 @@ def check_context(model: PreTrainedModel, row: int, prompt_length: int, new_toke
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """Returns a prompt as text, each message of a conversation after its role."""
+    """Returns a prompt as text; of a conversation, one message per line, after its role."""
     if isinstance(prompt, str):
         return prompt.strip()
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

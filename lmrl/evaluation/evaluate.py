@@ -44,12 +44,12 @@ class Evaluation:
         row_ids (list of `str`):
             Ids of the rows ([`lmrl.evaluation.rows.row_ids`]), to compare with other evaluations of the same rows.
         trained_on (`dict` of lists of `str`, *optional*):
-            Ids of the rows that the checkpoint was trained on, by the run that did; `None` if that is unknown.
+            Ids of the evaluated rows that the checkpoint was trained on, by the run that did it; `None` if unknown.
         tables (`dict` of lists of lists of `str`, *optional*):
-            Tables that the report shows, by their headings; the first line of each has the names of its columns, and
-            one of a single cell is a note below it.
+            Further tables for the report, by their headings. The first line of each has the names of its columns; a
+            line of a single cell is a note below the table.
         numbers (`dict` of lists of `dict`, *optional*):
-            Numbers of some of these tables, by the same headings, ready for JSON: `None` in place of NaN.
+            The numbers of some of these tables, by the same headings, ready for JSON: `None` in place of NaN.
     """
 
     completions: list[Completion]
@@ -115,10 +115,10 @@ def evaluate_model(
     Returns the completions of the rows' prompts with all metrics that apply to them.
 
     With several samples per prompt, corpus metrics pool all samples, and a row score is the mean over the samples of
-    its prompt: the samples of one prompt are not independent of each other, prompts are.
+    its prompt: prompts are independent of each other, the samples of one prompt are not.
 
-    With several processes in `torch.distributed`, all must call this: they share the generation and the passes of
-    models over the completions, the main process computes the other metrics, and all return the same.
+    With several processes in `torch.distributed`, all must call this. They share the generation and the models'
+    forward passes over the completions, the main process computes the other metrics, and all return the same.
 
     Args:
         model (`transformers.PreTrainedModel` or `peft.PeftModel`), tokenizer:
@@ -132,14 +132,14 @@ def evaluate_model(
             Reward functions, called as `f(prompts=..., completions=..., **columns)`; each becomes `reward/<name>`.
             Completions of chat prompts are lists of one message, as in TRL.
         reward_weights (`dict` of `float`, *optional*):
-            Weights of the rewards that are trained on, by their names: gives `reward`, their weighted total, where
-            there are several of them.
+            Weights of the rewards that are trained on, by name. If there are several, the score `reward` is their
+            weighted total.
         metrics (list of `str`, *optional*):
-            Names for [`score_completions`]; its defaults if not given.
+            Names of metrics, as for [`score_completions`]; its defaults if not given.
         perplexity_model (pair of model and tokenizer, *optional*):
-            A frozen model that gives the perplexity of the completions.
+            A frozen model; the score `perplexity` is that of the completions under it.
         reference_model (`transformers.PreTrainedModel`, *optional*):
-            The policy that training started from, with the same tokens: gives `kl` and `own_perplexity`.
+            The policy that training started from, with the same tokens; adds the scores `kl` and `own_perplexity`.
         store, progress:
             As for [`generate_completions`].
 
@@ -148,7 +148,7 @@ def evaluate_model(
             the same name, or a reward raises or returns another number of values than there are completions.
     """
     taken = checked_rows(rows)
-    # What is wrong is raised before the generation, not after it.
+    # Wrong arguments raise before the generation, not after it.
     metric_names(metrics, has_references=taken[0].get("references") is not None)
     rewards_by_name(reward_funcs)
     prompts = [row["prompt"] for row in taken]
@@ -189,13 +189,13 @@ def measure_completions(
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """
-    Returns the evaluation of completions that exist already, of a file or another system, with one row score each.
+    Returns the evaluation of existing completions, from a file or another system, with a row score for each.
 
     With several processes in `torch.distributed`, all must call this.
 
     Args:
         completions (list of [`Completion`]), rows, reward_funcs, reward_weights, metrics, perplexity_model:
-            Completions in the order of the rows; the others as for [`evaluate_model`].
+            The completions, in the order of the rows; the other arguments are as for [`evaluate_model`].
         length_unit (`str`, *optional*, defaults to `"tokens|eos:included"`):
             Unit of the lengths: `"words"` if [`read_outputs`] had no tokenizer.
         chat_template_kwargs (`dict`, *optional*):
@@ -240,7 +240,7 @@ def score_names(
     reward_weights: Mapping[str, float] | None,
     metrics: Sequence[str] | None = None,
 ) -> list[str]:
-    """Returns the names of the scores that [`measure_completions`] gives without a model; raises as it does."""
+    """Returns the names of the scores of [`measure_completions`] without a model; raises the same errors."""
     total = [TOTAL_REWARD] if len(reward_weights or ()) > 1 else []
     measured = metric_names(metrics, "references" in rows.column_names)
     return [*total, *measured, *(f"reward/{name}" for name in rewards_by_name(reward_funcs))]
@@ -261,7 +261,7 @@ def rewards_by_name(rewards: Sequence[Reward]) -> dict[str, Reward]:
 
 
 def _total_reward(scores: Mapping[str, Score], weights: Mapping[str, float]) -> Score:
-    """Returns the weighted sum of the rewards of each row, as trained on: one that does not apply counts as 0."""
+    """Returns the weighted sum of the rewards of each row, as in training: one that does not apply counts as 0."""
     by_reward = [(weight, scores[f"reward/{name}"].row_scores or []) for name, weight in weights.items()]
     totals: list[float | None] = []
     for values in zip(*(row_scores for _, row_scores in by_reward), strict=True):
@@ -272,7 +272,7 @@ def _total_reward(scores: Mapping[str, Score], weights: Mapping[str, float]) -> 
 
 
 def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Sequence[Completion]) -> dict[str, Score]:
-    """Returns the score of a reward, and `logged/<metric>` for each metric that a plain function logs."""
+    """Returns the score of a reward, and `logged/<metric>` for each metric that a plain function logs itself."""
     chat = not isinstance(rows[0]["prompt"], str)
     texts = [[{"role": "assistant", "content": c.text}] if chat else c.text for c in completions]
     keys = {key: None for row in rows for key in row if key not in (*NOT_PASSED, *REWARD_ARGUMENTS)}
@@ -284,11 +284,11 @@ def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Seque
         values = call_reward(reward, **inputs)
     except Exception as error:
         subject = f"The reward {name!r}"
-        is_named = str(error).startswith(subject)  # what it returned is wrong, or a column is missing
+        is_named = str(error).startswith(subject)  # it returned wrong values, or a column is missing
         raise ValueError(str(error) if is_named else f"{subject} {failure_of(error, inputs)}") from error
     score = mean_score(f"reward/{name}", str(getattr(reward, "signature", name)), values, higher_is_better=True)
     if hasattr(reward, "corpus_value"):
-        # A module of `evaluate` is a corpus metric: its value for all rows is not the mean of its values for each.
+        # A module of `evaluate` is a corpus metric: its value for all rows is not the mean of its values for each row.
         value = reward.corpus_value([completion.text for completion in completions], columns)
         score = replace(score, value=value, pooling=None, statistics=None)
     means = {f"logged/{metric}": math.fsum(numbers) / len(numbers) for metric, numbers in logged.items()}
@@ -298,14 +298,16 @@ def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Seque
 
 def _trainer_arguments(reward: Reward, logged: dict[str, list[float]]) -> dict[str, Any]:
     """
-    Returns what TRL passes to a function besides the data, of that what it names. There is no trainer and no table of
-    completions here: `trainer_state` is `None`, and what goes to `log_extra` is not shown.
+    Returns those arguments that TRL passes besides the data, as far as the function takes them. Without a trainer and
+    a table of completions, `trainer_state` is `None`, and values passed to `log_extra` are not shown.
     """
-    if hasattr(reward, "columns"):  # a reward of lmrl, which needs rows alone
+    if hasattr(reward, "columns"):  # a reward of lmrl, which needs only rows
         return {}
     arguments = {
         "trainer_state": None,
         "log_metric": lambda metric, value: logged[metric].append(float(value)),
         "log_extra": lambda column, values: None,
     }
-    return {name: value for name, value in arguments.items() if name in inspect.signature(reward).parameters}
+    parameters = inspect.signature(reward).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in arguments.items() if takes_all or name in parameters}

@@ -15,7 +15,7 @@ from .generation import Decoding, decoding_text
 
 @dataclass(frozen=True)
 class FrozenModels:
-    """The models that an evaluation compares the policy with, as [`evaluate_model`] takes them."""
+    """The models that an evaluation of a policy needs beside it, as [`evaluate_model`] takes them."""
 
     reference_model: "PreTrainedModel | None" = None
     perplexity_model: ModelAndTokenizer | None = None
@@ -39,9 +39,9 @@ class Evaluator:
         subset_size (`int`, *optional*):
             Rows to evaluate during training, the first ones; all by default.
         load_frozen_models (`Callable`, *optional*):
-            Function of the policy's device that returns [`FrozenModels`]. It is called for each evaluation of all
-            rows, and the models are freed afterwards: during training they take no memory. Under ZeRO-3 they load
-            completely inside `trainer.gathered_policy()` only.
+            Takes the policy's device and returns [`FrozenModels`]. It is called for each evaluation of all rows, and
+            the models are freed afterwards, so that they take no memory during training. Under ZeRO-3 they are loaded
+            with all weights only inside `trainer.gathered_policy()`.
 
     Raises:
         `ValueError`: if `subset_size` is less than 1, a metric is unknown, or rewards have the same name.

@@ -20,9 +20,9 @@ class Decoding:
     """
     How completions are generated.
 
-    Nothing of a model's saved generation config is used except its end-of-sequence tokens, which end a completion
-    beside the tokenizer's, as in training: a saved `top_k` or `repetition_penalty` would evaluate another distribution
-    than the one that was trained.
+    Of a model's saved generation config only the end-of-sequence tokens are used, which end a completion as the
+    tokenizer's do, as in training. A saved `top_k` or `repetition_penalty` would evaluate another distribution than
+    the one that was trained.
 
     Args:
         max_new_tokens (`int`):
@@ -42,7 +42,7 @@ class Decoding:
         seed (`int`, *optional*, defaults to `0`):
             Seed of the sampling. The same seed, prompts and batch size give the same completions.
         chat_template_kwargs (`dict`, *optional*):
-            Variables of the chat template, such as `{"enable_thinking": False}`: those of the training.
+            Variables of the chat template, such as `{"enable_thinking": False}`; use those of training.
 
     Raises:
         `ValueError`: if a value is out of its range.
@@ -75,7 +75,7 @@ class Decoding:
 
 
 def decoding_text(decoding: Mapping[str, Any]) -> str:
-    """Returns the fields of a [`Decoding`] as text, an empty string where they are not known."""
+    """Returns a description of the fields of a [`Decoding`], an empty string if there are none."""
     if not decoding:
         return ""
     how = "greedy decoding"
@@ -95,7 +95,7 @@ class Completion:
         row (`int`):
             Index of its prompt in the list of prompts.
         sample (`int`):
-            Which completion of that prompt it is, counted from 0.
+            Number of the completion among those of its prompt, from 0.
         text (`str`):
             The tokens before the first end-of-sequence token, decoded without special tokens; not stripped.
         length (`int`):
@@ -103,7 +103,7 @@ class Completion:
         finished (`bool`):
             Whether it ended with an end-of-sequence token; `False` if `max_new_tokens` cut it.
         token_ids (list of `int`, *optional*):
-            The tokens generated, the end-of-sequence token included; `None` of a text that was read.
+            The tokens generated, the end-of-sequence token included; `None` for a text read from a file.
     """
 
     row: int
@@ -124,7 +124,7 @@ def generate_completions(
     progress: bool = True,
 ) -> list[Completion]:
     """
-    Returns the model's completions in the order of the prompts, the `num_samples` ones of a prompt side by side.
+    Returns the model's completions in the order of the prompts; the `num_samples` of one prompt follow each other.
 
     The model is put in evaluation mode; its mode and the random state are restored afterwards.
 
@@ -135,11 +135,11 @@ def generate_completions(
         model (`transformers.PreTrainedModel` or `peft.PeftModel`), tokenizer:
             A causal language model, on the device where it is to run, and its tokenizer, whatever its padding side.
         prompts (list of `str`, or list of lists of messages):
-            Texts are tokenized as they are; messages go through the chat template with the generation prompt added.
+            Texts are tokenized unchanged; messages go through the chat template with the generation prompt added.
         decoding ([`Decoding`]):
             How completions are generated.
         store ([`CompletionStore`], *optional*):
-            Where batches are written as they come, and read again after an interruption.
+            Store to which each batch is written when it is done, and from which it is read after an interruption.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar with the time left.
 
@@ -164,7 +164,7 @@ def generate_completions(
     missing = [start for start in batches if start not in done]
     bar = tqdm(
         total=len(prompts) * decoding.num_samples,
-        initial=decoding.num_samples * sum(len(batches[start]) for start in done),  # does not enter the time left
+        initial=decoding.num_samples * sum(len(batches[start]) for start in done),  # not counted in the time left
         desc="generating",
         unit="text",
         disable=not progress or rank > 0,
@@ -213,7 +213,7 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     """
     Returns the tokens that end a completion, sorted: those of the model's generation config and the tokenizer's.
 
-    Trainers write the tokenizer's into the model when training begins: either alone would give another set afterwards.
+    Trainers write the tokenizer's into the model when training begins: with either alone the set would change then.
     """
     declared: Any = model.generation_config.eos_token_id
     ids = {tokenizer.eos_token_id, *([declared] if isinstance(declared, int) else declared or [])}
@@ -223,9 +223,9 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 def generation_config(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding
 ) -> GenerationConfig:
-    """Returns the options of `generate` for a decoding, with the end tokens of the model and of its tokenizer."""
+    """Returns the config for `generate` that a decoding stands for, with the end tokens of model and tokenizer."""
     eos_ids = end_token_ids(model, tokenizer)
-    # Any id serves as padding: nothing is ever found by comparing with it.
+    # Any id serves as padding: no code compares tokens with it.
     vocabulary = model.config.get_text_config().vocab_size
     pad = next(id for id in [tokenizer.pad_token_id, *eos_ids, 0] if id is not None and id < vocabulary)
     sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.do_sample else {}
@@ -246,7 +246,7 @@ def _generate_batch(
     prompt_ids: dict[int, list[int]],
     config: GenerationConfig,
 ) -> Lines:
-    """Returns the completions of prompts, given by their rows."""
+    """Returns the completions of prompts, which are given as token ids by their rows."""
     from lmrl.models import draw
 
     width = max(len(ids) for ids in prompt_ids.values())

@@ -16,10 +16,10 @@ TokenPair: TypeAlias = tuple[list[int], list[int]]  # token ids of a prompt and 
 
 logger = logging.getLogger(__name__)
 
-# Whether higher is better, of the scores that models give.
+# The scores that need a model, with whether higher is better.
 MODEL_SCORES: dict[str, bool | None] = {"perplexity": False, "own_perplexity": False, "kl": None}
 
-# Of the logits of a batch, of all models together: 32 rows of 300 tokens of a vocabulary of 152,000 would take 5.8 GB.
+# Limit for a batch's logits of all models: 32 rows of 300 tokens with a vocabulary of 152,000 would take 5.8 GB.
 MAX_LOGITS_BYTES = 2**30
 
 
@@ -35,10 +35,10 @@ def perplexity(
     """
     Returns `exp(-sum log p(token | prompt, tokens before) / number of tokens)` over the tokens of all completions.
 
-    The tokens are the generated ones. For a model with another tokenizer, and texts of other origin, they are those of
-    the text, and an end-of-sequence token if the completion finished. Where they are more than the model's positions,
-    the beginning of the prompt is left out, with a warning. Row scores are the perplexities of single completions, NaN
-    for one without a token; so is the value if none has one.
+    The tokens are the generated ones; for a model with another tokenizer, or a text that was not generated here, they
+    are the tokens of the text, plus an end-of-sequence token if the completion finished. If prompt and completion
+    exceed the model's positions, the beginning of the prompt is left out, with a warning. Row scores are the
+    perplexities of single completions, NaN for one without tokens. The value is NaN if none has tokens.
 
     With several processes in `torch.distributed`, all must call this: they share the completions.
 
@@ -65,7 +65,7 @@ def perplexity(
 
 
 def pooled_perplexity(name: str, model: str, negative_log_probs: Tensor, tokens: Tensor) -> Score:
-    """Returns the score of completions with these sums of `-log p` (B,) over these numbers of tokens (B,)."""
+    """Returns the perplexity from the sum of `-log p` (B,) and the number of tokens (B,) of each completion."""
     row_scores = (negative_log_probs / tokens).exp().tolist()  # 0 / 0 is NaN
     statistics = [[float(nats), float(count)] for nats, count in zip(negative_log_probs, tokens, strict=True)]
     signature = f"{model}|given:prompt|per:token|eos:where finished|pooled:corpus"
@@ -83,12 +83,12 @@ def divergence(
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, Score]:
     """
-    Returns `kl`, in nats per completion, and `own_perplexity`, that of the completions under the policy itself.
+    Returns the scores `kl`, in nats per completion, and `own_perplexity`, the perplexity under the policy itself.
 
     `kl` is the mean over completions of `sum over t of KL(policy(. | x, y_<t) || reference(. | x, y_<t))`, each term
-    exact over the vocabulary. Of completions sampled at temperature 1 its expectation is the KL of the two policies,
-    with less variance than log-ratios have; along greedy texts it is no such expectation, and compares checkpoints
-    only with each other. The tokens are those of [`perplexity`].
+    exact over the vocabulary. For completions sampled at temperature 1 its expectation is the KL of the two policies,
+    with less variance than from log-ratios. For greedy completions it is not: then it only serves to compare
+    checkpoints with each other. The tokens are those of [`perplexity`].
 
     With several processes in `torch.distributed`, all must call this: they share the completions.
 
@@ -124,8 +124,8 @@ def _name(model: PreTrainedModel) -> str:
 
 def _tokenized(tokenizer: PreTrainedTokenizerBase, ends: list[int], completion: Completion) -> list[int]:
     """
-    Returns the generated tokens if they are tokens of this tokenizer, else those of the text; its own end-of-sequence
-    token for one that is none of the `ends` of its model.
+    Returns the generated tokens if this tokenizer decodes them to the text, else the tokens of the text. An end token
+    that is not one of the model's (`ends`) is replaced by this tokenizer's own.
     """
     generated = completion.token_ids or []
     ids = generated[:-1] if completion.finished else generated
@@ -143,10 +143,10 @@ def _token_pairs(
     chat_template_kwargs: Mapping[str, Any] | None,
 ) -> list[TokenPair]:
     """
-    Returns each completion with as much of the end of its prompt, at least one token, as the model has positions for.
+    Returns each completion after the end of its prompt: as much as the model has positions for, at least one token.
 
-    A text may have more tokens than were generated: half of a character, cut by `max_new_tokens`, is decoded to one
-    that many tokenizers need three tokens for.
+    A text may have more tokens than were generated: half a character, cut by `max_new_tokens`, is decoded to the
+    replacement character, for which many tokenizers need three tokens.
     """
     from lmrl.models import context_length
 
@@ -168,8 +168,8 @@ def _token_pairs(
 
 def _measured(models: Sequence[PreTrainedModel], pairs: list[TokenPair], batch_size: int) -> Tensor:
     """
-    Returns of each pair the log-probability of the completion under the first model, and the KL along it from the
-    first model to each other one, (B, number of models), in float64. The processes share the batches.
+    Returns for each pair the log-probability of the completion under the first model, then for each other model the KL
+    from the first to it, summed over the completion: (B, number of models), float64. Processes share the batches.
     """
     batches = _batches(models, pairs, batch_size)
     rank, world_size = rank_and_world_size()
@@ -193,8 +193,8 @@ def _measured(models: Sequence[PreTrainedModel], pairs: list[TokenPair], batch_s
 
 
 def _batches(models: Sequence[PreTrainedModel], pairs: list[TokenPair], batch_size: int) -> list[list[int]]:
-    """Returns the indices of pairs in batches of at most `batch_size`, and of a limited size of their logits."""
-    # Prompts of like length together: a batch computes logits from the end of its shortest prompt on.
+    """Returns the indices of pairs in batches of at most `batch_size` pairs and `MAX_LOGITS_BYTES` of logits."""
+    # Prompts of similar length together, as a batch computes logits from the end of its shortest prompt on.
     order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]), -len(pairs[i][1])))
     position_bytes = 4 * sum(model.config.get_text_config().vocab_size for model in models)
     batches: list[list[int]] = []
@@ -209,7 +209,7 @@ def _batches(models: Sequence[PreTrainedModel], pairs: list[TokenPair], batch_si
 
 
 def _kept_positions(pairs: list[TokenPair], rows: list[int]) -> int:
-    """Returns the number of positions, from the end of the longest row, that have logits of a completion."""
+    """Returns the number of last positions of the padded batch that have the logits of all completion tokens."""
     width = max(len(pairs[row][0]) + len(pairs[row][1]) for row in rows)
     return width - min(len(pairs[row][0]) for row in rows) + 1
 
@@ -231,7 +231,7 @@ def _batch_logits(
         model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device), logits_to_keep=keep).logits
         for model in models
     ]
-    # One row at a time in float32, so that its softmax takes little memory.
+    # One row at a time is turned to float32, so that its softmax takes little memory.
     for index, row in enumerate(rows):
         prompt, ids = pairs[row]
         logits = []

@@ -1,4 +1,4 @@
-"""Evaluations of the same rows, brought into the same order."""
+"""Brings evaluations of the same rows into the same order."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,12 +9,12 @@ from .evaluate import Evaluation
 
 def matched(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
     """
-    Returns the evaluations with the rows of all in the order of the first.
+    Returns the evaluations, all with their rows in the order of the first one's.
 
-    An evaluation without row ids (an old file) is taken to have its rows in that order.
+    An evaluation without row ids (from an old file) is assumed to have its rows in that order already.
 
     Raises:
-        `ValueError`: if two are of different rows.
+        `ValueError`: if two evaluations are of different rows.
     """
     ids = next((evaluation.row_ids for evaluation in evaluations.values()), [])
     found = {}

@@ -1,4 +1,4 @@
-"""The corpus metrics by name, each with its signature and the statistics that make it testable."""
+"""The corpus metrics by name, each with its signature and the statistics that tests resample."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from .overlap import REFERENCE_METRICS
 from .scores import Corpus, Score
 
 METRICS: dict[str, Callable[[str, Corpus], Score]] = {**REFERENCE_METRICS, **TEXT_METRICS}
-# Of warm starts, of classifiers and of reward models.
+# Scores of warm starts, classifiers and reward models, with whether higher is better.
 SUPERVISED_SCORES = {
     "reference_perplexity": False,
     "accuracy": True,
@@ -24,16 +24,16 @@ def score_completions(corpus: Corpus, metrics: Sequence[str] | None = None) -> d
     """
     Returns the scores of a corpus by the names of the metrics, in their order.
 
-    Each is made of statistics summed over the rows, so that it can be resampled, except those that count over all
-    rows at once (`distinct1`, `distinct2`, `self_bleu`). Any reward function is a metric too, if it is one of the
-    `reward_funcs` of [`evaluate_model`]: that is the place for what needs a model or a download (BERTScore, a module
-    of `evaluate`).
+    Each score is computed from statistics summed over the rows, so that rows can be resampled, except those that count
+    over all rows at once (`distinct1`, `distinct2`, `self_bleu`). Any reward function becomes a metric as one of the
+    `reward_funcs` of [`evaluate_model`]: use that for metrics that need a model or a download (BERTScore, a module of
+    `evaluate`).
 
     - `bleu`, `chrf`, `ter`: sacrebleu's corpus scores on 0..100 (Post, 2018, https://aclanthology.org/W18-6319).
-      `bleu_e2e`: BLEU of lower-cased texts, which is how the E2E challenge counts. Lower `ter` is better.
+      `bleu_e2e`: BLEU of lower-cased texts, as in the E2E challenge. Lower `ter` is better.
     - `nist`: NIST-5 of lower-cased texts, from 0 (Doddington, 2002). `cider`: CIDEr-D of lower-cased texts, mean over
-      rows, on 0..10 (Vedantam et al., 2015, https://arxiv.org/abs/1411.5726). Both weigh n-grams by how rare they are
-      in the references of these very rows, as mteval and the COCO evaluation do.
+      rows, on 0..10 (Vedantam et al., 2015, https://arxiv.org/abs/1411.5726). Both weight n-grams by how rare they are
+      in the references of the evaluated rows, as mteval and the COCO evaluation do.
     - `rouge1`, `rouge2`, `rougeL`, `rougeLsum`: stemmed F-measure of the best reference, mean over rows, on 0..100
       (Lin, 2004, https://aclanthology.org/W04-1013). `meteor`: METEOR of 2005 without synonyms, mean over rows, on
       0..100 (Banerjee and Lavie, 2005, https://aclanthology.org/W05-0909).
@@ -72,10 +72,10 @@ def metric_names(metrics: Sequence[str] | None, has_references: bool) -> list[st
 
 def higher_is_better(name: str, argument: str = "metric") -> bool | None:
     """
-    Returns the direction that a score of this name has, before anything is measured; `None` if neither is better.
+    Returns whether higher is better for a score of this name, before it is measured; `None` if neither is better.
 
     Raises:
-        `ValueError`: if no score has that name, the value of an `argument`.
+        `ValueError`: if no score has that name; the message names the setting `argument` that has it.
     """
     if name == "reward" or name.startswith("reward/"):
         return True
@@ -86,6 +86,6 @@ def higher_is_better(name: str, argument: str = "metric") -> bool | None:
 
 
 def score_of_two(name: str) -> Score:
-    """Returns a metric of two texts, whose direction and rows are those of any corpus."""
+    """Returns a metric of two texts, to look up its direction and whether it has row scores."""
     two = Corpus(["a b", "c d"], [["a b"], ["c d"]], rows=[0, 1], lengths=[2, 2], finished=[True, True])
     return METRICS[name](name, two)

@@ -1,4 +1,4 @@
-"""Reads the completions of another system from a file, so that they can be evaluated like a checkpoint's."""
+"""Reads the completions of another system from a file, to evaluate them like those of a checkpoint."""
 
 import os
 from collections import Counter
@@ -19,16 +19,16 @@ def read_outputs(
     path: str | os.PathLike[str], rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase | None" = None
 ) -> list[Completion]:
     """
-    Returns the completions in a file, one per row, in the order of the rows; all count as finished.
+    Returns the completions in a file, one per row, in the order of the rows, all as finished.
 
     Args:
         path (`str` or `os.PathLike`):
             A text file with one completion per line, or a `.jsonl` file with one object per line: the text under
             `"completion"`, `"output"`, `"text"` or `"prediction"`, and an `"id"` if the order is not that of the rows.
         rows (list of `dict`):
-            The rows that were completed; an `"id"` is that of their column `id`.
+            The rows that were completed. An `"id"` in the file refers to their column `id`.
         tokenizer (`transformers.PreTrainedTokenizerBase`, *optional*):
-            Counts the length of a text, with the token that ends it; by default its words are counted.
+            Counts the tokens of a text, plus one for the end-of-sequence token; by default words are counted.
 
     Raises:
         `ValueError`: if the file has another number of texts than there are rows, a line is not such an object, or
@@ -48,7 +48,7 @@ def read_outputs(
         )
     if tokenizer is None:
         lengths = [len(text.split()) for text in texts]
-    else:  # with the token that ends a text, as of a generated one
+    else:  # plus the end-of-sequence token, as for a generated text
         lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in texts]
     return [Completion(row, 0, text, lengths[row], True) for row, text in enumerate(texts)]
 

@@ -1,4 +1,4 @@
-"""Corpus metrics that compare completions with references, and what each row adds to them."""
+"""Corpus metrics that compare completions with references, with the statistics that each row adds to them."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from .statistics import POOLINGS
 
 
 def _sacrebleu(name: str, corpus: Corpus) -> Score:
-    """Returns a metric of sacrebleu: its reward gives the statistics, and its metric class the signature."""
+    """Returns a metric of sacrebleu: lmrl's reward gives the statistics, sacrebleu's class the signature."""
     parts: dict[str, tuple[str, Any, Any]] = {
         "bleu": ("bleu", rewards.BLEU(), sacrebleu.BLEU()),
         "bleu_e2e": ("bleu", rewards.BLEU(lowercase=True), sacrebleu.BLEU(lowercase=True)),
@@ -31,7 +31,7 @@ def _sacrebleu(name: str, corpus: Corpus) -> Score:
 
 def _nist(name: str, corpus: Corpus) -> Score:
     references = corpus.references_by_prompt()
-    if sum(len(text.split()) for texts in references for text in texts) < 2:  # no word is rarer than another
+    if sum(len(text.split()) for texts in references for text in texts) < 2:  # too few words to weight
         return mean_score(name, "nist|corpus:too small", [None] * len(corpus.texts), higher_is_better=True)
     nist = rewards.NIST(corpus=references)
     statistics = nist.statistics(corpus.texts, corpus.references or [])
@@ -72,7 +72,7 @@ REFERENCE_METRICS: dict[str, Callable[[str, Corpus], Score]] = {
 
 
 def _summed(name: str, signature: str, pooling: str, statistics: list[list[float]], higher_is_better: bool) -> Score:
-    """Returns the score of summed statistics, with those of each row as its row score."""
+    """Returns the score of the summed statistics; the row scores are those of each row's own statistics."""
     rows = np.asarray(statistics, dtype=np.float64)
     values = corpus_bleu(rows, effective_order=True) if pooling == "bleu" else POOLINGS[pooling](rows)
     return pooled_score(name, signature, pooling, statistics, values.tolist(), higher_is_better)

@@ -1,4 +1,4 @@
-"""Classes of scores by their names: rewards, trained on, measures of quality."""
+"""Classes of scores, by their names: rewards, scores that were trained on, measures of quality."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +12,12 @@ from .scores import Score
 _QUALITY = ("bleu", "rougeL", "chrf", "meteor", "cider", "ter", "nist")
 _MAX_QUALITY = 5
 
-# None of these alone measures quality: a policy that repeats one safe sentence is fluent, short and finished.
+# None of these measures quality by itself: a policy that repeats one safe sentence is fluent, short and finished.
 _NOT_QUALITY = ("distinct", "kl", "length", "own_perplexity", "perplexity", "repetition", "self_bleu", "unfinished")
 
 
 def metrics_of(evaluations: Mapping[str, Evaluation]) -> dict[str, Score]:
-    """Returns each metric that any of the evaluations has, by name, with its first score."""
+    """Returns all metrics of the evaluations by name, each with its score in the first evaluation that has it."""
     metrics: dict[str, Score] = {}
     for evaluation in evaluations.values():
         for name, score in evaluation.scores.items():
@@ -28,7 +28,7 @@ def metrics_of(evaluations: Mapping[str, Evaluation]) -> dict[str, Score]:
 def is_rewarded(name: str, rewarded: Sequence[str]) -> bool:
     """
     Returns whether a score was trained on: for the reward `bleu` these are `reward/bleu`, `bleu` and `bleu_e2e`, for
-    `rougeL` also `rougeLsum`, which of texts of one line is the same, and of several rewards their total.
+    `rougeL` also `rougeLsum`, which is the same for texts of one line. The total of several rewards always was.
     """
     if name == TOTAL_REWARD:
         return True
@@ -39,7 +39,7 @@ def is_rewarded(name: str, rewarded: Sequence[str]) -> bool:
 
 
 def is_quality(score: Score) -> bool:
-    """Returns whether a score alone measures the quality of completions."""
+    """Returns whether a score measures the quality of completions by itself."""
     return score.higher_is_better is not None and not score.name.startswith(_NOT_QUALITY)
 
 
@@ -54,19 +54,19 @@ def is_reward(name: str) -> bool:
 
 
 def row_rewards(evaluation: Evaluation, row: int) -> list[tuple[str, float]]:
-    """Returns names, without `reward/`, and values of the rewards that a row has; NaN of one that does not apply."""
+    """Returns the names, without `reward/`, and values of a row's rewards; NaN for one that does not apply."""
     rewards = {name: score.row_scores or [] for name, score in evaluation.scores.items() if is_reward(name)}
     return [(name.removeprefix("reward/"), values[row]) for name, values in rewards.items() if row < len(values)]
 
 
 def primary_metrics(evaluations: Mapping[str, Evaluation], rewarded: Sequence[str]) -> list[str]:
     """
-    Returns the metrics to test where the user names none: the rewards' total, and up to five measures of quality that
-    were not trained on.
+    Returns the metrics to test if the user names none: the total of the rewards, and up to five measures of quality
+    that were not trained on.
 
-    First of these are the metrics that the user added (`reward/<name>`), then the most used ones. None is another one
-    under a second name: of the reward `bleu` neither `bleu` nor `bleu_e2e`, of two with equal values the first.
-    Without a total the rewards stand in its place.
+    Of the measures, those that the user added (`reward/<name>`) come first, then the most used ones. None repeats
+    another under a second name: with the reward `bleu` there is neither `bleu` nor `bleu_e2e`; of two with equal
+    values only the first is taken. If there is no total, up to five rewards take its place.
     """
     metrics = metrics_of(evaluations)
     trained = [name for name in metrics if is_rewarded(name, rewarded)]
@@ -91,7 +91,7 @@ def compare_evaluations(
     primary: Sequence[str] | None = None,
 ) -> Comparisons:
     """
-    Returns the differences from the first evaluation, which a notebook shows as a table.
+    Returns the differences of the other evaluations from the first; a notebook shows them as a table.
 
     Args:
         evaluations (`dict` of [`Evaluation`]):
@@ -119,7 +119,7 @@ def split_by_role(names: Iterable[str], compared: Compared) -> tuple[list[str], 
 
 
 def _is_same(name: str, other: str, evaluations: Mapping[str, Evaluation]) -> bool:
-    """Returns whether two scores are one: by their names, or as all of their values are equal."""
+    """Returns whether two scores are the same: by name, apart from `reward/`, or because all values are equal."""
     if name.removeprefix("reward/") == other.removeprefix("reward/"):
         return True
     values = [(found.values.get(name, math.nan), found.values.get(other, math.nan)) for found in evaluations.values()]

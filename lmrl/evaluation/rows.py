@@ -1,4 +1,4 @@
-"""Held-out rows: their checks, and ids by which evaluations of the same rows are matched."""
+"""Held-out rows: checks, and ids by which evaluations of the same rows are matched."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ Rows: TypeAlias = "Dataset | Sequence[Row]"
 
 def checked_rows(rows: Rows) -> list[Row]:
     """
-    Returns rows as a list, after checking that they have `"prompt"` and, all or none of them, `"references"`.
+    Returns rows as a list, after checking that all have `"prompt"`, and that all or none have `"references"`.
 
     Raises:
         `ValueError`: if there are no rows, or a row lacks a column or has no reference in it.
@@ -40,7 +40,7 @@ def checked_rows(rows: Rows) -> list[Row]:
 def row_ids(rows: Sequence[Row]) -> list[str]:
     """
     Returns an id for each row, by which evaluations of the same rows in another order are matched: a hash of prompt
-    and references, with the count of equal rows before.
+    and references, followed, for a repeated row, by the number of equal rows before it.
     """
     seen: Counter[str] = Counter()
     ids = []

@@ -1,4 +1,4 @@
-"""Corpora of completions and their scores, with the statistics of each row that they are made of."""
+"""Corpora of completions, and their scores with the statistics of each row from which they are computed."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ class Corpus:
         references (list of lists of `str`, *optional*):
             One or more references of each; rows may have different numbers of them.
         rows (list of `int`):
-            Index of each completion's prompt: samples of one prompt have the same.
+            Index of each completion's prompt; all samples of a prompt have the same.
         lengths (list of `int`):
             Length of each completion, in `length_unit`.
         finished (list of `bool`):
@@ -80,20 +80,20 @@ class Score:
         value (`float`):
             Its value over the corpus; NaN where no row has one.
         signature (`str`):
-            What exactly was computed: tokenization, case, version and the like.
+            Settings that define what was computed: tokenization, case, version and the like.
         row_scores (list of `float`, *optional*):
-            The metric of each row by itself, NaN where it does not apply; `None` if a row has none. Their mean is not
-            the value if the corpus pools statistics.
+            The metric of each row by itself, NaN where it does not apply; `None` if single rows have none. Their mean
+            is not `value` if that is computed from summed statistics.
         higher_is_better (`bool`, *optional*):
             The direction, or `None` if neither is better by itself (length).
         pooling (`str`, *optional*):
-            The function that makes the value of the summed statistics: a key of
-            [`lmrl.evaluation.statistics.POOLINGS`]. `None` if rows do not add up (distinct n-grams of a corpus), so
-            that there is no interval and no test.
+            Name of the function that computes `value` from the summed statistics, a key of
+            [`lmrl.evaluation.statistics.POOLINGS`]. `None` if there is no such sum (distinct n-grams), and so no
+            interval and no test.
         statistics (list of lists of `float`, *optional*):
-            What each row adds to the sums. Intervals and tests resample these and score nothing again.
+            The summands of each row. Intervals and tests resample these, without scoring texts again.
         sample_scores (list of lists of `float`, *optional*):
-            Where prompts have several samples, the scores of each prompt's, whose means are its `row_scores`.
+            If prompts have several samples, the score of each sample, by prompt; their means are the `row_scores`.
     """
 
     name: str
@@ -120,11 +120,11 @@ def mean_score(name: str, signature: str, values: Iterable[float | None], higher
         name, signature, higher_is_better:
             As in [`Score`].
         values (list of `float` or `None`):
-            One per row; `None` is left out, and becomes NaN. If one is infinite there are no statistics.
+            One per row; `None` does not count, its row score is NaN. If one is infinite there are no statistics.
     """
     row_scores = [math.nan if value is None else float(value) for value in values]
     applicable = [value for value in row_scores if not math.isnan(value)]
-    if any(map(math.isinf, applicable)):  # of both signs the mean is NaN
+    if any(map(math.isinf, applicable)):  # with both signs the mean is NaN
         return Score(name, sum(applicable) / len(applicable), signature, row_scores, higher_is_better)
     statistics = [[0.0, 0.0] if math.isnan(value) else [value, 1.0] for value in row_scores]
     value = math.fsum(applicable) / len(applicable) if applicable else math.nan
@@ -139,12 +139,12 @@ def pooled_score(
     row_scores: list[float] | None,
     higher_is_better: bool | None,
 ) -> Score:
-    """Returns the score whose value is made of the summed statistics of its rows; the arguments are [`Score`]'s."""
+    """Returns the score computed from the summed statistics of its rows; the arguments are as in [`Score`]."""
     return Score(name, pool(pooling, statistics), signature, row_scores, higher_is_better, pooling, statistics)
 
 
 def length_unit(scores: Mapping[str, Score]) -> str:
-    """Returns what the lengths of completions count: `words` where no tokenizer has read them, else `tokens`."""
+    """Returns the unit of the completions' lengths: `words` if counted without a tokenizer, else `tokens`."""
     return "words" if "length" in scores and scores["length"].signature == "unit:words" else "tokens"
 
 
@@ -152,9 +152,9 @@ def per_prompt(score: Score, num_samples: int) -> Score:
     """
     Returns the score with the samples of each prompt as one row: statistics summed, row scores averaged.
 
-    Samples of one prompt are not independent of each other, prompts are; resampling prompts takes that into account
+    Prompts are independent of each other, samples of one prompt are not; resampling prompts takes that into account
     ("Bootstrap-Based Improvements for Inference with Clustered Errors", Cameron, Gelbach and Miller, 2008,
-    https://doi.org/10.1162/rest.90.3.414). The value stays what it is: pooled over all samples.
+    https://doi.org/10.1162/rest.90.3.414). The value does not change: it is pooled over all samples.
 
     The rows of `score` are `num_samples` completions of the first prompt, then those of the second, and so on.
     """

@@ -1,4 +1,4 @@
-"""Completions written to disk as they come, so that an interrupted evaluation can be continued."""
+"""Completions written to disk batch by batch, so that an interrupted evaluation can be continued."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from lmrl.libraries import PreTrainedModel, torch
 
 Lines = list[dict[str, Any]]
 
-_DIGITS = 12  # of a key
+_DIGITS = 12  # length of a key
 
 
 class CompletionStore:
@@ -19,8 +19,8 @@ class CompletionStore:
     Finished batches of completions, one per line of `<folder>/<name>-<key>.<rank>.jsonl`.
 
     `key` is a hash of all that the completions depend on ([`store_key`]): the model's weights, the prompts and the
-    decoding. If one of them has changed, the earlier batches are not found. The folder is shared by all processes; the
-    name is for example the label of a checkpoint.
+    decoding. If one of them has changed, the earlier batches are not found. All processes share the folder; `name` is,
+    for example, the label of a checkpoint.
     """
 
     def __init__(self, folder: str | Path, name: str):
@@ -31,15 +31,15 @@ class CompletionStore:
         return sorted(self.folder.glob(f"{self.name}-{key}.*.jsonl"))
 
     def exists(self) -> bool:
-        """Returns whether there are completions, of any key."""
+        """Returns whether there are completions with any key."""
         return bool(self._files("[0-9a-f]" * _DIGITS))
 
     def read(self, key: str) -> dict[int, Lines]:
-        """Returns the completions of each batch that a process has written in full, by the start of the batch."""
+        """Returns the completions of all batches that any process has written in full, by the batch's start."""
         batches = {}
         for file in self._files(key):
             for line in file.read_bytes().split(b"\n"):
-                with suppress(ValueError):  # of a line that is empty, was cut short by a kill, or damaged
+                with suppress(ValueError):  # the line is empty, damaged, or was cut short by a kill
                     start, completions = json.loads(line)
                     batches[start] = completions
         return batches
@@ -52,8 +52,8 @@ class CompletionStore:
             stream.write("\n" + json.dumps([start, completions]))
 
     def remove(self) -> None:
-        """Deletes the files of every key, and the folder if it is empty then."""
-        for file in self._files("[0-9a-f]" * _DIGITS):  # not those of a name that begins with this one
+        """Deletes the files of all keys, then the folder if it is empty."""
+        for file in self._files("[0-9a-f]" * _DIGITS):  # not those of a longer name that begins with this one
             file.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()

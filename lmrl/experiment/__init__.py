@@ -1,4 +1,4 @@
-"""The steps that recipes share: load the policy, make its evaluator, save what came out."""
+"""The steps that recipes share: load the policy, make its evaluator, save the results."""
 
 from lmrl.experiment.evaluators import load_frozen_models, make_evaluator, weights_of_recipe
 from lmrl.experiment.outputs import prepare_evaluation, prepare_run

@@ -1,4 +1,4 @@
-"""What is about to happen, printed before the first slow step of a run, in a dozen lines."""
+"""The banner of a run: a dozen lines on what it is about to do, printed before its first slow step."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,14 +29,14 @@ _CRITICS = {
 
 
 def show(facts: Mapping[str, str], notes: Sequence[str] = ()) -> None:
-    """Prints lines by their names, and notes below them."""
+    """Prints facts, a line for each name, and notes below them."""
     numbered = {"note" if len(notes) == 1 else f"note {place}": note for place, note in enumerate(notes, start=1)}
-    with suppress(OSError):  # a pipe whose reader has ended, which must not end the run
+    with suppress(OSError):  # a pipe without a reader must not end the run
         print(aligned_lines({**facts, **numbered}), flush=True)
 
 
 def run_facts(trainer: Any, train_rows: Dataset, eval_rows: Dataset, given: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what a run is about to do, as lines by name; `given` has the arguments of the recipe by name."""
+    """Returns the lines of a run's banner by name; `given` has the arguments of the recipe by name."""
     facts = {"model": _model(trainer, given), "device": _device(trainer)}
     if hasattr(trainer, "reference"):
         facts |= {"reference": _reference(trainer), "critic": _critic(trainer), "rewards": _rewards(trainer)}
@@ -49,8 +49,8 @@ def run_facts(trainer: Any, train_rows: Dataset, eval_rows: Dataset, given: Mapp
 
 def print_evaluation_banner(evaluator: Any, rows: Dataset, folder: Any) -> None:
     """
-    Prints what a [`~lmrl.experiment.SystemEvaluator`] is about to do with rows, and the folder of its results. Only
-    the main process should call it.
+    Prints what a [`~lmrl.experiment.SystemEvaluator`] is about to do with the rows, and the folder of its results.
+    Only the main process should call it.
     """
     systems = {**evaluator.checkpoints, **evaluator.outputs}
     decoding = evaluator.decoding
@@ -70,7 +70,7 @@ def print_evaluation_banner(evaluator: Any, rows: Dataset, folder: Any) -> None:
 
 
 def _model(trainer: Any, given: Mapping[str, Any]) -> str:
-    """Returns name, class, size and adapter of the model."""
+    """Returns the name, class, size and adapter of the model."""
     base = base_of(trainer.model)
     name = given.get("model_name_or_path") or "lmrl's demo"
     trained, total = count_weights(trainer.model)
@@ -90,13 +90,13 @@ def _adapter(model: Any) -> str:
 
 
 def count_weights(model: Any) -> tuple[int, int]:
-    """Returns how many weights of a model are trained, and how many there are, a critic's left out."""
+    """Returns the numbers of trained weights and of all weights of a model, without those of a critic."""
     trained = 0
     total = 0
     for name, weight in model.named_parameters():
         if ".critic." in f".{name}":
             continue
-        count = getattr(weight, "ds_numel", 0) or weight.numel()  # ZeRO-3 has only the size
+        count = getattr(weight, "ds_numel", 0) or weight.numel()  # under ZeRO-3 weights are empty
         if type(weight).__name__ == "Params4bit":
             count *= 2 * weight.element_size()  # two weights in each byte
         total += count
@@ -113,7 +113,7 @@ def number_text(number: int) -> str:
 
 
 def _device(trainer: Any) -> str:
-    """Returns the device, the processes, and the precision of weights and of products."""
+    """Returns the device, the number of processes, and the precision of weights and of computation."""
     args = trainer.args
     device = args.device.type
     if device == "cuda":
@@ -127,7 +127,7 @@ def _device(trainer: Any) -> str:
 
 
 def _reference(trainer: Any) -> str:
-    """Returns what the KL penalty is measured to."""
+    """Returns the reference model of the KL penalty, and its coefficient."""
     args = trainer.args
     if args.beta == 0:
         return "none, as beta is 0"
@@ -169,7 +169,7 @@ def _rewards(trainer: Any) -> str:
 
 
 def _steps(number: float) -> str:
-    """Returns a number of steps as it follows `every`."""
+    """Returns a number of steps in the form that follows the word `every`."""
     return "step" if number == 1 else f"{number:g} steps"
 
 
@@ -178,7 +178,7 @@ def _steps_per_rollout(args: Any) -> float:
 
 
 def _rollout(trainer: Any) -> str:
-    """Returns the completions of an optimizer step, and those of a rollout where that is another number."""
+    """Returns the number of completions of an optimizer step, and of a rollout if that differs."""
     args = trainer.args
     in_rollout = args.generation_batch_size
     prompts = in_rollout // args.num_generations
@@ -199,7 +199,7 @@ def _completions(trainer: Any) -> str:
 
 
 def _training(trainer: Any) -> str:
-    """Returns the number of steps, and how many prompts or rows and passes over them these are."""
+    """Returns the number of steps, of prompts or rows in them, and of epochs, and the learning rate."""
     args = trainer.args
     rows = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None
     per_step, steps_per_epoch = _pace(trainer, rows)
@@ -216,7 +216,7 @@ def _training(trainer: Any) -> str:
 
 
 def _rate(trainer: Any) -> str:
-    """Returns the learning rate, of LoRA beside the default for all weights."""
+    """Returns the learning rate; for LoRA with its ratio to the default for training all weights."""
     args = trainer.args
     full = getattr(args, "full_learning_rate", type(args).__dataclass_fields__["learning_rate"].default)
     is_raised = hasattr(trainer.model, "peft_config") and args.learning_rate == LORA_RATE_RATIO * full
@@ -248,7 +248,7 @@ def _held_out(trainer: Any, eval_rows: Dataset, given: Mapping[str, Any]) -> str
         during = f", {subset} of them every {every}"
     if hasattr(trainer, "reference"):
         when = "before and after training"
-    elif "eval_subset" in given:  # a warm start, which evaluates these alone
+    elif "eval_subset" in given:  # a warm start, which evaluates only these rows
         when = ("" if subset == len(eval_rows) else f"the first {subset} ") + "before and after training"
     else:
         when = "after training"
@@ -259,7 +259,7 @@ def _held_out(trainer: Any, eval_rows: Dataset, given: Mapping[str, Any]) -> str
 
 
 def _first_row(trainer: Any, rows: Dataset) -> dict[str, str]:
-    """Returns the first row to train on, its prompt as it is rendered."""
+    """Returns the first training row, with its prompt as the model gets it."""
     row: dict[str, Any] = next(iter(rows), {})
     shown = {}
     if "prompt" in row:
@@ -280,7 +280,7 @@ def _reference_of(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def rendered_prompt(tokenizer: Any, prompt: Any, chat_template_kwargs: Mapping[str, Any] | None = None) -> str:
-    """Returns a prompt as the model gets it: its tokens as text, special ones too, shortened in the middle."""
+    """Returns a prompt as the model gets it: its tokens, special ones too, decoded and shortened in the middle."""
     ids = tokenize_prompt(tokenizer, prompt, 0, **(chat_template_kwargs or {}))
     return visible(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 

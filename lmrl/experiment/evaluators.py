@@ -1,4 +1,4 @@
-"""The held-out evaluation of a run, and the frozen models that it compares with."""
+"""The held-out evaluation of a run, and the frozen models that it needs."""
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -27,7 +27,7 @@ def make_evaluator(
     config: Any,
 ) -> Evaluator:
     """
-    Returns the held-out evaluation of a run: its rewards and metrics, and the divergence from where it started.
+    Returns the held-out evaluation of a run: its rewards and metrics, and the divergence from its start model.
 
     Args:
         tokenizer (`transformers.PreTrainedTokenizerBase`), rows (`datasets.Dataset`):
@@ -42,8 +42,8 @@ def make_evaluator(
             Configuration of the trainer, with the default length and the variables of the chat template.
 
     Raises:
-        ValueError: If a metric is unknown, or `metric_for_best_model` is not measured during training or has another
-            direction than `greater_is_better`.
+        ValueError: If a metric is unknown, or if `metric_for_best_model` is not measured during training or
+            contradicts `greater_is_better`.
     """
     loading = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
     frozen = partial(load_frozen_models, model_name(model_args), eval_args.eval_perplexity_model, **loading)
@@ -63,7 +63,7 @@ def make_evaluator(
 
 
 def check_scores(primary: Sequence[str] | None, win_rate: Sequence[Any] | None, measured: Sequence[str]) -> None:
-    """Raises a `ValueError` for the first metric to test, or to compare by, that an evaluation of all rows has not."""
+    """Raises a `ValueError` for the first metric to test, or to compare by, that an evaluation does not measure."""
     for name in primary or ():
         check_in([*measured, *MODEL_SCORES], primary_metrics=name)
     names_of_scores(win_rate, [*measured, *MODEL_SCORES])
@@ -71,17 +71,17 @@ def check_scores(primary: Sequence[str] | None, win_rate: Sequence[Any] | None, 
 
 def weights_by_name(reward_funcs: Sequence[Any], weights: Sequence[float] | None) -> dict[str, float]:
     """Returns the weight of each reward by its name; 1 without weights."""
-    # The trainer refuses another number of weights than rewards, in a sentence.
+    # Not strict: the trainer raises a clear error if the numbers of weights and rewards differ.
     return dict(zip(map(reward_name, reward_funcs), weights or [1.0] * len(reward_funcs), strict=False))
 
 
 def weights_of_recipe(values: Mapping[str, Any], args: Any, searched: Collection[str]) -> list[float] | None:
     """
-    Returns the weights of the rewards of a recipe, from its arguments, of which some are searched by a sweep with its
-    `args`; `None` for one without rewards, or a script of which no argument is known.
+    Returns the weights of a recipe's rewards from its arguments by name, `values`; `None` for a recipe without
+    rewards, or whose arguments are unknown. `args` are a sweep's; `searched` names the arguments that it varies.
 
     Raises:
-        ValueError: If the recipe does not measure the objective, or no KL where that is bounded.
+        ValueError: If the recipe does not measure the objective, or no KL although `max_kl` bounds it.
     """
     measured = _objectives(values, args.objective, searched)
     if measured is not None:
@@ -93,7 +93,7 @@ def weights_of_recipe(values: Mapping[str, Any], args: Any, searched: Collection
 
 
 def _objectives(values: Mapping[str, Any], objective: str, searched: Collection[str]) -> list[str] | None:
-    """Returns the scores of its trained model that a recipe measures; `None` where that is not known."""
+    """Returns the names of the scores that a recipe measures of its trained model; `None` if they are unknown."""
     if "class_names" in values or "grade_columns" in values:
         return ["accuracy", *(["macro_f1"] if "class_names" in values else []), "log_loss", "calibration_error"]
     if "eval_metrics" not in values:
@@ -110,7 +110,7 @@ def _objectives(values: Mapping[str, Any], objective: str, searched: Collection[
 
 
 def _greater_is_better(config: Any, measured: Sequence[str]) -> bool:
-    """Returns the direction of the metric of the best checkpoint, if it is measured and none is set against it."""
+    """Returns `greater_is_better` for `metric_for_best_model`; raises an error if the two do not fit."""
     name = config.metric_for_best_model.removeprefix("eval_")
     given = config.given_greater_is_better
     check_in(measured, metric_for_best_model=name)
@@ -126,13 +126,13 @@ def load_frozen_models(
     reference: str | None, perplexity_model: str | None, device: torch.device, **loading: Any
 ) -> FrozenModels:
     """
-    Returns the models that an evaluation compares with.
+    Returns the frozen models that an evaluation needs.
 
     Args:
         reference (`str`, *optional*):
             Model that training starts from: folder or hub id.
         perplexity_model (`str`, *optional*):
-            Model that gives the perplexity of completions. By default it is the reference.
+            Model under which the perplexity of completions is computed. Defaults to the reference.
         device (`torch.device`):
             Where the models are put.
         **loading:

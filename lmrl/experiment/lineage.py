@@ -1,4 +1,4 @@
-"""What a trained model was made from, and which weights were trained: facts for its card, read from its files."""
+"""From which models a trained model was made, and which weights were trained: facts for its card, from its files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ _OF_ADAPTER = (
 )
 _OF_4_BITS = ("bnb_4bit_quant_type", "use_bnb_nested_quant")
 _SCRATCH = "scratch"  # the name of a new model in `train_classifier.py` and `train_reward_model.py`
-_MAX_RUNS = 20  # a chain of more is a circle of folders
+_MAX_RUNS = 20  # a longer chain can only be a circle of folders
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a trained model was made from."""
+    """The origin of a trained model."""
 
     start: str  # Markdown about the model that training started from
     weights: str  # Markdown about what was trained: all weights, or an adapter with its settings and its base
-    base_model: str | None = None  # of the Hub, at the beginning
-    is_adapter: bool = False  # whether the folder has one in place of a model
+    base_model: str | None = None  # the Hub's model at the beginning of the chain
+    is_adapter: bool = False  # whether the folder has an adapter in place of a model
 
 
 def lineage_of(folder: str | Path, config: Mapping[str, Any]) -> Lineage:
-    """Returns what the trained model in a folder, or its adapter, was made from; `config` has the run's settings."""
+    """Returns the origin of the trained model, or adapter, in a folder; `config` has the run's settings."""
     start = config.get("model_name_or_path")
     adapter = read_adapter_config(folder)
     start_adapter = read_adapter_config(start) if start else None
@@ -57,7 +57,7 @@ def _named(model: object) -> str:
 
 
 def _adapter_text(adapter: Mapping[str, Any], config: Mapping[str, Any], continued: str | None) -> str:
-    """Returns which adapter was trained, and on what."""
+    """Returns a description of the adapter that was trained, and of its base."""
     facts = {name: value for name, value in adapter.items() if value not in (0, 0.0, [])}
     has_all = config.get("lora_target_modules") == "all-linear"
     if "target_modules" in facts:
@@ -72,7 +72,7 @@ def _adapter_text(adapter: Mapping[str, Any], config: Mapping[str, Any], continu
 
 
 def _root(model: str | None) -> str | None:
-    """Returns the model at the beginning: the base of an adapter, the start of the run that wrote a model."""
+    """Returns the first model of the chain, going from an adapter to its base, and from a run to its start model."""
     for _ in range(_MAX_RUNS):
         adapter = read_adapter_config(model) if model else None
         earlier = adapter.get("base_model_name_or_path") if adapter else None

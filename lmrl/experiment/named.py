@@ -1,4 +1,4 @@
-"""The scores that systems are compared by, from what a user names."""
+"""The scores by which systems are compared, from the names and rewards that a user gives."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -17,14 +17,14 @@ def rewards_to_measure(
     rewards: Sequence[Reward], metrics: Sequence[Spec] | None, win_rate: Sequence[Spec] | None
 ) -> list[Reward]:
     """
-    Returns the rewards of an evaluation: the given ones, those of metrics, and last those that win rates need besides.
+    Returns the rewards of an evaluation: `rewards`, those of `metrics`, and last further ones for `win_rate`.
 
     Args:
         rewards (list of callables), metrics (list of `str` or `dict`, *optional*):
             Rewards, and further ones as [`~lmrl.rewards.make_reward`] takes them.
         win_rate (list of `str` or `dict`, *optional*):
-            Scores by name, `bleu` or `reward/bleu`, and rewards like the metrics. A name of a reward that is measured
-            is that reward, another one of a metric of the evaluation that metric.
+            Names of scores, `bleu` or `reward/bleu`, and rewards in the form of `metrics`. A name stands for the
+            measured reward of that name, or else for the evaluation's metric.
     """
     measured = [*rewards, *make_rewards(metrics or [])]
     names = [reward_name(reward) for reward in measured]
@@ -33,11 +33,11 @@ def rewards_to_measure(
 
 def names_of_scores(specs: Sequence[Spec] | None, measured: Collection[str]) -> list[str]:
     """
-    Returns the names of the scores that win rates are by, in the order of their specs. `measured` has the names of all
-    scores, of which the rewards that only these specs need come last ([`rewards_to_measure`]).
+    Returns the names of the scores by which win rates are computed, in the order of `specs`. `measured` has the names
+    of all scores; the rewards that only these specs need are the last rewards in it ([`rewards_to_measure`]).
 
     Raises:
-        ValueError: If one is not measured, has no value of each text, or neither more nor less of it is better.
+        ValueError: If one is not measured, has no value for single texts, or has no better direction.
     """
     rewards = [name.removeprefix("reward/") for name in measured if name.startswith("reward/")]
     specs = specs or ()
@@ -54,7 +54,7 @@ def names_of_scores(specs: Sequence[Spec] | None, measured: Collection[str]) -> 
 
 
 def _score_name(spec: Spec, rewards: Collection[str]) -> str | None:
-    """Returns the name of the score that is measured anyway; `None` for a reward that has to be made."""
+    """Returns the name of a score that is measured anyway; `None` for a reward that must be made from the spec."""
     if not isinstance(spec, str) or spec.lstrip().startswith("{"):
         return None
     if spec in rewards:

@@ -1,4 +1,4 @@
-"""What is likely wrong with a run, found before it begins."""
+"""Notes on likely problems of a run, found before it begins."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from datasets import Dataset
 
 from lmrl.precision import BF16_PAYS, bf16_speedup
 
-_CHECKED_ROWS = 100  # whose references are compared with the length of completions
+_CHECKED_ROWS = 100  # rows whose references are compared with the length of completions
 
 
 def run_notes(trainer: Any, train_rows: Dataset) -> list[str]:
-    """Returns what is likely wrong with a run, a sentence each."""
+    """Returns the likely problems of a run, a sentence for each."""
     notes = [precision_note(trainer.args.device.type, trainer.args.bf16, weights_dtype(trainer.model))]
     if hasattr(trainer, "reference"):
         notes.append(_turn_note(trainer, train_rows))
@@ -22,8 +22,8 @@ def run_notes(trainer: Any, train_rows: Dataset) -> list[str]:
 
 def precision_note(device: str, bf16: bool, dtype: str, speedup: float | None = None) -> str:
     """
-    Returns a sentence if a CPU, on which products are not in bfloat16 already, would be faster so, else an empty text;
-    `speedup`, how many times as fast, is measured by default, in some milliseconds.
+    Returns a sentence if a CPU that computes in float32 would be faster in bfloat16, else an empty text. `speedup` is
+    how many times as fast; by default it is measured, which takes some milliseconds.
     """
     if device != "cpu" or bf16 or dtype != "float32":
         return ""
@@ -34,7 +34,7 @@ def precision_note(device: str, bf16: bool, dtype: str, speedup: float | None = 
 
 
 def _turn_note(trainer: Any, rows: Dataset) -> str:
-    """Returns a sentence if a chat template ends a turn with a token at which completions do not end."""
+    """Returns a sentence if the chat template ends a turn with a token that does not end completions."""
     row: dict[str, Any] = next(iter(rows), {})
     prompt = row.get("prompt", "")
     if isinstance(prompt, str):
@@ -43,7 +43,7 @@ def _turn_note(trainer: Any, rows: Dataset) -> str:
     turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
         ids = tokenizer.apply_chat_template(turn, tokenize=True, return_dict=True)["input_ids"]
-    except Exception:  # a template is a program, which may take other messages alone
+    except Exception:  # a template is a program, and may accept only other messages
         return ""
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     ends = [token for token in ids if token in special][-1:]
@@ -56,7 +56,7 @@ def _turn_note(trainer: Any, rows: Dataset) -> str:
 
 
 def _length_note(trainer: Any, rows: Dataset) -> str:
-    """Returns a sentence if most references are longer than completions may be."""
+    """Returns a sentence if most references are as long as the longest completion, or longer."""
     limit = trainer.args.max_completion_length
     first = rows.select(range(min(len(rows), _CHECKED_ROWS))) if hasattr(rows, "select") else ()
     texts = [str(text) for row in first for text in (row.get("references") or [])[:1] if text]

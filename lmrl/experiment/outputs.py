@@ -1,4 +1,4 @@
-"""What is checked before anything slow: the folder of a run or of an evaluation, and the trackers."""
+"""Checks before anything slow: the folder of a run or of an evaluation, and the trackers."""
 
 import glob
 import os
@@ -16,17 +16,17 @@ from lmrl.evaluation import CompletionStore
 from lmrl.outputs import clear_run_folder, matching, refuse_results, remove, resume_request
 from lmrl.utils import check_in
 
-# Trackers with an extra of lmrl.
+# Trackers that an extra of lmrl installs.
 _EXTRAS = ("tensorboard", "trackio", "wandb")
 
-# Arguments of what is written, not read.
+# Arguments that name outputs, not inputs.
 _WRITTEN = ("output_dir", "eval_output_dir", "run_name", "resume_from_checkpoint")
 
 
 def prepare_run(config: Any, *argument_groups: Any) -> None:
     """
     Checks the trackers and the folder of a run, and removes the results of an earlier run with `overwrite`. A
-    `hub_token` is moved into the environment, as `training_args.bin` and what else is uploaded would have it.
+    `hub_token` is moved into the environment, so that no uploaded file, such as `training_args.bin`, contains it.
 
     All processes must call it, before anything slow.
 
@@ -34,19 +34,19 @@ def prepare_run(config: Any, *argument_groups: Any) -> None:
         config (`transformers.TrainingArguments`):
             Configuration of the trainer, with `output_dir`, `report_to` and `resume_from_checkpoint`.
         *argument_groups:
-            The recipe's other arguments; an `eval_output_dir` among them is checked too. `overwrite` is one of them or
-            a field of the configuration.
+            The recipe's other arguments; an `eval_output_dir` among them is checked too. `overwrite` is in one of
+            them, or in the configuration.
 
     Raises:
-        ValueError: On every process, if a tracker is not installed, there are results of an earlier run, a model or a
-            file that the run reads would be removed, or there is no complete checkpoint to go on from.
+        ValueError: On every process, if a tracker is not installed, there are results of an earlier run, a model or
+            file that the run reads would be removed, or no complete checkpoint can be resumed.
     """
     if config.hub_token:
         os.environ["HF_TOKEN"] = config.hub_token
         config.hub_token = None
     check_trackers(config.report_to)
     if config.report_to and config.run_name is None:
-        # The scores after training are logged when trackers have ended the run: by its name they find it again.
+        # The scores after training are logged when trackers have ended the run: they find it again by its name.
         config.run_name = f"{Path(config.output_dir).name}-{datetime.now():%Y%m%d-%H%M%S}"
     on_main(lambda: _clear(config, argument_groups))
 
@@ -69,9 +69,9 @@ def prepare_evaluation(
     eval_args: Any, compare_args: Any, names: Sequence[str], labels: Sequence[str]
 ) -> dict[str, Path]:
     """
-    Returns the folder of each data set of an evaluation, and removes with `overwrite` what it will write there.
+    Returns the folder of each data set of an evaluation; with `overwrite`, removes earlier results there.
 
-    An evaluation of these systems that was interrupted goes on. All processes must call it.
+    An interrupted evaluation of the same systems is continued. All processes must call it.
 
     Args:
         eval_args ([`~lmrl.arguments.ScoringArguments`]), compare_args ([`~lmrl.arguments.ComparisonArguments`]):
@@ -103,7 +103,7 @@ def _clear_scores(folder: Path, labels: Iterable[str], overwrite: bool) -> None:
 
 
 def check_trackers(report_to: Iterable[str]) -> None:
-    """Raises an error for the first tracker that transformers does not know, or whose library is not installed."""
+    """Raises an error for the first tracker that transformers does not know or whose library is not installed."""
     for tracker in report_to:
         check_in(INTEGRATION_TO_CALLBACK, report_to=tracker)
         try:

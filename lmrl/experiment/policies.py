@@ -17,7 +17,7 @@ from lmrl.utils import known_as
 
 logger = logging.getLogger(__name__)
 
-NO_LIMIT = 10**9  # tokens of a prompt, where a model names no limit
+NO_LIMIT = 10**9  # context in tokens of a model that states no limit
 
 
 def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -31,15 +31,15 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
             Configuration of the trainer, which has `trust_remote_code`.
 
     Raises:
-        ValueError: If there is no such model, or no tokenizer beside it, it is an adapter on fewer layers than the
-            arguments name, or a new adapter is to have layers that it has not.
+        ValueError: If there is no such model or tokenizer, if it is an adapter on fewer layers than the arguments
+            name, or if a new adapter is to be on layers that the model does not have.
     """
     options = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
     with known_as("model_name_or_path"):
-        shown = getattr(config, "visible_tokens", None)  # which supervised training has not
+        shown = getattr(config, "visible_tokens", None)  # supervised training has none
         model, tokenizer = models.load_policy(model_name(model_args), None, shown, **options)
     _list_tied_weights(model)
-    has_adapter = hasattr(model, "peft_config")  # which is trained further
+    has_adapter = hasattr(model, "peft_config")  # an adapter that is trained further
     if has_adapter and model_args.lora_target_modules == "all-linear" and (left_out := layers_without_adapter(model)):
         raise ValueError(
             "`lora_target_modules` must be those of the adapter that is trained further, got all-linear, and "
@@ -49,14 +49,14 @@ def load_policy(model_args: Any, config: Any) -> tuple[PreTrainedModel, PreTrain
         check_lora_targets(model, model_args.lora_target_modules, model_args.lora_target_parameters)
     if model_args.use_peft or has_adapter:
         follow_lora(config)
-    if not model_args.use_peft:  # which trains other weights, in float32
+    if not model_args.use_peft:  # LoRA trains its own weights, in float32
         rate = config.full_learning_rate if config.learning_rate is None else config.learning_rate
         _warn_if_weights_are_too_coarse(model, rate)
     return model, tokenizer
 
 
 def _list_tied_weights(model: PreTrainedModel) -> None:
-    """Lists weights that are tied to others as not saved: of any other that a checkpoint lacks, Trainer warns."""
+    """Marks tied weights as not saved, so that Trainer does not warn that checkpoints lack them."""
     weights = dict(model.named_parameters(remove_duplicate=False))
     tied = [
         name
@@ -68,10 +68,10 @@ def _list_tied_weights(model: PreTrainedModel) -> None:
 
 
 def _warn_if_weights_are_too_coarse(model: PreTrainedModel, learning_rate: float) -> None:
-    """Warns if most of the weights to train are in so few bits that a step of AdamW rounds to nothing."""
+    """Warns if most trained weights are in 16 bits and so large that a step of AdamW rounds to nothing."""
     weights = [weight for weight in model.parameters() if weight.requires_grad and weight.dtype.itemsize == 2]
-    if any(weight.numel() for weight in weights):  # under ZeRO-3 all are empty here, and its optimizer has float32
-        # A step is about the learning rate; half of the distance to the next number is the least that counts.
+    if any(weight.numel() for weight in weights):  # ZeRO-3: all empty here, and a float32 optimizer
+        # A step is about the learning rate, and is lost below half of the distance to the next number (> |w| eps / 4).
         eps = torch.finfo(weights[0].dtype).eps
         fixed = sum(int((weight.detach().abs() * (eps / 4) > learning_rate).sum()) for weight in weights)
         share = fixed / sum(weight.numel() for weight in weights)
@@ -87,7 +87,7 @@ def load_rows(
     data_args: Any, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Any
 ) -> tuple[Dataset, Dataset]:
     """
-    Returns the rows to train on and the held-out rows, whose prompts leave room for a completion.
+    Returns the training rows and the held-out rows, with prompts that leave room for a completion.
 
     Args:
         data_args ([`~lmrl.arguments.DataArguments`]):
@@ -116,12 +116,12 @@ def model_name(model_args: Any) -> str:
 
 
 def model_source(model_args: Any, config: Any) -> dict[str, Any]:
-    """Returns the options of `from_pretrained` for where a model comes from."""
+    """Returns the options of `from_pretrained` that state where a model comes from."""
     return {"revision": model_args.model_revision, "trust_remote_code": config.trust_remote_code}
 
 
 def layers_without_adapter(model: PreTrainedModel) -> list[str]:
-    """Returns the names of [`linear_layers`] that have no LoRA layer around them, a critic's left out."""
+    """Returns the names of the [`linear_layers`] without a LoRA layer around them, except for a critic's."""
     from peft.tuners.lora import LoraLayer
 
     adapted = {id(part) for layer in model.modules() if isinstance(layer, LoraLayer) for part in layer.modules()}
@@ -130,6 +130,6 @@ def layers_without_adapter(model: PreTrainedModel) -> list[str]:
 
 
 def layers_text(targets: str | Iterable[str] | None) -> str:
-    """Returns `target_modules` of an adapter as a text, a layer of all blocks once, as `h.*.attn.c_attn`."""
+    """Returns an adapter's `target_modules` as text; a layer that all blocks have is named once: `h.*.attn.c_attn`."""
     names = [targets] if isinstance(targets, str) else targets or ()
     return ", ".join(sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names}))

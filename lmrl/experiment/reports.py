@@ -1,4 +1,4 @@
-"""What a run leaves behind: scores, report, model card, merged weights."""
+"""The results of a run: scores, report, model card, merged weights."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,13 +21,13 @@ def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Datas
     """
     Prints the evaluations of a run, and writes its scores, report and model card; uploads them with `push_to_hub`.
 
-    An adapter is also written merged into its base, if `merge` is set. All processes must call it.
+    If `merge` is set, an adapter is also saved merged into its base. All processes must call it.
 
     Args:
         trainer ([`~lmrl.trainers.PolicyGradientTrainer`]):
             Trainer after the training, with its model saved.
         evaluations (`dict` of [`~lmrl.evaluation.Evaluation`]):
-            Evaluations by label; the first is the one before training, the last the one after it.
+            Evaluations by label; the first is from before training, the last from after it.
         rows (`datasets.Dataset`):
             Held-out rows.
         *argument_groups:
@@ -70,8 +70,8 @@ def write_report(
     **about: Any,
 ) -> str:
     """
-    Prints and writes the report of any trained model, with its merged weights if `merge` is set; returns the model
-    card, which it writes too. `config` has all settings; `about` are the card's own arguments.
+    Prints and writes the report and the model card of a trained model, and its merged weights if `merge` is set;
+    returns the card. `config` has all settings; `about` are the arguments of [`write_card`] alone.
     """
     folder = trainer.args.output_dir
     if config.get("merge"):
@@ -97,7 +97,7 @@ def write_report(
             below=printed_tables(evaluations),
             **run,
         )
-    finally:  # also where nothing can be printed, as into a pipe that is closed
+    finally:  # the card is written even if printing fails, as into a closed pipe
         facts = vars(lineage_of(folder, config))
         card = write_card(folder, evaluations, rows, compared=compared, **about, **facts, **run)
     print(f"The model is in {folder}")
@@ -105,7 +105,7 @@ def write_report(
 
 
 def with_rows_of_run(evaluations: Mapping[str, Evaluation], rows: Dataset, folder: str) -> dict[str, Evaluation]:
-    """Returns the evaluations with the rows that were trained on: before, by the start model's runs; after, by all."""
+    """Returns the evaluations with the rows trained on: the first, by the start model's runs; the others, by all."""
     if find_run(folder) is None:
         return dict(evaluations)
     run = read_run(folder)

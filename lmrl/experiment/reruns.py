@@ -1,4 +1,4 @@
-"""An evaluation with the settings and on the held-out rows of an earlier run."""
+"""The settings and held-out rows of an earlier run, for an evaluation."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from lmrl.data.sources import splits_of
 from lmrl.experiment.runs import RunRecord, read_run, row_keys
 from lmrl.settings import is_given
 
-# Where the rows come from, and which of them are taken, besides how they become prompts.
+# Settings of where rows come from and which are taken; all others are about how they become prompts.
 _SOURCE = ("dataset_name", "dataset_config", "dataset_test_split", "eval_dataset_name", "column_names")
 _DATA_NAMES = ("datasets", "eval_dataset_name", "dataset_name")
 _OF_FIT = ("max_prompt_length", "long_prompts")
@@ -20,14 +20,14 @@ _OF_FIT = ("max_prompt_length", "long_prompts")
 
 def run_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Returns the settings of an earlier run for the arguments of `evaluate_gen.py`, for [`~lmrl.cli.parse`].
+    Returns the settings of an earlier run as defaults for the arguments of `evaluate_gen.py`, for [`~lmrl.cli.parse`].
 
     Args:
         values (`dict`):
             Values of the arguments that were given; `run` is the folder of the run.
 
     Raises:
-        ValueError: If the folder has no record of a run.
+        ValueError: If the folder has no record of a run, or that of a run that trained no language model.
     """
     if values.get("run") is None:
         return {}
@@ -39,7 +39,7 @@ def run_settings(values: Mapping[str, Any]) -> dict[str, Any]:
             "scores are in scores.json."
         )
     found = {**_data_settings(run), **run.settings.get("evaluation", {})}
-    del found["eval_rows"]  # all that the run held out; of other data, all
+    del found["eval_rows"]  # all held-out rows of the run, or of other data
     found |= {name: run.settings["model"].get(name) for name in ("dtype", "attn_implementation", "load_in_4bit")}
     found["eval_max_new_tokens"] = found.get("eval_max_new_tokens") or training.get("max_completion_length")
     found["chat_template_kwargs"] = training.get("chat_template_kwargs")
@@ -50,7 +50,7 @@ def run_settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_settings_of_source(found: Mapping[str, Any], given: str | list[str]) -> dict[str, Any]:
-    """Returns the settings of a run without those of its own data that other data, which is given, need not have."""
+    """Returns the settings of a run without those of its data that do not fit the other data that is given."""
     left_out = {*_DATA_NAMES, "dataset_config", "dataset_test_split", "column_names"}
     is_table = isinstance(given, str) and Path(given).suffix.lower() in (".csv", ".tsv")
     if is_table:
@@ -61,7 +61,7 @@ def _without_settings_of_source(found: Mapping[str, Any], given: str | list[str]
 
 
 def run_systems(run: RunRecord | None) -> dict[str, str]:
-    """Returns the model of a run before and after training by these labels; the demo model without a run."""
+    """Returns the models of a run, labelled `before` and `after` training; without a run the demo model."""
     demo = str(demo_model_path())
     if run is None:
         return {demo.split("/")[-1]: demo}
@@ -70,13 +70,13 @@ def run_systems(run: RunRecord | None) -> dict[str, str]:
 
 def load_run_rows(run: RunRecord, data_args: Any) -> Dataset | None:
     """
-    Returns the held-out rows of a run in their order, found by their content; `None` if other data was given.
+    Returns the held-out rows of a run in their order, found by their content; `None` if other data is given.
 
-    The [`~lmrl.arguments.HeldOutArguments`] have the data set, and how its rows become prompts, which may be other
-    than in the run. With `eval_rows` the first ones are taken.
+    `data_args` ([`~lmrl.arguments.HeldOutArguments`]) have the data set, and how its rows become prompts, which may
+    differ from the run. With `eval_rows` only the first ones are taken.
 
     Raises:
-        ValueError: If the data set is the run's, and does not have all of its held-out rows any more.
+        ValueError: If the data set is the run's, but no longer has all of its held-out rows.
     """
     given = vars(data_args)
     trained_with = _data_settings(run)
@@ -101,13 +101,13 @@ def load_run_rows(run: RunRecord, data_args: Any) -> Dataset | None:
 
 
 def _data_settings(run: RunRecord) -> dict[str, Any]:
-    """Returns the settings of a run's data; `test` was the default of the test split, and is what it chooses first."""
+    """Returns the settings of a run's data. `test` was once the default test split, which `None` tries first."""
     found = run.settings["data"]
     return found | {"dataset_test_split": None} if found.get("dataset_test_split") == "test" else found
 
 
 def _load_source(data: Mapping[str, Any], trained_with: Mapping[str, Any]) -> Dataset:
-    """Returns the split that the held-out rows of a run came from: one of its own, or the training rows."""
+    """Returns the rows from which the held-out ones were taken: a held-out split, or else the training rows."""
     columns = {name: value for name, value in data.items() if name not in (*_OF_FIT, "eval_rows")}
     split = held_out_split(data["dataset_name"], data["dataset_config"], data["dataset_test_split"])
     if data["eval_dataset_name"] is not None or split is not None:
@@ -118,7 +118,7 @@ def _load_source(data: Mapping[str, Any], trained_with: Mapping[str, Any]) -> Da
 
 
 def _places(wanted: Sequence[str], present: Sequence[str]) -> list[int] | None:
-    """Returns where each of the wanted keys is, equal ones one after the other; `None` if one is missing."""
+    """Returns the index of each wanted key in `present`, each index once; `None` if a key is missing."""
     places: defaultdict[str, list[int]] = defaultdict(list)
     for place, key in enumerate(present):
         places[key].append(place)

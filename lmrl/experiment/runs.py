@@ -1,4 +1,4 @@
-"""The record of a run: its settings, the rows it held out, and the rows it was trained on."""
+"""The record of a run: its settings, its held-out rows, and the rows that it was trained on."""
 
 import gzip
 import hashlib
@@ -32,28 +32,28 @@ logger = logging.getLogger(__name__)
 SETTINGS_FILE = "run.json"
 ROWS_FILE = "rows.json.gz"
 
-# Folders that a run writes inside of its own: their rows are the run's.
+# Folders that a run writes inside its own: their record is the run's.
 _PARTS_OF_A_RUN = re.compile(r"checkpoint-\d+|merged|best")
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """
-    What a run saved about itself when it began.
+    The facts that a run saved about itself when it began.
 
     Args:
         path (`Path`):
-            The folder of the model that was given: the run's output folder, or a checkpoint in it.
+            The folder that was given: the run's output folder, or a checkpoint in it.
         folder (`Path`):
-            Its output folder.
+            The run's output folder.
         recipe (`str`):
             Name of the recipe.
         settings (`dict` of `dict`):
             Its arguments by group: `model`, `data`, `rewards`, `evaluation`, `training`.
         held_out (list of `str`):
-            The key of each held-out row ([`row_keys`]), in their order.
+            The keys ([`row_keys`]) of the held-out rows, in order.
         trained_on (`dict` of lists of `str`):
-            Keys of training rows, by the run that had them: those of the runs that made its start model, then its own.
+            Keys of training rows by run: first of the runs that made its start model, then its own.
     """
 
     path: Path
@@ -76,12 +76,12 @@ class RunRecord:
 
 def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_groups: Any) -> None:
     """
-    Prints what the run of a trainer is about to do, with rows to train on and held-out rows as they were loaded and
-    the arguments of its recipe, and writes its record into its folder: `run.json` with all settings, `rows.json.gz`
-    with the rows. While it trains, the log is in `log.jsonl`. All processes may call it; the main one writes.
+    Prints the banner of a trainer's run and writes its record into its folder: `run.json` with all settings, and
+    `rows.json.gz` with the keys of the rows. `train_rows` and `eval_rows` are the rows as loaded, `argument_groups`
+    the recipe's arguments. The training then logs to `log.jsonl`. All processes may call it; the main one writes.
 
-    It warns of held-out rows that are training rows, of this run or of one that made the model it starts from, and of
-    settings that a run which goes on did not begin with.
+    It warns of held-out rows that are training rows, of this run or of one that made its start model, and, if the run
+    is resumed, of settings that have changed.
     """
     if not trainer.is_world_process_zero():
         return
@@ -114,7 +114,7 @@ def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_g
 
 
 def _warn_of_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Warns of changed settings, but for those of the trainer, which compares them itself."""
+    """Warns of changed settings of a resumed run, except for the trainer's, which compares its own."""
     changed = [
         f"{name}={value} (was {earlier[group][name]})"
         for group in now
@@ -131,7 +131,7 @@ def read_run(folder: str | Path) -> RunRecord:
     Returns the record of a run, from its folder or from one of its checkpoints.
 
     Raises:
-        ValueError: If there is none, or a file of it is damaged.
+        ValueError: If there is no record, or a file of it is damaged.
     """
     place = find_run(folder)
     if place is None:
@@ -146,7 +146,7 @@ def read_run(folder: str | Path) -> RunRecord:
 
 
 def find_run(path: str | Path) -> Path | None:
-    """Returns the folder with the record of the run that wrote a model: its own, or that around a checkpoint."""
+    """Returns the folder with the record of the run that wrote a model: the model's, or the one around it."""
     place = Path(path).expanduser()
     if not place.is_dir():
         return None
@@ -159,7 +159,7 @@ def find_run(path: str | Path) -> Path | None:
 
 
 def copy_record(source: str | Path, target: str | Path) -> None:
-    """Copies the record of the run that wrote a model, if there is one, beside a copy of that model."""
+    """Copies the record of the run that wrote a model, if there is one, into the folder of a copy of the model."""
     place = find_run(source)
     if place is not None and place != find_run(target):
         for name in (SETTINGS_FILE, ROWS_FILE):
@@ -168,10 +168,9 @@ def copy_record(source: str | Path, target: str | Path) -> None:
 
 def trained_rows(models: Iterable[str]) -> dict[str, list[str]]:
     """
-    Returns the keys of the rows that models, folders or hub ids, were trained on, by the run that had them; empty
-    where nothing is known.
+    Returns the keys of the rows that models (folders or hub ids) were trained on, by run; empty if nothing is known.
 
-    The rows of the models that training started from count too, and those of the base of an adapter.
+    They include the rows of the models that training started from, and of an adapter's base.
     """
     found: dict[str, list[str]] = {}
     for model in models:
@@ -187,8 +186,8 @@ def trained_rows(models: Iterable[str]) -> dict[str, list[str]]:
 
 def find_trained(rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> dict[str, list[int]]:
     """
-    Returns the indices of the rows with a prompt that was trained on, by the run that did, of [`trained_rows`]; only
-    of runs with some.
+    Returns the indices of the rows with a prompt that was trained on, by run; runs without any are left out.
+    `trained_on` is as from [`trained_rows`].
     """
     prompts = [key.partition("-")[0] for key in row_keys(rows)]
     found = {}
@@ -199,7 +198,7 @@ def find_trained(rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> dict
 
 
 def with_trained_rows(evaluation: Evaluation, rows: Dataset, trained_on: Mapping[str, Iterable[str]]) -> Evaluation:
-    """Returns an evaluation of rows that states which of them its checkpoint was trained on, if that is known."""
+    """Returns an evaluation of rows with the ids of those that its checkpoint was trained on, if that is known."""
     if not trained_on:
         return evaluation
     found = find_trained(rows, trained_on)
@@ -209,10 +208,10 @@ def with_trained_rows(evaluation: Evaluation, rows: Dataset, trained_on: Mapping
 
 def row_keys(rows: Dataset) -> list[str]:
     """
-    Returns a key for each row, `<hash of the prompt>-<hash of the rest>`, which is the same in any file and order.
+    Returns a key for each row, `<hash of the prompt>-<hash of the rest>`, independent of its file and position.
 
-    The prompt is the text before it was cut, of a chat without its system message, and white space does not count. The
-    rest is what a row teaches: references, a chosen and a rejected completion, a label.
+    The prompt is the text before it was cut; a chat's system message and differences of white space do not count. The
+    rest is what is learned from a row: references, a chosen and a rejected completion, a label.
     """
     columns = set(rows.column_names)
     prompt_column = next(name for name in ("uncut_prompt", "prompt", "text") if name in columns)
@@ -226,7 +225,7 @@ def row_keys(rows: Dataset) -> list[str]:
 
 
 def _text(prompt: Any) -> str:
-    """Returns a prompt as text with single spaces, of a chat its messages without the system's."""
+    """Returns a prompt as text with single spaces; of a chat, the contents of all but the system's messages."""
     if not isinstance(prompt, str):
         messages = [message for message in prompt if message["role"] != "system"]
         prompt = "\n".join(str(message["content"]) for message in messages)
@@ -243,17 +242,17 @@ def _hash(text: str, size: int) -> str:
 
 
 def _ids(rows: Dataset) -> list[Any] | None:
-    """Returns the column `id` of the rows, if they have one."""
+    """Returns the column `id` of the rows, `None` if they have none."""
     return list(rows["id"]) if "id" in rows.column_names else None
 
 
 def _name(folder: Path) -> str:
-    """Returns the name of a run: the last two parts of its folder, as it may be published with the model."""
+    """Returns the name of a run: only the last two parts of its folder, as it may be published with the model."""
     return "/".join(folder.absolute().parts[-2:])
 
 
 def _resumed_from(args: Any) -> str | None:
-    """Returns the checkpoint or the run that a run goes on from, None where it starts from the beginning."""
+    """Returns the checkpoint or the run from which a run is resumed, `None` if it starts from the beginning."""
     request = resume_request(getattr(args, "resume_from_checkpoint", None))
     if request not in ("true", "latest"):
         return request
@@ -270,7 +269,7 @@ def _read_rows(place: Path) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _read(path: Path) -> Any:
-    """Returns what a JSON file has, which may be compressed."""
+    """Returns the content of a JSON file, which may be compressed with gzip."""
     try:
         content = path.read_bytes()
         return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)

@@ -42,11 +42,11 @@ def load_eval_sets(data_args: Any, datasets: Sequence[str] | None, run: RunRecor
 
     Args:
         data_args ([`~lmrl.arguments.HeldOutArguments`]):
-            How rows become prompts, the same for all; and the data set, where no others are given.
+            How rows become prompts, the same for all data sets, and the data set to take if `datasets` is not given.
         datasets (list of `str`, *optional*):
             Files, folders or hub ids, each as `path` or `label=path`.
         run ([`RunRecord`], *optional*):
-            Run whose held-out rows are taken, unless other data are given.
+            Run whose held-out rows are taken if no other data are given.
 
     Raises:
         FileNotFoundError: If there is nothing by one of these names.
@@ -56,7 +56,7 @@ def load_eval_sets(data_args: Any, datasets: Sequence[str] | None, run: RunRecor
     if datasets:
         check_unread(data_args, ("dataset_name", "eval_dataset_name"), "datasets", "with")
     elif data_args.eval_dataset_name is not None and (data_args.given or {}).get("dataset_name") == COMMAND_LINE:
-        # In a file the two are the data of the recipes that train, which read both.
+        # In a file, `dataset_name` may be there for the recipes that train, which read both.
         check_unread(data_args, ("dataset_name",), "eval_dataset_name", "with")
     names = labelled("datasets", datasets or [source])
     if run is not None and not datasets:
@@ -73,11 +73,11 @@ class SystemEvaluator:
     """
     The evaluation of several systems on the same rows: checkpoints, and texts from files.
 
-    All processes must call it: they share the generation, the main process computes the metrics.
+    All processes must call it: they share the generation, and the main process computes the metrics.
 
     Args:
         checkpoints (`dict` of `str`):
-            Folders or hub ids by label. The first is the reference, and by default gives the perplexity.
+            Folders or hub ids by label. The first is the reference, and by default the perplexity model.
         outputs (`dict` of `str`):
             Files of texts by label, as [`~lmrl.evaluation.read_outputs`] reads them.
         decoding ([`~lmrl.evaluation.Decoding`]):
@@ -89,9 +89,9 @@ class SystemEvaluator:
         primary_metrics (list of `str`, *optional*):
             Metrics to test, which must be among those that are measured.
         win_rate (list of `str` or `dict`, *optional*):
-            Scores that win rates are by, as [`~lmrl.experiment.named.rewards_to_measure`] takes them.
+            Scores by which win rates are computed, as [`~lmrl.experiment.named.rewards_to_measure`] takes them.
         mbr_metric (`str` or `dict`, *optional*, defaults to `"rougeL"`):
-            Similarity of the minimum-Bayes-risk choice among several samples.
+            Similarity by which minimum-Bayes-risk decoding chooses among several samples.
         perplexity_model (`str`, *optional*), device (`torch.device`), **loading:
             As for [`load_frozen_models`]; the checkpoints are loaded like the reference.
 
@@ -128,7 +128,7 @@ class SystemEvaluator:
         self.loading = loading
         with known_as(_CHECKPOINTS):
             self.tokenizers = {label: load_tokenizer(path) for label, path in checkpoints.items()}
-            if training.get("visible_tokens"):  # which the run's tokenizer has, and that of its start not yet
+            if training.get("visible_tokens"):  # set in the run's tokenizer, not yet in its start model's
                 for tokenizer in self.tokenizers.values():
                     show_special_tokens(tokenizer, training["visible_tokens"])
             self.frozen = load_frozen_models(next(iter(checkpoints.values()), None), perplexity_model, **loading)
@@ -141,7 +141,7 @@ class SystemEvaluator:
             rows (`datasets.Dataset`):
                 Held-out rows.
             folder (`Path`):
-                Where completions are kept until [`SystemEvaluator.clean_up`]: a killed evaluation continues.
+                Keeps completions until [`SystemEvaluator.clean_up`], so that a killed evaluation can continue.
 
         Raises:
             ValueError: If a file of texts does not fit the rows, or a primary metric is not measured on them.
@@ -170,8 +170,8 @@ class SystemEvaluator:
 
     def fit(self, rows: Dataset, data_args: Any) -> Dataset:
         """
-        Returns held-out rows, none with a prompt longer than `max_prompt_length` or than the first checkpoint allows;
-        `data_args` ([`~lmrl.arguments.HeldOutArguments`]) have what happens to longer ones.
+        Returns held-out rows whose prompts fit `max_prompt_length` and the first checkpoint's context; `data_args`
+        ([`~lmrl.arguments.HeldOutArguments`]) determine what happens to longer ones.
         """
         model = self.frozen.reference_model
         if model is None:
@@ -194,9 +194,9 @@ class SystemEvaluator:
         **about: Any,
     ) -> None:
         """
-        Prints and writes the report of evaluations, with further arguments of [`~lmrl.evaluation.report`]. The metrics
-        to test are those of [`~lmrl.arguments.ScoringArguments`], and [`~lmrl.arguments.ComparisonArguments`] have
-        what is compared with what.
+        Prints and writes the report of evaluations; `about` are further arguments of [`~lmrl.evaluation.report`].
+        `eval_args` ([`~lmrl.arguments.ScoringArguments`]) have the metrics to test, `compare_args`
+        ([`~lmrl.arguments.ComparisonArguments`]) which systems are compared.
         """
         all_pairs = compare_args.compare_with == "all"
         compared = compare_args.baseline_first(evaluations)
@@ -217,7 +217,7 @@ class SystemEvaluator:
         )
 
     def clean_up(self, *folders: Path) -> None:
-        """Deletes the completions that were kept in folders, once all of them have their report."""
+        """Deletes the completions kept in the folders, once all of these have their report."""
         for folder in folders:
             for label in self.checkpoints:
                 CompletionStore(folder / "partial", label).remove()

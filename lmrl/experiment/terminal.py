@@ -1,4 +1,4 @@
-"""Completions in the terminal: a model with the prompts and the settings of the run that trained it."""
+"""Completions in the terminal: a model, with the prompt format and the settings of the run that trained it."""
 
 import json
 import string
@@ -19,7 +19,7 @@ from lmrl.experiment.runs import find_run, read_run
 from lmrl.models import context_length, load_model, load_tokenizer
 from lmrl.utils import known_as, shorten
 
-DEFAULT_NEW_TOKENS = 128  # of a model without a run that names its own length
+DEFAULT_NEW_TOKENS = 128  # for a model whose run does not set the length
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class PromptSettings:
     @classmethod
     def of_run(cls, path: str, **given: Any) -> "PromptSettings":
         """
-        Returns the settings of the run that wrote a model, else the defaults; values that are given come first.
+        Returns the settings of the run that wrote a model, or else the defaults; the values in `given` override them.
 
-        An empty text is no template, or no system message.
+        An empty text stands for no template, or no system message.
         """
         found: dict[str, Any] = {}
         if find_run(path) is not None:
@@ -53,10 +53,10 @@ class PromptSettings:
 
     def make_prompt(self, text: str) -> Prompt:
         """
-        Returns the prompt of a text: what stands in the only field of the template, or a row as a JSON object.
+        Returns the prompt of a text, which is the value of the template's only field, or a row as a JSON object.
 
         Raises:
-            ValueError: If the template has several fields and the text is no row, or the prompt would be empty.
+            ValueError: If the template does not have one field and the text is no row, or the prompt would be empty.
         """
         row = _as_row(text)
         if row is None and self.prompt_template is not None:
@@ -79,10 +79,10 @@ class PromptSettings:
 
 class TerminalModel:
     """
-    A model that prints its completions while it generates them, sampled or, if it is greedy, of the likeliest tokens.
+    A model that prints its completions while it generates them, by sampling or, if `greedy`, the likeliest tokens.
 
-    The path is the folder of a run, of a checkpoint or of a model, plain or an adapter; or a hub id. A `ValueError` if
-    there is no such model. Its precision is `dtype`, `"auto"` that of its files.
+    `path` is the folder of a run, a checkpoint or a model, plain or an adapter, or a hub id; a `ValueError` is raised
+    if there is no such model. `dtype` is the precision, `"auto"` that of its files.
     """
 
     def __init__(self, path: str, settings: PromptSettings, greedy: bool, dtype: str) -> None:
@@ -97,10 +97,10 @@ class TerminalModel:
 
     def complete(self, prompt: Prompt) -> str:
         """
-        Prints the completion of a prompt, a text or chat messages, as it is generated, and returns it.
+        Prints the completion of a prompt (text or chat messages) while it is generated, and returns it.
 
         Raises:
-            ValueError: If the prompt fills the model's context, or is a chat and there is no chat template.
+            ValueError: If the prompt fills the model's context, or is a chat and the tokenizer has no chat template.
         """
         (ids,) = encode_prompts(self.tokenizer, [prompt], self.settings.chat_template_kwargs)
         room = (context_length(self.model) or NO_LIMIT) - len(ids)
@@ -122,7 +122,7 @@ class TerminalModel:
 
 
 def _as_row(text: str) -> dict[str, Any] | None:
-    """Returns a text that is a JSON object as a row, and `None` for another text."""
+    """Returns a text as a row if it is a JSON object, else `None`."""
     if text.lstrip().startswith("{"):
         with suppress(ValueError):
             return dict(json.loads(text))

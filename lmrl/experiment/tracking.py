@@ -1,4 +1,4 @@
-"""The evaluation of the policy before and after training, with its scores in the log and in the trackers."""
+"""The evaluation of the policy before and after training, which logs its scores, also to the trackers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from lmrl.evaluation import Evaluation, Evaluator
 def evaluate(trainer: Any, evaluator: Evaluator) -> Evaluation:
     """
     Returns the evaluation of the policy of a [`~lmrl.trainers.PolicyGradientTrainer`] on all held-out rows, and logs
-    its scores under the names that evaluations during training have (`eval_bleu`): before training at step 0, after it
-    at the last step.
+    its scores under the names of evaluations during training (`eval_bleu`): before training at step 0, after it at the
+    last step.
 
-    Where rows are also evaluated during training, and fewer of them, the logged scores are of these rows, so that a
+    If only a subset of the rows is evaluated during training, the logged scores are those of the subset, so that a
     curve is of the same rows at each step. All processes must call it.
     """
     with trainer.gathered_policy() as policy:
@@ -27,29 +27,29 @@ def evaluate(trainer: Any, evaluator: Evaluator) -> Evaluation:
 
 
 def log_scores(trainer: Any, scores: Mapping[str, float]) -> None:
-    """Logs held-out scores under the names of evaluations during training, before training at its step 0."""
+    """Logs held-out scores under the names of evaluations during training; before training, once it begins."""
     named = {f"eval_{name}": value for name, value in scores.items()}
     if trainer.state.global_step:
         _log(trainer, named)
         return
-    # Before the progress bar, which would print the scores, and after the callbacks that write the log.
+    # Before the progress bar's callback, which would print the scores, and after those that write the log.
     callbacks = trainer.callback_handler.callbacks
     bars = [place for place, each in enumerate(callbacks) if isinstance(each, ProgressCallback)]
     callbacks.insert(bars[0] if bars else len(callbacks), _ScoresAtStart(trainer, named))
 
 
 class _ScoresAtStart(TrainerCallback):
-    """Logs scores once the trackers have begun, unless the run goes on from a checkpoint, whose log has them."""
+    """Logs scores once the trackers have started, unless the run is resumed from a checkpoint, whose log has them."""
 
     def __init__(self, trainer: Any, scores: dict[str, float]) -> None:
         self.trainer = trainer
         self.scores = scores
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Logs them at step 0."""
+        """Logs the scores at step 0."""
         if state.global_step == 0:
             _log(self.trainer, self.scores)
 
 
 def _log(trainer: Any, scores: dict[str, float]) -> None:
-    Trainer.log(trainer, dict(scores))  # not TRL's, which adds the averages of a rollout
+    Trainer.log(trainer, dict(scores))  # not TRL's `log`, which adds the averages of a rollout

@@ -1,7 +1,7 @@
 """Rewards of text: objects called as `reward(prompts=..., completions=..., **columns)`.
 
 They are entries of `reward_funcs` of any TRL trainer, and metrics of evaluation. A library is imported only when a
-reward that needs it is made. To add a reward: write its class in a module, import it here, and give it a row here.
+reward that needs it is made. To add a reward: write its class in a module, import it, and add it to a tuple below.
 """
 
 import functools
@@ -31,7 +31,7 @@ from .ter import TER
 from .text import DistinctN, Format, Length, LengthPenalty
 from .transform import Clipped, Gate, Minimum, Threshold
 
-# In a configuration a reward has the name that it has in the log, one made of others that of its class.
+# Names in a configuration: that in the log; for a reward made of other rewards, its class's name in lower case.
 _WITH_REFERENCES: Any = (BLEU, ChrF, ExactMatch, GLEU, TER, METEOR, CIDErD, NIST, BERTScore, TokenF1, EditSimilarity)
 _WITHOUT: Any = (Length, LengthPenalty, DistinctN, Format, Keywords, SlotCoverage, Classifier, RewardModel, Fluency)
 _OF_REWARDS = (Cached, Retried, Weighted, Product, Minimum, Gate, Threshold, Clipped, Scaled, Normalized)

@@ -1,4 +1,4 @@
-"""Rewards with operators, and the sums, products and scales that these make."""
+"""The base class of rewards with its operators, and the sums, products and rescaled rewards that these make."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ class Reward(BaseReward):
     | `a * b`, `a * b * c` | one [`Product`] |
     | `a + 1`, `1 - a` | a [`Scaled`] |
 
-    A sum or a product with a name of its own is one component of a longer one, and is logged under its name.
+    A sum or product with a `name` of its own stays one component of a longer one, and is logged under that name.
 
     Args:
         name (`str`):
@@ -55,8 +55,8 @@ class Reward(BaseReward):
             All that is needed to compute the same numbers again, as `name|key:value|...`. Defaults to the name.
 
     Raises:
-        ValueError: If the name is no string or empty; of every subclass if an argument is not what its description
-            states, such as one of several names, in a range, a finite number, a reward that can be called.
+        ValueError: If the name is empty or not a string; in subclasses also if an argument breaks the rule in its
+            description: a choice out of several, a range, a finite number, a callable reward.
     """
 
     def __add__(self, other: Operand) -> "Reward":
@@ -90,16 +90,16 @@ class Combined(Reward):
     """
     A reward computed from other rewards, row by row.
 
-    The components are called with all that a trainer passes, and with completions as they are: a plain function may
-    read the messages of a chat. In a TRL trainer the mean of each component is logged as `{name}/{component}`. The
-    state is that of the components. A component is any callable that TRL takes as a reward function. Subclasses take
-    `rewards`, or a single `reward`, and an optional `name`, which they else make of the components':
-    `bleu_plus_length`, `bleu_times_length`, `bleu_clipped`.
+    Every component is called with all arguments that a trainer passes, the completions unchanged, so that a plain
+    function can read the messages of a chat. In a TRL trainer the mean of each component is logged as
+    `{name}/{component}`. The saved state is that of the components. A component is any callable that TRL takes as a
+    reward function. Subclasses take `rewards`, or a single `reward`, and an optional `name`, by default built from the
+    components': `bleu_plus_length`, `bleu_times_length`, `bleu_clipped`.
 
     Args:
         fn (`Callable`):
-            Function of the values of a row, a tuple with one per component, `None` where it does not apply. Returns
-            the reward of the row or `None`. A picklable function, for the reward to be picklable.
+            Maps the values of a row, a tuple with one number or `None` (not applicable) per component, to the reward
+            of the row or `None`. Must be picklable if the reward is to be pickled.
         rewards (`Iterable[Callable]`):
             Components.
         name, range (defaults to `(-inf, inf)`), signature:
@@ -143,7 +143,7 @@ class Combined(Reward):
 
     def raw(self, **inputs: Any) -> dict[str, Scores]:
         """
-        Returns the rewards of each component by its name; has the arguments of a reward.
+        Returns the rewards of each component by name; takes the arguments of a reward.
 
         Raises:
             ValueError: If a component does not return one finite number, or `None`, per completion.
@@ -151,7 +151,7 @@ class Combined(Reward):
         results = {}
         failures = []
         for name, reward in zip(self.names, self.components, strict=True):
-            try:  # in a distributed run a later one may wait for the other processes, and must be called on each
+            try:  # also after a failure: a later component may wait for the other processes of a run
                 results[name] = call_reward(reward, **inputs)
             except Exception as error:
                 failures.append(error)
@@ -159,7 +159,7 @@ class Combined(Reward):
             raise failures[0]
         for name, values in results.items():
             for row, value in enumerate(values):
-                if value is not None and not math.isfinite(value):  # a bound or a minimum could hide it
+                if value is not None and not math.isfinite(value):  # clipping or a minimum could hide it
                     raise ValueError(f"The reward {name!r} must be finite or None, got {value} for row {row}.")
         return results
 
@@ -181,7 +181,7 @@ class Combined(Reward):
         return [self.fn(values) for values in rows]
 
     def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
-        """Returns the numbers of its components, and if each has a potential, what it makes of these."""
+        """Returns the numbers of all components, then, if each has a potential, `fn` of these potentials."""
         return join_progress_and_potential(self.fn, self.components, prefixes, **columns)
 
     def state_dict(self) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class Combined(Reward):
             raise ValueError(
                 f"The state of {self.__name__!r} must be of its components {self.names}, got {sorted(unknown)}."
             )
-        for name, component in components.items():  # those without one had none that was worth keeping
+        for name, component in components.items():  # a component missing in `state` had nothing to save
             getattr(component, "load_state_dict", dict)(state.get(name, {}))
 
 
@@ -235,7 +235,7 @@ class Weighted(Combined):
         for reward, weight in pairs:
             if not math.isfinite(weight):
                 raise ValueError(f"The weights of `Weighted` must be finite, got {weight} of {name_of(reward)!r}.")
-            # 0 belongs to the range, as a component may be left out; 0 times infinity is no number.
+            # 0 belongs to the range of a term, as its component may be left out; 0 times infinity would be NaN.
             ends = [0.0, *(weight * end for end in range_of(reward) if weight != 0)]
             low += min(ends)
             high += max(ends)
@@ -261,8 +261,8 @@ class Product(Combined):
     """
     Returns the product of other rewards.
 
-    A row is `None` when any component is `None`: to leave it out would be to take it for 1, the best that a factor
-    between 0 and 1 can be.
+    A row is `None` when any component is `None`: leaving it out would count it as 1, the best value of a factor
+    between 0 and 1.
 
     Example:
 
@@ -276,7 +276,7 @@ class Product(Combined):
     def __init__(self, rewards: Iterable[Callable[..., Any]], name: str | None = None):
         parts = list(rewards)
         low = high = 1.0
-        for ends in map(range_of, parts):  # 0 times infinity is no number, and 0 times any reward is 0
+        for ends in map(range_of, parts):  # 0 times infinity would be NaN, but 0 times any reward is 0
             products = [one * other if one and other else 0.0 for one in (low, high) for other in ends]
             low = min(products)
             high = max(products)
@@ -293,7 +293,7 @@ class Scaled(Combined):
         scale (`float`, *optional*, defaults to `1.0`):
             Factor, not 0; a negative one turns a cost into a reward.
         shift (`float`, *optional*, defaults to `0.0`):
-            Number that is added then.
+            Number added after scaling.
 
     Example:
 
@@ -319,7 +319,7 @@ class Scaled(Combined):
 
 
 def unless_none(fn: Callable[[Any], float], values: Values) -> float | None:
-    """Returns what a function makes of the values of a row, and `None` if one of them is."""
+    """Returns `fn` of the values of a row, or `None` if any of them is `None`."""
     return None if None in values else fn(values)
 
 
@@ -333,7 +333,7 @@ def _scale(scale: float, shift: float, values: Sequence[float]) -> float:
 
 
 def _name_of_sum(pairs: Iterable[tuple[Any, float]]) -> str:
-    """Returns the terms, by the signs of their weights; a single one begins with `weighted_`."""
+    """Returns a name such as `a_plus_b_minus_c`; of one term `weighted_a`, or `minus_a` for a negative weight."""
     terms = [(name_of(reward), weight) for reward, weight in pairs]
     if len(terms) == 1 and terms[0][1] >= 0:
         return f"weighted_{terms[0][0]}"

@@ -1,4 +1,4 @@
-"""What all rewards share: the call of rewards of any kind, and the base class without its operators."""
+"""The base class of rewards, without operators, and functions that call any reward and read its texts."""
 
 import functools
 import inspect
@@ -24,8 +24,8 @@ class BaseReward:
     __name__: str
     columns: tuple[str, ...]
     range: Range
-    potential: int | None = None  # which number of its `progress` is its reward as if the text ended here
-    _parts: tuple[Callable[..., Any], ...] = ()  # rewards that it calls in this process
+    potential: int | None = None  # index of the number in `progress` that is the reward as if the text ended here
+    _parts: tuple[Callable[..., Any], ...] = ()  # other rewards that this one calls in this process
     _repr_html_ = reward_card
 
     def __init__(
@@ -40,11 +40,11 @@ class BaseReward:
 
     @property
     def signature(self) -> str:
-        """All that is needed to compute the same numbers again."""
+        """Name and all settings that are needed to compute the same numbers again."""
         return self._signature
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
-        """Returns the reward of each text; `columns` has those of `self.columns`, checked to have as many rows."""
+        """Returns the reward of each text; `columns` has the columns in `self.columns`, each with a row per text."""
         raise NotImplementedError(
             f"{type(self).__name__} must define `scores`, or `__call__` to read more than texts."
         )
@@ -70,11 +70,11 @@ class BaseReward:
         return {column: columns[column] for column in self.columns}
 
     def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
-        """Returns what it knows of texts that are not finished, as [`join_progress`]: of its parts, if it has any."""
+        """Returns numbers for each prefix of each text, as [`join_progress`] does: here those of the parts, if any."""
         return join_progress(self._parts, prefixes, **columns)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what changes in training, JSON-serializable: trainers save it with every checkpoint."""
+        """Returns the state that changes in training, JSON-serializable: trainers save it with every checkpoint."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -84,9 +84,9 @@ class BaseReward:
 
     def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
         """
-        Returns whether it, or a reward it is made of, runs on a policy's base model from now on: see [`RewardModel`].
+        Moves the reward models in it to a policy's base model if they fit, returns if any did. See [`RewardModel`].
 
-        A trainer with a LoRA policy calls it on every reward that has it, before training.
+        A trainer with a LoRA policy calls this before training, on every reward that has the method.
 
         Args:
             make_backbone (`Callable`):
@@ -97,7 +97,7 @@ class BaseReward:
         return any([part.use_base_model(make_backbone) for part in parts])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves cached properties out of a pickle: a cache, a pool of processes, a model that is loaded again."""
+        """Leaves cached properties out of a pickle: caches, pools of processes, and models, which are loaded again."""
         cached = functools.cached_property
         return {key: value for key, value in vars(self).items() if not isinstance(getattr(type(self), key, 0), cached)}
 
@@ -155,8 +155,8 @@ def on_text(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
     Decorates a function that reads texts, so that it is a reward of chats too.
 
-    It gets the [`completion_text`] of each completion, and of each prompt the contents of its messages, joined by
-    newlines. Texts and other columns are passed on as they are. The function may be `async`.
+    The function receives the [`completion_text`] of each completion and the contents of each prompt's messages, joined
+    by newlines. Texts and other columns are passed on unchanged. The function may be `async`.
 
     Example:
 
@@ -190,8 +190,8 @@ def call_reward(reward: Callable[..., Any], **inputs: Any) -> Scores:
     """
     Returns the rewards of a batch, one number or `None` per completion.
 
-    An `async` reward is run to its end, in an event loop of its own: a client that it keeps from call to call must not
-    be tied to one loop.
+    An `async` reward is awaited in a new event loop for each call: a client that it keeps from call to call must not
+    be tied to one event loop.
 
     Args:
         reward (`Callable`):
@@ -222,24 +222,24 @@ async def _wait_for(values: Awaitable[Any]) -> Any:
 
 
 def _run(values: Awaitable[Any]) -> Any:
-    import asyncio  # it takes as long to import as all rewards together
+    import asyncio  # here, as its import takes as long as that of all rewards together
     from concurrent.futures import ThreadPoolExecutor
 
-    # In a thread of its own: a notebook runs a loop in this one, and a thread can run one only.
+    # In a thread of its own: in a notebook this thread already runs an event loop, and a thread can run only one.
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(asyncio.run, _wait_for(values)).result()
 
 
 def range_of(reward: Any) -> Range:
-    """Returns the lowest and highest possible reward; those of a plain function are infinite."""
+    """Returns the lowest and highest possible reward, infinite for a plain function."""
     return cast(Range, getattr(reward, "range", UNBOUNDED))
 
 
 def signature_of(reward: Any) -> str:
-    """Returns the signature of a reward; of a plain function its name."""
+    """Returns the signature of a reward, for a plain function its name."""
     return str(getattr(reward, "signature", name_of(reward)))
 
 
 def as_text(number: float) -> str:
-    """Returns a number as short as it can be written without losing a digit."""
+    """Returns a number in its short form (`:g`) if that loses no digit, else all its digits."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))

@@ -18,14 +18,14 @@ _RANGES: dict[str, Range] = {"f1": (0.0, 1.0), "precision": (-1.0, 1.0), "recall
 
 
 class Embedded(NamedTuple):
-    """A text: the unit vectors (T, d) of its tokens, and which of them (T,), on the CPU, count in a mean."""
+    """A text: the unit vectors (T, d) of its tokens, and a mask (T,), on the CPU, of those that count in the means."""
 
     vectors: Tensor
     counted: Tensor
 
 
 def _padded(texts: list[Embedded]) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns vectors (B, T, d) of texts, which tokens (B, T) are no padding, and which count in a mean."""
+    """Returns padded vectors (B, T, d), and masks (B, T) of the tokens that are no padding and of those that count."""
     pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
     vectors = pad([text.vectors for text in texts])
     real = pad([torch.ones_like(text.counted) for text in texts])
@@ -74,8 +74,8 @@ class BERTScore(ReferenceReward[list[Embedded]]):
     From "BERTScore: Evaluating Text Generation with BERT" (Zhang et al., 2020, https://arxiv.org/abs/1904.09675), as
     implemented in the bert-score library without idf weights and without rescaling by a baseline: the tokens that open
     and close a text (CLS, SEP) may be matched, but are left out of the means, and a text with no others has 0. Scores
-    of real models crowd near the top: compare differences, not heights. The model is loaded again when the
-    reward is unpickled.
+    of real models lie close together near the top: compare differences. The model is loaded again when the reward is
+    unpickled.
 
     Args:
         model (`str`):
@@ -87,7 +87,7 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         output (`str`, *optional*, defaults to `"f1"`):
             One of the table.
         batch_size (`int`, *optional*, defaults to `64`), device (`str`, *optional*):
-            Those of [`FrozenModel`]. The references of a row are one pass of their own.
+            Those of [`FrozenModel`]. The references of a row are embedded in passes of their own.
         name (defaults to `"bertscore"`), column, cache_size (defaults to 128):
             Those of [`ReferenceReward`]; the embedded references are kept on the model's device.
 
@@ -108,7 +108,7 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         check_at_least(1, batch_size=self.batch_size)
         super().__post_init__()
         self.range = _RANGES[self.output]
-        # As in the library: to a byte-level tokenizer (RoBERTa's) the first word is one like the others.
+        # As in the library: after a space, a byte-level tokenizer (RoBERTa's) treats the first word like the others.
         self._tokenizer = from_pretrained(
             transformers.AutoTokenizer, self.model, "pretrained encoder", add_prefix_space=True
         )
@@ -140,7 +140,7 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         return self._embed(references)
 
     def _match(self, pairs: list[tuple[Embedded, Embedded]]) -> list[float]:
-        """Returns the score of each text with its reference, all in one pass."""
+        """Returns the score of each pair of a text and a reference, all computed at once."""
         scores = [0.0] * len(pairs)
         rows = [row for row, pair in enumerate(pairs) if all(text.counted.any() for text in pair)]
         if not rows:

@@ -21,10 +21,10 @@ def log_bleu(
     sums: Array, smooth_method: str = "exp", smooth_value: float = 0.0, effective_order: bool = False
 ) -> Array:
     """
-    Returns the logarithm of BLEU, at most 0: that of the brevity penalty and that of the mean n-gram precision.
+    Returns the logarithm of BLEU, at most 0: that of the brevity penalty plus the mean log n-gram precision.
 
-    `min(0, 1 - r / c) + mean over n = 1..4 of log p_n`, as [`BLEU`] explains, of its statistics, `(..., 10)`; -inf
-    where nothing matches. The options are those of [`BLEU`].
+    `min(0, 1 - r / c) + mean over n = 1..4 of log p_n` with the symbols and options of [`BLEU`]; -inf where nothing
+    matches. `sums` `(..., 10)` has c, r, and for n = 1..4 the matching n-grams, then all n-grams.
     """
     tokens, reference = sums[..., 0], sums[..., 1]
     matches, totals = np.split(sums[..., 2:], 2, axis=-1)
@@ -65,9 +65,9 @@ class BLEU(SummedReward[list[Tokens]]):
     https://aclanthology.org/P02-1040), as implemented in sacrebleu: "A Call for Clarity in Reporting BLEU Scores"
     (Post, 2018, https://aclanthology.org/W18-6319).
 
-    One sentence often has no matching 4-gram, and unsmoothed BLEU is then 0 whatever else matched: a reward without a
-    slope. Smoothing replaces the zeros, and the effective order leaves out those n for which a short completion has no
-    n-grams at all. A completion without a single matching word has 0 under any smoothing.
+    One sentence often has no matching 4-gram, and unsmoothed BLEU is then 0 whatever else matched: a reward that gives
+    the policy no direction. Smoothing replaces the zeros, and the effective order leaves out those n for which a short
+    completion has no n-grams at all. A completion without a single matching word has 0 under any smoothing.
 
     Args:
         smooth_method (`str`, *optional*, defaults to `"exp"`):
@@ -118,8 +118,8 @@ class BLEU(SummedReward[list[Tokens]]):
 
     def batch_statistics(self, completions: Sequence[str], prepared: Sequence[list[Tokens]]) -> list[list[int]]:
         """
-        Returns for each completion its tokens and those of the reference closest in length, the n-grams of orders 1
-        to 4 that match, and all n-grams of orders 1 to 4.
+        Returns for each completion numbers: of its tokens, of those of the reference closest in length, of the
+        matching n-grams of orders 1 to 4, and of all its n-grams of orders 1 to 4.
         """
         tokens = [self.units(completion) for completion in completions]
         closest = [

@@ -15,16 +15,16 @@ _PUNCTUATION = set(string.punctuation)
 
 def chrf_score(sums: Array, beta: int = 2) -> Array:
     """
-    Returns the chrF, in [0, 1], 0 where nothing matches, as [`ChrF`] explains, of its statistics, `(..., 3 * orders)`,
-    and its `beta`.
+    Returns the chrF, in [0, 1], from the statistics of [`ChrF`], or sums of them, `(..., 3 * orders)`; 0 where nothing
+    matches.
     """
     of_orders = sums.reshape(*sums.shape[:-1], -1, 3)
     return _score(np.moveaxis(of_orders, (-2, -1), (0, 1)), beta)
 
 
 def _score(of_orders: Any, beta: int) -> Array:
-    """Returns the chrF given, for each order, the n-grams of the completion, of the reference, and in both."""
-    # Where a text has none, none match.
+    """Returns the chrF from the numbers, by order, of n-grams in the completion, in the reference and in both."""
+    # Where a text has no n-grams, none match, and the order adds 0.
     precision = sum(matches / of_completion.clip(min=1) for of_completion, _, matches in of_orders)
     recall = sum(matches / of_reference.clip(min=1) for _, of_reference, matches in of_orders)
     orders = sum((of_completion > 0) & (of_reference > 0) for of_completion, of_reference, _ in of_orders)
@@ -84,12 +84,12 @@ class ChrF(SummedReward[list[list[Symbols]]]):
         self._signature = f"chrF{self.beta}{'+' * self.word_order}|{signature}"
 
     def units(self, text: str) -> list[Symbols]:
-        """Returns the characters and the words of a text, what of it counts."""
+        """Returns the characters and the words of a text, each if its longest n-gram is not 0."""
         symbols: list[Symbols] = [self.progress_units(text)] if self.char_order else []
         return [*symbols, self._progress_words(text)] if self.word_order else symbols
 
     def progress_units(self, text: str) -> str:
-        """Returns the characters of a text but for white space, which its `progress` counts."""
+        """Returns the characters that `progress` counts: all but white space."""
         return "".join((text.lower() if self.lowercase else text).split())
 
     def _progress_words(self, text: str) -> list[str]:
@@ -109,13 +109,13 @@ class ChrF(SummedReward[list[list[Symbols]]]):
         return overlap.best(_score(of_orders, self.beta))
 
     def prepare(self, references: tuple[str, ...]) -> list[list[Symbols]]:
-        """Returns the characters of each reference of a row, and the words."""
+        """Returns the characters of each reference of a row, and the words of each."""
         return [list(of_kind) for of_kind in zip(*map(self.units, references), strict=True)]
 
     def batch_statistics(self, completions: Sequence[str], prepared: Sequence[list[list[Symbols]]]) -> list[list[int]]:
         """
-        Returns for each completion and order the n-grams of the completion (0 if the reference has none), of the
-        reference, and in both, with the reference that gives the highest score.
+        Returns for each completion and order the numbers of n-grams in the completion (0 if the reference has none),
+        in the reference, and in both, for the reference that gives the highest score.
         """
         texts = [self.units(completion) for completion in completions]
         counts = []

@@ -36,8 +36,8 @@ class Classifier(FrozenModel):
     | `"margin"` | `z_l - max of the others` | all |
 
     A model with a single logit, or of `problem_type="multi_label_classification"`, has a sigmoid for each label:
-    probability `sigmoid(z_l)`, log-odds `z_l`, no margin. The text goes through the classifier's own tokenizer with
-    its own special tokens, whatever the policy's are.
+    probability `sigmoid(z_l)`, log-odds `z_l`, no margin. The text is tokenised by the classifier's own tokenizer with
+    its special tokens, independent of the policy's.
 
     Args:
         label (`int` or `str`):
@@ -45,7 +45,7 @@ class Classifier(FrozenModel):
         output (`str`, *optional*, defaults to `"probability"`):
             One of the table.
         truncation_side (`str`, *optional*, defaults to `"right"`):
-            The end of longer inputs that is cut, `"right"` or `"left"`.
+            Side from which longer inputs are cut, `"right"` or `"left"`.
         use_prompt (`bool`, *optional*, defaults to `False`):
             Whether the model reads prompt and completion, as a pair of texts.
         model (a sequence classifier), name (defaults to `"classifier"`), tokenizer, batch_size, max_length, device:

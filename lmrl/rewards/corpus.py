@@ -1,4 +1,4 @@
-"""NIST and CIDEr-D, whose n-grams weigh by how common they are in a training corpus."""
+"""NIST and CIDEr-D, which weight n-grams by how rare they are in a training corpus."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ from .references import Prepared, ReferenceReward, SummedReward, divide, texts_o
 
 def read_corpus(corpus: str | Path | Iterable[Any], column: str) -> list[tuple[str, ...]]:
     """
-    Returns the references of each document of a corpus, which is that of [`CorpusReward`].
+    Returns the references of each document of a corpus, given in any form that [`CorpusReward`] takes.
 
     Raises:
-        ValueError: If the file is not of that form, or a document has no references; rows are counted from 0.
+        ValueError: If the file is in no such form, or a document has no references; the message counts rows from 0.
     """
     documents = _read_file(Path(corpus), column) if isinstance(corpus, (str, Path)) else corpus
     return texts_of_rows(documents, "A document of `corpus` must be a string or a non-empty list of strings")
@@ -34,7 +34,7 @@ def _read_file(path: Path, column: str) -> list[Any]:
         raise ValueError(f"`corpus` must be a .json or .jsonl file, or a list of lists of strings, got {path}.")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        # Not splitlines: a string may hold a line separator of Unicode.
+        # Not splitlines: a JSON string may contain a Unicode line separator, where it would split the row.
         lines = filter(str.strip, text.split("\n"))
         rows = parse_json(text) if path.suffix == ".json" else list(map(parse_json, lines))
         if not isinstance(rows, list):
@@ -52,8 +52,8 @@ def _read_file(path: Path, column: str) -> list[Any]:
 
 def corpus_counts(documents: list[list[list[str]]], order: int, once: bool) -> dict[Gram, int]:
     """
-    Returns how often each n-gram of 1 to `order` tokens occurs in the texts of all documents, of those that occur more
-    than once; with `once` an n-gram counts once for each document that has it.
+    Returns how often each n-gram of 1 to `order` tokens occurs in the texts of all documents or, with `once`, in how
+    many documents it occurs. N-grams with a count of 1 are left out.
     """
     counts: Counter[Gram] = Counter()
     for texts in documents:
@@ -65,10 +65,10 @@ def corpus_counts(documents: list[list[list[str]]], order: int, once: bool) -> d
 @dataclass(eq=False, repr=False)
 class CorpusReward(ReferenceReward[Prepared]):
     """
-    Base of the rewards whose n-grams weigh by their counts in a training corpus.
+    Base of the rewards that weight n-grams by their counts in a training corpus.
 
-    The corpus is read and counted once, when the reward is made; a pickle has the counts. They never come from the
-    batch: a score would depend on the other rows in it.
+    The corpus is read and counted once, when the reward is made; a pickle contains the counts. They never come from
+    the batch being scored: the score of a row would depend on the other rows.
 
     Args:
         corpus (`str`, `Path` or iterable):
@@ -83,8 +83,8 @@ class CorpusReward(ReferenceReward[Prepared]):
 
     Attributes:
         documents, words (`int`): their numbers in the corpus.
-        counts (`dict[tuple[str, ...], int]`): how many occurrences, or documents, each n-gram has, from 2 on: one that
-            was never seen counts as if seen once.
+        counts (`dict[tuple[str, ...], int]`): occurrences, or documents, of each n-gram that has at least two;
+            all others, seen once or never, count as 1.
     """
 
     order: ClassVar[int]  # length of the longest n-grams
@@ -107,7 +107,7 @@ class CorpusReward(ReferenceReward[Prepared]):
 
     def tokens(self, text: str) -> list[str]:
         """Returns the tokens of a text, as BLEU counts them."""
-        # Interned, a word is one object wherever it occurs, and n-grams are found sooner.
+        # Interned, equal words are one object, which makes looking up n-grams faster.
         return list(map(sys.intern, self._tokens(text)))
 
     progress_units = tokens
@@ -124,7 +124,7 @@ _BETA = math.log(0.5) / math.log(1.5) ** 2
 
 
 class NistReferences(NamedTuple):
-    """The references of a row: each n-gram as often as any of them has it, and their mean length."""
+    """The references of a row: their n-grams, each with its largest count in any of them, and their mean length."""
 
     occurrences: set[Any]
     length: float
@@ -132,10 +132,10 @@ class NistReferences(NamedTuple):
 
 def nist_score(sums: Array) -> Array:
     """
-    Returns the NIST, at least 0: that of a completion from its statistics, that of a corpus from their sum over rows.
+    Returns the NIST, at least 0, of a completion from its statistics, or of a corpus from the sum over its rows.
 
-    As [`NIST`] explains, of its statistics, `(..., 11)`: `info_1 ... info_5, total_1 ... total_5, r`; c is `total_1`.
-    An order without n-grams adds 0.
+    In the notation of [`NIST`], `sums` `(..., 11)` has `info_1 ... info_5, total_1 ... total_5, r`; c is `total_1`. An
+    order without n-grams adds 0.
     """
     information, totals, reference = np.split(sums, [NIST_ORDER, 2 * NIST_ORDER], axis=-1)
     brevity = np.minimum(divide(totals[..., 0], reference[..., 0], 0), 1)
@@ -149,20 +149,20 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
     """
     Returns the NIST-5 of each completion against all its references, at least 0.
 
-    `exp(beta * log(min(1, c / r))^2) * sum over n = 1..5 of info_n / total_n`. Of the `total_n` n-grams of a
-    completion, those that occur in a reference, each counted at most as often as in the reference that has it most
-    often, have together the information `info_n`. One n-gram has `log2(#(w_1 ... w_n-1) / #(w_1 ... w_n))`, where #
-    counts occurrences in a training corpus, the empty sequence occurs once per word, and one that never occurs counts
-    as 1. c is the length of the completion, r the mean length of its references, and beta such that the penalty is 1/2
-    at c / r = 2/3. From "Automatic Evaluation of Machine Translation Quality Using N-gram Co-Occurrence Statistics"
-    (Doddington, 2002), with the penalty of NIST's mteval-v13a.
+    `exp(beta * log(min(1, c / r))^2) * sum over n = 1..5 of info_n / total_n`. `total_n` is the number of n-grams in
+    the completion; `info_n` sums the information of those that occur in a reference, each counted at most as often as
+    in the reference that has it most often. An n-gram has the information `log2(#(w_1 ... w_n-1) / #(w_1 ... w_n))`,
+    where # counts occurrences in a training corpus, that of the empty sequence is the number of words, and a sequence
+    never seen counts as 1. c is the length of the completion, r the mean length of its references, and beta such that
+    the penalty is 1/2 at c / r = 2/3. From "Automatic Evaluation of Machine Translation Quality Using N-gram
+    Co-Occurrence Statistics" (Doddington, 2002), with the penalty of NIST's mteval-v13a.
 
-    The score has no upper end of its own: rare words inform more in a larger corpus. `range` ends at the sum over n
-    of the largest information that any n-gram can have, far above what a text reaches.
+    The score has no fixed maximum: rare words have more information in a larger corpus. `range` ends at the sum over n
+    of the largest information that any n-gram can have, far above what texts reach.
 
-    The NIST of a corpus is no mean over rows: [`nist_score`] of the summed [`NIST.statistics`]. With the references of
-    that corpus as `corpus`, it is mteval's. (nltk's differs where a row has several references: it takes for each
-    order the one with the best precision, and its length as r.)
+    The NIST of a corpus is not a mean over rows, but [`nist_score`] of the summed [`NIST.statistics`]. With the
+    references of that corpus as `corpus`, it is mteval's. (nltk's differs where a row has several references: it takes
+    for each order the one with the best precision, and its length as r.)
 
     Args:
         corpus, corpus_column, tokenize, lowercase:
@@ -217,7 +217,7 @@ class NIST(CorpusReward[NistReferences], SummedReward[NistReferences]):
             gram = member if isinstance(member[0], str) else member[0]
             ratio = self.counts.get(gram[:-1], 1) / self.counts.get(gram, 1)
             known[len(gram) - 1].append(math.log2(ratio))
-        information = map(math.fsum, known)  # exact: the order of a set differs from process to process
+        information = map(math.fsum, known)  # fsum is exact: the order of a set differs between processes
         totals = [float(max(len(tokens) - lost, 0)) for lost in range(NIST_ORDER)]
         return [*information, *totals, prepared.length]
 
@@ -231,7 +231,7 @@ SIGMA = 6.0
 
 
 class Vector(NamedTuple):
-    """A text: for each order the counts of its n-grams and their norm, weighted by idf; the number of bigrams."""
+    """A text: for each order, the counts of its n-grams and the norm of counts times idf; its number of bigrams."""
 
     counts: list[Counter[Gram]]
     norms: list[float]
@@ -245,13 +245,13 @@ class CIDErD(CorpusReward[list[Vector]]):
 
     `10 / 4 * sum over n = 1..4 of exp(-(l - l_r)^2 / (2 * 6^2)) * (min(g, g_r) . g_r) / (|g| |g_r|)`, where g and g_r
     hold, for each n-gram of completion and reference, its count times its idf `log(N / max(1, df))`: df of the N
-    documents of a training corpus, a document being the references of one row, have the n-gram. A difference `l - l_r`
-    in length is one in bigrams. From "CIDEr: Consensus-based Image Description Evaluation" (Vedantam et al., 2015,
+    documents of a training corpus contain the n-gram, a document being the references of one row. The lengths `l` and
+    `l_r` are numbers of bigrams. From "CIDEr: Consensus-based Image Description Evaluation" (Vedantam et al., 2015,
     https://arxiv.org/abs/1411.5726), as implemented by its authors in the COCO caption evaluation, except that there
     the documents are the references passed in.
 
-    An order of which a text has no n-gram of weight counts 0: a completion of two words that equals its reference has
-    5, not 10. The CIDEr-D of a corpus is the mean over its rows.
+    An order for which a text has no n-gram with a weight above 0 counts as 0: a completion of two words that equals
+    its reference has at most 5, not 10. The CIDEr-D of a corpus is the mean over its rows.
 
     Args:
         corpus, corpus_column, tokenize, lowercase:
@@ -274,7 +274,7 @@ class CIDErD(CorpusReward[list[Vector]]):
                 "have them: pass the references of the training split, one list per row."
             )
         self.range = (0.0, 10.0)
-        self._most = math.log(self.documents) ** 2  # of an n-gram that no document has
+        self._most = math.log(self.documents) ** 2  # squared idf of an n-gram in at most one document
         self._weights = {gram: math.log(self.documents / count) ** 2 for gram, count in self.counts.items()}
         self._signature = f"cider-d|{self.corpus_signature()}"
 

@@ -17,9 +17,9 @@ class Fluency(FrozenModel):
     Returns the mean log-probability of a completion's tokens under a frozen language model, in (-inf, 0].
 
     `(1 / T) * sum over t of log p(y_t | y_<t)`, in nats per token: minus the logarithm of the completion's perplexity.
-    The mean, not the sum, so that a short completion is not better for being short; the end of the completion is not
-    counted. Under most models a text that repeats itself is very likely, so that a policy rewarded for fluency alone
-    learns to repeat itself: combine it with a reward for content.
+    The mean, not the sum, so that a completion is not better for being short; the EOS that ends it is not counted.
+    Under most models a text that repeats itself is very likely, so that a policy rewarded for fluency alone learns to
+    repeat itself: combine it with a reward for content.
 
     An empty completion has no token to average over and gets `None`: the reward does not apply to it.
 
@@ -27,16 +27,16 @@ class Fluency(FrozenModel):
         model (`str` or [`~transformers.PreTrainedModel`]):
             That of [`FrozenModel`], a causal language model; not the policy itself.
         max_length (`int`, *optional*):
-            Longest input in tokens, at least 2. Defaults to the most that the tokenizer and the model allow. Of longer
-            ones the beginning of the prompt is cut, then the end of the completion, with a warning.
+            Longest input in tokens, at least 2. Defaults to the most that the tokenizer and the model allow. Longer
+            ones lose the beginning of the prompt, then the end of the completion, with a warning.
         use_prompt (`bool`, *optional*, defaults to `False`), chat_template_kwargs (`dict`, *optional*):
-            Whether the prompt comes before the completion, a chat through the model's template with these variables.
-            Without it the completion stands alone, after the token that begins a text (BOS, or else EOS).
+            Whether the model reads the prompt before the completion; a chat goes through its chat template with these
+            variables. By default it reads the completion alone, after a BOS token, or EOS if it has no BOS.
         name (defaults to `"fluency"`), batch_size (defaults to 16), tokenizer, device:
             Those of [`FrozenModel`].
 
     Raises:
-        ValueError: If there is no causal language model, or its tokenizer has neither BOS nor EOS.
+        ValueError: If the checkpoint is no causal language model, or its tokenizer has neither BOS nor EOS.
     """
 
     kind: ClassVar[str] = "language model"
@@ -72,7 +72,7 @@ class Fluency(FrozenModel):
         return [next(rewards) if ids else None for ids in texts]
 
     def _context(self, row: int, prompt: Any) -> list[int]:
-        """Returns the tokens that a completion follows, at least one."""
+        """Returns the tokens before a completion: the prompt's, or else a single BOS or EOS."""
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         ids = tokenize_prompt(self._tokenizer, prompt, row, **(self.chat_template_kwargs or {})) if prompt else []
         return ids or [eos if bos is None else bos]
@@ -92,7 +92,7 @@ class Fluency(FrozenModel):
         targets = batch["input_ids"][:, 1:]
         mask = batch.pop("completion_mask")[:, 1:].bool()
         logits = self._model(**batch).logits[:, :-1]
-        # Of the completions' positions alone a copy in float32 is made.
+        # Only the logits of the completions' tokens are copied to float32.
         nats = torch.nn.functional.cross_entropy(logits[mask].float(), targets[mask], reduction="none")
         sums = torch.zeros(mask.shape, device=nats.device).masked_scatter(mask, nats).sum(dim=1)
         return -sums / mask.sum(dim=1)

@@ -13,9 +13,9 @@ from lmrl.utils import check_in
 
 Gram: TypeAlias = tuple[str, ...]
 _ALONE = re.escape("".join(mark for mark in string.punctuation if mark not in "',-."))
-# A token of 13a: anything but the marks above, with a hyphen that follows no digit, a stop or comma in a number.
+# A token of 13a: a run without these marks (with hyphens not after a digit, . and , between digits), or one mark.
 _TOKEN = re.compile(rf"(?:[^\s{_ALONE}.,-]+|(?<![0-9])-|(?<=[0-9])[.,](?=[0-9]))+|\S")
-# Entities, <skipped>, words divided at the end of a line, and neighbouring stops, of which 13a misses every second.
+# Left to sacrebleu: entities, <skipped>, words hyphenated across lines, adjacent stops (13a misses every second).
 _RARE = ("&", "<", "-\n", "..", ".,", ",.", ",,")
 
 
@@ -23,8 +23,8 @@ class SacrebleuTokens:
     """
     Splits texts into the tokens of a tokenizer of sacrebleu.
 
-    The four substitutions of its 13a are one expression here, for the texts in which they do not interfere with each
-    other: nearly all. The others go through sacrebleu.
+    For speed, the four substitutions of its 13a are a single regular expression here. The few texts in which the
+    substitutions would interfere with each other go through sacrebleu.
 
     Args:
         tokenize (`str`):
@@ -57,7 +57,7 @@ def stemmer_of(name: str) -> Callable[[str], str]:
 
 
 def ngrams(tokens: Symbols, order: int) -> list[Gram]:
-    """Returns the n-grams of `tokens`, in order and with repetitions."""
+    """Returns the n-grams of `order` tokens, in the order of the text and with repetitions."""
     return list(zip(*[tokens[start:] for start in range(order)], strict=False))  # the shortest slice ends it
 
 
@@ -70,8 +70,8 @@ def occurrences(grams: Sequence[Hashable]) -> set[Hashable]:
     """
     Returns a set with one member per occurrence: the gram itself, and `(gram, k)` for its k-th repetition.
 
-    The operations on multisets that overlap metrics need become those of sets, which run in C: the size of an
-    intersection is the number of matches clipped to the smaller count, a union has the larger count of each gram.
+    This turns the multiset operations of overlap metrics into set operations, which run in C: the size of an
+    intersection is the number of matches clipped to the smaller count; a union has the larger count of each gram.
     """
     members = set(grams)
     if len(members) < len(grams):

@@ -19,11 +19,10 @@ class EvaluateMetric(Reward):
     """
     Returns what a module of the `evaluate` library computes for each completion.
 
-    Each row is computed by itself, at some milliseconds a row: where this package has the metric itself, that is
-    faster. The meaning for a single text depends on the module (evaluate's `bleu` is unsmoothed, and 0 without a
-    matching 4-gram). `None` where it is NaN. A module given by name is a program that is downloaded from the hub, or
-    taken from evaluate's cache, and run: name only those that you trust. By name or folder it is not pickled, but
-    loaded again.
+    Each row is computed by itself, which takes some milliseconds: lmrl's own metrics are faster. What the number means
+    for a single text depends on the module (evaluate's `bleu` is unsmoothed: 0 without a matching 4-gram). NaN becomes
+    `None`. A module given by name is a program that is downloaded from the hub, or taken from evaluate's cache, and
+    run: name only those that you trust. Given by name or folder, it is not pickled, but loaded again.
 
     Args:
         module (`str`, `Path` or `evaluate.EvaluationModule`):
@@ -34,12 +33,12 @@ class EvaluateMetric(Reward):
             Further arguments of the module's `compute`.
         column (`str`, *optional*, defaults to `"references"`):
             Dataset column passed as `references`, or `None` for a module without them. A list of a single string is
-            passed as the string to a module that takes no lists.
+            passed as that string to a module that takes no lists.
         per_row (`bool`, *optional*, defaults to `True`):
             Whether rows are computed one by one. `False` is for modules that return a list of a number per row
             (`bertscore`, `toxicity`), and computes a batch at once.
         higher_is_better (`bool`, *optional*, defaults to `True`):
-            Whether the reward is the result, or its negative (error rates).
+            Whether the reward is the result; `False` takes its negative, as for error rates.
         name (`str`, *optional*):
             Name under which trainers log it. Defaults to the module's.
 
@@ -102,7 +101,7 @@ class EvaluateMetric(Reward):
         return rewards
 
     def corpus_value(self, completions: list[str], columns: Columns) -> float:
-        """Returns the result for all texts at once, as of a corpus metric; of numbers per row their mean."""
+        """Returns the result for all texts at once, as of a corpus metric; without `per_row`, the mean over rows."""
         numbers = 1 if self.per_row else len(completions)
         found = self._computed(completions, self._references(columns), "the corpus", numbers)
         values = [value for value in found if value is not None]

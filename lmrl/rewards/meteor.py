@@ -38,8 +38,8 @@ class METEOR(ReferenceReward[list[Tokens]]):
     """
     Returns the METEOR of each completion, in [0, 1], best over its references: nltk's `meteor_score`.
 
-    `(1 - gamma (chunks / m)^beta) P R / (alpha P + (1 - alpha) R)` for m matched words, P and R their share of the
-    completion and of the reference, and chunks the number of runs that are in order in both texts. Words match if
+    `(1 - gamma (chunks / m)^beta) P R / (alpha P + (1 - alpha) R)` for m matched words, P and R their shares of the
+    completion and of the reference, and chunks the number of runs of them in the same order in both. Words match if
     they are equal, have the same Porter stem, or, with `synonyms`, share a synset of WordNet, in which nltk looks up
     the stem: "automobile" is not found. Case is ignored, tokens are those of sacrebleu's 13a, stems and synonyms are
     English. From "METEOR: An Automatic Metric for MT Evaluation with Improved Correlation with Human Judgments"
@@ -48,7 +48,7 @@ class METEOR(ReferenceReward[list[Tokens]]):
     Not comparable with published scores of METEOR 1.5 ("Meteor Universal: Language Specific Translation Evaluation for
     Any Target Language", Denkowski and Lavie, 2014, https://aclanthology.org/W14-3348), which has other constants,
     weighs function words less and matches paraphrases. A text of n words equal to its reference has `1 - gamma /
-    n^beta`, and no matching word is 0, as is empty against empty.
+    n^beta`, and no matching word gives 0, as does empty against empty.
 
     Args:
         alpha (`float`, *optional*, defaults to `0.9`):

@@ -1,4 +1,4 @@
-"""Base class of the rewards that are frozen models, and what they load, cut and batch with."""
+"""Base class of the rewards that are frozen models, and functions that load models and make batches."""
 
 import functools
 import multiprocessing
@@ -27,10 +27,10 @@ _NO_LIMIT = 10**6  # a tokenizer without a limit has 10**30
 @dataclass(eq=False, repr=False)
 class FrozenModel(Reward):
     """
-    Base of the rewards that a frozen model gives: it is in eval mode, and has its own tokenizer.
+    Base of the rewards computed by a frozen model, which is in eval mode and has its own tokenizer.
 
-    The model is moved to its device at the first call, when each process of a distributed run has chosen its GPU.
-    Given by name it is not pickled, but loaded again.
+    The model is moved to its device at the first call, when each process of a distributed run has chosen its GPU. A
+    model given by name is not pickled, but loaded again.
 
     Args:
         model (`str`, `Path` or [`~transformers.PreTrainedModel`]):
@@ -41,7 +41,7 @@ class FrozenModel(Reward):
             Texts in one forward pass, at least 1.
         max_length (`int`, *optional*):
             Longest input in tokens, at least 1. Defaults to the most that the tokenizer and the model allow. Longer
-            ones are cut, with a warning that has their number.
+            inputs are cut, with a warning that counts them.
         device (`str`, *optional*):
             Device of the model. Defaults to the GPU current at the first call if there is one, else to the CPU.
         use_prompt (`bool`, *optional*, defaults to `False`):
@@ -54,8 +54,8 @@ class FrozenModel(Reward):
     """
 
     kind: ClassVar[str] = "model"  # in messages
-    truncation_side = "left"  # the end of longer inputs that is cut
-    _sort_key = staticmethod(lambda text: len(text["input_ids"]))  # neighbours by it share a batch
+    truncation_side = "left"  # side from which longer inputs are cut
+    _sort_key = staticmethod(lambda text: len(text["input_ids"]))  # batches are made in this order
 
     model: Any
     tokenizer: Any = field(default=None, kw_only=True)
@@ -78,14 +78,14 @@ class FrozenModel(Reward):
 
     @abstractmethod
     def _load(self, name: str) -> Any:
-        """Returns the model in a folder or on the hub; refuses to make up what its checkpoint lacks."""
+        """Returns the model in a folder or on the hub; raises an error if its checkpoint lacks weights."""
 
     @abstractmethod
     def _read(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns the rewards (B,) of a batch, padded on the right, on the device of the model."""
 
     def _ready(self, model: Any) -> Any:
-        """Returns a model that was loaded or given, frozen."""
+        """Freezes a model that was loaded or given, and returns it."""
         return model.requires_grad_(False).eval()
 
     @functools.cached_property
@@ -122,7 +122,7 @@ class FrozenModel(Reward):
         return prompts
 
     def _rewards(self, texts: Sequence[Encoded], cut: int) -> Scores:
-        """Returns the reward of each encoded text, and warns of the `cut` ones among them."""
+        """Returns the reward of each encoded text; warns if `cut`, the number of truncated texts, is not 0."""
         rewards = map_batches(self._score_batch, texts, self._sort_key, self.batch_size)
         if cut:
             warnings.warn(
@@ -144,7 +144,7 @@ class FrozenModel(Reward):
 
 
 def from_pretrained(auto_class: Any, name: str, kind: str, **options: Any) -> Any:
-    """Returns what an `AutoModel` or the like loads; raises a `ValueError` that has the kind of model if it fails."""
+    """Returns `auto_class.from_pretrained(name)`; turns a failure into a `ValueError` that names the kind of model."""
     try:
         return auto_class.from_pretrained(name, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
@@ -158,8 +158,8 @@ def load_complete(
     auto_class: Any, name: str, kind: str, remedy: str, ignored: Container[str] = (), **options: Any
 ) -> Any:
     """
-    Returns [`from_pretrained`]; raises an error if the checkpoint lacks weights, which would be random, and the reward
-    noise. Those of modules that are ignored may be missing.
+    Returns [`from_pretrained`]; raises a `ValueError` if the checkpoint lacks weights, which would be random, and the
+    reward noise. Weights of the modules in `ignored` may be missing.
     """
     model, info = from_pretrained(auto_class, name, kind, output_loading_info=True, **options)
     if missing := sorted(key for key in info["missing_keys"] if not any(part in ignored for part in key.split("."))):
@@ -171,7 +171,7 @@ def longest_input(tokenizer: Any, config: Any, model: Any) -> int | None:
     """
     Returns the most tokens that a tokenizer and a model allow, or `None` where neither has a limit.
 
-    The model is `None` if it is loaded later. One like RoBERTa counts positions from `padding_idx + 1` on.
+    `model` is `None` if it is loaded later. Those like RoBERTa lose positions, as they count from `padding_idx + 1`.
     """
     limits = [tokenizer.model_max_length, getattr(config.get_text_config(), "max_position_embeddings", None)]
     for name, module in model.named_modules() if model is not None else ():
@@ -191,14 +191,14 @@ def default_device() -> str:
 
 def gpu_of_worker(local_rank: str | None, devices: int) -> str:
     """Returns the GPU of the process that started a worker of [`InWorkers`], which has chosen none of its own."""
-    # With one device the launcher shows each process its own alone.
+    # If a rank has no device of its number, the launcher shows each process its own GPU alone.
     return f"cuda:{local_rank}" if local_rank is not None and int(local_rank) < devices else "cuda"
 
 
 def map_batches(
     fn: Callable[[list[Item]], Iterable[Result]], items: Sequence[Item], key: Callable[[Item], Any], batch_size: int
 ) -> list[Result]:
-    """Returns what `fn` makes of each item; neighbours by a key share a batch: by length, little of it is padding."""
+    """Returns the result of `fn` for each item; batches hold neighbours by `key`: with lengths, padding is short."""
     order = sorted(range(len(items)), key=lambda row: key(items[row]))
     results: dict[int, Result] = {}
     for start in range(0, len(order), batch_size):
@@ -208,7 +208,7 @@ def map_batches(
 
 
 def load_classifier(name: str, kind: str, trained: Container[str] = (), **options: Any) -> Any:
-    """Returns the model with a classification head in a folder or on the hub; `trained` modules are loaded later."""
+    """Returns a model with a classification head; weights of the `trained` modules, loaded later, may be missing."""
     remedy = f"Name a checkpoint that was trained as a {kind}, not the model it starts from."
     auto_class = transformers.AutoModelForSequenceClassification
     return load_complete(auto_class, name, kind, remedy, ignored=trained, **options)

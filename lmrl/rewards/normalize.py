@@ -13,7 +13,7 @@ from lmrl.utils import check_in, name_of
 from .algebra import Combined, Values
 from .base import Scores, signature_of
 
-NEGLIGIBLE = 1e-12  # of the mean: the rounding error of a spread of 0 is smaller in float64
+NEGLIGIBLE = 1e-12  # relative to the mean: a larger standard deviation is no rounding error of float64
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Moments:
 
 
 def _in_training(inputs: Mapping[str, Any]) -> bool:
-    """Reads the mode from TRL's arguments: `log_metric` is a method of the trainer, which has the model."""
+    """Returns if TRL is training: `log_metric` is a method of the trainer, and its model is in training mode."""
     trainer = getattr(inputs.get("log_metric"), "__self__", None)
     return inputs.get("trainer_state") is not None and getattr(getattr(trainer, "model", None), "training", True)
 
@@ -70,14 +70,14 @@ class Normalized(Combined):
 
     Both are taken over all processes, in float64, with the unbiased variance (divided by n - 1). Where there is no
     spread (a single score, or a standard deviation of less than 1e-12 of the mean, which is rounding) the result is 0.
-    `None` stays `None` and is left out. The running statistics are saved in the trainer's checkpoints.
+    `None` stays `None` and is left out of both. The running statistics are saved in the trainer's checkpoints.
 
-    Evaluation has the reward as it is, and so has what is made of this reward: normalised scores are 0 on average, and
-    those of two checkpoints could not be compared. Training is recognised by the arguments that TRL passes to a
+    In evaluation the reward is returned unchanged, also inside a sum or product: normalised scores are 0 on average,
+    and those of two checkpoints could not be compared. Training is recognised by the arguments that TRL passes to a
     reward: `trainer_state`, and the method `log_metric` of a trainer whose model is in training mode.
 
-    A group has the same prompt and the same columns that the reward reads; its completions may be on several
-    processes, which must all call the reward equally often. Put this around a reward that is cached or in workers.
+    A group is the completions with the same prompt and the same values in the columns that the reward reads. They may
+    be on several processes, which must call the reward equally often. Wrap this around [`Cached`], not the reverse.
 
     Args:
         by (`str`, *optional*, defaults to `"running"`):
@@ -87,7 +87,7 @@ class Normalized(Combined):
         statistics ([`Moments`]): running count, mean and sum of squared distances from it.
 
     Raises:
-        ValueError: When called, if a group has no prompt.
+        ValueError: When called in training, by group, without prompts.
     """
 
     def __init__(self, reward: Callable[..., Any], by: str = "running", name: str | None = None):
@@ -103,7 +103,7 @@ class Normalized(Combined):
         self.potential = None  # the scale changes from rollout to rollout
 
     def raw(self, **inputs: Any) -> dict[str, Scores]:
-        """Returns the scores; a failure in training is raised on the other processes too, which wait for them."""
+        """Returns the scores; in training, a failure is raised on the other processes too, which wait for this one."""
         try:
             return super().raw(**inputs)
         except Exception:

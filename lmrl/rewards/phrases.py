@@ -1,4 +1,4 @@
-"""Rewards of what a text mentions: words and phrases, slot values."""
+"""Rewards for what a text mentions: words, phrases and slot values."""
 
 import functools
 import re
@@ -25,7 +25,7 @@ Stemmer: TypeAlias = str | Callable[[str], str] | None
 
 class PhraseReward(TextReward):
     """
-    Base of the rewards that look for words and phrases: the share of those wanted, and 0 with a forbidden one.
+    Base of the rewards that look for phrases: the share of those wanted that occur, or 0 if a forbidden one does.
 
     Args:
         stemmer (`str` or `Callable`, *optional*):
@@ -46,16 +46,16 @@ class PhraseReward(TextReward):
         super().__init__(name, columns, signature=signature)
 
     def wanted(self, columns: Columns, rows: int) -> list[list[Sequence[str]]]:
-        """Returns what each row wants, each as the phrases of which one has to occur."""
+        """Returns the wanted items of each row; an item is a list of phrases of which at least one has to occur."""
         raise NotImplementedError(f"{type(self).__name__} must define `wanted`.")
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
-        """Returns the share of what is wanted that occurs in each text, 0 with a forbidden phrase."""
+        """Returns for each text the share of the wanted items that occur, or 0 if a forbidden phrase does."""
         wanted = self.wanted(columns, len(completions))
         return [self._score(text, of_row) for text, of_row in zip(completions, wanted, strict=True)]
 
     def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
-        """Returns the share in each text so far, 0 with a forbidden phrase, which may still become another word."""
+        """Returns that share for each text so far. A forbidden phrase at its end may still become another word."""
         if self.stemmer is not None:
             return super().progress(prefixes=prefixes, **columns)
         wanted = self.wanted(self._checked(columns, len(prefixes)), len(prefixes))
@@ -94,7 +94,7 @@ class Keywords(PhraseReward):
     """
     Returns the share of the required words and phrases that occur in the completion, or 0 if a forbidden one does.
 
-    In [0, 1]. Where nothing is required it is 1 without a forbidden phrase; `None` where nothing is forbidden either.
+    In [0, 1]. A row that requires nothing has 1 if no forbidden phrase occurs, or `None` if nothing is forbidden.
 
     Args:
         required (`list[str]`, *optional*, defaults to `()`):
@@ -108,7 +108,7 @@ class Keywords(PhraseReward):
         ignore_case (`bool`, *optional*, defaults to `True`):
             Whether case is ignored.
         stemmer:
-            That of [`PhraseReward`]. Stems are of complete words in lower case: not without `whole_words` and
+            That of [`PhraseReward`]. As stems are of complete words in lower case, it needs `whole_words` and
             `ignore_case`.
     """
 
@@ -149,8 +149,8 @@ class SlotCoverage(PhraseReward):
     Returns the share of the values of a meaning representation that occur in the completion, in [0, 1].
 
     A value occurs as a complete phrase, in any case: `food[French]` is covered by "a french pub". `None` where the row
-    has no slot to count. Values that a text expresses in other words, such as `familyFriendly[yes]`, are left out
-    with `ignore` or spelled out with `aliases`. It does not see what a text adds to its meaning representation.
+    has no slot to count. Values that a text expresses in other words, such as `familyFriendly[yes]`, are left out with
+    `ignore` or spelled out with `aliases`. Content that a text adds to its meaning representation does not count.
 
     Args:
         column (`str`, *optional*, defaults to `"mr"`):
@@ -203,6 +203,6 @@ class SlotCoverage(PhraseReward):
                 f"The reward {self.__name__!r} needs 'slot[value], slot[value]' or a mapping of slots to values in "
                 f"every row of {self.column!r}, got {given!r} in row {row} of the batch."
             )
-        # A dataset gives every row the slots of all rows, and None to those that a row does not have.
+        # `datasets` gives every row the slots of all rows, with None for those that the row does not have.
         pairs = [(slot.strip(), "" if value is None else str(value).strip()) for slot, value in slots]
         return [(slot, value) for slot, value in pairs if value and slot not in self.ignore]

@@ -21,9 +21,9 @@ class ReferenceReward(Reward, Generic[Prepared]):
     """
     Base of the rewards that compare a completion with one or more references.
 
-    Every subclass has the arguments below too, by keyword. It defines `units` of a text and `score`, or `scores`. What
-    depends on the references alone is computed once by `prepare` and kept for the `cache_size` rows used last, as the
-    completions of a prompt share their references. The cache is not pickled.
+    Every subclass takes the arguments below too, by keyword. It defines `units` and `score`, or `scores`. What depends
+    on the references alone is computed by `prepare`, and cached for the `cache_size` rows used last, as all
+    completions of a prompt have the same references. The cache is not pickled.
 
     Args:
         name (`str`):
@@ -57,16 +57,16 @@ class ReferenceReward(Reward, Generic[Prepared]):
         return functools.lru_cache(maxsize=self.cache_size)(self.prepare)
 
     def units(self, text: str) -> Any:
-        """Returns what is compared of a text, such as its tokens."""
+        """Returns the units of a text that are compared, such as its tokens."""
         raise NotImplementedError(f"{type(self).__name__} must define `units` or `prepare`.")
 
     def prepare(self, references: tuple[str, ...]) -> Prepared:
-        """Returns what `score` needs of the references of a row: the units of each, unless a subclass needs more."""
+        """Returns what `score` needs to know of the references of a row: by default the units of each."""
         units: list[Any] = [self.units(reference) for reference in references]
         return cast(Prepared, units)
 
     def score(self, completion: str, prepared: Prepared) -> float:
-        """Returns the reward of a completion, given what `prepare` made of its references."""
+        """Returns the reward of a completion, given the result of `prepare` for its references."""
         raise NotImplementedError(f"{type(self).__name__} must define `score` or `scores`.")
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
@@ -75,21 +75,21 @@ class ReferenceReward(Reward, Generic[Prepared]):
         return [self.score(text, row) for text, row in zip(completions, prepared, strict=True)]
 
     def progress_units(self, text: str) -> Sequence[str]:
-        """Returns what its `progress` counts of a text: here what white space separates."""
+        """Returns the units of a text that `progress` counts: by default the words between white space."""
         return text.split()
 
     def progress(self, *, prefixes: Sequence[Prefixes], **columns: Any) -> Progress:
-        """Returns the numbers of [`~lmrl.progress.Overlap`], the reward as if the text ended here in front."""
+        """Returns the numbers of [`~lmrl.progress.Overlap`], first the reward as if the text ended here, if any."""
         references = self._references(self._checked(columns, len(prefixes))[self.column])
         overlap = Overlap.of_units(prefixes, references, self.progress_units, self.progress_order, self.so_far)
         return overlap.progress(None if self.potential is None else self.as_if_ended(overlap))
 
     def so_far(self, prefixes: Prefixes, units: Callable[[str], Sequence[str]]) -> UnitsSoFar:
-        """Returns the units of a text so far that its `progress` counts, `units` being its `progress_units`."""
+        """Returns the units that `progress` counts in each text so far; `units` is `progress_units`."""
         return units_so_far(prefixes, units)
 
     def as_if_ended(self, overlap: Overlap) -> Array:
-        """Returns the reward of each text so far, (N,): what defines it has a `potential`."""
+        """Returns the reward of each text so far, (N,). A subclass that defines this gets a `potential`."""
         raise NotImplementedError(f"{type(self).__name__} must define `as_if_ended` to have a `potential`.")
 
     def _prepare_rows(self, values: Sequence[Any]) -> list[Prepared]:
@@ -105,13 +105,13 @@ class SummedReward(ReferenceReward[Prepared]):
     """
     Base of the rewards whose statistics add up over rows, so that a sentence is a corpus of one row.
 
-    The score of a corpus is `from_statistics` of the sum of [`statistics`] over its rows. So the formula of each, a
-    function beside its class, takes `sums`: statistics `(..., numbers)` of single rows, or their sums over the rows of
-    corpora; and returns scores of shape `(...)`.
+    The score of a corpus is the formula applied to the sum of [`statistics`] over its rows. So each formula, a
+    function beside its class, takes `sums` of shape `(..., numbers)`, the statistics of single rows or their sums over
+    corpora, and returns scores of shape `(...)`.
     """
 
     def sacrebleu_metric(self, metric_class: Any) -> Any:
-        """Returns a metric of sacrebleu with the options of this reward, for a number of references that varies."""
+        """Returns a sacrebleu metric with the options of this reward, for rows with varying numbers of references."""
         shared = [option.name for option in fields(ReferenceReward)]
         options = {own.name: getattr(self, own.name) for own in fields(self) if own.name not in shared}
         metric = metric_class(**options)
@@ -120,7 +120,7 @@ class SummedReward(ReferenceReward[Prepared]):
 
     @abstractmethod
     def batch_statistics(self, completions: Sequence[str], prepared: Sequence[Prepared]) -> Sequence[Sequence[float]]:
-        """Returns what each completion adds to the sums, given what `prepare` made of its references."""
+        """Returns what each completion adds to the sums, given the result of `prepare` for its references."""
 
     @abstractmethod
     def from_statistics(self, sums: Array) -> Array:
@@ -138,7 +138,7 @@ class SummedReward(ReferenceReward[Prepared]):
 
 
 def texts_of_rows(values: Iterable[Any], rule: str, where: str = "") -> list[tuple[str, ...]]:
-    """Returns the texts of each row, a string or a list of strings; an error of another one begins with the rule."""
+    """Returns the texts of each row, a string or a list of strings; the error for other values starts with `rule`."""
     rows = []
     for row, value in enumerate(values):
         texts = (value,) if isinstance(value, str) else value

@@ -23,9 +23,9 @@ def format_for_reward_model(tokenizer: Any, prompt: Any, completion: Any, **opti
     """
     Returns the tokens of a prompt and its completion as TRL's `RewardTrainer` makes them.
 
-    A text is `prompt + completion + eos_token` (the EOS unless it ends with one), with nothing in between, tokenised
-    with the special tokens that the tokenizer adds: a completion of a policy comes without the EOS that ended it,
-    where the score is read. A chat is the messages of both through the chat template, and no EOS is added.
+    A text is `prompt + completion + eos_token`, with nothing in between, and the special tokens that the tokenizer
+    adds. The EOS, where the score is read, is added unless the completion ends with it: a policy's completions come
+    without it. A chat is the messages of both through the chat template, without an added EOS.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -33,10 +33,10 @@ def format_for_reward_model(tokenizer: Any, prompt: Any, completion: Any, **opti
         prompt (`str`, `list[dict]` or `None`):
             Text or chat messages. `None` is no prompt.
         completion (`str` or `list[dict]`):
-            Text or chat messages. After a chat a text is a message of the assistant, after a text the messages are
-            [`completion_text`].
+            Text or chat messages. After a chat, a text is taken as the assistant's message; after a text, messages are
+            turned into their [`completion_text`].
         **options:
-            Passed on to the tokenizer, such as `truncation` and `max_length`, whose `BatchEncoding` is returned.
+            Passed on to the tokenizer, such as `truncation` and `max_length`. Its `BatchEncoding` is returned.
 
     Raises:
         ValueError: If a text is to be formatted and the tokenizer has no EOS token.
@@ -83,7 +83,7 @@ class RewardAdapter:
         self.labels = next(iter(self._heads.values()), None)
 
     def _saved_heads(self) -> dict[str, int]:
-        """Returns the outputs of each module that was saved in full, by its name."""
+        """Returns the number of outputs of each module saved in full with the adapter, by name."""
         from safetensors import safe_open
 
         wanted = self._adapter.modules_to_save or ()
@@ -94,14 +94,14 @@ class RewardAdapter:
             }
 
     def load_merged(self) -> Any:
-        """Returns its base with the adapter merged and the head that was saved with it."""
+        """Returns the base with the adapter merged into it, and the head that was saved with the adapter."""
         head = self._adapter.modules_to_save or ()
         with _forked_rng():
             base = load_classifier(self.base, "reward model", trained=head, num_labels=1, revision=self._revision)
             return peft.PeftModel.from_pretrained(base, self.folder).merge_and_unload()
 
     def load_on_backbone(self, backbone: Any) -> Any:
-        """Returns the adapter with its head on a policy's base without head, whose weights stay as they are."""
+        """Returns the adapter and its head on top of a policy's backbone, whose weights are not changed."""
         labels = ("id2label", "label2id")
         options = {name: value for name, value in self.config.to_dict().items() if name not in labels}
         config = type(self.config).from_dict({**options, "num_labels": 1})
@@ -118,7 +118,7 @@ class RewardAdapter:
             return peft.PeftModel.from_pretrained(model, self.folder, torch_device=str(backbone.device))
 
     def incompatibility_with(self, backbone: Any, device: str | None) -> str | None:
-        """Returns the reason why its scores would differ on a backbone, or `None` if they would not."""
+        """Returns why the adapter cannot run on a policy's backbone with the same scores, or `None` if it can."""
         config = backbone.config
         quantized = bool(getattr(backbone, "is_quantized", False))
         source = Path(config._name_or_path)
@@ -155,21 +155,21 @@ class RewardModel(FrozenModel):
     """
     Returns the logit of a reward model for each completion, which grows with the preference of people.
 
-    Only differences have a meaning, not the zero: the probability that people prefer a to b is
-    `sigmoid(r(a) - r(b))`. "Learning to summarize from human feedback" (Stiennon et al., 2020,
-    https://arxiv.org/abs/2009.01325). The model is one trained by TRL's `RewardTrainer` (`recipes/
-    train_reward_model.py`), and reads texts in the format of its training: [`format_for_reward_model`]. A completion
-    that was stopped before it ended is read as if it had ended.
+    Only differences have a meaning: the probability that people prefer a to b is `sigmoid(r(a) - r(b))`. "Learning to
+    summarize from human feedback" (Stiennon et al., 2020, https://arxiv.org/abs/2009.01325). The model is one trained
+    by TRL's `RewardTrainer` (`recipes/train_reward_model.py`), and reads texts in the format of its training:
+    [`format_for_reward_model`]. A completion that was stopped before it ended is read as if it had ended.
 
-    A LoRA adapter that was saved with its head is loaded at the first call. Where a policy is trained with LoRA on the
-    same base, it runs on the policy's own base weights ([`use_base_model`]), and else on a base that it loads.
+    A LoRA adapter that was saved with its head is loaded at the first call. If the policy is trained with LoRA on the
+    same base, the adapter runs on the policy's base weights ([`use_base_model`]); otherwise it loads a base of its
+    own.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
             Folder, hub id, folder of a LoRA adapter trained with its head, or a sequence classifier with one label,
             which is then frozen in place.
         truncation_side (`str`, *optional*, defaults to `"left"`):
-            The end of longer inputs that is cut. `"right"` cuts off the EOS, where the score is read in training.
+            Side from which longer inputs are cut. `"right"` cuts off the EOS, where the score is read in training.
         use_prompt (`bool`, *optional*, defaults to `True`):
             Whether the model was trained on prompt and completion, or on the completion alone.
         quantized_base (`bool`, *optional*, defaults to `False`):
@@ -214,7 +214,7 @@ class RewardModel(FrozenModel):
 
     @property
     def _loads_later(self) -> bool:
-        """Whether it is an adapter with its head, which may still be put on a policy's base."""
+        """Whether the model is an adapter saved with its head, which may still be put on a policy's base."""
         return self._adapter is not None and self._adapter.labels is not None
 
     def _ready(self, model: Any) -> Any:
@@ -229,10 +229,10 @@ class RewardModel(FrozenModel):
 
     def use_base_model(self, make_backbone: Callable[[], Any]) -> bool:
         """
-        Returns whether it is an adapter on the policy's base, and runs on that from now on.
+        Moves an adapter onto the policy's base; returns `False` if the model is no adapter or the base does not fit.
 
-        Scores are the same, to rounding. The base must be the same, not quantised (but see `quantized_base`), and not
-        in a lower precision than the checkpoint.
+        Scores stay the same up to rounding. The base must be the adapter's, not quantised (but see `quantized_base`),
+        and not in a lower precision than the checkpoint.
         """
         if self._adapter is None or self._adapter.labels is None:
             return False
@@ -244,7 +244,7 @@ class RewardModel(FrozenModel):
         self._model = self._placed_model = self._ready(self._adapter.load_on_backbone(backbone))
         self._on_policy = True
         if getattr(backbone, "pass_form", None) == "shared":
-            # Texts of a prompt are to share a batch.
+            # Sorted by tokens, texts with the same prompt share a batch.
             self._sort_key = itemgetter("input_ids")  # type: ignore[assignment]
         logger.info(f"The reward {self.__name__!r} runs on the policy's base, {self._adapter.base!r}.")
         return True
@@ -256,7 +256,7 @@ class RewardModel(FrozenModel):
         return self._rewards(rows, cut=sum(bool(text.encodings and text.encodings[0].overflowing) for text in encoded))
 
     def _encoded(self, completions: Sequence[Any], prompts: Prompts) -> list[Any]:
-        # Completions as they are: a chat goes through the template with all its messages.
+        # The completions are not turned into texts: a chat goes through the template with all its messages.
         given = self._given_prompts(prompts) if self.use_prompt else [None] * len(completions)
         options = {"truncation": self.max_length is not None, "max_length": self.max_length}
         pairs = zip(given, completions, strict=True)
@@ -264,8 +264,8 @@ class RewardModel(FrozenModel):
 
     def progress(self, *, prefixes: Sequence[Prefixes], prompts: Prompts = None, **columns: Any) -> Progress:
         """
-        Returns what the head gives at the end of the last complete word before each token, of the pass that the reward
-        has made, and 0 before the first. No number for chats, and for a model whose states read what follows.
+        Returns the head's output at the last complete word before each token, 0 before the first word, from the
+        reward's own forward pass. There are no numbers for chats, nor for a model that reads later tokens too.
         """
         texts = [each.text for each in prefixes]
         given = self._given_prompts(prompts) if self.use_prompt else [""] * len(texts)
@@ -279,7 +279,7 @@ class RewardModel(FrozenModel):
         return self._rewards([{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in rows], cut=0)
 
     def _read(self, batch: dict[str, Tensor]) -> Tensor:
-        if self._on_policy:  # the base is where the policy is: so must the head be
+        if self._on_policy:  # the head follows the policy's base to its device
             self._model.to(self._model.device)
         logits: Tensor = self._heads.run(self._model, batch).logits
         return logits.float().squeeze(-1)

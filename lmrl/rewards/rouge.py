@@ -24,7 +24,7 @@ Units = tuple[int, Any]
 
 @functools.lru_cache(maxsize=2**11)
 def _tokens(text: str, use_stemmer: bool) -> list[str]:
-    """Returns the words of a text, kept for the other types of ROUGE of the same batch."""
+    """Returns the words of a text; cached, as several types of ROUGE often score the same batch."""
     words = _WORD.findall(text.lower())
     if not use_stemmer:
         return words
@@ -42,14 +42,14 @@ def _places(sentence: list[str]) -> dict[str, int]:
 
 def _lcs_positions(reference: list[str], places: dict[str, int], length: int) -> set[int]:
     """
-    Returns the positions in `reference` of its longest common subsequence with a sentence of some length and places.
+    Returns the positions in `reference` of its longest common subsequence with a sentence, given by `places`.
 
     Of several longest ones it is the one that rouge_score finds. Let `t[i][j]` be the length for the first i tokens of
     the reference and the first j of the sentence. The recurrence over i is that of "Bit-Parallel LCS-length
     Computation Revisited" (Hyyrö, 2004): bit j of `level` is set where `t[i][j + 1] == t[i][j]`, and the carries of
     the addition show where `t[i][j + 1] > t[i - 1][j + 1]`.
     """
-    shared = [position for position, token in enumerate(reference) if token in places]  # others lengthen no sequence
+    shared = [position for position, token in enumerate(reference) if token in places]  # others cannot match
     everywhere = (1 << length) - 1
     level = everywhere
     takes = []
@@ -60,9 +60,9 @@ def _lcs_positions(reference: list[str], places: dict[str, int], length: int) ->
         takes.append(matches | (level ^ hits ^ total) >> 1)
         level = (total | level ^ hits) & everywhere
     positions = set()
-    end = 1 << length >> 1  # the last token of the sentence that is left
+    end = 1 << length >> 1  # bit of the last token of the sentence not yet matched
     for position, take in zip(reversed(shared), reversed(takes), strict=True):
-        if end & take:  # the last match up to there is a part of it
+        if end & take:  # its last match up to `end` is in the subsequence
             positions.add(position)
             match = places[reference[position]] & end * 2 - 1
             end = 1 << match.bit_length() >> 2
@@ -95,8 +95,8 @@ class Rouge(ReferenceReward[list[Units]]):
     n-grams in common (`"rouge1"`, `"rouge2"` ...), the length of the longest common subsequence of words (`"rougeL"`),
     or that of the union of the subsequences that the completion's lines share with each line of the reference
     (`"rougeLsum"`; sentences are lines). From "ROUGE: A Package for Automatic Evaluation of Summaries" (Lin, 2004,
-    https://aclanthology.org/W04-1013). Words are runs of `a-z0-9` in the lowercased text: no other script has any, and
-    a warning comes with references in one, unless `tokenize` is set.
+    https://aclanthology.org/W04-1013). Words are runs of `a-z0-9` in the lowercased text, unless `tokenize` is set: in
+    other scripts there are none, and references in one cause a warning.
 
     Args:
         rouge_type (`str`):
@@ -106,8 +106,8 @@ class Rouge(ReferenceReward[list[Units]]):
         aggregate (`str`, *optional*, defaults to `"best"`):
             `"best"` reference, which is rouge_score's `score_multi`, or `"mean"` over the references.
         tokenize (`str` or object, *optional*):
-            Other words: those of a tokenizer of sacrebleu for the lowercased text (`"13a"`, or `"zh"`, `"char"` where
-            no spaces separate words), or of an object's method `tokenize`, as rouge_score takes it.
+            Defines words otherwise: name of a sacrebleu tokenizer for the lowercased text (`"13a"`, or `"zh"`,
+            `"char"` where no spaces separate words), or an object with a method `tokenize`, as rouge_score takes it.
     """
 
     rouge_type: str
@@ -170,7 +170,7 @@ class Rouge(ReferenceReward[list[Units]]):
         return self._words(text)
 
     def as_if_ended(self, overlap: Overlap) -> Array:
-        """Returns the ROUGE of each text so far, (N,); that of ROUGE-Lsum takes it for a single line."""
+        """Returns the ROUGE of each text so far, (N,); ROUGE-Lsum treats the text as a single line."""
         if self.rouge_type.startswith("rougeL"):
             hits = lcs_so_far(overlap.texts, overlap.units)
         else:
@@ -180,7 +180,7 @@ class Rouge(ReferenceReward[list[Units]]):
         return overlap.best(scores) if self.aggregate == "best" else overlap.mean(scores)
 
     def score(self, completion: str, prepared: list[Units]) -> float:
-        """Returns the F-measure of a completion, over its references the best or the mean."""
+        """Returns the F-measure of a completion: the best, or the mean, over its references."""
         size, units = self.units(completion)
         # 2 P R / (P + R) with P = hits / size and R = hits / total
         scores = [2 * self._hits(reference, units) / max(size + total, 1) for total, reference in prepared]

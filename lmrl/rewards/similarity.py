@@ -63,9 +63,9 @@ class TokenF1(ReferenceReward[list[set[Any]]]):
     """
     Returns the F1 of the words that a completion shares with a reference, in [0, 1], best over its references.
 
-    `2 P R / (P + R)` with P and R the shares of the completion's and of the reference's words that are in the other,
-    each as often as there. From "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (Rajpurkar et al., 2016,
-    https://arxiv.org/abs/1606.05250). Of texts without words SQuAD 1.1 makes 0; this follows SQuAD 2.0 ("Know What You
+    `2 P R / (P + R)` with P and R the shares of the completion's and of the reference's words that are also in the
+    other, counting repetitions. From "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (Rajpurkar et al.,
+    2016, https://arxiv.org/abs/1606.05250). Without words SQuAD 1.1 gives 0; this follows SQuAD 2.0 ("Know What You
     Don't Know: Unanswerable Questions for SQuAD", Rajpurkar et al., 2018, https://arxiv.org/abs/1806.03822), for which
     an empty completion is correct where no text is expected: 1 if both have no words, else 0.
 

@@ -28,16 +28,15 @@ _OF_THE_TRAINER = ("trainer_state", "log_extra", "log_metric")
 @dataclass(eq=False, repr=False)
 class Wrapped(Reward):
     """
-    Base of the rewards that change how another one is called, not its values.
+    Base of the wrappers that change how a reward is called, but not its values.
 
-    Name, range, columns and signature are those of the reward. Its arguments are those that belong to rows, and not
-    the trainer's (`trainer_state`, `log_extra`, `log_metric`), whose values are not those of a row.
+    Name, range, columns and signature are those of the reward. It is called with the arguments that have a value per
+    row, and without the trainer's (`trainer_state`, `log_extra`, `log_metric`).
 
     Args:
         reward (`Callable`):
-            Any callable that TRL takes as a reward function, `async` ones included. It may have no state to be saved,
-            which would depend on the rows that it is not called with, and not be [`Normalized`], which reads the
-            trainer's arguments.
+            Any callable that TRL takes as a reward function, `async` ones included. It must not have a state to be
+            saved, as it does not see all rows, and must not be [`Normalized`], which reads the trainer's arguments.
     """
 
     reward: Callable[..., Any]
@@ -105,15 +104,15 @@ class Cached(Wrapped):
     """
     Returns the values of another reward, which scores each distinct row once.
 
-    Rows are the same if their prompt, completion and columns are: those that the reward states it reads, or all for a
-    function that states none. They are compared by a hash. All rows that are not cached go to the reward in one call,
-    without repetitions. `None` is cached too. Only for rewards that give the same number every time; the cache is
-    neither pickled nor shared between processes. Of a sum wrap the parts: no arguments of the trainer are passed on,
-    so that a sum inside does not log them.
+    Two rows are the same if their prompt, completion and columns are equal: the columns that the reward declares, or
+    all for a reward with its own `__call__` and for a function. A hash compares them. All rows that are not cached go
+    to the reward in one call, without repetitions. `None` is cached too. Use it only for rewards that give the same
+    number every time; the cache is neither pickled nor shared between processes. Wrap the parts of a sum, not the sum:
+    the trainer's arguments are not passed on, so that it could not log its components.
 
     Args:
         size (`int`, *optional*, defaults to `65536`):
-            Rows in the cache, at least 1: those used last.
+            Most rows in the cache, at least 1: those used last.
     """
 
     size: int = 65536
@@ -146,8 +145,8 @@ class Retried(Wrapped):
     """
     Returns the values of another reward, which is called again when it raises.
 
-    For a scorer on another machine that is sometimes unreachable. It runs in this process: one that may hang belongs
-    into [`InWorkers`], which has a timeout and `retries` of its own.
+    For a scorer on another machine that is sometimes unreachable. It runs in this process: a reward that may hang
+    belongs in [`InWorkers`], which has a timeout and `retries` of its own.
 
     Args:
         retries (`int`, *optional*, defaults to `2`):
@@ -198,8 +197,8 @@ class InWorkers(Wrapped):
     one call of the reward. A chunk that exceeds the timeout is killed together with its worker and all that the worker
     started; a worker that dies is replaced. Workers start with the first call and end with the reward, or with the
     program, even when it is killed. Each has a copy of the reward: a model is loaded `workers` times. Python starts a
-    worker by importing the training script, which must run under `if __name__ == "__main__":`. Of a sum wrap the
-    parts, as for [`Cached`].
+    worker by importing the training script, which must run under `if __name__ == "__main__":`. Wrap the parts of a
+    sum, as for [`Cached`].
 
     Args:
         reward (`Callable`):
@@ -211,11 +210,11 @@ class InWorkers(Wrapped):
         retries (`int`, *optional*, defaults to `0`):
             Further attempts at a chunk that failed: that raised, took too long or whose worker died.
         on_failure (`str`, *optional*, defaults to `"raise"`):
-            Result of a chunk whose attempts all failed: `"raise"` an error; `"none"` `None` for its rows, which then
-            do not count, with a warning.
+            What happens when all attempts at a chunk failed: `"raise"` an error, or `"none"`: a warning and `None` for
+            its rows, which then do not count.
         chunk_size (`int`, *optional*):
-            Rows of a chunk, at least 1: the fewer, the fewer are lost with one that fails. Defaults to the rows of a
-            batch evenly over the workers.
+            Rows of a chunk, at least 1: the smaller, the fewer rows are lost when one fails. By default a batch is
+            divided evenly over the workers.
 
     Attributes:
         failed_rows (`int`): the rows that got `None` because their chunk failed.
@@ -238,7 +237,7 @@ class InWorkers(Wrapped):
         check_above(0, timeout=self.timeout)
         check_finite(timeout=self.timeout)
         self.failed_rows = 0
-        self._parts = ()  # workers have a memory of their own
+        self._parts = ()  # the reward runs in other processes, not in this one
         _ = self._pool  # a reward that cannot be pickled is an error here, not in the first training step
 
     @functools.cached_property

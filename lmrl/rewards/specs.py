@@ -14,7 +14,7 @@ from lmrl.utils import did_you_mean, line_of, parse_json
 REWARDS: dict[str, Callable[..., Any]] = {}
 """The reward classes by name: filled in `lmrl/rewards/__init__.py`, a row for each."""
 
-_WITHOUT_KEY = ("weighted", "product", "minimum")  # their arguments are `rewards` alone, without the key
+_WITHOUT_KEY = ("weighted", "product", "minimum")  # may be given the value of `rewards` alone, without the key
 _TERM = {"reward", "weight"}
 
 
@@ -26,7 +26,7 @@ def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
         spec (`str` or `Mapping`):
             - a name in [`REWARDS`]: `"bleu"`;
             - a mapping of one name to its arguments, `{"rougeL": {"use_stemmer": True}}`, or the JSON text of one;
-            - one made of others, whose arguments `reward`, `rewards` and `when` are written like this in turn:
+            - a reward made of others, whose arguments `reward`, `rewards` and `when` take these same forms:
               `{"clipped": {"reward": "bleu", "high": 0.5}}`, `{"product": ["bleu", {"length": {"target": 20}}]}`,
               `{"weighted": {"bleu": 0.7, "rougeL": 0.3}}`. A weighted component with arguments is an item of a list,
               `{"weighted": [{"reward": {"length": {"target": 20}}, "weight": 0.3}]}`;
@@ -66,7 +66,7 @@ def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def make_rewards(specs: Iterable[str | Mapping[str, Any]]) -> list[Callable[..., Any]]:
-    """Returns [`make_reward`] of each."""
+    """Returns the reward of each specification, made by [`make_reward`]."""
     if isinstance(specs, (str, Mapping)) or not isinstance(specs, Iterable):
         raise ValueError(f"The rewards must be a list, got {specs!r}. Put it into a list, or use `make_reward`.")
     return [make_reward(spec) for spec in specs]
@@ -154,7 +154,7 @@ def _own_reward(name: str, arguments: dict[str, Any]) -> Callable[..., Any]:
 
 def module_of_file(path: Path) -> ModuleType:
     """
-    Returns the module of a Python file, which is run once: two rewards of one file share its module.
+    Returns the module of a Python file. The file is run once: two rewards of one file share its module.
 
     Raises:
         ValueError: If there is no such file, or if it fails.

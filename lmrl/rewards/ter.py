@@ -16,8 +16,8 @@ Words = tuple[list[str], set[Any]]  # in order, and as a multiset
 
 def error_rate(sums: Array) -> Array:
     """
-    Returns the TER, at least 0, of [`TER.statistics`], `(..., 2)`: edits over mean lengths of references; 1 for edits
-    of empty references.
+    Returns the TER, at least 0, from [`TER.statistics`], `(..., 2)`: edits divided by the mean length of the
+    references; if that is 0, then 1 with edits and 0 without.
     """
     edits = sums[..., 0]
     return divide(edits, sums[..., 1], np.sign(edits))
@@ -28,22 +28,22 @@ class TER(SummedReward[list[Words]]):
     """
     Returns `1 - min(TER, 1)` of each completion, in [0, 1]: sacrebleu's sentence TER as a reward.
 
-    TER is the least number of edits (words inserted, deleted or replaced, and runs of words moved) that turn the
-    completion into one of its references, over the mean length of the references. From "A Study of Translation Edit
-    Rate with Targeted Human Annotation" (Snover et al., 2006, https://aclanthology.org/2006.amta-papers.25). An error
-    rate above 1 is counted as 1: a completion that needs more edits than its references have words gets 0, however
-    many. Empty against empty is 1.
+    TER is the number of edits (words inserted, deleted or replaced, and runs of words moved; found by a greedy search)
+    that turn the completion into its nearest reference, over the references' mean length. From "A Study of Translation
+    Edit Rate with Targeted Human Annotation" (Snover et al., 2006, https://aclanthology.org/2006.amta-papers.25). An
+    error rate above 1 counts as 1: a completion that needs more edits than its references have words gets 0. Empty
+    against empty is 1.
 
     Because of the mean length, one more reference can lower the reward.
 
     Args:
         normalized (`bool`, *optional*, defaults to `False`):
-            Whether to separate punctuation from words. Without it "mat." is another word than "mat". Done once, as in
-            Tercom: sacrebleu 2.6 does it twice to references, so that there "John's." is not equal to itself.
+            Whether to separate punctuation from words. Else "mat." and "mat" are different words. Done once, as in
+            Tercom: sacrebleu 2.6 does it twice to references, so that "John's." does not equal itself.
         no_punct (`bool`, *optional*, defaults to `False`):
             Whether to drop punctuation.
         asian_support (`bool`, *optional*, defaults to `False`):
-            Whether `normalized` and `no_punct`, of which it needs one, also treat Chinese and Japanese characters and
+            Whether `normalized` and `no_punct` (at least one is needed) also treat Chinese and Japanese characters and
             marks.
         case_sensitive (`bool`, *optional*, defaults to `False`):
             Whether case counts.
@@ -78,8 +78,8 @@ class TER(SummedReward[list[Words]]):
 
     def _edits(self, completion: str, prepared: list[Words]) -> list[float]:
         words, counted = self.units(completion)
-        # No move changes which words there are: those that one text has more of are the least edits. The search for
-        # moves costs most: the most promising reference comes first, and those that cannot be better are left out.
+        # Moves keep the words of a text: those in excess of the other text's are a lower bound of the edits. As the
+        # search is slow, references are tried by increasing bound and skipped if they cannot win.
         bounds = sorted(
             (max(len(counted), len(other)) - len(counted & other), place) for place, (_, other) in enumerate(prepared)
         )
@@ -94,33 +94,33 @@ class TER(SummedReward[list[Words]]):
         return 1 - error_rate(sums).clip(max=1.0)
 
 
-# The limits of Tercom, by sacrebleu's names: parts of the definition, as the number of edits depends on each.
+# The limits of Tercom, by sacrebleu's names. They are part of the definition: the number of edits depends on them.
 MAX_SHIFT_SIZE = 10  # words that move together
-MAX_SHIFT_DIST = 50  # places between a run in one text and the same run in the other
+MAX_SHIFT_DIST = 50  # positions between a run in one text and the same run in the other
 MAX_SHIFT_CANDIDATES = 1000  # moves, over all rounds of the search
 BEAM_WIDTH = 25  # cells on either side of the diagonal in which sacrebleu looks for an alignment
 
 _REVERSED = str.maketrans("id", "di")  # insertions for deletions
 
-# Minus the number of words, the first of them, and the target: of equal moves the least is made.
+# (-number of words, position of the first, target position): of equally good moves the smallest tuple is made.
 Move = tuple[int, int, int]
 
 
 def edits(completion: Sequence[str], reference: Sequence[str], least: int, best: float) -> int:
     """
-    Returns the edits of [`TER`] that turn one text into another. The move that saves most other edits is made, as
-    long as one saves any. The number is that of `sacrebleu.metrics.lib_ter.translation_edit_rate`.
+    Returns the number of edits of [`TER`] that turn one text into another, as `translation_edit_rate` of sacrebleu's
+    `lib_ter` does: the move that saves the most other edits is made, as long as one saves any.
 
     Args:
         completion (`Sequence[str]`), reference (`Sequence[str]`):
             Words to edit, and to reach.
         least (`int`):
-            Edits that no move saves: how many words one text has more of than the other, the larger of both counts.
+            Lower bound of the edits: the words that one text has in excess, the larger of both counts.
         best (`float`):
-            Edits from which on the number does not matter: a search that cannot end below it stops early, at a number
-            that is not below it either.
+            Fewest edits to any other reference so far: a search that cannot end below it stops early, and returns some
+            number that is not below it either.
     """
-    # One character per word: to cut, join and compare strings is quick.
+    # One character per word, as slicing, joining and comparing strings is fast.
     letters = {word: chr(code) for code, word in enumerate({*completion, *reference})}
     current = "".join([letters[word] for word in completion])
     goal = "".join([letters[word] for word in reference])
@@ -141,7 +141,7 @@ def edits(completion: Sequence[str], reference: Sequence[str], least: int, best:
 
 
 def _best(completion: str, reference: str, left: int, moves: Iterable[Move], in_beam: Any) -> tuple[int, str]:
-    """Returns the distance and the words after the move that saves most, or as they are if none saves any."""
+    """Returns the edit distance and the words after the best move, or `left` and the words unchanged if none helps."""
     best = completion
     for minus, first, target in sorted(set(moves)):
         last = first - minus
@@ -156,10 +156,10 @@ def _best(completion: str, reference: str, left: int, moves: Iterable[Move], in_
 
 def _distance(completion: str, reference: str, below: int, in_beam: Any) -> int:
     """
-    Returns the edit distance that sacrebleu finds inside its beam, or a number that is not below `below` either.
+    Returns the edit distance that sacrebleu finds inside its beam, or, if that is at least `below`, any such number.
 
-    An alignment strays from the diagonal by at most (edits + difference in length) / 2 cells. Where that is inside the
-    beam, the distance is the true one, else it may be greater: only then, and if it matters, sacrebleu computes it.
+    An alignment strays from the diagonal by at most (edits + difference in length) / 2 cells. Inside the beam
+    sacrebleu finds the true distance, else perhaps a greater one: only then, if it matters, its code is run.
     """
     true: int = rapidfuzz.distance.Levenshtein.distance(completion, reference, score_cutoff=below)
     if true < below and true + abs(len(completion) - len(reference)) > 2 * (BEAM_WIDTH - 1):
@@ -169,11 +169,11 @@ def _distance(completion: str, reference: str, below: int, in_beam: Any) -> int:
 
 def _moves(completion: str, reference: str, in_beam: Any) -> Iterator[Move]:
     """Yields the moves of runs of words that both texts have, where the two are not aligned already."""
-    # The trace turns the completion into the reference; aligned are words of the reference with the completion's.
+    # The trace turns the completion into the reference; `aligned` maps positions in the reference to the completion.
     _, trace = in_beam(completion)
     reversed_trace = trace.translate(_REVERSED)
     aligned, reference_edited, completion_edited = sacrebleu.metrics.lib_ter.trace_to_alignment(reversed_trace)
-    before = [0, *(aligned[place] + 1 for place in range(len(reference)))]  # where words that follow one are moved to
+    before = [0, *(aligned[place] + 1 for place in range(len(reference)))]  # targets: after each aligned word
     for first, word in enumerate(completion):
         place = reference.find(word, max(0, first - MAX_SHIFT_DIST))
         while 0 <= place <= first + MAX_SHIFT_DIST:

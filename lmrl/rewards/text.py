@@ -21,7 +21,7 @@ class TextReward(Reward):
     potential = 0
 
     def progress(self, *, prefixes: Sequence[Prefixes], prompts: Prompts = None, **columns: Any) -> Progress:
-        """Returns the reward of each text so far, 0 for `None`: where nothing else is defined, scored anew."""
+        """Returns the reward of each text so far, 0 for `None`. Subclasses may avoid scoring each one anew."""
         return as_if_ended(self, prefixes, prompts, self._checked(columns, len(prefixes)))
 
 
@@ -31,7 +31,7 @@ class LengthReward(TextReward):
     unit: str
 
     def of_length(self, length: int) -> float:
-        """Returns the reward of a text of a length."""
+        """Returns the reward of a text of the given length."""
         raise NotImplementedError(f"{type(self).__name__} must define `of_length`.")
 
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
@@ -178,7 +178,7 @@ class Format(TextReward):
         except re.error as error:
             raise ValueError(f"`pattern` must be a regular expression, got {self.pattern!r} ({error}).") from error
         ends = "kept" if self.mode == "search" else "stripped"
-        # Python's own text of a pattern ends after 200 characters.
+        # The `repr` of a compiled pattern shows only its first 200 characters.
         shown = repr(self._compiled).removeprefix(f"re.compile({self.pattern!r:.200}")
         pattern = f"re.compile({self.pattern!r}{shown}"
         super().__init__(self.name, signature=f"format|mode:{self.mode}|ends:{ends}|pattern:{pattern}")

@@ -38,12 +38,12 @@ class Gate(Combined):
     """
     Returns a reward where another one reaches a bound, and `otherwise` where it does not.
 
-    Below the bound the reward has no effect, `None` included. A row is `None` where `when` is: whether the reward
-    counts is not known.
+    Where the gate is shut the reward has no effect, even if it is `None`. A row is `None` where `when` is `None`:
+    whether the gate is open is not known.
 
     Args:
         reward (`Callable`):
-            The reward that counts behind the gate.
+            The reward that counts where the gate is open.
         when (`Callable`):
             The reward that opens the gate.
         at_least (`float`, *optional*, defaults to `0.5`):

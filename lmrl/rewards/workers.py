@@ -1,4 +1,4 @@
-"""Worker processes that score: spawned, so that threads and CUDA do no harm, and killed when they take too long."""
+"""Worker processes that score: spawned, as a fork breaks with threads and CUDA, and killed when they take too long."""
 
 import contextlib
 import multiprocessing
@@ -81,7 +81,7 @@ class _Worker:
 
     def __init__(self, name: str, pickled: bytes) -> None:
         self.connection, end_of_worker = _SPAWN.Pipe()
-        # Functions that a configuration takes from a file belong to modules that are on no path.
+        # Rewards that a configuration takes from a file are in modules that cannot be imported: workers run the files.
         own = [name for name in sys.modules if name.startswith(FILE_PREFIX) and name.encode() in pickled]
         files = [str(sys.modules[name].__file__) for name in own]
         self.process = _SPAWN.Process(target=_work, args=(end_of_worker, files, pickled), name=name, daemon=True)
@@ -90,7 +90,7 @@ class _Worker:
         self.ready = False
 
     def receive(self, timeout: float | None) -> Result | None:
-        """Returns what the process sends; kills one that takes too long."""
+        """Returns what the process sends; a [`Failure`] if it ended, or was killed because it took too long."""
         try:
             if self.connection.poll(timeout):
                 return cast("Result | None", self.connection.recv())
@@ -119,7 +119,7 @@ class _Worker:
 
 class Pool:
     """
-    Worker processes that live from call to call, each with a copy of the reward; a thread waits for each.
+    Worker processes that live from call to call, each with a copy of the reward; one thread per worker waits for it.
 
     The arguments are those of [`InWorkers`], with the reward's name.
     """
@@ -165,7 +165,7 @@ class Pool:
         return [results[number] for number in range(len(chunks))]
 
     def _attempt(self, idle: SimpleQueue[int], chunk: Mapping[str, Any]) -> Result:
-        """Has the next worker that is free score a chunk."""
+        """Lets the next free worker score a chunk."""
         number = idle.get()
         try:
             return self._score_with(number, chunk)
@@ -184,6 +184,6 @@ class Pool:
                 "the script too: its code must run under `if __name__ == '__main__':`. The reason"
             )
         worker.ready = True
-        with contextlib.suppress(BrokenPipeError):  # it has just died: `receive` finds out
+        with contextlib.suppress(BrokenPipeError):  # it has just died: `receive` reports it
             worker.connection.send(chunk)
         return worker.receive(self.timeout) or []

@@ -1,4 +1,4 @@
-"""The arguments of `recipes/sweep.py`; those of the recipe that it runs stand behind `--`."""
+"""The arguments of `recipes/sweep.py`; those of the recipe that it runs follow `--`."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from lmrl.settings import Settings
 from lmrl.utils import check_at_least, check_in, option
 
-# Recipes that train a model and measure it.
+# Recipes that train a model and evaluate it.
 _SWEPT = ("reinforce_gen", "ppo_gen", "sft", "train_classifier", "train_reward_model")
 
 
@@ -19,7 +19,7 @@ class SweepArguments(Settings):
     _remedy_for_others: ClassVar[str] = " Write arguments of the recipe behind `--`."
 
     recipe: str = option("reinforce_gen", "Recipe of the trials: its name, or a script. Its arguments follow `--`.")
-    # The parser takes text for the last member, and YAML a mapping.
+    # The parser uses the union's last member for text; YAML gives a mapping.
     space: dict[str, Any] | str | None = option(
         None,
         "Arguments to search, as JSON or as a YAML file; in the file of --config a mapping. For each name a list of "

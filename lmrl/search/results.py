@@ -16,11 +16,11 @@ def summary(sweep: Sweep) -> str:
     table = table.sort_values(["state", "over", "value"], ascending=[True, True, sweep.direction == "minimize"])
     table.columns = [name.removeprefix("user_attrs_").removeprefix("params_") for name in table.columns]
     is_objective = sweep.args.objective == "kl"
-    if "kl" in table and (is_objective or table["kl"].isna().all()):  # as in supervised training
+    if "kl" in table and (is_objective or table["kl"].isna().all()):  # supervised training has no KL
         table = table.drop(columns="kl")
     table = table.drop(columns="over").rename(columns={"number": "trial", "value": sweep.args.objective})
     lines = [table.to_string(index=False, na_rep="", float_format="{:.4g}".format)]
-    if table.loc[table["state"] == "COMPLETE", sweep.args.objective].nunique() >= 5:  # to separate the arguments
+    if table.loc[table["state"] == "COMPLETE", sweep.args.objective].nunique() >= 5:  # enough to rank the arguments
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         importances = optuna.importance.get_param_importances(sweep.study, evaluator=evaluator)
         lines.append("Importance: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items()))
@@ -43,9 +43,9 @@ def plot(sweep: Sweep) -> None:
     if all(math.isnan(trial.user_attrs.get("kl", math.nan)) for trial in sweep.finished()):
         del targets["kl"]
     for name, (label, target) in targets.items():
-        # Undoes the style that Optuna sets, and hides that the interface of its plots is not final.
+        # Undoes the style that Optuna sets, and hides its warning that the interface of its plots is experimental.
         with pyplot.style.context("default"), warnings.catch_warnings(action="ignore"):
             optuna.visualization.matplotlib.plot_slice(sweep.study, target=target, target_name=label)
-            pyplot.gcf().autofmt_xdate(which="both")  # of a short logarithmic axis the labels would overlap
+            pyplot.gcf().autofmt_xdate(which="both")  # labels of a short logarithmic axis would overlap
             pyplot.savefig(sweep.folder_of(f"{name}.svg"), bbox_inches="tight")
             pyplot.close()

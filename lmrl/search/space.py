@@ -18,15 +18,15 @@ _SAME_IN_ALL_TRIALS = ("config", "resume_from_checkpoint", "output_dir", "eval_o
 
 def read_space(space: Mapping[str, Any] | str, types: Mapping[str, str] | None = None) -> dict[str, Any]:
     """
-    Returns Optuna's distribution for each argument of a search space; a `ValueError` if one cannot have its values.
+    Returns Optuna's distribution for each argument of a search space; raises a `ValueError` for a wrong one.
 
     Args:
         space (`dict` or `str`):
-            By name a list of choices, or a range with `low`, `high` and perhaps `log` or `step`; or that as JSON, or
-            the path of a YAML file with it. Choices that are lists or mappings are kept as JSON.
+            For each name a list of choices, or a range with `low`, `high` and optionally `log` or `step`; or the same
+            as JSON, or the path of a YAML file. Choices that are lists or mappings are kept as JSON.
         types (`dict` of `str`, *optional*):
-            Type of each argument, such as `float | None`. Without it every name is accepted, and a range has integers
-            if it is written with integers.
+            Type of each argument, such as `float | None`. Without `types` every name is accepted, and a range written
+            with integers has integers.
     """
     if isinstance(space, str):
         space = _read(space)
@@ -54,7 +54,7 @@ def read_space(space: Mapping[str, Any] | str, types: Mapping[str, str] | None =
 def as_argv(name: str, value: Any) -> list[str]:
     """Returns the words of a command line that set an argument to a value."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
-        with suppress(ValueError):  # of a text, such as a template of prompts
+        with suppress(ValueError):  # it is a text, such as a prompt template
             value = json.loads(value)
     items = value if isinstance(value, list) else [value]
     return [f"--{name}", *(item if isinstance(item, str) else json.dumps(item) for item in items)]

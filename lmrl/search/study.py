@@ -27,7 +27,7 @@ from .space import as_argv
 
 OVER_MAX_KL = "over max_kl"
 _INTERRUPTED = "interrupted"
-_SAMPLING = Lock()  # a study has one sampler: one trial at a time draws from it
+_SAMPLING = Lock()  # a study has one sampler: only one trial at a time may draw from it
 
 
 class TrialFailed(Exception):
@@ -37,15 +37,15 @@ class TrialFailed(Exception):
 @dataclass(frozen=True)
 class Sweep:
     """
-    A search over the arguments of a recipe, in a folder with everything that is known about it.
+    A search over the arguments of a recipe, whose complete state is in a folder.
 
     Trials run in processes of their own, and several processes may run the same sweep at once.
 
     Args:
         args ([`SweepArguments`]), command (list of `str`), space (`dict`):
-            Arguments of the sweep; the recipe's file and its own arguments; what [`read_space`] returned.
+            Arguments of the sweep; the recipe's file and its own arguments; the result of [`read_space`].
         reward_weights (list of `float`, *optional*):
-            Weights of the rewards, which are the first scores whose names begin with `reward/`. With them the
+            Weights of the rewards, which are the first scores whose names begin with `reward/`. If given, the
             objective `reward` is the weighted sum of the rewards, and any other must be a score that lmrl measures.
     """
 
@@ -74,34 +74,34 @@ class Sweep:
 
     @cached_property
     def direction(self) -> Any:
-        """Whether the objective is to be maximized or minimized: as the score has it, or else as it is set."""
+        """`"maximize"` or `"minimize"`: the direction that is set, which must fit the score's, or else the score's."""
         try:
             better = higher_is_better(self.args.objective, "objective")
         except ValueError:
             if self.reward_weights is not None:
                 raise
-            return self.args.direction or "maximize"  # a score of a script that lmrl does not know
+            return self.args.direction or "maximize"  # an unknown score of a user's script
         direction = self.args.direction or {True: "maximize", False: "minimize", None: ""}[better]
         self._check_direction(better, direction)
         return direction
 
     def _check_direction(self, better: bool | None, direction: str) -> None:
-        """Raises an error for another direction than that of the score of which more or less is `better`."""
+        """Raises an error if a direction contradicts the score's: `better` is whether higher is, or `None`."""
         allowed = {True: "maximize", False: "minimize", None: "maximize or minimize"}[better]
         if not direction or direction not in allowed:
             raise ValueError(f"`direction` must be {allowed} for {self.args.objective!r}, got {direction!r}.")
 
     def run(self) -> None:
         """
-        Runs trials until the study has as many as wanted; those that were interrupted do not count. A `ValueError` if
-        the folder has another study, there is no such objective, or all trials failed.
+        Runs trials until the study has as many as wanted, not counting interrupted ones. Raises a `ValueError` if the
+        folder has another study, the objective is unknown, or all trials failed.
         """
         clear_study_folder(self.args.output_dir, self.args.overwrite)
         self._check_settings()
         missing = max(self.args.trials - len(self.finished()), 0)
         stop = Event()
         errors: list[Exception] = []
-        # Optuna's loop has a thread of its own: Ctrl-C is raised in the main one, which then stops the trials.
+        # Optuna's loop runs in a thread of its own; Ctrl-C is raised in the main thread, which then stops the trials.
         with ThreadPoolExecutor(1) as pool:
             loop = pool.submit(
                 self.study.optimize,
@@ -115,14 +115,14 @@ class Sweep:
                 loop.result()
             finally:
                 stop.set()
-        if errors:  # which Optuna loses if another trial was stopped meanwhile
+        if errors:  # Optuna loses them if another trial was stopped meanwhile
             raise errors[0]
         if {trial.state.name for trial in self.finished()} == {"FAIL"}:
             last = self.finished()[-1]
             raise ValueError(f"All trials failed. Trial {last.number}: {last.user_attrs['reason']}")
 
     def finished(self) -> list[Any]:
-        """Returns the trials that are complete, pruned or failed, without those that were interrupted."""
+        """Returns the trials that are complete, pruned or failed, but not those that were interrupted."""
         trials = [trial for trial in self.study.trials if trial.state.is_finished()]
         return [trial for trial in trials if trial.user_attrs.get("reason") not in (None, _INTERRUPTED)]
 
@@ -130,7 +130,7 @@ class Sweep:
         """Returns the best trial within the bound on the KL, or `None`."""
         try:
             return self.study.best_trial
-        except ValueError:  # no trial is complete, or none is feasible
+        except ValueError:  # no trial is complete, or none is within the bound
             return None
 
     def command_of(self, trial: Any) -> list[str]:
@@ -144,7 +144,7 @@ class Sweep:
 
     def _objective(self, trial: Any, stop: Event, errors: list[Exception]) -> float:
         """Returns the objective of a trial, for Optuna's loop."""
-        # 1. The seed depends on the number of the trial: a sweep that continues draws what it would have drawn.
+        # 1. The seed depends on the trial's number: a continued sweep draws the same as an uninterrupted one.
         seed = int(numpy.random.SeedSequence([self.args.seed, trial.number]).generate_state(1)[0])
         with _SAMPLING:
             self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=self.args.startup_trials, seed=seed)
@@ -157,7 +157,7 @@ class Sweep:
         except (TrialFailed, optuna.TrialPruned) as error:
             trial.set_user_attr("reason", str(error))
             raise
-        except Exception as error:  # concerns every trial
+        except Exception as error:  # an error that concerns every trial
             errors.append(error)
             stop.set()
             raise
@@ -170,7 +170,7 @@ class Sweep:
         return value
 
     def _measure(self, trial: Any, stop: Event) -> tuple[float, float, str]:
-        """Returns the objective and the KL of a trial, and the trial that they are taken from, if not its own."""
+        """Returns the objective and the KL of a trial, and a note if they are taken from an equal trial."""
         for other in self.finished():
             if other.state.name == "COMPLETE" and other.params == trial.params:  # it would train the same model
                 return other.value, other.user_attrs["kl"], f"as trial {other.number}"
@@ -197,7 +197,7 @@ class Sweep:
                 rows, position = read_rows(folder / "log.jsonl", position)
                 for row in rows:
                     value = self._score(_numbers(row), "eval_")
-                    if value is not None and math.isfinite(value) and row["step"]:  # 0 is before training
+                    if value is not None and math.isfinite(value) and row["step"]:  # step 0 is before training
                         step = int(row["step"])
                         trial.report(value, step)
                 if rows and not has_ended and self.args.prune and self._is_worse(trial):
@@ -208,7 +208,7 @@ class Sweep:
             raise TrialFailed(failure_reason(folder / "run.log", process.returncode))
 
     def _is_worse(self, trial: Any) -> bool:
-        """Returns whether a trial is worse than the median of the feasible ones: others have too much KL."""
+        """Returns whether a trial is worse than the median of the trials within the bound on the KL."""
         feasible = optuna.create_study(direction=self.direction)
         for other in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             if all(value <= 0 for value in other.constraints.values()):
@@ -217,10 +217,10 @@ class Sweep:
         return bool(pruner.prune(feasible, self.study.trials[trial.number]))
 
     def _score(self, scores: Mapping[str, float], prefix: str = "") -> float | None:
-        """Returns the objective among scores whose names have a prefix, or `None` if it was not measured."""
+        """Returns the objective from scores whose names have a prefix, or `None` if it was not measured."""
         if self.args.objective != "reward" or self.reward_weights is None:
             return scores.get(prefix + self.args.objective)
-        if len(self.reward_weights) > 1 and f"{prefix}reward" in scores:  # where one does not apply it counts as 0
+        if len(self.reward_weights) > 1 and f"{prefix}reward" in scores:  # one that does not apply counts as 0
             return scores[f"{prefix}reward"]
         rewards = [value for name, value in scores.items() if name.startswith(f"{prefix}reward/")]
         if len(rewards) < len(self.reward_weights):
@@ -228,7 +228,7 @@ class Sweep:
         return math.fsum(weight * value for weight, value in zip(self.reward_weights, rewards, strict=False))
 
     def _after_trial(self, study: Any, trial: Any) -> None:
-        """Prints the values and the outcome of a trial, and ends Optuna's loop where no other trial is to begin."""
+        """Prints the values and the outcome of a trial, and ends Optuna's loop if no further trial should begin."""
         reason = trial.user_attrs["reason"]
         scores = {} if trial.value is None else {self.args.objective: trial.value}
         run = f"trial {trial.number} {trial.params}"
@@ -237,8 +237,8 @@ class Sweep:
             study.stop()
 
     def _check_settings(self) -> None:
-        """Raises an error for an unknown objective, or a study whose trials cannot be compared with this sweep's."""
-        command = [Path(self.command[0]).name, *self.command[1:]]  # equal from another working directory
+        """Raises an error for an unknown objective, or if the folder's study has other settings than this sweep."""
+        command = [Path(self.command[0]).name, *self.command[1:]]  # the same from any working directory
         space = {name: str(distribution) for name, distribution in self.space.items()}
         settings = f"{shlex.join(command)}, {space}, {self.direction} {self.args.objective}, {self.args.max_kl}"
         settings = without_secrets(settings)

@@ -1,4 +1,4 @@
-"""A folder with the runs of several seeds, as `lmrl run --seeds` writes it."""
+"""Reads a folder with the runs of several seeds, which `lmrl run --seeds` writes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ PAGE_FILE = "seeds.html"
 @dataclass(frozen=True)
 class SeedFolder:
     """
-    The runs of one configuration with several seeds, all of the same metrics.
+    The runs of one configuration with several seeds, all with the same metrics.
 
     Args:
         folder (`Path`):
-            The folder around them.
+            The folder that contains the runs' folders.
         runs (`dict` of [`~lmrl.cli.report.RunFolder`]):
-            Runs that have ended, by their seeds.
+            The finished runs, by seed.
     """
 
     folder: Path
@@ -33,12 +33,12 @@ class SeedFolder:
 
     @property
     def last(self) -> dict[int, Evaluation]:
-        """The evaluation of each trained model, by the seed."""
+        """The evaluation of each trained model, by seed."""
         return {seed: next(reversed(run.evaluations.values())) for seed, run in self.runs.items()}
 
     @cached_property
     def primary(self) -> list[str]:
-        """The metrics that are to be tested: those of the runs, where all have the same."""
+        """The metrics to test: those of the runs if all have the same, else those chosen for the first run."""
         wanted = [run.facts.get("primary") for run in self.runs.values()]
         if wanted[0] is not None and all(names == wanted[0] for names in wanted):
             return list(wanted[0])
@@ -47,20 +47,20 @@ class SeedFolder:
 
     @property
     def metrics(self) -> dict[str, Score]:
-        """A score of each metric, by name: the primary ones first."""
+        """The first run's scores by name, the primary metrics first."""
         scores = next(iter(self.last.values())).scores
         return {name: scores[name] for name in dict.fromkeys([*self.primary, *scores]) if name in scores}
 
     @property
     def start(self) -> str:
-        """The label of what trained models are compared with: `before`, or of classifiers that of a simple rule."""
+        """The label of what trained models are compared with: `before`, or for classifiers that of a simple rule."""
         labels = list(next(iter(self.runs.values())).evaluations)
         return labels[0] if len(labels) > 1 else "before"
 
     def values(self, name: str) -> dict[str, list[float]]:
         """
-        Returns a metric of each seed: of `start`, `"after"` training, and the `"change"` from the one to the other, as
-        far as known.
+        Returns a metric's values, one per seed, at `start`, `"after"` training, and their `"change"`; only `"after"`
+        if a run has no evaluation of the start.
         """
         after = [evaluation.scores[name].value for evaluation in self.last.values()]
         first = [next(iter(run.evaluations.values())).scores.get(name) for run in self.runs.values()]
@@ -76,7 +76,7 @@ class SeedFolder:
         return {name: value for name, value in next(iter(self.runs.values())).config.items() if name != "seed"}
 
     def mean_log(self) -> list[dict[str, float]]:
-        """Returns the mean of the logs of the runs, at the steps and of the numbers that all have."""
+        """Returns the mean of the runs' logs, for the steps and the numbers that all of them have."""
         by_step = [_numbers_by_step(run.log) for run in self.runs.values()]
         rows = []
         for step in by_step[0]:
@@ -89,7 +89,7 @@ class SeedFolder:
 
 
 def is_seed_folder(folder: str | Path) -> bool:
-    """Returns whether a folder has runs of several seeds, and is not that of a run itself."""
+    """Returns whether a folder contains runs of several seeds and is not a run's own folder."""
     folder = Path(folder)
     return not (folder / LOG_NAME).is_file() and bool(matching(folder, (SUMMARY_FILE, *SEEDS)))
 
@@ -100,17 +100,17 @@ def run_folder(folder: Path, seed: int) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Returns whether a run has scores of what it trained."""
+    """Returns whether a run has scores of its trained model."""
     return bool(matching(folder, SCORES_OF_TRAINED))
 
 
 def read_seeds(folder: str | Path, seeds: Sequence[int] | None = None) -> SeedFolder:
     """
-    Returns the runs in a folder that have ended, of these seeds; by default of those of the last `lmrl run --seeds`,
-    or of every `seed-<n>` in it.
+    Returns the finished runs in a folder. `seeds` defaults to those of the last `lmrl run --seeds`, or else to every
+    `seed-<n>` in it.
 
     Raises:
-        ValueError: If no run has ended, or two have other metrics.
+        ValueError: If no run is finished, or two have different metrics.
     """
     folder = Path(folder)
     if seeds is None:
@@ -133,7 +133,7 @@ def read_seeds(folder: str | Path, seeds: Sequence[int] | None = None) -> SeedFo
 
 
 def _numbers_by_step(log: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
-    """Returns the numbers of a log by step, those of training and of evaluation together."""
+    """Returns the numbers in a log by step, merging the rows of training and of evaluation."""
     found: dict[int, dict[str, float]] = {}
     for row in log:
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}

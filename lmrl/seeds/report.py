@@ -32,13 +32,13 @@ def report_seeds(folders: Sequence[str | Path], path: str | Path | None = None) 
         folders (list of `str` or `Path`):
             Folders that `lmrl run --seeds` wrote.
         path (`str` or `Path`, *optional*):
-            The page; by default `seeds.html` in the folder, or of several `runs.html` in the current one.
+            The page; by default `seeds.html` in the folder, or for several folders `runs.html` in the current one.
 
     Returns:
         `Path`: the page.
 
     Raises:
-        ValueError: If one is not a folder of seeds, or is given twice, or their rows or all of their metrics differ.
+        ValueError: If one is no folder of seeds or is given twice, or their rows or all of their metrics differ.
     """
     for folder in folders:
         if not is_seed_folder(folder):
@@ -73,7 +73,7 @@ def report_seeds(folders: Sequence[str | Path], path: str | Path | None = None) 
 
 
 def write_summary(seeds: SeedFolder) -> Path:
-    """Adds the scores of the seeds, and their spread, to `seeds.json`, and returns its path."""
+    """Adds the scores of the seeds and their spread to `seeds.json`, and returns the path of the file."""
     metrics = {}
     for name, score in seeds.metrics.items():
         values = {stage: {"values": found, **asdict(spread(found))} for stage, found in seeds.values(name).items()}
@@ -86,7 +86,7 @@ def write_summary(seeds: SeedFolder) -> Path:
 
 
 def summary_lines(seeds: SeedFolder) -> Lines:
-    """Returns the table of a folder of seeds: a metric a line, the primary ones first, and notes."""
+    """Returns the table of a folder of seeds: a line per metric, the primary ones first, and notes."""
     table = [["metric", seeds.start, "after [95% CI]", "sd", "least", "greatest", "change [95% CI]"]]
     for name in seeds.metrics:
         spreads = {stage: spread(values) for stage, values in seeds.values(name).items()}
@@ -111,13 +111,13 @@ def summary_lines(seeds: SeedFolder) -> Lines:
 
 def compare_configurations(configurations: Mapping[str, SeedFolder]) -> dict[str, dict[str, SeedDifference]]:
     """
-    Returns the differences of configurations from the first, by metric, by the label of each other one.
+    Returns the differences of the other configurations from the first, as `[label][metric]`.
 
-    The p-values of the primary metrics, those of the first configuration, are corrected together by
-    [`~lmrl.evaluation.holm`], those of Welch's test likewise; the other metrics are exploratory.
+    The p-values of the first configuration's primary metrics are corrected together by [`~lmrl.evaluation.holm`], and
+    so are those of Welch's test; the other metrics are exploratory.
 
     Raises:
-        ValueError: If the runs are of different rows, no metric is common, or a primary one was computed in two ways.
+        ValueError: If the rows differ, no metric is common, or a primary metric was computed in two ways.
     """
     runs = {f"{label}/seed-{seed}": one for label, found in configurations.items() for seed, one in found.last.items()}
     same_rows = iter(matched(runs).values())
@@ -142,7 +142,7 @@ def compare_configurations(configurations: Mapping[str, SeedFolder]) -> dict[str
 
 
 def _is_same(first: Score, second: Score, primary: Sequence[str]) -> bool:
-    """Returns whether two scores of a name are of one metric; raises an error for a primary metric that is not."""
+    """Returns whether two scores of one name were computed alike; if not, a primary metric raises an error."""
     is_same = (first.signature, first.pooling) == (second.signature, second.pooling)
     if not is_same and first.name in primary:
         raise ValueError(
@@ -155,7 +155,7 @@ def _is_same(first: Score, second: Score, primary: Sequence[str]) -> bool:
 def _corrected(
     compared: Mapping[str, Mapping[str, SeedDifference]], primary: Sequence[str]
 ) -> dict[str, dict[str, SeedDifference]]:
-    """Returns the differences with p-values of the primary metrics corrected for their number, of the others NaN."""
+    """Returns the differences with corrected p-values for the primary metrics, and NaN for the others."""
     tested = [(label, name) for label, found in compared.items() for name in found if name in primary]
     p_values = dict(zip(tested, holm([compared[label][name].p_value for label, name in tested]), strict=True))
     welch = dict(zip(tested, holm([compared[label][name].welch_p for label, name in tested]), strict=True))
@@ -172,7 +172,7 @@ def _corrected(
 def comparison_lines(
     configurations: Mapping[str, SeedFolder], compared: Mapping[str, Mapping[str, SeedDifference]]
 ) -> Lines:
-    """Returns the table of configurations compared with the first: a metric and a configuration a line, and notes."""
+    """Returns the table of configurations compared with the first: a line per metric and configuration, and notes."""
     baseline = next(iter(configurations))
     counts = {label: len(found.runs) for label, found in configurations.items()}
     table = [["metric", baseline, "other", "its score", "difference [95% CI]", "p (Holm)", "Welch (Holm)"]]
@@ -204,7 +204,7 @@ def comparison_lines(
 
 
 def _training_charts(configurations: Mapping[str, SeedFolder]) -> list[str]:
-    """Returns the training curves: the means over the seeds, with those of the seeds as thin lines behind them."""
+    """Returns the training curves: means over the seeds, with the curve of each seed as a thin line behind."""
     of_runs = {
         label: [panels({label: run.log}) for run in found.runs.values()] for label, found in configurations.items()
     }

@@ -25,9 +25,9 @@ from lmrl.utils import aligned_lines, check_at_least
 from .folders import SUMMARY_FILE, is_finished, read_seeds, run_folder
 from .report import report_seeds, write_summary
 
-# Arguments that each run sets for itself, and those that seeds of one configuration may differ in.
+# Arguments in which runs of one configuration may differ, as each run has its own.
 _OWN = ("logging_dir", "output_dir", "overwrite", "resume_from_checkpoint", "run_name", "seed")
-# Arguments that all runs would write to, and what to do instead.
+# Arguments that would make all runs write to the same place, and what to do instead.
 _SHARED = {
     "eval_output_dir": "The scores of each seed stand in its own folder.",
     "push_to_hub": "All seeds would be uploaded: upload the one that you keep.",
@@ -40,10 +40,10 @@ _MAX_SEED = 2**32 - 1
 
 def split_flags(words: Sequence[str]) -> tuple[list[int], int, list[str]]:
     """
-    Returns the seeds of `lmrl run --seeds`, how many of them run at a time, and the recipe's own words.
+    Returns the seeds of `lmrl run --seeds`, the number that run at a time, and the recipe's words of the command.
 
     Raises:
-        ValueError: If a value is not allowed, or `--seed` or `--parallel` stands where it cannot.
+        ValueError: If a value is not allowed, if `--seed` is given too, or if `--parallel` is given without `--seeds`.
     """
     parser = FlagParser()
     parser.add_argument("--seeds", type=int, nargs="+", action="append")
@@ -71,23 +71,23 @@ def run_seeds(
     launcher: Sequence[str] = _LAUNCHER,
 ) -> int:
     """
-    Runs a recipe once for each seed, each in `seed-<seed>` inside of its `output_dir`, and writes a summary.
+    Runs a recipe once for each seed, each in the folder `seed-<seed>` inside its `output_dir`, and writes a summary.
 
-    A seed that has scores is not run again; one that was interrupted goes on from its newest checkpoint, or begins
-    anew without one. If one fails, the others run.
+    A seed that has scores is not run again; an interrupted one resumes from its newest checkpoint, or starts again if
+    there is none. If one fails, the others still run.
 
     Args:
         flags (list of `str`):
-            Those of `accelerate launch`.
+            Flags of `accelerate launch`.
         command (list of `str`):
             The recipe's file and its arguments.
         seeds (list of `int`), parallel (`int`, *optional*, defaults to 1):
             The seeds, and how many of them run at a time.
         launcher (list of `str`, *optional*, defaults to `python -m lmrl run`):
-            The words before all these.
+            The words of the command before all these.
 
     Returns:
-        `int`: exit status: 0, that of a seed that failed, or 130 after Ctrl-C.
+        `int`: exit status: 0; of the first seed that failed; or 130 after Ctrl-C.
 
     Raises:
         ValueError: If the recipe does not accept its arguments, or runs of several seeds cannot share one of them.
@@ -123,11 +123,11 @@ class _Runs:
 
     Args:
         launcher, command, seeds:
-            As for [`run_seeds`], the launcher with its flags.
+            As for [`run_seeds`]; the launcher includes its flags.
         folder (`Path`):
-            The folder around those of the seeds.
+            The folder that contains those of the seeds.
         can_resume (`bool`):
-            Whether the recipe is one of lmrl, which goes on from a checkpoint.
+            Whether the recipe is one of lmrl's, which can resume from a checkpoint.
     """
 
     launcher: Sequence[str]
@@ -137,9 +137,9 @@ class _Runs:
     can_resume: bool
 
     def run(self, parallel: int) -> dict[int, int]:
-        """Runs the seeds that have no scores, and returns the exit status of each; Ctrl-C ends all."""
+        """Runs the seeds that have no scores yet, and returns the exit status of each seed; Ctrl-C ends all."""
         stop = Event()
-        # The runs have threads of their own: Ctrl-C is raised in the main one, which then stops them.
+        # Each run is watched by a thread; Ctrl-C is raised in the main thread, which then stops the runs.
         with ThreadPoolExecutor(parallel) as pool:
             futures = {seed: pool.submit(self._run_seed, seed, parallel > 1, stop) for seed in self.seeds}
             try:
@@ -148,7 +148,7 @@ class _Runs:
                 stop.set()
 
     def _run_seed(self, seed: int, is_beside_others: bool, stop: Event) -> int:
-        """Runs a seed unless it has scores, prints how it ended, and returns its exit status."""
+        """Runs a seed unless it has scores already, prints the outcome, and returns the exit status."""
         folder = run_folder(self.folder, seed)
         if is_finished(folder):
             print(outcome_line(f"seed {seed}", "complete before", self._headline(seed)), file=sys.stderr)
@@ -157,7 +157,7 @@ class _Runs:
             return 1
         folder.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        # Runs of several processes that begin at once would take the same port.
+        # Distributed runs that start at the same time would otherwise take the same port.
         port = ["--main_process_port", str(_free_port())] if is_beside_others else []
         words = [*self.launcher, *port, *self.command, "--seed", str(seed)]
         words += ["--output_dir", str(folder), *(self._going_on(folder) if self.can_resume else [])]
@@ -174,8 +174,8 @@ class _Runs:
         return status
 
     def _going_on(self, folder: Path) -> list[str]:
-        """Returns the words by which the recipe goes on with what is in the folder of a run without scores."""
-        if matching(folder, (*WEIGHTS, *SCORES)) and not matching(folder, CHECKPOINTS):  # trained, and not evaluated
+        """Returns the arguments that make the recipe continue the unfinished run in a folder."""
+        if matching(folder, (*WEIGHTS, *SCORES)) and not matching(folder, CHECKPOINTS):  # trained, but not evaluated
             return ["--resume_from_checkpoint", "false", "--overwrite"]
         return ["--resume_from_checkpoint", "latest"] if matching(folder, RESULTS) else []
 
@@ -183,15 +183,15 @@ class _Runs:
         """Returns up to two scores of a run, primary ones first."""
         try:
             found = read_seeds(self.folder, [seed])
-        except ValueError:  # of a script of the user's: the others are not to end for it
+        except ValueError:  # a user's script may write other files, which must not end the other runs
             return {}
         return {name: found.values(name)["after"][0] for name in list(found.metrics)[:2]}
 
 
 def _prepared(launcher: Sequence[str], command: Sequence[str], seeds: Sequence[int]) -> _Runs:
-    """Returns the runs of a recipe once its arguments and the folder are checked, and the settings are written."""
+    """Checks the arguments and the folder of a recipe, writes the settings, and returns the runs."""
     arguments = recipe_arguments(command)
-    if arguments is None:  # a script that lmrl does not know
+    if arguments is None:  # a script that does not parse its arguments with lmrl
         values: dict[str, Any] = {"output_dir": _value_of("--output_dir", command), "command": " ".join(command[1:])}
         if values["output_dir"] is None:
             raise ValueError("`output_dir` must be given on the command line of a script of yours, got none.")
@@ -214,7 +214,7 @@ def _prepared(launcher: Sequence[str], command: Sequence[str], seeds: Sequence[i
 
 
 def _write_settings(folder: Path, recipe: str, values: Mapping[str, Any], seeds: Sequence[int]) -> None:
-    """Writes `seeds.json` with the settings; raises an error where seeds in the folder were run with others."""
+    """Writes `seeds.json` with the settings; raises an error if seeds in the folder were run with different ones."""
     settings = without_secrets({name: value for name, value in values.items() if name not in _OWN})
     now = {"recipe": recipe, **settings}
     left = [path.name for path in matching(folder, SEEDS) if matching(path, RESULTS)]
@@ -233,7 +233,7 @@ def _write_settings(folder: Path, recipe: str, values: Mapping[str, Any], seeds:
 
 
 def _check_streams(flags: Sequence[str], seeds: Sequence[int]) -> None:
-    """Raises an error for seeds of which one process of a run would draw what a process of another run draws."""
+    """Raises an error for seeds so close that processes of two runs would have the same random numbers."""
     count = _value_of("--num_processes", flags) or "1"
     processes = int(count) if count.isdigit() else 1
     ordered = sorted(seeds)
@@ -247,7 +247,7 @@ def _check_streams(flags: Sequence[str], seeds: Sequence[int]) -> None:
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:
-    """Returns the value of a flag among words, `None` without it."""
+    """Returns the value of a flag in a command, `None` if it is not there."""
     parser = FlagParser()
     parser.add_argument(flag, dest="value")
     return parser.parse_known_args(list(words))[0].value

@@ -1,4 +1,4 @@
-"""Means over seeds with their t intervals, and the difference of two configurations over seeds and rows together."""
+"""Means over seeds with t intervals, and differences between two configurations over seeds and rows together."""
 
 import math
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ class Spread:
 
     Args:
         seeds (`int`), mean (`float`):
-            Number of the seeds, and the mean of their scores.
+            Number of seeds, and the mean of their scores.
         deviation (`float`):
-            Standard deviation with n - 1; NaN of one seed.
+            Standard deviation (divided by n - 1); NaN for one seed.
         low, high (`float`):
-            Ends of the 95% interval of the mean by Student's t with n - 1 degrees of freedom; NaN of one seed.
+            Ends of the 95% interval of the mean by Student's t with n - 1 degrees of freedom; NaN for one seed.
         least, greatest (`float`):
-            The extremes of the scores.
+            The lowest and the highest score.
     """
 
     seeds: int
@@ -46,16 +46,16 @@ class Spread:
 @dataclass(frozen=True)
 class SeedDifference(Difference):
     """
-    The difference of two configurations in a metric, over seeds and rows together.
+    The difference between two configurations in a metric, over seeds and rows together.
 
     Args:
         effect, low, high, p_value, p_corrected, rows, primary:
             As in [`~lmrl.evaluation.Difference`]: the difference of the means over seeds, with the interval and the
-            p-value of [`compare_seeds`]. NaN where a configuration has less than 3 seeds, or rows do not add up.
+            p-value of [`compare_seeds`]. Both are NaN with fewer than 3 seeds or without sums over rows.
         welch_p, welch_corrected (`float`):
-            p-value of Welch's t test of the seeds' scores, for these rows alone, and corrected likewise.
+            p-value of Welch's t test of the seeds' scores, which is about these rows alone; the same corrected.
         first, second ([`Spread`]):
-            The score of either configuration over its seeds.
+            The scores of the two configurations over their seeds.
     """
 
     welch_p: float = math.nan
@@ -78,30 +78,30 @@ def compare_seeds(first: Sequence[Score], second: Sequence[Score]) -> SeedDiffer
     """
     Returns the difference of two configurations, the second minus the first, over their seeds and the rows together.
 
-    Seeds are drawn anew in each configuration, rows are the same in all runs: seeds are nested in configurations and
-    crossed with rows. With `x` the score of a row in a run, the variance of the difference of the two means has a
-    part of the seeds, `V_seeds = sum over configurations of var(score of a seed) / seeds`, and one of the rows,
-    `V_rows = var(difference of a row's means over seeds) / rows`. Each contains the noise of single texts, `V_texts`,
-    from the residuals of seeds and rows, which is counted twice: `V = V_seeds + V_rows - V_texts`, at least either of
-    the first two. `effect / sqrt(V)` is referred to Student's t, with Satterthwaite's degrees of freedom: the quasi-F
-    of "The Language-as-Fixed-Effect Fallacy" (Clark, 1973, https://doi.org/10.1016/S0022-5371(73)80014-3) and "An
-    Approximate Distribution of Estimates of Variance Components" (Satterthwaite, 1946,
-    https://doi.org/10.2307/3002019).
+    The seeds of the configurations are independent, the rows are the same in all runs: seeds are nested in
+    configurations and crossed with rows. With `x` the score of a row in a run, the variance of the difference of the
+    two means has one part from the seeds, `V_seeds = sum over configurations of var(score of a seed) / seeds`, and one
+    from the rows, `V_rows = var(difference of a row's means over seeds) / rows`. Both contain the noise of single
+    texts, `V_texts`, from the residuals of seeds and rows, which counts once: the variance is `V = V_seeds + V_rows -
+    V_texts`, at least either of the first two. `effect / sqrt(V)` is compared with Student's t, with Satterthwaite's
+    degrees of freedom: the quasi-F of "The Language-as-Fixed-Effect Fallacy" (Clark, 1973,
+    https://doi.org/10.1016/S0022-5371(73)80014-3) and "An Approximate Distribution of Estimates of Variance
+    Components" (Satterthwaite, 1946, https://doi.org/10.2307/3002019).
 
-    With rows without end it is Welch's test of the seeds. A bootstrap of seeds is not taken: of n seeds it has
-    (n - 1) / n of their variance, and its intervals are too narrow for the few seeds that one has ("How Many Random
-    Seeds?", Colas et al., 2018, https://arxiv.org/abs/1806.08295).
+    For infinitely many rows it is Welch's test of the seeds. Seeds are not bootstrapped: with n seeds a bootstrap has
+    only (n - 1) / n of their variance, so that its intervals are too narrow for few seeds ("How Many Random Seeds?",
+    Colas et al., 2018, https://arxiv.org/abs/1806.08295).
 
-    Of a score that is no mean, such as corpus BLEU, `x` is what a row moves it by when it is left out (the jackknife),
-    which for a mean is the row's own value.
+    For a score that is no mean, such as corpus BLEU, `x` is the jackknife's influence of a row: (rows - 1) times the
+    change of the score when the row is left out. For a mean this is the row's value less the mean.
 
     Args:
         first, second (list of [`~lmrl.evaluation.Score`]):
-            Scores of one metric by the runs of either configuration, on the same rows in the same order. Rows to
-            which the metric does not apply in one of the runs are left out of all.
+            Scores of one metric in the runs of each configuration, on the same rows in the same order. A row to which
+            the metric does not apply in one of the runs is left out of all.
 
     Raises:
-        ValueError: If the scores are pooled in several ways, or are of different numbers of rows.
+        ValueError: If the scores have different poolings or numbers of rows.
     """
     groups = [[score.value for score in scores] for scores in (first, second)]
     are_enough = min(map(len, groups)) >= MIN_SEEDS
@@ -128,7 +128,7 @@ def welch_p(first: Sequence[float], second: Sequence[float]) -> float:
     """
     Returns the two-sided p-value of the t test of two means with unequal variances: "The Generalization of 'Student's'
     Problem when Several Different Population Variances are Involved" (Welch, 1947,
-    https://doi.org/10.1093/biomet/34.1-2.28). Each group has at least 2 values.
+    https://doi.org/10.1093/biomet/34.1-2.28). Each group needs at least 2 values.
     """
     terms = [(float(np.var(values, ddof=1)) / len(values), len(values) - 1) for values in (first, second)]
     variance = sum(part for part, _ in terms)
@@ -136,13 +136,13 @@ def welch_p(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def satterthwaite(variance: float, terms: Sequence[tuple[float, float]]) -> float:
-    """Returns the degrees of freedom of a sum of variances, from each with its own; 1 where all are 0."""
+    """Returns the degrees of freedom of a sum of variances; `terms` has each with its own. 1 if all are 0."""
     spread_of_variance = sum(part**2 / freedom for part, freedom in terms)
     return variance**2 / spread_of_variance if spread_of_variance > 0 else 1.0
 
 
 def t_test(effect: float, variance: float, freedom: float) -> float:
-    """Returns the two-sided p-value of an effect with a variance; without any variance 1 of no effect, else 0."""
+    """Returns the two-sided p-value of an effect with this variance; if that is 0, then 1 for no effect, else 0."""
     if math.isnan(effect) or math.isnan(variance):
         return math.nan
     if variance == 0:
@@ -151,13 +151,13 @@ def t_test(effect: float, variance: float, freedom: float) -> float:
 
 
 def t_tails(t: float, freedom: float) -> float:
-    """Returns the probability that Student's t is as far from 0 as `t` on either side."""
+    """Returns the probability that Student's t is at least as far from 0 as `t`, on either side."""
     return _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
 
 
 @cache
 def t_quantile(freedom: float, confidence: float = 0.95) -> float:
-    """Returns the value within which Student's t lies on either side of 0 with a probability."""
+    """Returns the value `q` for which Student's t is between -q and q with probability `confidence`."""
     if math.isnan(freedom):
         return math.nan
     low = 0.0
@@ -175,7 +175,7 @@ def t_quantile(freedom: float, confidence: float = 0.95) -> float:
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:
     """Returns the regularized incomplete beta function, by its continued fraction (DLMF 8.17.22)."""
-    if x > (a + 1) / (a + b + 2):  # where it converges fast
+    if x > (a + 1) / (a + b + 2):  # converges faster for 1 - x
         return 1.0 - _incomplete_beta(b, a, 1.0 - x)
     if x <= 0:
         return 0.0
@@ -199,13 +199,13 @@ def _incomplete_beta(a: float, b: float, x: float) -> float:
 
 
 def _effect(first: ArrayLike, second: ArrayLike) -> float:
-    """Returns the difference of two means; just 0 where all values are equal."""
+    """Returns the mean of `second` minus that of `first`; exactly 0 if all values are equal."""
     origin = np.asarray(first, dtype=np.float64)[0]
     return float(np.mean(second - origin) - np.mean(first - origin))
 
 
 def _statistics(scores: Sequence[Score]) -> Array | None:
-    """Returns statistics (runs, rows, k) of the rows that all runs have a score of; `None` if rows do not add up."""
+    """Returns statistics (runs, rows, k) of the rows to which the metric applies in all runs; `None` without any."""
     if any(score.pooling is None or score.statistics is None for score in scores):
         return None
     if len({(score.pooling, len(score.statistics or [])) for score in scores}) > 1:
@@ -216,7 +216,7 @@ def _statistics(scores: Sequence[Score]) -> Array | None:
 
 
 def _influences(pooling: str, statistics: Array) -> tuple[Array, Array]:
-    """Returns the scores (seeds,) of runs with statistics (seeds, rows, k), and what each row moves them by."""
+    """Returns the scores (seeds,) of runs with statistics (seeds, rows, k), and each row's influence (seeds, rows)."""
     rows = statistics.shape[1]
     totals = statistics.sum(axis=1)
     values = POOLINGS[pooling](totals)
@@ -225,7 +225,7 @@ def _influences(pooling: str, statistics: Array) -> tuple[Array, Array]:
 
 
 def _variance(parts: Sequence[tuple[Array, Array]]) -> tuple[float, float]:
-    """Returns the variance of the difference of two configurations, and its degrees of freedom."""
+    """Returns the variance of the difference between two configurations, and its degrees of freedom."""
     rows = parts[0][1].shape[1]
     of_rows = float((parts[1][1].mean(axis=0) - parts[0][1].mean(axis=0)).var(ddof=1)) / rows
     of_seeds = []

@@ -71,9 +71,14 @@ def test_a_function_logs_in_evaluation_what_it_logs_in_training(model, tokenizer
     def takes_the_data_alone(prompts, completions, references, wanted):
         return [float(len(wanted)) for _ in completions]
 
-    result = evaluate(model, tokenizer, ROWS, reward_funcs=[needs_the_trainer, takes_the_data_alone])
-    assert (result.values["reward/needs_the_trainer"], result.values["reward/takes_the_data_alone"]) == (0.5, 3.0)
-    assert result.values["logged/rows"] == 2.0
+    def takes_all_as_keywords(completions, **columns):
+        columns["log_metric"]("texts", len(completions))
+        return [0.25 for _ in completions]
+
+    rewards = [needs_the_trainer, takes_the_data_alone, takes_all_as_keywords]
+    result = evaluate(model, tokenizer, ROWS, reward_funcs=rewards)
+    assert [result.values[f"reward/{reward.__name__}"] for reward in rewards] == [0.5, 3.0, 0.25]
+    assert (result.values["logged/rows"], result.values["logged/texts"]) == (2.0, 3.0)
     assert result.scores["logged/rows"].signature == "logged by needs_the_trainer"
 
 

@@ -49,28 +49,28 @@ def write_card(
     """
     Writes the model card of a trained model as `README.md`, and returns it.
 
-    Its metadata are those of the Hub ([`~huggingface_hub.ModelCardData`], with the last scores as `model-index`),
-    except for the licence, which only the author knows. Of local paths only the last part is written.
+    It has the Hub's metadata ([`~huggingface_hub.ModelCardData`], with the last scores as `model-index`), except for
+    the licence, which only the author knows. Of local paths only the last part is written.
 
     Args:
         output_dir (`str` or `os.PathLike`):
             Folder of the model.
         evaluations (`dict` of [`Evaluation`]):
-            Of the model before and after training, in this order.
+            Evaluations of the model before and after training, in this order.
         rows, rewarded, compared:
-            As for [`write_page`]; the first prompt becomes the example of how to use the model.
+            As for [`write_page`]; the first prompt is used in the example of how to use the model.
         algorithm (`str`), citation (`str`, *optional*):
             Name of the algorithm and BibTeX of its papers (`trainer.name`, `trainer.citation`).
         settings (`dict`):
             Settings of the algorithm worth reporting, by name (`trainer.reported_settings`); those that are `None` or
             `False` are left out.
         logs (`dict` of log histories):
-            Of the training run, by the label of the model after it.
+            Log of the training run, by the label of the trained model.
         config (`dict`):
             All settings of the run, by the names of the recipes' options.
         start (`str`), weights (`str`), base_model (`str`, *optional*), is_adapter (`bool`):
-            The model that training started from and the weights that were trained, as Markdown; the model of the Hub
-            at the beginning; whether an adapter was saved ([`~lmrl.experiment.lineage.lineage_of`]).
+            The model that training started from and the weights that were trained, as Markdown; the Hub's model from
+            which all began; whether an adapter was saved ([`~lmrl.experiment.lineage.lineage_of`]).
         template (`str`), task_type (`str`), tags (list of `str`):
             Template of the card in `templates/`, and the task and tags of its metadata.
     """
@@ -129,13 +129,13 @@ def write_card(
 
 
 def hub_id(name: object) -> str | None:
-    """Returns the name of a model or a data set if it can be one of the Hub, `None` for a local folder or file."""
+    """Returns the name of a model or data set if it may be an id on the Hub, `None` for a local folder or file."""
     text = str(name)
     return text if name and _HUB_ID.fullmatch(text) and not Path(text).exists() else None
 
 
 def _metadata(task_type: str, config: Mapping[str, Any], scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Returns what the metadata state about the data and the scores."""
+    """Returns the metadata about the data and the scores."""
     dataset = str(config.get("eval_dataset_name") or config.get("dataset_name"))
     identifier = hub_id(dataset) or re.sub(r"[^\w.-]+", "-", Path(dataset).stem)
     results = [
@@ -160,12 +160,12 @@ def _signature(score: Score) -> str:
 
 
 def options_text(config: Mapping[str, object], *names: str) -> str:
-    """Returns the options that are set as code, `name=value`; 0 is a value, `None` and `False` are not."""
+    """Returns the options that are set, as code: `name=value`. `None` and `False` count as not set, 0 as set."""
     values = {name: config.get(name) for name in names}
     shown = {name: value for name, value in values.items() if value is not None and value is not False}
     return ", ".join(code(f"{name}={setting_text(value)}") for name, value in shown.items())
 
 
 def local_name(name: object) -> str:
-    """Returns the name of a model or a data set as code, cut to its last part if it is a local path."""
+    """Returns the name of a model or data set as code; of a local path only the last part."""
     return code(Path(str(name)).name if Path(str(name)).exists() else name)

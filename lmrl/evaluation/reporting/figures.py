@@ -24,10 +24,10 @@ from ..scores import Score, length_unit
 
 def change_chart(evaluations: Mapping[str, Evaluation], compared: Compared) -> list[str]:
     """
-    Returns the differences as shares of the baseline's values: none or one chart.
+    Returns a chart of the differences in percent of the baseline's values, in a list that may be empty.
 
-    A metric is left out where its baseline is near 0, so that the share would measure only how near: its interval
-    has 0 inside, or a difference is more than 10 times as large (a KL of 7e-8 before training).
+    A metric is left out if its baseline is near 0, as the percentage would then measure only how near: 0 is inside its
+    interval, or a difference is more than 10 times as large (a KL of 7e-8 before training).
     """
     baseline = next(iter(evaluations))
     base = evaluations[baseline].scores
@@ -49,7 +49,7 @@ def change_chart(evaluations: Mapping[str, Evaluation], compared: Compared) -> l
 
 
 def _is_near_zero(name: str, score: Score, compared: Compared) -> bool:
-    """Returns whether changes from a score cannot be measured in shares of it."""
+    """Returns whether a score is too near 0 to measure changes as shares of it."""
     interval = bootstrap_interval(score)
     effects = [abs(differences[name].effect) for differences in compared.values() if name in differences]
     is_far = interval.low > 0 or interval.high < 0
@@ -70,7 +70,7 @@ def histograms(evaluations: Mapping[str, Evaluation]) -> list[str]:
 
 
 def optimizer_charts(logs: Mapping[str, Log]) -> list[str]:
-    """Returns the curves of the optimizer and of the throughput, and of each run its critic and the shares of time."""
+    """Returns charts of the optimizer and throughput, and for each run of its critic and its shares of time."""
     runs = {label: log for label, log in logs.items() if log}
     panels_of_all = curves_of(logs, OPTIMIZER_PANELS)
     charts = [lines(curves, title=title, smooth=title != "Learning rate") for title, curves in panels_of_all.items()]
@@ -90,7 +90,7 @@ def frontier_charts(
     """
     Returns charts of reward against KL: of the checkpoints, and of the steps of training.
 
-    They are separate charts, as logged values are of sampled completions, and scores are of held-out prompts.
+    These are separate charts, as logged values come from sampled completions, and scores from held-out prompts.
     """
     charts = []
     x_label = "KL (nats per completion)"
@@ -110,7 +110,7 @@ def frontier_charts(
 
 
 def _reward_against_kl(log: Log) -> list[tuple[float, float]]:
-    """Returns pairs of KL and reward for the steps that logged both, thinned like a curve."""
+    """Returns pairs of KL and reward for the steps that logged both, thinned out like a curve."""
     rewards = dict(curve(log, "reward"))
     kls = [(step, kl) for step, kl in curve(log, "kl_per_sequence") if step in rewards]
     pairs = zip(thinned(kls), thinned([(step, rewards[step]) for step, _ in kls]), strict=True)

@@ -17,10 +17,10 @@ from ..scores import Score, length_unit
 _MIN_ENTROPY_SHARE, _MIN_DIVERSITY_SHARE = 0.25, 0.7
 _MAX_LENGTH_CHANGE = 0.25
 _MAX_UNFINISHED = 0.05
-# With fewer rows a measure of quality may have improved, or a length changed, without showing it.
+# With fewer rows, an improved quality or a changed length may go unnoticed.
 _MIN_ROWS = 50
 _OF_ROWS = ("reward against held-out metrics", "diversity", "length", "unfinished completions")
-# These are not listed as missing where there are no completions, as of a classifier, or no rewards.
+# Not listed as missing if there are no completions, as for a classifier, or no rewards.
 _OF_COMPLETIONS = ("diversity", "length", "unfinished completions", "entropy")
 _OF_REWARDS = ("reward against held-out metrics", "KL")
 # A critic that explains less than this share of the returns' variance over so many rollouts is a constant baseline.
@@ -31,7 +31,7 @@ _MIN_EXPLAINED, _MIN_ROLLOUTS = 0.1, 20
 class Findings:
     """
     The result of the checks: warnings, and the names of the checks that were made, of those without data, and of those
-    that found nothing on fewer rows than they need to find it (`rows` of them).
+    that found nothing, but on too few rows (`rows`) to be sure.
     """
 
     warnings: list[str]
@@ -42,7 +42,7 @@ class Findings:
 
     @property
     def summary(self) -> str:
-        """What was checked and what was not, in a sentence or two."""
+        """A sentence or two on what was checked and what was not."""
         sentences = [f"Checked: {listed(self.checked)}." if self.checked else "Nothing could be checked."]
         if self.checked and not self.warnings:
             sentences.insert(0, "No warnings.")
@@ -75,23 +75,23 @@ def find_warnings(
     """
     Returns warnings about checkpoints and the runs that trained them.
 
-    They are: rows that a checkpoint was trained on; a reward that rose while no held-out measure of quality did; an
-    entropy below 25 % of its initial value (last tenth of a log against the first); distinct-n below 70 % of the
-    baseline's; a mean length more than 25 % from the baseline's; a KL above `kl_bound`; more than 5 % of the
-    completions unfinished, and more than before; a critic that explains less than 10 % of the variance of returns,
-    in the mean over the last 20 rollouts. What compares held-out rows and finds nothing counts as checked on at least
-    50 of them.
+    They are about: rows that a checkpoint was trained on; settings that differ; a reward that rose while no held-out
+    measure of quality did; an entropy below 25 % of its initial value (last tenth of a log against the first);
+    distinct-n below 70 % of the baseline's; a mean length more than 25 % from the baseline's; a KL above `kl_bound`;
+    more than 5 % of the completions unfinished, and more than before; a critic that explains less than 10 % of the
+    variance of returns, in the mean over the last 20 rollouts. A check of held-out rows that finds nothing counts only
+    with at least 50 of them.
 
-    A reward may have been gamed if it rose with a star in the table, on at least 50 rows, while no held-out measure of
-    quality improved. Such a measure has improved, and a length has changed, if the p-value is below 0.05 already
-    before the correction: what speaks for a checkpoint need not pass the test of many comparisons.
+    A reward may have been gamed if it rose significantly (with a star in the table), on at least 50 rows, while no
+    held-out measure of quality improved. For these measures, and for a change of length, an uncorrected p-value below
+    0.05 is enough: evidence in favour of a checkpoint need not survive the correction for many comparisons.
 
     Args:
         evaluations, logs, rewarded, compared:
             As for [`write_page`].
         kl_bound (`float`, *optional*, defaults to `10.0`):
-            Largest KL to the reference without a warning, in nats per completion: of the last tenth of a log and of
-            the score `kl`.
+            Largest KL to the reference without a warning, in nats per completion, for the mean over the last tenth of
+            a log and for the score `kl`.
 
     Returns:
         [`Findings`].
@@ -106,7 +106,7 @@ def find_warnings(
     ]
     pairs = pairs or [_Pair(baseline, base.scores, {}, {}, same_size=True)]
     runs = {label: log for label, log in (logs or {}).items() if log}
-    # Each check returns a warning, an empty text where nothing is wrong, or None where there are no data for it.
+    # Each check returns a warning, an empty text if nothing is wrong, or None if there are no data for it.
     checks: dict[str, list[str | None]] = {
         "rows trained on": [_trained_on(label, evaluation) for label, evaluation in evaluations.items()],
         "equal settings": [_unequal_settings(label, other, baseline, base) for label, other in others],
@@ -180,7 +180,7 @@ def _reward_hacking(pair: _Pair, rewarded: Sequence[str]) -> str | None:
         return None
     if max(each.rows for each in rewards.values()) < _MIN_ROWS:
         return ""
-    # Of a reward that is not among the primary metrics: would have a star alone.
+    # A reward that is not a primary metric has no star: its uncorrected p-value counts.
     starred = {n: each for n, each in rewards.items() if each.significant or (not each.primary and _has_changed(each))}
     risen = {name: each for name, each in starred.items() if each.effect > 0}
     improved = [
@@ -268,7 +268,7 @@ def _kl(label: str, value: float, bound: float) -> str:
 
 
 def _first_and_last(logs: Mapping[str, Log], name: str) -> dict[str, tuple[float, float]]:
-    """Returns the means of the first and the last tenth of a value, of the runs that logged it at least twice."""
+    """Returns a value's means over the first and the last tenth of each log that has it at least twice."""
     ends = {}
     for label, log in logs.items():
         values = [value for _, value in curve(log, name)]

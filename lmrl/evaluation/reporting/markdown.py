@@ -4,7 +4,7 @@ import re
 
 
 def code(text: object) -> str:
-    """Returns a text as a code span on one line: nothing in it is markup, and `|` does not end a table's cell."""
+    """Returns a text as a code span on one line, in which nothing is markup and `|` does not end a table's cell."""
     line = " ".join(str(text).split()).replace("|", "\\|")
     ticks = "`" * (_longest_run(line) + 1)
     space = " " if line.startswith("`") or line.endswith("`") else ""
@@ -12,7 +12,7 @@ def code(text: object) -> str:
 
 
 def fenced(text: str, language: str = "") -> str:
-    """Returns a text as a block of code in a language, in a fence longer than any in it."""
+    """Returns a text as a code block of a language, in a fence longer than any fence inside."""
     ticks = "`" * max(3, _longest_run(text) + 1)
     return f"{ticks}{language}\n{text}\n{ticks}"
 

@@ -34,10 +34,10 @@ from .findings import find_warnings
 from .samples import collect_rollouts, collect_samples
 from .templating import TEMPLATES, render
 
-# In place of checkpoints, where there are only logs.
+# Stands in for checkpoints if there are only logs.
 NO_EVALUATION = Evaluation([], {}, {})
 
-# Held-out metrics for the tiles at the top of the page, the first that was measured and not trained on.
+# Held-out metrics for the tiles at the top of the page, in order of preference.
 _HEADLINES = ("bleu", "rougeL", "chrf", "meteor")
 
 
@@ -61,8 +61,8 @@ def write_page(
     """
     Writes evaluations and logs as one HTML file: warnings, scores, charts, samples side by side, rollouts, settings.
 
-    The file loads nothing from the network and runs no script but its own, which a content security policy enforces;
-    without scripts it shows the same, with the samples as a plain list. Equal arguments give equal bytes.
+    The file loads nothing from the network and runs no script but its own, which a content security policy enforces.
+    Without scripts it shows the same, with the samples as a plain list. Equal arguments give equal files.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -70,20 +70,20 @@ def write_page(
         evaluations, rows, logs, rewarded, title:
             As for [`report`].
         config (`dict`, *optional*):
-            Settings to show at the end, maybe nested by one level. Values of keys that end in `_token` are hidden.
+            Settings to show at the end, may be nested by one level; [`~lmrl.settings.without_secrets`] hides secrets.
         max_samples (`int`, *optional*, defaults to `200`):
-            Maximum number of rows whose completions are shown; of the training three times as many completions.
+            Maximum number of rows whose completions are shown; of the rollouts, three times as many completions.
         compared (`dict`, *optional*):
-            Result of [`compare_all`] for the scores; computed if not given. An empty one for checkpoints that were
-            evaluated on different rows: they are not compared.
+            Result of [`compare_all`] for the scores; computed if not given. Pass an empty one to compare nothing, as
+            for checkpoints that were evaluated on different rows.
         primary (list of `str`, *optional*):
-            Names of the metrics to test where `compared` is not given, as for [`report`].
+            Names of the metrics to test if `compared` is not given, as for [`report`].
         pairs (`dict`, *optional*):
             Result of [`compare_pairs`] for a table of all pairs of checkpoints.
         rollouts (list of `dict`, or `dict` of such lists, *optional*):
             Lines of the `rollouts.jsonl` of a run ([`~lmrl.rollouts.read_rollouts`]), or of several by their labels.
         differing (`dict` of `dict`, *optional*), curves (list of `str`, *optional*):
-            Settings that differ between runs, by name and label; charts of the training, in place of those of logs.
+            Settings that differ between runs, by name and label; training charts in place of those of `logs`.
 
     Raises:
         `ValueError`: if there is neither a checkpoint nor a log, or two checkpoints were evaluated on different rows.
@@ -141,7 +141,7 @@ def write_page(
 def _tiles(
     evaluations: Mapping[str, Evaluation], compared: Compared, rewarded: Sequence[str]
 ) -> list[tuple[Score, Score, Difference]]:
-    """Returns up to four scores before and after, with their changes; none unless there are two checkpoints."""
+    """Returns up to four scores before and after, with their differences; none unless there are two checkpoints."""
     if len(evaluations) != 2 or not compared:
         return []
     before, after = (evaluation.scores for evaluation in evaluations.values())
@@ -158,7 +158,7 @@ def _tiles(
 def _charts(
     evaluations: Mapping[str, Evaluation], compared: Compared, logs: Mapping[str, Log], rewarded: Sequence[str]
 ) -> dict[str, Any]:
-    # A run whose label is that of a checkpoint has its colour.
+    # A run with the label of a checkpoint gets the same colour.
     colored = logs
     if {*logs} & {*evaluations}:
         colored = {**{label: [] for label in evaluations}, **logs}
@@ -175,12 +175,12 @@ def _charts(
 def _settings(
     evaluations: Mapping[str, Evaluation], config: Mapping[str, Any], is_comparable: bool
 ) -> dict[str, dict[str, str]]:
-    """Returns lists of settings by their headings: names and values as text."""
+    """Returns the settings of each section, by its heading: names and values as text."""
     parts: dict[str, Mapping[str, Any]] = {key: part for key, part in config.items() if isinstance(part, Mapping)}
     parts["Configuration"] = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
     parts |= {f"Decoding of {label}": evaluation.decoding for label, evaluation in evaluations.items()}
     if is_comparable:
-        parts["Data"] = data_signature(next(iter(evaluations.values())).row_ids)  # matched: the rows of all
+        parts["Data"] = data_signature(next(iter(evaluations.values())).row_ids)  # all have the same rows
     parts["Signatures of the metrics"] = {
         name: " / ".join(dict.fromkeys(e.scores[name].signature for e in evaluations.values() if name in e.scores))
         for name in metrics_of(evaluations)

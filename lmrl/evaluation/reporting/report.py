@@ -20,7 +20,7 @@ from .page import write_page
 from .serialization import write_json
 from .tables import pairs_table, samples_table, scores_table, show
 
-# Beside the page: what it shows that is in no other file of the run.
+# Beside the page: its contents that are in no other file of the run.
 FACTS_FILE = "report.json"
 
 
@@ -40,11 +40,11 @@ def report(
     below: Sequence[Any] = (),
 ) -> Comparisons:
     """
-    Prints scores, some completions and warnings for each checkpoint, and writes them to a folder; returns the
+    Prints scores, some completions and warnings of all checkpoints, writes them to a folder, and returns the
     differences from the baseline, as [`compare_all`] does.
 
     The folder gets `<label>.json` for each checkpoint, `report.html`, a page for the browser ([`write_page`]), and
-    `report.json`, from which `lmrl report` makes it anew. Without evaluations the page has the logs alone.
+    `report.json`, from which `lmrl report` writes the page again. Without evaluations the page has only the logs.
 
     Args:
         evaluations (`dict` of [`Evaluation`]):
@@ -56,14 +56,14 @@ def report(
         samples (`int`, *optional*, defaults to `5`):
             Number of prompts whose completions are printed.
         logs (`dict` of log histories, *optional*):
-            Of the training runs, by label; by default the log of the run that was saved in `folder`, if there is one.
+            Logs of the training runs, by label; by default that of the run that was saved in `folder`, if any.
         config (`dict`, *optional*):
             Settings that the page shows at its end.
         rewarded (list of `str`, *optional*):
             Names of the rewards trained on; by default all that were measured as `reward/<name>`.
         primary (list of `str`, *optional*):
-            Names of the metrics to test; the others are exploratory. By default the rewards' total and up to five
-            measures of quality that were not trained on.
+            Names of the metrics to test; the others are exploratory. By default the total of the rewards and up to
+            five measures of quality that were not trained on.
         all_pairs (`bool`, *optional*, defaults to `False`):
             Whether to test every pair of checkpoints, and not only each against the first.
         title (`str`, *optional*, defaults to `"Evaluation"`):
@@ -79,7 +79,7 @@ def report(
     rewarded = measured_rewards(evaluations) if rewarded is None else rewarded
     columns = {label: evaluation.scores for label, evaluation in evaluations.items()}
     tested = primary_metrics(evaluations, rewarded) if primary is None else list(primary)
-    # One correction for all that is shown.
+    # One correction of p-values for all differences that are shown.
     pairs = compare_pairs(columns, label_pairs(columns, all_pairs), tested)
     compared = Comparisons({other: pairs[baseline, other] for baseline, other in label_pairs(columns)}, columns)
     files = {label: folder / f"{label}.json" for label in evaluations}

@@ -1,4 +1,4 @@
-"""Selection and comparison of the completions that the page shows: of evaluations, and of training."""
+"""Selects and compares the completions that the page shows, of evaluations and of training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class SideBySide:
     """
     Completions of the same prompts by several checkpoints, which a notebook shows side by side.
 
-    Words that the first one lacks at this place are marked; of two checkpoints, those that the second lacks, too.
+    Words that the baseline's completion lacks at that place are marked; with two checkpoints, also the reverse.
 
     Args:
         evaluations (`dict` of [`Evaluation`]):
@@ -29,7 +29,7 @@ class SideBySide:
         rows (`datasets.Dataset` or list of `dict`):
             The evaluated rows.
         n (`int`, *optional*, defaults to `4`):
-            Number of rows: half of them the first ones, the others those whose reward rose and fell most.
+            Number of rows: half of them are the first rows, the others those whose reward rose or fell most.
         rewarded (list of `str`, *optional*):
             As for [`report`].
 
@@ -67,7 +67,7 @@ class SideBySide:
 
 
 class RewardChange(NamedTuple):
-    """The change of a reward from the baseline to the checkpoint of a label, for each row; NaN if not known."""
+    """The change of a reward from the baseline to the checkpoint `label`, for each row; NaN if unknown."""
 
     reward: str
     label: str
@@ -80,8 +80,8 @@ def collect_samples(
     """
     Returns the variables of the page's section of samples; the first three arguments are those of [`report`].
 
-    If more than `most` rows have a completion of every checkpoint, half of those shown are the first, a quarter those
-    whose reward rose most and a quarter those whose reward fell most; without rewards all are the first.
+    If more than `most` rows have a completion of every checkpoint, half of those shown are the first rows, a quarter
+    have the largest gain in reward and a quarter the largest loss; without rewards, all are the first rows.
 
     Returns:
         `dict` with `samples` (list of `dict`: `row`, `prompt`, `references`, `changes`, `texts`), `samples_total`
@@ -121,10 +121,10 @@ def collect_samples(
 
 def collect_rollouts(rollouts: Mapping[str, Sequence[Mapping[str, Any]]], most: int) -> dict[str, Any]:
     """
-    Returns the variables of the page's section of rollouts, of the lines of `rollouts.jsonl` by the label of the run.
+    Returns the variables of the page's section of rollouts, from the lines of each run's `rollouts.jsonl` by label.
 
-    If they have more than `most` completions, those of so many steps of each run are taken, as evenly as they are
-    there, and the last one.
+    If they have more than about `most` completions, only every k-th step of each run is shown, counted back from its
+    last one.
 
     Returns:
         `dict` with `rollouts` (list of `dict`: `run`, `step`, `prompt` and `completions`, each with its `text`) and
@@ -172,7 +172,7 @@ def _selected(indices: list[int], changes: Sequence[RewardChange], most: int) ->
 
 
 def _compared_pieces(texts: Mapping[str, str]) -> dict[str, list[Piece]]:
-    """Returns the texts in pieces; with two checkpoints, what the other lacks is marked in the baseline, too."""
+    """Returns the texts in pieces; of two checkpoints, the baseline's words that the other lacks are marked, too."""
     (baseline, base), *others = texts.items()
     pieces = {baseline: [(base, False)] if base else []}
     for label, text in others:
@@ -185,7 +185,7 @@ def _compared_pieces(texts: Mapping[str, str]) -> dict[str, list[Piece]]:
 def _row_rewards(
     evaluation: Evaluation, label: str, row: int, changes: Sequence[RewardChange]
 ) -> list[tuple[str, float, float]]:
-    """Returns name, value and change of each reward of a row; a change that is not known is 0."""
+    """Returns name, value and change of each reward of a row; an unknown change is 0."""
     by_reward = {change.reward: change.by_row[row] for change in changes if change.label == label}
     known = {reward: change for reward, change in by_reward.items() if math.isfinite(change)}
     return [(reward, value, known.get(reward, 0.0)) for reward, value in row_rewards(evaluation, row)]

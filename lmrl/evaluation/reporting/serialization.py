@@ -19,8 +19,8 @@ from ..scores import Score
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """
-    Returns an evaluation as JSON values: scores with signatures and row scores, decoding, data, versions, and texts
-    without their token ids. NaN and infinities, which JSON does not have, become `None`.
+    Returns an evaluation as JSON values: scores with signatures and row scores, decoding, data, versions, and
+    completions without token ids. NaN and infinities in scores, which JSON does not have, become `None`.
     """
     completions = [asdict(completion) for completion in evaluation.completions]
     for completion in completions:
@@ -40,20 +40,20 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
 
 def write_json(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
     """
-    Writes an evaluation as given by [`to_json`], atomically: a reader never finds an incomplete file. Its folder is
-    created if needed.
+    Writes the result of [`to_json`] atomically, so that a reader never finds an incomplete file. The folder is created
+    if needed.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False)
-    replace_file(Path(path), text.encode(errors="backslashreplace"))  # JSON's escape of a lone surrogate
+    replace_file(Path(path), text.encode(errors="backslashreplace"))  # a lone surrogate becomes its JSON escape
 
 
 def read_json(path: str | os.PathLike[str]) -> Evaluation:
     """
-    Returns the evaluation that [`write_json`] wrote, to compare it with another checkpoint; `None` becomes NaN.
+    Returns the evaluation in a file of [`write_json`], to compare it with another one; `None` becomes NaN.
 
     Raises:
-        `ValueError`: if the file has none.
+        `ValueError`: if the file contains no evaluation.
     """
     content = Path(path).read_bytes()
     try:
@@ -69,6 +69,6 @@ def read_json(path: str | os.PathLike[str]) -> Evaluation:
             f"{str(path)!r} must have an evaluation that lmrl wrote, got {shorten(content.decode(errors='replace'))}. "
             "Evaluate it again."
         ) from error
-    optional: dict[str, Any] = {"row_ids": [], "trained_on": None, "tables": {}, "numbers": {}}  # of old files
+    optional: dict[str, Any] = {"row_ids": [], "trained_on": None, "tables": {}, "numbers": {}}  # for old files
     others = {name: data.get(name, default) for name, default in optional.items()}
     return Evaluation(completions, scores, decoding, **others)

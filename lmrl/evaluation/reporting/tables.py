@@ -18,14 +18,14 @@ from ..rows import Rows
 if TYPE_CHECKING:  # rich is loaded for a terminal alone
     from rich.table import Table
 
-# All control characters but tab and line feed: the escape sequences in a text would act on the terminal.
+# All control characters but tab and line feed, as a terminal would execute escape sequences in a text.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
     """
-    Returns a table of metrics (rows) by checkpoints (columns), the first of which is the baseline; [`as_text`] makes
-    it a string.
+    Returns a table with a row per metric and a column per checkpoint, the first of which is the baseline. [`as_text`]
+    turns it into a string.
 
     For every other checkpoint there is a column of differences from the baseline as well, with the interval of the
     paired bootstrap, and one of p-values by approximate randomization, corrected for the number of comparisons of the
@@ -34,7 +34,7 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
 
     Args:
         columns (`dict` of `dict` of [`Score`]), compared (`dict`, *optional*):
-            Scores by metric, by the label of the checkpoint, and what [`compare_all`] returns for them.
+            Scores as `[label][metric]`, and the result of [`compare_all`] for them.
 
     Raises:
         `ValueError`: if there is no checkpoint, or two were scored on different numbers of rows.
@@ -59,7 +59,7 @@ def scores_table(columns: Columns, compared: Compared | None = None) -> "Table":
 
 
 def pairs_table(pairs: Pairs) -> "Table":
-    """Returns a table of the differences of the primary metrics of pairs of checkpoints, by [`compare_pairs`]."""
+    """Returns a table of the primary metrics' differences between pairs of checkpoints, made by [`compare_pairs`]."""
     lines = [["metric", "pair", "difference [95% CI]", "p (Holm)"]]
     names = dict.fromkeys(name for found in pairs.values() for name in found if found[name].primary)
     for name in names:
@@ -97,9 +97,9 @@ def make_table(lines: Sequence[Sequence[str]], left: int = 1, **settings: Any) -
 
     Args:
         lines (list of lists of `str`):
-            The names of the columns, then the lines; an empty one divides them.
+            The names of the columns, then the lines; an empty line is a divider.
         left (`int`, *optional*, defaults to `1`):
-            Number of columns that begin at the left; the others end at the right.
+            Number of left-aligned columns; the others are right-aligned.
         **settings:
             Title and caption, as `rich.table.Table` takes them.
     """
@@ -119,7 +119,7 @@ def make_table(lines: Sequence[Sequence[str]], left: int = 1, **settings: Any) -
 
 
 def as_text(table: "Table", width: int = 120) -> str:
-    """Returns a table as plain text at most `width` characters wide, longer texts wrapped."""
+    """Returns a table as plain text, at most `width` characters wide; longer texts are wrapped."""
     from rich.console import Console
 
     stream = StringIO()

@@ -1,4 +1,4 @@
-"""The difference of two texts in words."""
+"""The difference between two texts, word by word."""
 
 import re
 from itertools import groupby
@@ -10,10 +10,10 @@ Piece = tuple[str, bool]
 
 def word_diff(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
     """
-    Returns both texts in pieces, each with whether its words are missing in the other text at this place.
+    Returns both texts as pieces, each with a flag: whether its words are missing in the other text at this place.
 
-    The pieces of a text, joined, are the text. Words are separated by spaces, and as many as possible are
-    matched: a longest common subsequence. The time of `difflib` explodes where a text repeats its words.
+    The joined pieces of a text are the text. Words are separated by white space, and as many as possible are matched:
+    a longest common subsequence. `difflib` would become very slow for texts that repeat their words.
     """
     old = _words(before)
     new = _words(after)
@@ -25,7 +25,7 @@ def word_diff(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
 
 
 def _words(text: str) -> list[str]:
-    """Returns the words, each with the spaces before it, and trailing spaces as one more."""
+    """Returns the words, each with the white space before it, and trailing white space as one more."""
     return re.findall(r"\s*\S+|\s+$", text)
 
 
