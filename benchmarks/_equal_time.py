@@ -68,7 +68,8 @@ class Marks(TrainerCallback):
             was_training = policy.training
             evaluation = self.evaluator(policy)
             policy.train(was_training)
-        completions = -(-step // args.num_iterations) * args.per_device_train_batch_size
+        batches = step * args.gradient_accumulation_steps
+        completions = -(-batches // args.num_iterations) * args.per_device_train_batch_size
         counts = {"seconds": self.trained, "step": step, "completions": completions, "peak": memory}
         self.found.append(counts | {"scores": evaluation.values})
         return evaluation

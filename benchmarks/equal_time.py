@@ -14,6 +14,7 @@ each seed.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from itertools import combinations
@@ -130,8 +131,9 @@ def differences(folders: dict[str, list[Path]]) -> str:
     for other, name in combinations(folders, 2):
         for score in last[name][0]:
             found = compare_seeds(*([scores[score] for scores in last[side]] for side in (other, name)))
-            interval = f"[{found.low:+.4g}, {found.high:+.4g}]"
-            cells = [f"{found.effect:+.4g}", interval, f"{found.p_value:.3f}"]
+            cells = [f"{found.effect:+.4g}", "", ""]  # diversity and fewer than three seeds have no interval
+            if not math.isnan(found.low):
+                cells[1:] = f"[{found.low:+.4g}, {found.high:+.4g}]", f"{found.p_value:.3f}"
             rows.append([CONTENDERS[name], CONTENDERS[other], score, *cells])
     return aligned(rows, left=3)
 

@@ -143,7 +143,8 @@ class Meter:
     def log_ended(self, sampled: Any, eos_token_ids: list[int]) -> Any:
         """Logs lengths of ended completions; TRL also counts those cut behind a padding token. Returns `sampled`."""
         lengths = [len(row) if row[-1] in eos_token_ids else math.nan for row in sampled[1]]
-        of_all = self.accelerator.gather(torch.tensor(lengths, dtype=torch.float32, device=self.accelerator.device))
+        local = torch.tensor(lengths, dtype=torch.float32, device=self.accelerator.device)
+        of_all = self.accelerator.gather(local).cpu()
         of_ended = of_all[~of_all.isnan()]
         self.replace("completions/clipped_ratio", 1 - len(of_ended) / len(of_all))
         of_ended = of_ended if len(of_ended) else torch.zeros(1)
@@ -153,9 +154,9 @@ class Meter:
 
     def log_rewards(self, rewards: Tensor, lengths: Tensor, has_ended: Tensor, group: int) -> None:
         """Logs the rewards (B,) that are trained on, `group` per prompt, and counts completions and their tokens."""
-        gathered = self.accelerator.gather(rewards)
-        lengths, finished = self.accelerator.gather(torch.stack([lengths, has_ended], dim=1)).float().unbind(dim=1)
-        ends = {"length": lengths.long().tolist(), "finished": finished.bool().tolist()}
+        gathered = self.accelerator.gather(rewards).cpu()  # a GPU is waited for once, not for each number
+        lengths, finished = self.accelerator.gather(torch.stack([lengths, has_ended], dim=1)).cpu().unbind(dim=1)
+        ends = {"length": lengths.tolist(), "finished": finished.bool().tolist()}
         self.newest[self.mode].clear()
         self.newest[self.mode].update(reward=gathered.tolist(), **ends)
         scored = gathered[~gathered.isnan()]
@@ -172,7 +173,8 @@ class Meter:
             return 0.0
         mask = rollout.completion_mask
         kl = core.k1(rollout.old_log_probs, rollout.ref_log_probs) if rollout.exact_kl is None else rollout.exact_kl
-        kls, lengths = self.accelerator.gather((core.masked_sum(kl, mask, dim=1), mask.sum(dim=1)))
+        sums = torch.stack([core.masked_sum(kl, mask, dim=1), mask.sum(dim=1)], dim=1)
+        kls, lengths = self.accelerator.gather(sums).cpu().unbind(dim=1)
         self.newest[self.mode]["kl"] = kls.tolist()
         per_sequence = (kls.sum() / (lengths > 0).sum().clamp(min=1)).item()
         self.replace("kl", (kls.sum() / lengths.sum().clamp(min=1)).item())

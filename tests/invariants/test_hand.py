@@ -111,7 +111,7 @@ def test_the_reward_is_weighted_clipped_and_charged_for_not_ending(gpt2_path: st
     completion_ids = torch.tensor([[5, 1], [5, 6], [5, 1], [5, 1]])
     sampled = {"prompt_ids": ones, "prompt_mask": ones, "completion_ids": completion_ids, "completion_mask": ones}
     rewards = trainer.total_rewards(per_func, ended(completion_ids, ones, trainer.eos_token_ids))
-    trainer.meter.log_rewards(rewards, ones.sum(dim=1), ones[:, 0].bool())
+    trainer.meter.log_rewards(rewards, ones.sum(dim=1), ones[:, 0].bool(), 1)
     rollout = Rollout.from_sampled(sampled, rewards, ones.sum(dim=1).float(), {})
     assert rollout.rewards[:3].tolist() == pytest.approx([0.7, 0.75, 0.5])
     assert rollout.rewards[3].isnan()
