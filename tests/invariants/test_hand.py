@@ -106,7 +106,7 @@ def test_the_reward_is_weighted_clipped_and_charged_for_not_ending(gpt2_path: st
     )
     trainer.reward_weights = torch.tensor([2.0, 1.0])
     per_func = torch.tensor([[0.3, 0.1], [0.4, 0.8], [NAN, 0.5], [NAN, NAN]])
-    trainer._metrics["train"] |= {"reward": [0.0], "reward_std": [0.0]}
+    trainer._metrics["train"] |= {"reward": [0.0], "reward_std": [0.0], "frac_reward_zero_std": [0.0]}
     ones = torch.ones(4, 2, dtype=torch.int)
     completion_ids = torch.tensor([[5, 1], [5, 6], [5, 1], [5, 1]])
     sampled = {"prompt_ids": ones, "prompt_mask": ones, "completion_ids": completion_ids, "completion_mask": ones}
