@@ -71,6 +71,7 @@ class Marks(TrainerCallback):
         batches = step * args.gradient_accumulation_steps
         completions = -(-batches // args.num_iterations) * args.per_device_train_batch_size
         counts = {"seconds": self.trained, "step": step, "completions": completions, "peak": memory}
+        counts["weights"] = sum(weight.numel() for weight in self.trainer.model.parameters() if weight.requires_grad)
         self.found.append(counts | {"scores": evaluation.values})
         return evaluation
 

@@ -228,7 +228,7 @@ class SystemEvaluator:
             model = load_model(self.checkpoints[label], **self.loading)
         reference = self.frozen.reference_model
         has_same_tokens = self.tokenizers[label].get_vocab() == next(iter(self.tokenizers.values())).get_vocab()
-        comparable = reference is not None and has_same_tokens and _logits(model) == _logits(reference)
+        comparable = reference is not None and has_same_tokens and _vocab_size(model) == _vocab_size(reference)
         if not comparable and rank_and_world_size()[0] == 0:
             print(f"No kl of {label}: its tokens are not those of {next(iter(self.checkpoints))}.")
         evaluation = evaluate_model(
@@ -248,5 +248,5 @@ class SystemEvaluator:
         return with_trained_rows(evaluation, rows, trained_rows([self.checkpoints[label]]))
 
 
-def _logits(model: PreTrainedModel) -> int:
+def _vocab_size(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().vocab_size)

@@ -48,10 +48,14 @@ def test_runs_that_are_there_are_compared_over_seeds_and_rows(tmp_path: Path) ->
         run_benchmark("equal_time.py", "--only", "reinforce,trl", "--out", tmp_path, "--metric", "blue")
 
 
-@pytest.mark.parametrize("name", ["reinforce", "trl"])
-def test_a_contender_trains_until_its_marks_and_is_evaluated_there(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "lora_r"), [("reinforce", None), ("trl", None), ("reinforce", 2), ("trl", 2)])
+def test_a_contender_trains_until_its_marks_and_is_evaluated_there(
+    name: str, lora_r: int | None, tmp_path: Path
+) -> None:
     options = ["--config", "recipes/configs/demo_reinforce.yaml", "--per_device_train_batch_size", "8"]
     options += ["--eval_rows", "4", "--max_completion_length", "6", "--bf16", "false"]
+    if lora_r:
+        options += ["--use_peft", "true", "--lora_r", str(lora_r), "--lora_target_modules", "c_attn"]
     command = [sys.executable, str(BENCHMARKS / "_equal_time.py"), name, str(tmp_path), "[0.01, 2.0]", *options]
     root = BENCHMARKS.parent
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
@@ -59,6 +63,8 @@ def test_a_contender_trains_until_its_marks_and_is_evaluated_there(name: str, tm
     assert done.returncode == 0, done.stderr
     start, *_, last = json.loads((tmp_path / "marks.json").read_text(encoding="utf-8"))
     assert (start["step"], start["seconds"]) == (0, 0)
+    # All of the demo's model, or an adapter of each of its two layers: of 128 numbers to 384.
+    assert start["weights"] == (495_104 if lora_r is None else 2 * lora_r * (128 + 384))
     assert last["seconds"] >= 2.0 and last["completions"] == 8 * last["step"] > 0
     assert read_json(tmp_path / "before.json").values["bleu"] == start["scores"]["bleu"]
     assert read_json(tmp_path / "after.json").values["bleu"] == last["scores"]["bleu"]
