@@ -3,7 +3,6 @@
 import copy
 import json
 import sys
-from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lmrl.evaluation import Evaluator, write_json
 from lmrl.experiment import load_policy, load_rows, make_evaluator
 from lmrl.rewards import make_rewards
 from lmrl.trainers import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
+from lmrl.trainers.engines import gathered_policy
 
 GROUPS = (ModelArguments, DataArguments, RewardArguments, EvaluationArguments, OutputArguments)
 ENDLESS = 10**9
@@ -62,9 +62,8 @@ class Marks(TrainerCallback):
     def _evaluate(self, step: int) -> Any:
         args = self.trainer.args
         memory = peak_memory()
-        is_lmrl = hasattr(self.trainer, "gathered_policy")
-        plain = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        with self.trainer.gathered_policy() if is_lmrl else nullcontext(plain) as policy:
+        # TRL's as well in the precision of its weights, without autocast.
+        with gathered_policy(self.trainer.model_wrapped, self.trainer.accelerator, args) as policy:
             was_training = policy.training
             evaluation = self.evaluator(policy)
             policy.train(was_training)

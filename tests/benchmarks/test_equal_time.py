@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from launching import BENCHMARKS, run_benchmark
@@ -48,23 +49,35 @@ def test_runs_that_are_there_are_compared_over_seeds_and_rows(tmp_path: Path) ->
         run_benchmark("equal_time.py", "--only", "reinforce,trl", "--out", tmp_path, "--metric", "blue")
 
 
-@pytest.mark.parametrize(("name", "lora_r"), [("reinforce", None), ("trl", None), ("reinforce", 2), ("trl", 2)])
-def test_a_contender_trains_until_its_marks_and_is_evaluated_there(
-    name: str, lora_r: int | None, tmp_path: Path
-) -> None:
-    options = ["--config", "recipes/configs/demo_reinforce.yaml", "--per_device_train_batch_size", "8"]
-    options += ["--eval_rows", "4", "--max_completion_length", "6", "--bf16", "false"]
-    if lora_r:
-        options += ["--use_peft", "true", "--lora_r", str(lora_r), "--lora_target_modules", "c_attn"]
-    command = [sys.executable, str(BENCHMARKS / "_equal_time.py"), name, str(tmp_path), "[0.01, 2.0]", *options]
+def run_contender(name: str, folder: Path, marks: str, *options: str) -> list[dict[str, Any]]:
+    """Returns the marks of a contender on the demo, which must end well."""
+    command = [sys.executable, str(BENCHMARKS / "_equal_time.py"), name, str(folder), marks]
+    command += ["--config", "recipes/configs/demo_reinforce.yaml", "--per_device_train_batch_size", "8"]
+    command += ["--eval_rows", "4", "--max_completion_length", "6", *options]
     root = BENCHMARKS.parent
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    start, *_, last = json.loads((tmp_path / "marks.json").read_text(encoding="utf-8"))
+    return list(json.loads((folder / "marks.json").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(("name", "lora_r"), [("reinforce", None), ("trl", None), ("reinforce", 2), ("trl", 2)])
+def test_a_contender_trains_until_its_marks_and_is_evaluated_there(
+    name: str, lora_r: int | None, tmp_path: Path
+) -> None:
+    options = ["--bf16", "false"]
+    if lora_r:
+        options += ["--use_peft", "true", "--lora_r", str(lora_r), "--lora_target_modules", "c_attn"]
+    start, *_, last = run_contender(name, tmp_path, "[0.01, 2.0]", *options)
     assert (start["step"], start["seconds"]) == (0, 0)
     # All of the demo's model, or an adapter of each of its two layers: of 128 numbers to 384.
     assert start["weights"] == (495_104 if lora_r is None else 2 * lora_r * (128 + 384))
     assert last["seconds"] >= 2.0 and last["completions"] == 8 * last["step"] > 0
     assert read_json(tmp_path / "before.json").values["bleu"] == start["scores"]["bleu"]
     assert read_json(tmp_path / "after.json").values["bleu"] == last["scores"]["bleu"]
+
+
+@pytest.mark.parametrize("name", ["reinforce", "trl"])
+def test_at_a_learning_rate_of_0_no_score_moves_in_bfloat16(name: str, tmp_path: Path) -> None:
+    start, *_, last = run_contender(name, tmp_path, "[0.5]", "--bf16", "true", "--learning_rate", "0")
+    assert last["step"] > 0 and last["scores"] == start["scores"]
