@@ -195,9 +195,14 @@ def tokenize_prompt(tokenizer: Any, prompt: Any, row: int, **chat_template_kwarg
             Variables of the chat template, such as `enable_thinking`.
 
     Raises:
-        ValueError: If there is no chat template, or it refuses the messages.
+        ValueError: If there is no chat template, it refuses the messages, or there are variables for a text.
     """
     if isinstance(prompt, str):
+        if chat_template_kwargs:
+            raise ValueError(
+                f"`chat_template_kwargs` must be left out for prompts that are texts, got {chat_template_kwargs} with "
+                f"such a prompt in row {row}. Set `chat`, or leave them out."
+            )
         return list(tokenizer(text=prompt)["input_ids"])
     if getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(

@@ -14,7 +14,7 @@ from lmrl.cli import parse, run
 from lmrl.data import load_splits, to_supervised
 from lmrl.experiment import load_policy, prepare_run, start_run
 from lmrl.supervised import (
-    RecipeConfig,
+    WarmStartConfig,
     evaluate_supervised,
     first_references,
     make_supervised_evaluator,
@@ -27,8 +27,8 @@ from trl import SFTConfig, SFTTrainer
 
 
 @dataclass
-class SupervisedConfig(RecipeConfig, SFTConfig):
-    """TRL's configuration, with defaults for a CPU where there is no GPU, and `overwrite`."""
+class SupervisedConfig(WarmStartConfig, SFTConfig):
+    """TRL's configuration, with `chat_template_kwargs`, `overwrite`, and defaults for a CPU where there is no GPU."""
 
 
 def main() -> None:
@@ -38,11 +38,12 @@ def main() -> None:
     prepare_run(config, model_args, data_args, eval_args)
     model, tokenizer = load_policy(model_args, config)
     config.max_length = smallest_limit(model, config.max_length)
+    variables = config.chat_template_kwargs
     longest_prompt = None if config.max_length is None else config.max_length - 1
-    train_rows, eval_rows = load_splits(tokenizer, longest_prompt, **vars(data_args))
-    train_texts = to_supervised(train_rows)
-    evaluator = make_supervised_evaluator(model, tokenizer, eval_rows, eval_args)
-    texts = {"train_dataset": train_texts, "eval_dataset": first_references(evaluator.rows)}
+    train_rows, eval_rows = load_splits(tokenizer, longest_prompt, variables, **vars(data_args))
+    train_texts = to_supervised(train_rows, chat_template_kwargs=variables)
+    evaluator = make_supervised_evaluator(model, tokenizer, eval_rows, eval_args, config)
+    texts = {"train_dataset": train_texts, "eval_dataset": first_references(evaluator.rows, variables)}
     trainer = SFTTrainer(model, config, **texts, processing_class=tokenizer, peft_config=model_args.peft_config())
     prepare_step(trainer, train_texts)
     start_run(trainer, train_rows, eval_rows, model_args, data_args, eval_args)

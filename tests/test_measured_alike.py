@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +77,38 @@ def test_without_a_learning_rate_every_score_after_is_the_one_before(
     assert after.pop("trained_on") == {}
     assert before == after
     assert "No warnings" in out
+
+
+def test_a_warm_start_renders_chats_with_the_variables_of_the_template(
+    recipe: Recipe, policy: Path, tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer()
+    ended = CHAT_TEMPLATE.replace(
+        "{% endfor %}", "{% if message['role'] == 'assistant' %}<eos> {% endif %}{% endfor %}"
+    )
+    tokenizer.chat_template = "{% if not think | default(true) %}b b b {% endif %}" + ended
+    tokenizer.save_pretrained(policy)
+    rows = [{"prompt": f"{a} {b}", "references": "c d"} for a in "abcd" for b in "abcd"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ("--dataset_name", "rows.jsonl", "--eval_rows", "4", "--chat_template_kwargs", '{"think": false}')
+    training = ("--max_steps", "1", "--learning_rate", "0", "--eval_strategy", "steps", "--bf16", "false")
+    start = ("--model_name_or_path", policy, *data, *training, "--report_to", "none")
+
+    def run(name: str, *arguments: str) -> str:
+        status, out, err = recipe("sft", *start, *arguments, "--output_dir", tmp_path / name)
+        assert status == (2 if name == "text" else 0), err
+        return out + err
+
+    out = run("chat", "--chat", "true")
+    assert re.search(r"first prompt +b b b user \w \w assistant$", out, re.MULTILINE)
+    before, after = (json.loads((tmp_path / "chat" / f"{label}.json").read_text()) for label in ("before", "after"))
+    assert before["decoding"]["chat_template_kwargs"] == {"think": False}
+    assert "`chat_template_kwargs` must be left out for prompts that are texts" in run("text")
+    # TRL renders the rows of the loss, lmrl those of the perplexity.
+    lines = [json.loads(line) for line in (tmp_path / "chat" / "log.jsonl").read_text().splitlines()]
+    (loss,) = (line["eval_loss"] for line in lines if "eval_loss" in line)
+    assert before["scores"]["reference_perplexity"]["value"] == pytest.approx(math.exp(loss), rel=1e-5)
+    assert before["scores"] == after["scores"]
 
 
 def test_the_held_out_rows_are_the_same_whatever_the_seed_of_a_run(llama_path: str, tmp_path: Path) -> None:

@@ -94,10 +94,10 @@ def check_rows(
         prompts = list(dataset[: min(len(dataset), MAX_CHECKED_PROMPTS)]["prompt"])
         if None in prompts:
             raise ValueError(f"Row {prompts.index(None)} of {name} has no prompt. Fill it in, or drop the row.")
-        if isinstance(prompts[0], str):
+        options = args.chat_template_kwargs or {}
+        if isinstance(prompts[0], str) and not options:
             prompt_ids = tokenizer(text=prompts)["input_ids"]
         else:
-            options = args.chat_template_kwargs or {}
             prompt_ids = [tokenize_prompt(tokenizer, prompt, row, **options) for row, prompt in enumerate(prompts)]
         check(name, prompt_ids)
     return check

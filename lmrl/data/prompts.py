@@ -149,19 +149,20 @@ def fit_prompts(
     return with_columns(dataset, {"prompt": prompts, **uncut}).select_columns([*dataset.column_names, *uncut])
 
 
-def to_supervised(dataset: Dataset, completion_prefix: str = " ") -> Dataset:
+def to_supervised(
+    dataset: Dataset, completion_prefix: str = " ", chat_template_kwargs: dict[str, Any] | None = None
+) -> Dataset:
     """
-    Returns one row, with "prompt" and "completion", for each reference of each row, for `trl.SFTTrainer`.
+    Returns a row for each reference of each row, with "prompt" and "completion", for `trl.SFTTrainer`; the completion
+    of a chat is a list with one assistant message.
 
     Args:
         dataset (`datasets.Dataset`):
             Rows with a "prompt" and "references".
         completion_prefix (`str`, *optional*, defaults to `" "`):
-            Put at the beginning of a completion of a text prompt, unless the prompt ends in white space. Not used for
-            chats.
-
-    Returns:
-        `datasets.Dataset` with these two columns; the completion of a chat is a list with one assistant message.
+            Begins each completion of a text prompt that does not end in white space. Not used for chats.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables of the chat template, a further column of all rows.
 
     Raises:
         ValueError: If there is no "references" column.
@@ -171,10 +172,11 @@ def to_supervised(dataset: Dataset, completion_prefix: str = " ") -> Dataset:
             "Rows for supervised fine-tuning must have a column 'references', one completion each, got "
             f"{dataset.column_names}. Set `reference_column`."
         )
+    variables = {"chat_template_kwargs": chat_template_kwargs} if chat_template_kwargs else {}
     rows = []
     for prompt, references in zip(dataset["prompt"], dataset["references"], strict=True):
         completions = [make_completion(prompt, text, completion_prefix) for text in references]
-        rows += [{"prompt": prompt, "completion": completion} for completion in completions]
+        rows += [{"prompt": prompt, "completion": completion, **variables} for completion in completions]
     return datasets.Dataset.from_list(rows)
 
 

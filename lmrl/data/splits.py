@@ -126,12 +126,7 @@ def read_train_and_test(
 def _held_out_from(
     name: str, config: str | None, wanted: str | None, eval_name: str | None, train_split: str | None = None
 ) -> tuple[str, str | None]:
-    """
-    Returns the data with the held-out rows and its split, which is `None` if rows must be split off (no `eval_name`).
-
-    Raises:
-        ValueError: If a split other than "train" is wanted of data that have only that, or the split to train on.
-    """
+    """Returns the data with the held-out rows and its split, `None` if rows must be split off (no `eval_name`)."""
     source = eval_name or name
     is_single = splits_of(source, config) == {"train"}
     if is_single and wanted not in (None, "train"):

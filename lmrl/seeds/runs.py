@@ -118,23 +118,13 @@ def run_seeds(
 
 @dataclass(frozen=True)
 class _Runs:
-    """
-    The runs of a recipe with several seeds.
+    """The runs of a recipe with several seeds."""
 
-    Args:
-        launcher, command, seeds:
-            As for [`run_seeds`]; the launcher includes its flags.
-        folder (`Path`):
-            The folder that contains those of the seeds.
-        can_resume (`bool`):
-            Whether the recipe is one of lmrl's, which can resume from a checkpoint.
-    """
-
-    launcher: Sequence[str]
+    launcher: Sequence[str]  # with its flags
     command: Sequence[str]
     seeds: Sequence[int]
-    folder: Path
-    can_resume: bool
+    folder: Path  # contains those of the seeds
+    can_resume: bool  # whether the recipe is one of lmrl's, which can resume from a checkpoint
 
     def run(self, parallel: int) -> dict[int, int]:
         """Runs the seeds that have no scores yet, and returns the exit status of each seed; Ctrl-C ends all."""

@@ -1,7 +1,7 @@
 """What the recipes of warm starts and of learned rewards share."""
 
 from lmrl.supervised.classifiers import load_trainable_classifier
-from lmrl.supervised.configs import RecipeConfig, check_defaults
+from lmrl.supervised.configs import RecipeConfig, WarmStartConfig, check_defaults
 from lmrl.supervised.forward import add_supervised_forward
 from lmrl.supervised.learned import evaluate_labels, evaluate_pairs
 from lmrl.supervised.reports import save_classifier, save_reward_model, save_warm_start
@@ -10,6 +10,7 @@ from lmrl.supervised.warm_start import evaluate_supervised, first_references, ma
 
 __all__ = [
     "RecipeConfig",
+    "WarmStartConfig",
     "add_supervised_forward",
     "check_defaults",
     "check_tokenized",

@@ -9,6 +9,7 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from lmrl.arguments import OutputArguments
+from lmrl.arguments.checks import json_object
 from lmrl.distributed import on_main
 from lmrl.precision import BF16_PAYS, avoid_cudnn_attention, bf16_speedup
 from lmrl.settings import check_length
@@ -45,6 +46,18 @@ class RecipeConfig(OutputArguments):
             self.bf16 = _multiplies_bf16_faster(self) if on_cpu else base.bf16
         check_in(("loss", "eval_loss"), metric_for_best_model=getattr(self, "metric_for_best_model", None))
         base.__post_init__()
+
+
+@dataclass
+class WarmStartConfig(RecipeConfig):
+    """What the configuration of a warm start adds."""
+
+    chat_template_kwargs: dict[str, Any] | str | None = option(None, "Variables of the chat template, as JSON.")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.chat_template_kwargs, str):
+            self.chat_template_kwargs = json_object("chat_template_kwargs", self.chat_template_kwargs)
+        super().__post_init__()
 
 
 def _multiplies_bf16_faster(config: Any) -> bool:

@@ -20,7 +20,7 @@ from lmrl.trainers.engines import gathered_policy
 
 
 def make_supervised_evaluator(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, eval_args: Any
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, eval_args: Any, config: Any
 ) -> Evaluator:
     """
     Returns an evaluator on the first `eval_subset` held-out rows, so that its cost does not grow with the data.
@@ -34,16 +34,19 @@ def make_supervised_evaluator(
             Held-out rows with `prompt` and `references`.
         eval_args ([`~lmrl.arguments.WarmStartEvaluationArguments`]):
             Metrics, decoding, number of rows.
+        config ([`WarmStartConfig`]):
+            Configuration of the trainer, with the variables of the chat template.
     """
     rows = rows.select(range(min(eval_args.eval_subset, len(rows))))
+    variables = config.chat_template_kwargs
     longest = max(len(tokenizer(text)["input_ids"]) for text in _texts(to_supervised(rows))) + 1  # with its EOS
     if (limit := context_length(model)) is not None:
-        longest = min(longest, limit - max(map(len, encode_prompts(tokenizer, rows["prompt"]))))
+        longest = min(longest, limit - max(map(len, encode_prompts(tokenizer, rows["prompt"], variables))))
     frozen = partial(load_frozen_models, None, eval_args.eval_perplexity_model)
     evaluator = Evaluator(
         tokenizer,
         rows,
-        Decoding(**eval_args.decoding(longest)),
+        Decoding(**eval_args.decoding(longest), chat_template_kwargs=variables),
         reward_funcs=rewards_to_measure([], eval_args.eval_metrics, eval_args.win_rate),
         load_frozen_models=frozen if eval_args.eval_perplexity_model else None,
     )
@@ -52,10 +55,10 @@ def make_supervised_evaluator(
     return evaluator
 
 
-def first_references(rows: Dataset) -> Dataset:
+def first_references(rows: Dataset, chat_template_kwargs: dict[str, Any] | None = None) -> Dataset:
     """Returns the prompt and the first reference of each row, in the form of [`~lmrl.data.to_supervised`]."""
     firsts = [{"prompt": row["prompt"], "references": row["references"][:1]} for row in rows]
-    return to_supervised(Dataset.from_list(firsts))
+    return to_supervised(Dataset.from_list(firsts), chat_template_kwargs=chat_template_kwargs)
 
 
 def evaluate_supervised(trainer: Any, evaluator: Evaluator) -> Evaluation:
@@ -64,11 +67,11 @@ def evaluate_supervised(trainer: Any, evaluator: Evaluator) -> Evaluation:
     [`make_supervised_evaluator`], and logs its scores. Among them is the perplexity of the first references under the
     model, which is e to the power of the held-out loss. All processes must call it.
     """
-    rows = evaluator.rows
+    rows, variables = evaluator.rows, evaluator.decoding.chat_template_kwargs
     texts = [Completion(row, 0, text, 0, True) for row, text in enumerate(_texts(first_references(rows)))]
     with gathered_policy(trainer.model_wrapped, trainer.accelerator, trainer.args) as policy:
         evaluation = evaluator(policy)
-        score = perplexity(policy, evaluator.tokenizer, rows["prompt"], texts)
+        score = perplexity(policy, evaluator.tokenizer, rows["prompt"], texts, chat_template_kwargs=variables)
     signature = score.signature.partition("|")[2]  # without the folder of the model, which differs
     named = replace(score, name="reference_perplexity", signature=f"of:the first reference|{signature}")
     evaluation = replace(evaluation, scores={named.name: named, **evaluation.scores})
