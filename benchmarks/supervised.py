@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from _common import add_numbers, aligned, make_parser, write_results
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lmrl.models import add_scoring_forward, backbone_of, share_prompts
 from lmrl.supervised import add_supervised_forward
 
 CONTENDERS = ("trl", "sft", "pass")
 IGNORED = -100
+VOCABULARY = 49_152  # of the random model
 
 
 def parse() -> argparse.Namespace:
@@ -54,7 +55,7 @@ def load(arguments: argparse.Namespace) -> Any:
     torch.manual_seed(0)
     if arguments.model is not None:
         return AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
-    sizes = {"hidden_size": 576, "intermediate_size": 1536, "vocab_size": 49152, "max_position_embeddings": 2048}
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "vocab_size": VOCABULARY, "max_position_embeddings": 2048}
     heads = {"num_hidden_layers": arguments.layers, "num_attention_heads": 9, "num_key_value_heads": 3}
     return LlamaForCausalLM(LlamaConfig(**sizes, **heads, tie_word_embeddings=True))
 
@@ -66,13 +67,15 @@ def lora() -> LoraConfig:
 
 def draw_rows(arguments: argparse.Namespace) -> list[tuple[list[int], list[int]]]:
     """Returns ids of prompts and completions, with lengths from half to one and a half times the means."""
+    config = None if arguments.model is None else AutoConfig.from_pretrained(arguments.model)
+    vocabulary = VOCABULARY if config is None else config.get_text_config().vocab_size
     draw = random.Random(0)
     rows = []
     for _ in range(arguments.rows):
         lengths = [
             draw.randint(mean // 2, mean + mean // 2) for mean in (arguments.prompt_length, arguments.new_tokens)
         ]
-        rows.append(tuple([draw.randrange(3, 49152) for _ in range(length)] for length in lengths))
+        rows.append(tuple([draw.randrange(3, vocabulary) for _ in range(length)] for length in lengths))
     return rows
 
 
