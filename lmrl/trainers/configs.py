@@ -129,8 +129,8 @@ class PolicyGradientConfig(RLOOConfig, Settings):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be {allowed[0]!r} in training, got {getattr(self, name)!r}. {reason}")
         for field in fields(self):
-            kinds = (field.type, *get_args(field.type))  # of a Literal, or of one or None
-            choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+            kinds = [kind for kind in (field.type, *get_args(field.type)) if get_origin(kind) is Literal]
+            choices = get_args(kinds[0]) if kinds and str not in get_args(field.type) else ()
             check_in(choices, **({field.name: getattr(self, field.name)} if choices else {}))
         check_length(self)
         self._check_importance()
