@@ -39,7 +39,7 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path, warn: 
             )
         return None
     is_named = request not in ("true", "latest")
-    for checkpoint in [Path(request)] if is_named else newest_first(output_dir):
+    for checkpoint in requested_checkpoints(requested, output_dir):
         wrong = find_corruption(checkpoint)
         if wrong is None:
             step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
@@ -55,6 +55,14 @@ def find_checkpoint(requested: str | bool | None, output_dir: str | Path, warn: 
         )
     warn(f"{output_dir} has no complete checkpoint yet: training starts from the beginning.")
     return None
+
+
+def requested_checkpoints(requested: str | bool | None, output_dir: str | Path) -> list[Path]:
+    """Returns the checkpoints that a value of `resume_from_checkpoint` may mean, in the order in which they count."""
+    request = resume_request(requested)
+    if request in ("true", "latest"):
+        return newest_first(output_dir)
+    return [] if request is None else [Path(request)]
 
 
 def _suggest_fallback(damaged: Path) -> str:

@@ -75,6 +75,7 @@ class KLStop(TrainerCallback):
         """Returns the state that a resumed run goes on with."""
         return {} if self.target is None else {"kl_stop": [self.until, self.left_out]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what [`~KLStop.state_dict`] returned."""
-        self.until, self.left_out = state.get("kl_stop", [0, 0])
+    def load_state_dict(self, state: dict[str, Any], batch: int) -> None:
+        """Loads what [`~KLStop.state_dict`] returned, but not the end of a rollout if `batch` counts batches anew."""
+        until, self.left_out = state.get("kl_stop", [0, 0])
+        self.until = until if batch == state["step"] else 0

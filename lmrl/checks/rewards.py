@@ -127,6 +127,11 @@ def checked_rewards(reward_funcs: Any) -> list[CheckedReward]:
                 "`lmrl.rewards.RewardModel(model)`, or `lmrl.rewards.Classifier(model, label=...)` for a classifier."
             )
         name = get_callable_name(reward_func)
+        if hasattr(reward_func, "components") and name in [other.__name__ for other in checked]:
+            raise ValueError(
+                f"`reward_funcs` must have distinct names, under which the parts of sums and products are logged, got "
+                f"{name!r} twice. Give one of them another `name`."
+            )
         while name in [other.__name__ for other in checked]:
             name = f"{name}_{len(checked) + 1}"
         kind = AsyncCheckedReward if is_async_callable(reward_func) else CheckedReward

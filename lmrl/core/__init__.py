@@ -33,7 +33,7 @@ from .least_squares import (
     squared_error,
     sums_so_far,
 )
-from .losses import LOSS_TYPES, average_tokens, clipped_policy_loss, clipped_value_loss, reinforce_loss
+from .losses import average_tokens, clipped_policy_loss, clipped_value_loss, reinforce_loss
 from .masking import last_index, masked_mean, masked_moments, masked_sum, standardize
 from .returns import discounted_returns, generalized_advantages, place_at_end, shaped_rewards
 from .rewards import ended, equal_groups, weighted_rewards
@@ -41,7 +41,6 @@ from .rewards import ended, equal_groups, weighted_rewards
 __all__ = [
     "BASELINES",
     "IMPORTANCE_MODES",
-    "LOSS_TYPES",
     "adaptive_coefficient",
     "average_tokens",
     "batch_mean",

@@ -6,8 +6,6 @@ from torch import Tensor
 from .checks import check_shapes
 from .masking import masked_mean, masked_sum
 
-LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
-
 
 def reinforce_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
     """

@@ -181,8 +181,8 @@ class LeastSquaresCritic:
         """Loads what [`~LeastSquaresCritic.state_dict`] returned; a `ValueError` if it is of another critic."""
         if not state:
             raise ValueError(
-                "`resume_from_checkpoint` must be of a run with critic='least_squares', got one without its sums. Use "
-                "the `critic` of the run that wrote it."
+                "`resume_from_checkpoint` must be of a run with a fitted critic, got one without its sums. Use the "
+                "`critic` or `baseline` of the run that wrote it."
             )
         tensors = load(base64.b64decode(state))
         self._moments = tensors["moments"].to(self._accelerator.device)

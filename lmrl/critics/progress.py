@@ -56,10 +56,7 @@ class RewardProgress:
         return _padded(numbers, mask, int(widths.max()))
 
     def potentials(self, completion_ids: Tensor, mask: Tensor) -> Tensor:
-        """
-        Returns what the total reward would be if the text ended before each token, (B, T). Every reward must have a
-        potential.
-        """
+        """Returns the total reward as if the text ended before each token, (B, T). Each must have a potential."""
         prefixes, found = self._of_each(completion_ids, mask)
         of_each = potentials(self._reward_funcs, found, prefixes)
         of_tokens = torch.tensor(of_each).reshape(-1, len(self._reward_funcs))

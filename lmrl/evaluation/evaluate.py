@@ -132,8 +132,7 @@ def evaluate_model(
             Reward functions, called as `f(prompts=..., completions=..., **columns)`; each becomes `reward/<name>`.
             Completions of chat prompts are lists of one message, as in TRL.
         reward_weights (`dict` of `float`, *optional*):
-            Weights of the rewards that are trained on, by name. If there are several, the score `reward` is their
-            weighted total.
+            Weights of the rewards trained on, by name. If there are several, their weighted total is `reward`.
         metrics (list of `str`, *optional*):
             Names of metrics, as for [`score_completions`]; its defaults if not given.
         perplexity_model (pair of model and tokenizer, *optional*):
@@ -282,6 +281,9 @@ def _score_reward(name: str, reward: Reward, rows: list[Row], completions: Seque
     inputs |= _trainer_arguments(reward, logged)
     try:
         values = call_reward(reward, **inputs)
+        if infinite := [row for row, value in enumerate(values) if value is not None and math.isinf(value)]:
+            got = f"got {values[infinite[0]]} for row {infinite[0]}"
+            raise ValueError(f"The reward {name!r} must return finite numbers, None where it does not apply, {got}.")
     except Exception as error:
         subject = f"The reward {name!r}"
         is_named = str(error).startswith(subject)  # it returned wrong values, or a column is missing

@@ -11,8 +11,7 @@ from lmrl.evaluation import Evaluation, Evaluator
 def evaluate(trainer: Any, evaluator: Evaluator) -> Evaluation:
     """
     Returns the evaluation of the policy of a [`~lmrl.trainers.PolicyGradientTrainer`] on all held-out rows, and logs
-    its scores under the names of evaluations during training (`eval_bleu`): before training at step 0, after it at the
-    last step.
+    its scores under the names of evaluations during training (`eval_bleu`): before it at step 0, after it at its end.
 
     If only a subset of the rows is evaluated during training, the logged scores are those of the subset, so that a
     curve is of the same rows at each step. All processes must call it.

@@ -92,8 +92,7 @@ def neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
 
     `generate` takes every option that the caller does not set from the checkpoint's `generation_config.json`, where a
     `no_repeat_ngram_size` or a `min_new_tokens` would change the distribution that is sampled from. NaN in the logits
-    raises no error here, where it would stop only one of several processes, or break a GPU's context: the scoring pass
-    reports it.
+    raises no error here, where it would stop one of several processes, or break a GPU's context: scoring reports it.
     """
     own = model.generation_config
     neutral = GenerationConfig(

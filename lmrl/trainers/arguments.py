@@ -23,6 +23,7 @@ from lmrl.precision import avoid_cudnn_attention
 from lmrl.saving import check_writable
 from lmrl.utils import refuse, shorten
 
+from .checkpointing.run_state import check_resumable
 from .configs import PolicyGradientConfig
 from .reference import REFERENCE_ADAPTER
 
@@ -94,6 +95,7 @@ class Given:
         of one that is trained further it makes a frozen copy `ref`, without weights of embeddings, and saves it too.
         """
         own_args.__dict__.update({name: getattr(self.args, name) for name in HIDDEN_FROM_TRL})
+        check_resumable(own_args, model)
         if is_peft_model(model):
             for name, weight in model.named_parameters():
                 if name.endswith(".default") and REFERENCE_ADAPTER in model.peft_config:

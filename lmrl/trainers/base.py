@@ -157,10 +157,10 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def load_run_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what [`~PolicyGradientTrainer.run_state_dict`] returned."""
-        self._step = state["step"]
+        self._step = run_state.resumed_step(state, self.state, self.args)
         checks.load_reward_states(self.reward_funcs, state["rewards"])
         self.meter.load_state_dict(state["metrics"])
-        self.kl_stop.load_state_dict(state)
+        self.kl_stop.load_state_dict(state, self._step)
         if self.args.kl_target is not None:
             self.beta = state.get("beta", self.beta)
 
@@ -269,6 +269,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             self._tr_loss += self._resumed_state["loss"]
             self._globalstep_last_logged = self._resumed_state["last_logged"]
             self._resumed_state = None
+        self.model.train()  # an evaluation leaves it otherwise, and what is logged and timed goes by this
         if (left_out := self.kl_stop.skipped(self._step)) is not None:
             self._step += 1
             return left_out
@@ -347,14 +348,13 @@ class PolicyGradientTrainer(RLOOTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """
-        Returns what `Trainer.train` returns, with `resume_from_checkpoint` as in [`find_checkpoint`].
+        Returns what `Trainer.train` returns. `resume_from_checkpoint` is as in [`find_checkpoint`], or else of `args`.
 
         Raises:
             RewardError, Terminated: If a reward fails, or the run gets SIGTERM; what was done so far is saved before.
-            SaveError: If a checkpoint cannot be written; those before it are complete.
         """
         arguments.check_callbacks(self.callback_handler.callbacks, self.model)
-        checkpoint = self._writer.find(resume_from_checkpoint, self.args.output_dir)
+        checkpoint = self._writer.find(resume_from_checkpoint, self.args)
         self._resumed_state = run_state.load_run_state(checkpoint, self.args, self.model)
         with sigterm.save_on_sigterm(self.accelerator, self.callback_handler):
             try:

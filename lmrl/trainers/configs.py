@@ -2,8 +2,8 @@
 
 import copy
 import os
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 import torch
 from accelerate.utils import get_int_from_env
@@ -11,7 +11,6 @@ from transformers import get_scheduler
 from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
-from lmrl import core
 from lmrl.settings import Settings, check_length, check_unread, known_direction, lora_learning_rate, without_secrets
 from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option, refuse
 
@@ -43,10 +42,7 @@ NEUTRAL_GENERATION_KWARGS = {"use_cache", "cache_implementation", "prefill_chunk
 
 @dataclass
 class PolicyGradientConfig(RLOOConfig, Settings):
-    """
-    The fields that all trainers share. All of [`~trl.RLOOConfig`] and [`~transformers.TrainingArguments`] is there
-    too; `beta` is the coefficient of the KL penalty, subtracted from the reward.
-    """
+    """The fields that all trainers share. All of [`~trl.RLOOConfig`] and of [`TrainingArguments`] is there too."""
 
     full_learning_rate: ClassVar[float] = 1e-5  # the default for all weights
 
@@ -127,12 +123,15 @@ class PolicyGradientConfig(RLOOConfig, Settings):
             if getattr(self, name) is None:
                 raise ValueError(f"`{name}` must be a number, got None. Leave it out for the default.")
             check_at_least(1, **{name: getattr(self, name)})
-        for name in ("beta", "epsilon", "epsilon_high", "learning_rate", "rollouts_to_save"):
-            check_at_least(0, **{name: getattr(self, name)})
+        check_at_least(0, beta=self.beta, epsilon=self.epsilon, epsilon_high=self.epsilon_high)
+        check_at_least(0, learning_rate=self.learning_rate, rollouts_to_save=self.rollouts_to_save)
         for name, (allowed, reason) in ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be {allowed[0]!r} in training, got {getattr(self, name)!r}. {reason}")
-        check_in(("auto", "shared", "plain"), scoring_pass=self.scoring_pass)
+        for field in fields(self):
+            kinds = [kind for kind in (field.type, *get_args(field.type)) if get_origin(kind) is Literal]
+            choices = get_args(kinds[0]) if kinds and str not in get_args(field.type) else ()
+            check_in(choices, **({field.name: getattr(self, field.name)} if choices else {}))
         check_length(self)
         self._check_importance()
         self._check_batches()
@@ -240,7 +239,6 @@ class PolicyGradientConfig(RLOOConfig, Settings):
     def _check_importance(self) -> None:
         low = self.vllm_importance_sampling_clip_min
         high = self.vllm_importance_sampling_clip_max
-        check_in(core.IMPORTANCE_MODES, vllm_importance_sampling_mode=self.vllm_importance_sampling_mode)
         check_above(0, vllm_importance_sampling_clip_max=high)
         check_at_least(0, vllm_importance_sampling_clip_min=low)
         if not self.corrects_for_sampler:
@@ -254,8 +252,6 @@ class PolicyGradientConfig(RLOOConfig, Settings):
 
     def _check_kl(self) -> None:
         check_above(0, kl_target=self.kl_target, max_kl=self.max_kl, target_kl=self.target_kl)
-        check_in(("k1", "exact"), kl_estimator=self.kl_estimator)
-        check_in(("completion", "token"), kl_scope=self.kl_scope)
         if self.beta == 0:
             check_unread(self, ["kl_estimator", "kl_scope"], "beta above 0")
         serves_one = self.num_iterations == 1 and self.steps_per_generation == self.gradient_accumulation_steps
@@ -302,10 +298,7 @@ class PolicyGradientConfig(RLOOConfig, Settings):
 
 @dataclass
 class PPOConfig(PolicyGradientConfig):
-    """
-    Configuration of [`PPOTrainer`]. PPO's epochs are `num_iterations`, its minibatches `steps_per_generation`, its
-    clip range `epsilon` (and `epsilon_high`).
-    """
+    """Configuration of [`PPOTrainer`]: epochs are `num_iterations`, minibatches are `steps_per_generation`."""
 
     num_generations: int | None = option(1, "Completions per prompt.")
     num_iterations: int = option(2, "Epochs over each rollout.")
@@ -346,8 +339,6 @@ class PPOConfig(PolicyGradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_in(("least_squares", "shared", "adapter", "separate"), critic=self.critic)
-        check_in(("progress",), shaping=self.shaping)
         check_at_least(0, vf_coef=self.vf_coef, critic_learning_rate=self.critic_learning_rate)
         check_at_least(0, critic_warmup_steps=self.critic_warmup_steps, critic_extra_epochs=self.critic_extra_epochs)
         check_above(0, cliprange_value=self.cliprange_value)

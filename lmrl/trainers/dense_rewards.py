@@ -14,7 +14,6 @@ class DenseRewardTrainer(PolicyGradientTrainer):
     """
     A trainer that reads what its rewards know of unfinished texts, their `progress`: features of a fitted critic
     ([`LeastSquaresCritic`]), and a potential, whose differences are dense rewards (`args.shaping`).
-
     A subclass may set `fitted`, a critic whose sums are then saved in checkpoints.
     """
 
@@ -63,5 +62,5 @@ class DenseRewardTrainer(PolicyGradientTrainer):
     def load_run_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a fitted critic, too."""
         super().load_run_state_dict(state)
-        if self.fitted is not None:
+        if self.fitted is not None and state.get("critic", "") is not None:  # None: no reward applied until then
             self.fitted.load_state_dict(state.get("critic"))

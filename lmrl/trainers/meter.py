@@ -202,8 +202,11 @@ class Meter:
     def clock(self, stage: str) -> Iterator[None]:
         """
         Logs the seconds spent in the context as those of a stage, without those that clocks inside it count for
-        another, and the throughput. All of it is summed up since the last log of training.
+        another, and the throughput. All of it is summed up since the last log of training; an evaluation is not timed.
         """
+        if not self.policy.training:
+            yield
+            return
         train = self.values["train"]
         if THROUGHPUT[0] not in train:  # it has been logged: count anew
             self.completions = self.tokens = 0

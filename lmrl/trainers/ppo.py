@@ -28,11 +28,7 @@ class PPOTrainer(DenseRewardTrainer):
     but fitted ([`LeastSquaresCritic`], `"least_squares"`).
     From "Proximal Policy Optimization Algorithms" (Schulman et al., 2017, https://huggingface.co/papers/1707.06347),
     on language as in "Fine-Tuning Language Models from Human Preferences" (Ziegler et al., 2019,
-    https://huggingface.co/papers/1909.08593).
-
-    Args:
-        model, reward_funcs, args, train_dataset, **kwargs:
-            As for [`PolicyGradientTrainer`], with [`PPOConfig`].
+    https://huggingface.co/papers/1909.08593). Arguments as for [`PolicyGradientTrainer`], with [`PPOConfig`].
     """
 
     name = "PPO"

@@ -43,10 +43,7 @@ class ReinforceTrainer(DenseRewardTrainer):
         R_it = r_i - (Phi_it - Phi_i0) - beta * sum_{s >= t} k1_is        A_it = R_it - b_it
 
     where Phi is the reward as if the text ended before the token. It is one more baseline: the token cannot change it.
-
-    Args:
-        model, reward_funcs, args, train_dataset, **kwargs:
-            As for [`PolicyGradientTrainer`], with [`ReinforceConfig`].
+    Arguments as for [`PolicyGradientTrainer`], with [`ReinforceConfig`].
     """
 
     name = "REINFORCE"

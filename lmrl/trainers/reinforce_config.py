@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 else:
     Baseline = str  # the parser of command lines knows no union: there a baseline is a name
 
-SCALES = ("none", "group", "batch")
-
 
 @dataclass
 class ReinforceConfig(PolicyGradientConfig):
@@ -79,10 +77,6 @@ class ReinforceConfig(PolicyGradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_in(("sequence", "token"), loss_level=self.loss_level)
-        check_in(core.LOSS_TYPES, loss_type=self.loss_type)
-        check_in(("progress",), shaping=self.shaping)
-        check_in(SCALES, scale_rewards=self.scale_rewards)
         check_at_least(0, equal_groups_tolerance=self.equal_groups_tolerance)
         check_at_least(0, resample_equal_groups=self.resample_equal_groups)
         if not self.drop_equal_groups:

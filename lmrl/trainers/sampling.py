@@ -32,14 +32,6 @@ class SampledLogProbs:
     If it decodes in the precision of the scoring pass, and a comparison on the first rollout finds equal numbers, the
     pass that gives old log-probabilities and values is left out. If another engine samples, advantages are weighed by
     the ratio of the two policies.
-
-    Args:
-        args ([`PolicyGradientConfig`]):
-            Configuration.
-        scorer ([`Scorer`]):
-            Runs the pass, for the comparison.
-        critic (`torch.nn.Module`, *optional*):
-            Critic of the policy.
     """
 
     def __init__(self, args: PolicyGradientConfig, scorer: Scorer, critic: nn.Module | None) -> None:

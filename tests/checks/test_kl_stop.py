@@ -74,3 +74,12 @@ def test_a_run_goes_on_within_a_rollout_whose_rest_is_left_out(gpt2_path: str, t
     assert resumed.kl_stop.state_dict() == straight.kl_stop.state_dict() == {"kl_stop": [6, 4]}
     weights = straight.model.state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in resumed.model.state_dict().items())
+
+
+def test_updates_left_out_after_an_evaluation_are_logged(gpt2_path: str, tmp_path: Path) -> None:
+    """An evaluation leaves the policy in its mode, which names the figures to log."""
+    held_out = {"eval_dataset": [{"prompt": "a"}], "held_out_metrics": lambda policy: {"bleu": 1.0}}
+    evaluated = {**held_out, "eval_strategy": "steps", "eval_steps": 1}
+    _, trainer = trained("reinforce", gpt2_path, tmp_path, target_kl=1e-6, **evaluated)
+    logs = [log.get("updates_left_out") for log in trainer.state.log_history if "loss" in log]
+    assert logs == [None, 1.0, 2.0, None, 3.0, 4.0]

@@ -20,7 +20,7 @@ from lmrl.checks import (
     RewardError,
     checked_rewards,
 )
-from lmrl.rewards import BLEU, Length
+from lmrl.rewards import BLEU, Length, Weighted
 from lmrl.utils import missing_columns
 
 TEXTS = ["a", "b"]
@@ -191,3 +191,13 @@ def test_columns_are_those_stated_or_those_without_a_default() -> None:
     ]
     for reward, columns, missing in cases:
         assert missing_columns(reward, columns) == missing
+
+
+def test_sums_of_one_name_are_refused_as_their_parts_would_be_logged_together() -> None:
+    rewards = [0.5 * Length(target=3), 0.5 * Length(target=60)]
+    with pytest.raises(
+        ValueError, match=r"distinct names, .* got 'weighted_length' twice\. Give one .* another `name`"
+    ):
+        checked_rewards(rewards)
+    named = Weighted([(Length(target=60), 0.5)], name="long")
+    assert [reward.__name__ for reward in checked_rewards([rewards[0], named])] == ["weighted_length", "long"]

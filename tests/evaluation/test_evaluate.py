@@ -174,6 +174,16 @@ def test_rewards_of_equal_names_or_of_too_few_values_raise(model, tokenizer):
         evaluate(model, tokenizer, ROWS, reward_funcs=[short])
 
 
+def test_an_infinite_reward_is_refused_as_in_training(model, tokenizer):
+    """A file of scores could not have it: JSON has no infinity, and it would be read as no score."""
+
+    def endless(**columns):
+        return [0.0, None, float("-inf")]
+
+    with pytest.raises(ValueError, match=r"^The reward 'endless' must return finite numbers, .* got -inf for row 2"):
+        evaluate(model, tokenizer, ROWS, reward_funcs=[endless])
+
+
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [

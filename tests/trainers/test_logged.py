@@ -1,12 +1,13 @@
 """What is logged of completions that do not count: cut ones that are masked out, and those without a reward."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import tiny_gpt2
-from training import ALGORITHMS, make_trainer
+from training import ALGORITHMS, make_trainer, share_of_letters
 
 from lmrl.rollouts import read_rollouts
 
@@ -105,3 +106,15 @@ def test_the_least_share_that_is_clipped_is_of_completions_that_count(gpt2_path:
     first, second = trainer.state.log_history[:2]
     assert first["clip_ratio/low_min"] == 0
     assert second["clip_ratio/low_min"] > 0  # of a negative advantage: what was drawn has become less likely
+
+
+def test_an_evaluation_is_not_timed_as_training(gpt2_path: str, tmp_path: Path) -> None:
+    def slow(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        time.sleep(2.0 * ("evaluated" in prompts))
+        return share_of_letters(completions)
+
+    held_out = {"eval_dataset": [{"prompt": "evaluated"}], "per_device_eval_batch_size": 2}
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path, slow, eval_strategy="steps", eval_steps=1, **held_out)
+    trainer.train()
+    seconds = [log["time/reward"] for log in trainer.state.log_history if "loss" in log]
+    assert len(seconds) == 2 and max(seconds) < 1.0

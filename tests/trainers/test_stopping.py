@@ -6,14 +6,17 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from forked import run, started
 from resume_worker import differences, recipe, train, train_until_second_sigterm, train_until_sigterm
 from training import make_trainer
+from transformers import TrainerCallback
 
 from lmrl.checkpoints import find_corruption, newest_first
+from lmrl.sigterm import Terminated
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -135,3 +138,33 @@ def test_killed_at_random_moments_a_run_loses_nothing(
 
 def _steps(folder: Path) -> int:
     return max((int(checkpoint.name.split("-")[1]) for checkpoint in newest_first(folder)), default=0)
+
+
+def test_sigterm_saves_a_step_that_is_not_the_best(gpt2_path: str, tmp_path: Path) -> None:
+    """With `save_strategy="best"` every evaluation decides whether to save, and would withdraw the request."""
+
+    def held_out(policy: torch.nn.Module) -> dict[str, float]:
+        return {"bleu": -float(trainer.state.global_step)}
+
+    class Signal(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = make_trainer(
+        "reinforce",
+        gpt2_path,
+        tmp_path,
+        eval_dataset=[{"prompt": "a b"}],
+        held_out_metrics=held_out,
+        callbacks=[Signal()],
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="best",
+        metric_for_best_model="bleu",
+        max_steps=4,
+    )
+    with pytest.raises(Terminated):
+        trainer.train()
+    assert trainer.state.global_step == 2
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]

@@ -39,10 +39,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def write_json(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
-    """
-    Writes the result of [`to_json`] atomically, so that a reader never finds an incomplete file. The folder is created
-    if needed.
-    """
+    """Writes the result of [`to_json`] atomically: a reader never finds an incomplete file. Creates the folder."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False)
     replace_file(Path(path), text.encode(errors="backslashreplace"))  # a lone surrogate becomes its JSON escape

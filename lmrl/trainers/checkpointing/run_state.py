@@ -15,6 +15,7 @@ from transformers import TrainerState
 from trl import RLOOConfig
 from trl.trainer.utils import split_tensor_dict
 
+from lmrl.checkpoints import requested_checkpoints
 from lmrl.settings import without_secrets
 
 logger = get_logger(__name__)
@@ -27,9 +28,9 @@ OLD_NAMES = {"old_per_token_logps": "old_log_probs", "ref_per_token_logps": "ref
 
 # Arguments whose values are loaded with the optimizer: a resumed run goes on with those of the checkpoint.
 KEPT = ("learning_rate", "critic_learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
-# Arguments that may not change: saved states depend on the optimizer, and saved weights on the adapter's form.
+# Arguments that may not change: saved states depend on the optimizer and the critic, saved weights on the adapter.
 ADAPTER = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "bias", "use_dora", "use_rslora")
-FIXED = ("optim", *ADAPTER)
+FIXED = ("optim", "critic", *ADAPTER)
 # Where and how a run is shown: not compared.
 IGNORED = ("output_dir", "run_name", "resume_from_checkpoint", "report_to", "disable_tqdm")
 
@@ -43,9 +44,8 @@ def save_run_state(
     model: Any,
 ) -> None:
     """
-    Writes the state of this process into a new checkpoint as JSON: `lmrl_state.json`, for the second process
-    `lmrl_state_1.json`. For a rollout that is not used up yet the file also has the completions of TRL's table, and
-    `rollout.safetensors` the batches.
+    Writes the state of this process into a new checkpoint: `lmrl_state.json`, for the second process
+    `lmrl_state_1.json`, with TRL's table of a rollout that is not used up, and its batches: `rollout.safetensors`.
     """
     arguments = _plain_arguments(args, model)
     state = {**state, "completions": completions, "arguments": arguments, "num_processes": args.world_size}
@@ -65,7 +65,7 @@ def load_run_state(checkpoint: str | None, args: RLOOConfig, model: Any) -> dict
 
     The run's arguments are compared with the saved ones. Where they differ, those that belong to the optimizer
     (`KEPT`) keep the saved values, which are written into `args` for reports; the others get the new values; a warning
-    lists both. A `ValueError` if the optimizer or the adapter is another one.
+    lists both. A `ValueError` if the optimizer, the critic or the adapter is another one.
     """
     if checkpoint is None:
         return None
@@ -87,20 +87,39 @@ def _plain_arguments(args: RLOOConfig, model: Any) -> dict[str, Any]:
     return dict(json.loads(plain))
 
 
-def _compare_arguments(checkpoint: str, saved: dict[str, Any], args: RLOOConfig, model: Any) -> None:
+def check_resumable(args: RLOOConfig, model: Any) -> None:
+    """Raises the error of [`load_run_state`] for the checkpoint that the arguments name, before anything slow."""
+    for checkpoint in requested_checkpoints(args.resume_from_checkpoint, args.output_dir)[:1]:
+        try:
+            saved = json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # damaged, or of another tool: training finds out
+            continue
+        _changed_arguments(str(checkpoint), saved.get("arguments", {}), args, model)
+
+
+def _changed_arguments(checkpoint: str, saved: dict[str, Any], args: RLOOConfig, model: Any) -> dict[str, Any]:
+    """Returns the saved and the given value of each argument that has changed; raises an error if it must not."""
     given = without_secrets(_plain_arguments(args, model))
-    saved = without_secrets(saved)  # the first checkpoints had them
-    changed = [name for name in given if name in saved and name not in IGNORED and saved[name] != given[name]]
-    for name in changed:
-        if name in FIXED:
+    if saved:
+        saved = {"critic": None, **without_secrets(saved)}  # the first checkpoints had secrets
+    compared = [name for name in given if name in saved and name not in IGNORED]
+    changed = {name: (saved[name], given[name]) for name in compared if saved[name] != given[name]}
+    for name, (before, now) in changed.items():
+        if name in FIXED or (name, now) == ("baseline", "critic"):
             raise ValueError(
-                f"`{name}` must be {saved[name]!r}, that of {checkpoint}, got {given[name]!r}. Resume with it, or "
-                "start anew from the checkpoint as the model."
+                f"`{name}` must be {before!r}, that of {checkpoint}, got {now!r}. Resume with it, or start anew from "
+                "the checkpoint as the model."
             )
-        if name in KEPT:
-            setattr(args, name, saved[name])
-    kept = [f"{name}={saved[name]} (not {given[name]})" for name in changed if name in KEPT]
-    taken = [f"{name}={given[name]} (was {saved[name]})" for name in changed if name not in KEPT]
+    return changed
+
+
+def _compare_arguments(checkpoint: str, saved: dict[str, Any], args: RLOOConfig, model: Any) -> None:
+    changed = _changed_arguments(checkpoint, saved, args, model)
+    for name in KEPT:
+        if name in changed:
+            setattr(args, name, changed[name][0])
+    kept = [f"{name}={before} (not {now})" for name, (before, now) in changed.items() if name in KEPT]
+    taken = [f"{name}={now} (was {before})" for name, (before, now) in changed.items() if name not in KEPT]
     if changed:
         logger.warning(
             f"{checkpoint} was saved with other arguments. Kept, as the state of its optimizer has them: "
@@ -118,6 +137,14 @@ def progress(
     batches = state.max_steps * args.gradient_accumulation_steps
     stream = divmod(round((state.epoch or 0) * batches), batches)
     return {"step": batch, "loss": float(loss), "last_logged": last_logged, "stream": stream}
+
+
+def resumed_step(state: dict[str, Any], trainer_state: TrainerState, args: RLOOConfig) -> int:
+    """Returns the batches so far; if a step now takes another number of them, as if it always had: rollouts fit."""
+    accumulated = state.get("arguments", {}).get("gradient_accumulation_steps", args.gradient_accumulation_steps)
+    if accumulated == args.gradient_accumulation_steps:
+        return int(state["step"])
+    return trainer_state.global_step * args.gradient_accumulation_steps
 
 
 def resumed_place(

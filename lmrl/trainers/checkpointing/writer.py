@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from lmrl.checkpoints import (
@@ -25,7 +25,6 @@ Save = Callable[..., None]
 class CheckpointWriter:
     """
     Writes checkpoints aside and moves them into place: earlier ones survive a kill or a full disk at any moment.
-
     Only the process with `should_save` moves and removes folders.
     """
 
@@ -39,14 +38,15 @@ class CheckpointWriter:
         """Returns the folder in which Trainer makes its `checkpoint-<step>`: aside while one is being written."""
         return str(Path(run_dir) / UNFINISHED) if self.writing else run_dir
 
-    def find(self, requested: str | bool | None, output_dir: str) -> str | None:
+    def find(self, requested: str | bool | None, args: TrainingArguments) -> str | None:
         """Cleans up the folder of a run; returns on all processes the checkpoint of [`find_checkpoint`] there."""
         rank, _ = rank_and_world_size()
+        wanted = args.resume_from_checkpoint if requested is None else requested
 
         def _clean_up_and_find() -> str | None:
             if self.should_save:
-                clean_up_unfinished(output_dir)
-            return find_checkpoint(requested, output_dir) if rank == 0 else None
+                clean_up_unfinished(args.output_dir)
+            return find_checkpoint(wanted, args.output_dir) if rank == 0 else None
 
         found = run_on_all_ranks(_clean_up_and_find)
         self.latest = None if found is None else Path(found).resolve()
