@@ -84,15 +84,8 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "", cutoff: floa
     """
     Returns ` Did you mean `<closest>`?`, to be appended to a message, or an empty string if nothing is close.
 
-    Args:
-        name (`str`):
-            The unknown name.
-        known (iterable of `str`):
-            Names to choose from.
-        prefix (`str`, *optional*, defaults to `""`):
-            Written before the closest name, for example `--`.
-        cutoff (`float`, *optional*, defaults to `0.6`):
-            Least similarity in [0, 1].
+    The closest of the `known` names is written after `prefix`, for example `--`; `cutoff` is the least similarity of
+    both names, in [0, 1].
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" Did you mean `{prefix}{close[0]}`?" if close else ""
