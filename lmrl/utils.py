@@ -82,10 +82,8 @@ def check_in(choices: Collection[str], **values: str | None) -> None:
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
     """
-    Returns ` Did you mean `<closest>`?`, to be appended to a message, or an empty string if nothing is close.
-
-    The closest of the `known` names is written after `prefix`, for example `--`; `cutoff` is the least similarity of
-    both names, in [0, 1].
+    Returns ` Did you mean `<closest>`?`, to be appended to a message, or an empty string if nothing is close. `prefix`
+    is written before the closest name, for example `--`; `cutoff` is the least similarity of both names, in [0, 1].
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" Did you mean `{prefix}{close[0]}`?" if close else ""

@@ -168,8 +168,8 @@ def test_a_run_that_has_not_ended_names_its_newest_checkpoint(
         ),
         (
             ["generate", "run", '{"x": 1}', "--prompt_template", "{x} {y}"],
-            "A prompt must be a JSON object with x, y, the columns of the template '{x} {y}', got '{\"x\": 1}'. Without "
-            "the template: --prompt_template ''.",
+            "A prompt must be a JSON object with x, y, the columns of the template '{x} {y}', got '{\"x\": 1}'. "
+            "Without the template: --prompt_template ''.",
         ),
         (
             ["generate", "run", "a", "--prompt_template", "{x"],

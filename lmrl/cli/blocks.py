@@ -39,9 +39,8 @@ def entries_of_recipe(config: Mapping[Any, Any], written: Mapping[Any, Any], own
             continue
         if not isinstance(value, dict):
             raise ValueError(f"`{name}` must be a block of lines `name: value`, got {shorten(value)}.")
+        _refuse_nested(name, value, blocks)
         for inner, given in value.items():
-            if inner in blocks:
-                raise ValueError(f"`{inner}` must be a block at the top, got it in `{name}`. Indent it less.")
             entry = (given, text.get(inner, given))
             if name == recipe:
                 _check_own(inner, own)
@@ -57,6 +56,12 @@ def owners_of(name: str) -> str:
     """Returns the names of lmrl's recipes that have an argument, as text, which may be empty."""
     owners = [recipe for recipe, groups in recipe_names().items() if name in groups]
     return " and ".join([", ".join(owners[:-1]), owners[-1]] if len(owners) > 1 else owners)
+
+
+def _refuse_nested(name: str, block: Mapping[Any, Any], blocks: Collection[str]) -> None:
+    for nested in blocks:
+        if nested in block:
+            raise ValueError(f"`{nested}` must be a block at the top, got it in `{name}`. Indent it less.")
 
 
 def _add(entries: Entries, name: str, entry: tuple[Any, Any]) -> None:

@@ -56,7 +56,7 @@ class PromptSettings:
         Returns the prompt of a text, which is the value of the template's only field, or a row as a JSON object.
 
         Raises:
-            ValueError: If the text is neither the value of the only field nor a row with all fields, or the prompt is empty.
+            ValueError: If a text is neither the value of the only field nor a row with all fields, or is empty.
         """
         row = _as_row(text)
         if self.prompt_template is not None:
