@@ -14,10 +14,10 @@ import textwrap
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import field, fields
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
 # Arguments that a reward is called with besides the columns of the data, by TRL and, as a method, by Python.
 REWARD_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "self")
@@ -80,19 +80,20 @@ def check_in(choices: Collection[str], **values: str | None) -> None:
             )
 
 
+def check_literals(config: Any) -> None:
+    """Raises the error of [`check_in`] for a field of a dataclass whose type is a `Literal`, or that or `None`."""
+    for argument in fields(config):
+        kind: Any = argument.type
+        if get_origin(kind) is Union:
+            kind = next(part for part in get_args(kind) if part is not type(None))
+        if get_origin(kind) is Literal:
+            check_in(get_args(kind), **{argument.name: getattr(config, argument.name)})
+
+
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
     """
-    Returns ` Did you mean `<closest>`?`, to be appended to a message, or an empty string if nothing is close.
-
-    Args:
-        name (`str`):
-            The unknown name.
-        known (iterable of `str`):
-            Names to choose from.
-        prefix (`str`, *optional*, defaults to `""`):
-            Written before the closest name, for example `--`.
-        cutoff (`float`, *optional*, defaults to `0.6`):
-            Least similarity in [0, 1].
+    Returns ` Did you mean `<closest>`?`, to be appended to a message, or an empty string if nothing is close. `prefix`
+    is written before the closest name, for example `--`; `cutoff` is the least similarity of both names, in [0, 1].
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" Did you mean `{prefix}{close[0]}`?" if close else ""

@@ -512,7 +512,9 @@ def test_a_file_that_only_a_machine_would_write_is_refused(tmp_path: Path) -> No
     (tmp_path / "deep.yaml").write_text("{a: " * 3000)
     (tmp_path / "code.yaml").write_text(f"seed: !!python/object/apply:os.mkdir ['{tmp_path}/owned']\n")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
-    for name in ("deep", "code", "bytes"):
+    with pytest.raises(ValueError, match=r"bytes\.yaml must be UTF-8 text, got .*\. Save it again as UTF-8\.$"):
+        parse(PPOConfig, argv=["--config", str(tmp_path / "bytes.yaml")])
+    for name in ("deep", "code"):
         with pytest.raises(ValueError, match=f"{name}.yaml is not valid YAML"):
             parse(PPOConfig, argv=["--config", str(tmp_path / f"{name}.yaml")])
     assert not (tmp_path / "owned").exists()
@@ -590,6 +592,12 @@ def test_a_file_has_blocks_that_all_recipes_read_and_one_for_each(
         ("objective: bleu", "`objective` belongs to sweep. Put it into"),
         ("ppo_gne: {max_steps: 1}", "unknown name `ppo_gne`. Did you mean `ppo_gen`?"),
         ("dta: {dataset_name: demo}", "unknown name `dta`. Did you mean `data`?"),
+        ("dataset: {dataset_name: demo}", "unknown name `dataset`. Blocks are `data`, `model` and those of recipes: "),
+        ("training: {max_steps: 3}", "unknown name `training`. Blocks are `data`, `model` and those of recipes: "),
+        ("ppo_gen: {data: {chat: true}}", "`data` must be a block at the top, got it in `ppo_gen`. Indent it less."),
+        ("sft: {model: {lora_r: 4}}", "`model` must be a block at the top, got it in `sft`. Indent it less."),
+        ("data: {sft: {max_steps: 3}}", "`sft` must be a block at the top, got it in `data`. Indent it less."),
+        ("model_init_kwarg: {a: 1}", "unknown name `model_init_kwarg`. Did you mean `model_init_kwargs`?"),
         ("data: demo", "`data` must be a block of lines `name: value`, got 'demo'."),
         ("data: {datset_name: demo}", "unknown name `datset_name` in `data`. Did you mean `dataset_name`?"),
         (

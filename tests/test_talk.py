@@ -166,6 +166,20 @@ def test_a_run_that_has_not_ended_names_its_newest_checkpoint(
             "A prompt must be a JSON object with x, y, the columns of the template '{x} {y}', got 'a'. Without the "
             "template: --prompt_template ''.",
         ),
+        (
+            ["generate", "run", '{"x": 1}', "--prompt_template", "{x} {y}"],
+            "A prompt must be a JSON object with x, y, the columns of the template '{x} {y}', got '{\"x\": 1}'. "
+            "Without the template: --prompt_template ''.",
+        ),
+        (
+            ["generate", "run", "a", "--prompt_template", "{x"],
+            "`prompt_template` must have fields such as {column}, got the malformed '{x' (expected '}' before end of "
+            "string). Write {{ and }} for literal braces.",
+        ),
+        (
+            ["merge", "run", "latin.txt", "--overwrite"],
+            "The folder to write must be no file, got 'latin.txt'. Name another.",
+        ),
         (["chat", "run", "a"], "`lmrl chat` must have a run, got run a. Name its folder."),
     ],
 )

@@ -117,7 +117,10 @@ def check_first_rollout(
     rewards = gather(rollout.rewards)
     scored = rewards[~rewards.isnan()]
     if len(scored) == 0:
-        raise ValueError("No reward applied to any completion of the first rollout: every one returned None.")
+        raise ValueError(
+            "No reward applied to any completion of the first rollout: every one returned None. Return a number for "
+            "some of them, or look at the completions (`log_completions`)."
+        )
     are_equal = len(rewards) > 1 and scored.max() == scored.min()
     if are_equal and _distils(args):
         logger.warning(

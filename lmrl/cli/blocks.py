@@ -27,17 +27,19 @@ def entries_of_recipe(config: Mapping[Any, Any], written: Mapping[Any, Any], own
         ValueError: For a name that no recipe has, one at the top that is another recipe's, or one given twice.
     """
     recipe = Path(sys.argv[0]).stem
+    blocks = (*SHARED, recipe, *recipe_names())
     at_top: Entries = {}
     of_recipe: Entries = {}
     for name, value in config.items():
         text = written.get(name, value)
         is_script = (Path(sys.argv[0]).parent / f"{name}.py").is_file()  # another script beside this one
-        if name in own or not (is_script or name in (*SHARED, recipe, *recipe_names())):
-            _check_own(name, own)
+        if name in own or not (is_script or name in blocks):
+            _check_own(name, own, is_block=isinstance(value, dict))
             _add(at_top, name, (value, text))
             continue
         if not isinstance(value, dict):
             raise ValueError(f"`{name}` must be a block of lines `name: value`, got {shorten(value)}.")
+        _refuse_nested(name, value, blocks)
         for inner, given in value.items():
             entry = (given, text.get(inner, given))
             if name == recipe:
@@ -56,21 +58,31 @@ def owners_of(name: str) -> str:
     return " and ".join([", ".join(owners[:-1]), owners[-1]] if len(owners) > 1 else owners)
 
 
+def _refuse_nested(name: str, block: Mapping[Any, Any], blocks: Collection[str]) -> None:
+    for nested in blocks:
+        if nested in block:
+            raise ValueError(f"`{nested}` must be a block at the top, got it in `{name}`. Indent it less.")
+
+
 def _add(entries: Entries, name: str, entry: tuple[Any, Any]) -> None:
     if name in entries:
         raise ValueError(f"`{name}` must be given once, got it at the top and in `data` or `model`. Leave out either.")
     entries[name] = entry
 
 
-def _check_own(name: Any, own: Collection[str]) -> None:
+def _check_own(name: Any, own: Collection[str], is_block: bool = False) -> None:
     """Raises an error for a name that is no argument of the running recipe."""
     if name in own:
         return
     if owners := owners_of(str(name)):
         raise ValueError(f"`{name}` belongs to {owners}. Put it into a block with the name of the recipe.")
     known = [*own, *SHARED, *recipe_names()]
-    hint = did_you_mean(str(name).replace("-", "_"), known) or " `--help all` prints all of them."
-    raise ValueError(f"unknown name `{name}`.{hint}")
+    others = " `--help all` prints all of them."
+    if is_block:
+        others = " Blocks are `data`, `model` and those of recipes: write the names of other groups at the top."
+    # A block such as `training` is like the name of an argument that has nothing to do with it.
+    hint = did_you_mean(str(name).replace("-", "_"), known, cutoff=0.8 if is_block else 0.6)
+    raise ValueError(f"unknown name `{name}`.{hint or others}")
 
 
 def _check_other(name: Any, recipe: str) -> None:

@@ -21,15 +21,9 @@ _ELSEWHERE = {"lr": "learning_rate", "n_epochs": "num_train_epochs", "output": "
 
 def remedy_for(text: str, known: Iterable[str], of_other_recipes: str = "") -> str:
     """
-    Returns the remedy for a word of a command line that no argument takes.
-
-    Args:
-        text (`str`):
-            The word, such as `--lerning_rate`, or a value without its argument.
-        known (iterable of `str`):
-            Names of the recipe's arguments.
-        of_other_recipes (`str`, *optional*, defaults to `""`):
-            Advice to add if the argument belongs to other recipes.
+    Returns the remedy for a word of a command line that no argument takes, such as `--lerning_rate`, or a value
+    without its argument. `known` are the names of the recipe's arguments; `of_other_recipes` is advice to add if the
+    argument belongs to other recipes.
     """
     known = list(known)
     name = text.lstrip("-").partition("=")[0].replace("-", "_")

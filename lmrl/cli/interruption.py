@@ -33,7 +33,8 @@ def interruption_message(arguments: Mapping[str, Any]) -> str:
     if checkpoint is not None:
         lost = max(steps - int(checkpoint.name.split("-")[1]), 0)
         return f"interrupted. {checkpoint} is kept{_lost(lost, ' after it')}. To go on from there:\n  {command}"
-    remedy = "" if not steps else " (`--save_strategy steps --save_steps 10` keeps checkpoints)"
+    often = max(min(10, steps // 2), 1)  # would have kept a checkpoint of these steps
+    remedy = "" if not steps else f" (`--save_strategy steps --save_steps {often}` keeps checkpoints)"
     return f"interrupted. There is no checkpoint yet{_lost(steps)}{remedy}. To start again:\n  {command}"
 
 

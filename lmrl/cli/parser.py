@@ -231,7 +231,9 @@ def _load_config(path: str) -> tuple[dict[Any, Any], dict[Any, Any]]:
         as_written = yaml.load(text, yaml.BaseLoader)
     except OSError as error:
         raise ValueError(f"`--config` must be a file that can be read, got {path!r}: {error.strerror}.") from error
-    except (RecursionError, UnicodeError) as error:
+    except UnicodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text, got {error}. Save it again as UTF-8.") from error
+    except RecursionError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     except yaml.YAMLError as error:  # from the second pass: an alias inside its own anchor
         raise ValueError(f"{path} {yaml_problem(error, text)}") from error

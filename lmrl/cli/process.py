@@ -22,11 +22,8 @@ PRINT_ARGUMENTS = "--print_arguments"
 
 def recipe_arguments(command: Sequence[str]) -> dict[str, dict[str, Any]] | None:
     """
-    Returns the arguments of a recipe, each with `type` and `value`; `None` if it does not use lmrl's parser.
-
-    Args:
-        command (list of `str`):
-            The recipe's file and its arguments, which the recipe checks.
+    Returns the arguments of a recipe, each with `type` and `value`; `None` if it does not use lmrl's parser. `command`
+    is the recipe's file and its arguments, which the recipe checks.
 
     Raises:
         ValueError: If the recipe does not accept the arguments.

@@ -25,7 +25,9 @@ def merge(words: Sequence[str]) -> None:
     target = Path(values.folders[1])
     if target.resolve() == Path(source).resolve():
         raise ValueError(f"The folder to write must be another than that of the run, got {str(target)!r} for both.")
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not values.overwrite):
+    if target.is_file():
+        raise ValueError(f"The folder to write must be no file, got {str(target)!r}. Name another.")
+    if target.is_dir() and any(target.iterdir()) and not values.overwrite:
         raise ValueError(f"The folder to write must be new or empty, got {str(target)!r}. Add --overwrite.")
     from lmrl.experiment.runs import copy_record
     from lmrl.models import load_model, load_tokenizer, write_merged

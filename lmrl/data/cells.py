@@ -28,15 +28,20 @@ def fill_template(template: str, rows: Dataset) -> list[str]:
     return [_filled_in(parts, row, number) for number, row in enumerate(rows)]
 
 
-def _template_parts(template: str, columns: list[str]) -> list[tuple[str, str | None, str]]:
-    """Returns each literal text of a template, the column that follows it, and the separator of the column's lists."""
+def parse_template(template: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    """Returns each literal text of a template, the field that follows it, and that field's format and conversion."""
     try:
-        parts = list(string.Formatter().parse(template))
+        return list(string.Formatter().parse(template))
     except ValueError as error:
         raise ValueError(
             f"`prompt_template` must have fields such as {{column}}, got the malformed {template!r} ({error}). Write "
             "{{ and }} for literal braces."
         ) from error
+
+
+def _template_parts(template: str, columns: list[str]) -> list[tuple[str, str | None, str]]:
+    """Returns each literal text of a template, the column that follows it, and the separator of the column's lists."""
+    parts = parse_template(template)
     for _, field, spec, conversion in parts:
         if field is None:
             continue
@@ -85,6 +90,8 @@ def check_column(name: str, columns: list[str], argument: str) -> None:
         hint = did_you_mean(name, columns)
         if not hint and not all(column.isidentifier() for column in columns):
             hint = " If these are a row of data, the file has no header: name its columns with `column_names`."
+        if not hint and argument == "prompt_column":
+            hint = " Name the column of the prompts, or make prompts from columns with `prompt_template`."
         raise ValueError(f"`{argument}` must name one of {columns}, got {name!r}.{hint}")
 
 

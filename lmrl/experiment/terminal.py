@@ -1,7 +1,6 @@
 """Completions in the terminal: a model, with the prompt format and the settings of the run that trained it."""
 
 import json
-import string
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import TextStreamer
 
+from lmrl.data.cells import parse_template
 from lmrl.data.prompts import make_prompts
 from lmrl.evaluation import Decoding
 from lmrl.evaluation.encoding import Prompt, encode_prompts
@@ -56,18 +56,18 @@ class PromptSettings:
         Returns the prompt of a text, which is the value of the template's only field, or a row as a JSON object.
 
         Raises:
-            ValueError: If the template does not have one field and the text is no row, or the prompt would be empty.
+            ValueError: If a text is neither the value of the only field nor a row with all fields, or is empty.
         """
         row = _as_row(text)
-        if row is None and self.prompt_template is not None:
-            named = (field for _, field, _, _ in string.Formatter().parse(self.prompt_template) if field)
-            fields = list(dict.fromkeys(named))
-            if len(fields) != 1:
+        if self.prompt_template is not None:
+            fields = list(dict.fromkeys(field for _, field, _, _ in parse_template(self.prompt_template) if field))
+            if row is None and len(fields) == 1:
+                row = {fields[0]: text}
+            if row is None or not row.keys() >= set(filter(str.isidentifier, fields)):
                 raise ValueError(
                     f"A prompt must be a JSON object with {', '.join(fields)}, the columns of the template "
                     f"{self.prompt_template!r}, got {text!r}. Without the template: --prompt_template ''."
                 )
-            row = {fields[0]: text}
         if row is not None and self.prompt_template is None and self.prompt_column not in row:
             raise ValueError(
                 f"A row must have the column {self.prompt_column!r}, as there is no prompt template, got "

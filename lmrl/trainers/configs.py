@@ -2,8 +2,8 @@
 
 import copy
 import os
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from accelerate.utils import get_int_from_env
@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
 from lmrl.settings import Settings, check_length, check_unread, known_direction, lora_learning_rate, without_secrets
-from lmrl.utils import check_above, check_at_least, check_in, is_picklable, name_of, option, refuse
+from lmrl.utils import check_above, check_at_least, check_in, check_literals, is_picklable, name_of, option, refuse
 
 _DISTRIBUTION = (
     "Another value changes the distribution that is sampled from, and the policy gradient needs the log-probabilities "
@@ -128,10 +128,7 @@ class PolicyGradientConfig(RLOOConfig, Settings):
         for name, (allowed, reason) in ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be {allowed[0]!r} in training, got {getattr(self, name)!r}. {reason}")
-        for field in fields(self):
-            kinds = [kind for kind in (field.type, *get_args(field.type)) if get_origin(kind) is Literal]
-            choices = get_args(kinds[0]) if kinds and str not in get_args(field.type) else ()
-            check_in(choices, **({field.name: getattr(self, field.name)} if choices else {}))
+        check_literals(self)
         check_length(self)
         self._check_importance()
         self._check_batches()

@@ -193,6 +193,11 @@ def test_a_missing_column_is_named_with_the_nearest(tmp_path):
     message = refusal(path, prompt_column="promt")
     columns = "['prompt', 'references', 'source']"
     assert message == f"`prompt_column` must name one of {columns}, got 'promt'. Did you mean `prompt`?"
+    message = refusal(write_lines(tmp_path / "others.jsonl", [{"town": "Bath"}]))
+    assert message == (
+        "`prompt_column` must name one of ['town'], got 'prompt'. Name the column of the prompts, or make prompts "
+        "from columns with `prompt_template`."
+    )
     message = refusal(path, reference_column="reference")
     assert "reference_column" in message and "Did you mean `references`?" in message
 

@@ -114,7 +114,7 @@ def test_a_reward_that_fails_in_the_third_step_leaves_the_first_two(
 
 def test_rewards_that_never_apply_are_refused(gpt2_path: str, tmp_path: Path) -> None:
     trainer = make_trainer("ppo", gpt2_path, tmp_path, reward=rewarding(lambda texts: [None] * len(texts)))
-    refused(trainer.train, "No reward applied to any completion", "every one returned None")
+    refused(trainer.train, "No reward applied to any completion", "every one returned None. Return a number for some")
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
