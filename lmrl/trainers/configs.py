@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from trl import RLOOConfig
 
 from lmrl.settings import Settings, check_length, check_unread, known_direction, lora_learning_rate, without_secrets
-from lmrl.utils import check_above, check_at_least, check_in, check_literals, is_picklable, name_of, option, refuse
+from lmrl.utils import check_above, check_at_least, check_literals, is_picklable, name_of, option, refuse
 
 _DISTRIBUTION = (
     "Another value changes the distribution that is sampled from, and the policy gradient needs the log-probabilities "
