@@ -57,6 +57,18 @@ def test_the_kl_of_a_model_to_itself_is_0_and_its_own_perplexity_its_perplexity(
     assert found["own_perplexity"].row_scores == pytest.approx(expected.row_scores, rel=1e-6)
 
 
+def test_a_token_that_both_models_suppress_has_no_part_in_the_kl(model, reference, tokenizer):
+    def suppress(_module, _inputs, output):
+        output.logits[..., -1] = suppressed
+
+    for each in (model, reference):
+        each.register_forward_hook(suppress)
+    kls = []
+    for suppressed in (-math.inf, -1e4):
+        kls.append(divergence(model, reference, tokenizer, PROMPTS, COMPLETIONS[:1])["kl"].value)
+    assert kls[0] == pytest.approx(kls[1], rel=1e-5) and kls[0] > 0.01
+
+
 def test_a_completion_without_tokens_has_no_kl(model, reference, tokenizer):
     found = divergence(model, reference, tokenizer, PROMPTS, [Completion(0, 0, "", 1, False), COMPLETIONS[0]])
     assert found["kl"].row_scores[0] == 0 and math.isnan(found["own_perplexity"].row_scores[0])
