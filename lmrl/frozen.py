@@ -13,6 +13,7 @@ from lmrl.models import (
     fuse_activations,
     load_model,
     load_tokenizer,
+    scoring,
 )
 from lmrl.utils import known_as, refuse
 
@@ -43,6 +44,8 @@ def make_frozen_model(
     reference.eval().requires_grad_(False)
     add_scoring_forward(reference, args.temperature)
     check_scoring_forward(reference, args.temperature, args.scoring_pass)
+    if args.startup_checks:
+        scoring.check_padding(reference)
     return reference
 
 

@@ -56,18 +56,10 @@ def card(
 
 @dataclass(frozen=True, repr=False)
 class Picture:
-    """
-    An SVG document, which notebooks, and sites that show notebooks, display as an image.
-
-    Args:
-        svg (`str`):
-            The document.
-        text (`str`):
-            A line for a terminal.
-    """
+    """An SVG document, which notebooks, and sites that show notebooks, display as an image."""
 
     svg: str
-    text: str
+    text: str  # a line for a terminal
 
     def __repr__(self) -> str:
         return self.text

@@ -182,7 +182,9 @@ def _measured(models: Sequence[PreTrainedModel], pairs: list[TokenPair], batch_s
                 for row, logits, targets in _batch_logits(models, pairs, rows):
                     log_probs, *others = (each.log_softmax(-1) for each in logits)
                     sums = [log_probs.gather(-1, targets[:, None])]
-                    sums += [log_probs.exp() * (log_probs - other.to(log_probs.device)) for other in others]
+                    probs = log_probs.exp()
+                    differences = [log_probs - other.to(log_probs.device) for other in others]
+                    sums += [probs * each.masked_fill(probs == 0, 0.0) for each in differences]  # of -inf, NaN
                     measured[row] = [float(terms.double().sum()) for terms in sums]
         except Exception:
             gather_or_fail(None, failed=True)  # the other processes wait for the values of this one

@@ -38,30 +38,14 @@ _PARTS_OF_A_RUN = re.compile(r"checkpoint-\d+|merged|best")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """
-    The facts that a run saved about itself when it began.
+    """The facts that a run saved about itself when it began."""
 
-    Args:
-        path (`Path`):
-            The folder that was given: the run's output folder, or a checkpoint in it.
-        folder (`Path`):
-            The run's output folder.
-        recipe (`str`):
-            Name of the recipe.
-        settings (`dict` of `dict`):
-            Its arguments by group: `model`, `data`, `rewards`, `evaluation`, `training`.
-        held_out (list of `str`):
-            The keys ([`row_keys`]) of the held-out rows, in order.
-        trained_on (`dict` of lists of `str`):
-            Keys of training rows by run: first of the runs that made its start model, then its own.
-    """
-
-    path: Path
-    folder: Path
-    recipe: str
-    settings: dict[str, dict[str, Any]]
-    held_out: list[str]
-    trained_on: dict[str, list[str]]
+    path: Path  # the folder that was given: the run's output folder, or a checkpoint in it
+    folder: Path  # the run's output folder
+    recipe: str  # its name
+    settings: dict[str, dict[str, Any]]  # arguments by group: `model`, `data`, `rewards`, `evaluation`, `training`
+    held_out: list[str]  # the keys ([`row_keys`]) of the held-out rows, in order
+    trained_on: dict[str, list[str]]  # keys of training rows by run: first of those that made its start, then its own
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
@@ -92,10 +93,10 @@ class TrunkAdapter(nn.Module):
 
 def _copied(name: str, layer: Any) -> LowRank:
     active = layer.active_adapters[0]
-    if active not in layer.lora_A or active in layer.lora_variant:
+    if active not in layer.lora_A or active in layer.lora_variant or isinstance(layer, ParamWrapper):
         raise ValueError(
             "`critic='adapter'` must be used with plain LoRA on linear layers, got a policy with another kind (an "
-            f"embedding, a convolution, DoRA ...) at {name.replace('/', '.')!r}. Choose other `lora_target_modules`, "
+            f"embedding, experts, DoRA ...) at {name.replace('/', '.')!r}. Choose other `lora_target_modules`, "
             "or `critic='shared'`."
         )
     down = copy.deepcopy(layer.lora_A[active])
@@ -132,6 +133,7 @@ def tied_targets(model: nn.Module) -> dict[str, nn.Module]:
     Merged into the weight, such an adapter would change the other module too, which it did not when it was trained.
     """
     holders = Counter(id(module._parameters.get("weight")) for module in model.modules())
+    del holders[id(None)]  # of modules without a weight of this name, such as stacked experts
     layers = {name: module.get_base_layer() for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     return {name: layer for name, layer in layers.items() if holders[id(layer._parameters.get("weight"))] > 1}
 

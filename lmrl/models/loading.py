@@ -330,7 +330,7 @@ def _load_adapter(folder: Path, trainable: bool, dtype: str | torch.dtype, **kwa
         ) from error
     _add_tokens_of(folder, base, **kwargs)
     model = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
-    if trainable or _is_quantized(base):
+    if trainable or getattr(base, "is_quantized", False):
         return model
     untie_targets(base)
     return model.merge_and_unload().requires_grad_(True)  # PEFT has frozen the base
@@ -348,12 +348,8 @@ def _add_tokens_of(folder: Path, base: PreTrainedModel, trust_remote_code: bool 
             base.resize_token_embeddings(vocabulary)
 
 
-def _is_quantized(model: PreTrainedModel) -> bool:
-    return getattr(model, "is_quantized", False)
-
-
 def _placed(model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
-    if not _is_quantized(model):
+    if not getattr(model, "is_quantized", False):
         return model if device is None else model.to(device)
     for module in model.modules():
         # On some CPUs bitsandbytes multiplies in bfloat16 in evaluation mode only, which would make two policies.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+_LEAST = -1e30  # in place of -inf where a probability of 0 multiplies a log-probability
 # Logits in memory at a time, in float32: 128 MiB, and on a GPU, where each chunk reads all of the weight, 512 MiB.
 _CHUNK_ELEMENTS = 2**25
 _CHUNK_ELEMENTS_ON_GPU = 2**27
@@ -61,6 +62,8 @@ class _TokenLogProbs(torch.autograd.Function):
             normalizer = logits.logsumexp(-1, keepdim=True)
             log_probs.append((logits.gather(1, targets[rows].unsqueeze(1)) - normalizer).squeeze(1))
             logits -= normalizer
+            if bias is not None:  # it may be -inf, for tokens that are suppressed
+                logits.clamp_(min=_LEAST)
             if with_top1:
                 largest.append(logits.amax(-1))
             entropies.append(-torch.linalg.vecdot(logits.exp(), logits))
@@ -114,7 +117,11 @@ def _logit_gradient(
     if grad_entropy is None:
         grad = log_softmax.exp_().mul_(-grad_log_prob.unsqueeze(1))
     else:
-        factor = (log_softmax + entropy.unsqueeze(1)).mul_(grad_entropy.unsqueeze(1)).add_(grad_log_prob.unsqueeze(1))
+        factor = (
+            (log_softmax.clamp_(min=_LEAST) + entropy.unsqueeze(1))
+            .mul_(grad_entropy.unsqueeze(1))
+            .add_(grad_log_prob.unsqueeze(1))
+        )
         grad = log_softmax.exp_().mul_(factor).neg_()
     return grad.scatter_add_(1, target.unsqueeze(1), grad_log_prob.unsqueeze(1))
 
@@ -139,8 +146,9 @@ def all_log_probs(
         for rows in _chunks(hidden, weight):
             log_probs = transform.apply(linear(hidden[rows].to(weight.dtype), weight, bias)).log_softmax(-1)
             if base is not None:  # this model may have rows past the tokens of the other
-                differences = base[rows] - log_probs[:, : base.shape[1]]
-                log_probs = torch.linalg.vecdot(base[rows].exp(), differences)
+                probs = base[rows].exp()
+                differences = (base[rows] - log_probs[:, : base.shape[1]]).masked_fill_(probs == 0, 0.0)
+                log_probs = torch.linalg.vecdot(probs, differences)
             found.append(log_probs)
     return torch.cat(found)
 

@@ -26,8 +26,8 @@ from .loading import context_length
 logger = logging.get_logger(__name__)
 
 # Largest relative difference, in norm, of the states of two passes: 16 bits have two or three digits.
-_TOLERANCE = 1e-3
-_TOLERANCE_IN_16_BITS = 0.05
+TOLERANCE = 1e-3
+TOLERANCE_IN_16_BITS = 0.05
 
 
 class StatesBefore:
@@ -140,7 +140,7 @@ def _reason_against(backbone: Any) -> str | None:
     mask[3::4, 9:] = 0
     read = StatesBefore(ids, mask, 6)
     plain = read(backbone)
-    tolerance = _TOLERANCE if plain.dtype == torch.float32 else _TOLERANCE_IN_16_BITS
+    tolerance = TOLERANCE if plain.dtype == torch.float32 else TOLERANCE_IN_16_BITS
     for form in forms:
         backbone.pass_form = form
         try:

@@ -17,18 +17,11 @@ WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True)
 class Prefixes:
-    """
-    The texts so far of a completion, before each of its tokens.
-
-    Args:
-        text (`str`):
-            The completion.
-        ends (`Sequence[int]`):
-            For each token the number of characters before it: rising, from 0 to at most the length of the text. A
-            character of which only some bytes are there is not counted.
-    """
+    """The texts so far of a completion, before each of its tokens."""
 
     text: str
+    # For each token the number of characters before it: rising, from 0 to at most the length of the text. A character
+    # of which only some bytes are there is not counted.
     ends: Sequence[int]
 
     @functools.cached_property

@@ -10,21 +10,12 @@ from .prefixes import WORD, Prefixes
 
 @dataclass(frozen=True)
 class UnitsSoFar:
-    """
-    The units of a completion, and those of its text so far before each token.
+    """The units of a completion, and those of its text so far before each token."""
 
-    Args:
-        units (`Sequence[str]`):
-            Units of the complete text.
-        places (`list[int]`):
-            For each token, how many of them, from the first, the text so far has.
-        endings (`Mapping[int, Sequence[str]]`, *optional*):
-            By the number of a token, further units of its text so far, which the complete text does not have there:
-            those of a word that goes on, "cat" before "cats".
-    """
-
-    units: Sequence[str]
-    places: list[int]
+    units: Sequence[str]  # of the complete text
+    places: list[int]  # for each token, how many of them, from the first, the text so far has
+    # By the number of a token, further units of its text so far, which the complete text does not have there: those of
+    # a word that goes on, "cat" before "cats".
     endings: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     def lengths(self) -> list[int]:

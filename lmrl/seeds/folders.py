@@ -18,18 +18,10 @@ PAGE_FILE = "seeds.html"
 
 @dataclass(frozen=True)
 class SeedFolder:
-    """
-    The runs of one configuration with several seeds, all with the same metrics.
+    """The runs of one configuration with several seeds, all with the same metrics."""
 
-    Args:
-        folder (`Path`):
-            The folder that contains the runs' folders.
-        runs (`dict` of [`~lmrl.cli.report.RunFolder`]):
-            The finished runs, by seed.
-    """
-
-    folder: Path
-    runs: Mapping[int, RunFolder]
+    folder: Path  # contains the runs' folders
+    runs: Mapping[int, RunFolder]  # the finished ones, by seed
 
     @property
     def last(self) -> dict[int, Evaluation]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import tiny_tokenizer
 from training import ALGORITHMS, make_trainer
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PhiConfig, PhiForCausalLM, TrainerCallback
 
 from lmrl.checks import DivergenceError
 from lmrl.checks.startup import _check_same
@@ -111,6 +112,23 @@ def test_weights_that_are_not_finite_are_not_saved(gpt2_path: str, tmp_path: Pat
             save()
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_bias_of_minus_infinity_suppresses_a_token_in_training_and_is_saved(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = PhiForCausalLM(PhiConfig(vocab_size=64, max_position_embeddings=64, eos_token_id=1, **sizes))
+    model.lm_head.bias.data[[8, 9]] = -math.inf
+    options = {"processing_class": tiny_tokenizer(), "kl_estimator": "exact", "entropy_coef": 0.1}
+    trainer = make_trainer("ppo", model, tmp_path, num_iterations=2, **options)
+    trainer.train()
+    assert trainer.state.log_history[0]["kl_per_sequence"] == 0.0
+    trainer.save_model()
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path).lm_head.bias
+    assert saved.isneginf().nonzero().flatten().tolist() == [8, 9]
+    for value in (math.nan, math.inf):
+        trainer.model.lm_head.bias.data[5] = value
+        with pytest.raises(DivergenceError, match="weights of the policy are NaN or infinite"):
+            trainer.save_model()
 
 
 def test_without_a_checkpoint_the_message_has_none(gpt2_path: str, tmp_path: Path) -> None:

@@ -57,6 +57,20 @@ def test_the_kl_of_a_model_to_itself_is_0_and_its_own_perplexity_its_perplexity(
     assert found["own_perplexity"].row_scores == pytest.approx(expected.row_scores, rel=1e-6)
 
 
+def test_a_token_that_both_models_suppress_has_no_part_in_the_kl(model, reference, tokenizer):
+    def kl(logit):
+        def suppress(_module, _inputs, output):
+            output.logits[..., -1] = logit
+
+        hooks = [each.register_forward_hook(suppress) for each in (model, reference)]
+        found = divergence(model, reference, tokenizer, PROMPTS, COMPLETIONS[:1])["kl"].value
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    assert kl(-math.inf) == pytest.approx(kl(-1e4), rel=1e-5) > 0.01
+
+
 def test_a_completion_without_tokens_has_no_kl(model, reference, tokenizer):
     found = divergence(model, reference, tokenizer, PROMPTS, [Completion(0, 0, "", 1, False), COMPLETIONS[0]])
     assert found["kl"].row_scores[0] == 0 and math.isnan(found["own_perplexity"].row_scores[0])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmrl.models.log_probs import LogitTransform, token_log_probs
+from lmrl.models.log_probs import LogitTransform, all_log_probs, token_log_probs
 
 
 def _unchunked(hidden, weight, bias, targets, transform: LogitTransform):
@@ -79,3 +79,31 @@ def test_in_bfloat16_many_chunks_lose_nothing_against_one(monkeypatch: pytest.Mo
         expected = hidden.double().sum(0) * (1 - 1 / 30)  # of the target's row, under a uniform softmax
         errors.append(((weight.grad[0].double() - expected).abs() / expected.abs().clamp(min=1)).max().item())
     assert max(errors) < 0.02, errors
+
+
+def test_tokens_that_a_bias_suppresses_are_as_if_they_were_not_there() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(9, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+    targets, bias = torch.randint(0, 20, (9,)), torch.zeros(30)
+    bias[20:] = -torch.inf
+    transform = LogitTransform(temperature=0.7)
+    results = []
+    for rows in (slice(None), slice(20)):
+        log_probs, entropy = token_log_probs(hidden, weight[rows], bias[rows], targets, transform)
+        gradients = torch.autograd.grad((log_probs - 0.3 * entropy).sum(), [hidden, weight])
+        results.append((log_probs, entropy, *gradients))
+    for result, expected in zip(*results, strict=True):
+        assert torch.allclose(result, expected, atol=1e-5)
+
+
+def test_the_kl_between_models_that_suppress_tokens_is_over_the_others() -> None:
+    torch.manual_seed(0)
+    hidden, weight, other = torch.randn(9, 8), torch.randn(30, 8), torch.randn(30, 8)
+    bias = torch.zeros(30)
+    bias[20:] = -torch.inf
+    transform = LogitTransform()
+    kl = all_log_probs(hidden, other, bias, transform, base=all_log_probs(hidden, weight, bias, transform))
+    p, q = ((hidden @ rows[:20].T).log_softmax(-1) for rows in (weight, other))
+    assert torch.allclose(kl, (p.exp() * (p - q)).sum(-1), atol=1e-5)
+    one_sided = all_log_probs(hidden, other, bias, transform, base=all_log_probs(hidden, weight, None, transform))
+    assert one_sided.isposinf().all()

@@ -135,6 +135,35 @@ def test_a_mixture_of_experts_is_trained_only_where_its_coefficient_is_zero(tmp_
     assert trainer.state.global_step == 1
 
 
+def test_a_reference_that_reads_the_padding_of_its_prompts_is_refused(gpt2_path: str, tmp_path: Path) -> None:
+    recurrent = RwkvConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, context_length=64, eos_token_id=1)
+    RwkvForCausalLM(recurrent).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"Padding on the left .* for RwkvForCausalLM: what it computes"):
+        make_trainer("reinforce", gpt2_path, tmp_path, reference_model_name_or_path=str(tmp_path))
+
+
+def test_an_adapter_on_experts_is_loaded_and_is_no_adapter_of_a_critic(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = MixtralConfig(vocab_size=64, num_key_value_heads=4, num_local_experts=2, eos_token_id=1, **sizes)
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    experts = ["experts.down_proj", "experts.gate_up_proj"]
+    lora = LoraConfig(r=4, target_modules=["q_proj"], target_parameters=experts, task_type="CAUSAL_LM")
+    options = {"peft_config": lora, "router_aux_loss_coef": 0.0, "learning_rate": 5e-2}
+    trainer = make_trainer("ppo", tmp_path, tmp_path / "out", critic="shared", **options)
+    trainer.train()
+    trainer.save_model()
+    trainer.model.eval()
+    loaded = load_model(tmp_path / "out").eval()(IDS).logits
+    assert torch.allclose(loaded, trainer.model(input_ids=IDS).logits, atol=1e-4)
+    assert not torch.allclose(loaded, load_model(tmp_path).eval()(IDS).logits, atol=1e-3)
+    with pytest.raises(
+        ValueError, match=r"`critic='adapter'` must be used with plain LoRA .* experts, .* at '.*experts"
+    ):
+        make_trainer("ppo", tmp_path, tmp_path / "out", critic="adapter", **options)
+
+
 @pytest.fixture
 def adapter_path(llama_path: str, tmp_path: Path) -> str:
     """Returns the folder of an adapter that differs from its base, as supervised training leaves it."""
