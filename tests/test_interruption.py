@@ -74,8 +74,8 @@ def test_the_steps_between_checkpoints_would_have_kept_one(
     steps: int, often: int, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run_folder / "log.jsonl").write_text(json.dumps({"loss": 0.0, "step": steps}) + "\n")
-    message = f"lost (`--save_strategy steps --save_steps {often}` keeps checkpoints)"
-    assert message in message(monkeypatch, run_folder, save_strategy="steps", save_steps=60)
+    remedy = f"lost (`--save_strategy steps --save_steps {often}` keeps checkpoints)"
+    assert remedy in message(monkeypatch, run_folder, save_strategy="steps", save_steps=60)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 import torch
 from accelerate import ParallelismConfig
 from datasets import Dataset, IterableDataset
-from tiny import CHAT_TEMPLATE
+from tiny import CHAT_TEMPLATE, tiny_tokenizer
 from training import PROMPTS, make_trainer, share_of_a, share_of_letters
 from transformers import AutoModelForCausalLM, ProgressCallback
 from trl import RLOOConfig, RLOOTrainer
@@ -350,6 +350,10 @@ def make_run(name: str, model: str, folder: Path) -> Run:
     algorithm = "ppo" if name == "reused" else "reinforce"
     if name == "reused":
         options |= {"max_steps": -1, "per_device_train_batch_size": 4}
+    if name == "built":
+        rows = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows]
+        options["processing_class"] = tiny_tokenizer()
+        options["processing_class"].chat_template = CHAT_TEMPLATE.replace("assistant", "{{ note }} assistant")
     if name == "evaluated":
         options["eval_dataset"] = {"own": rows[:2], "stream": IterableDataset.from_generator(lambda: iter(rows[:1]))}
     rewards = [share_of_letters_noted, share_of_a] if name == "sampled" else share_of_letters_noted
@@ -357,7 +361,6 @@ def make_run(name: str, model: str, folder: Path) -> Run:
     with contextlib.redirect_stdout(printed):
         options = {"train_dataset": Dataset.from_list(rows), **options}
         trainer = make_trainer(algorithm, model, folder / "out", reward=rewards, **options)
-        trainer.processing_class.chat_template = CHAT_TEMPLATE.replace("assistant", "{{ note }} assistant")
         if name != "built":
             trainer.train()
     return Run(trainer, calls, printed.getvalue())
