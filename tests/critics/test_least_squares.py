@@ -146,7 +146,7 @@ def test_embeddings_are_those_of_the_start_and_wide_ones_are_projected() -> None
 
 
 def test_the_state_of_another_critic_is_refused() -> None:
-    with pytest.raises(ValueError, match="`resume_from_checkpoint` must be of a run with critic='least_squares'"):
+    with pytest.raises(ValueError, match="`resume_from_checkpoint` must be of a run with a fitted critic"):
         make_critic().load_state_dict(None)
 
 
