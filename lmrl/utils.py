@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import field, fields
 from pathlib import Path
-from types import FrameType
+from types import FrameType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 # Arguments that a reward is called with besides the columns of the data, by TRL and, as a method, by Python.
@@ -80,12 +80,15 @@ def check_in(choices: Collection[str], **values: str | None) -> None:
             )
 
 
+def members_of(hint: Any) -> Sequence[Any]:
+    """Returns the types in a union; for any other type, only that type."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
 def check_literals(config: Any) -> None:
     """Raises the error of [`check_in`] for a field of a dataclass whose type is a `Literal`, or that or `None`."""
     for argument in fields(config):
-        kind: Any = argument.type
-        if get_origin(kind) is Union:
-            kind = next(part for part in get_args(kind) if part is not type(None))
+        kind = next(member for member in members_of(argument.type) if member is not NoneType)
         if get_origin(kind) is Literal:
             check_in(get_args(kind), **{argument.name: getattr(config, argument.name)})
 

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from enum import Enum
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from lmrl.utils import members_of
 
 _COLUMN = 33  # at which the descriptions begin
 
@@ -199,11 +201,6 @@ def _group(name: str, kind: type, owner: type, from_library: bool) -> str:
         return _REST
     # Fields of a configuration are under its name; those of a class between it and the library's, under Training.
     return kind.__name__.removesuffix("Config") if owner is kind else "Training"
-
-
-def members_of(hint: Any) -> Sequence[Any]:
-    """Returns the types in a union; for any other type, only that type."""
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _form(hint: Any) -> str:

@@ -17,12 +17,12 @@ from trl import TrlParser
 
 from lmrl.deprecation import warn_deprecated
 from lmrl.settings import COMMAND_LINE, FILE, giving
-from lmrl.utils import check_at_least, parse_json, shorten
+from lmrl.utils import check_at_least, members_of, parse_json, shorten
 
 from .blocks import entries_of_recipe
 from .catalog import DESCRIBE_ARGUMENTS, catalog_entry
 from .flags import as_rule
-from .help import describe, members_of, wants_help, write_help
+from .help import describe, wants_help, write_help
 from .hints import remedy_for, yaml_problem
 from .interruption import PARSED
 from .process import PRINT_ARGUMENTS

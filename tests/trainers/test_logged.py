@@ -1,8 +1,9 @@
 """What is logged of completions that do not count: cut ones that are masked out, and those without a reward."""
 
-import time
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,13 +109,20 @@ def test_the_least_share_that_is_clipped_is_of_completions_that_count(gpt2_path:
     assert second["clip_ratio/low_min"] > 0  # of a negative advantage: what was drawn has become less likely
 
 
-def test_an_evaluation_is_not_timed_as_training(gpt2_path: str, tmp_path: Path) -> None:
+def test_an_evaluation_is_not_timed_as_training(
+    gpt2_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count(step=0.001)
+    waited = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: next(now) + waited[0])
+    monkeypatch.setattr("lmrl.trainers.meter.time", clock)
+
     def slow(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
-        time.sleep(2.0 * ("evaluated" in prompts))
+        waited[0] += 100.0 * ("evaluated" in prompts)
         return share_of_letters(completions)
 
     held_out = {"eval_dataset": [{"prompt": "evaluated"}], "per_device_eval_batch_size": 2}
     trainer = make_trainer("reinforce", gpt2_path, tmp_path, slow, eval_strategy="steps", eval_steps=1, **held_out)
     trainer.train()
     seconds = [log["time/reward"] for log in trainer.state.log_history if "loss" in log]
-    assert len(seconds) == 2 and max(seconds) < 1.0
+    assert waited[0] >= 200 and len(seconds) == 2 and max(seconds) < 1.0
