@@ -43,10 +43,13 @@ class FiniteChecks:
 
     def check_weights(self, model: nn.Module, accelerator: Accelerator, step: int) -> None:
         """Checks the weights, in shards or not, before they are saved; if one process fails, all of them do."""
-        weights = [getattr(weight, "to_local", lambda weight=weight: weight)() for weight in model.parameters()]
-        # A bias may be -inf, for a token that is suppressed; NaN is below no number.
-        sound = [(weight.isfinite() if weight.dim() > 1 else weight < math.inf).all() for weight in weights]
-        broken = torch.tensor(not all(map(bool, sound)), dtype=torch.int64)
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        bias = getattr(head, "bias", None)  # may be -inf, for a token that is suppressed; NaN is below no number
+        sound = []
+        for weight in model.parameters():
+            shard = getattr(weight, "to_local", lambda weight=weight: weight)()
+            sound.append(bool((shard < math.inf if weight is bias else shard.isfinite()).all()))
+        broken = torch.tensor(not all(sound), dtype=torch.int64)
         if accelerator.reduce(broken.to(accelerator.device), reduction="sum") > 0:
             self._stop(f"After step {step} weights of the policy are NaN or infinite, and were not saved.")
 

@@ -129,6 +129,10 @@ def test_a_bias_of_minus_infinity_suppresses_a_token_in_training_and_is_saved(tm
         trainer.model.lm_head.bias.data[5] = value
         with pytest.raises(DivergenceError, match="weights of the policy are NaN or infinite"):
             trainer.save_model()
+    trainer.model.lm_head.bias.data[5] = 0.0
+    trainer.model.model.final_layernorm.bias.data[0] = -math.inf  # of no token
+    with pytest.raises(DivergenceError, match="weights of the policy are NaN or infinite"):
+        trainer.save_model()
 
 
 def test_without_a_checkpoint_the_message_has_none(gpt2_path: str, tmp_path: Path) -> None:
