@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields
+from numbers import Real
 from pathlib import Path
 from types import FrameType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -39,19 +40,19 @@ def option(default: Any, description: str) -> Any:
 
 def check_at_least(minimum: float, **values: float | None) -> None:
     """
-    Raises a `ValueError` for the first value below a minimum, or NaN; `None` is no value and passes. Values are passed
-    by the names under which users know them.
+    Raises a `ValueError` for the first value below a minimum, NaN, or no number; `None` is no value and passes. Values
+    are passed by the names under which users know them.
     """
     for name, value in values.items():
-        if value is not None and not value >= minimum:
-            raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+        if value is not None and not (isinstance(value, Real) and value >= minimum):
+            raise ValueError(f"`{name}` must be at least {minimum}, got {value!r}.")
 
 
 def check_above(limit: float, **values: float | None) -> None:
     """Raises a `ValueError` for the first value that is not above a limit; values as in [`check_at_least`]."""
     for name, value in values.items():
-        if value is not None and not value > limit:
-            raise ValueError(f"`{name}` must be above {limit}, got {value}.")
+        if value is not None and not (isinstance(value, Real) and value > limit):
+            raise ValueError(f"`{name}` must be above {limit}, got {value!r}.")
 
 
 def refuse(rules: Mapping[str, object]) -> None:
@@ -64,8 +65,8 @@ def refuse(rules: Mapping[str, object]) -> None:
 def check_finite(**values: float | None) -> None:
     """Raises a `ValueError` for the first value that is infinite or NaN; values as in [`check_at_least`]."""
     for name, value in values.items():
-        if value is not None and not math.isfinite(value):
-            raise ValueError(f"`{name}` must be finite, got {value}.")
+        if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+            raise ValueError(f"`{name}` must be finite, got {value!r}.")
 
 
 def check_in(choices: Collection[str], **values: str | None) -> None:
@@ -318,6 +319,8 @@ def failure_of(error: BaseException, inputs: Mapping[str, Any]) -> str:
     remedy = ""
     if "() got an unexpected keyword argument" in raised:
         remedy = " It is called with each column of the data: end its arguments with `**columns`."
+    if "'list'" in raised and not isinstance(completions[0], str):
+        remedy = " A completion of a chat is a list of messages: `lmrl.rewards.on_text` gives a function the texts."
     return f"raised {raised}. It was scoring {place}.{remedy}{line_of(error)}"
 
 

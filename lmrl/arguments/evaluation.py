@@ -209,7 +209,7 @@ class ComparisonArguments(OutputArguments):
         outputs = labelled("outputs", self.outputs or [], taken=checkpoints)
         check_in([*checkpoints, *outputs, "all"], compare_with=self.compare_with)
         if len(checkpoints) + len(outputs) < 2:
-            check_unread(eval_args, ("win_rate",), "checkpoints` or `outputs` to compare")
+            check_unread(eval_args, ("win_rate",), "checkpoints` and `outputs", "with fewer than two systems in")
         return checkpoints, outputs
 
     def baseline_first(self, by_label: Mapping[str, T]) -> dict[str, T]:

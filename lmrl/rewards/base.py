@@ -64,8 +64,7 @@ class BaseReward:
             if len(columns[column]) != rows:
                 raise ValueError(
                     f"The reward {self.__name__!r} needs one row of {column!r} per completion, got "
-                    f"{len(columns[column])} rows for {rows} completions. Repeat the row for completions of the same "
-                    "prompt."
+                    f"{len(columns[column])} rows for {rows} completions. Repeat it for each completion of a prompt."
                 )
         return {column: columns[column] for column in self.columns}
 

@@ -13,7 +13,7 @@ from .references import SummedReward, divide
 _PUNCTUATION = set(string.punctuation)
 
 
-def chrf_score(sums: Array, beta: int = 2) -> Array:
+def chrf_score(sums: Array, beta: float = 2) -> Array:
     """
     Returns the chrF, in [0, 1], from the statistics of [`ChrF`], or sums of them, `(..., 3 * orders)`; 0 where nothing
     matches.
@@ -22,7 +22,7 @@ def chrf_score(sums: Array, beta: int = 2) -> Array:
     return _score(np.moveaxis(of_orders, (-2, -1), (0, 1)), beta)
 
 
-def _score(of_orders: Any, beta: int) -> Array:
+def _score(of_orders: Any, beta: float) -> Array:
     """Returns the chrF from the numbers, by order, of n-grams in the completion, in the reference and in both."""
     # Where a text has no n-grams, none match, and the order adds 0.
     precision = sum(matches / of_completion.clip(min=1) for of_completion, _, matches in of_orders)
@@ -60,7 +60,7 @@ class ChrF(SummedReward[list[list[Symbols]]]):
             Longest character n-gram, at least 0.
         word_order (`int`, *optional*, defaults to `0`):
             Longest word n-gram, at least 0; not both are 0.
-        beta (`int`, *optional*, defaults to `2`):
+        beta (`float`, *optional*, defaults to `2`):
             How many times more recall weighs than precision.
         lowercase (`bool`, *optional*, defaults to `False`):
             Whether to ignore case.
@@ -68,7 +68,7 @@ class ChrF(SummedReward[list[list[Symbols]]]):
 
     char_order: int = 6
     word_order: int = 0
-    beta: int = 2
+    beta: float = 2
     lowercase: bool = False
     name: str = field(default="chrf", kw_only=True)
 

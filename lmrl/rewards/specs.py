@@ -16,6 +16,7 @@ REWARDS: dict[str, Callable[..., Any]] = {}
 
 _WITHOUT_KEY = ("weighted", "product", "minimum")  # may be given the value of `rewards` alone, without the key
 _TERM = {"reward", "weight"}
+_PLAIN: dict[Any, Any] = {bool: bool, int: int, float: (int, float), str: str}  # annotations that are checked
 
 
 def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
@@ -48,9 +49,7 @@ def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
     """
     name, arguments = _name_and_arguments(spec)
     if name in REWARDS:
-        made: dict[str, Any] = {
-            key: make_reward(value) for key, value in arguments.items() if key in ("reward", "when")
-        }
+        made: dict[str, Any] = {key: make_reward(arguments[key]) for key in ("reward", "when") if key in arguments}
         if "rewards" in arguments:
             made["rewards"] = (_weighted if name == "weighted" else make_rewards)(arguments["rewards"])
         return _constructed(name, REWARDS[name], arguments | made)
@@ -114,6 +113,10 @@ def _constructed(name: str, constructor: Callable[..., Any], arguments: dict[str
     missing = [key for key, p in accepted.items() if p.default is p.empty and key not in arguments]
     if missing:
         raise ValueError(f"The reward {name!r} needs {missing}. Write {{{name!r}: {{{missing[0]!r}: ...}}}}.")
+    for key, parameter in accepted.items():
+        kind, value = parameter.annotation, arguments.get(key, parameter.default)
+        if kind in _PLAIN and value is not parameter.default and not isinstance(value, _PLAIN[kind]):
+            raise ValueError(f"`{key}` of {name!r} must be of type {kind.__name__}, got {value!r}. Write it as such.")
     try:
         reward: Callable[..., Any] = constructor(**arguments)
     except (ValueError, OSError, ImportError):  # messages for users

@@ -293,9 +293,8 @@ class PolicyGradientTrainer(RLOOTrainer):
         """Returns the metrics of the held-out rows as Trainer wants them: `eval_bleu`, `eval_length` and so on."""
         data_set, measure = arguments.held_out_set(metric_key_prefix, self.held_out_metrics)
         if measure is None:
-            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-            self.meter.rename_eval(data_set)
-            return output
+            with self.meter.sampled_evaluation(data_set):
+                return super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         self.model.eval()
         with self.gathered_policy() as policy:
             named = {f"{metric_key_prefix}_{name}": value for name, value in measure(policy).items()}

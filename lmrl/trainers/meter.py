@@ -49,12 +49,14 @@ class Meter:
         """Replaces the newest value that TRL has added under this name by that which lmrl computes."""
         self.values[self.mode][name][-1] = value
 
-    def rename_eval(self, data_set: str) -> None:
-        """Prefixes the names of the evaluation's values with that of a held-out data set, unless it is empty."""
-        if data_set:
-            values = self.values["eval"]
-            for name in list(values):
-                values[f"{data_set}_{name}"] = values.pop(name)
+    @contextmanager
+    def sampled_evaluation(self, data_set: str) -> Iterator[None]:
+        """In it an evaluation takes no draws of training's; its values get the data set's name as a prefix, if any."""
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+        values = self.values["eval"]
+        for name in list(values) if data_set else ():
+            values[f"{data_set}_{name}"] = values.pop(name)
 
     def moments(self, values: Tensor, mask: Tensor) -> Tensor:
         """Returns count, sum and sum of squares, (3,), over the positions of all processes where the mask is 1."""

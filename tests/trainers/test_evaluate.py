@@ -90,8 +90,9 @@ def test_the_best_checkpoint_by_a_held_out_metric_is_loaded_and_training_stops_e
     assert any(not torch.equal(value, seen[3][name]) for name, value in at_the_end.items())
 
 
+@pytest.mark.parametrize("by", ["held_out_metrics", "rewards"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_what_is_measured_on_the_way_changes_nothing(algorithm: str, gpt2_path: str, tmp_path: Path) -> None:
+def test_what_is_measured_on_the_way_changes_nothing(algorithm: str, by: str, gpt2_path: str, tmp_path: Path) -> None:
     def measured(policy: torch.nn.Module) -> dict[str, float]:
         rows = [{**row, "references": ["a b"]} for row in HELD_OUT]
         decoding = Decoding(max_new_tokens=6, do_sample=True, num_samples=2)
@@ -101,10 +102,13 @@ def test_what_is_measured_on_the_way_changes_nothing(algorithm: str, gpt2_path: 
     trainer = make_trainer(algorithm, gpt2_path, tmp_path / "plain", **common)
     trainer.train()
     plain, figures = parameters_of(trainer), figures_of(trainer)
-    on_the_way = {"held_out_metrics": measured, "eval_on_start": True, **EVALUATED}
+    on_the_way = {"eval_on_start": True, **EVALUATED}
+    if by == "held_out_metrics":
+        on_the_way["held_out_metrics"] = measured
     trainer = make_trainer(algorithm, gpt2_path, tmp_path / "on", **common | on_the_way)
     trainer.train()
-    assert len([entry for entry in trainer.state.log_history if "eval_bleu" in entry]) == 4
+    name = "eval_bleu" if by == "held_out_metrics" else "eval_reward"
+    assert len([entry for entry in trainer.state.log_history if name in entry]) == 4
     assert all(torch.equal(value, plain[name]) for name, value in parameters_of(trainer).items())
     assert figures_of(trainer) == figures and len(figures) == 3
 
