@@ -34,14 +34,8 @@ def leave_one_out(rewards: Tensor, num_generations: int) -> Tensor:
     https://openreview.net/forum?id=r1lgTGL5DE) and "Back to Basics" (Ahmadian et al., 2024,
     https://huggingface.co/papers/2402.14740).
 
-    Args:
-        rewards (`torch.Tensor` of shape `(B,)`):
-            Reward of each completion, the G completions of a prompt side by side.
-        num_generations (`int`):
-            G, at least 2.
-
-    Returns:
-        `torch.Tensor` of shape `(B,)`; NaN where no other completion of the prompt could be scored.
+    The rewards (B,) are those of the G = `num_generations` completions of a prompt side by side, G at least 2. What is
+    returned is (B,), too; NaN where no other completion of the prompt could be scored.
     """
     check_shapes(1, rewards=rewards)
     groups = rewards.view(-1, num_generations)
@@ -60,6 +54,41 @@ def group_mean(rewards: Tensor, num_generations: int) -> Tensor:
     check_shapes(1, rewards=rewards)
     groups = rewards.view(-1, num_generations)
     return _without_rounding(groups.nanmean(dim=1, keepdim=True).expand_as(groups), groups)
+
+
+def shrinkage(rewards: Tensor, num_generations: int) -> Tensor:
+    """
+    Returns, for each completion, the mean of the others of its prompt, drawn towards the mean of the other prompts.
+
+        b_i = m_i + w_i (M - m_i),   w_i = v_i / (v_i + d)
+
+    m_i is [`leave_one_out`], M the mean of the other prompts' means, v_i the variance of m_i, and d the mean square of
+    the distance of M from the reward to expect. Both are estimated on other prompts, so that nothing in b_i depends on
+    the completion. w_i makes the error of b_i least: 0 where prompts differ much more than completions of a prompt do,
+    1 where they do not differ, or have one completion each. After "Shrinking the Variance" (Zeng et al., 2025,
+    https://huggingface.co/papers/2511.03710).
+    """
+    alone = leave_one_out(rewards, num_generations).view(-1, num_generations)
+    origin = rewards.nan_to_num(nan=torch.inf).amin()
+    groups = rewards.view_as(alone) - origin  # so that equal rewards leave no rounding
+    counts = (~groups.isnan()).sum(dim=1, keepdim=True)
+    means = groups.nanmean(dim=1, keepdim=True)
+    variances = (groups - means).square().nansum(dim=1, keepdim=True) / (counts - 1).clamp(min=0)  # NaN without two
+    of_prompts = (means, means.square(), variances, 1 / counts)
+    mean, mean_square, within, share = (_mean_of_others(values) for values in of_prompts)
+    prompts = (~means.isnan()).sum() - (~means.isnan()).int()
+    between = (mean_square - mean.square()).clamp(min=0) * prompts / (prompts - 1)
+    distance = (between - within * share).clamp(min=0) + between / prompts
+    noise = within / (counts - 1)
+    weight = (noise / (noise + distance)).nan_to_num(0.0)  # 0 where other prompts are too few to estimate it
+    shrunk = alone + weight * (mean - (alone - origin)).nan_to_num(0.0)
+    return torch.where(alone.isnan(), mean + origin, shrunk).reshape(-1)
+
+
+def _mean_of_others(values: Tensor) -> Tensor:
+    """Returns, for the values of prompts, (P, 1), the mean of the finite values of the other prompts, (P, 1)."""
+    others = values.T.repeat(len(values), 1).fill_diagonal_(torch.nan)
+    return others.where(others.isfinite(), torch.nan).nanmean(dim=1, keepdim=True)
 
 
 def _without_rounding(means: Tensor, groups: Tensor) -> Tensor:
@@ -104,13 +133,8 @@ def update_average(average: Tensor | None, rewards: Tensor, decay: float) -> Ten
 
         b <- decay * b + (1 - decay) * mean(r)
 
-    Args:
-        average (`torch.Tensor`, *optional*):
-            Average so far, a scalar; `None` or NaN until a rollout has a reward, whose mean it then becomes.
-        rewards (`torch.Tensor` of shape `(B,)`):
-            Rewards of this rollout. If all of them are NaN, the average stays as it is.
-        decay (`float`):
-            Share of the past that is kept, in [0, 1).
+    `average` is `None` or NaN until a rollout has a reward, whose mean it then becomes. It stays as it is where all
+    rewards of this rollout, (B,), are NaN. `decay` is the share of the past that is kept, in [0, 1).
     """
     check_shapes(1, rewards=rewards)
     mean = torch.nanmean(rewards)
@@ -129,6 +153,7 @@ BASELINES: dict[str, Callable[..., Tensor]] = {
     "batch_mean": lambda rewards, **_: batch_mean(rewards),
     "group_mean": lambda rewards, *, num_generations, **_: group_mean(rewards, num_generations),
     "leave_one_out": lambda rewards, *, num_generations, **_: leave_one_out(rewards, num_generations),
+    "shrinkage": lambda rewards, *, num_generations, **_: shrinkage(rewards, num_generations),
     "moving_average": lambda rewards, *, average, **_: moving_average(rewards, average),
     "greedy": lambda rewards, *, greedy_rewards, **_: greedy_rewards,
 }

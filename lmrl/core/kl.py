@@ -34,22 +34,10 @@ def adaptive_coefficient(coefficient: float, kl: float, target: float, horizon: 
         coefficient <- coefficient * (1 + error * num_samples / horizon)
 
     From "Fine-Tuning Language Models from Human Preferences" (Ziegler et al., 2019,
-    https://huggingface.co/papers/1909.08593), section 2.2, with its clip of the error at 0.2.
-
-    Args:
-        coefficient (`float`):
-            Coefficient so far, > 0.
-        kl (`float`):
-            Mean KL per completion over the rollout of all processes, in nats.
-        target (`float`):
-            KL per completion to steer to, in nats, > 0.
-        horizon (`float`):
-            Number of completions after which the coefficient has changed by the full factor `1 + error`, > 0.
-        num_samples (`int`):
-            Completions in the rollout of all processes.
-
-    Returns:
-        `float`: the new coefficient, > 0 as long as `num_samples < 5 * horizon`.
+    https://huggingface.co/papers/1909.08593), section 2.2, with its clip of the error at 0.2. `kl`, the mean of the
+    rollout of all processes, and `target` (> 0) are in nats per completion; `num_samples` is the number of completions
+    in that rollout, and `horizon` (> 0) the number after which the coefficient has changed by the full factor
+    `1 + error`. The coefficient stays above 0 as long as `num_samples < 5 * horizon`.
     """
     error = min(max(kl / target - 1, -MAX_KL_ERROR), MAX_KL_ERROR)
     return coefficient * (1 + error * num_samples / horizon)

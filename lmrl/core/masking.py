@@ -45,14 +45,9 @@ def standardize(values: Tensor, moments: Tensor, epsilon: float = VARIANCE_EPSIL
     Returns `(values - mean) / sqrt(variance + epsilon)` for the mean and variance that the moments describe, in the
     shape and dtype of the values.
 
-    The variance is the unbiased one (divided by n - 1). With fewer than two values there is no variance, and the
-    values are returned as they are.
-
-    Args:
-        moments (`torch.Tensor` of shape `(3,)`):
-            Count, sum and sum of squares from [`masked_moments`], summed over all processes.
-        epsilon (`float`, *optional*, defaults to `1e-8`):
-            Added to the variance: equal values become 0.
+    The variance is the unbiased one (divided by n - 1); `epsilon` is added to it, so that equal values become 0. With
+    fewer than two values there is no variance, and the values are returned as they are. `moments`, (3,), are those of
+    [`masked_moments`], summed over all processes.
     """
     check_shapes(1, 2, values=values)
     check_shapes(1, moments=moments)

@@ -74,17 +74,8 @@ def run_seeds(
     Runs a recipe once for each seed, each in the folder `seed-<seed>` inside its `output_dir`, and writes a summary.
 
     A seed that has scores is not run again; an interrupted one resumes from its newest checkpoint, or starts again if
-    there is none. If one fails, the others still run.
-
-    Args:
-        flags (list of `str`):
-            Flags of `accelerate launch`.
-        command (list of `str`):
-            The recipe's file and its arguments.
-        seeds (list of `int`), parallel (`int`, *optional*, defaults to 1):
-            The seeds, and how many of them run at a time.
-        launcher (list of `str`, *optional*, defaults to `python -m lmrl run`):
-            The words of the command before all these.
+    there is none. If one fails, the others still run. `command` is the recipe's file and its arguments, `flags` are
+    those of `accelerate launch`, and `launcher` the words before all these; `parallel` seeds run at a time.
 
     Returns:
         `int`: exit status: 0; of the first seed that failed; or 130 after Ctrl-C.

@@ -34,8 +34,9 @@ class ReinforceConfig(PolicyGradientConfig):
     )
     baseline: Baseline = option(
         "leave_one_out",
-        "What is subtracted from the reward. One of none, batch_mean, leave_one_out, group_mean, moving_average, "
-        "critic, a regression on the prompt fitted to earlier rollouts, and greedy, which decodes each prompt again.",
+        "What is subtracted from the reward. One of none, batch_mean, leave_one_out, group_mean, shrinkage, which is "
+        "between leave_one_out and the mean of the other prompts, moving_average, critic, a regression on the prompt "
+        "fitted to earlier rollouts, and greedy, which decodes each prompt again.",
     )
     baseline_decay: float = option(0.9, "Share of the past in the moving average, in [0, 1).")
     critic_forgetting: float = option(
@@ -101,12 +102,9 @@ class ReinforceConfig(PolicyGradientConfig):
         refuse(
             {
                 f"`critic_forgetting` must be in (0, 1], got {forgetting}.": not 0 < forgetting <= 1,
-                "`num_generations` must be at least 2 with baseline='leave_one_out', got 1. The baseline of a "
-                "completion is the mean of the others of its prompt: raise it, or take baseline='moving_average' or "
-                "'greedy'.": is_alone and self.baseline == "leave_one_out",
-                "`num_generations` must be at least 2 with baseline='group_mean', got 1. The reward of a completion "
-                "would be its own baseline: raise it, or take baseline='batch_mean'.": is_alone
-                and self.baseline == "group_mean",
+                f"`num_generations` must be at least 2 with baseline={self.baseline!r}, got 1. That compares texts of "
+                "one prompt: raise it, or take baseline='shrinkage', which compares prompts too, or "
+                "'moving_average'.": is_alone and self.baseline in of_group,
                 "`num_generations` must be at least 2 with scale_rewards='group', got 1. One reward has no standard "
                 "deviation: raise it, or take scale_rewards='batch'.": is_alone and self.scale_rewards == "group",
                 "`drop_equal_groups` must be False with num_generations=1, got True. A single completion has none to "

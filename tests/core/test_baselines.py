@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import statistics
 
 import pytest
 import torch
 
 from lmrl import core
+from lmrl.core.baselines import shrinkage
 
 NAN = float("nan")
 
@@ -28,9 +30,72 @@ def test_equal_rewards_give_no_advantage_at_all(group: int, reward: float) -> No
     """A rounding error, too, and whatever else is divided by the standard deviation of equal rewards, becomes 0."""
     rewards = torch.full((8,), reward)
     rewards[5] = NAN
-    for baseline in (core.leave_one_out(rewards, group), core.group_mean(rewards, group), core.batch_mean(rewards)):
+    own = (core.leave_one_out(rewards, group), core.group_mean(rewards, group), shrinkage(rewards, group))
+    for baseline in (*own, core.batch_mean(rewards)):
         assert (rewards - baseline)[rewards == rewards].tolist() == [0.0] * 7
     assert core.group_std(rewards, group).tolist() == [math.inf] * 8
+
+
+def test_shrinkage_by_hand() -> None:
+    """Means 2, 4 and 7, variances 2, 0 and 2. The mean of a single other completion has the variance of one."""
+    baseline = shrinkage(torch.tensor([1.0, 3.0, 4.0, 4.0, 6.0, 8.0]), 2)
+    first = 1 / (1 + (4.5 - 0.5 + 4.5 / 2))  # the others: variance 1 within, 4.5 between
+    second = 2 / (2 + (12.5 - 1 + 12.5 / 2))
+    third = 1 / (1 + (2 - 0.5 + 2 / 2))
+    expected = [3 + first * (5.5 - 3), 1 + first * (5.5 - 1)]
+    expected += [4 + second * (4.5 - 4)] * 2
+    expected += [8 + third * (3 - 8), 6 + third * (3 - 6)]
+    assert baseline.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def _shrinkage_by_loops(rewards: list[float], group: int) -> list[float]:
+    prompts = [rewards[start : start + group] for start in range(0, len(rewards), group)]
+    baseline = []
+    for own in prompts:
+        others = [[reward for reward in other if not math.isnan(reward)] for other in prompts if other is not own]
+        others = [other for other in others if other]
+        means = [statistics.mean(other) for other in others]
+        variances = [statistics.variance(other) for other in others if len(other) > 1]
+        for place in range(group):
+            rest = [reward for j, reward in enumerate(own) if j != place and not math.isnan(reward)]
+            value = statistics.mean(rest or means or [NAN])
+            if rest and variances and len(means) > 1:
+                within, between = statistics.mean(variances), statistics.variance(means)
+                share = statistics.mean(1 / len(other) for other in others)
+                distance = max(0, between - within * share) + between / len(means)
+                noise = within / len(rest)
+                value += noise / (noise + distance) * (statistics.mean(means) - value)
+            baseline.append(value)
+    return baseline
+
+
+@pytest.mark.parametrize(("group", "unscored"), [(1, 0.0), (2, 0.0), (4, 0.0), (4, 0.3), (3, 0.6), (12, 0.2)])
+def test_shrinkage_is_that_of_plain_loops(group: int, unscored: float) -> None:
+    rewards = torch.randn(24) + 5 + torch.randn(24 // group).repeat_interleave(group)
+    rewards[torch.rand(24) < unscored] = NAN
+    scored = ~rewards.isnan()
+    baseline, expected = shrinkage(rewards, group), torch.tensor(_shrinkage_by_loops(rewards.tolist(), group))
+    assert torch.allclose(baseline[scored], expected[scored], atol=1e-4, equal_nan=True)
+
+
+def test_shrinkage_does_not_read_the_completions_own_reward() -> None:
+    rewards = torch.randn(24)
+    for place in (0, 7, 23):
+        other = rewards.clone()
+        other[place] = -3.5
+        assert shrinkage(other, 4)[place].item() == pytest.approx(shrinkage(rewards, 4)[place].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 3.0])
+def test_shrinkage_is_nearer_to_the_expected_reward_than_what_it_is_made_of(spread: float) -> None:
+    """The least mean squared error of any weight is 1 / (3 + 1 / (spread^2 + (spread^2 + 1 / 4) / 31))."""
+    expected = torch.randn(500, 32).mul(spread).repeat_interleave(4, dim=1)
+    rewards = expected + torch.randn(500, 128)
+    found = torch.stack([shrinkage(each, 4) for each in rewards])
+    least = 1 / (3 + 1 / (spread**2 + (spread**2 + 1 / 4) / 31))
+    error = (found - expected).square().mean().item()
+    assert error < 1.1 * least + 0.01
+    assert error < (torch.stack([core.leave_one_out(each, 4) for each in rewards]) - expected).square().mean().item()
 
 
 def test_batch_mean_leaves_out_what_could_not_be_scored() -> None:
@@ -75,6 +140,7 @@ def test_rollouts_without_any_reward_are_no_past() -> None:
         ("batch_mean", [2.5, 2.5, 2.5, 2.5]),
         ("group_mean", [2.0, 2.0, 3.0, 3.0]),
         ("leave_one_out", [3.0, 1.0, 4.0, 2.0]),
+        ("shrinkage", [3.0, 1.0, 4.0, 2.0]),  # from one other prompt nothing can be estimated
         ("moving_average", [0.5, 0.5, 0.5, 0.5]),
         ("greedy", [7.0, 7.0, 8.0, 8.0]),
     ],
@@ -90,7 +156,8 @@ def test_every_baseline_has_a_name(name: str, expected: list[float]) -> None:
 
 
 def test_there_are_no_other_baselines() -> None:
-    assert list(core.BASELINES) == ["none", "batch_mean", "group_mean", "leave_one_out", "moving_average", "greedy"]
+    of_group = ["group_mean", "leave_one_out", "shrinkage"]
+    assert list(core.BASELINES) == ["none", "batch_mean", *of_group, "moving_average", "greedy"]
 
 
 # -- ENUM: 3 tokens, completions of length 2, every pair of completions -----------------------------------------------
@@ -123,12 +190,13 @@ def _expected_gradient(theta: torch.Tensor, baseline) -> torch.Tensor:
     [
         (torch.zeros_like, 1.0),
         (lambda rewards: core.leave_one_out(rewards, 2), 1.0),
+        (lambda rewards: shrinkage(rewards, 1), 1.0),  # of two prompts, each the baseline of the other
         (lambda rewards: core.moving_average(rewards, torch.tensor(0.37)), 1.0),
         (lambda rewards: torch.full_like(rewards, 0.7), 1.0),
         (lambda rewards: core.group_mean(rewards, 2), 0.5),
         (core.batch_mean, 0.5),  # contains the completion's own reward: 1 - 1/B
     ],
-    ids=["none", "leave_one_out", "moving_average", "greedy", "group_mean", "batch_mean"],
+    ids=["none", "leave_one_out", "shrinkage", "moving_average", "greedy", "group_mean", "batch_mean"],
 )
 def test_the_expected_gradient_is_the_exact_one(baseline, factor: float) -> None:
     theta = torch.randn(LENGTH, VOCABULARY, dtype=torch.double, requires_grad=True)

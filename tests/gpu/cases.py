@@ -165,7 +165,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "ppo with a device map": {"model": lambda: load_model(LLAMA, device_map="cuda")},
     **{
         f"reinforce, baseline {baseline}": {"algorithm": "reinforce", "baseline": baseline}
-        for baseline in ("none", "batch_mean", "leave_one_out", "moving_average", "greedy")
+        for baseline in ("none", "batch_mean", "leave_one_out", "shrinkage", "moving_average", "greedy")
     },
     **{
         f"reinforce, dense rewards, baseline {baseline}": {

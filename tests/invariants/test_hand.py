@@ -37,6 +37,7 @@ def _rollout(**more: torch.Tensor) -> Rollout:
         ("none", [2.05, 3.9]),
         ("batch_mean", [-0.925, 0.925]),
         ("leave_one_out", [-1.85, 1.85]),
+        ("shrinkage", [-1.85, 1.85]),  # of one prompt there is nothing else
         ("moving_average", [-0.925, 0.925]),  # the first rollout's own mean
         ("greedy", [1.05, 2.4]),
     ],

@@ -12,7 +12,7 @@ from training import loss_of, make_trainer, share_of_a
 
 from lmrl.trainers import Rollout
 
-BASELINES = ["none", "batch_mean", "leave_one_out", "moving_average", "greedy"]
+BASELINES = ["none", "batch_mean", "leave_one_out", "shrinkage", "moving_average", "greedy"]
 
 
 def _bandit(algorithm: str, gpt2_path: str, folder: Path, **overrides: Any) -> tuple[float, float]:

@@ -290,7 +290,7 @@ REINFORCE = [
     ({"num_generations": 1}, ["`num_generations` must be at least 2", "got 1", "moving_average"]),
     (
         {"baseline": "mean"},
-        ["`baseline` must be one of none, batch_mean, group_mean, leave_one_out, moving_average, greedy, "],
+        ["`baseline` must be one of none, batch_mean, group_mean, leave_one_out, shrinkage, moving_average, "],
     ),
     ({"baseline": "batch_men"}, ["got 'batch_men'. Did you mean `batch_mean`?"]),
     (
