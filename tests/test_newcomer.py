@@ -98,17 +98,18 @@ def test_a_reward_without_columns_gets_the_remedy() -> None:
 
 
 def test_a_function_of_texts_that_gets_chats_is_pointed_to_on_text() -> None:
-    def shout(completions: list[Any], **columns: Any) -> list[float]:
-        return [float(len(completion.split())) for completion in completions]
+    def words(completions: list[Any], references: list[Any], **columns: Any) -> list[float]:
+        pairs = zip(completions, references, strict=True)
+        return [len(text.split()) / len(reference.split()) for text, reference in pairs]
 
     def failing(inputs: dict[str, Any]) -> str:
-        with pytest.raises(AttributeError) as caught:
-            shout(**inputs)
+        with pytest.raises(AttributeError, match="'list' object has no attribute 'split'") as caught:
+            words(**inputs)
         return failure_of(caught.value, inputs)
 
     pointer = "`lmrl.rewards.on_text` gives a function the texts."
-    assert pointer in failing({"completions": [[{"role": "assistant", "content": "a"}]]})
-    assert pointer not in failing({"completions": ["a", None]})
+    assert pointer in failing({"completions": [[{"role": "assistant", "content": "a"}]], "references": ["a"]})
+    assert pointer not in failing({"completions": ["a"], "references": [["a"]]})
 
 
 def test_an_error_of_a_report_is_not_taken_for_one_of_a_chat_template(capsys: pytest.CaptureFixture[str]) -> None:

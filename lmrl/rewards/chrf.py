@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from lmrl.libraries import Array, np, sacrebleu
 from lmrl.progress import Overlap, Symbols, ngram_totals, ngram_totals_of_references, shared_ngrams
+from lmrl.utils import check_at_least
 
 from .references import SummedReward, divide
 
@@ -73,11 +74,9 @@ class ChrF(SummedReward[list[list[Symbols]]]):
     name: str = field(default="chrf", kw_only=True)
 
     def __post_init__(self) -> None:
-        if min(self.char_order, self.word_order) < 0 or self.char_order + self.word_order == 0:
-            raise ValueError(
-                "`char_order` and `word_order` must be at least 0 and not both 0, got "
-                f"{self.char_order} and {self.word_order}. chrF has 6 and 0, chrF++ has 6 and 2."
-            )
+        check_at_least(0, char_order=self.char_order, word_order=self.word_order, beta=self.beta)
+        if self.char_order + self.word_order == 0:
+            raise ValueError("`char_order` and `word_order` must not both be 0. chrF has 6 and 0, chrF++ has 6 and 2.")
         super().__post_init__()
         self.progress_order = max(self.progress_order, self.char_order)
         signature = self.sacrebleu_metric(sacrebleu.CHRF).get_signature().format()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lmrl.libraries import nltk, sacrebleu
+from lmrl.utils import check_at_least
 
 from .grams import SacrebleuTokens, stemmer_of
 from .references import ReferenceReward
@@ -68,10 +69,11 @@ class METEOR(ReferenceReward[list[Tokens]]):
     name: str = field(default="meteor", kw_only=True)
 
     def __post_init__(self) -> None:
-        if not (0 <= self.alpha <= 1 and self.beta >= 0 and 0 <= self.gamma <= 1):
+        check_at_least(0, alpha=self.alpha, beta=self.beta, gamma=self.gamma)
+        if max(self.alpha, self.gamma) > 1:
             raise ValueError(
-                "`alpha` and `gamma` must be in [0, 1] and `beta` must be at least 0, got "
-                f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}. METEOR of 2005 has 0.9, 3 and 0.5."
+                f"`alpha` and `gamma` must be at most 1, got {self.alpha} and {self.gamma}. METEOR of 2005 has 0.9, 3 "
+                "and 0.5."
             )
         super().__post_init__()
         self._tokens = SacrebleuTokens("13a", lowercase=True)

@@ -16,7 +16,7 @@ REWARDS: dict[str, Callable[..., Any]] = {}
 
 _WITHOUT_KEY = ("weighted", "product", "minimum")  # may be given the value of `rewards` alone, without the key
 _TERM = {"reward", "weight"}
-_PLAIN: dict[Any, Any] = {bool: bool, int: int, float: (int, float), str: str}  # annotations that are checked
+_PLAIN: dict[Any, Any] = {bool: {bool}, int: {int}, float: {int, float}, str: {str}}  # types by annotation
 
 
 def make_reward(spec: str | Mapping[str, Any]) -> Callable[..., Any]:
@@ -115,7 +115,7 @@ def _constructed(name: str, constructor: Callable[..., Any], arguments: dict[str
         raise ValueError(f"The reward {name!r} needs {missing}. Write {{{name!r}: {{{missing[0]!r}: ...}}}}.")
     for key, parameter in accepted.items():
         kind, value = parameter.annotation, arguments.get(key, parameter.default)
-        if kind in _PLAIN and value is not parameter.default and not isinstance(value, _PLAIN[kind]):
+        if kind in _PLAIN and value is not parameter.default and type(value) not in _PLAIN[kind]:
             raise ValueError(f"`{key}` of {name!r} must be of type {kind.__name__}, got {value!r}. Write it as such.")
     try:
         reward: Callable[..., Any] = constructor(**arguments)

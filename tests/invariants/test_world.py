@@ -40,6 +40,7 @@ def _run(processes: int, algorithm: str, model: str, out: Path, kind: str) -> di
     [
         *itertools.product(ALGORITHMS, ["full", "lora"]),
         ("reinforce", "dense"),
+        ("reinforce", "shrinkage"),
         ("ppo", "critic_adapter"),
         ("ppo", "least_squares"),
     ],

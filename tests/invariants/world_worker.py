@@ -49,7 +49,7 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
     """Train one rollout of eight completions, two epochs of it for PPO."""
     gradients = Gradients()
     extra: dict[str, Any] = {"kl_target": 1.0, "kl_horizon": 100.0}
-    if kind not in ("full", "least_squares", "dense"):
+    if kind not in ("full", "least_squares", "dense", "shrinkage"):
         from peft import LoraConfig
 
         extra["peft_config"] = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM")
@@ -59,6 +59,8 @@ def main(algorithm: str, model: str, out: str, kind: str, processes: int) -> Non
         extra |= {"equal_groups_tolerance": 0.6, "resample_equal_groups": 1, "target_kl": 1e-6}
         extra |= {"kl_estimator": "exact", "reward": Length(8)}
         iterations = 2
+    if kind == "shrinkage":
+        extra["baseline"] = "shrinkage"
     if kind == "dense":
         extra |= {"loss_level": "token", "shaping": "progress", "reward": Length(8)}
     if algorithm == "ppo":

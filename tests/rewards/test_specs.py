@@ -1,10 +1,13 @@
 """Rewards by the names of a configuration."""
 
+import math
 import pickle
+import re
 
 import pytest
 
-from lmrl.rewards import BLEU, REWARDS, Length, Rouge, make_reward, make_rewards
+from lmrl.rewards import BLEU, METEOR, REWARDS, ChrF, Length, Rouge, make_reward, make_rewards
+from lmrl.utils import check_above, check_finite
 
 OWN = """
 def shout(completions, **columns):
@@ -119,6 +122,7 @@ def test_an_attribute_of_a_module_is_a_reward():
         ({"rougeL": {"rouge_type": "rouge1"}}, "rougeL"),
         ({"bleu": {"lowercase": "false"}}, r"^`lowercase` of 'bleu' must be of type bool, got 'false'\."),
         ({"chrf": {"beta": "2"}}, r"^`beta` of 'chrf' must be of type float, got '2'\."),
+        ({"length": {"target": True}}, r"^`target` of 'length' must be of type int, got True\."),
         ({"length": {"target": "20"}}, r"^`target` of 'length' must be of type int, got '20'\."),
         ({"bleu": {"column": ["a"]}}, r"^`column` of 'bleu' must be of type str, got \['a'\]\."),
         ("length", r"'length' needs \['target'\]"),
@@ -137,6 +141,24 @@ def test_an_attribute_of_a_module_is_a_reward():
 def test_a_wrong_spec_is_refused_with_what_would_be_right(spec, message):
     with pytest.raises(ValueError, match=message):
         make_reward(spec)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Length(target="x"), "`target` must be at least 1, got 'x'."),
+        (lambda: ChrF(beta="2"), "`beta` must be at least 0, got '2'."),
+        (lambda: ChrF(beta=math.nan), "`beta` must be at least 0, got nan."),
+        (lambda: ChrF(word_order=-1), "`word_order` must be at least 0, got -1."),
+        (lambda: METEOR(alpha="x"), "`alpha` must be at least 0, got 'x'."),
+        (lambda: METEOR(gamma=1.5), "`alpha` and `gamma` must be at most 1, got 0.9 and 1.5."),
+        (lambda: check_above(0, rate=[1.0]), "`rate` must be above 0, got [1.0]."),
+        (lambda: check_finite(rate="1e-4"), "`rate` must be finite, got '1e-4'."),
+    ],
+)
+def test_what_is_no_number_in_range_is_named(make, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        make()
 
 
 def test_arguments_of_a_plain_function_are_refused(own):

@@ -1,10 +1,12 @@
 """The rows of the study of the gap: nine tenths, a tenth, and meaning representations less a slot."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from launching import run_benchmark
+SCRIPT = Path(__file__).parents[1] / "scripts" / "make_e2e_rows.py"
 
 
 def written(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -24,7 +26,7 @@ def test_a_tenth_is_held_out_and_slots_are_dropped_with_what_names_them(tmp_path
     for name, part in (("train", rows), ("dev", [held_out])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     for out in ("one", "two"):
-        run_benchmark("e2e_rows.py", tmp_path, tmp_path / out)
+        subprocess.run([sys.executable, SCRIPT, tmp_path, tmp_path / out], check=True)
     most, tenth, trained, dropped = (
         written(tmp_path / "one", name) for name in ("most", "tenth", "trained", "dropped")
     )

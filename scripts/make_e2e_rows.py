@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Splits E2E's training rows for a study of the gap between prompts that are trained on and others.
 
-    python benchmarks/e2e_rows.py data/e2e data/e2e_gap
+    python scripts/make_e2e_rows.py data/e2e data/e2e_gap
 
 The folder gets, as JSON lines, the same on every machine:
 
