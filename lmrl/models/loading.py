@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -108,16 +109,17 @@ def load_model(
             name_or_path, dtype=dtype, output_loading_info=True, **kwargs
         )
     except Exception as error:
-        raise ValueError(
-            "`name_or_path` must be a hub id, or a folder written by `save_pretrained`, got "
-            f"{str(name_or_path)!r}, from which no causal language model could be loaded "
-            f"({loading_problem(name_or_path, error)}). Check the name."
-        ) from error
+        raise _not_loaded(name_or_path, "causal language model", error) from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
             f"`name_or_path` must be a causal language model with all its weights, got {str(name_or_path)!r} "
             f"without {missing[0]!r} ({len(missing)} are missing, and would be random). Do not pass a backbone or a "
             "classifier."
+        )
+    if _is_classifier(model.config):  # with tied embeddings nothing is missing
+        raise ValueError(
+            f"`name_or_path` must be a causal language model, got {str(name_or_path)!r}, which is a classifier or a "
+            "reward model. Name the model whose texts it is to score."
         )
     return _placed(model, device)
 
@@ -192,18 +194,12 @@ def load_backbone_and_head(
             classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
             load = _load_merged_classifier if classifies else load_model
             return _apart(load(folder, dtype=dtype))
-        kinds = AutoConfig.from_pretrained(name_or_path).architectures or ()
-        classifies = any(kind.endswith("ForSequenceClassification") for kind in kinds)
-        if not classifies:
+        if not _is_classifier(AutoConfig.from_pretrained(name_or_path)):
             return AutoModel.from_pretrained(name_or_path, dtype=dtype), None
         options = {"dtype": dtype, "output_loading_info": True}
         return _apart(*AutoModelForSequenceClassification.from_pretrained(name_or_path, **options))
     except Exception as error:
-        raise ValueError(
-            "`name_or_path` must be a hub id, or a folder written by `save_pretrained`, got "
-            f"{str(name_or_path)!r}, from which no model could be loaded "
-            f"({loading_problem(name_or_path, error)}). Check the name."
-        ) from error
+        raise _not_loaded(name_or_path, "model", error) from error
 
 
 def _apart(
@@ -376,3 +372,14 @@ def _check_folder(name_or_path: str | Path) -> Path | None:
             f"{path.resolve()}."
         )
     return None
+
+
+def _not_loaded(name_or_path: str | Path, kind: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"`name_or_path` must be a hub id, or a folder written by `save_pretrained`, got {str(name_or_path)!r}, from "
+        f"which no {kind} could be loaded ({loading_problem(name_or_path, error)}). Check the name."
+    )
+
+
+def _is_classifier(config: PreTrainedConfig) -> bool:
+    return any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ())

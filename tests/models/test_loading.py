@@ -109,6 +109,14 @@ def test_a_head_that_is_tied_is_not_missing(gpt2_path: str, tmp_path: Path) -> N
     assert torch.equal(load_model(tmp_path).eval()(IDS).logits, own.eval()(IDS).logits)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_classifier_is_no_policy(llama_path: str, tmp_path: Path, tied: bool) -> None:
+    options = {"num_labels": 1, "tie_word_embeddings": tied}
+    AutoModelForSequenceClassification.from_pretrained(llama_path, **options).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"must be a causal language model.*, got "):
+        load_model(tmp_path)
+
+
 def test_weights_are_float32_by_default(gpt2_path: str, tmp_path: Path) -> None:
     half = AutoModelForCausalLM.from_pretrained(gpt2_path, dtype=torch.bfloat16)
     half.save_pretrained(tmp_path)

@@ -5,15 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from lmrl.display.charts import histogram, lines, scatter, stacked, whiskers
-from lmrl.display.curves import (
-    OPTIMIZER_PANELS,
-    Log,
-    curve,
-    curves_of,
-    explained_variance,
-    thinned,
-    time_shares,
-)
+from lmrl.display.curves import OPTIMIZER_PANELS, Log, curve, curves_of, explained_variance, thinned, time_shares
 from lmrl.display.wording import direction, listed
 
 from ..comparison import Compared, bootstrap_interval
