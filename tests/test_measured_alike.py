@@ -159,6 +159,17 @@ def test_the_best_checkpoint_is_chosen_by_the_direction_of_the_metric(
         assert make().greater_is_better is expected
 
 
+@pytest.mark.parametrize(("sampled", "expected"), [(True, 0.5), (False, 1.0)])
+def test_held_out_texts_are_sampled_at_the_temperature_of_training(
+    sampled: bool, expected: float, tmp_path: Path
+) -> None:
+    rows = Dataset.from_list([{"prompt": "a", "references": ["b"]}])
+    config = PPOConfig(str(tmp_path), report_to=[], temperature=0.5)
+    arguments = ModelArguments(), EvaluationArguments(eval_do_sample=sampled), config
+    evaluator = make_evaluator(tiny_tokenizer(), rows, make_rewards(["ter"]), *arguments)
+    assert (evaluator.decoding.do_sample, evaluator.decoding.temperature) == (sampled, expected)
+
+
 def test_a_configuration_alone_knows_the_metrics_of_which_less_is_better(tmp_path: Path) -> None:
     def direction(metric: str, given: bool | None = None) -> bool | None:
         best = {"metric_for_best_model": metric, "greater_is_better": given, "load_best_model_at_end": True}

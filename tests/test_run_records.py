@@ -93,6 +93,26 @@ def test_rows_are_known_by_what_they_teach_in_any_file_and_order(llama_path):
     assert row_keys(cut) == row_keys(rows)
 
 
+def test_a_run_samples_at_its_temperature_again(recipe, llama_path, tmp_path):
+    write_rows(tmp_path / "rows.jsonl")
+    argv = ("--model_name_or_path", llama_path, "--output_dir", "runs/rl", "--max_completion_length", "5")
+    sampled = ("--temperature", "0.5", "--eval_do_sample", "true")
+    status, _, err = recipe("reinforce_gen", *TRAINING, *argv, *sampled, "--rewards", "bleu")
+    assert status == 0, err
+    usage = "do_sample=True, temperature=0.5, top_k=0, return_full_text=False)"
+    assert usage in (tmp_path / "runs" / "rl" / "README.md").read_text()
+    again = (
+        (("--eval_seed", "0"), 0.5, True),
+        (("--eval_seed", "0", "--eval_temperature", "2", "--overwrite"), 2.0, False),
+    )
+    for given, temperature, is_equal in again:
+        status, _, err = recipe("evaluate_gen", "--run", "runs/rl", *given)
+        assert status == 0, err
+        then, now = (read_json(f"runs/rl/{folder}after.json") for folder in ("", "evaluation/"))
+        assert (then.decoding["temperature"], now.decoding["temperature"]) == (0.5, temperature)
+        assert (now.completions == then.completions) is is_equal
+
+
 def test_a_run_is_evaluated_again_as_it_was(recipe, llama_path, tmp_path):
     """From one file, some prompts of which were cut: the same rows, and every score that the run had."""
     rows = [{**row, "prompt": f"w1 w2 {row['prompt']}"} if row["id"][0] == "a" else row for row in ROWS]

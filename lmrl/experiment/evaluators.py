@@ -47,10 +47,13 @@ def make_evaluator(
     """
     loading = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
     frozen = partial(load_frozen_models, model_name(model_args), eval_args.eval_perplexity_model, **loading)
+    decoding = eval_args.decoding(config.max_completion_length)
+    if eval_args.eval_do_sample:
+        decoding["temperature"] = config.temperature  # of the policy that is trained
     evaluator = Evaluator(
         tokenizer,
         rows,
-        Decoding(**eval_args.decoding(config.max_completion_length), chat_template_kwargs=config.chat_template_kwargs),
+        Decoding(**decoding, chat_template_kwargs=config.chat_template_kwargs),
         reward_funcs=rewards_to_measure(reward_funcs, eval_args.eval_metrics, eval_args.win_rate),
         reward_weights=weights_by_name(reward_funcs, config.reward_weights),
         subset_size=eval_args.eval_subset,

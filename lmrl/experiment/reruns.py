@@ -42,6 +42,7 @@ def run_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     del found["eval_rows"]  # all held-out rows of the run, or of other data
     found |= {name: run.settings["model"].get(name) for name in ("dtype", "attn_implementation", "load_in_4bit")}
     found["eval_max_new_tokens"] = found.get("eval_max_new_tokens") or training.get("max_completion_length")
+    found["eval_temperature"] = training.get("temperature")
     found["chat_template_kwargs"] = training.get("chat_template_kwargs")
     found["eval_output_dir"] = str(run.path / "evaluation")  # beside the run's own report
     if others := [values[name] for name in _DATA_NAMES if values.get(name)]:

@@ -9,17 +9,7 @@ from typing import Any, TypeAlias
 from lmrl.progress import Prefixes, Progress, join_progress_and_potential, potential_of
 from lmrl.utils import check_finite, name_of
 
-from .base import (
-    UNBOUNDED,
-    BaseReward,
-    Prompts,
-    Range,
-    Scores,
-    as_text,
-    call_reward,
-    range_of,
-    signature_of,
-)
+from .base import UNBOUNDED, BaseReward, Prompts, Range, Scores, as_text, call_reward, range_of, signature_of
 
 Operand: TypeAlias = Callable[..., Any] | float
 Values: TypeAlias = tuple[float | None, ...]
