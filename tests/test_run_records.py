@@ -4,13 +4,16 @@ import gzip
 import json
 import re
 import shutil
+from datetime import datetime
 
 import pytest
 from datasets import Dataset
+from training import make_trainer
 
+from lmrl.arguments import EvaluationArguments
 from lmrl.data import fit_prompts, load_splits
 from lmrl.evaluation import read_json
-from lmrl.experiment import copy_record, read_run, trained_rows
+from lmrl.experiment import copy_record, read_run, start_run, trained_rows
 from lmrl.experiment.runs import ROWS_FILE, find_trained, row_keys
 from lmrl.models import load_tokenizer
 
@@ -111,6 +114,14 @@ def test_a_run_samples_at_its_temperature_again(recipe, llama_path, tmp_path):
         then, now = (read_json(f"runs/rl/{folder}after.json") for folder in ("", "evaluation/"))
         assert (then.decoding["temperature"], now.decoding["temperature"]) == (0.5, temperature)
         assert (now.completions == then.completions) is is_equal
+
+
+def test_the_ids_of_rows_may_be_dates_as_in_a_parquet_file(gpt2_path, tmp_path):
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path)
+    rows = Dataset.from_list([{"prompt": "a", "id": datetime(2026, 1, day)} for day in (1, 2)])
+    start_run(trainer, rows, rows, EvaluationArguments())
+    assert rows_of(tmp_path, "trained_on_ids") == ["2026-01-01 00:00:00", "2026-01-02 00:00:00"]
+    assert read_run(tmp_path).held_out == row_keys(rows)
 
 
 def test_a_run_is_evaluated_again_as_it_was(recipe, llama_path, tmp_path):

@@ -72,7 +72,7 @@ def _labels(rows: Dataset, column: str) -> list[str]:
     """Returns the labels of the rows, in order."""
     if names := getattr(rows.features[column], "names", None):
         return list(names)
-    values = sorted({str(value) for value in rows[column] if value is not None})
+    values = sorted({str(value) for value in rows[column] if value is not None and str(value).strip()})
     try:
         return sorted(values, key=float)
     except ValueError:  # words
@@ -85,7 +85,8 @@ def _labelled(rows: Dataset, text_column: str, label_column: str, labels: list[s
     made: dict[str, list[Any]] = {"text": [], "label": []}
     for number, (text, value) in enumerate(zip(rows[text_column], rows[label_column], strict=True)):
         label = named[value] if named and isinstance(value, int) and 0 <= value < len(named) else str(value)
-        if not isinstance(text, str) or value is None or label not in index:
+        has_text = isinstance(text, str) and text.strip()
+        if not has_text or value is None or isinstance(value, list | dict) or label not in index:
             raise ValueError(
                 f"A row must have a text and one of the labels of the training rows, {labels}, got the text "
                 f"{shorten(text)} and the label {value!r} in {place_of(number)}. Correct or drop it."

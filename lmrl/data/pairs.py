@@ -138,12 +138,20 @@ def _grade(row: dict[str, Any], text_column: str, grade_columns: Sequence[str], 
 
 def _with_prompt(rows: Dataset, template: str | None, column: str) -> Dataset:
     """Returns the rows with a "prompt" column of texts or chats."""
-    implicit = "prompt" not in rows.column_names and "chosen" in rows.column_names
+    implicit = "prompt" not in rows.column_names and {"chosen", "rejected"} <= set(rows.column_names)
     if implicit and template is None and column == "prompt":
-        from trl import maybe_extract_prompt
-
-        return rows.map(maybe_extract_prompt)
+        return rows.map(_common_beginning)
     return with_columns(rows, {"prompt": make_prompts(rows, template, column)})
+
+
+def _common_beginning(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a pair with the common beginning of both as its prompt, which is empty if they begin differently."""
+    from trl import maybe_extract_prompt
+
+    chosen, rejected = row["chosen"], row["rejected"]
+    if not chosen or not rejected or chosen[0] != rejected[0]:  # TRL 1.16 fails, or takes a wrong one
+        return {**row, "prompt": type(chosen)()}
+    return maybe_extract_prompt(row)
 
 
 def _checked_pairs(rows: Dataset) -> Dataset:

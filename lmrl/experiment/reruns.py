@@ -38,7 +38,7 @@ def run_settings(values: Mapping[str, Any]) -> dict[str, Any]:
             f"`run` must be a run that trained a language model, got {values['run']!r}, of {run.recipe}. Its own "
             "scores are in scores.json."
         )
-    found = {**_data_settings(run), **run.settings.get("evaluation", {})}
+    found = {**run.settings["data"], **run.settings.get("evaluation", {})}
     del found["eval_rows"]  # all held-out rows of the run, or of other data
     found |= {name: run.settings["model"].get(name) for name in ("dtype", "attn_implementation", "load_in_4bit")}
     found["eval_max_new_tokens"] = found.get("eval_max_new_tokens") or training.get("max_completion_length")
@@ -80,7 +80,7 @@ def load_run_rows(run: RunRecord, data_args: Any) -> Dataset | None:
         ValueError: If the data set is the run's, but no longer has all of its held-out rows.
     """
     given = vars(data_args)
-    trained_with = _data_settings(run)
+    trained_with = run.settings["data"]
     name = "eval_dataset_name"
     if is_given(data_args, name) and given[name] != trained_with.get(name):
         return None
@@ -99,12 +99,6 @@ def load_run_rows(run: RunRecord, data_args: Any) -> Dataset | None:
     if rows is not None and rows > len(places):
         raise ValueError(f"`eval_rows` must be at most {len(places)}, the held-out rows of {run.name}, got {rows}.")
     return _load_source(given, trained_with).select(places[:rows])
-
-
-def _data_settings(run: RunRecord) -> dict[str, Any]:
-    """Returns the settings of a run's data. `test` was once the default test split, which `None` tries first."""
-    found = run.settings["data"]
-    return found | {"dataset_test_split": None} if found.get("dataset_test_split") == "test" else found
 
 
 def _load_source(data: Mapping[str, Any], trained_with: Mapping[str, Any]) -> Dataset:

@@ -92,7 +92,7 @@ def start_run(trainer: Any, train_rows: Dataset, eval_rows: Dataset, *argument_g
     if resumed and (earlier := find_run(resumed)):
         _warn_of_changes(_read(earlier / SETTINGS_FILE), json.loads(text))
     replace_file(folder / SETTINGS_FILE, text.encode())
-    replace_file(folder / ROWS_FILE, gzip.compress(json.dumps(rows).encode(), mtime=0))
+    replace_file(folder / ROWS_FILE, gzip.compress(json.dumps(rows, default=setting_text).encode(), mtime=0))
     for run, found in find_trained(eval_rows, trained_on).items():
         logger.warning("%d of %d held-out rows are training rows of %s.", len(found), len(eval_rows), run)
 

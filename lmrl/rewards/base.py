@@ -137,9 +137,7 @@ def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
 
 
 def _content(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    if content is None:  # a message that only calls a tool
-        return ""
+    content = message.get("content") or ""  # a message that only calls a tool has none
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content if part.get("type", "text") == "text")

@@ -95,7 +95,9 @@ class Classifier(FrozenModel):
         if self.use_prompt:
             texts = [[prompt_text(prompt) for prompt in self._given_prompts(prompts)], completions]
         encoded = self._tokenizer(*texts, truncation=self.max_length is not None, max_length=self.max_length)
-        rows = [{key: values[row] for key, values in encoded.items()} for row in range(len(completions))]
+        # Without special tokens, as of most decoders, an empty text has no token: the model reads one of padding.
+        empty = {"input_ids": [self._tokenizer.pad_token_id], "attention_mask": [1], "token_type_ids": [0]}
+        rows = [{key: encoded[key][row] or empty[key] for key in encoded} for row in range(len(completions))]
         return self._rewards(rows, cut=sum(bool(encoding.overflowing) for encoding in encoded.encodings or ()))
 
     def _read(self, batch: dict[str, Tensor]) -> Tensor:

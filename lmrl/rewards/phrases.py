@@ -179,7 +179,7 @@ class SlotCoverage(PhraseReward):
     def __post_init__(self) -> None:
         self.ignore = _phrases("`ignore`", self.ignore)
         self._aliases = {
-            (slot, value): _phrases(f"`aliases` of {slot}[{value}]", phrases)
+            (slot, str(value)): _phrases(f"`aliases` of {slot}[{value}]", phrases)
             for slot, values in (self.aliases or {}).items()
             for value, phrases in values.items()
         }
@@ -193,15 +193,14 @@ class SlotCoverage(PhraseReward):
         return [[self._aliases.get(value, value[1:]) for value in values] for values in of_rows]
 
     def _values(self, row: int, given: Any) -> list[tuple[str, str]]:
-        slots: Iterable[tuple[str, Any]] = ()
+        slots: Iterable[tuple[str, Any]] = _SLOT.findall(given) if isinstance(given, str) else ()
         if isinstance(given, Mapping):
             slots = given.items()
-        elif isinstance(given, str):
-            slots = _SLOT.findall(given)
-        if not slots and given not in ("", {}):
+        is_nested = any(isinstance(value, (list, tuple, Mapping)) for _, value in slots)
+        if is_nested or (not slots and given not in ("", {})):
             raise ValueError(
-                f"The reward {self.__name__!r} needs 'slot[value], slot[value]' or a mapping of slots to values in "
-                f"every row of {self.column!r}, got {given!r} in row {row} of the batch."
+                f"The reward {self.__name__!r} needs 'slot[value], slot[value]' or a mapping of slots to single "
+                f"values in every row of {self.column!r}, got {given!r} in row {row} of the batch."
             )
         # `datasets` gives every row the slots of all rows, with None for those that the row does not have.
         pairs = [(slot.strip(), "" if value is None else str(value).strip()) for slot, value in slots]

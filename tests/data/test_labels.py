@@ -79,6 +79,25 @@ def test_a_missing_label_is_not_the_label_none(tmp_path: Path) -> None:
         load_labelled(write(tmp_path / "rows.jsonl", rows))
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("c,", r"labels of the training rows, \['0', '1'\], got the text 'c' and the label '' in row 2"),
+        ("c, ", "got the text 'c' and the label ' ' in row 2"),
+        (",1", "got the text '' and the label '1' in row 2"),
+    ],
+)
+def test_a_cell_of_a_table_that_is_blank_is_no_text_and_no_label(tmp_path: Path, row: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_labelled(write(tmp_path / "rows.csv", f"text,label\na,0\nb,1\n{row}\n"))
+
+
+def test_several_labels_of_a_text_are_not_one(tmp_path: Path) -> None:
+    rows = '{"text": "a", "label": ["x", "y"]}\n{"text": "b", "label": ["x"]}\n'
+    with pytest.raises(ValueError, match=r"got the text 'a' and the label \['x', 'y'\] in row 0"):
+        load_labelled(write(tmp_path / "rows.jsonl", rows))
+
+
 def test_one_label_is_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least two labels"):
         load_labelled(write(tmp_path / "one.csv", "text,label\na,0\nb,0\n"))

@@ -112,6 +112,17 @@ def test_chats_without_a_prompt_have_their_common_beginning_as_prompt(tmp_path: 
     assert train[0]["prompt"][0]["content"].startswith("p")
 
 
+def test_texts_without_a_prompt_have_their_common_beginning_as_prompt(tmp_path: Path) -> None:
+    texts = [("q: a b", "q: a c"), ("abc ", "xyz"), ("", "x"), ("q: same", "q: same")]
+    lines = [{"chosen": chosen, "rejected": rejected} for chosen, rejected in texts]
+    name = write(tmp_path / "pairs.jsonl", *lines)
+    pairs, _ = load_pairs(name, eval_dataset_name=name)
+    assert read(pairs) == [("q: a", " b", " c"), ("", "abc ", "xyz"), ("", "", "x"), ("q: sam", "e", "e")]
+    missing = write(tmp_path / "missing.jsonl", *lines, {"chosen": None, "rejected": "x"})
+    with pytest.raises(ValueError, match=r"must be all texts or all chat messages, got \['NoneType', 'str'\] in row 4"):
+        load_pairs(missing, eval_dataset_name=name)
+
+
 def test_a_test_split_is_used_where_there_is_one(tmp_path: Path) -> None:
     for split, prompts in (("train", "abc"), ("test", "de")):
         write(tmp_path / f"{split}.jsonl", *({"prompt": p, "chosen": "x", "rejected": "y"} for p in prompts))

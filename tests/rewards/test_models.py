@@ -5,6 +5,9 @@ import pickle
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -13,6 +16,7 @@ from transformers import (
     Gemma3Config,
     LlamaConfig,
     LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -162,6 +166,23 @@ def test_a_model_whose_positions_begin_after_the_padding_reads_fewer_tokens(fold
     assert rewards == pytest.approx(Classifier(roberta, 2, tokenizer=tokenizer)(completions=["good " * 10] * 2))
     assert longest_input(tokenizer, BertConfig(max_position_embeddings=14), None) == 14
     assert longest_input(tokenizer, Gemma3Config(text_config={"max_position_embeddings": 99}), None) == 99
+
+
+def test_a_decoder_reads_an_empty_text_as_a_token_of_padding():
+    """Its tokenizer has no special tokens, so that an empty text has no token."""
+    vocabulary = {word: index for index, word in enumerate(WORDS)}
+    words = Tokenizer(WordLevel(vocabulary, "[UNK]"))
+    words.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
+    assert tokenizer("")["input_ids"] == []
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForSequenceClassification(LlamaConfig(vocab_size=len(WORDS), num_labels=2, **sizes)).eval()
+    reward = Classifier(model, 1, tokenizer=tokenizer, output="logit")
+    with torch.no_grad():
+        states = [model.model(input_ids=torch.tensor([ids])).last_hidden_state for ids in ([PAD], [5, 7])]
+        expected = [model.score(state[0, -1])[1].item() for state in states]
+    assert reward(completions=["", ""]) == pytest.approx([expected[0]] * 2, abs=1e-5)
+    assert reward(completions=["good film", ""]) == pytest.approx(expected[::-1], abs=1e-5)
 
 
 def test_the_model_is_frozen_and_in_eval_mode(folder):

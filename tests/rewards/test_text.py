@@ -160,7 +160,14 @@ def test_a_value_is_covered_whatever_its_type():
     assert SlotCoverage()(completions=["rated 5 of 10"], mr=[{"rating": 5, "score": 1}]) == [1 / 2]
 
 
-@pytest.mark.parametrize("mr", ["a pub", None, 3, [["name", "The Vaults"]]])
+def test_the_values_of_aliases_are_those_of_mappings_whatever_their_type():
+    reward = SlotCoverage(aliases={"familyFriendly": {False: ["adult"]}, "rating": {5: ["five"]}})
+    assert reward(completions=["adult, rated five"], mr=[{"familyFriendly": False, "rating": 5}]) == [1.0]
+
+
+@pytest.mark.parametrize(
+    "mr", ["a pub", None, 3, [["name", "The Vaults"]], {"food": ["French"]}, {"name": "a", "near": {"b": "c"}}]
+)
 def test_a_row_that_is_no_meaning_representation_is_named(mr):
     with pytest.raises(ValueError, match=r"'slot_coverage'.*row 1 of the batch"):
         SlotCoverage()(completions=["a", "b"], mr=[MR, mr])
