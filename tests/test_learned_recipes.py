@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import BartConfig, BartModel, BertConfig, BertModel, BertTokenizer
 
 from lmrl.arguments import ClassifierArguments, LabelArguments, ModelArguments, PreferenceArguments
 from lmrl.cli import parse
@@ -80,6 +80,22 @@ def bert_path(tmp_path: Path) -> str:
     config = BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)
     BertModel(config).save_pretrained(tmp_path / "bert")
     return str(tmp_path / "bert")
+
+
+def test_a_classifier_may_have_an_encoder_and_a_decoder(recipe, bert_path, tmp_path):
+    """BART returns the states of its encoder beside the logits, as T5 does."""
+    tokenizer = BertTokenizer.from_pretrained(bert_path, eos_token="[SEP]")
+    sizes = {"d_model": 16, "max_position_embeddings": 64, "vocab_size": len(tokenizer)}
+    ones = ("layers", "attention_heads", "ffn_dim")
+    sizes |= {f"{part}_{size}": 1 for part in ("encoder", "decoder") for size in ones}
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    BartModel(BartConfig(**sizes, **ids)).save_pretrained(tmp_path / "bart")
+    tokenizer.save_pretrained(tmp_path / "bart")
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{sign},{sign in 'aeiou'}\n" for sign in "abcdef"))
+    options = ("--model_name_or_path", "bart", "--dataset_name", "rows.csv", "--eval_rows", "2", "--output_dir", "out")
+    status, out, err = recipe("train_classifier", *options, *CPU, "--max_steps", "1", "--report_to", "none")
+    assert status == 0, err
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["rows"] == 2
 
 
 @pytest.mark.parametrize("model", ["scratch", "llama_path", "bert_path"])

@@ -17,6 +17,7 @@ from lmrl.supervised.scores import classification_scores, evaluate_preferences, 
 from lmrl.utils import replaced
 
 _OF_TRL = ("num_train_epochs", "max_length", "per_device_train_batch_size")  # settings that a card shows
+_STATES = ["encoder_last_hidden_state", "mems", "past_key_values"]  # outputs of some classifiers besides logits
 
 
 def save_warm_start(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Dataset, *argument_groups: Any) -> None:
@@ -50,10 +51,9 @@ def save_classifier(
         replaced(trainer.args, "train_sampling_strategy", "sequential"),
         replaced(trainer.args, "dataloader_drop_last", False),
     ):
-        logits = trainer.predict(encoded).predictions
-    train_labels = train_rows["label"]
-    on_main(lambda: _save_accuracy(trainer.args.output_dir, logits, rows["label"], train_labels, names))
-    shown, evaluations = evaluate_labels(logits, rows, train_labels, names)
+        logits = trainer.predict(encoded, ignore_keys=_STATES).predictions
+    on_main(lambda: _save_accuracy(trainer.args.output_dir, logits, rows["label"], train_rows["label"], names))
+    shown, evaluations = evaluate_labels(logits, rows, train_rows["label"], names)
     card = {"algorithm": "classification", "template": "card_classifier.md", "task_type": "text-classification"}
     _save_report(trainer, evaluations, shown, argument_groups, ("num_train_epochs", "weight_decay"), tags=(), **card)
 
