@@ -93,7 +93,7 @@ def test_a_classifier_may_have_an_encoder_and_a_decoder(recipe, bert_path, tmp_p
     tokenizer.save_pretrained(tmp_path / "bart")
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{sign},{sign in 'aeiou'}\n" for sign in "abcdef"))
     options = ("--model_name_or_path", "bart", "--dataset_name", "rows.csv", "--eval_rows", "2", "--output_dir", "out")
-    status, out, err = recipe("train_classifier", *options, *CPU, "--max_steps", "1", "--report_to", "none")
+    status, _, err = recipe("train_classifier", *options, *CPU, "--max_steps", "1", "--report_to", "none")
     assert status == 0, err
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["rows"] == 2
 

@@ -119,7 +119,7 @@ def test_texts_without_a_prompt_have_their_common_beginning_as_prompt(tmp_path: 
     pairs, _ = load_pairs(name, eval_dataset_name=name)
     assert read(pairs) == [("q: a", " b", " c"), ("", "abc ", "xyz"), ("", "", "x"), ("q: sam", "e", "e")]
     missing = write(tmp_path / "missing.jsonl", *lines, {"chosen": None, "rejected": "x"})
-    with pytest.raises(ValueError, match=r"must be all texts or all chat messages, got \['NoneType', 'str'\] in row 4"):
+    with pytest.raises(ValueError, match=r"all texts or all chat messages, got \['NoneType', 'str'\] in row 4"):
         load_pairs(missing, eval_dataset_name=name)
 
 
