@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from lmrl.data.sources import read_split
@@ -20,6 +21,13 @@ def test_lists_within_lists_without_end_are_refused(name: str, content: str, tmp
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=f"{name}', line 1: lists or objects are nested too deeply"):
         read_split(str(tmp_path / name), None, "train")
+
+
+def test_a_type_of_parquet_that_no_dataset_has_is_refused(tmp_path: Path) -> None:
+    column = pyarrow.array([[("a", 1)]], pyarrow.map_(pyarrow.string(), pyarrow.int64()))
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a"], "slots": column}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"train\.parquet' must be a Parquet file of usual types, got .*map<string"):
+        read_split(str(tmp_path / "train.parquet"), None, "train")
 
 
 @pytest.mark.parametrize("value", [str(10**40), '"\\ud800"'])
