@@ -151,7 +151,7 @@ def _common_beginning(row: dict[str, Any]) -> dict[str, Any]:
     chosen, rejected = row["chosen"], row["rejected"]
     if not chosen or not rejected or chosen[0] != rejected[0]:  # TRL 1.16 fails, or takes a wrong one
         return {**row, "prompt": type(chosen)()}
-    return maybe_extract_prompt(row)
+    return dict(maybe_extract_prompt(row))
 
 
 def _checked_pairs(rows: Dataset) -> Dataset:
