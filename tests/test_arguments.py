@@ -106,9 +106,11 @@ def test_numbers_inside_of_mappings_are_numbers_and_texts_are_as_written(tmp_pat
     assert (numbers.save_strategy, numbers.report_to) == ("1.10", ["no", "0x1F", "2026-01-01", "1e3"])
     (data,) = parse(LabelArguments, argv=["--config", written(tmp_path, "dataset_name: d\nclass_names: [no, yes]\n")])
     assert data.class_names == ["no", "yes"]
-    text = "rewards: [{slot_coverage: {aliases: {familyFriendly: {no: [adult], 5: [five]}}}}]\n"
+    names = ["no", "5", "1.10", "2026-01-01", "1e3"]
+    aliases = ", ".join(f"{name}: [a]" for name in names)
+    text = f"rewards: [{{slot_coverage: {{aliases: {{slot: {{{aliases}}}}}}}}}]\n"
     (rewards,) = parse(RewardArguments, argv=["--config", written(tmp_path, text)])
-    assert rewards.rewards == [{"slot_coverage": {"aliases": {"familyFriendly": {"no": ["adult"], "5": ["five"]}}}}]
+    assert rewards.rewards == [{"slot_coverage": {"aliases": {"slot": {name: ["a"] for name in names}}}}]
     (rewards,) = parse(RewardArguments, argv=["--config", written(tmp_path, "rewards: [{clipped: {low: 1e-2}}]\n")])
     assert rewards.rewards == [{"clipped": {"low": 0.01}}]
 

@@ -271,7 +271,7 @@ class _Loader(yaml.SafeLoader):
             if name in lines:
                 raise ValueError(f"`{name}` must be given once, got it in lines {lines[name]} and {line}.")
             lines[name] = line
-            if key.tag.endswith(":bool"):  # as a name, `no` is a text, such as the value of a slot
+            if not key.tag.endswith(":merge"):  # a name is a text, such as `no` and 1.10 as the values of a slot
                 key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 

@@ -181,7 +181,9 @@ def _read_parquet(path: Path) -> Dataset:
     try:
         return datasets.Dataset(pyarrow.parquet.read_table(path))
     except ValueError as error:  # also of a type that `datasets` does not have, such as a map
-        raise ValueError(f"{str(path)!r} must be a usual Parquet file, got another ({error}). Convert it.") from error
+        raise ValueError(
+            f"{str(path)!r} must be a Parquet file that `datasets` can read, got {error}. Write it again."
+        ) from error
 
 
 def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequence[str] | None) -> Iterator[Row]:

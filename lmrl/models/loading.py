@@ -27,6 +27,7 @@ from lmrl.utils import MODEL_CONFIGS, check_in, loading_problem, reason_of
 
 from .adapters import backbone_of, untie_targets
 
+_OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 # Without any of these transformers 5.23 creates an empty tokenizer for some architectures (GPT-2, T5).
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model"),
@@ -116,10 +117,11 @@ def load_model(
             f"without {missing[0]!r} ({len(missing)} are missing, and would be random). Do not pass a backbone or a "
             "classifier."
         )
-    if _is_classifier(model.config):  # with tied embeddings nothing is missing
+    # With tied embeddings nothing is missing of a model with another head.
+    if other := [kind for kind in model.config.architectures or () if kind.endswith(_OTHER_HEADS)]:
         raise ValueError(
-            f"`name_or_path` must be a causal language model, got {str(name_or_path)!r}, which is a classifier or a "
-            "reward model. Name the model whose texts it is to score."
+            f"`name_or_path` must be a causal language model, got {str(name_or_path)!r}, a {other[0]}. Name the model "
+            "that writes the texts, not a classifier or a reward model of them."
         )
     return _placed(model, device)
 

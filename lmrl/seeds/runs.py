@@ -96,7 +96,8 @@ def run_seeds(
     failed = {seed: status for seed, status in statuses.items() if status}
     if len(failed) < len(statuses):
         summary = write_summary(read_seeds(runs.folder, seeds))
-        print(f"Scores over seeds: {summary}\nReport: {report_seeds([runs.folder])}")
+        page = report_seeds([runs.folder])
+        print(f"Scores over seeds: {summary}\nReport: {page}")
     for seed, status in failed.items():
         log = run_folder(runs.folder, seed) / "run.log"
         lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]

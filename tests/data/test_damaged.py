@@ -26,7 +26,9 @@ def test_lists_within_lists_without_end_are_refused(name: str, content: str, tmp
 def test_a_type_of_parquet_that_no_dataset_has_is_refused(tmp_path: Path) -> None:
     column = pyarrow.array([[("a", 1)]], pyarrow.map_(pyarrow.string(), pyarrow.int64()))
     pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a"], "slots": column}), tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match=r"train\.parquet' must be a usual Parquet file, got another .*map<string"):
+    with pytest.raises(
+        ValueError, match=r"train\.parquet' must be a Parquet file that `datasets` can read, got .*map<string"
+    ):
         read_split(str(tmp_path / "train.parquet"), None, "train")
 
 

@@ -166,7 +166,7 @@ def test_malformed_tables_are_named(tmp_path):
     assert "line 2: malformed" in refusal(str(path))
     parquet = tmp_path / "rows.parquet"
     parquet.write_text("not parquet")
-    assert "must be a usual Parquet file" in refusal(str(parquet))
+    assert "must be a Parquet file that `datasets` can read" in refusal(str(parquet))
 
 
 def test_a_column_of_mixed_types_is_named_with_the_row(tmp_path):

@@ -11,6 +11,7 @@ from tiny import tiny_gpt2, tiny_tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BloomConfig,
     BloomForCausalLM,
     LlamaModel,
@@ -109,11 +110,15 @@ def test_a_head_that_is_tied_is_not_missing(gpt2_path: str, tmp_path: Path) -> N
     assert torch.equal(load_model(tmp_path).eval()(IDS).logits, own.eval()(IDS).logits)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_classifier_is_no_policy(llama_path: str, tmp_path: Path, tied: bool) -> None:
-    options = {"num_labels": 1, "tie_word_embeddings": tied}
-    AutoModelForSequenceClassification.from_pretrained(llama_path, **options).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"must be a causal language model.*, got "):
+@pytest.mark.parametrize("head", [AutoModelForSequenceClassification, AutoModelForTokenClassification])
+@pytest.mark.parametrize(
+    ("tied", "message"), [(True, "', a LlamaFor(Sequence|Token)Class"), (False, "without 'lm_head")]
+)
+def test_a_model_with_another_head_is_no_policy(
+    llama_path: str, tmp_path: Path, head: type, tied: bool, message: str
+) -> None:
+    head.from_pretrained(llama_path, num_labels=1, tie_word_embeddings=tied).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"must be a causal language model.*, got .*{message}"):
         load_model(tmp_path)
 
 
