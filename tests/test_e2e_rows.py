@@ -1,6 +1,7 @@
 """The rows of the study of the gap: nine tenths, a tenth, and meaning representations less a slot."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,17 @@ def test_a_tenth_is_held_out_and_slots_are_dropped_with_what_names_them(tmp_path
     without_area = {f"name[{name}], food[Thai], familyFriendly[yes]": 4 for name in known}
     without_food = {f"name[{name}], area[riverside], familyFriendly[yes]": 2 for name in known - {"A3"}}
     assert {row["mr"]: len(row["references"]) for row in dropped[27:]} == without_area | without_food
+
+
+def test_typical_references_are_those_nearest_to_the_rows_other_ones() -> None:
+    near = ["A has good Thai food by the river.", "A has Thai food by the river."]
+    rows = [
+        # A copy of a reference is none of its others.
+        {"mr": "name[A]", "references": ["For families.", near[0], "For families.", near[1]]},
+        {"mr": "name[B]", "references": ["One.", "Two."]},
+    ]
+    typical = runpy.run_path(str(SCRIPT))["with_typical_references"](rows)
+    assert [(row["mr"], sorted(row["references"])) for row in typical] == [
+        ("name[A]", sorted(near)),
+        ("name[B]", ["One.", "Two."]),
+    ]
