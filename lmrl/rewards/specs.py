@@ -163,7 +163,7 @@ def module_of_file(path: Path) -> ModuleType:
         ValueError: If there is no such file, or if it fails.
     """
     path = path.expanduser().resolve()
-    name = f"{FILE_PREFIX}{path}".replace(".", "_")  # a dot would make it a part of a package
+    name = f"{FILE_PREFIX}{path}".replace(".", "//")  # a dot would make it a part of a package; no path has `//`
     if name in sys.modules:
         return sys.modules[name]
     if not path.is_file():
