@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axis_of, colors_of, draw, nice_ticks
+from .axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axis_of, colors_of, draw, nice_step
 from .curves import Log, panels, smoothed
 from .wording import number, with_interval
 
@@ -260,8 +260,7 @@ def _label_span(name: str, px: float) -> Point:
 
 def _edges(values: Sequence[float], bins: int) -> list[float]:
     axis = axis_of(values, 0, 1, margin=0)
-    inner = nice_ticks(axis.low, axis.high, bins)
-    step = inner[1] - inner[0]
+    step = nice_step((axis.high - axis.low) / bins)
     integers = all(value == int(value) for value in values)
     step = max(1.0, math.ceil(step)) if integers else step
     first = math.floor(axis.low / step + 1e-9)
