@@ -128,8 +128,7 @@ def _constructed(name: str, constructor: Callable[..., Any], arguments: dict[str
     return reward
 
 
-FILE_PREFIX = "rewards_of_"
-"""First letters of the names in `sys.modules` of modules that are loaded from a file."""
+FILE_PREFIX = "rewards_of_"  # of the names in `sys.modules` of modules that are loaded from a file
 
 
 def _own_reward(name: str, arguments: dict[str, Any]) -> Callable[..., Any]:
