@@ -27,13 +27,7 @@ def rank_and_world_size() -> tuple[int, int]:
 
 
 def gather(value: T) -> list[T]:
-    """
-    Returns the values of all ranks, in the order of their ranks. Every rank must call it.
-
-    Args:
-        value (any picklable object):
-            Value of this rank.
-    """
+    """Returns the picklable values of all ranks, in the order of their ranks. Every rank must call it."""
     from torch import distributed
 
     _, world_size = rank_and_world_size()
@@ -74,10 +68,6 @@ def on_main(fn: Callable[[], T]) -> T:
     """
     Runs a function on the main rank and returns its result on every rank. Every rank must call it.
 
-    Args:
-        fn (`Callable`):
-            Function without arguments.
-
     Raises:
         Exception: What `fn` raised on the main rank, on every rank.
     """
@@ -100,11 +90,8 @@ def on_main(fn: Callable[[], T]) -> T:
 
 def run_on_all_ranks(fn: Callable[[], T]) -> T:
     """
-    Runs a function on every rank and returns the main rank's result; if it fails on one rank, raises on all.
-
-    Args:
-        fn (`Callable`):
-            Function without arguments that does not wait for another rank.
+    Runs a function on every rank and returns the main rank's result; if it fails on one rank, raises on all. The
+    function must not wait for another rank.
 
     Raises:
         ValueError, OSError: On every rank, if `fn` raised one on any: its own if there is one, else that of the

@@ -154,7 +154,7 @@ def finite(value: Any) -> Any:
     """Returns a value for JSON, which has no NaN or infinities: these become `None`, also in mappings and lists."""
     if isinstance(value, Mapping):
         return {name: finite(part) for name, part in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -203,12 +203,14 @@ def best_of_samples(
     kept = None if similar is None else [matrix for matrix, has in zip(similar, known, strict=True) if has]
     rows = BestOfSamples()
     for k in sizes(values.shape[1]):
-        typical = None
-        if kept is not None:
-            typical = [float(row[most_typical(matrix, k)].mean()) for row, matrix in zip(values, kept, strict=True)]
-        passed = None if threshold is None else pass_at(values >= threshold - ROUNDING * abs(threshold), k)
         best = bootstrap_interval(sign * best_of(sign * values, k))
         worst = bootstrap_interval(-sign * best_of(-sign * values, k))
-        optional = [None if means is None else bootstrap_interval(means) for means in (typical, passed)]
-        rows.append(BestOf(score.name, k, len(values), best, worst, *optional))
+        typical = None
+        if kept is not None:
+            means = [float(row[most_typical(matrix, k)].mean()) for row, matrix in zip(values, kept, strict=True)]
+            typical = bootstrap_interval(means)
+        passed = None
+        if threshold is not None:
+            passed = bootstrap_interval(pass_at(values >= threshold - ROUNDING * abs(threshold), k))
+        rows.append(BestOf(score.name, k, len(values), best, worst, typical, passed))
     return rows

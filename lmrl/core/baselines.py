@@ -74,8 +74,10 @@ def shrinkage(rewards: Tensor, num_generations: int) -> Tensor:
     counts = (~groups.isnan()).sum(dim=1, keepdim=True)
     means = groups.nanmean(dim=1, keepdim=True)
     variances = (groups - means).square().nansum(dim=1, keepdim=True) / (counts - 1).clamp(min=0)  # NaN without two
-    of_prompts = (means, means.square(), variances, 1 / counts)
-    mean, mean_square, within, share = (_mean_of_others(values) for values in of_prompts)
+    mean = _mean_of_others(means)
+    mean_square = _mean_of_others(means.square())
+    within = _mean_of_others(variances)
+    share = _mean_of_others(1 / counts)
     prompts = (~means.isnan()).sum() - (~means.isnan()).int()
     between = (mean_square - mean.square()).clamp(min=0) * prompts / (prompts - 1)
     distance = (between - within * share).clamp(min=0) + between / prompts

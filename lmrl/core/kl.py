@@ -21,8 +21,7 @@ def k1(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
 
 def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     """Returns `exp(-r) - 1 + r`: an unbiased estimate, which is never negative."""
-    check_shapes(1, 2, log_probs=log_probs, ref_log_probs=ref_log_probs)
-    r = log_probs - ref_log_probs
+    r = k1(log_probs, ref_log_probs)
     return torch.expm1(-r) + r
 
 

@@ -14,7 +14,7 @@ VARIANCE_EPSILON = 1e-8  # under the square root: equal values, whose variance i
 def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     """Returns the sum of the values where the mask is 1; an empty selection sums to 0."""
     check_shapes(1, 2, values=values, mask=mask)
-    kept = torch.where(mask.bool(), values, torch.zeros_like(values))
+    kept = torch.where(mask.bool(), values, 0)
     return kept.sum() if dim is None else kept.sum(dim)
 
 

@@ -20,7 +20,7 @@ def place_at_end(rewards: Tensor, mask: Tensor) -> Tensor:
     check_shapes(1, rewards=rewards)
     check_shapes(2, mask=mask)
     at_end = torch.arange(mask.shape[1], device=mask.device) == last_index(mask).unsqueeze(1)
-    return torch.where(at_end, rewards.unsqueeze(1), torch.zeros_like(rewards).unsqueeze(1))
+    return torch.where(at_end, rewards.unsqueeze(1), 0)
 
 
 def shaped_rewards(rewards: Tensor, potentials: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
@@ -42,9 +42,7 @@ def shaped_rewards(rewards: Tensor, potentials: Tensor, mask: Tensor, gamma: flo
             Discount in [0, 1].
     """
     check_shapes(2, potentials=potentials, mask=mask)
-    kept = mask.bool()
-    zero = torch.zeros((), dtype=potentials.dtype, device=potentials.device)
-    potentials = torch.where(kept, potentials - potentials[:, :1], zero)
+    potentials = torch.where(mask.bool(), potentials - potentials[:, :1], 0)
     following = torch.cat([potentials[:, 1:], torch.zeros_like(potentials[:, :1])], dim=1)
     return place_at_end(rewards, mask) + gamma * following - potentials
 
@@ -78,15 +76,14 @@ def generalized_advantages(
     """
     check_shapes(2, token_rewards=token_rewards, values=values, mask=mask)
     kept = mask.bool()
-    zero = torch.zeros((), dtype=values.dtype, device=values.device)
-    token_rewards = torch.where(kept, token_rewards, zero)
-    values = torch.where(kept, values, zero)
+    token_rewards = torch.where(kept, token_rewards, 0)
+    values = torch.where(kept, values, 0)
     advantages = torch.zeros_like(values)
     next_value = torch.zeros_like(values[:, 0])
     next_advantage = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
         delta = token_rewards[:, t] + gamma * next_value - values[:, t]
-        advantages[:, t] = torch.where(kept[:, t], delta + gamma * lam * next_advantage, zero)
+        advantages[:, t] = torch.where(kept[:, t], delta + gamma * lam * next_advantage, 0)
         next_value = values[:, t]
         next_advantage = advantages[:, t]
     return advantages

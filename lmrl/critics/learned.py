@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
@@ -145,6 +144,8 @@ def make_critic(
         name (`str`, *optional*):
             What it starts from: the folder of a run with a critic of its kind or, for a separate one, a model; of a
             reward model the head is used, too. By default a separate one starts from a copy of the policy's backbone.
+        without_dropout (`bool`, *optional*, defaults to `True`):
+            Whether a separate backbone trains without dropout.
 
     Raises:
         ValueError: If the model of `name` has another vocabulary than the policy, or `name` is none of these.
@@ -153,26 +154,26 @@ def make_critic(
     if kind == "least_squares":
         base.critic = StateReader()
         return base.critic
-    earlier = None if name is None else _read_critic(Path(name) / CRITIC_FILE)
+    path = Path(name or "") / CRITIC_FILE
+    earlier = None if name is None else _read_critic(path)
     if name is not None and earlier is None and kind != "separate":
         raise ValueError(
             f"`critic_model_name_or_path` must be the folder of a run with critic={kind!r}, got {name!r} without "
             f"{CRITIC_FILE}. A model can be the start of critic='separate' only."
         )
-    parts: dict[str, Any] = {}
-    if kind == "adapter":
-        parts["adapter"] = TrunkAdapter(base)
+    adapter = TrunkAdapter(base) if kind == "adapter" else None
+    backbone: PreTrainedModel | None = None
+    score: nn.Linear | None = None
     if kind == "separate":
-        source = None if earlier else name
-        parts["backbone"], parts["score"] = _copy_or_load_backbone(policy, base, source)
+        backbone, score = _copy_or_load_backbone(policy, base, None if earlier else name)
         if without_dropout:
-            disable_dropout(parts["backbone"])
+            disable_dropout(backbone)
     if earlier is not None and "score.weight" in earlier:
         width = earlier["score.weight"].shape[1]
-        parts["score"] = nn.Linear(width, 1, bias="score.bias" in earlier)
-    critic = attach_critic(base, **parts)
+        score = nn.Linear(width, 1, bias="score.bias" in earlier)
+    critic = attach_critic(base, backbone, adapter, score)
     if earlier is not None:
-        _load_weights(critic, earlier, str(Path(str(name)) / CRITIC_FILE))
+        _load_weights(critic, earlier, path)
     return critic
 
 
@@ -238,16 +239,16 @@ def save_critic(state_dict: dict[str, Tensor], folder: str | Path) -> None:
 
 def load_critic(critic: Critic, folder: str | Path) -> None:
     """Loads what [`save_critic`] wrote; a `ValueError` if the folder holds no critic, or one of another shape."""
-    path = Path(folder) / CRITIC_FILE
-    if not critic.state_dict():
+    if not critic.state_dict():  # a critic that is fitted is in the state of the run
         return
+    path = Path(folder) / CRITIC_FILE
     weights = _read_critic(path)
     if weights is None:
         raise ValueError(
             f"`resume_from_checkpoint` must be a folder with a critic, got one without {path}. To start from its "
             "policy with a new critic, pass the folder as `model_name_or_path`."
         )
-    _load_weights(critic, weights, str(path))
+    _load_weights(critic, weights, path)
 
 
 def reload_critic(model: nn.Module, folder: str, accelerator: Accelerator) -> None:
@@ -265,7 +266,7 @@ def _read_critic(path: Path) -> dict[str, Tensor] | None:
     return load_file(path) if path.is_file() else None
 
 
-def _load_weights(critic: Critic, weights: dict[str, Tensor], path: str) -> None:
+def _load_weights(critic: Critic, weights: dict[str, Tensor], path: Path) -> None:
     try:
         critic.load_state_dict(weights)
     except RuntimeError as error:

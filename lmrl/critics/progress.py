@@ -58,7 +58,7 @@ class RewardProgress:
     def potentials(self, completion_ids: Tensor, mask: Tensor) -> Tensor:
         """Returns the total reward as if the text ended before each token, (B, T). Each must have a potential."""
         prefixes, found = self._of_each(completion_ids, mask)
-        of_each = potentials(self._reward_funcs, found, prefixes)
+        of_each = potentials(self._reward_funcs, found)
         of_tokens = torch.tensor(of_each).reshape(-1, len(self._reward_funcs))
         weighing = (self._weights, self._clip_range)
         totals = iter(core.weighted_rewards(of_tokens, *weighing).tolist() if len(of_tokens) else ())

@@ -41,10 +41,15 @@ def axis_of(values: Iterable[float], start: float, end: float, *, margin: float 
     return Axis(low - margin * (high - low), high + margin * (high - low), start, end)
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Returns about `count` multiples of 1, 2, 2.5 or 5 times a power of ten from `low` to `high`, which differ."""
-    power = 10.0 ** math.floor(math.log10((high - low) / count))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= (high - low) / count * (1 - 1e-9))
+def nice_step(least: float) -> float:
+    """Returns the smallest of 1, 2, 2.5 and 5 times powers of ten that is at least a number above 0."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= least * (1 - 1e-9))
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Returns about 5 multiples of a [`nice_step`] from `low` to `high`, which differ."""
+    step = nice_step((high - low) / 5)
     return [i * step + 0.0 for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 

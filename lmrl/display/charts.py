@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axis_of, colors_of, draw, nice_ticks
+from .axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axis_of, colors_of, draw, nice_step
 from .curves import Log, panels, smoothed
 from .wording import number, with_interval
 
@@ -58,7 +58,7 @@ def lines(
         lines=[
             {"color": colors[name], "path": _path(drawn, x, y), "kind": kind}
             for name, points in series.items()
-            for kind, drawn in [*(("thin", run) for run in thin.get(name, ())), *_kinds(points, smooth)]
+            for kind, drawn in _kinds(points, smooth, thin.get(name, ()))
         ],
         dots=dots,
         strips=_step_strips(series, x, y),
@@ -127,13 +127,14 @@ def scatter(
             if _is_finite((a, b)):
                 tooltip = f"{name}, point {order}: {number(a)}, {number(b)}"
                 opacity = round(0.2 + 0.8 * order / len(trail), 2)
-                dot = {"x": x(a), "y": y(b), "radius": 2.8, "color": colors[name]}
-                dots.append({**dot, "opacity": opacity, "tooltip": tooltip})
+                look = {"radius": 2.8, "color": colors[name], "opacity": opacity}
+                dots.append({"x": x(a), "y": y(b), **look, "tooltip": tooltip})
     texts = {name: f"{name}: {number(a)}, {number(b)}" for name, (a, b) in points.items()}
     places = {name: (x(a), y(b)) for name, (a, b) in points.items() if _is_finite((a, b))}
+    point_colors = colors_of(points)
     for name, (px, py) in places.items():
-        dot = {"x": px, "y": py, "radius": 5.5, "color": colors_of(points)[name]}
-        dots.append({**dot, "name": name, "label": _label(name, places), "tooltip": texts[name]})
+        look = {"radius": 5.5, "color": point_colors[name], "name": name, "label": _label(name, places)}
+        dots.append({"x": px, "y": py, **look, "tooltip": texts[name]})
     return draw(
         title=title,
         description=f"{x_label}, {y_label}. " + ". ".join(texts.values()),
@@ -220,11 +221,14 @@ def _path(points: Sequence[Point], x: Axis, y: Axis) -> str:
     return " ".join("M" + " L".join(f"{x(a)},{y(b)}" for a, b in run) for run in runs)
 
 
-def _kinds(points: Sequence[Point], smooth: bool) -> list[tuple[str, Sequence[Point]]]:
-    """Returns the lines to draw for a series, each with its CSS class."""
+def _kinds(
+    points: Sequence[Point], smooth: bool, behind: Sequence[Sequence[Point]]
+) -> list[tuple[str, Sequence[Point]]]:
+    """Returns the lines to draw for a series, from back to front, each with its CSS class."""
+    thin = [("thin", run) for run in behind]
     if not smooth or len(points) < _MIN_SMOOTHED:
-        return [("line", points)]
-    return [("raw", points), ("smooth", smoothed(points))]
+        return [*thin, ("line", points)]
+    return [*thin, ("raw", points), ("smooth", smoothed(points))]
 
 
 def _step_strips(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> Iterator[dict[str, Any]]:
@@ -260,8 +264,7 @@ def _label_span(name: str, px: float) -> Point:
 
 def _edges(values: Sequence[float], bins: int) -> list[float]:
     axis = axis_of(values, 0, 1, margin=0)
-    inner = nice_ticks(axis.low, axis.high, bins)
-    step = inner[1] - inner[0]
+    step = nice_step((axis.high - axis.low) / bins)
     integers = all(value == int(value) for value in values)
     step = max(1.0, math.ceil(step)) if integers else step
     first = math.floor(axis.low / step + 1e-9)

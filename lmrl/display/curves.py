@@ -128,9 +128,14 @@ def curves_of(logs: Mapping[str, Log], titles: Mapping[str, str]) -> dict[str, d
 
 
 def thinned(points: Curve) -> Curve:
-    """Returns at most 240 points, each the mean of a group of neighbours, at the step of the last of them."""
+    """
+    Returns at most 240 points, each the mean of a group of neighbours, at the step of the last of them. What is not
+    finite is left out of a mean, as of a reward that applied to no completion of a step; NaN if nothing is left.
+    """
     width = math.ceil(len(points) / POINTS)
     if width < 2:
         return points
     groups = [points[i : i + width] for i in range(0, len(points), width)]
-    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
+    finite = [[value for _, value in group if math.isfinite(value)] for group in groups]
+    means = (sum(values) / len(values) if values else math.nan for values in finite)
+    return [(group[-1][0], mean) for group, mean in zip(groups, means, strict=True)]

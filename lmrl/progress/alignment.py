@@ -4,7 +4,6 @@ The columns of the dynamic-programming table are the bits of an integer. One int
 row side by side, each with one more bit above it that takes the carry of additions.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 
 from lmrl.libraries import Integers, np
@@ -18,17 +17,20 @@ class _Columns:
     """The bits of the references of a row."""
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
-        self.widths = [len(reference) + 1 for reference in references]
-        self.lowest = 0  # bit of each reference
-        self.all = 0  # bits
+        self.lengths = [len(reference) for reference in references]
+        self.firsts: list[int] = []  # lowest bit of each reference
+        self.lowest = 0  # these bits, of references that are not empty
+        self.all = 0  # bits of all units
         self._matches: dict[str, int] = {}
-        first = 0
-        for reference, width in zip(references, self.widths, strict=True):
-            self.lowest |= (1 << first) & ((1 << first + len(reference)) - 1)
-            self.all |= (1 << first + width - 1) - (1 << first)
-            for place, unit in enumerate(reference, start=first):
+        place = 0
+        for reference in references:
+            self.firsts.append(place)
+            self.lowest |= 1 << place if reference else 0
+            for unit in reference:
+                self.all |= 1 << place
                 self._matches[unit] = self._matches.get(unit, 0) | 1 << place
-            first += width
+                place += 1
+            place += 1  # for the carry
 
     def lcs_step(self, state: State, unit: str) -> State:
         """
@@ -58,12 +60,11 @@ class _Columns:
 
     def ones(self, numbers: Sequence[int]) -> Integers:
         """Returns how many bits of each reference are set in each number, `(numbers, references)`."""
-        size = sum(self.widths) // 8 + 1
+        size = (self.firsts[-1] + self.lengths[-1]) // 8 + 1
         packed = np.frombuffer(b"".join(number.to_bytes(size, "little") for number in numbers), np.uint8)
         bits = np.unpackbits(packed.reshape(-1, size), axis=1, bitorder="little")
-        firsts = [0, *itertools.accumulate(self.widths[:-1])]
         # The bits above those of the last reference are not set.
-        return np.add.reduceat(bits, firsts, axis=1, dtype=np.int32)
+        return np.add.reduceat(bits, self.firsts, axis=1, dtype=np.int32)
 
 
 def _states(text: UnitsSoFar, state: State, step: Callable[[State, str], State]) -> list[State]:
@@ -105,7 +106,7 @@ def lcs_so_far(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequen
 
     def _count(columns: _Columns, text: UnitsSoFar) -> Integers:
         states = _states(text, (columns.all,), columns.lcs_step)
-        return np.array(columns.widths) - 1 - columns.ones([level for (level,) in states])
+        return np.array(columns.lengths) - columns.ones([level for (level,) in states])
 
     return _by_row(texts, references, _count)
 

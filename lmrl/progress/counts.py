@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lmrl.libraries import Integers, np
 
@@ -51,9 +50,7 @@ def count_shared(texts: Sequence[UnitsSoFar], references: Sequence[Sequence[Sequ
     allowed = np.zeros((order, tokens[-1]), np.int32)
     for rows in _parts(texts, references):
         flat = _Flat([texts[row] for row in rows], [references[row] for row in rows], width, order)
-        places: Any = slice(tokens[rows[0]], tokens[rows[-1] + 1])
-        if rows != [*range(rows[0], rows[-1] + 1)]:
-            places = np.concatenate([np.arange(tokens[row], tokens[row + 1]) for row in rows])
+        places = np.concatenate([np.arange(tokens[row], tokens[row + 1]) for row in rows])
         for n in range(order):
             matches, most = flat.count(n)
             shared[n][:, places] = matches[:width]
@@ -198,9 +195,9 @@ class _Flat:
         # time and so of the texts; and how often each reference has them.
         ends = self._by_unit[self._candidates[self._by_unit]]
         prefixes = self._prefixes[ends]
-        order = prefixes.argsort(kind="stable")
-        ends = ends[order]
-        new = _changes(prefixes[order]) | _changes(self._units[ends])
+        by_prefix = prefixes.argsort(kind="stable")
+        ends = ends[by_prefix]
+        new = _changes(prefixes[by_prefix]) | _changes(self._units[ends])
         grams = np.cumsum(new) - 1
         groups = self._group[ends[new]]
         all_ends = ends

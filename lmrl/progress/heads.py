@@ -26,8 +26,10 @@ class HeadOutputs:
         """Returns the output of a model for a batch of tensors, and keeps those of its head, if it has one label."""
         outputs: list[Any] = []
         head = getattr(model, "score", None)  # of the models whose head reads every state
-        hook = None if head is None else head.register_forward_hook(lambda *call: outputs.append(call[2]))
-        with hook or contextlib.nullcontext():
+        hook: Any = contextlib.nullcontext()
+        if head is not None:
+            hook = head.register_forward_hook(lambda _, __, output: outputs.append(output))
+        with hook:
             result = model(**batch)
         if outputs and outputs[0].dim() == 3:
             # Off the device once for a batch, not for each text.

@@ -1,7 +1,7 @@
 """The numbers of several rewards side by side, and their potential: the reward as if the text ended here."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from lmrl.utils import name_of
 
@@ -72,15 +72,12 @@ def potential_of(reward_func: RewardFunc) -> int | None:
     return getattr(reward_func, "potential", None) if hasattr(reward_func, "progress") else None
 
 
-def potentials(
-    reward_funcs: Sequence[RewardFunc], found: Sequence[Progress], prefixes: Sequence[Prefixes]
-) -> list[tuple[float, ...]]:
+def potentials(reward_funcs: Sequence[RewardFunc], found: Sequence[Progress]) -> list[tuple[float, ...]]:
     """Returns the potentials of all functions, which must have one, for each token of all completions."""
-    places = [potential_of(reward_func) for reward_func in reward_funcs]
-    columns = [
-        [numbers[place or 0] for of_row in of_function for numbers in of_row]
-        for place, of_function in zip(places, found, strict=True)
-    ]
+    columns = []
+    for reward_func, of_function in zip(reward_funcs, found, strict=True):
+        place = cast(int, potential_of(reward_func))
+        columns.append([numbers[place] for of_completion in of_function for numbers in of_completion])
     return list(zip(*columns, strict=True))
 
 
@@ -96,7 +93,7 @@ def join_progress_and_potential(
     """
     found = progress_of_each(reward_funcs, prefixes, **columns)
     if all(potential_of(reward_func) is not None for reward_func in reward_funcs):
-        combined = [[combine(values) or 0.0] for values in potentials(reward_funcs, found, prefixes)]
+        combined = [[combine(values) or 0.0] for values in potentials(reward_funcs, found)]
         found.append(per_completion(combined, prefixes))
     return side_by_side(found, prefixes)
 

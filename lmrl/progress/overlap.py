@@ -115,10 +115,14 @@ class Overlap:
         shortest = np.where(self.exists, self.reference_lengths, longest[:, None]).min(axis=1)
         return np.column_stack(
             [
-                *(length, mean_length, length / mean_length.clip(min=1)),
+                length,
+                mean_length,
+                length / mean_length.clip(min=1),
                 np.stack([precisions, recalls], axis=2).reshape(-1, 2 * ORDER),
-                *(np.exp(logs), np.exp(logs + brevity)),
-                *((length / shortest.clip(min=1)).clip(max=1.5), (length - longest).clip(min=0)),
+                np.exp(logs),
+                np.exp(logs + brevity),
+                (length / shortest.clip(min=1)).clip(max=1.5),
+                (length - longest).clip(min=0),
                 self.best(self.counts.shared[:, 0] / self.reference_lengths.clip(min=1)),
                 *self._beginnings(),
             ]
@@ -131,7 +135,8 @@ class Overlap:
         ends = np.array([end for prefixes in self.prefixes for end in prefixes.ends], np.int64)
         characters = self.of_references([[len(text) for text in references] for references in self.references], 0)
         common = self.of_references(alike, 0)
-        return self.best(np.minimum(common, ends[:, None]) / characters.clip(min=1)), common.max(axis=1) >= ends
+        share = self.best(np.minimum(common, ends[:, None]) / characters.clip(min=1))
+        return share, common.max(axis=1) >= ends
 
     def progress(self, as_if_ended: "Array | None") -> Progress:
         """Returns the numbers before each token, after the reward of the text so far, `as_if_ended` (N,), if given."""

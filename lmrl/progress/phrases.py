@@ -40,22 +40,16 @@ def distinct_so_far(prefixes: Prefixes, n: int) -> list[float]:
     return shares
 
 
+@functools.lru_cache(maxsize=8192)
 def _pattern(phrase: str, whole_words: bool, ignore_case: bool, form: str) -> re.Pattern[str]:
     words = r"\s+".join(map(re.escape, phrase.split()))
     before = r"(?<!\w)" if whole_words else ""  # \b would want a word character at the start of "£20-25"
     return re.compile(before + form.format(words), re.IGNORECASE if ignore_case else re.NOFLAG)
 
 
-@functools.lru_cache(maxsize=4096)
 def phrase_pattern(phrase: str, whole_words: bool = True, ignore_case: bool = True) -> re.Pattern[str]:
     """Returns the pattern of a phrase, whose words may be separated by any white space."""
     return _pattern(phrase, whole_words, ignore_case, r"{}(?!\w)" if whole_words else "{}")
-
-
-@functools.lru_cache(maxsize=4096)
-def _begun_phrase(phrase: str, whole_words: bool, ignore_case: bool) -> re.Pattern[str]:
-    """Returns a pattern whose group is a phrase, whatever follows it; it also finds occurrences that overlap."""
-    return _pattern(phrase, whole_words, ignore_case, "(?=({}))")
 
 
 def found_so_far(
@@ -67,7 +61,8 @@ def found_so_far(
     A phrase at the end of the text so far counts, but with `whole_words` no longer once its last word goes on.
     """
     text = prefixes.text
-    patterns = [_begun_phrase(phrase, whole_words, ignore_case) for phrase in phrases]
+    # Phrases as groups, whatever follows them, in a lookahead, which also finds occurrences that overlap.
+    patterns = [_pattern(phrase, whole_words, ignore_case, "(?=({}))") for phrase in phrases]
     ends = {match.end(1) for pattern in patterns for match in pattern.finditer(text)}
     lasting = [end for end in ends if not whole_words or (end < len(text) and not _WORD_CHARACTER.match(text, end))]
     first = min(lasting, default=len(text) + 1)

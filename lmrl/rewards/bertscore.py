@@ -49,10 +49,9 @@ def _load_encoder(name: str, layer: int) -> Any:
     logging = transformers.utils.logging
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would report every weight of the layers left out
+    remedy = "Name a checkpoint of an encoder."
     try:
-        remedy = "Name a checkpoint of an encoder."
-        unread = ("pooler",)
-        model = load_complete(transformers.AutoModel, name, "pretrained encoder", remedy, unread, config=config)
+        model = load_complete(transformers.AutoModel, name, "pretrained encoder", remedy, ("pooler",), config=config)
     finally:
         logging.set_verbosity(verbosity)
     return model.get_encoder() if config.is_encoder_decoder else model

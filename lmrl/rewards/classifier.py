@@ -103,11 +103,10 @@ class Classifier(FrozenModel):
     def _read(self, batch: dict[str, Tensor]) -> Tensor:
         logits: Tensor = self._model(**batch).logits.float()  # (B, labels)
         label = int(self.label)
-        if self.output == "logit":
-            return logits[:, label]
-        if self._independent:  # one sigmoid per label, whose log-odds are the logit itself
-            return logits[:, label].sigmoid() if self.output == "probability" else logits[:, label]
+        own = logits[:, label]
         if self.output == "probability":
-            return logits.softmax(dim=-1)[:, label]
+            return own.sigmoid() if self._independent else logits.softmax(dim=-1)[:, label]
+        if self.output == "logit" or self._independent:  # the log-odds of a sigmoid are its logit
+            return own
         others = logits[:, [index for index in range(logits.shape[1]) if index != label]]
-        return logits[:, label] - (others.logsumexp(dim=-1) if self.output == "log_odds" else others.amax(dim=-1))
+        return own - (others.logsumexp(dim=-1) if self.output == "log_odds" else others.amax(dim=-1))

@@ -150,6 +150,6 @@ def texts_of_rows(values: Iterable[Any], rule: str, where: str = "") -> list[tup
 
 def divide(numerator: Array, denominator: Any, otherwise: Any) -> Array:
     """Returns the quotients, and `otherwise` where the denominator is 0."""
-    quotients: Array = np.broadcast_to(np.asarray(otherwise, dtype=np.float64), np.shape(numerator)).copy()
+    quotients: Array = np.full(np.shape(numerator), otherwise, dtype=np.float64)
     np.divide(numerator, denominator, out=quotients, where=np.asarray(denominator) != 0)
     return quotients

@@ -128,8 +128,7 @@ def _constructed(name: str, constructor: Callable[..., Any], arguments: dict[str
     return reward
 
 
-FILE_PREFIX = "rewards_of_"
-"""First letters of the names in `sys.modules` of modules that are loaded from a file."""
+FILE_PREFIX = "rewards_of_"  # of the names in `sys.modules` of modules that are loaded from a file
 
 
 def _own_reward(name: str, arguments: dict[str, Any]) -> Callable[..., Any]:
@@ -163,7 +162,7 @@ def module_of_file(path: Path) -> ModuleType:
         ValueError: If there is no such file, or if it fails.
     """
     path = path.expanduser().resolve()
-    name = f"{FILE_PREFIX}{path}".replace(".", "_")  # a dot would make it a part of a package
+    name = f"{FILE_PREFIX}{path}".replace(".", "//")  # a dot would make it a part of a package; no path has `//`
     if name in sys.modules:
         return sys.modules[name]
     if not path.is_file():

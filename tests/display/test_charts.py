@@ -153,6 +153,11 @@ def test_the_largest_value_closes_the_last_bin():
     assert tips(chart) == ["0.00 to 0.5000\na: 25.0 %", "0.5000 to 1.00\na: 75.0 %"]
 
 
+def test_a_histogram_of_two_bins_may_have_a_single_round_number_inside():
+    chart = histogram({"a": [0.3, 1.35]}, title="t", x_label="reward", bins=2)
+    assert tips(chart) == ["0.00 to 1.00\na: 50.0 %", "1.00 to 2.00\na: 50.0 %"]
+
+
 def test_an_interval_is_drawn_from_end_to_end_beside_the_line_at_0():
     chart = whiskers({"bleu": {"rl": (2.0, 1.0, 3.0)}, "chrf": {"rl": (0.0, -1.0, 1.0)}}, title="t", x_label="%")
     bars = [line for line in parsed(chart).iter(f"{SVG}line") if line.get("stroke-width") == "2"]

@@ -125,6 +125,13 @@ def test_a_long_curve_is_thinned_to_means():
     assert thinned(points[:241])[-1] == (241.0, 241.0)
 
 
+def test_a_thinned_curve_leaves_out_what_is_not_finite():
+    points = [(float(step), math.nan if step % 2 or step < 2 else 1.0 * step) for step in range(480)]
+    thin = thinned(points)
+    assert thin[0][0] == 1.0 and math.isnan(thin[0][1])
+    assert thin[1:3] == [(3.0, 2.0), (5.0, 4.0)]
+
+
 def test_the_trail_of_reward_and_kl_has_the_steps_that_logged_both():
     log = [{"step": 1, "reward": 0.1, "kl_per_sequence": 1.0}, {"step": 2, "reward": 0.2}, {"step": 3, "reward": 0.3}]
     log[2]["kl_per_sequence"] = 3.0

@@ -90,6 +90,17 @@ def test_a_function_of_ones_own_file_is_a_reward(own):
     assert make_reward(f"{own}:shout")(completions=["A", "b"]) == [1.0, 0.0]
 
 
+def test_files_whose_paths_differ_in_a_dot_are_two_modules(tmp_path):
+    rewards = []
+    for folder, value in (("v1.0", 1.0), ("v1_0", 2.0)):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "own.py"
+        path.write_text(f"def constant(completions, **columns):\n    return [{value}] * len(completions)\n")
+        rewards.append(make_reward(f"{path}:constant"))
+    assert [reward(completions=["a"]) for reward in rewards] == [[1.0], [2.0]]
+    assert pickle.loads(pickle.dumps(rewards[1]))(completions=["a"]) == [2.0]
+
+
 def test_a_class_of_ones_own_file_is_constructed(own):
     assert make_reward(f"{own}:Starts")(completions=["a", "b"]) == [1.0, 0.0]
     assert make_reward({f"{own}:Starts": {"letter": "b"}})(completions=["a", "b"]) == [0.0, 1.0]

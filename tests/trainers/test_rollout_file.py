@@ -85,6 +85,13 @@ def test_a_line_has_what_is_known_of_a_completion(tmp_path: Path) -> None:
     assert read_rollouts(tmp_path) == expected
 
 
+def test_numbers_that_json_lacks_are_null_in_a_tuple_too(tmp_path: Path) -> None:
+    file = RolloutFile(tmp_path, 1)
+    file.add(1, 1, {**columns("text"), "extra": {"spans": [(0.5, float("nan")), ()]}})
+    (line,) = (tmp_path / "rollouts.jsonl").read_text().splitlines()
+    assert json.loads(line)["extra"] == {"spans": [0.5, None]}
+
+
 def test_one_rollout_is_saved_of_every_logging_steps(tmp_path: Path) -> None:
     file = RolloutFile(tmp_path, 1)
     for step in range(1, 31):
