@@ -10,7 +10,16 @@ from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from peft import IA3Config, LoraConfig, get_peft_model
 from tiny import tiny_tokenizer
 from training import make_trainer
-from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, MixtralConfig, MixtralForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    MambaConfig,
+    MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 from trl import SFTConfig
 
 from lmrl.arguments import DataArguments, ModelArguments
@@ -172,6 +181,15 @@ def test_all_linear_layers_of_a_mixture_of_experts_are_not_its_experts(tmp_path:
         "mlp.experts",
         "mlp.experts.base_layer",
     }
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["in_proj", "out_proj"]])
+def test_layers_of_mamba_that_peft_refuses_are_named(targets: str | list[str]) -> None:
+    model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, state_size=8))
+    with pytest.raises(ValueError, match=r"must leave out 'out_proj' .* Give dt_proj in_proj x_proj\.$"):
+        check_lora_targets(model, targets)
+    check_lora_targets(model, ["dt_proj", "in_proj", "x_proj"])
+    get_peft_model(model, LoraConfig(target_modules=["dt_proj", "in_proj", "x_proj"], task_type="CAUSAL_LM"))
 
 
 def test_a_classifier_with_new_weights_under_its_head_takes_no_adapter(tmp_path: Path) -> None:

@@ -130,9 +130,9 @@ def _grade(row: dict[str, Any], text_column: str, grade_columns: Sequence[str], 
         grade = sum(float(row[column]) for column in grade_columns) / len(grade_columns)
     except (TypeError, ValueError):
         grade = float("nan")
-    if not isinstance(row[text_column], str) or grade != grade:
+    if not isinstance(row[text_column], str) or not abs(grade) < float("inf"):
         cells = {column: row[column] for column in (text_column, *grade_columns)}
-        raise ValueError(f"A row must have a text and numbers, got {cells} in {place_of(number)}. Drop the row.")
+        raise ValueError(f"A row must have text and finite numbers, got {cells} in {place_of(number)}. Drop the row.")
     return grade
 
 

@@ -19,6 +19,9 @@ from transformers.pytorch_utils import Conv1D
 
 from lmrl.utils import replaced
 
+# Models with kernels that read the weight of `out_proj` past the layer, where PEFT refuses an adapter.
+_WITH_MAMBA_KERNELS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+
 
 class LowRank(nn.Module):
     """The term that LoRA adds to the output of a linear layer: `scaling * up(down(x))`."""
@@ -196,29 +199,27 @@ def check_lora_targets(
     model: PreTrainedModel, targets: str | list[str], parameters: Iterable[str] | None = None
 ) -> None:
     """
-    Raises an error for a target of a new adapter that the model lacks; PEFT ignores one such name among several.
+    Raises a `ValueError` for a target of a new adapter that the model lacks; PEFT ignores one such name among several.
 
-    Args:
-        model (`transformers.PreTrainedModel`):
-            The model.
-        targets (`str` or list of `str`):
-            `lora_target_modules`: names, a pattern of complete names, or `all-linear`.
-        parameters (list of `str`, *optional*):
-            `lora_target_parameters`: weights that are no layers.
-
-    Raises:
-        ValueError: With the names of the model's linear layers, or of experts that `all-linear` would leave out.
+    `targets` is `lora_target_modules`: names, a pattern of complete names, or `all-linear`; `parameters` is
+    `lora_target_parameters`: weights that are no layers. The message has the names of the model's linear layers, or of
+    experts that `all-linear` would leave out.
     """
     head = model.get_output_embeddings()
     layers = {name: layer for name, layer in model.named_modules() if layer is not head}
     linear = sorted({name.rpartition(".")[2] for name in linear_layers(model)})
-    remedy = f"Its linear layers are {', '.join(linear)}; all-linear takes all of them."
-    if not linear:
-        remedy = "It has no linear layers: leave out `use_peft`, and train all of its weights."
+    none = "It has no linear layers: leave out `use_peft`, and train all of its weights."
+    remedy = f"Its linear layers are {', '.join(linear)}; all-linear takes all of them." if linear else none
     if targets == "all-linear" and not parameters and (experts := expert_parameters(model)):
         raise ValueError(
             "`lora_target_parameters` must name the experts, which are no linear layers, where all of these get LoRA, "
             f"got none. Give {' '.join(experts)}, or name the layers in `lora_target_modules`: {', '.join(linear)}."
+        )
+    if model.config.model_type in _WITH_MAMBA_KERNELS and (targets == "all-linear" or "out_proj" in targets):
+        others = " ".join(name for name in linear if name != "out_proj")
+        raise ValueError(
+            f"`lora_target_modules` must leave out 'out_proj' of a {type(model).__name__}, whose kernels read its "
+            f"weight without an adapter, got {targets!r}. Give {others}."
         )
     if targets == "all-linear":
         targets = [] if linear else [targets]

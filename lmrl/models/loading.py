@@ -16,16 +16,18 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.activations import ACT2FN, NewGELUActivation
+from transformers.utils import logging
 
 from lmrl.precision import check_attention
 from lmrl.utils import MODEL_CONFIGS, check_in, loading_problem, reason_of
 
 from .adapters import backbone_of, untie_targets
+
+logger = logging.get_logger(__name__)
 
 _OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 # Without any of these transformers 5.23 creates an empty tokenizer for some architectures (GPT-2, T5).
@@ -51,11 +53,24 @@ def load_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokeniz
     Raises:
         ValueError: If there is no tokenizer, or one without an EOS.
     """
+    tokenizer = read_tokenizer(name_or_path, padding_side="left", truncation_side="left", **kwargs)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"The tokenizer of {str(name_or_path)!r} must have an EOS token, as no completion could end without it. "
+            "Set `tokenizer.eos_token` to the token that ends a text and save the tokenizer again."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def read_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """Returns any model's tokenizer as it was saved; raises a `ValueError` if there is none that works."""
     folder = _check_folder(name_or_path)
     try:
         if folder is not None and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
             raise OSError(f"the folder has none of {', '.join(_TOKENIZER_FILES)}")
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", truncation_side="left", **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
         tokenizer.decode(tokenizer("a")["input_ids"])  # some damage shows only in use
     except Exception as error:  # a damaged folder may raise any exception
         has_model = folder is not None and any((folder / file).is_file() for file in MODEL_CONFIGS)
@@ -64,13 +79,6 @@ def load_tokenizer(name_or_path: str | Path, **kwargs: Any) -> PreTrainedTokeniz
             f"`name_or_path` must be a hub id or a folder with a tokenizer, got {str(name_or_path)!r}, from which "
             f"no tokenizer could be loaded ({loading_problem(name_or_path, error)}). {remedy}"
         ) from error
-    if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"The tokenizer of {str(name_or_path)!r} must have an EOS token, as no completion could end without it. "
-            "Set `tokenizer.eos_token` to the token that ends a text and save the tokenizer again."
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
@@ -177,26 +185,18 @@ def show_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str
     tokenizer.extra_special_tokens = [token for token in tokenizer.extra_special_tokens if token not in tokens]
 
 
-def load_backbone(name_or_path: str | Path, dtype: str | torch.dtype = "float32") -> PreTrainedModel:
-    """
-    Returns the backbone of a causal language model or a reward model, which is the model without its head.
-
-    The arguments are those of [`load_model`]; an adapter is merged into its base. A `ValueError` if there is no model.
-    """
-    return load_backbone_and_head(name_or_path, dtype)[0]
-
-
 def load_backbone_and_head(
     name_or_path: str | Path, dtype: str | torch.dtype = "float32"
 ) -> tuple[PreTrainedModel, nn.Linear | None]:
-    """Returns a backbone as [`load_backbone`] does, and the head of a reward model, which has one label, else None."""
+    """Returns a backbone, an adapter merged into it, and the head of a reward model, with one label, else None."""
     folder = _check_folder(name_or_path)
     try:
         if folder is not None and (folder / "adapter_config.json").is_file():
             classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
             load = _load_merged_classifier if classifies else load_model
             return _apart(load(folder, dtype=dtype))
-        if not _is_classifier(AutoConfig.from_pretrained(name_or_path)):
+        kinds = AutoConfig.from_pretrained(name_or_path).architectures or ()
+        if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
             return AutoModel.from_pretrained(name_or_path, dtype=dtype), None
         options = {"dtype": dtype, "output_loading_info": True}
         return _apart(*AutoModelForSequenceClassification.from_pretrained(name_or_path, **options))
@@ -255,8 +255,17 @@ def context_length(model: PreTrainedModel) -> int | None:
     Returns the number of positions of a model, prompt and completion together; `None` without a limit.
 
     Models like RoBERTa begin to count positions after the index of padding, and so have fewer than the config states.
+    LongRoPE (Phi-3) ends where other factors begin for all of a text, for tokens sampled before, and for its batch.
     """
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope" and rope["short_factor"] != rope["long_factor"]:
+        limit = rope["original_max_position_embeddings"]
+        logger.warning_once(
+            f"The context of {type(model).__name__} counts as {limit} tokens: a longer text has other factors of "
+            "LongRoPE, with its batch. For longer texts, set `short_factor` in config.json to `long_factor`."
+        )
     for name, module in model.named_modules():
         padding = getattr(module, "padding_idx", None)
         if limit is not None and name.endswith("position_embeddings") and padding is not None:
@@ -280,15 +289,16 @@ def write_merged(folder: str | Path, target: str | Path | None = None, **kwargs:
             Passed on to `from_pretrained`, such as `dtype`.
 
     Raises:
-        ValueError: If there is no adapter in the folder, or its base cannot be loaded.
+        ValueError: If there is no adapter or no tokenizer in the folder, or its base cannot be loaded.
     """
     if not (Path(folder) / "adapter_config.json").is_file():
         raise ValueError(f"A folder to merge must hold an adapter, got {str(folder)!r} without adapter_config.json.")
+    tokenizer = read_tokenizer(folder)  # if there is none, this fails before the weights are loaded
     classifies = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
-    model = _load_merged_classifier(Path(folder), **kwargs) if classifies else load_model(folder, **kwargs)
+    load = _load_merged_classifier if classifies else load_model
     place = Path(folder) / "merged" if target is None else Path(target)
-    model.save_pretrained(place)
-    AutoTokenizer.from_pretrained(folder).save_pretrained(place)
+    load(Path(folder), **kwargs).save_pretrained(place)
+    tokenizer.save_pretrained(place)
     return place
 
 
@@ -303,12 +313,13 @@ def _find_base(folder: Path, name: str) -> str:
 def _load_merged_classifier(folder: Path, **kwargs: Any) -> PreTrainedModel:
     """Returns the adapter of a classifier merged into its base; raises a `ValueError` if it has no head."""
     with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
-        heads = [name for name in weights.keys() if name.split(".")[-2] in ("score", "classifier")]  # noqa: SIM118
+        # The last layer of a head of two, as of RoBERTa, is `classifier.out_proj`.
+        heads = sorted(name for name in weights.keys() if {"score", "classifier"} & {*name.split(".")})  # noqa: SIM118
         if not heads:
             raise ValueError(
                 f"The adapter of a classifier must be saved with its head to be merged, got {str(folder)!r} without."
             )
-        labels = weights.get_slice(heads[0]).get_shape()[0]
+        labels = weights.get_slice(heads[-1]).get_shape()[0]
     base = _find_base(folder, PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels, **kwargs)
     return PeftModel.from_pretrained(model, folder).merge_and_unload().requires_grad_(True)
@@ -381,7 +392,3 @@ def _not_loaded(name_or_path: str | Path, kind: str, error: Exception) -> ValueE
         f"`name_or_path` must be a hub id, or a folder written by `save_pretrained`, got {str(name_or_path)!r}, from "
         f"which no {kind} could be loaded ({loading_problem(name_or_path, error)}). Check the name."
     )
-
-
-def _is_classifier(config: PreTrainedConfig) -> bool:
-    return any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ())

@@ -165,12 +165,15 @@ def check_scoring_forward(model: PreTrainedModel, temperature: float, scoring_pa
     training = model.training
     model.eval()
     ids = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
-    scored = model(input_ids=ids, attention_mask=torch.ones_like(ids), completion_length=3, with_all=True)
     own = (model(input_ids=ids).logits[0, :-1].float() / temperature).log_softmax(-1)
+    try:
+        scored = model(input_ids=ids, attention_mask=torch.ones_like(ids), completion_length=3, with_all=True)
+        # A token with a logit of -inf is in neither sum.
+        differences = (scored.all_log_probs - own).masked_fill(scored.all_log_probs == own, 0.0)
+        difference = (differences.norm() / own[own.isfinite()].norm()).item()
+    except RuntimeError:  # of shapes, where a layer lies between the states and a narrower head, as in ELECTRA
+        difference = float("inf")
     model.train(training)
-    # A token with a logit of -inf is in neither sum.
-    differences = (scored.all_log_probs - own).masked_fill(scored.all_log_probs == own, 0.0)
-    difference = (differences.norm() / own[own.isfinite()].norm()).item()
     tolerance = TOLERANCE if model.dtype == torch.float32 else TOLERANCE_IN_16_BITS
     if not difference <= tolerance:  # true for NaN
         raise ValueError(

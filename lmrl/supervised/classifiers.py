@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertTokenizer,
     ModernBertConfig,
     ModernBertForSequenceClassification,
@@ -16,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lmrl.models import read_tokenizer
 from lmrl.utils import loading_problem
 
 SCRATCH = "scratch"
@@ -79,7 +79,7 @@ def load_trainable_classifier(
     if (quantization := kwargs.get("quantization_config")) is not None:
         quantization.llm_int8_skip_modules = list(HEADS)  # all weights of the new head are trained
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, padding_side="right", **source)
+        tokenizer = read_tokenizer(model_name_or_path, padding_side="right", **source)
         model, found = AutoModelForSequenceClassification.from_pretrained(
             model_name_or_path, dtype=dtype, output_loading_info=True, **_label_names(labels), **source, **kwargs
         )

@@ -129,20 +129,11 @@ def evaluate_preferences(
 
 def classification_scores(predicted: Sequence[int], labels: Sequence[int], commonest: int) -> dict[str, Any]:
     """
-    Returns the accuracy with its bootstrap interval, the macro F1 and the accuracy of the commonest label, by name.
+    Returns `rows`, the `accuracy` (value, low, high) with a bootstrap interval, `macro_f1` and, of the commonest label
+    of the training rows, `commonest_label_accuracy`. A `ValueError` if there are no rows, or the numbers differ.
 
     `F1_l = 2 TP_l / (2 TP_l + FP_l + FN_l)`, and macro F1 its mean over the labels that occur among the rows or the
-    predictions: a rare label counts as much as a common one.
-
-    Args:
-        predicted, labels (list of `int`), commonest (`int`):
-            Predicted and correct indices of labels, and the commonest label of the training rows.
-
-    Returns:
-        `dict` with `rows`, `accuracy` (value, low, high), `macro_f1` and `commonest_label_accuracy`.
-
-    Raises:
-        ValueError: if there are no rows, or the numbers differ.
+    predictions: a rare label counts as much as a common one. All labels are indices.
     """
     if len(predicted) != len(labels):
         raise ValueError(f"`predicted` must have one entry per label, got {len(predicted)} for {len(labels)}.")

@@ -1,6 +1,7 @@
 """Pairs of graded texts, and pairs from a file: the texts that are compared, and no prompt on both sides."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,10 @@ def test_a_chat_gets_messages() -> None:
         (rows(("p", "a", 1, 1), ("q", "b", 2, 2)), "make no pair"),
         (rows(("p", "a", 1, 1), ("p", "b", None, 2)), "row 1 .*Drop the row"),
         (rows(("p", "a", 1, 1), ("p", None, 2, 2)), "row 1 .*Drop the row"),
+        *(
+            (rows(("p", "a", 1.0, 1.0), ("p", "b", bad, 2.0)), r"finite numbers, got .* in row 1 .*Drop the row")
+            for bad in (math.nan, math.inf, -math.inf, 1e400)
+        ),
     ],
 )
 def test_grades_that_make_no_pairs_are_refused(graded: Dataset, message: str) -> None:

@@ -14,7 +14,11 @@ from transformers import (
     AutoModelForTokenClassification,
     BloomConfig,
     BloomForCausalLM,
+    ElectraConfig,
+    ElectraModel,
     LlamaModel,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     RobertaConfig,
     RobertaForCausalLM,
@@ -24,11 +28,12 @@ from lmrl.models import (
     check_scoring_forward,
     context_length,
     disable_dropout,
-    load_backbone,
+    load_backbone_and_head,
     load_model,
     load_policy,
     load_tokenizer,
     show_special_tokens,
+    write_merged,
 )
 from lmrl.precision import check_attention
 from lmrl.supervised import load_trainable_classifier
@@ -84,6 +89,35 @@ def test_a_model_without_its_tokenizer_is_refused(model: str, request: pytest.Fi
     AutoModelForCausalLM.from_pretrained(request.getfixturevalue(model)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"no tokenizer could be loaded .*tokenizer\.save_pretrained\(folder\)"):
         load_tokenizer(tmp_path)
+
+
+def test_a_merge_or_a_classifier_without_a_tokenizer_is_refused_before_weights_are_loaded(
+    gpt2_path: str, adapter_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, source in (("model", gpt2_path), ("adapter", adapter_path)):
+        shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("tokenizer*", "chat_template*"))
+    monkeypatch.setattr("lmrl.models.loading.load_model", pytest.fail)
+    refused = r"no tokenizer could be loaded .*tokenizer\.save_pretrained\(folder\)"
+    with pytest.raises(ValueError, match=refused):
+        write_merged(tmp_path / "adapter", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    with pytest.raises(ValueError, match=refused):
+        load_trainable_classifier(str(tmp_path / "model"), ["reward"], [])
+
+
+def test_the_adapter_of_a_classifier_with_a_head_of_two_layers_is_merged(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    ElectraModel(ElectraConfig(embedding_size=16, num_attention_heads=4, **sizes)).save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    model, tokenizer = load_trainable_classifier(str(tmp_path / "base"), ["x", "y", "z"], [], with_adapter=True)
+    lora = LoraConfig(
+        task_type="SEQ_CLS", target_modules="all-linear", exclude_modules="classifier.*", init_lora_weights=False
+    )
+    adapter = get_peft_model(model, lora).eval()
+    adapter.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    merged = AutoModelForSequenceClassification.from_pretrained(write_merged(tmp_path / "adapter")).eval()
+    assert torch.allclose(merged(IDS).logits, adapter(IDS).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
@@ -180,7 +214,7 @@ def test_the_backbone_of_an_adapter_has_it_merged_and_can_be_trained(
     options = {"r": 4, "target_modules": ["c_attn"], "init_lora_weights": False, "fan_in_fan_out": True}
     model = get_peft_model(auto.from_pretrained(gpt2_path), LoraConfig(task_type=task, **options)).eval()
     model.save_pretrained(tmp_path)
-    backbone = load_backbone(tmp_path).eval()
+    backbone = load_backbone_and_head(tmp_path)[0].eval()
     expected = model.get_base_model().transformer(IDS).last_hidden_state
     assert torch.allclose(backbone(IDS).last_hidden_state, expected, atol=1e-5)
     assert all(weight.requires_grad for weight in backbone.parameters())
@@ -235,6 +269,26 @@ def test_the_context_is_that_of_the_config(gpt2_path: str, llama_path: str) -> N
     assert context_length(load_model(gpt2_path)) == context_length(load_model(llama_path)) == 64
     endless = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=8, n_layer=1, n_head=2))
     assert context_length(endless) is None
+
+
+def test_the_context_of_longrope_ends_where_other_factors_begin(caplog: pytest.LogCaptureFixture) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    positions = {"max_position_embeddings": 64, "original_max_position_embeddings": 16}
+
+    def with_long_factor(factor: float) -> Phi3ForCausalLM:
+        rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [factor] * 4}
+        config = Phi3Config(
+            vocab_size=64, pad_token_id=0, rope_parameters=rope, initializer_range=0.2, **sizes, **positions
+        )
+        return Phi3ForCausalLM(config).eval()
+
+    model = with_long_factor(4.0)
+    assert context_length(model) == 16
+    assert context_length(with_long_factor(1.0)) == 64
+    ids = torch.arange(2, 34).view(2, 16)
+    longer = torch.cat([ids, ids.flip(0)], dim=1)
+    for long, differs in ((ids, False), (longer, True)):
+        assert torch.equal(model(long).logits[:, :16], model(ids).logits) is not differs
 
 
 def test_positions_that_begin_behind_those_of_padding_are_fewer() -> None:

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     BertConfig,
     BertLMHeadModel,
     Gemma3Config,
@@ -85,6 +87,17 @@ def test_logits_that_the_scoring_pass_does_not_know_are_refused_whatever_one_tok
     model.cls.predictions.bias.data[1] += (scored.all_log_probs[0] - own)[1].detach()  # one token may agree
     refused = r"log-probabilities under BertLMHeadModel must be .* its own logits, got a relative difference of 0\.\d+"
     with pytest.raises(ValueError, match=refused):
+        check_scoring_forward(model, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["electra", "rembert"])
+def test_a_head_of_another_width_than_the_states_is_refused(kind: str) -> None:
+    widths = {"electra": {"embedding_size": 16}, "rembert": {"input_embedding_size": 16, "output_embedding_size": 24}}
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    config = AutoConfig.for_model(kind, num_attention_heads=4, is_decoder=True, **sizes, **widths[kind])
+    model = AutoModelForCausalLM.from_config(config)
+    add_scoring_forward(model)
+    with pytest.raises(ValueError, match=r"must be those of its own logits, got a relative difference of inf"):
         check_scoring_forward(model, 1.0)
 
 
