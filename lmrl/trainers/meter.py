@@ -32,6 +32,7 @@ class Meter:
         self.policy = policy
         self.completions = 0
         self.tokens = 0
+        self.evaluated: list[tuple[int, int]] = []  # of each batch: completions, those with a reward
         self.sums: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}  # totals and counts of ratios
         # Of the newest rollout: columns with a value per completion of all processes.
         self.newest: dict[str, dict[str, Any]] = {"train": {}, "eval": {}}
@@ -51,10 +52,20 @@ class Meter:
 
     @contextmanager
     def sampled_evaluation(self, data_set: str) -> Iterator[None]:
-        """In it an evaluation takes no draws of training's; its values get the data set's name as a prefix, if any."""
+        """
+        In it an evaluation takes no draws of training's. Its values, which TRL averages over batches, count by their
+        completions, as the last batch may have fewer; they get the data set's name as a prefix, if any.
+        """
+        self.evaluated.clear()
+        values = self.values["eval"]
+        values.clear()  # of a prediction, which logs none, or of an evaluation that was interrupted
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
-        values = self.values["eval"]
+        for name, of_batches in values.items():
+            if len(of_batches) == len(self.evaluated) > 1:
+                means = torch.tensor(of_batches, dtype=torch.float64)
+                counts = torch.tensor(self.evaluated)[:, int("reward" in name)] * ~means.isnan()
+                of_batches[:] = [((means.nan_to_num() * counts).sum() / counts.sum()).item()]
         for name in list(values) if data_set else ():
             values[f"{data_set}_{name}"] = values.pop(name)
 
@@ -165,6 +176,7 @@ class Meter:
         self.replace("reward", scored.mean().item())
         self.replace("reward_std", scored.std().item() if len(scored) > 1 else 0.0)
         self.replace("frac_reward_zero_std", core.equal_groups(gathered, group).float().mean().item())
+        self.evaluated.append((len(gathered), len(scored)))
         if self.policy.training:
             self.completions += len(lengths)
             self.tokens += int(lengths.sum())
