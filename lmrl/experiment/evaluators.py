@@ -57,8 +57,8 @@ def make_evaluator(
         name = config.metric_for_best_model.removeprefix("eval_")
         if name in OF_SEVERAL_ROWS and len(evaluator.subset) == 1:
             raise ValueError(
-                f"`metric_for_best_model` must have a value for a single held-out row, got {name!r}. Evaluate more rows "
-                "during training (`eval_subset`), or choose by another metric."
+                f"`metric_for_best_model` must have a value for a single held-out row, got {name!r}. Evaluate more "
+                "rows during training (`eval_subset`), or choose by another metric."
             )
     return evaluator
 
