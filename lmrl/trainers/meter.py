@@ -52,15 +52,13 @@ class Meter:
 
     @contextmanager
     def sampled_evaluation(self, data_set: str) -> Iterator[None]:
-        """
-        In it an evaluation takes no draws of training's. Its values, which TRL averages over batches, count by their
-        completions, as the last batch may have fewer; they get the data set's name as a prefix, if any.
-        """
+        """An evaluation in it takes no draws of training's; its values get the data set's name as a prefix."""
         self.evaluated.clear()
         values = self.values["eval"]
         values.clear()  # of a prediction, which logs none, or of an evaluation that was interrupted
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
+        # TRL averages over batches, of which the last may have fewer completions: these are to count alike.
         for name, of_batches in values.items():
             if len(of_batches) == len(self.evaluated) > 1:
                 means = torch.tensor(of_batches, dtype=torch.float64)
@@ -176,10 +174,11 @@ class Meter:
         self.replace("reward", scored.mean().item())
         self.replace("reward_std", scored.std().item() if len(scored) > 1 else 0.0)
         self.replace("frac_reward_zero_std", core.equal_groups(gathered, group).float().mean().item())
-        self.evaluated.append((len(gathered), len(scored)))
         if self.policy.training:
             self.completions += len(lengths)
             self.tokens += int(lengths.sum())
+        else:
+            self.evaluated.append((len(gathered), len(scored)))
 
     def log_kl(self, rollout: Rollout, coefficient: float) -> float:
         """Logs the KL and its coefficient; returns the mean KL per completion, in nats, 0 if there is none."""
