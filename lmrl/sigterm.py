@@ -53,10 +53,8 @@ class _SigtermCallback(TrainerCallback):
         return bool(self.accelerator.reduce(received, reduction="sum").item() > 0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Requests a checkpoint. With `save_strategy="best"` an evaluation would withdraw it, and is left out."""
-        received = self._any_received()
-        control.should_save |= received
-        control.should_evaluate &= not (received and args.save_strategy == "best")
+        """Requests a checkpoint."""
+        control.should_save |= self._any_received()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ends the run once its checkpoint is complete."""

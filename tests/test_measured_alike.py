@@ -137,6 +137,8 @@ def test_the_held_out_rows_are_the_same_whatever_the_seed_of_a_run(llama_path: s
         ("ter", True, "`greater_is_better` must be False for 'ter', got True. Leave it out."),
         ("bleu", False, "`greater_is_better` must be True for 'bleu', got False. Leave it out."),
         ("length", None, "`greater_is_better` must be set for 'length'"),
+        ("cider", None, "`metric_for_best_model` must have a value for a single held-out row, got 'cider'."),
+        ("eval_self_bleu", None, "must have a value for a single held-out row, got 'self_bleu'."),
         ("perplexity", None, "`metric_for_best_model` must be one of bleu, .*, got 'perplexity'."),
         ("blue", None, "`metric_for_best_model` must be one of .* Did you mean `bleu`?"),
     ],

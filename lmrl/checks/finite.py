@@ -1,14 +1,18 @@
 """Checks that stop training when the KL, the entropy, the gradients or the weights become NaN or infinite."""
 
 import math
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
+from accelerate.logging import get_logger
 from torch import nn
 from transformers import TrainingArguments
 
 from lmrl.checkpoints import checkpoint_folder, newest_first
+
+logger = get_logger(__name__)
 
 
 class DivergenceError(ValueError):
@@ -23,6 +27,15 @@ class FiniteChecks:
 
     def __init__(self, args: TrainingArguments) -> None:
         self.args = args
+
+    def known(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns held-out metrics with NaN, and a warning, if no row has the one that chooses the best checkpoint."""
+        name = "eval_" + (self.args.metric_for_best_model or "").removeprefix("eval_")
+        value = metrics.get(name, 0.0)
+        if value is not None and not math.isnan(value):
+            return dict(metrics)
+        logger.warning(f"No held-out row has a value of {name}: this evaluation does not choose the best checkpoint.")
+        return {**metrics, name: math.nan}
 
     def check_forward(self, name: str, value: float, step: int) -> None:
         """Checks a result of the policy's forward, which all processes have."""

@@ -17,6 +17,8 @@ from lmrl.models import load_model, load_tokenizer
 from lmrl.rewards import reward_name
 from lmrl.utils import check_in, known_as
 
+OF_SEVERAL_ROWS = ("cider", "self_bleu")  # metrics that are NaN for a single row
+
 
 def make_evaluator(
     tokenizer: PreTrainedTokenizerBase,
@@ -27,23 +29,13 @@ def make_evaluator(
     config: Any,
 ) -> Evaluator:
     """
-    Returns the held-out evaluation of a run: its rewards and metrics, and the divergence from its start model.
-
-    Args:
-        tokenizer (`transformers.PreTrainedTokenizerBase`), rows (`datasets.Dataset`):
-            Tokenizer of the policy, and held-out rows.
-        reward_funcs (list of callables):
-            Reward functions that are trained on.
-        model_args ([`~lmrl.arguments.ModelArguments`]):
-            The model that training starts from, which is the reference.
-        eval_args ([`~lmrl.arguments.EvaluationArguments`]):
-            Metrics, decoding, the subset for evaluations during training.
-        config ([`~lmrl.trainers.PolicyGradientConfig`]):
-            Configuration of the trainer, with the default length and the variables of the chat template.
+    Returns the held-out evaluation of a run: the rewards that are trained on and further metrics of the held-out rows,
+    and the divergence from the model of `model_args` ([`~lmrl.arguments.ModelArguments`]), from which training starts.
+    `eval_args` ([`~lmrl.arguments.EvaluationArguments`]) and the trainer's `config` have the settings.
 
     Raises:
-        ValueError: If a metric is unknown, or if `metric_for_best_model` is not measured during training or
-            contradicts `greater_is_better`.
+        ValueError: If a metric is unknown, or if `metric_for_best_model` is not measured during training, has no value
+            for a single row, or contradicts `greater_is_better`.
     """
     loading = model_source(model_args, config) | model_args.loading(bf16=config.bf16)
     frozen = partial(load_frozen_models, model_name(model_args), eval_args.eval_perplexity_model, **loading)
@@ -62,6 +54,12 @@ def make_evaluator(
     check_scores(eval_args.primary_metrics, eval_args.win_rate, evaluator.names_in_training)
     if config.metric_for_best_model is not None:
         config.greater_is_better = _greater_is_better(config, evaluator.names_in_training)
+        name = config.metric_for_best_model.removeprefix("eval_")
+        if name in OF_SEVERAL_ROWS and len(evaluator.subset) == 1:
+            raise ValueError(
+                f"`metric_for_best_model` must have a value for a single held-out row, got {name!r}. Evaluate more "
+                "rows during training (`eval_subset`), or choose by another metric."
+            )
     return evaluator
 
 
@@ -129,17 +127,9 @@ def load_frozen_models(
     reference: str | None, perplexity_model: str | None, device: torch.device, **loading: Any
 ) -> FrozenModels:
     """
-    Returns the frozen models that an evaluation needs.
-
-    Args:
-        reference (`str`, *optional*):
-            Model that training starts from: folder or hub id.
-        perplexity_model (`str`, *optional*):
-            Model under which the perplexity of completions is computed. Defaults to the reference.
-        device (`torch.device`):
-            Where the models are put.
-        **loading:
-            Passed on to [`~lmrl.models.load_model`] for the reference.
+    Returns the frozen models that an evaluation needs: the `reference`, from which training starts, with the options
+    `loading` of [`~lmrl.models.load_model`], and the model under which the perplexity of completions is computed, by
+    default the reference.
 
     Raises:
         ValueError: If one of them cannot be loaded.

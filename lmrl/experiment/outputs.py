@@ -28,14 +28,8 @@ def prepare_run(config: Any, *argument_groups: Any) -> None:
     Checks the trackers and the folder of a run, and removes the results of an earlier run with `overwrite`. A
     `hub_token` is moved into the environment, so that no uploaded file, such as `training_args.bin`, contains it.
 
-    All processes must call it, before anything slow.
-
-    Args:
-        config (`transformers.TrainingArguments`):
-            Configuration of the trainer, with `output_dir`, `report_to` and `resume_from_checkpoint`.
-        *argument_groups:
-            The recipe's other arguments; an `eval_output_dir` among them is checked too. `overwrite` is in one of
-            them, or in the configuration.
+    All processes must call it, before anything slow. `config` is the trainer's, `argument_groups` are the recipe's
+    other arguments; an `eval_output_dir` among them is checked too, and `overwrite` is in one of them or in `config`.
 
     Raises:
         ValueError: On every process, if a tracker is not installed, there are results of an earlier run, a model or

@@ -21,18 +21,9 @@ def save_report(trainer: Any, evaluations: Mapping[str, Evaluation], rows: Datas
     """
     Prints the evaluations of a run, and writes its scores, report and model card; uploads them with `push_to_hub`.
 
-    If `merge` is set, an adapter is also saved merged into its base. All processes must call it.
-
-    Args:
-        trainer ([`~lmrl.trainers.PolicyGradientTrainer`]):
-            Trainer after the training, with its model saved.
-        evaluations (`dict` of [`~lmrl.evaluation.Evaluation`]):
-            Evaluations by label; the first is from before training, the last from after it.
-        rows (`datasets.Dataset`):
-            Held-out rows.
-        *argument_groups:
-            Arguments of the recipe, [`~lmrl.arguments.ModelArguments`] and
-            [`~lmrl.arguments.EvaluationArguments`] among them; the report shows all of them.
+    Of the `evaluations` of the held-out `rows`, by label, the first is from before training, the last from after it.
+    The trainer has saved its model; if `merge` is set, an adapter is also saved merged into its base. The report shows
+    all `argument_groups`, those of the recipe. All processes must call it.
     """
     evaluations = with_rows_of_run(evaluations, rows, trainer.args.output_dir)
     settings = settings_of(trainer, *argument_groups)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset
@@ -55,6 +56,7 @@ class Given:
 
     def __post_init__(self) -> None:
         check_known(self.trainer, self.unknown)
+        models.loading.check_policy(self.model)
         if self.args is None:
             name = self.model if isinstance(self.model, str | Path) else self.model.config._name_or_path
             self.args = self.trainer.config_class(f"{Path(name).name}-{self.trainer.name}")
@@ -178,12 +180,10 @@ class Given:
 
 def check_known(trainer: Any, unknown: Mapping[str, Any]) -> None:
     """Raises a `TypeError` for an argument that trainers do not have, with what to use instead."""
-    instead = {
-        "ref_model": "The reference is a frozen copy of the policy, or the model that the configuration names as "
-        "`reference_model_name_or_path`.",
-    }
     for name, value in unknown.items():
-        remedy = instead.get(name, "Options of the training are fields of `args`.")
+        remedy = "Options of the training are fields of `args`."
+        if name == "ref_model":
+            remedy = "The reference is a frozen copy of the policy, or `reference_model_name_or_path` of `args`."
         raise TypeError(f"`{name}` must be left out of {trainer.__name__}, got {shorten(value)}. {remedy}")
 
 
@@ -230,9 +230,9 @@ def check_training(optimizer: Any, scheduler: Any, policy: nn.Module, experts_lo
     )
 
 
-def offer_base_model(policy: Any, reward_funcs: Sequence[Any]) -> None:
-    """Offers the base model of a policy with adapters to rewards that can run on the same base."""
-    if is_peft_model(policy):
+def offer_base_model(policy: Any, reward_funcs: Sequence[Any], accelerator: Accelerator) -> None:
+    """Offers the base model of a policy with adapters to rewards that can run on the same base, if it is no shard."""
+    if is_peft_model(policy) and accelerator.distributed_type not in ("DEEPSPEED", "FSDP"):
         models.offer_base_model(models.base_of(policy), [reward.reward_func for reward in reward_funcs])
 
 

@@ -55,7 +55,6 @@ class PolicyGradientTrainer(RLOOTrainer):
     model_card: str | None = None  # to save in place of TRL's draft
     __repr__ = trainer_text
     _repr_html_ = trainer_html
-
     _name = property(lambda self: self.name)
     _paper = property(lambda self: {**self.paper, "citation": self.citation})
     _tag_names = property(lambda self: ["trl", "lmrl", self.name.lower()])
@@ -109,8 +108,7 @@ class PolicyGradientTrainer(RLOOTrainer):
             self.add_callback(self.reference.sync_callback(self.model))
         if self.use_vllm:
             engines.send_policy_to_vllm(self.vllm_generation, self.sampled.record)
-        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            arguments.offer_base_model(self.model, self.reward_funcs)
+        arguments.offer_base_model(self.model, self.reward_funcs, self.accelerator)
         arguments.check_training(*optimizers, self.model, self.aux_loss_enabled and self.router_aux_loss_coef)
         self.kl_stop = checks.KLStop(self.args, self.accelerator, self.meter)
         self.add_callback(self.kl_stop)
@@ -300,6 +298,10 @@ class PolicyGradientTrainer(RLOOTrainer):
             named = {f"{metric_key_prefix}_{name}": value for name, value in measure(policy).items()}
         return EvalLoopOutput(None, None, named, num_samples=getattr(dataloader.dataset, "num_rows", 0))
 
+    def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
+        # With save_strategy="best" this decides whether to save: what a callback has requested is saved, too.
+        return super()._determine_best_metric(self._finite.known(metrics), trial) or self.control.should_save
+
     # -- saving and resuming -----------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -373,7 +375,6 @@ class PolicyGradientTrainer(RLOOTrainer):
         return self._writer.write_before_exit(checkpoint, lambda: self._save_checkpoint(self.model, trial=None))
 
     def _init_training_state(self, max_steps: int, steps: int, epochs: int, *args: Any) -> tuple[int, int]:
-        """Returns the epoch and the batch in it to go on from."""
         place: tuple[int, int] = super()._init_training_state(max_steps, steps, epochs, *args)
         if self.state.global_step >= max_steps:  # resumed at its end: Trainer would train one more step
             return epochs, 0

@@ -32,6 +32,7 @@ class Meter:
         self.policy = policy
         self.completions = 0
         self.tokens = 0
+        self.evaluated: list[tuple[int, int]] = []  # of each batch: completions, those with a reward
         self.sums: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}  # totals and counts of ratios
         # Of the newest rollout: columns with a value per completion of all processes.
         self.newest: dict[str, dict[str, Any]] = {"train": {}, "eval": {}}
@@ -51,10 +52,18 @@ class Meter:
 
     @contextmanager
     def sampled_evaluation(self, data_set: str) -> Iterator[None]:
-        """In it an evaluation takes no draws of training's; its values get the data set's name as a prefix, if any."""
+        """An evaluation in it takes no draws of training's; its values get the data set's name as a prefix."""
+        self.evaluated.clear()
+        values = self.values["eval"]
+        values.clear()  # of a prediction, which logs none, or of an evaluation that was interrupted
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
-        values = self.values["eval"]
+        # TRL averages over batches, of which the last may have fewer completions: these are to count alike.
+        for name, of_batches in values.items():
+            if len(of_batches) == len(self.evaluated) > 1:
+                means = torch.tensor(of_batches, dtype=torch.float64)
+                counts = torch.tensor(self.evaluated)[:, int("reward" in name)] * ~means.isnan()
+                of_batches[:] = [((means.nan_to_num() * counts).sum() / counts.sum()).item()]
         for name in list(values) if data_set else ():
             values[f"{data_set}_{name}"] = values.pop(name)
 
@@ -168,6 +177,8 @@ class Meter:
         if self.policy.training:
             self.completions += len(lengths)
             self.tokens += int(lengths.sum())
+        else:
+            self.evaluated.append((len(gathered), len(scored)))
 
     def log_kl(self, rollout: Rollout, coefficient: float) -> float:
         """Logs the KL and its coefficient; returns the mean KL per completion, in nats, 0 if there is none."""

@@ -23,9 +23,7 @@ class PPOTrainer(DenseRewardTrainer):
     """
     PPO on tokens: the KL penalty at every token, the reward at the last one, advantages by GAE from a critic.
 
-    The critic is a head on the policy's hidden states (`args.critic="shared"`), on the policy's base with a LoRA
-    adapter of the critic's own (`"adapter"`), a model of its own (`"separate"`), or a regression that is not trained
-    but fitted ([`LeastSquaresCritic`], `"least_squares"`).
+    The critic is trained, or a regression that is fitted ([`LeastSquaresCritic`]): `args.critic` of [`PPOConfig`].
     From "Proximal Policy Optimization Algorithms" (Schulman et al., 2017, https://huggingface.co/papers/1707.06347),
     on language as in "Fine-Tuning Language Models from Human Preferences" (Ziegler et al., 2019,
     https://huggingface.co/papers/1909.08593). Arguments as for [`PolicyGradientTrainer`], with [`PPOConfig`].

@@ -34,9 +34,8 @@ class Reference:
     """
     The reference policy, the KL penalty for moving away from it, and the coefficient of the penalty.
 
-    KLs are in nats per completion, the mean over a rollout of all processes. `model` is the frozen model, put under
-    the engine of the policy. It is None without a KL penalty, and for a policy with LoRA where no model is named: then
-    the policy is its own reference, with its adapter off.
+    KLs are in nats per completion, the mean over a rollout of all processes. `model` is the frozen model in the
+    engine of the policy; None without a KL penalty, and for a policy that is its own reference with its adapter off.
     """
 
     def __init__(self, model: Any, args: PolicyGradientConfig, accelerator: Accelerator) -> None:

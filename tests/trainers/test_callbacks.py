@@ -48,6 +48,28 @@ def test_a_resumed_run_goes_on_with_the_log_of_its_checkpoint(gpt2_path: str, tm
     assert [row["step"] for row in rows_of(tmp_path / "out") if "loss" in row] == [1, 2, 3]
 
 
+def test_a_save_that_a_callback_requests_is_not_withdrawn_by_an_evaluation(gpt2_path: str, tmp_path: Path) -> None:
+    class SecondStep(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_save |= state.global_step == 2
+
+    bleu = iter([3.0, 2.0, 1.0])
+    options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "metric_for_best_model": "bleu"}
+    trainer = make_trainer(
+        "reinforce",
+        gpt2_path,
+        tmp_path,
+        eval_dataset=[{"prompt": "a b"}],
+        held_out_metrics=lambda policy: {"bleu": next(bleu)},
+        callbacks=[SecondStep()],
+        max_steps=3,
+        **options,
+    )
+    trainer.train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
+
+
 def test_a_metric_without_a_value_is_null_in_the_log(gpt2_path: str, tmp_path: Path) -> None:
     metrics = {"cider": float("nan"), "ratio": float("inf"), "bleu": 0.5}
     options = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": [{"prompt": "a b"}]}

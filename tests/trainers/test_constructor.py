@@ -10,10 +10,20 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from tiny import tiny_llama, tiny_tokenizer
 from training import ALGORITHMS, PROMPTS, make_trainer, share_of_a, share_of_letters
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+    TrainerCallback,
+)
 from trl import BEMACallback, RLOOConfig, RLOOTrainer
 
 from lmrl.trainers import PolicyGradientTrainer, PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
@@ -100,6 +110,24 @@ def test_an_argument_of_the_constructor_is_refused(
     given = {"args": own_config(ReinforceConfig, tmp_path), **options, "model": model}
     with pytest.raises((TypeError, ValueError), match=re.escape(part)):
         ReinforceTrainer(**{"reward_funcs": share_of_letters, "train_dataset": rows(), **given})
+
+
+@pytest.mark.parametrize(
+    "kind", [AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModel, "adapter", "t5", "none"]
+)
+def test_a_loaded_model_that_writes_no_texts_is_refused(kind: Any, llama_path: str) -> None:
+    if kind == "none":
+        model = None
+    elif kind == "t5":
+        sizes = {"d_model": 8, "d_ff": 8, "d_kv": 4, "num_heads": 2, "num_layers": 1}
+        model = T5ForConditionalGeneration(T5Config(vocab_size=64, **sizes))
+    elif kind == "adapter":
+        classifier = AutoModelForSequenceClassification.from_pretrained(llama_path)
+        model = get_peft_model(classifier, LoraConfig(task_type="SEQ_CLS"))
+    else:
+        model = kind.from_pretrained(llama_path)
+    with pytest.raises(ValueError, match=r"`model` must be a causal language model, got a \w+\. Give the model that"):
+        ReinforceTrainer(model, share_of_letters, train_dataset=rows(), processing_class=tiny_tokenizer())
 
 
 def test_weights_are_as_many_as_rewards(llama_path: str, tmp_path: Path) -> None:

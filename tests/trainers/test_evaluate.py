@@ -90,6 +90,38 @@ def test_the_best_checkpoint_by_a_held_out_metric_is_loaded_and_training_stops_e
     assert any(not torch.equal(value, seen[3][name]) for name, value in at_the_end.items())
 
 
+def test_all_held_out_rows_count_alike_in_a_smaller_last_batch(gpt2_path: str, tmp_path: Path) -> None:
+    def of_prompt(prompts: list[str], **_: object) -> list[float | None]:
+        return [{"a b c": 1.0, "d": 2.0, "e f": 6.0, "g": None}[prompt] for prompt in prompts]
+
+    sizes = {"num_generations_eval": 1, "per_device_eval_batch_size": 2}
+    trainer = make_trainer("reinforce", gpt2_path, tmp_path, of_prompt, eval_dataset=HELD_OUT, **sizes)
+    trainer.predict(HELD_OUT)
+    scores = trainer.evaluate()
+    assert scores["eval_reward"] == scores["eval_rewards/of_prompt/mean"] == 3.0
+    assert not [name for name in scores if name.startswith("eval_test")]
+    rows = Dataset.from_list([{"prompt": prompt} for prompt in ("a b c", "g", "d", "e f")])
+    assert trainer.evaluate(rows)["eval_reward"] == 3.0
+
+
+def test_an_evaluation_without_the_metric_chooses_no_checkpoint(gpt2_path: str, tmp_path: Path) -> None:
+    score = iter([None, 2.0, float("nan")])
+    trainer = make_trainer(
+        "reinforce",
+        gpt2_path,
+        tmp_path,
+        held_out_metrics=lambda policy: {"score": next(score)},
+        metric_for_best_model="score",
+        load_best_model_at_end=True,
+        save_strategy="steps",
+        save_steps=1,
+        max_steps=3,
+        **EVALUATED,
+    )
+    trainer.train()
+    assert (trainer.state.best_metric, trainer.state.best_global_step) == (2.0, 2)
+
+
 @pytest.mark.parametrize("by", ["held_out_metrics", "rewards"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_is_measured_on_the_way_changes_nothing(algorithm: str, by: str, gpt2_path: str, tmp_path: Path) -> None:

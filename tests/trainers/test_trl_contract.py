@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OVERRIDDEN: dict[str, str] = {
     "_calculate_rewards": "inputs prompts completions completion_ids_list",
     "_compute_loss": "model inputs",
+    "_determine_best_metric": "metrics trial",
     "_generate": "prompts",
     "_generate_and_score_completions": "inputs",
     "_generate_single_turn": "prompt_ids images multimodal_fields",

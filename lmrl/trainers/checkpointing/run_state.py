@@ -63,9 +63,8 @@ def load_run_state(checkpoint: str | None, args: RLOOConfig, model: Any) -> dict
     Returns the state of this process from a checkpoint, or that of the first process if there were fewer then. None
     without a checkpoint, and, with a warning, for one of another tool.
 
-    The run's arguments are compared with the saved ones. Where they differ, those that belong to the optimizer
-    (`KEPT`) keep the saved values, which are written into `args` for reports; the others get the new values; a warning
-    lists both. A `ValueError` if the optimizer, the critic or the adapter is another one.
+    A warning lists the arguments that differ from the saved ones; of those in `KEPT` the saved values are written into
+    `args`. A `ValueError` if one of those in `FIXED` differs.
     """
     if checkpoint is None:
         return None

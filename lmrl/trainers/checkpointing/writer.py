@@ -54,9 +54,8 @@ class CheckpointWriter:
 
     def write(self, checkpoint: Path, save_run_state: Save, save_trainer: Save, state: TrainerState) -> None:
         """
-        Writes a checkpoint; all processes must call it. `save_run_state` gets the new folder and writes the state of
-        the run into it; `save_trainer` writes Trainer's part, where [`~CheckpointWriter.redirect`] points. `state` is
-        that of Trainer, with the name of the best checkpoint. If one process cannot write, all raise a [`SaveError`].
+        Writes a checkpoint on all processes: `save_run_state` the state of the run into the folder that it gets,
+        `save_trainer` Trainer's part, which has this `state`. If one cannot write, all raise a [`SaveError`].
         """
         staged = checkpoint.parent / UNFINISHED / checkpoint.name
         steps = (
@@ -90,10 +89,7 @@ class CheckpointWriter:
         return f"The {checkpoint.name.split('-')[1]} steps done so far are kept in {checkpoint}."
 
     def save_model(self, folder: str, save: Save) -> None:
-        """
-        Writes a model to a folder, within a checkpoint or on its own. Raises a [`SaveError`] if it cannot be written;
-        within a checkpoint on every process, since there all of them wait for each other.
-        """
+        """Writes a model; a failure is a [`SaveError`], within a checkpoint on all processes, as they wait there."""
         guarded = save_errors(self.writing or folder)(save)  # each process has its own failure as a SaveError
         if self.writing:
             run_on_all_ranks(guarded)
