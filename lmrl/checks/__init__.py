@@ -16,7 +16,7 @@ from .rewards import (
     unlearned,
     unlearned_on_failure,
 )
-from .startup import CHECKED_ROWS, check_columns, check_first_rollout, check_rows
+from .startup import CHECKED_ROWS, check_columns, check_first_rollout, check_policy, check_rows
 
 __all__ = [
     "CHECKED_ROWS",
@@ -28,6 +28,7 @@ __all__ = [
     "RewardError",
     "check_columns",
     "check_first_rollout",
+    "check_policy",
     "check_rows",
     "checked_rewards",
     "load_reward_states",

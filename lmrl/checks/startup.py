@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from lmrl import core
-from lmrl.models import context_length
+from lmrl.models import base_of, context_length
 from lmrl.utils import NOT_PASSED, RESERVED_COLUMNS, check_prompts, missing_columns, tokenize_prompt
 
 from .rewards import CheckedReward
@@ -25,6 +26,17 @@ CHECKED_ROWS = 8  # of a rollout, for the checks that cost a forward pass
 # tokens. Numbers of 16 bits have two or three digits: there rounding alone makes the mean 0.005.
 TOLERANCES = (1e-3, 1e-3)
 TOLERANCES_IN_16_BITS = (0.5, 0.02)
+
+
+def check_policy(model: Any) -> None:
+    """Raises a `ValueError` for a policy that is loaded already and is no causal language model; a name passes."""
+    loaded = base_of(model)
+    generates = hasattr(loaded, "can_generate") and loaded.can_generate()
+    if not isinstance(model, str | Path) and (not generates or loaded.config.is_encoder_decoder):
+        raise ValueError(
+            f"`model` must be a causal language model, got a {type(loaded).__name__}. Give the model that writes the "
+            "texts, by its name or from AutoModelForCausalLM, not a classifier or a reward model of them."
+        )
 
 
 def check_columns(rewards: Sequence[CheckedReward], datasets: Mapping[str, Any], remove_unused: Any) -> None:

@@ -24,6 +24,7 @@ from .help import Argument, wants_help, write_help
 
 DESCRIBE_ARGUMENTS = "--describe_arguments"
 FILE = Path(__file__).with_name("catalog.json")
+
 _LMRL = Path(__file__).parents[1]
 _LIBRARIES = ("transformers", "trl")
 

@@ -16,7 +16,9 @@ from lmrl.utils import parse_json, shorten
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 SPLIT_OF_PREFIX = {"train": "train", "dev": "validation", "val": "validation", "test": "test"}
+
 DEMO = "demo"
+
 LONGEST_CELL = 2**31 - 1  # characters; the default of `csv`, 131,072, refuses long articles
 
 Row = dict[str, Any]

@@ -25,7 +25,7 @@ from transformers.utils import logging
 from lmrl.precision import check_attention
 from lmrl.utils import MODEL_CONFIGS, check_in, loading_problem, reason_of
 
-from .adapters import backbone_of, base_of, untie_targets
+from .adapters import backbone_of, untie_targets
 
 logger = logging.get_logger(__name__)
 
@@ -165,17 +165,6 @@ def load_policy(
     if (getattr(tokenizer, "pad_token_id", None) or 0) >= model.config.get_text_config().vocab_size:
         tokenizer.pad_token = tokenizer.eos_token  # type: ignore[union-attr]
     return model, tokenizer
-
-
-def check_policy(model: Any) -> None:
-    """Raises a `ValueError` for a policy that is loaded already and is no causal language model; a name passes."""
-    loaded = base_of(model)
-    is_seq2seq = getattr(getattr(loaded, "config", None), "is_encoder_decoder", False)
-    if not isinstance(model, str | Path) and (is_seq2seq or not getattr(loaded, "can_generate", bool)()):
-        raise ValueError(
-            f"`model` must be a causal language model, got a {type(loaded).__name__}. Give the model that writes the "
-            "texts, by its name or from AutoModelForCausalLM, not a classifier or a reward model of them."
-        )
 
 
 def show_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:

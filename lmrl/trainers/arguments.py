@@ -18,7 +18,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import BEMACallback
 
 from lmrl import models
-from lmrl.checks import check_columns, checked_rewards
+from lmrl.checks import check_columns, check_policy, checked_rewards
 from lmrl.fused_lora import fuse_adapters
 from lmrl.precision import avoid_cudnn_attention
 from lmrl.saving import check_writable
@@ -56,7 +56,7 @@ class Given:
 
     def __post_init__(self) -> None:
         check_known(self.trainer, self.unknown)
-        models.loading.check_policy(self.model)
+        check_policy(self.model)
         if self.args is None:
             name = self.model if isinstance(self.model, str | Path) else self.model.config._name_or_path
             self.args = self.trainer.config_class(f"{Path(name).name}-{self.trainer.name}")
