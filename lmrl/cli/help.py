@@ -126,18 +126,10 @@ def write_help(
     arguments: Sequence[Argument], program: str, everything: bool, demo: tuple[Path, Mapping[str, Any]] | None = None
 ) -> str:
     """
-    Returns the help of a recipe.
+    Returns the help of a recipe, whose file is called `program`, with its arguments from [`describe`]: with
+    `everything` all of them with their complete descriptions, else lmrl's and the most used ones with a summary.
 
-    Args:
-        arguments (list of [`Argument`]):
-            Its arguments, from [`describe`].
-        program (`str`):
-            Name of the recipe's file.
-        everything (`bool`):
-            Whether to print all arguments with their complete descriptions, or only lmrl's and the most used ones with
-            a one-sentence summary.
-        demo (`Path` and `dict`, *optional*):
-            The YAML file that applies if neither a file nor a model nor a dataset is given, and its values.
+    `demo` is the YAML file that applies if neither a file nor a model nor a dataset is given, and its values.
     """
     width = min(shutil.get_terminal_size((100, 24)).columns, 119)
     lines = [

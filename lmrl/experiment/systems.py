@@ -38,15 +38,9 @@ _CHECKPOINTS = "checkpoints` or `model_name_or_path"
 
 def load_eval_sets(data_args: Any, datasets: Sequence[str] | None, run: RunRecord | None = None) -> dict[str, Dataset]:
     """
-    Returns the held-out rows of one or several data sets, by their labels.
-
-    Args:
-        data_args ([`~lmrl.arguments.HeldOutArguments`]):
-            How rows become prompts, the same for all data sets, and the data set to take if `datasets` is not given.
-        datasets (list of `str`, *optional*):
-            Files, folders or hub ids, each as `path` or `label=path`.
-        run ([`RunRecord`], *optional*):
-            Run whose held-out rows are taken if no other data are given.
+    Returns the held-out rows of one or several data sets, by their labels. `datasets` has files, folders or hub ids,
+    each as `path` or `label=path`; without it they are those that `data_args` name
+    ([`~lmrl.arguments.HeldOutArguments`], which state how rows become prompts), or else those of the `run`.
 
     Raises:
         FileNotFoundError: If there is nothing by one of these names.
@@ -135,16 +129,9 @@ class SystemEvaluator:
 
     def __call__(self, rows: Dataset, folder: Path) -> dict[str, Evaluation]:
         """
-        Returns the evaluations by label.
-
-        Args:
-            rows (`datasets.Dataset`):
-                Held-out rows.
-            folder (`Path`):
-                Keeps completions until [`SystemEvaluator.clean_up`], so that a killed evaluation can continue.
-
-        Raises:
-            ValueError: If a file of texts does not fit the rows, or a primary metric is not measured on them.
+        Returns the evaluations of held-out rows by label. The folder keeps completions until
+        [`SystemEvaluator.clean_up`], so that a killed evaluation can continue. A `ValueError` if a file of texts does
+        not fit the rows, or a primary metric is not measured on them.
         """
         measured = score_names(rows, self.reward_funcs, self.reward_weights)
         check_scores(self.primary_metrics, self.win_rate, measured)

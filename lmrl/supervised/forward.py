@@ -4,11 +4,13 @@ import functools
 import types
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrl.models import ScoredCompletions, backbone_of, share_prompts
-from lmrl.models.scoring import add_scoring_heads, logit_transform, scatter_to_padded
+from lmrl.models.log_probs import LogitTransform
+from lmrl.models.scoring import TOLERANCE_IN_16_BITS, add_scoring_heads, logit_transform, scatter_to_padded
 from lmrl.models.shared_prompts import StatesBefore
 
 _IGNORED = -100  # the label of a position that is not trained on
@@ -32,6 +34,8 @@ def add_supervised_forward(model: Any) -> None:
     transform = logit_transform(base, temperature=1.0)
     weights = list(base.parameters())
     if all(weight.numel() and weight.device.type == "cpu" for weight in weights):  # under ZeRO-3 they are elsewhere
+        if not _projects_last_states(base, transform):
+            return
         share_prompts(backbone_of(base))
     add_scoring_heads(base)
 
@@ -63,6 +67,22 @@ def add_supervised_forward(model: Any) -> None:
         )
 
     base.forward = types.MethodType(forward, base)
+
+
+@torch.no_grad()
+def _projects_last_states(base: PreTrainedModel, transform: LogitTransform) -> bool:
+    """Returns whether nothing lies between backbone and head, as a layer does in BERT and ELECTRA."""
+    training = base.training
+    base.eval()
+    ids = torch.arange(4)[None] % base.config.get_text_config().vocab_size
+    logits = base(input_ids=ids).logits.float()
+    states = backbone_of(base)(input_ids=ids).last_hidden_state
+    base.train(training)
+    head = base.get_output_embeddings()
+    if states.shape[-1] != head.weight.shape[1]:
+        return False
+    difference = (transform.apply(head(states)) - logits).norm() / logits.norm()
+    return difference.item() <= TOLERANCE_IN_16_BITS
 
 
 def _labelled_states(backbone: nn.Module, mask: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -8,7 +8,14 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertLMHeadModel,
+    ElectraConfig,
+    ElectraForCausalLM,
+)
 from trl import SFTConfig, SFTTrainer
 
 from lmrl.distributed import gather
@@ -102,3 +109,15 @@ def test_a_batch_without_labels_has_a_loss_of_zero_with_gradients(gpt2_path):
     scored.loss.backward()
     assert scored.loss.item() == 0.0 and not scored.label_mask.any()
     assert all(not weight.grad.any() for weight in model.parameters() if weight.grad is not None)
+
+
+@pytest.mark.parametrize(("config", "kind"), [(BertConfig, BertLMHeadModel), (ElectraConfig, ElectraForCausalLM)])
+def test_a_model_with_a_layer_before_its_head_keeps_its_own_forward(config, kind):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = kind(config(vocab_size=32, embedding_size=8, is_decoder=True, **sizes)).eval()
+    ids = torch.tensor([[5, 9, 2, 7]])
+    expected = model(input_ids=ids, labels=ids).loss
+    add_supervised_forward(model)
+    assert "forward" not in vars(model)
+    assert not model.training
+    torch.testing.assert_close(model(input_ids=ids, labels=ids).loss, expected, rtol=0, atol=0)
