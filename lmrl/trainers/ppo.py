@@ -23,7 +23,8 @@ class PPOTrainer(DenseRewardTrainer):
     """
     PPO on tokens: the KL penalty at every token, the reward at the last one, advantages by GAE from a critic.
 
-    The critic is trained, or a regression that is fitted ([`LeastSquaresCritic`]): `args.critic` of [`PPOConfig`].
+    The critic (`args.critic`) is a regression that is fitted ([`LeastSquaresCritic`]), or is trained: a head on the
+    policy's states, one with a LoRA adapter of its own on the policy's base, or a model of its own.
     From "Proximal Policy Optimization Algorithms" (Schulman et al., 2017, https://huggingface.co/papers/1707.06347),
     on language as in "Fine-Tuning Language Models from Human Preferences" (Ziegler et al., 2019,
     https://huggingface.co/papers/1909.08593). Arguments as for [`PolicyGradientTrainer`], with [`PPOConfig`].
