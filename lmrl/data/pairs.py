@@ -1,6 +1,7 @@
 """Pairs of a better and a worse completion for a reward model: read from a file, or made from graded texts."""
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -129,8 +130,8 @@ def _grade(row: dict[str, Any], text_column: str, grade_columns: Sequence[str], 
     try:
         grade = sum(float(row[column]) for column in grade_columns) / len(grade_columns)
     except (TypeError, ValueError):
-        grade = float("nan")
-    if not isinstance(row[text_column], str) or not abs(grade) < float("inf"):
+        grade = math.nan
+    if not isinstance(row[text_column], str) or not math.isfinite(grade):
         cells = {column: row[column] for column in (text_column, *grade_columns)}
         raise ValueError(f"A row must have text and finite numbers, got {cells} in {place_of(number)}. Drop the row.")
     return grade

@@ -62,7 +62,7 @@ class Meter:
         for name, of_batches in values.items():
             if len(of_batches) == len(self.evaluated) > 1:
                 means = torch.tensor(of_batches, dtype=torch.float64)
-                counts = torch.tensor(self.evaluated)[:, int("reward" in name)] * ~means.isnan()
+                counts = torch.tensor(self.evaluated)[:, int(name.startswith("reward"))] * ~means.isnan()
                 of_batches[:] = [((means.nan_to_num() * counts).sum() / counts.sum()).item()]
         for name in list(values) if data_set else ():
             values[f"{data_set}_{name}"] = values.pop(name)

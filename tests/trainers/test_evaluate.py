@@ -36,6 +36,7 @@ def test_evaluate_logs_the_reward_and_moves_nothing(
 
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "logging_steps": 1, "eval_dataset": HELD_OUT}
+KEEPS_BEST = {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
 
 
 def parameters_of(trainer: PolicyGradientTrainer) -> dict[str, torch.Tensor]:
@@ -71,11 +72,9 @@ def test_the_best_checkpoint_by_a_held_out_metric_is_loaded_and_training_stops_e
         held_out_metrics=held_out,
         callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
         metric_for_best_model="bleu",
-        load_best_model_at_end=True,
-        save_strategy="steps",
-        save_steps=1,
         max_steps=6,
         **EVALUATED,
+        **KEEPS_BEST,
     )
     trainer.train()
     assert trainer.state.global_step == 4 and trainer.state.best_metric == 30.0
@@ -112,11 +111,9 @@ def test_an_evaluation_without_the_metric_chooses_no_checkpoint(gpt2_path: str, 
         tmp_path,
         held_out_metrics=lambda policy: {"score": next(score)},
         metric_for_best_model="score",
-        load_best_model_at_end=True,
-        save_strategy="steps",
-        save_steps=1,
         max_steps=3,
         **EVALUATED,
+        **KEEPS_BEST,
     )
     trainer.train()
     assert (trainer.state.best_metric, trainer.state.best_global_step) == (2.0, 2)
