@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .interruption import PARSED, interruption_message
 
@@ -47,7 +47,9 @@ def run(main: Callable[[], object]) -> None:
     # TRL 1.16 still uses names that transformers 5.23 deprecates, which nobody who runs a recipe can change.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     quieten_libraries()
-    _replace_unprintable_characters()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal in cp1252 or ASCII prints `?` for what it lacks
     PARSED.clear()
     try:
         main()
@@ -59,15 +61,9 @@ def run(main: Callable[[], object]) -> None:
         if os.environ.get("RANK", "0") == "0":
             _close_progress_bars()
             print(interruption_message(PARSED), file=sys.stderr)
-        sys.exit(130)
+        _exit(130)
     except Exception as error:
-        message = _error_message(error)
-        if message is None:
-            raise
-        if os.environ.get("LMRL_DEBUG") == "1":
-            traceback.print_exc()
-        _print_error(message)
-        sys.exit(2)
+        _end_with(error)
 
 
 class _Formatter(logging.Formatter):
@@ -89,13 +85,6 @@ def quieten_libraries() -> None:
         transformers_logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
 
 
-def _replace_unprintable_characters() -> None:
-    """Makes a terminal in cp1252 or ASCII print `?` for the characters of tables and texts that it lacks."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
 def _close_progress_bars() -> None:
     """Closes progress bars, which would otherwise be drawn again below the message."""
     library: Any = sys.modules.get("tqdm")
@@ -103,13 +92,39 @@ def _close_progress_bars() -> None:
         bar.close()
 
 
-def _shutdown_process_group() -> None:
-    """Destroys the process group. A gloo thread that frees a tensor while Python exits would abort the process."""
+def _has_process_group() -> bool:
+    """Returns whether there is one. A gloo thread that frees a tensor while Python exits aborts the process."""
     distributed: Any = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        # Time for the thread to get the interpreter's lock, which it cannot get any more once Python exits.
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def _shutdown_process_group() -> None:
+    """Destroys the process group, with its threads."""
+    if _has_process_group():
+        # Time for a thread to get the interpreter's lock, which it cannot get any more once Python exits.
         time.sleep(0.2)
-        distributed.destroy_process_group()
+        sys.modules["torch.distributed"].destroy_process_group()
+
+
+def _exit(status: int) -> NoReturn:
+    """Exits. A process group cannot be destroyed while another process hangs, but Python's own end can be skipped."""
+    if not _has_process_group():
+        sys.exit(status)
+    sys.stdout.flush()  # stderr is written line by line
+    os._exit(status)
+
+
+def _end_with(error: Exception) -> NoReturn:
+    """Prints an error in one line, or a bug with its traceback, and exits with status 2 or 1."""
+    message = _error_message(error)
+    if message is None and not _has_process_group():
+        raise error
+    if message is None or os.environ.get("LMRL_DEBUG") == "1":
+        sys.excepthook(type(error), error, error.__traceback__)
+    if message is None:
+        _exit(1)
+    _print_error(message)
+    _exit(2)
 
 
 def _error_message(error: Exception) -> str | None:

@@ -121,11 +121,6 @@ class BERTScore(ReferenceReward[list[Embedded]]):
     def _encoder(self) -> Any:
         return _load_encoder(self.model, self.layer).requires_grad_(False).eval()
 
-    @functools.cached_property
-    def _placed_encoder(self) -> Any:
-        """The model on its device, from the first call on: by then each process of a run has chosen its GPU."""
-        return self._encoder.to(self.device or default_device())
-
     def scores(self, completions: list[str], prompts: Prompts, columns: Columns) -> Scores:
         """Returns the score of each text against its row of references."""
         references = self._prepare_rows(columns[self.column])
@@ -173,7 +168,7 @@ class BERTScore(ReferenceReward[list[Embedded]]):
         counted = ~torch.isin(batch["input_ids"], torch.tensor(ends))
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         with torch.no_grad():
-            encoder = self._placed_encoder
+            encoder = self._encoder.to(self.device or default_device())  # by now each process has chosen its GPU
             vectors = encoder(**batch.to(encoder.device)).last_hidden_state.float()
         vectors = vectors / vectors.norm(dim=-1, keepdim=True)
         return [Embedded(vectors[row, :length], counted[row, :length]) for row, length in enumerate(lengths)]

@@ -92,8 +92,5 @@ class METEOR(ReferenceReward[list[Tokens]]):
 
     def score(self, completion: str, prepared: list[Tokens]) -> float:
         """Returns the METEOR of a completion with its best reference, in [0, 1]."""
-        constants = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}
-        best: float = nltk.translate.meteor_score.meteor_score(
-            prepared, self.units(completion), **_matchers(self.synonyms), **constants
-        )
-        return best
+        options = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma, **_matchers(self.synonyms)}
+        return float(nltk.translate.meteor_score.meteor_score(prepared, self.units(completion), **options))

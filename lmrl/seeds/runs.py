@@ -1,7 +1,6 @@
 """Runs of a recipe with several seeds, one after the other or side by side, each in a folder of its own."""
 
 import json
-import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -138,7 +137,7 @@ class _Runs:
         folder.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         # Distributed runs that start at the same time would otherwise take the same port.
-        port = ["--main_process_port", str(_free_port())] if is_beside_others else []
+        port = ["--main_process_port", "0"] if is_beside_others else []
         words = [*self.launcher, *port, *self.command, "--seed", str(seed)]
         words += ["--output_dir", str(folder), *(self._going_on(folder) if self.can_resume else [])]
         with running(words, folder / "run.log") as process:
@@ -231,9 +230,3 @@ def _value_of(flag: str, words: Sequence[str]) -> str | None:
     parser = FlagParser()
     parser.add_argument(flag, dest="value")
     return parser.parse_known_args(list(words))[0].value
-
-
-def _free_port() -> int:
-    with socket.socket() as connection:
-        connection.bind(("", 0))
-        return int(connection.getsockname()[1])

@@ -1,5 +1,6 @@
 """One of two processes that train, in the second of which something goes wrong; run by test_processes.py."""
 
+import atexit
 import json
 import os
 import signal
@@ -70,6 +71,8 @@ def main(what: str, model: str, folder: str) -> None:
     """Meet the fault, with each of the rewards if it is a failure of a reward, and go on from what was kept."""
     if what in ("kill", "bug"):
         FAULT["what"] = what
+        # As a gloo thread may that frees a tensor while Python exits.
+        atexit.register(os.abort)
         train("plain", model, Path(folder))
     seen: dict[str, Any] = {}
     for name in REWARDS:
