@@ -167,8 +167,8 @@ def _report(words: list[str]) -> None:
     parser.add_argument("folders", nargs="*")
     parser.add_argument("-o", "--output", nargs="?", action="append", default=[])
     values, unknown = parser.parse_known_intermixed_args(words)
-    if not values.folders or unknown or len(values.output) > 1 or None in values.output:
-        got = " ".join(unknown[:1] or words) or "none"
+    if not values.folders or unknown or len(values.output) > 1 or not all(values.output):
+        got = shlex.join(unknown[:1] or words) or "none"
         raise ValueError(f"`lmrl report` must have folders of runs, and maybe -o with a file, got {got}.")
     from lmrl.cli.report import report_runs  # takes half a second
     from lmrl.seeds import is_seed_folder, report_seeds

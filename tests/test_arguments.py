@@ -106,6 +106,9 @@ def test_numbers_inside_of_mappings_are_numbers_and_texts_are_as_written(tmp_pat
     assert (numbers.save_strategy, numbers.report_to) == ("1.10", ["no", "0x1F", "2026-01-01", "1e3"])
     (data,) = parse(LabelArguments, argv=["--config", written(tmp_path, "dataset_name: d\nclass_names: [no, yes]\n")])
     assert data.class_names == ["no", "yes"]
+    text = "train_classifier: &shared {class_names: [no, 1.10]}\ndata: {<<: *shared, dataset_name: d}\n"
+    (data,) = parse(LabelArguments, argv=["--config", written(tmp_path, text)])
+    assert data.class_names == ["no", "1.10"]
     names = ["no", "5", "1.10", "2026-01-01", "1e3"]
     aliases = ", ".join(f"{name}: [a]" for name in names)
     text = f"rewards: [{{slot_coverage: {{aliases: {{slot: {{{aliases}}}}}}}}}]\n"

@@ -289,6 +289,7 @@ def test_runs_of_different_rows_are_not_compared(command: Command, tmp_path: Pat
     [
         ((), "`lmrl report` must have folders of runs, and maybe -o with a file, got none."),
         (("{}", "-o"), "`lmrl report` must have folders of runs, and maybe -o with a file, got {} -o."),
+        (("{}", "-o", ""), "`lmrl report` must have folders of runs, and maybe -o with a file, got {} -o ''."),
         (("{}", "--smooth"), "`lmrl report` must have folders of runs, and maybe -o with a file, got --smooth."),
         (("{}",), "`lmrl report` must have folders of runs, got '{}', which has neither log.jsonl nor"),
         (("{}/no",), "`lmrl report` must have folders of runs, got '{}/no', which is no folder. Name the output_dir"),

@@ -43,12 +43,10 @@ class FlagParser(argparse.ArgumentParser):
 
 def as_rule(message: str) -> str:
     """Returns a message of argparse as a rule: `name` must be ..., got ... ."""
-    match = re.fullmatch(r"argument --(\w+)\S*: (.*)", message, flags=re.DOTALL)
-    if match is None:
+    if (match := re.fullmatch(r"argument --(\w+)\S*: (.*)", message, flags=re.DOTALL)) is None:
         return message
     name, problem = match.groups()
-    choices = re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", problem, flags=re.DOTALL)
-    if choices is not None:
+    if choices := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", problem, flags=re.DOTALL):
         value = choices[1]
         allowed = choices[2].replace("'", "")
         hint = did_you_mean(value.strip("'"), allowed.split(", "))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn, get_origin, get_type_hints
+from typing import Any, ClassVar, NoReturn, get_origin, get_type_hints
 
 import yaml
 from trl import TrlParser
@@ -228,7 +228,7 @@ def _load_config(path: str) -> tuple[dict[Any, Any], dict[Any, Any]]:
     try:
         text = Path(path).read_text(encoding="utf-8")
         config = read_yaml(text, path)
-        as_written = yaml.load(text, yaml.BaseLoader)
+        as_written = yaml.load(text, _TextLoader)
     except OSError as error:
         raise ValueError(f"`--config` must be a file that can be read, got {path!r}: {error.strerror}.") from error
     except UnicodeError as error:
@@ -274,6 +274,13 @@ class _Loader(yaml.SafeLoader):
             if not key.tag.endswith(":merge"):  # a name is a text, such as `no` and 1.10 as the values of a slot
                 key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
+
+
+class _TextLoader(yaml.SafeLoader):
+    """A loader that reads every value as text, with what `<<` merges, which PyYAML's `BaseLoader` leaves out."""
+
+    yaml_constructors: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
 
 
 # YAML 1.1 requires a decimal point and a sign of the exponent; YAML 1.2 and Python do not.

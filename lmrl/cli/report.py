@@ -113,8 +113,7 @@ def differing_settings(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, di
 
 def read_run_folder(folder: Path) -> RunFolder:
     """Returns the content of a run's folder; raises a `ValueError` if it has no log."""
-    log = read_log(folder)
-    if not log:
+    if not (log := read_log(folder)):
         why = "which has neither log.jsonl nor trainer_state.json" if folder.is_dir() else "which is no folder"
         raise ValueError(
             f"`lmrl report` must have folders of runs, got {str(folder)!r}, {why}. Name the output_dir of a run."

@@ -24,8 +24,7 @@ def summary(sweep: Sweep) -> str:
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         importances = optuna.importance.get_param_importances(sweep.study, evaluator=evaluator)
         lines.append("Importance: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items()))
-    best = sweep.best()
-    if best is None:
+    if (best := sweep.best()) is None:
         lines.append(f"No trial is complete and within max_kl={sweep.args.max_kl}.")
     else:
         lines.append(f"The best is trial {best.number}: {shlex.join(['python', *sweep.command_of(best)])}")

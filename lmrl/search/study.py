@@ -180,8 +180,7 @@ class Sweep:
         written = matching(folder, SCORES_OF_TRAINED) or [folder / SCORES_OF_TRAINED[0]]
         content = json.loads(written[0].read_text(encoding="utf-8"))
         scores = _numbers({name: score["value"] for name, score in content["scores"].items()})
-        value = self._score(scores)
-        if value is None:
+        if (value := self._score(scores)) is None:
             raise ValueError(f"`objective` must be one of {', '.join(scores)}, got {self.args.objective!r}.")
         self._check_direction(content["scores"].get(self.args.objective, {}).get("higher_is_better"), self.direction)
         if not math.isfinite(value):

@@ -146,10 +146,9 @@ class _Runs:
         if stop.is_set():
             return 1
         status = process.returncode or (0 if is_finished(folder) else 1)
-        outcome = "failed" if status else "complete"
         scores = {} if status else self._headline(seed)
         reason = failure_reason(folder / "run.log", status) if status else f"{time.monotonic() - start:.0f} s"
-        print(outcome_line(f"seed {seed}", outcome, scores, reason), file=sys.stderr)
+        print(outcome_line(f"seed {seed}", "failed" if status else "complete", scores, reason), file=sys.stderr)
         return status
 
     def _going_on(self, folder: Path) -> list[str]:
@@ -215,8 +214,7 @@ def _check_streams(flags: Sequence[str], seeds: Sequence[int]) -> None:
     """Raises an error for seeds so close that processes of two runs would have the same random numbers."""
     count = _value_of("--num_processes", flags) or "1"
     processes = int(count) if count.isdigit() else 1
-    ordered = sorted(seeds)
-    for low, high in pairwise(ordered):
+    for low, high in pairwise(sorted(seeds)):
         if high - low < processes:
             apart = " ".join(str(processes * place) for place in range(len(seeds)))
             raise ValueError(
