@@ -10,7 +10,7 @@ from lmrl.utils import did_you_mean, shorten
 Prompt = str | list[dict[str, Any]]
 
 
-def fill_template(template: str, rows: Dataset) -> list[str]:
+def fill_fields(template: str, rows: Dataset) -> list[str]:
     """
     Returns the template filled in with each row. A list of texts is joined by `; `, or by the text after a colon in
     the field: `{concepts:, }` joins the list by a comma and a space.
@@ -21,8 +21,8 @@ def fill_template(template: str, rows: Dataset) -> list[str]:
     A text is empty if every field of its row is blank, so that [`make_prompt`] refuses it.
 
     Raises:
-        ValueError: If the template is malformed, a field is not the plain name of a column, a cell is null, an object
-            or a list of anything but texts, or a field has a separator and its cell is no list.
+        ValueError: If the template is malformed, a field is not the plain name of a column, a cell is null, NaN, an
+            object, bytes or a list of anything but texts, or a field has a separator and its cell is no list.
     """
     parts = _template_parts(template, rows.column_names)
     return [_filled_in(parts, row, number) for number, row in enumerate(rows)]
@@ -66,7 +66,7 @@ def _filled_in(parts: list[tuple[str, str | None, str]], row: Mapping[str, Any],
                 f"`{{{field}:{separator}}}` of `prompt_template` joins a list by what follows the colon, so column "
                 f"{field!r} must have lists, got {shorten(row[field])} in {place_of(number)}. Write {{{field}}}."
             )
-        if cell is None or isinstance(cell, (list, dict)):
+        if cell is None or cell != cell or isinstance(cell, (list, dict, bytes)):  # NaN
             raise ValueError(
                 f"Column {field!r} of `prompt_template` must have text, a list of texts or a number, got "
                 f"{shorten(cell)} in {place_of(number)}. Fill it in, or drop the row."
@@ -108,6 +108,7 @@ def make_prompt(prompt: Any, number: int, chat: bool, system_prompt: str | None)
     Raises:
         ValueError: If the prompt is empty, is neither a text nor a chat, or would have two system messages.
     """
+    prompt = joined(prompt)
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     if isinstance(prompt, list) and prompt:
         _check_chat(prompt, number)

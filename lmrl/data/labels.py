@@ -53,8 +53,9 @@ def load_labelled(
     train, test = read_train_and_test(
         dataset_name, dataset_config, dataset_train_split, dataset_test_split, column_names, eval_dataset_name
     )
-    for column, option in ((text_column, "text_column"), (label_column, "label_column")):
-        check_column(column, train.column_names, option)
+    for part in (train, test or train):
+        check_column(text_column, part.column_names, "text_column")
+        check_column(label_column, part.column_names, "label_column")
     labels = _labels(train, label_column)
     names = list(class_names or labels)
     if len(labels) < 2 or len(set(names)) != len(labels):
@@ -72,7 +73,8 @@ def _labels(rows: Dataset, column: str) -> list[str]:
     """Returns the labels of the rows, in order."""
     if names := getattr(rows.features[column], "names", None):
         return list(names)
-    values = sorted({str(value) for value in rows[column] if value is not None and str(value).strip()})
+    cells = [cell for cell in rows[column] if cell is not None and cell == cell]  # NaN
+    values = sorted({str(cell) for cell in cells if str(cell).strip()})
     try:
         return sorted(values, key=float)
     except ValueError:  # words
@@ -82,7 +84,7 @@ def _labels(rows: Dataset, column: str) -> list[str]:
 def _labelled(rows: Dataset, text_column: str, label_column: str, labels: list[str]) -> Dataset:
     named = getattr(rows.features[label_column], "names", None)
     index = {label: number for number, label in enumerate(labels)}
-    made: dict[str, list[Any]] = {"text": [], "label": []}
+    made: list[dict[str, Any]] = []
     for number, (text, value) in enumerate(zip(rows[text_column], rows[label_column], strict=True)):
         label = named[value] if named and isinstance(value, int) and 0 <= value < len(named) else str(value)
         has_text = isinstance(text, str) and text.strip()
@@ -91,6 +93,5 @@ def _labelled(rows: Dataset, text_column: str, label_column: str, labels: list[s
                 f"A row must have a text and one of the labels of the training rows, {labels}, got the text "
                 f"{shorten(text)} and the label {value!r} in {place_of(number)}. Correct or drop it."
             )
-        made["text"].append(text)
-        made["label"].append(index[label])
-    return datasets.Dataset.from_dict(made)
+        made.append({"text": text, "label": index[label]})
+    return datasets.Dataset.from_list(made)

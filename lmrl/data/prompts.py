@@ -6,16 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from lmrl.data.cells import (
-    Prompt,
-    check_column,
-    fill_template,
-    joined,
-    make_completion,
-    make_prompt,
-    make_references,
-    place_of,
-)
+from lmrl.data.cells import Prompt, check_column, fill_fields, make_completion, make_prompt, make_references, place_of
 from lmrl.data.sources import read_split
 from lmrl.libraries import Dataset, PreTrainedTokenizerBase, datasets
 from lmrl.utils import RESERVED_COLUMNS, check_at_least, check_in, tokenize_prompt
@@ -74,8 +65,6 @@ def load_prompts(
     """
     check_at_least(1, max_rows=max_rows)
     rows = read_split(dataset_name, dataset_config, split, column_names)
-    if not len(rows):
-        raise ValueError(f"A dataset must have at least 1 row, got 0 in split {split!r} of {dataset_name!r}.")
     rows = rows.select(range(len(rows))[:max_rows])
     made: dict[str, list[Any]] = {"prompt": make_prompts(rows, prompt_template, prompt_column, chat, system_prompt)}
     if reference_column is not None or "references" in rows.column_names:
@@ -165,7 +154,7 @@ def to_supervised(
             Variables of the chat template, a further column of all rows.
 
     Raises:
-        ValueError: If there is no "references" column.
+        ValueError: If there is no "references" column, or one of its cells has no text.
     """
     if "references" not in dataset.column_names:
         raise ValueError(
@@ -174,8 +163,9 @@ def to_supervised(
         )
     variables = {"chat_template_kwargs": chat_template_kwargs} if chat_template_kwargs else {}
     rows = []
-    for prompt, references in zip(dataset["prompt"], dataset["references"], strict=True):
-        completions = [make_completion(prompt, text, completion_prefix) for text in references]
+    for number, (prompt, cell) in enumerate(zip(dataset["prompt"], dataset["references"], strict=True)):
+        texts = make_references(cell, number, "references")
+        completions = [make_completion(prompt, text, completion_prefix) for text in texts]
         rows += [{"prompt": prompt, "completion": completion, **variables} for completion in completions]
     return datasets.Dataset.from_list(rows)
 
@@ -193,9 +183,9 @@ def make_prompts(
     """Returns the validated prompt of every row; the arguments are those of [`load_prompts`]."""
     if template is None:
         check_column(column, rows.column_names, "prompt_column")
-        raw = [joined(value) for value in rows[column]]
+        raw = list(rows[column])
     else:
-        raw = fill_template(template, rows)
+        raw = fill_fields(template, rows)
     return [make_prompt(prompt, number, chat, system_prompt) for number, prompt in enumerate(raw)]
 
 

@@ -27,14 +27,21 @@ T = TypeVar("T")
 
 def read_split(name: str, config: str | None, split: str, column_names: Sequence[str] | None = None) -> Dataset:
     """
-    Returns the rows of one split of a file, a folder, a hub dataset or the demo, possibly none.
+    Returns the rows of one split of a file, a folder, a hub dataset or the demo, at least one.
 
     The arguments are `dataset_name`, `dataset_config`, `split` and `column_names` of [`~lmrl.data.load_prompts`].
 
     Raises:
         FileNotFoundError: If there is nothing by that name.
-        ValueError: If it cannot be read, or has no such split.
+        ValueError: If it cannot be read, has no such split, or the split has no rows.
     """
+    rows = _read_split(name, config, split, column_names)
+    if not len(rows):
+        raise ValueError(f"A dataset must have at least 1 row, got 0 in split {split!r} of {name!r}.")
+    return rows
+
+
+def _read_split(name: str, config: str | None, split: str, column_names: Sequence[str] | None) -> Dataset:
     path = None if name == DEMO else _local_path(name)
     if path is None:
         _check_no_column_names(name, column_names)
@@ -133,7 +140,8 @@ def _files_by_split(path: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     for file in sorted(path.iterdir()):
         split = _split_of(file)
-        if split and file.suffix.lower() in SUFFIXES:
+        is_table = file.is_file() or file.suffix.lower() == ".parquet"  # which may be a folder of parts
+        if split and is_table and file.suffix.lower() in SUFFIXES:
             files.setdefault(split, []).append(file)
     return files
 
@@ -180,7 +188,7 @@ def _read_parquet(path: Path) -> Dataset:
 
     try:
         return datasets.Dataset(pyarrow.parquet.read_table(path))
-    except ValueError as error:  # also of a type that `datasets` does not have, such as a map
+    except (ValueError, OSError) as error:  # also of a type that `datasets` does not have, such as a map
         raise ValueError(
             f"{str(path)!r} must be a Parquet file that `datasets` can read, got {error}. Write it again."
         ) from error
@@ -198,14 +206,13 @@ def _table_rows(file: Iterator[str], path: Path, suffix: str, column_names: Sequ
         if len(set(names)) < len(names):
             place = f"{str(path)!r}, line 1: column names" if column_names is None else "`column_names`"
             raise ValueError(f"{place} must differ, got {names}. Rename one.")
-        for cells in reader:
-            if cells and len(cells) != len(names):
+        for cells in filter(None, reader):
+            if len(cells) != len(names):
                 raise ValueError(
                     f"{str(path)!r}, line {reader.line_num}: a row must have {len(names)} cells, for {names}, got "
                     f"{len(cells)}. Quote cells that contain the separator, or use JSON Lines."
                 )
-            if cells:
-                yield dict(zip(names, cells, strict=True))
+            yield dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise ValueError(f"{str(path)!r}, line {reader.line_num}: malformed ({error}). Correct that line.") from error
     finally:

@@ -39,3 +39,19 @@ def test_a_value_that_no_column_can_store_is_refused(value: str, tmp_path: Path)
         ValueError, match=r"train\.jsonl' has a value that no column can store \(.*\)\. Write it as text"
     ):
         read_split(str(tmp_path / "train.jsonl"), None, "train")
+
+
+def test_damaged_pages_of_a_parquet_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": [str(number) * 20 for number in range(1000)]}), path)
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 396 + content[400:])
+    with pytest.raises(ValueError, match=r"train\.parquet' must be a Parquet file that `datasets` can read, got "):
+        read_split(str(path), None, "train")
+
+
+def test_a_folder_with_the_name_of_a_table_is_no_file_of_a_split(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").mkdir()
+    (tmp_path / "test.jsonl").write_text('{"prompt": "a"}\n')
+    with pytest.raises(ValueError, match=r"The split must be one of \['test'\] in .*, got 'train'\."):
+        read_split(str(tmp_path), None, "train")

@@ -118,3 +118,26 @@ def test_texts_that_are_all_repeated_are_named_as_texts(tmp_path: Path) -> None:
     twice = write(tmp_path / "twice.csv", "text,label\na,0\na,0\nb,1\nb,1\n")
     with pytest.raises(ValueError, match=r"every text is repeated that often, as 'a', and rows with the same text"):
         load_labelled(twice, eval_rows=1)
+
+
+def test_nan_is_no_label(tmp_path: Path) -> None:
+    rows = '{"text": "a", "label": 0.0}\n{"text": "b", "label": 1.0}\n{"text": "c", "label": NaN}\n'
+    with pytest.raises(ValueError, match=r"\['0.0', '1.0'\], got the text 'c' and the label nan in row 2"):
+        load_labelled(write(tmp_path / "rows.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        ("sentence,label\nc,0\n", r"`text_column` must name one of \['sentence', 'label'\], got 'text'\."),
+        ("text,labels\nc,0\n", r"`label_column` must name one of .*, got 'label'\. Did you mean `labels`\?"),
+        ("text,label\n", r"A dataset must have at least 1 row, got 0 in split 'test' of "),
+    ],
+)
+def test_held_out_rows_without_the_columns_or_without_rows_are_refused(
+    tmp_path: Path, test: str, message: str
+) -> None:
+    write(tmp_path / "train.csv", "text,label\na,0\nb,1\n")
+    write(tmp_path / "test.csv", test)
+    with pytest.raises(ValueError, match=message):
+        load_labelled(str(tmp_path))

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import math
 
 import pytest
+from datasets import Dataset
 
 from lmrl.data import load_prompts, to_supervised
+from lmrl.data.prompts import make_prompts
 
 ROWS = [
     {"prompt": "a", "references": ["x", "y"], "source": "one"},
@@ -267,6 +270,12 @@ def test_a_separator_of_what_is_no_list_is_refused_with_its_row(tmp_path):
     message = refusal(path, prompt_template="{mr:>9} ->")
     assert "`{mr:>9}` of `prompt_template` joins a list" in message
     assert "got 'a' in row 0" in message and "Write {mr}." in message
+
+
+@pytest.mark.parametrize(("cell", "shown"), [(math.nan, "nan"), (b"abc", "b'abc'")])
+def test_a_cell_that_is_no_number_and_no_text_is_not_written_into_a_prompt(cell, shown):
+    with pytest.raises(ValueError, match=f"a number, got {shown} in row 0 .*Fill it in, or drop the row"):
+        make_prompts(Dataset.from_dict({"x": [cell]}), "{x} ->", "prompt")
 
 
 def test_a_template_of_which_every_field_is_blank_is_an_empty_prompt(tmp_path):

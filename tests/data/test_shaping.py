@@ -188,6 +188,13 @@ def test_supervised_rows_of_chats_have_chat_completions():
     assert to_supervised(data).to_list() == [{"prompt": user, "completion": [{"role": "assistant", "content": "x"}]}]
 
 
+def test_references_that_are_one_text_are_one_completion():
+    data = Dataset.from_dict({"prompt": ["a ->"], "references": ["xyz"]})
+    assert to_supervised(data).to_list() == [{"prompt": "a ->", "completion": " xyz"}]
+    with pytest.raises(ValueError, match="none of them empty, got None in column 'references', row 0"):
+        to_supervised(Dataset.from_dict({"prompt": ["a ->"], "references": [None]}))
+
+
 def test_supervised_rows_need_references():
     with pytest.raises(ValueError, match=r"'references'.*\['prompt', 'row'\].*reference_column"):
         to_supervised(texts("a"))
