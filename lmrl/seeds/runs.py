@@ -1,6 +1,7 @@
 """Runs of a recipe with several seeds, one after the other or side by side, each in a folder of its own."""
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -137,7 +138,8 @@ class _Runs:
         folder.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         # Distributed runs that start at the same time would otherwise take the same port.
-        port = ["--main_process_port", "0"] if is_beside_others else []
+        with socket.create_server(("", 0)) as free:
+            port = ["--main_process_port", str(free.getsockname()[1])] if is_beside_others else []
         words = [*self.launcher, *port, *self.command, "--seed", str(seed)]
         words += ["--output_dir", str(folder), *(self._going_on(folder) if self.can_resume else [])]
         with running(words, folder / "run.log") as process:
