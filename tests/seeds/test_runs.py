@@ -63,6 +63,17 @@ def test_each_seed_has_a_folder_and_the_summary_their_spread(capsys: pytest.Capt
     assert "seeds   0, 1, 2; 3 at a time\n" in err and "seed 1: complete, reward/bleu 2.12, length 2.12, " in err
 
 
+def test_seeds_side_by_side_have_a_port_each_and_one_alone_that_of_the_launcher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FLAGS_SEEN", "flags.txt")
+    assert run() == 0
+    assert run("--output_dir", "alone", seeds=(0, 1), parallel=1) == 0
+    *beside, first, second = [line.split() for line in Path("flags.txt").read_text().splitlines()]
+    assert len(beside) == 3 and first == second == []
+    assert all(words[0] == "--main_process_port" and int(words[1]) > 1023 for words in beside)
+
+
 def test_the_page_has_the_curves_of_the_seeds_behind_their_mean(command: Command) -> None:
     run()
     status, out, _ = command("report", "out", "-o", "page.html")
