@@ -72,6 +72,7 @@ def test_seeds_side_by_side_have_a_port_each_and_one_alone_that_of_the_launcher(
     *beside, first, second = [line.split() for line in Path("flags.txt").read_text().splitlines()]
     assert len(beside) == 3 and first == second == []
     assert all(words[0] == "--main_process_port" and int(words[1]) > 1023 for words in beside)
+    assert len({port for _, port in beside}) > 1
 
 
 def test_the_page_has_the_curves_of_the_seeds_behind_their_mean(command: Command) -> None:
